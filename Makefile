@@ -1,0 +1,46 @@
+# Everything runs from .venv, which `make install` builds from setup.cfg and constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed.stamp
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test lint docs benchmark clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(STAMP) ## build .venv (skipped while it is up to date)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "constraints.txt needs Python 3.11 or newer, $(PYTHON) is older: make install PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## train, unlearn, sample, attribute and report on handwritten digits
+	$(BIN)/guda run -c configs/digits.yaml
+
+test: $(STAMP) ## run the tests (make test ARGS="-k store")
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style, types, layers and docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+	$(BIN)/lint-imports
+	$(MAKE) docs
+
+docs: $(STAMP) ## build the site in docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+benchmark: $(STAMP) ## measure and rewrite the tables of docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what builds and tools left; keeps .venv and runs/
+	rm -rf build dist src/*.egg-info docs/_build docs/api_modules .coverage
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find $(wildcard src tests benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +

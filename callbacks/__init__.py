@@ -1,0 +1,1 @@
+"""One callback per YAML file; this file makes the folder a package of the wheel."""

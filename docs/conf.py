@@ -1,0 +1,49 @@
+"""Sphinx configuration; `make docs` builds the site with warnings as errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from guda_lightning import __version__
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+project = "guda-lightning"
+author = "The guda-lightning authors"
+copyright = author
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+html_theme = "furo"
+html_title = f"guda-lightning {__version__}"
+
+myst_enable_extensions = ["deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_inherit_docstrings = False  # Lightning's docstrings use roles that exist in its own site only
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # attributes of dataclasses are documented once, in the class docstring
+
+
+def keep_tables(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Show Markdown tables in docstrings as they stand: they read well in the source, but are no RST."""
+    shown: list[str] = []
+    for line, before in zip(lines, ["", *lines], strict=False):
+        starts, ends = line.startswith("|"), before.startswith("|")
+        if starts and not ends:
+            shown += ["::", ""]
+        elif ends and not starts:
+            shown.append("")
+        shown.append(f"    {line}" if starts else line)
+    lines[:] = shown
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", keep_tables)

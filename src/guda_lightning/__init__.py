@@ -1,0 +1,54 @@
+"""Which groups of my training data made this generated sample?"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CounterfactualAttributor": "attribution",
+    "CounterfactualStore": "counterfactuals",
+    "DiffusionModule": "diffusion",
+    "ELBOAttributionCallback": "callbacks",
+    "FullModel": "diffusion",
+    "GroupDataModule": "data",
+    "Grouping": "grouping",
+    "GudaTrainer": "trainer",
+    "Scoring": "attribution",
+    "ScoreTable": "scores",
+    "UnlearnModule": "unlearning",
+}
+__all__ = [
+    "CounterfactualAttributor",
+    "CounterfactualStore",
+    "DiffusionModule",
+    "ELBOAttributionCallback",
+    "FullModel",
+    "GroupDataModule",
+    "Grouping",
+    "GudaTrainer",
+    "ScoreTable",
+    "Scoring",
+    "UnlearnModule",
+    "__version__",
+]
+
+if TYPE_CHECKING:
+    from guda_lightning.attribution import CounterfactualAttributor, Scoring
+    from guda_lightning.callbacks import ELBOAttributionCallback
+    from guda_lightning.counterfactuals import CounterfactualStore
+    from guda_lightning.data import GroupDataModule
+    from guda_lightning.diffusion import DiffusionModule, FullModel
+    from guda_lightning.grouping import Grouping
+    from guda_lightning.scores import ScoreTable
+    from guda_lightning.trainer import GudaTrainer
+    from guda_lightning.unlearning import UnlearnModule
+
+
+def __getattr__(name: str) -> Any:
+    # `guda --version` must not import torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

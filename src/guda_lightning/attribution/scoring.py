@@ -1,0 +1,158 @@
+"""Squared noise errors of one model on queries, and the score table that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from guda_lightning.diffusion import DiffusionModel, evaluating
+from guda_lightning.errors import ConfigError
+from guda_lightning.functional.elbo import TimestepPlan, paired_difference, squared_error, stderr_kind
+from guda_lightning.functional.noise import gaussian_noise
+from guda_lightning.functional.prediction import add_noise
+from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.scores import ScoreTable, SquaredErrors
+from guda_lightning.types import Queries, Weighting
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How queries are scored: everything besides models and queries that a score depends on.
+
+    Attributes:
+        seed: Seed of noise and timesteps.
+        strata: Strata of the timestep plan.
+        draws: Draws per stratum (or per grid point); two or more give an unbiased standard error.
+        grid: ``(start, stop, step)`` of a fixed reference grid instead of strata (biased).
+        batch_size: Network evaluations at a time; changes no score.
+        precision: Of the forward passes; errors are always summed in float64.
+    """
+
+    seed: int = 0
+    strata: int = 50
+    draws: int = 2
+    grid: tuple[int, int, int] | None = None
+    batch_size: int = 256
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def plan(self, schedule: NoiseSchedule) -> TimestepPlan:
+        """The timesteps to evaluate.
+
+        Raises:
+            ConfigError: They do not fit the schedule.
+        """
+        if self.batch_size < 1:
+            raise ConfigError(
+                "the scoring batch size is out of range",
+                found=self.batch_size,
+                expected="batch_size >= 1",
+                fix="set scoring.batch_size to how many images the device holds, e.g. 256",
+            )
+        if self.grid is not None:
+            return TimestepPlan.fixed(schedule, *self.grid, draws=self.draws)
+        return TimestepPlan.stratified(schedule, self.strata, self.draws)
+
+    def record(self, schedule: NoiseSchedule) -> dict[str, object]:
+        """What identifies the scoring in stored errors and tables."""
+        plan = self.plan(schedule)
+        return {
+            "seed": self.seed,
+            "plan": plan.record(),
+            "stderr": stderr_kind(plan),
+            "precision": self.precision,
+            "schedule_hash": schedule.hash,
+        }
+
+
+def squared_errors(
+    model: DiffusionModel,
+    queries: Queries,
+    scoring: Scoring,
+    *,
+    device: torch.device | str = "cpu",
+    on_batch: Callable[[int], None] = lambda evaluations: None,
+) -> tuple[Tensor, Tensor]:
+    """Evaluate one model on every (query, timestep, draw) of the plan.
+
+    The noise of an evaluation depends on nothing but (seed, query, timestep, draw), so two models that
+    are scored alike see the same noise, in whatever batches.
+
+    Args:
+        model: The model; its train/eval modes come back afterwards.
+        queries: ``Q`` queries.
+        scoring: Seed, plan, batch size and precision.
+        device: Where the model is.
+        on_batch: Told the number of evaluations after every batch.
+
+    Returns:
+        Squared errors ``[queries, strata, draws]`` float64 and their timesteps, int64, on the CPU.
+    """
+    plan = scoring.plan(model.schedule)
+    timesteps = plan.draw(scoring.seed, queries.ids)
+    per_query = plan.evaluations
+    flat_timesteps = timesteps.flatten()
+    flat_draws = torch.arange(plan.draws).expand(timesteps.shape).flatten()
+    errors = torch.empty(flat_timesteps.numel(), dtype=torch.float64)
+    device_type = torch.device(device).type
+    with evaluating(model.denoiser), torch.autocast(device_type, torch.bfloat16, scoring.precision == "bf16"):
+        for rows in torch.arange(flat_timesteps.numel()).split(scoring.batch_size):
+            query = rows // per_query
+            t = flat_timesteps[rows]
+            ids = [queries.ids[i] for i in query.tolist()]
+            noise = gaussian_noise(scoring.seed, ids, t, flat_draws[rows], queries.images.shape[1:]).to(
+                device
+            )
+            x0 = queries.images[query].to(device)
+            labels = None if queries.labels is None else queries.labels[query].to(device)
+            x_t = add_noise(x0, noise, *model.schedule.at(t, like=x0))
+            errors[rows] = squared_error(noise, model.predicted_noise(x_t, t, labels)).cpu()
+            on_batch(len(rows))
+    return errors.view(timesteps.shape), timesteps
+
+
+def score_table(
+    full: SquaredErrors,
+    counterfactuals: Mapping[str, SquaredErrors],
+    schedule: NoiseSchedule,
+    scoring: Scoring,
+    *,
+    method: str,
+    seed: int,
+    record: Mapping[str, object],
+) -> ScoreTable:
+    """Scores of every query × group under both weightings, from stored squared errors alone.
+
+    Args:
+        full: Errors of the full model.
+        counterfactuals: Errors of each group's counterfactual, by group name.
+        schedule: The models' noise schedule.
+        scoring: How the errors were measured.
+        method: Name of the method, e.g. ``"retrack"``.
+        seed: Seed of the counterfactuals.
+        record: What else made the table; kept in its file.
+    """
+    plan = scoring.plan(schedule)
+    tables = []
+    for weighting in get_args(Weighting):
+        pairs = [
+            paired_difference(full.errors, errors.errors, full.timesteps, plan, schedule, weighting)
+            for errors in counterfactuals.values()
+        ]
+        tables.append(
+            ScoreTable.from_matrix(
+                torch.stack([score for score, _ in pairs], dim=1),
+                torch.stack([stderr for _, stderr in pairs], dim=1),
+                query_ids=full.query_ids,
+                groups=tuple(counterfactuals),
+                n_draws=plan.evaluations,
+                method=method,
+                weighting=weighting,
+                seed=seed,
+                record=record,
+            )
+        )
+    return ScoreTable.concat(tables)

@@ -1,0 +1,265 @@
+"""Pictures of score tables, and the few numbers that pictures, pages and summaries all show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from guda_lightning.errors import MissingExtraError
+from guda_lightning.scores import ScoreTable
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_Chart = TypeVar("_Chart", bound="alt.TopLevelMixin")
+
+UNDECIDED_BELOW = 2.0  # combined standard errors between the two top groups, about 95 %
+MAX_HEATMAP_QUERIES = 200  # columns stay wider than a pixel
+MAX_CURVE_GROUPS = 24  # small multiples stay readable on one picture
+
+# Blue against orange stays apart in every common colour blindness and in print.
+POSITIVE, NEGATIVE, NEUTRAL, INK = "#2563a8", "#c2571a", "#f4f4f2", "#3f4147"
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """A group over all queries.
+
+    Attributes:
+        group: Name.
+        mean: Mean score over queries.
+        stderr: Standard error of that mean. Over queries, so it holds their differences and the draws' noise;
+            with one query the score's own.
+        top: Number of queries whose highest score it has.
+    """
+
+    group: str
+    mean: float
+    stderr: float
+    top: int
+
+
+def group_summaries(table: ScoreTable) -> list[GroupSummary]:
+    """Summarise every group over the queries of one method, weighting and seed, in the table's order."""
+    scores, stderr = table.matrix(), table.stderr_matrix()
+    count = len(scores)
+    errors = scores.std(dim=0) / math.sqrt(count) if count > 1 else stderr[0]
+    top = torch.bincount(scores.argmax(dim=1), minlength=len(table.groups))
+    rows = zip(table.groups, scores.mean(dim=0).tolist(), errors.tolist(), top.tolist(), strict=True)
+    return [GroupSummary(*row) for row in rows]
+
+
+def margins(scores: Tensor, stderr: Tensor) -> Tensor:
+    """How far the top group stands above the second, in combined standard errors.
+
+    The two scores share the full model's draws; combining their errors as if they did not is cautious.
+
+    Args:
+        scores: ``[queries, groups]``.
+        stderr: ``[queries, groups]``, standard errors of the scores.
+
+    Returns:
+        ``[queries]`` float64 ≥ 0: 0 for a tie, infinite with one group or without any error.
+        Below `UNDECIDED_BELOW` the query is undecided.
+    """
+    if scores.shape[1] < 2:
+        return scores.new_full((len(scores),), math.inf, dtype=torch.float64)
+    top, index = scores.double().topk(2, dim=1)
+    gap = top[:, 0] - top[:, 1]
+    combined = stderr.double().gather(1, index).square().sum(dim=1).sqrt()
+    return torch.where(gap > 0, gap / combined, 0.0)
+
+
+def with_error(value: float, stderr: float) -> str:
+    """Write a score with its standard error, to the two digits that the error leaves: ``125.3 ± 4.2``."""
+    if not (math.isfinite(stderr) and stderr > 0):
+        return _minus(f"{value:.3g}")
+    decimals = max(0, 1 - math.floor(math.log10(stderr)))
+    if decimals > 6:
+        return f"{_minus(f'{value:.2e}')} ± {_minus(f'{stderr:.1e}')}".replace("e−0", "e−")
+    return f"{_minus(f'{value:.{decimals}f}')} ± {stderr:.{decimals}f}"
+
+
+def color_limit(scores: Tensor) -> float:
+    """The score at which a heat map's colour is full: nine of ten queries' strongest score is within it.
+
+    A few extreme queries do not bleach the rest, and many weak groups do not darken it.
+
+    Args:
+        scores: ``[queries, groups]``.
+    """
+    strongest = scores.double().abs().amax(dim=1)
+    return float(strongest.quantile(0.9) or strongest.max() or 1.0)
+
+
+def heatmap(table: ScoreTable) -> alt.Chart:
+    """Draw query × group scores of one method, weighting and seed.
+
+    Blue is positive, orange negative, and full colour starts at `color_limit`. Of a long table the first
+    `MAX_HEATMAP_QUERIES` queries are drawn, and the subtitle says so.
+    """
+    require()
+    import altair as alt
+
+    scores = table.matrix()
+    queries = table.queries[:MAX_HEATMAP_QUERIES]
+    limit = color_limit(scores)
+    rows = [
+        {"query": query, "group": group, "score": score}
+        for query, line in zip(queries, scores.tolist(), strict=False)
+        for group, score in zip(table.groups, line, strict=True)
+    ]
+    shown = f"the first {len(queries)} of " if len(queries) < len(table.queries) else ""
+    few = len(queries) <= 40
+    title = alt.TitleParams(
+        "Which groups made each sample",
+        subtitle=f"{shown}{len(table.queries)} queries; positive: the query needs the group",
+    )
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=rows), title=title)
+        .mark_rect()
+        .encode(
+            x=alt.X(
+                "query:N", sort=None, title="query", axis=alt.Axis(labels=few, ticks=few, labelAngle=-60)
+            ),
+            y=alt.Y("group:N", sort=None, title=None),
+            color=alt.Color(
+                "score:Q",
+                title="score",
+                scale=alt.Scale(
+                    domain=[-limit, 0, limit],
+                    range=[NEGATIVE, NEUTRAL, POSITIVE],
+                    interpolate="rgb",
+                    clamp=True,
+                ),
+            ),
+        )
+        .properties(width=max(240, min(900, 16 * len(queries))), height=_rows_height(len(table.groups)))
+    )
+    return _styled(chart)
+
+
+def group_bars(table: ScoreTable) -> alt.LayerChart:
+    """Draw every group's mean score with its 95 % interval, the strongest first, and how often it leads."""
+    require()
+    import altair as alt
+
+    count = len(table.queries)
+    summaries = sorted(group_summaries(table), key=lambda row: -row.mean)
+    rows = [
+        {
+            "group": row.group,
+            "mean": row.mean,
+            "low": row.mean - 1.96 * row.stderr,
+            "high": row.mean + 1.96 * row.stderr,
+            "top": f"leads {row.top / count:.0%}",
+        }
+        for row in summaries
+    ]
+    title = alt.TitleParams(
+        "Mean influence of each group",
+        subtitle=f"95 % interval over {count} queries, and the share of queries it leads",
+    )
+    base = alt.Chart(alt.InlineData(values=rows)).encode(y=alt.Y("group:N", sort=None, title=None))
+    bars = base.mark_bar(size=12, cornerRadiusEnd=2).encode(
+        x=alt.X("mean:Q", title="mean score"),
+        color=alt.condition("datum.mean < 0", alt.value(NEGATIVE), alt.value(POSITIVE)),
+    )
+    intervals = base.mark_rule(color=INK).encode(x=alt.X("low:Q", title="mean score"), x2="high:Q")
+    shares = base.mark_text(align="left", dx=6, color=INK, fontSize=10).encode(
+        x=alt.X("farther:Q", title="mean score"), text="top:N"
+    )
+    shares = shares.transform_calculate(farther="max(0, datum.high)")
+    layers: alt.LayerChart = bars + intervals + shares
+    return _styled(layers.properties(title=title, width=460, height=_rows_height(len(summaries))))
+
+
+def influence_curves(curves: Sequence[Mapping[str, Any]]) -> alt.FacetChart:
+    """Draw how each group's influence grew while it was unlearned: on its own images and on all others.
+
+    Of many groups the first `MAX_CURVE_GROUPS` are drawn, and the subtitle says so.
+
+    Args:
+        curves: Rows ``group``, ``step`` (optimiser steps taken), ``own`` and ``other`` (mean scores of the
+            group's own images and of all other groups' images).
+    """
+    require()
+    import altair as alt
+
+    groups = list(dict.fromkeys(point["group"] for point in curves))
+    shown = groups[:MAX_CURVE_GROUPS]
+    rows = [
+        {"group": point["group"], "step": point["step"], "images": images, "score": score}
+        for point in curves
+        if point["group"] in shown
+        for images, score in (("own", point["own"]), ("other groups'", point["other"]))
+    ]
+    some = f", the first {len(shown)} of {len(groups)} groups" if len(shown) < len(groups) else ""
+    title = alt.TitleParams(
+        "Influence while unlearning", subtitle=f"mean score of the group's own images and of all others{some}"
+    )
+    colors = alt.Scale(domain=["own", "other groups'"], range=[POSITIVE, "#9a9ca3"])
+    chart: alt.FacetChart = (
+        alt.Chart(alt.InlineData(values=rows))
+        .mark_line(point=alt.OverlayMarkDef(size=12))
+        .encode(
+            x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=4)),
+            y=alt.Y("score:Q", title="score", axis=alt.Axis(tickCount=4)),
+            color=alt.Color("images:N", title="images", scale=colors),
+        )
+        .properties(width=150, height=90)
+        .facet(alt.Facet("group:N", title=None, sort=groups), columns=min(4, max(1, len(shown))), title=title)
+    )
+    return _styled(chart)
+
+
+def png(chart: alt.TopLevelMixin, scale: float = 2.0) -> bytes:
+    """Render a chart as a PNG file, without a browser and without the network.
+
+    Args:
+        chart: Any altair chart.
+        scale: Pixels per point.
+
+    Raises:
+        MissingExtraError: altair or vl-convert is not installed.
+    """
+    require()
+    import vl_convert
+
+    picture: bytes = vl_convert.vegalite_to_png(chart.to_json(), scale=scale, allowed_base_urls=[])
+    return picture
+
+
+def require() -> None:
+    """Refuse early what would fail at the first chart.
+
+    Raises:
+        MissingExtraError: altair or vl-convert is not installed.
+    """
+    for module, package in (("altair", "altair"), ("vl_convert", "vl-convert-python")):
+        if find_spec(module) is None:
+            raise MissingExtraError(package, "report")
+
+
+def _styled(chart: _Chart) -> _Chart:
+    styled: _Chart = (
+        chart.configure(padding=16, background="white", font="DejaVu Sans, Arial, sans-serif")
+        .configure_view(stroke=None)
+        .configure_title(anchor="start", fontSize=15, subtitleFontSize=11, subtitleColor="#6b6e76", offset=12)
+        .configure_axis(labelColor=INK, titleColor=INK, gridColor="#e8e8e6", domainColor="#c9cace")
+    )
+    return styled
+
+
+def _rows_height(count: int) -> int:
+    return max(60, min(1600, 22 * count))
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "−")

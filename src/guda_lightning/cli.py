@@ -1,0 +1,165 @@
+"""The command ``guda``: LightningCLI with a subcommand for each stage."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from guda_lightning import __version__
+from guda_lightning.errors import ConfigError, GudaError
+
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+STAGES = ("fit", "validate", "unlearn", "sample", "attribute")
+HELP = f"""guda {__version__}: which groups of my training data made this generated sample?
+
+  guda run        -c digits.yaml                    every stage below, in order
+  guda fit        -c digits.yaml                    train the full model
+  guda unlearn    -c digits.yaml -c unlearn/retrack.yaml [--groups '["3","7"]']
+                                                    make it forget each group
+  guda sample     -c digits.yaml [--num 64]         draw queries from the full model
+  guda attribute  -c digits.yaml [--queries FILE|FOLDER]
+                                                    score queries against every group
+  guda report     RUN                               one page that shows the answer
+  guda validate   -c digits.yaml -c callbacks/elbo_attribution.yaml
+                                                    score validation data in a trainer
+  guda configs    [--copy FOLDER]                   list or copy the YAML that comes with guda
+
+Every stage prints its cost first, goes on where it was interrupted and skips what is complete.
+`-c` takes several files, later ones win, and flags win over files: --run runs/mine --trainer.max_steps 500.
+A file that does not exist here is looked up among those of `guda configs`.
+`guda STAGE --help` lists the options of a stage; `guda STAGE -c ... --print_config` shows all values.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if arguments[0] == "--version":
+        print(f"guda {__version__}")
+        return 0
+    try:
+        return _run(arguments[0], arguments[1:])
+    except GudaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing is lost, the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as exit_:  # jsonargparse and argparse have printed why
+        return exit_.code if isinstance(exit_.code, int) else 2
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    others = {"run": _every_stage, "report": _report, "configs": _configs}
+    if command in others:
+        return others[command](arguments)
+    if command not in STAGES:
+        raise ConfigError(
+            f"guda has no command {command!r}",
+            found=command,
+            expected=", ".join(("run", *STAGES, "report", "configs")),
+            fix="guda --help",
+        )
+    _stage(command, arguments)
+    return 0
+
+
+def _stage(command: str, arguments: list[str]) -> Path:
+    from guda_lightning.lightning_cli import run_stage
+
+    return run_stage([command, *_found(arguments)])
+
+
+def _every_stage(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("guda run", description="Every stage in order, in one process.")
+    parser.add_argument("-c", "--config", action="append", required=True, help="configuration of all stages")
+    parser.add_argument("--unlearn", default="unlearn/retrack.yaml", help="configuration of unlearning alone")
+    parser.add_argument("--attribute", default="attribute/elbo.yaml", help="configuration of scoring alone")
+    parser.add_argument(
+        "--queries", help="an image or a folder of images, instead of samples of the full model"
+    )
+    parser.add_argument("--run", help="run folder")
+    chosen = parser.parse_args(arguments)
+    shared = [part for path in chosen.config for part in ("-c", path)]
+    shared += [] if chosen.run is None else ["--run", chosen.run]
+    _stage("fit", shared)
+    if chosen.queries is None:
+        _stage("sample", shared)
+    _stage("unlearn", [*shared, "-c", chosen.unlearn])
+    queries = [] if chosen.queries is None else ["--queries", chosen.queries]
+    folder = _stage("attribute", [*shared, "-c", chosen.attribute, *queries])
+    return _report([str(folder)])
+
+
+def _report(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "guda report", description="One self-contained page that shows the answer."
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--scores", type=Path, help="score table; default: the newest of the run folder")
+    chosen = parser.parse_args(arguments)
+    from guda_lightning.report.run import report_run
+
+    page = report_run(chosen.run, chosen.scores)
+    print(f"report: open {page}")
+    return 0
+
+
+def _configs(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("guda configs", description="The YAML that comes with guda.")
+    parser.add_argument("--copy", type=Path, help="copy all of it into this folder, to edit")
+    chosen = parser.parse_args(arguments)
+    root = _shipped()
+    files = sorted(path.relative_to(root) for path in root.rglob("*.yaml"))
+    for path in files:
+        if chosen.copy is not None:
+            target = chosen.copy / path
+            if target.exists():
+                raise ConfigError(
+                    f"{target} exists",
+                    found="a file that you may have edited",
+                    expected="a folder without it",
+                    fix="choose another folder for --copy",
+                )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / path, target)
+        print(path if chosen.copy is None else chosen.copy / path)
+    return 0
+
+
+def _shipped() -> Path:
+    """The folder of the YAML that comes with guda, in a checkout as in an installed wheel."""
+    return Path(str(resources.files("guda_lightning.configs")))
+
+
+def _found(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with files that do not exist here replaced by those that come with guda."""
+    found = list(arguments)
+    for position, argument in enumerate(found[:-1]):
+        if argument in ("-c", "--config"):
+            found[position + 1] = _config(found[position + 1])
+    return found
+
+
+def _config(name: str) -> str:
+    path = Path(name)
+    if path.is_file():
+        return name
+    root = _shipped()
+    # In a checkout the fragments lie beside configs/, in a wheel inside of it.
+    for candidate in (root / name, root / name.removeprefix("configs/"), root.parent / name):
+        if candidate.is_file():
+            return str(candidate)
+    raise ConfigError(
+        f"the configuration {name} does not exist",
+        found=f"no such file, here or among {len(list(root.rglob('*.yaml')))} that come with guda",
+        expected="a YAML file",
+        fix="`guda configs` lists those that come with guda",
+    )

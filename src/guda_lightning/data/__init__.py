@@ -1,0 +1,22 @@
+"""Training images with their groups, and queries."""
+
+from __future__ import annotations
+
+from guda_lightning.data.datamodule import GroupDataModule
+from guda_lightning.data.queries import load_queries, query_hash, save_queries
+from guda_lightning.data.sources import Digits, HubDataset, ImageFolder, ImageTable, Parquet, Source
+from guda_lightning.data.unlearn import UnlearnDataModule
+
+__all__ = [
+    "Digits",
+    "GroupDataModule",
+    "HubDataset",
+    "ImageFolder",
+    "ImageTable",
+    "Parquet",
+    "Source",
+    "UnlearnDataModule",
+    "load_queries",
+    "query_hash",
+    "save_queries",
+]

@@ -1,0 +1,148 @@
+"""Batches whose order and flips are a pure function of (seed, epoch, pass)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from guda_lightning.data.images import to_unit
+from guda_lightning.grouping import Indices
+
+Batch = dict[str, Tensor]
+
+
+class Samples(Dataset[Batch]):
+    """Training images in memory, some of them chosen; item ``len(self) + i`` is item ``i`` mirrored.
+
+    A whole batch is one indexing operation. Loader workers would only slow it down; they would also begin a
+    resumed run with epoch 0, because Lightning starts them before it calls ``set_epoch``.
+
+    Args:
+        images: ``[samples, channels, height, width]`` uint8, all of them.
+        labels: ``[samples]`` int64, or None.
+        membership: ``[samples, groups]`` bool.
+        chosen: Indices of the samples that this data set holds.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor | None, membership: Tensor, chosen: Indices) -> None:
+        self.images, self.labels, self.membership = images, labels, membership
+        self.chosen = torch.from_numpy(chosen)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, item: int) -> Batch:
+        return {key: value[0] for key, value in self.__getitems__([item]).items()}
+
+    def __getitems__(self, items: Sequence[int]) -> Batch:
+        """Return one batch: ``image`` in [-1, 1], ``label`` if there are any, ``index`` and ``groups``."""
+        positions = torch.as_tensor(items)
+        index = self.chosen[positions % len(self)]
+        image = to_unit(self.images[index])
+        mirrored = positions >= len(self)
+        image[mirrored] = image[mirrored].flip(-1)
+        batch = {"image": image, "index": index, "groups": self.membership[index]}
+        if self.labels is not None:
+            batch["label"] = self.labels[index]
+        return batch
+
+
+class SeededSampler(DistributedSampler[Any]):
+    """Deals samples to processes; Lightning calls ``set_epoch`` and leaves a DistributedSampler in place.
+
+    A second pass within one epoch, as the smaller side of a pair of loaders makes, has an order of its own.
+
+    Args:
+        samples: What to draw from.
+        seed: Seed of order and flips, at least 0.
+        shuffle: Whether to shuffle.
+        mirror: Whether to mirror half of the samples, drawn anew for every pass.
+        num_replicas: Number of processes.
+        rank: This process.
+        drop_last: Whether to leave out samples rather than repeat some, so that all processes get as many.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        seed: int,
+        shuffle: bool,
+        mirror: bool,
+        num_replicas: int,
+        rank: int,
+        drop_last: bool,
+    ) -> None:
+        super().__init__(
+            samples, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=drop_last
+        )
+        self.population = len(samples)
+        self.mirror = mirror
+        self.passes = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start the passes of another epoch."""
+        self.passes = 0
+        super().set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch, self.passes])
+        self.passes += 1
+        count = self.population
+        mirrored = rng.random(count) < 0.5 if self.mirror else np.zeros(count, dtype=np.bool_)
+        order = rng.permutation(count) if self.shuffle else np.arange(count)
+        order = np.resize(order, self.total_size)  # cuts, or starts over
+        items = order + count * mirrored[order]
+        return iter(items[self.rank :: self.num_replicas].tolist())
+
+
+def make_loader(
+    samples: Samples,
+    trainer: Trainer | None,
+    *,
+    train: bool,
+    mirror: bool,
+    batch_size: int,
+    seed: int,
+) -> DataLoader[Batch]:
+    """Make a loader of whole batches for this process.
+
+    Args:
+        samples: What to draw from.
+        trainer: Says how many processes share the work; None is one process.
+        train: Whether to shuffle and to leave out an incomplete last batch (when there is a complete one).
+        mirror: Whether to mirror half of the samples.
+        batch_size: Samples per batch and process.
+        seed: Seed of order and flips.
+    """
+    # None for a strategy of one process. With tensor parallelism this differs from rank and world size.
+    ranks = trainer.distributed_sampler_kwargs if trainer is not None else None
+    num_replicas, rank = (ranks["num_replicas"], ranks["rank"]) if ranks else (1, 0)
+    drop_last = train and len(samples) >= batch_size * num_replicas
+    sampler = SeededSampler(
+        samples,
+        seed=seed,
+        shuffle=train,
+        mirror=mirror,
+        num_replicas=num_replicas,
+        rank=rank,
+        drop_last=drop_last,
+    )
+    return DataLoader(
+        samples,
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=_whole,
+        drop_last=drop_last,
+    )
+
+
+def _whole(batch: Any) -> Any:
+    """``Samples.__getitems__`` has made the batch already."""
+    return batch

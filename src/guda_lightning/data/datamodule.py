@@ -1,0 +1,250 @@
+"""``GroupDataModule``: images, labels and groups for every stage."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from guda_lightning.data.batches import Batch, Samples, make_loader
+from guda_lightning.data.images import to_unit
+from guda_lightning.data.sources import ImageTable, Source
+from guda_lightning.data.unlearn import UnlearnDataModule
+from guda_lightning.errors import ConfigError, DataError
+from guda_lightning.grouping import Grouping, Indices
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a source holds, in memory and shared by every view of it."""
+
+    ids: tuple[str, ...]
+    images: Tensor
+    labels: Tensor | None
+    label_names: tuple[str, ...]
+    grouping: Grouping
+    membership: Tensor
+
+
+class GroupDataModule(LightningDataModule):
+    """Training images held in memory, with the groups that each one belongs to.
+
+    A batch is ``{"image": float32 [batch, channels, height, width] in [-1, 1], "label": int64 [batch],
+    "index": int64 [batch], "groups": bool [batch, groups]}``, without ``label`` when the source has none.
+    Order and flips are a pure function of (seed, epoch), so that a resumed run sees the same images.
+
+    Args:
+        source: Where the images come from.
+        batch_size: Images per step and process.
+        image_size: Side in pixels: crops to a centred square and resizes (Lanczos). None: all have one size.
+        channels: 1 for gray, 3 for RGB. None: gray when every image is, else RGB.
+        horizontal_flip: Whether to mirror half of the images at random.
+        groups: Metadata file that assigns groups: .csv or .jsonl, columns ``id`` and ``group`` (several
+            groups as several rows, ``a;b`` or a JSON list). None: the source's labels are the groups.
+        probe_per_group: Fixed training samples of every group in the validation set.
+        seed: Seed of order, flips, probe set and limit.
+        limit: Number of samples to draw at random from the source. None: all.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int = 64,
+        image_size: int | None = None,
+        channels: Literal[1, 3] | None = None,
+        horizontal_flip: bool = False,
+        groups: str | None = None,
+        probe_per_group: int = 2,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        _at_least(
+            1, batch_size=batch_size, image_size=image_size, probe_per_group=probe_per_group, limit=limit
+        )
+        _at_least(0, seed=seed)
+        self.source = source
+        self.batch_size = batch_size
+        self.image_size = image_size
+        self.channels = channels
+        self.horizontal_flip = horizontal_flip
+        self.groups = groups
+        self.probe_per_group = probe_per_group
+        self.seed = seed
+        self.limit = limit
+        self._removed: tuple[str, ...] = ()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load everything into memory, once; reading any property does so too.
+
+        Args:
+            stage: Not used: all stages share the images.
+
+        Raises:
+            DataError: Images, labels or groups cannot be read.
+        """
+        self._loaded  # noqa: B018
+
+    @cached_property
+    def _loaded(self) -> _Loaded:
+        table = self.source.load()
+        grouping = _grouping(table, self.groups)
+        chosen = np.arange(len(table.ids))
+        if self.limit is not None and self.limit < len(chosen):
+            chosen = np.sort(np.random.default_rng(self.seed).permutation(chosen)[: self.limit])
+            grouping = grouping.take(chosen)
+        labels = None
+        if table.labels is not None:
+            classes = {name: number for number, name in enumerate(table.label_names)}
+            labels = torch.tensor([classes[table.labels[index]] for index in chosen])
+        return _Loaded(
+            ids=tuple(table.ids[index] for index in chosen),
+            images=table.pixels(chosen, image_size=self.image_size, channels=self.channels),
+            labels=labels,
+            label_names=table.label_names,
+            grouping=grouping,
+            membership=torch.from_numpy(grouping.membership()),
+        )
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """One name per sample; ``index`` in a batch counts these."""
+        return self._loaded.ids
+
+    @property
+    def images(self) -> Tensor:
+        """``[samples, channels, height, width]`` uint8, those of removed groups included."""
+        return self._loaded.images
+
+    @property
+    def labels(self) -> Tensor | None:
+        """``[samples]`` int64 class indices, or None."""
+        return self._loaded.labels
+
+    @property
+    def grouping(self) -> Grouping:
+        """Who belongs to which groups, those of removed groups included."""
+        return self._loaded.grouping
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 when the source has no labels."""
+        return len(self._loaded.label_names)
+
+    @property
+    def label_index(self) -> dict[str, int]:
+        """Name of each class to its index."""
+        return {name: number for number, name in enumerate(self._loaded.label_names)}
+
+    @property
+    def kept(self) -> Indices:
+        """Indices of the samples trained on: all of them, or those that ``without`` leaves."""
+        if self._removed:
+            return self.grouping.retain(self._removed)
+        return np.arange(self.grouping.num_samples)
+
+    @property
+    def probe(self) -> Indices:
+        """Indices of the probe set: ``probe_per_group`` samples of every group, sorted."""
+        return np.unique(np.concatenate(list(self._picked(self.probe_per_group).values())))
+
+    def without(self, groups: Sequence[str]) -> GroupDataModule:
+        """Return the same data for retraining without some groups; the images are shared.
+
+        The probe set, the grouping and the meaning of ``index`` stay those of all data.
+
+        Raises:
+            GroupError: An unknown or empty group, or groups that cover all samples.
+        """
+        self.grouping.check((*self._removed, *groups))
+        view = copy.copy(self)
+        view._removed = (*self._removed, *groups)
+        view.trainer = None
+        return view
+
+    def unlearning(self, groups: Sequence[str]) -> UnlearnDataModule:
+        """Return forget and retain batches in pairs; the images are shared.
+
+        Raises:
+            GroupError: An unknown or empty group, or groups that cover all samples.
+        """
+        return UnlearnDataModule(self, groups)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches; an incomplete last one is left out."""
+        return self.loader(self.trainer, self.kept, train=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The probe set, in order and never mirrored."""
+        return self.loader(self.trainer, self.probe, train=False)
+
+    def examples(self, count: int = 4) -> dict[str, Tensor]:
+        """Return up to ``count`` images of every group, always the same: ``[n, C, H, W]`` in [-1, 1]."""
+        return {name: to_unit(self.images[indices]) for name, indices in self._picked(count).items()}
+
+    def seen_images(self, indices: Indices) -> Tensor:
+        """Return what a model trained on these samples saw: ``[images, channels, height, width]`` in [-1, 1].
+
+        With ``horizontal_flip`` the mirrored copies follow the images themselves.
+        """
+        images = to_unit(self.images[indices])
+        return torch.cat([images, images.flip(-1)]) if self.horizontal_flip else images
+
+    def loader(self, trainer: Trainer | None, indices: Indices, *, train: bool) -> DataLoader[Batch]:
+        """Make a loader over some samples for one of the trainer's processes."""
+        loaded = self._loaded
+        return make_loader(
+            Samples(loaded.images, loaded.labels, loaded.membership, indices),
+            trainer,
+            train=train,
+            mirror=train and self.horizontal_flip,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+
+    def _picked(self, count: int) -> dict[str, Indices]:
+        """Draw up to ``count`` samples of every group; a larger count adds to a smaller one."""
+        picked = {}
+        for column, name in enumerate(self.grouping.names):
+            members = np.flatnonzero(self._loaded.membership[:, column].numpy())
+            order = np.random.default_rng([self.seed, column]).permutation(len(members))
+            picked[name] = members[np.sort(order[:count])]
+        return picked
+
+
+def _grouping(table: ImageTable, metadata: str | None) -> Grouping:
+    if metadata is not None:
+        return Grouping.from_metadata(metadata, table.ids)
+    if table.labels is None:
+        raise DataError(
+            "the training data has no groups",
+            found="images without labels",
+            expected="labels, or a metadata file that assigns groups",
+            fix="sort the images into one folder per group, name a label column, or set data.groups",
+        )
+    return Grouping.from_labels(table.labels, table.label_names)
+
+
+def _at_least(lowest: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < lowest:
+            raise ConfigError(
+                f"data.{name} is too small",
+                found=value,
+                expected=f"at least {lowest}",
+                fix=f"raise data.{name}",
+            )

@@ -1,0 +1,21 @@
+"""Diffusion models in Lightning: one calling convention, training, saving, loading, sampling."""
+
+from guda_lightning.diffusion.full import FullModel, open_full, save_full
+from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
+from guda_lightning.diffusion.module import DiffusionModule
+from guda_lightning.diffusion.sampling import sample
+from guda_lightning.diffusion.schedules import WarmupCosine
+from guda_lightning.diffusion.weights import evaluating, weights_hash
+
+__all__ = [
+    "DiffusionModel",
+    "DiffusionModule",
+    "FullModel",
+    "WarmupCosine",
+    "diffusion_model",
+    "evaluating",
+    "open_full",
+    "sample",
+    "save_full",
+    "weights_hash",
+]

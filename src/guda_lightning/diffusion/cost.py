@@ -1,0 +1,83 @@
+"""What network evaluations cost, measured."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guda_lightning.diffusion.model import DiffusionModel
+from guda_lightning.diffusion.weights import evaluating
+
+_ENOUGH_SECONDS = 0.2  # a forward pass this long is measured well, and its batch need not grow further
+BACKWARD_FACTOR = 3.0  # forward and backward cost about three forward passes
+
+
+class EvaluationCounter:
+    """Counts the samples that networks were evaluated on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        """Forward hook."""
+        self.count += len(args[0])
+
+
+@contextmanager
+def counting(*networks: nn.Module) -> Iterator[EvaluationCounter]:
+    """Count the network evaluations of a block (one sample through one network is one evaluation)."""
+    counter = EvaluationCounter()
+    with ExitStack() as stack:
+        for network in networks:
+            stack.callback(network.register_forward_hook(counter).remove)
+        yield counter
+
+
+def seconds_per_evaluation(
+    model: DiffusionModel,
+    shape: Sequence[int],
+    batch_size: int,
+    labels: bool = False,
+    device: torch.device | str = "cpu",
+) -> float:
+    """Measured seconds of one forward pass of one sample, in batches of up to ``batch_size``.
+
+    Args:
+        model: The model.
+        shape: ``(channels, height, width)``.
+        batch_size: The batch size that the work will use.
+        labels: Whether the network takes class labels.
+        device: Where the work will be done.
+    """
+    network = copy.deepcopy(model.denoiser).to(device)
+    timed = DiffusionModel(network, model.schedule, model.prediction)
+    size, seconds = 1, 0.0
+    with evaluating(network):
+        _forward(timed, torch.zeros(1, *shape, device=device), labels)  # the first pass sets things up
+        while True:
+            x = torch.zeros(size, *shape, device=device)
+            start = time.perf_counter()
+            _forward(timed, x, labels)
+            seconds = time.perf_counter() - start
+            if seconds > _ENOUGH_SECONDS or size >= batch_size:
+                return seconds / size
+            size = min(4 * size, batch_size)
+
+
+def _forward(model: DiffusionModel, x: Tensor, labels: bool) -> None:
+    zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    out = model.output(x, zeros + int(model.schedule.scored_timesteps[0]), zeros if labels else None)
+    out.flatten()[0].item()  # waits for the device
+
+
+def readable_seconds(seconds: float) -> str:
+    """``"8 s"``, ``"3 min"``, ``"5.2 h"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,214 @@
+"""The full model on disk: an ordinary diffusers folder, or whatever else a user brings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin, SchedulerMixin
+from lightning.pytorch import LightningModule
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from guda_lightning.diffusion.model import (
+    DiffusionModel,
+    diffusion_model,
+    find,
+    noise_schedule,
+    prediction_type,
+)
+from guda_lightning.diffusion.module import DiffusionModule
+from guda_lightning.diffusion.weights import weights_hash
+from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.files import canonical_json, read_json, write_atomic
+
+_INDEX = "model_index.json"
+_NETWORKS = ("unet", "transformer")  # what diffusers pipelines call their denoiser
+_OWN_WEIGHTS = "denoiser/model.safetensors"  # a denoiser that is no diffusers model
+
+
+@dataclass(frozen=True)
+class FullModel:
+    """The model that saw all groups.
+
+    Attributes:
+        model: Denoiser, noise schedule and prediction type.
+        scheduler: The diffusers scheduler it was trained with.
+        hash: Identity of its weights.
+    """
+
+    model: DiffusionModel
+    scheduler: Any
+    hash: str
+
+    @classmethod
+    def of(
+        cls, module: LightningModule, denoiser: str | None = None, scheduler: str | None = None
+    ) -> FullModel:
+        """The full model inside a LightningModule: our moving average, or by dotted path in any other.
+
+        Args:
+            module: The module to take it from.
+            denoiser: Path of the network; may be left out for a ``DiffusionModule``.
+            scheduler: Path of the noise scheduler, likewise.
+
+        Raises:
+            ConfigError: A path is needed and missing, or leads nowhere.
+        """
+        if isinstance(module, DiffusionModule):
+            path = denoiser or ("denoiser" if module.ema is None else "ema.module")
+            scheduler = scheduler or "scheduler"
+        elif denoiser is None or scheduler is None:
+            raise ConfigError(
+                f"where is the diffusion model inside {type(module).__name__}?",
+                found=f"denoiser={denoiser!r}, scheduler={scheduler!r}",
+                expected="the dotted attribute paths of the network and of its noise scheduler",
+                fix="pass both, e.g. denoiser='unet', scheduler='noise_scheduler'",
+            )
+        else:
+            path = denoiser
+        model = diffusion_model(module, path, scheduler)
+        return cls(model, find(module, scheduler, "scheduler"), weights_hash(model.denoiser.state_dict()))
+
+
+def save_full(folder: Path, full: FullModel) -> None:
+    """Write a full model into a folder that ``DiffusionPipeline.from_pretrained`` opens.
+
+    A denoiser that is no diffusers model is written as safetensors, to be read into the same module.
+    """
+    network: Any = full.model.denoiser
+    full.scheduler.save_pretrained(folder / "scheduler")
+    if not isinstance(full.model.denoiser, ModelMixin):
+        (folder / _OWN_WEIGHTS).parent.mkdir(parents=True)
+        save_file({k: v.cpu().contiguous() for k, v in network.state_dict().items()}, folder / _OWN_WEIGHTS)
+        return
+    network.save_pretrained(folder / "unet")
+    index = {
+        "_class_name": "DDPMPipeline",
+        "unet": ["diffusers", type(network).__name__],
+        "scheduler": ["diffusers", type(full.scheduler).__name__],
+    }
+    write_atomic(folder / _INDEX, canonical_json(index))
+
+
+def open_full(
+    path: Path, module: LightningModule, denoiser: str | None = None, scheduler: str | None = None
+) -> FullModel:
+    """Read a full model.
+
+    Args:
+        path: A diffusers folder (a pipeline's or a network's), a folder written by ``guda fit``, or a
+            Lightning checkpoint of ``module``'s class.
+        module: The module of the configuration: gives what the path does not (the architecture for a
+            checkpoint, the scheduler for a bare network).
+        denoiser: Where ``module`` has its network, by dotted path.
+        scheduler: Where ``module`` has its noise scheduler.
+
+    Raises:
+        StoreError: The path does not exist, is of no such kind, or its weights do not fit.
+    """
+    if not path.exists():
+        raise StoreError(
+            "the full model does not exist",
+            found=f"nothing at {path}",
+            expected="a diffusers folder or a Lightning checkpoint",
+            fix="run `guda fit` with the same configuration first, or pass --full PATH",
+        )
+    if path.is_file():
+        _load(module, _read_checkpoint(path), path)
+        return FullModel.of(module, denoiser, scheduler)
+    if (path / _INDEX).is_file():
+        return _open_pipeline(path)
+    if (path / "config.json").is_file():
+        network = _component(path, read_json(path / "config.json").get("_class_name"))
+        of_module = FullModel.of(module, denoiser, scheduler)
+        return FullModel(
+            DiffusionModel(network, of_module.model.schedule, of_module.model.prediction),
+            of_module.scheduler,
+            weights_hash(network.state_dict()),
+        )
+    if (path / _OWN_WEIGHTS).is_file():
+        full = FullModel.of(module, denoiser, scheduler)
+        try:
+            weights = load_file(path / _OWN_WEIGHTS)
+        except SafetensorError as error:
+            raise _unreadable(path / _OWN_WEIGHTS, error) from error
+        _load(full.model.denoiser, weights, path)
+        return FullModel.of(module, denoiser, scheduler)
+    raise StoreError(
+        "this folder holds no full model",
+        found=f"{path} with {sorted(p.name for p in path.iterdir())[:6]}",
+        expected=f"{_INDEX} (a diffusers pipeline), config.json (a diffusers network) or {_OWN_WEIGHTS}",
+        fix="pass the folder that save_pretrained wrote, or run `guda fit` again",
+    )
+
+
+def _open_pipeline(path: Path) -> FullModel:
+    index = read_json(path / _INDEX)
+    name = next((n for n in _NETWORKS if n in index), None)
+    if name is None or "scheduler" not in index:
+        raise StoreError(
+            f"{path / _INDEX} names no denoiser and scheduler",
+            found=f"components {sorted(k for k in index if not k.startswith('_'))}",
+            expected=f"{' or '.join(_NETWORKS)}, and scheduler",
+            fix="pass the folder of a diffusion pipeline, as save_pretrained writes it",
+        )
+    network = _component(path / name, index[name][1])
+    scheduler = _component(path / "scheduler", index["scheduler"][1])
+    model = DiffusionModel(network, noise_schedule(scheduler), prediction_type(scheduler))
+    return FullModel(model, scheduler, weights_hash(network.state_dict()))
+
+
+def _component(folder: Path, class_name: str | None) -> Any:
+    """One network or scheduler of a pipeline, without diffusers' own progress bar and warnings."""
+    import diffusers
+
+    kind = getattr(diffusers, class_name or "", None)
+    if not (isinstance(kind, type) and issubclass(kind, ModelMixin | SchedulerMixin)):
+        raise StoreError(
+            f"{folder} names a class that diffusers does not have",
+            found=class_name,
+            expected="a model or scheduler of the installed diffusers",
+            fix="update diffusers, or load the model in your own LightningModule and pass a checkpoint",
+        )
+    options = {"low_cpu_mem_usage": False} if issubclass(kind, ModelMixin) else {}  # True needs accelerate
+    loader: Any = kind
+    try:
+        component: Any = loader.from_pretrained(folder, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
+    return component.eval() if isinstance(component, torch.nn.Module) else component
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different class for each way a file can be broken
+        raise _unreadable(path, error) from error
+    if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get("state_dict"), dict)):
+        raise _unreadable(path, "no state_dict inside")
+    state: dict[str, Any] = checkpoint["state_dict"]
+    return state
+
+
+def _load(module: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise StoreError(
+            f"the weights in {path} do not fit {type(module).__name__}",
+            found="; ".join(line.strip() for line in str(error).splitlines()[1:4])[:300],
+            expected="the architecture of the configuration's model",
+            fix="use the configuration that the checkpoint was trained with (its `model` section)",
+        ) from error
+
+
+def _unreadable(path: Path, reason: object) -> StoreError:
+    return StoreError(
+        "the full model cannot be read",
+        found=f"{path}: {' '.join(str(reason).split())[:200]}",
+        expected="a folder written by save_pretrained, or a Lightning checkpoint",
+        fix="restore the file, or run `guda fit` again",
+    )

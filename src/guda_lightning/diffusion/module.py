@@ -1,0 +1,183 @@
+"""``DiffusionModule``: a diffusion model as a LightningModule."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
+from guda_lightning.errors import ConfigError, NumericsError
+from guda_lightning.functional.prediction import add_noise, to_output
+from guda_lightning.functional.schedule import NoiseSchedule
+
+Batch = Mapping[str, Any]
+
+
+class Noised(NamedTuple):
+    """A batch of samples noised at random timesteps; γ and σ are shaped to multiply it."""
+
+    x0: Tensor
+    noise: Tensor
+    x_t: Tensor
+    timesteps: Tensor
+    gamma: Tensor
+    sigma: Tensor
+    labels: Tensor | None
+
+
+def noised(
+    x0: Tensor, labels: Tensor | None, schedule: NoiseSchedule, generator: torch.Generator | None = None
+) -> Noised:
+    """Noise each sample at a timestep drawn uniformly from the whole schedule."""
+    timesteps = torch.randint(len(schedule), (len(x0),), generator=generator, device=x0.device)
+    noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+    gamma, sigma = schedule.at(timesteps, like=x0)
+    return Noised(x0, noise, add_noise(x0, noise, gamma, sigma), timesteps, gamma, sigma, labels)
+
+
+class DiffusionModule(LightningModule):
+    """A diffusion model trained to denoise, unconditional or label-conditional, DDPM or flow matching.
+
+    A batch is a mapping with ``image`` (``[batch, channels, height, width]`` in [-1, 1]) and, for a
+    conditional model, ``label`` (``[batch]`` int64). All randomness of a training step is a pure function
+    of (seed, epoch, batch, rank), so a resumed run repeats what an uninterrupted one does.
+
+    Args:
+        denoiser: A diffusers model such as UNet2DModel, or any module called alike.
+        scheduler: The diffusers noise scheduler to train with: DDPM-type or FlowMatchEulerDiscreteScheduler.
+        optimizer: Builds the optimizer from the parameters.
+        lr_scheduler: Builds a learning-rate schedule that advances every step.
+        ema_decay: Decay of the exponential moving average of the weights, which is then the model that
+            is saved, sampled and scored; None keeps no average.
+        conditional: Whether the denoiser takes class labels.
+        seed: Seed of the noise and the timesteps of training.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        scheduler: SchedulerMixin,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        ema_decay: float | None = None,
+        conditional: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise ConfigError(
+                "the EMA decay is out of range",
+                found=ema_decay,
+                expected="0 <= ema_decay < 1, or null for no average",
+                fix="set model.init_args.ema_decay, e.g. 0.9999 for long runs, 0.995 for short ones",
+            )
+        self.denoiser = denoiser
+        self.scheduler = scheduler
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.conditional, self.seed = conditional, seed
+        self.ema = (
+            None
+            if ema_decay is None
+            else AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
+        )
+        if self.ema is not None:
+            self.ema.requires_grad_(False)
+        self._averaged_step = 0
+
+    @property
+    def student(self) -> DiffusionModel:
+        """The model that is being trained."""
+        return diffusion_model(self)
+
+    @property
+    def averaged(self) -> DiffusionModel:
+        """The model to save, sample and score: the moving average if there is one."""
+        return diffusion_model(self) if self.ema is None else diffusion_model(self, denoiser="ema.module")
+
+    def noised(self, batch: Batch, generator: torch.Generator | None = None) -> Noised:
+        """The batch's images, noised at random timesteps.
+
+        Raises:
+            ConfigError: A conditional model got a batch without labels.
+        """
+        if self.conditional and "label" not in batch:
+            raise ConfigError(
+                "a label-conditional model got a batch without labels",
+                found=f"batch keys {sorted(batch)}",
+                expected="the key 'label'",
+                fix="use data with labels, or set model.init_args.conditional to false",
+            )
+        labels = batch["label"] if self.conditional else None
+        return noised(batch["image"], labels, self._schedule, generator)
+
+    def denoising_loss(self, model: DiffusionModel, batch: Noised) -> Tensor:
+        """Mean squared error of the network's own prediction, a scalar."""
+        output = model.output(batch.x_t, batch.timesteps, batch.labels)
+        target = to_output(batch.x0, batch.noise, batch.gamma, batch.sigma, model.prediction)
+        return nn.functional.mse_loss(output, target)
+
+    def setup(self, stage: str) -> None:
+        """Read the noise schedule once: diffusers schedulers are mutable."""
+        self._model = self.student
+        self._schedule = self._model.schedule
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Key all randomness of the step, dropout included."""
+        key = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Denoising loss of one batch."""
+        loss = self.denoising_loss(self._model, self.noised(batch))
+        self.log("train/loss", loss, prog_bar=True)
+        return self.finite(loss)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Update the moving average once per optimizer step."""
+        if self.ema is not None and self.global_step > self._averaged_step:
+            self.ema.update_parameters(self.denoiser)
+            self._averaged_step = self.global_step
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Denoising loss of the averaged model, with the same noise at every validation."""
+        images = batch["image"]
+        generator = torch.Generator(images.device).manual_seed(batch_idx)
+        loss = self.denoising_loss(self.averaged, self.noised(batch, generator))
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(images), sync_dist=True)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue the moving average where the checkpoint left it."""
+        self._averaged_step = checkpoint["global_step"]
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer over the denoiser, with its schedule advancing every step."""
+        optimizer = self.optimizer(self.denoiser.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def finite(self, loss: Tensor) -> Tensor:
+        """The loss, if it is a number.
+
+        Raises:
+            NumericsError: It is not: training stops rather than write NaN weights.
+        """
+        if not bool(torch.isfinite(loss)):
+            raise NumericsError(
+                f"the training loss is not finite at step {self.global_step}",
+                found=float(loss),
+                expected="a finite number",
+                fix="check the images for NaN, lower the learning rate, or set trainer.gradient_clip_val=1.0",
+            )
+        return loss

@@ -1,0 +1,1 @@
+"""Every formula once: pure functions on tensors, without Lightning, files or W&B."""

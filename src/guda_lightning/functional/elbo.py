@@ -1,0 +1,257 @@
+"""The ELBO of a diffusion model, its estimate from a few timesteps, and the sign of a score.
+
+Steps (methods: GUDA, arXiv 2601.22651, section 3; DDPM, Ho et al. 2020, equation 5):
+
+1. a ``TimestepPlan`` says which timesteps are evaluated for each query;
+2. a model's squared noise errors ‖ε − ε̂‖² are measured there, once;
+3. ``timestep_terms`` weighs them (``elbo``: KL in nats, ``uniform``: every timestep alike);
+4. ``elbo`` sums them, ``delta_elbo`` subtracts, ``paired_difference`` adds the standard error.
+
+All sums are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from guda_lightning.errors import ConfigError
+from guda_lightning.functional.noise import uniform_draws
+from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.types import Weighting
+
+StderrKind = Literal["within strata", "collapsed strata (conservative)"]
+
+
+def squared_error(noise: Tensor, predicted_noise: Tensor) -> Tensor:
+    """``‖ε − ε̂‖²`` per sample, ``[batch]`` float64."""
+    difference = (noise - predicted_noise).flatten(1).to(torch.float64)
+    return difference.square().sum(dim=1)
+
+
+def kl_terms(noise: Tensor, predicted_noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """``KL_t = β_t² / (2 β̃_t α_t (1 − ᾱ_t)) · ‖ε − ε̂‖²`` in nats.
+
+    Args:
+        noise: ``[batch, ...]`` true noise ε.
+        predicted_noise: ``[batch, ...]`` ε̂.
+        timesteps: ``[batch]`` int64, ``1 <= t <= T-1``.
+        alphas_cumprod: ``[T]`` ᾱ.
+
+    Returns:
+        ``[batch]`` float64.
+
+    Raises:
+        ConfigError: A timestep is outside the ELBO's range.
+    """
+    schedule = NoiseSchedule.from_alphas_cumprod(alphas_cumprod)
+    schedule.check(timesteps)
+    errors = squared_error(noise, predicted_noise)
+    return schedule.kl_weights.to(errors.device)[timesteps] * errors
+
+
+def kl_from_x0(x0: Tensor, x0_hat: Tensor, snr_prev: Tensor, snr: Tensor) -> Tensor:
+    """``KL_t = ½ (SNR_{t−1} − SNR_t) ‖x_0 − x̂_0‖²`` in nats, for any prediction (Kingma et al. 2021, eq. 13).
+
+    Args:
+        x0: ``[batch, ...]`` clean samples.
+        x0_hat: ``[batch, ...]`` predicted clean samples.
+        snr_prev: ``[batch]`` signal-to-noise ratio one step earlier (less noise).
+        snr: ``[batch]`` signal-to-noise ratio at t.
+
+    Returns:
+        ``[batch]`` float64.
+    """
+    return 0.5 * (snr_prev.to(torch.float64) - snr.to(torch.float64)) * squared_error(x0, x0_hat)
+
+
+@dataclass(frozen=True)
+class TimestepPlan:
+    """Which timesteps estimate the ELBO of a query.
+
+    Attributes:
+        kind: ``stratified`` draws t uniformly inside each stratum and multiplies by the stratum's size,
+            which is unbiased for the sum over all scored timesteps; ``fixed`` sums over a reference grid,
+            which is biased for it.
+        timesteps: ``[scored]`` the timesteps that the strata divide, or the grid itself.
+        starts: First position of each stratum in ``timesteps``.
+        draws: Draws per stratum.
+    """
+
+    kind: Literal["stratified", "fixed"]
+    timesteps: tuple[int, ...]
+    starts: tuple[int, ...]
+    draws: int
+
+    @classmethod
+    def stratified(cls, schedule: NoiseSchedule, num_strata: int, draws: int = 1) -> TimestepPlan:
+        """Strata of about equal weight, half of it KL weight and half number of timesteps.
+
+        The mixture keeps both weightings precise: strata of equal KL weight alone put nearly all
+        draws on the smallest timesteps, where ``uniform`` has next to nothing.
+
+        Raises:
+            ConfigError: Fewer than two strata-draws, or more strata than scored timesteps.
+        """
+        scored = schedule.scored_timesteps
+        _check_counts(num_strata, draws, available=scored.numel())
+        kl = schedule.kl_weights[scored]
+        share = torch.cumsum(0.5 * kl / kl.sum() + 0.5 / scored.numel(), dim=0)
+        edges = torch.arange(1, num_strata, dtype=torch.float64) / num_strata
+        starts = [0, *(torch.searchsorted(share, edges) + 1).tolist()]
+        for i in range(1, num_strata):  # a heavy timestep may hold several edges: every stratum keeps one
+            starts[i] = max(starts[i], starts[i - 1] + 1)
+        for i in reversed(range(1, num_strata)):
+            starts[i] = min(starts[i], scored.numel() - (num_strata - i))
+        return cls("stratified", tuple(scored.tolist()), tuple(starts), draws)
+
+    @classmethod
+    def fixed(cls, schedule: NoiseSchedule, start: int, stop: int, step: int, draws: int = 1) -> TimestepPlan:
+        """The grid ``start, start + step, ... < stop`` for every query, as the paper's code uses.
+
+        Raises:
+            ConfigError: The grid is empty or leaves the scored range.
+        """
+        grid = tuple(range(start, stop, step)) if step > 0 else ()
+        _check_counts(len(grid), draws, available=schedule.scored_timesteps.numel())
+        schedule.check(torch.tensor(grid))
+        return cls("fixed", grid, tuple(range(len(grid))), draws)
+
+    @property
+    def num_strata(self) -> int:
+        """Number of strata, or of grid points."""
+        return len(self.starts)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations per query and model."""
+        return self.num_strata * self.draws
+
+    @property
+    def sizes(self) -> Tensor:
+        """``[strata]`` int64, timesteps per stratum: the factor of each of its terms."""
+        return torch.tensor([*self.starts, len(self.timesteps)]).diff()
+
+    def draw(self, seed: int, query_ids: Sequence[str]) -> Tensor:
+        """The timesteps of each query, ``[queries, strata, draws]`` int64, a pure function of the keys."""
+        timesteps, starts, sizes = torch.tensor(self.timesteps), torch.tensor(self.starts), self.sizes
+        if self.kind == "fixed":
+            return timesteps.view(1, -1, 1).expand(len(query_ids), -1, self.draws).clone()
+        rows = [torch.from_numpy(uniform_draws(seed, q, self.num_strata, self.draws)) for q in query_ids]
+        offsets = (torch.stack(rows) * sizes.view(1, -1, 1)).long()
+        return timesteps[starts.view(1, -1, 1) + offsets]
+
+    def record(self) -> dict[str, object]:
+        """What a stored score must say about its timesteps."""
+        return {
+            "kind": self.kind,
+            "biased": self.kind == "fixed",
+            "range": [self.timesteps[0], self.timesteps[-1]],
+            "timesteps": len(self.timesteps),
+            "starts": list(self.starts),
+            "draws": self.draws,
+        }
+
+
+def _check_counts(num_strata: int, draws: int, available: int) -> None:
+    if not 1 <= num_strata <= available or draws < 1 or num_strata * draws < 2:
+        raise ConfigError(
+            "the timestep plan has too few or too many timesteps",
+            found=f"{num_strata} strata of {draws} draws",
+            expected=f"1 to {available} strata, at least 1 draw, and 2 evaluations for a standard error",
+            fix=f"choose 2 to {available} strata, or a grid of that many timesteps",
+        )
+
+
+def timestep_terms(
+    errors: Tensor, timesteps: Tensor, plan: TimestepPlan, schedule: NoiseSchedule, weighting: Weighting
+) -> Tensor:
+    """Every draw's contribution to the estimated sum over timesteps.
+
+    Args:
+        errors: ``[queries, strata, draws]`` squared noise errors.
+        timesteps: ``[queries, strata, draws]`` where they were measured.
+        plan: The plan that drew the timesteps.
+        schedule: The models' noise schedule.
+        weighting: ``elbo`` for nats; ``uniform`` for the mean squared noise error over timesteps.
+
+    Returns:
+        ``[queries, strata, draws]`` float64.
+    """
+    weights = schedule.kl_weights if weighting == "elbo" else schedule.uniform_weights
+    factor = plan.sizes.to(errors.device, torch.float64).view(1, -1, 1)
+    return factor * weights.to(errors.device)[timesteps] * errors.to(torch.float64)
+
+
+def elbo(
+    errors: Tensor, timesteps: Tensor, plan: TimestepPlan, schedule: NoiseSchedule, weighting: Weighting
+) -> Tensor:
+    """``−Σ_t KL_t``, estimated: ``[queries]`` float64. Arguments as in ``timestep_terms``."""
+    return -timestep_terms(errors, timesteps, plan, schedule, weighting).mean(dim=2).sum(dim=1)
+
+
+def delta_elbo(full: Tensor, counterfactual: Tensor) -> Tensor:
+    """The score: ``ELBO(full) − ELBO(counterfactual)``, the only home of its sign.
+
+    Positive: without the group the query becomes less likely, so the group contributed to it.
+    """
+    return full - counterfactual
+
+
+def paired_difference(
+    full: Tensor,
+    counterfactual: Tensor,
+    timesteps: Tensor,
+    plan: TimestepPlan,
+    schedule: NoiseSchedule,
+    weighting: Weighting,
+) -> tuple[Tensor, Tensor]:
+    """Score and standard error from squared errors that share timesteps and noise.
+
+    Args:
+        full: ``[queries, strata, draws]`` squared errors of the full model.
+        counterfactual: The same of the counterfactual.
+        timesteps: ``[queries, strata, draws]``.
+        plan: The plan that drew the timesteps.
+        schedule: The models' noise schedule.
+        weighting: As in ``timestep_terms``.
+
+    Returns:
+        Two ``[queries]`` float64 tensors, ``delta_elbo`` and its standard error (kind: ``stderr_kind``).
+    """
+    score = delta_elbo(
+        elbo(full, timesteps, plan, schedule, weighting),
+        elbo(counterfactual, timesteps, plan, schedule, weighting),
+    )
+    terms = timestep_terms(counterfactual - full, timesteps, plan, schedule, weighting)
+    return score, _standard_error(terms)
+
+
+def stderr_kind(plan: TimestepPlan) -> StderrKind:
+    """What ``paired_difference`` can say about its error under a plan."""
+    return "within strata" if plan.draws > 1 else "collapsed strata (conservative)"
+
+
+def _standard_error(terms: Tensor) -> Tensor:
+    """Standard error of ``terms.mean(2).sum(1)``.
+
+    With several draws the variance is measured inside each stratum. With one, neighbouring strata are
+    collapsed into pairs (the last three together when odd): the variance between them also holds the
+    difference of their means, so the error is conservative (Cochran, Sampling Techniques, 5A.12).
+    """
+    strata, draws = terms.shape[1:]
+    if draws > 1:
+        return (terms.var(dim=2) / draws).sum(dim=1).sqrt()
+    values = terms.squeeze(2)
+    cut = strata if strata % 2 == 0 else strata - 3
+    # k strata collapsed together: the variance of their sum is estimated by k times their sample variance
+    variance = values.new_zeros(len(values))
+    if cut:
+        variance = 2 * values[:, :cut].reshape(len(values), -1, 2).var(dim=2).sum(dim=1)
+    if cut < strata:
+        variance = variance + 3 * values[:, cut:].var(dim=1)
+    return variance.sqrt()

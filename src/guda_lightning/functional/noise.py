@@ -1,0 +1,66 @@
+"""Counter-based randomness: a number is a pure function of what it belongs to.
+
+A score must not depend on batch size, order, rank or device, so nothing that a score uses is drawn
+from a stream. Every (seed, query, timestep, draw) owns a block of the Philox generator: the seed and
+the query make the key, the timestep and the draw the counter (Salmon et al., SC 2011).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_NOISE, _TIMESTEP = 0, 1  # separate counters, so that a timestep and its noise are independent
+
+
+def query_key(seed: int, query_id: str) -> NDArray[np.uint64]:
+    """The 128-bit Philox key of a query under a seed."""
+    digest = hashlib.sha256(f"{seed}\0{query_id}".encode()).digest()
+    return np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
+
+
+def _words(key: NDArray[np.uint64], purpose: int, index: int, draw: int, count: int) -> NDArray[np.uint64]:
+    # Word 0 of the counter runs with the block; the others name the block's owner.
+    counter = np.array([0, index, draw, purpose], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=counter).random_raw(count)
+
+
+def _uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Uniform in the open interval (0, 1), from the 52 high bits: with 53 the half would round up to 1."""
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+def gaussian_noise(
+    seed: int, query_ids: Sequence[str], timesteps: Tensor, draws: Tensor, shape: Sequence[int]
+) -> Tensor:
+    """Standard normal noise for a batch of (query, timestep, draw).
+
+    Args:
+        seed: Seed of the whole scoring.
+        query_ids: ``batch`` query names.
+        timesteps: ``[batch]`` int64.
+        draws: ``[batch]`` int64.
+        shape: Shape of one sample.
+
+    Returns:
+        ``[batch, *shape]`` float32 on the CPU. Inverse-CDF of raw Philox words rather than a library's
+        normal sampler, whose stream may change between versions.
+    """
+    size = int(np.prod(shape))
+    words = np.empty((len(query_ids), size), dtype=np.uint64)
+    for row, (query, t, draw) in enumerate(zip(query_ids, timesteps.tolist(), draws.tolist(), strict=True)):
+        words[row] = _words(query_key(seed, query), _NOISE, t, draw, size)
+    normal: Tensor = torch.special.ndtri(torch.from_numpy(_uniform(words)))
+    return normal.to(torch.float32).view(len(query_ids), *shape)
+
+
+def uniform_draws(seed: int, query_id: str, num_strata: int, num_draws: int) -> NDArray[np.float64]:
+    """One uniform number in (0, 1) per (stratum, draw) of a query, ``[strata, draws]``."""
+    key = query_key(seed, query_id)
+    words = np.stack([_words(key, _TIMESTEP, stratum, 0, num_draws) for stratum in range(num_strata)])
+    return _uniform(words)

@@ -1,0 +1,178 @@
+"""Agreement between two rankings of the same groups: a method's scores and an oracle's.
+
+Every function takes ``scores`` and ``oracle`` of shape ``[queries, groups]`` (larger = contributed more, all
+finite, at least two groups) and returns one float64 number per query, larger = better agreement.
+
+Ties: every function returns its mean over all ways to break ties, the two sides independently. So no result
+depends on the order of the groups, and a method that scores all groups alike agrees at the level of chance.
+
+Definitions: K groups, rank from 1 = largest.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from guda_lightning.errors import ConfigError, NumericsError
+
+
+def top1_agreement(scores: Tensor, oracle: Tensor) -> Tensor:
+    """1 where both rank the same group first, else 0; chance is 1/K."""
+    of_scores, of_oracle = _ranks(scores, oracle)
+    first = torch.arange(1, of_scores.groups + 1, device=scores.device) == 1
+    return (of_scores.mean(first) * of_oracle.mean(first)).sum(dim=1)
+
+
+def mrr(scores: Tensor, oracle: Tensor) -> Tensor:
+    """``1 / rank`` that the scores give to the oracle's first group, in (0, 1]."""
+    of_scores, of_oracle = _ranks(scores, oracle)
+    rank = torch.arange(1, of_scores.groups + 1, device=scores.device, dtype=torch.float64)
+    return (of_scores.mean(1 / rank) * of_oracle.mean(rank == 1)).sum(dim=1)
+
+
+def ndcg(scores: Tensor, oracle: Tensor, k: int) -> Tensor:
+    """Discounted gain of the first k groups over the largest possible, in [0, 1].
+
+    ``Σ_{rank ≤ k} (2^rel − 1) / log2(rank + 1)`` with ``rel = K − rank in the oracle``.
+
+    Args:
+        scores: ``[queries, groups]``.
+        oracle: ``[queries, groups]``.
+        k: How many of the first groups count, at least 1; more than K is K.
+    """
+    _at_least_one("k", k)
+    of_scores, of_oracle = _ranks(scores, oracle)
+    rank = torch.arange(1, of_scores.groups + 1, device=scores.device, dtype=torch.float64)
+    gain = 2**-rank - 2.0**-of_scores.groups  # (2^rel − 1) / 2^K, which does not overflow
+    discount = (rank <= k) / torch.log2(rank + 1)
+    return (of_scores.mean(discount) * of_oracle.mean(gain)).sum(dim=1) / (discount * gain).sum()
+
+
+def wpra(scores: Tensor, oracle: Tensor, top: int | None = 3) -> Tensor:
+    """Share of pairs of groups ordered as in the oracle, weighted by ``|oracle difference|``, in [0, 1].
+
+    Args:
+        scores: ``[queries, groups]``.
+        oracle: ``[queries, groups]``.
+        top: Only pairs with a group among the oracle's first ``top`` count, groups tied with the last of
+            those included; None counts all pairs.
+
+    Raises:
+        NumericsError: The oracle scores all groups of a query alike.
+    """
+    if top is not None:
+        _at_least_one("top", top)
+    _, of_oracle = _ranks(scores, oracle)
+    _refuse_constant("oracle", of_oracle)
+    scores, oracle = scores.double(), oracle.double()
+    counts = of_oracle.start < (of_oracle.groups if top is None else top)
+    agreed, total = torch.zeros_like(oracle[:, 0]), torch.zeros_like(oracle[:, 0])
+    for i in range(
+        of_oracle.groups - 1
+    ):  # one row of pairs at a time: all pairs of 200 groups would fill the memory
+        difference = oracle[:, i, None] - oracle[:, i + 1 :]
+        weight = difference.abs() * (counts[:, i, None] | counts[:, i + 1 :])
+        same = difference.sign() * (scores[:, i, None] - scores[:, i + 1 :]).sign()
+        agreed += (weight * (1 + same) / 2).sum(dim=1)
+        total += weight.sum(dim=1)
+    return agreed / total
+
+
+def rbo(scores: Tensor, oracle: Tensor, p: float = 0.9) -> Tensor:
+    """Rank-biased overlap truncated at K and not normalised: ``(1−p) Σ_d p^{d−1} |A_d ∩ B_d| / d``.
+
+    ``A_d``, ``B_d`` are the first d groups of either side; equal rankings reach ``1 − p^K``.
+
+    Args:
+        scores: ``[queries, groups]``.
+        oracle: ``[queries, groups]``.
+        p: Weight of depth d+1 relative to depth d, in (0, 1).
+    """
+    if not 0 < p < 1:
+        raise ConfigError("p is out of range", found=p, expected="0 < p < 1", fix="take the usual 0.9")
+    of_scores, of_oracle = _ranks(scores, oracle)
+    rank = torch.arange(1, of_scores.groups + 1, device=scores.device)
+    total = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
+    for depth in range(1, of_scores.groups + 1):
+        overlap = (of_scores.mean(rank <= depth) * of_oracle.mean(rank <= depth)).sum(dim=1)
+        total += (1 - p) * p ** (depth - 1) * overlap / depth
+    return total
+
+
+def spearman(scores: Tensor, oracle: Tensor) -> Tensor:
+    """Pearson correlation of the ranks, tied groups sharing their mean rank, in [-1, 1].
+
+    Raises:
+        NumericsError: One side scores all groups of a query alike.
+    """
+    of_scores, of_oracle = _ranks(scores, oracle)
+    _refuse_constant("scores", of_scores)
+    _refuse_constant("oracle", of_oracle)
+    centred = [(side.start + side.end).double() - of_scores.groups for side in (of_scores, of_oracle)]
+    first, second = (side / side.norm(dim=1, keepdim=True) for side in centred)
+    correlation: Tensor = (first * second).sum(dim=1)
+    return correlation
+
+
+class _Ranks(NamedTuple):
+    """A group takes the ranks ``start + 1 ... end``, one without ties; both are ``[queries, groups]``."""
+
+    start: Tensor
+    end: Tensor
+
+    @property
+    def groups(self) -> int:
+        return self.start.shape[1]
+
+    def mean(self, of_rank: Tensor) -> Tensor:
+        """Mean over each group's ranks of a quantity given by rank: ``[groups] -> [queries, groups]``."""
+        sums = torch.nn.functional.pad(of_rank.double().cumsum(0), (1, 0))
+        return (sums[self.end] - sums[self.start]) / (self.end - self.start)
+
+
+def _ranks(scores: Tensor, oracle: Tensor) -> tuple[_Ranks, _Ranks]:
+    if scores.shape != oracle.shape or scores.dim() != 2 or scores.shape[1] < 2:
+        raise ConfigError(
+            "scores and oracle cannot be compared",
+            found=f"scores of shape {tuple(scores.shape)}, oracle of shape {tuple(oracle.shape)}",
+            expected="the same shape (queries, groups), with at least two groups",
+            fix="take the same queries and groups from both score tables",
+        )
+    for name, side in (("scores", scores), ("oracle", oracle)):
+        if not side.isfinite().all():
+            query, group = (~side.isfinite()).nonzero()[0].tolist()
+            raise NumericsError(
+                f"{name} cannot be ranked",
+                found=f"{side[query, group].item()} at query {query}, group {group}",
+                expected="finite numbers",
+                fix="score that query again",
+            )
+    return _ranks_of(scores), _ranks_of(oracle)
+
+
+def _ranks_of(values: Tensor) -> _Ranks:
+    descending = -values.double().contiguous()
+    ordered = descending.sort(dim=1).values
+    start = torch.searchsorted(ordered, descending)
+    return _Ranks(start, torch.searchsorted(ordered, descending, right=True))
+
+
+def _refuse_constant(name: str, ranks: _Ranks) -> None:
+    constant = ((ranks.end - ranks.start) == ranks.groups).all(dim=1)
+    if constant.any():
+        raise NumericsError(
+            f"{name} rank nothing",
+            found=f"the same number for all {ranks.groups} groups of query {int(constant.nonzero()[0])}",
+            expected="numbers that differ between groups",
+            fix="leave that query out, or score it with more digits",
+        )
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(
+            f"{name} is out of range", found=value, expected=f"{name} >= 1", fix=f"take a larger {name}"
+        )

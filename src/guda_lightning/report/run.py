@@ -1,0 +1,81 @@
+"""The page of a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from guda_lightning.counterfactuals import CounterfactualStore
+from guda_lightning.data import load_queries
+from guda_lightning.errors import StoreError
+from guda_lightning.files import read_json
+from guda_lightning.report.page import write_page
+from guda_lightning.runs import RunFolder
+from guda_lightning.scores import ScoreTable
+
+
+def report_run(root: Path, scores: Path | None = None) -> Path:
+    """Write RUN/report/index.html from what the other stages left in a run folder.
+
+    Args:
+        root: The run folder.
+        scores: The score table to show; the newest one if left out.
+
+    Returns:
+        The page.
+
+    Raises:
+        StoreError: There is no such folder or table.
+    """
+    run = RunFolder(root)
+    path = scores or _newest(run)
+    table = ScoreTable.load(path)
+    examples = load_file(run.examples)
+    shape = next(iter(examples.values())).shape[1:]
+    queries = load_queries(run.queries_of(path), (shape[0], shape[1], shape[2]))
+    made = set(table.record["counterfactuals"].values())
+    counterfactuals = [r for r in CounterfactualStore(run.store).records() if made & set(r.files.values())]
+    facts = {
+        "Run folder": run.name,
+        "Full model": str(table.record["full_hash"])[:16],
+        "Grouping": str(table.record["grouping_hash"])[:16],
+        "Method": f"{table.methods[0]}, {counterfactuals[0].steps} steps a group",
+        "Unlearning": f"{sum(r.seconds for r in counterfactuals):.0f} s, "
+        f"{sum(r.network_evaluations for r in counterfactuals):,} network evaluations",
+        "Timesteps": _timesteps(table),
+        "Standard error": str(table.record["stderr"]),
+        "Noise seed": str(table.record["seed"]),
+    }
+    record = run.full / "record.json"
+    if record.is_file():
+        full = read_json(record)
+        facts["Training"] = f"{full['steps']:,} steps, {full['seconds']:.0f} s"
+    return write_page(
+        run.report,
+        queries=queries,
+        table=table,
+        examples=examples,
+        curves=[row for r in counterfactuals for row in r.history],
+        facts=facts,
+        title=f"Which groups made these samples? {run.name}",
+    )
+
+
+def _timesteps(table: ScoreTable) -> str:
+    plan = table.record["plan"]
+    low, high = plan["range"]
+    kind = "a fixed grid (biased)" if plan["biased"] else "strata (unbiased)"
+    return f"{len(plan['starts'])} {kind} x {plan['draws']} draws of {low} <= t <= {high}"
+
+
+def _newest(run: RunFolder) -> Path:
+    tables = sorted(run.scores.glob("*.parquet"), key=lambda path: path.stat().st_mtime)
+    if not tables:
+        raise StoreError(
+            f"{run.root} has no score table",
+            found="no such folder" if not run.root.is_dir() else f"no .parquet file in {run.scores}",
+            expected="the run folder of a finished `guda attribute`",
+            fix="run `guda attribute` with the configuration of this run first, or correct the path",
+        )
+    return tables[-1]

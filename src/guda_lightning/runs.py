@@ -1,0 +1,73 @@
+"""Where everything of one run lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from guda_lightning.files import slug
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one full model and all that was made from it.
+
+    Attributes:
+        root: The folder; need not exist yet.
+    """
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """Its name, which is also the W&B group of all its runs."""
+        return self.root.resolve().name
+
+    @property
+    def full(self) -> Path:
+        """The full model: a diffusers folder with a ``record.json``."""
+        return self.root / "full"
+
+    @property
+    def queries(self) -> Path:
+        """Samples of the full model, one PNG each."""
+        return self.root / "queries"
+
+    @property
+    def store(self) -> Path:
+        """The counterfactual store."""
+        return self.root / "store"
+
+    @property
+    def scores(self) -> Path:
+        """Score tables, ``METHOD-SEED.parquet``."""
+        return self.root / "scores"
+
+    @property
+    def errors(self) -> Path:
+        """Squared errors that the score tables derive from, one file a model."""
+        return self.scores / "errors"
+
+    @property
+    def examples(self) -> Path:
+        """A few training images of every group, for the page."""
+        return self.root / "examples.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report"
+
+    def table(self, method: str, seed: int, queries: str | None = None) -> Path:
+        """The score table of a method and a seed; with a name, that of somebody's own queries."""
+        return self.scores / (
+            "-".join([method, str(seed), *([slug(queries)] if queries else [])]) + ".parquet"
+        )
+
+    def queries_of(self, table: Path) -> Path:
+        """The queries that a score table is about."""
+        return self.scores / "queries" / table.stem
+
+    def checkpoints(self, what: str) -> Path:
+        """Where an unfinished training keeps what it resumes from."""
+        return self.root / "checkpoints" / what

@@ -1,0 +1,389 @@
+"""Score tables and the squared errors that they derive from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from guda_lightning.errors import ConfigError, GudaError, NumericsError, StoreError
+from guda_lightning.files import canonical_json, write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_REMAKE = "remove the file and rerun guda attribute"
+
+
+@dataclass(frozen=True, eq=False)
+class SquaredErrors:
+    """Squared errors of one model's noise prediction, from which every weighting and standard error derives.
+
+    Attributes:
+        query_ids: One unique name per query.
+        errors: ``[queries, strata, draws]`` float64: ``||noise - predicted noise||^2``, a sum over pixels.
+        timesteps: ``[queries, strata, draws]`` int64, the timestep of each.
+        record: What made them, as JSON values: hash of the model, timestep plan, schedule hash, seed, ...
+    """
+
+    query_ids: tuple[str, ...]
+    errors: Tensor
+    timesteps: Tensor
+    record: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        shape = (len(self.query_ids), *self.errors.shape[1:])
+        for name, tensor, dtype in (
+            ("errors", self.errors, torch.float64),
+            ("timesteps", self.timesteps, torch.int64),
+        ):
+            if tensor.shape != shape or tensor.dim() != 3 or tensor.dtype != dtype:
+                raise ConfigError(
+                    f"{name} of the squared errors do not fit the {len(self.query_ids)} queries",
+                    found=f"{tensor.dtype} of shape {tuple(tensor.shape)}",
+                    expected=f"{dtype} of shape (queries, strata, draws), the same for errors and timesteps",
+                    fix="give one row per query id",
+                )
+        _refuse_repeats("query", self.query_ids)
+        if not self.errors.isfinite().all():
+            query, stratum, draw = (~self.errors.isfinite()).nonzero()[0].tolist()
+            raise NumericsError(
+                f"the squared error of query {self.query_ids[query]!r} "
+                f"at timestep {int(self.timesteps[query, stratum, draw])} is not a number",
+                found=float(self.errors[query, stratum, draw]),
+                expected="a finite number",
+                fix="look for NaN in the model's weights or in the query, or score in float32",
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically."""
+        tensors = {"errors": self.errors.contiguous(), "timesteps": self.timesteps.contiguous()}
+        about = {"query_ids": self.query_ids, "record": self.record, "sha256": self._digest()}
+        write_atomic(path, safetensors.torch.save(tensors, {"guda_lightning": canonical_json(about)}))
+
+    @classmethod
+    def load(cls, path: str | Path, expect: Mapping[str, object]) -> SquaredErrors:
+        """Read what ``save`` wrote.
+
+        Args:
+            path: The file.
+            expect: Entries that the record must have, with their values.
+
+        Raises:
+            StoreError: The file is missing, damaged, or made from something else than expected.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["guda_lightning"])
+                errors, timesteps = file.get_tensor("errors"), file.get_tensor("timesteps")
+            loaded = cls(tuple(about["query_ids"]), errors, timesteps, about["record"])
+            intact = loaded._digest() == about["sha256"]
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, GudaError) as error:
+            raise _unreadable(path, error, "squared errors written by guda-lightning") from error
+        if not intact:
+            raise _unreadable(path, "numbers that differ from their hash", "numbers as they were written")
+        for name, value in expect.items():
+            found, wanted = loaded.record.get(name), json.loads(canonical_json(value))
+            if found != wanted:
+                raise StoreError(
+                    f"{path} was made from something else: its {name} differs",
+                    found=found,
+                    expected=wanted,
+                    fix=_REMAKE,
+                )
+        return loaded
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for tensor in (self.errors, self.timesteps):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+_SCHEMA = pa.schema(
+    {
+        "query": pa.string(),
+        "group": pa.string(),
+        "score": pa.float64(),
+        "stderr": pa.float64(),
+        "n_draws": pa.int64(),
+        "method": pa.string(),
+        "weighting": pa.string(),
+        "seed": pa.int64(),
+    }
+)
+_KEY = ["query", "group", "method", "weighting", "seed"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """How much each group contributed to each query, one row per query and group.
+
+    A positive score says that removing the group would make the query less likely.
+
+    Attributes:
+        table: The columns ``query, group, score, stderr, n_draws, method, weighting, seed``. Score and its
+            stderr share a unit, nats for the weighting "elbo"; n_draws counts noise draws per query.
+        record: What made the scores, as JSON values.
+    """
+
+    table: pa.Table
+    record: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        found = self.table.schema.remove_metadata()
+        if found != _SCHEMA or any(column.null_count for column in self.table.columns):
+            raise ConfigError(
+                "the columns are not those of a score table",
+                found=", ".join(f"{field.name}: {field.type}" for field in found),
+                expected=", ".join(f"{field.name}: {field.type}" for field in _SCHEMA) + ", without nulls",
+                fix="build it with ScoreTable.from_matrix",
+            )
+        for name in ("score", "stderr"):
+            good = pc.is_finite(self.table[name])
+            if name == "stderr":
+                good = pc.and_(good, pc.greater_equal(self.table[name], 0.0))
+            bad = self.table.filter(pc.invert(good))
+            if bad.num_rows:
+                row = bad.slice(0, 1).to_pylist()[0]
+                raise NumericsError(
+                    f"the {name} of query {row['query']!r} and group {row['group']!r} is not usable",
+                    found=f"{row[name]}, and {bad.num_rows - 1} more like it",
+                    expected="finite numbers" if name == "score" else "finite numbers, at least 0",
+                    fix="look for NaN in the models' weights or in the query",
+                )
+        counts = self.table.group_by(_KEY).aggregate([([], "count_all")])
+        repeated = counts.filter(pc.greater(counts["count_all"], 1))
+        if repeated.num_rows:
+            row = repeated.slice(0, 1).to_pylist()[0]
+            raise ConfigError(
+                f"the score of query {row['query']!r} and group {row['group']!r} is there several times",
+                found=f"{row['count_all']} rows with method {row['method']}, weighting {row['weighting']}, "
+                f"seed {row['seed']}",
+                expected="one row",
+                fix="join each table once",
+            )
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @classmethod
+    def from_matrix(
+        cls,
+        scores: Tensor,
+        stderr: Tensor,
+        *,
+        query_ids: Sequence[str],
+        groups: Sequence[str],
+        n_draws: int,
+        method: str,
+        weighting: str,
+        seed: int,
+        record: Mapping[str, Any],
+    ) -> ScoreTable:
+        """Build the long form from matrices.
+
+        Args:
+            scores: ``[queries, groups]``.
+            stderr: ``[queries, groups]``, the standard error of each score.
+            query_ids: Unique names of the rows.
+            groups: Unique names of the columns.
+            n_draws: Noise draws per query, at least 1.
+            method: What made the scores, e.g. an operator.
+            weighting: How timesteps were weighted: "elbo" or "uniform".
+            seed: Seed of the counterfactuals.
+            record: What made the scores, as JSON values.
+
+        Raises:
+            ConfigError: Shapes and names do not fit.
+            NumericsError: A score or standard error is not finite.
+        """
+        shape = (len(query_ids), len(groups))
+        for name, matrix in (("scores", scores), ("stderr", stderr)):
+            if matrix.shape != shape:
+                raise ConfigError(
+                    f"the shape of {name} does not fit the names of queries and groups",
+                    found=tuple(matrix.shape),
+                    expected=f"{shape}: queries, groups",
+                    fix="give one row per query id and one column per group",
+                )
+        _refuse_repeats("query", query_ids)
+        _refuse_repeats("group", groups)
+        size = shape[0] * shape[1]
+        columns = {
+            "query": np.repeat(np.asarray(query_ids, object), shape[1]),
+            "group": np.tile(np.asarray(groups, object), shape[0]),
+            "score": scores.detach().double().cpu().flatten().numpy(),
+            "stderr": stderr.detach().double().cpu().flatten().numpy(),
+            "n_draws": np.full(size, n_draws),
+            "method": np.full(size, method, object),
+            "weighting": np.full(size, weighting, object),
+            "seed": np.full(size, seed),
+        }
+        return cls(pa.table(columns, schema=_SCHEMA), dict(record))
+
+    @classmethod
+    def concat(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
+        """Join tables of different methods, weightings, seeds, queries or groups.
+
+        The record is theirs when they share one, else ``{"tables": [their records]}``.
+        """
+        records = {canonical_json(table.record): table.record for table in tables}
+        record = next(iter(records.values())) if len(records) == 1 else {"tables": list(records.values())}
+        return cls(pa.concat_tables([table.table for table in tables]), record)
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """Names of the queries, in the order of their first row."""
+        return self._distinct("query")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups, in the order of their first row."""
+        return self._distinct("group")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods that the table holds."""
+        return self._distinct("method")
+
+    @property
+    def weightings(self) -> tuple[str, ...]:
+        """Weightings that the table holds."""
+        return self._distinct("weighting")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds that the table holds."""
+        return self._distinct("seed")
+
+    def select(
+        self, method: str | None = None, weighting: str | None = None, seed: int | None = None
+    ) -> ScoreTable:
+        """Keep the rows of one method, weighting or seed; None keeps all of them.
+
+        Raises:
+            ConfigError: No row is left; the message names the choices.
+        """
+        table = self.table
+        for name, value in (("method", method), ("weighting", weighting), ("seed", seed)):
+            if value is None:
+                continue
+            choices = pc.unique(table[name]).to_pylist()
+            if value not in choices:
+                raise ConfigError(
+                    f"the score table has no rows with {name} {value}",
+                    found=", ".join(map(str, choices)) or "no rows",
+                    expected=value,
+                    fix=f"choose one of the {name}s that were found",
+                )
+            table = table.filter(pc.equal(table[name], value))
+        return ScoreTable(table, self.record)
+
+    def matrix(self) -> Tensor:
+        """Scores as ``[queries, groups]`` float64, in the order of ``queries`` and ``groups``.
+
+        Raises:
+            ConfigError: Several methods, weightings or seeds are present, or rows are missing.
+        """
+        return self._pivot("score")
+
+    def stderr_matrix(self) -> Tensor:
+        """Standard errors as ``[queries, groups]`` float64; raises as ``matrix`` does."""
+        return self._pivot("stderr")
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All rows as a pandas frame."""
+        frame: pd.DataFrame = self.table.to_pandas()
+        return frame
+
+    def save(self, path: str | Path) -> None:
+        """Write one Parquet file, atomically, with the record as JSON in the schema's metadata."""
+        sink = pa.BufferOutputStream()
+        metadata = {"guda_lightning": canonical_json({"format": 1, "record": self.record})}
+        pq.write_table(self.table.replace_schema_metadata(metadata), sink, write_page_checksum=True)
+        write_atomic(path, sink.getvalue().to_pybytes())
+
+    @classmethod
+    def load(cls, path: str | Path) -> ScoreTable:
+        """Read what ``save`` wrote.
+
+        Raises:
+            StoreError: The file is missing, damaged or no score table.
+        """
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read()
+            about = json.loads(table.schema.metadata[b"guda_lightning"])
+            if about["format"] != 1:
+                raise ValueError(f"format {about['format']} instead of 1")
+            return cls(table.replace_schema_metadata(None), about["record"])
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, GudaError) as error:
+            raise _unreadable(path, error, "a score table written by guda-lightning") from error
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether the file is there; it is written atomically, so it is whole."""
+        return Path(path).is_file()
+
+    def _distinct(self, column: str) -> tuple[Any, ...]:
+        return tuple(pc.unique(self.table[column]).to_pylist())
+
+    def _pivot(self, column: str) -> Tensor:
+        for name in ("method", "weighting", "seed"):
+            choices = self._distinct(name)
+            if len(choices) != 1:
+                raise ConfigError(
+                    f"a matrix needs a score table with one {name}",
+                    found=", ".join(map(str, choices)) or "no rows",
+                    expected=f"one {name}",
+                    fix=f"choose with select({name}=...)",
+                )
+        queries, groups = self.queries, self.groups
+        rows = pc.index_in(self.table["query"], pa.array(queries)).to_numpy()
+        columns = pc.index_in(self.table["group"], pa.array(groups)).to_numpy()
+        present = np.zeros((len(queries), len(groups)), bool)
+        present[rows, columns] = True
+        if not present.all():
+            query, group = np.argwhere(~present)[0]
+            raise ConfigError(
+                f"the score of query {queries[query]!r} and group {groups[group]!r} is missing",
+                found=f"{len(self)} rows for {len(queries)} queries and {len(groups)} groups",
+                expected=f"{present.size} rows",
+                fix="score all queries under all groups with guda attribute",
+            )
+        matrix = np.empty(present.shape)
+        matrix[rows, columns] = self.table[column].to_numpy()
+        return torch.from_numpy(matrix)
+
+
+def _refuse_repeats(kind: str, names: Sequence[str]) -> None:
+    if len(set(names)) != len(names):
+        repeated = next(name for position, name in enumerate(names) if name in names[:position])
+        raise ConfigError(
+            f"two {kind} names are the same",
+            found=f"{names.count(repeated)} times {repeated!r}",
+            expected=f"one name per {kind}",
+            fix="rename one of them",
+        )
+
+
+def _unreadable(path: str | Path, found: object, expected: str) -> StoreError:
+    reason = found.problem if isinstance(found, GudaError) else found
+    if isinstance(found, FileNotFoundError):
+        reason = "no such file"
+    elif isinstance(found, KeyError):
+        reason = f"no entry {found}"
+    return StoreError(f"{path} cannot be read", found=reason, expected=expected, fix=_REMAKE)

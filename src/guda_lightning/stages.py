@@ -1,0 +1,276 @@
+"""What the stages of ``GudaTrainer`` share: completion, resuming, costs and what they tell the user."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+from guda_lightning import __version__
+from guda_lightning.callbacks import ResumeCheckpoint
+from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
+from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
+from guda_lightning.diffusion.cost import BACKWARD_FACTOR, readable_seconds, seconds_per_evaluation
+from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.files import canonical_json, read_json, sha256_json, write_atomic
+from guda_lightning.grouping import Grouping
+
+RECORD = "record.json"
+_EXPECTED_WARNINGS = (
+    ".*module\\(s\\) in eval mode at the start of training",  # the frozen full model, and moving averages
+    "Checkpoint directory .* exists and is not empty",  # that is how a stage goes on
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning 2.6 on torch 2.13
+    "The number of training batches .* is smaller than the logging interval",  # short epochs are usual here
+)
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Tell the user, once."""
+    print(text, flush=True)
+
+
+def say_skipped(stage: str, names: Sequence[str]) -> None:
+    """Tell the user what is complete already."""
+    if names:
+        say(f"{stage}: {len(names)} complete, skipped: {', '.join(names)}")
+
+
+def say_cost(what: str, seconds: float) -> None:
+    """Tell the user what a stage will cost before it starts."""
+    say(f"{what}: about {readable_seconds(seconds)}")
+
+
+def spent(record: Mapping[str, Any]) -> str:
+    """What a stage did cost, from its record."""
+    return f"{readable_seconds(record['seconds'])}, {record['network_evaluations']} network evaluations"
+
+
+def evaluation_seconds(
+    model: DiffusionModel, datamodule: GroupDataModule, batch_size: int, device: torch.device | str
+) -> float:
+    """Measured seconds of one network evaluation without gradients."""
+    conditional = getattr(model.denoiser, "class_embedding", None) is not None
+    return seconds_per_evaluation(model, datamodule.image_shape, batch_size, conditional, device)
+
+
+def say_fit_cost(trainer: Trainer, model: LightningModule, datamodule: GroupDataModule) -> None:
+    """Tell the user what training the full model will cost."""
+    if not isinstance(model, DiffusionModule):
+        return  # nobody knows what a step of somebody else's module does
+    batches = max(1, len(datamodule.kept) // (datamodule.batch_size * trainer.world_size))
+    steps = trainer.max_steps if trainer.max_steps >= 0 else batches * (trainer.max_epochs or 1)
+    per_step = step_seconds(model.student, datamodule, BACKWARD_FACTOR, trainer.strategy.root_device)
+    say_cost(f"fit: {steps} steps of {datamodule.batch_size} images", per_step * steps)
+
+
+def step_seconds(
+    model: DiffusionModel, datamodule: GroupDataModule, passes: float, device: torch.device | str
+) -> float:
+    """Estimated seconds of one step that costs so many forward passes of a batch."""
+    return (
+        evaluation_seconds(model, datamodule, datamodule.batch_size, device) * datamodule.batch_size * passes
+    )
+
+
+def callbacks(trainer: Trainer) -> list[Callback]:
+    """All callbacks of a trainer, Lightning's own included."""
+    found: list[Callback] = vars(trainer)["callbacks"]  # set in a connector, where type checkers do not look
+    return found
+
+
+def networks(model: LightningModule, full: FullModel) -> list[nn.Module]:
+    """The networks that training evaluates: the one that is trained and, where it differs, its average."""
+    trained = model.denoiser if isinstance(model, DiffusionModule) else full.model.denoiser
+    return [trained] if trained is full.model.denoiser else [trained, full.model.denoiser]
+
+
+def fit(
+    trainer: Trainer,
+    module: LightningModule,
+    datamodule: LightningDataModule | None,
+    checkpoint: ResumeCheckpoint,
+) -> float:
+    """Train, going on from the checkpoint if there is one; returns the seconds this took.
+
+    Raises:
+        KeyboardInterrupt: The user interrupted; nothing counts as complete.
+    """
+    if checkpoint.path is not None:
+        say(f"going on from {checkpoint.path}")
+    start = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            for message in _EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint.path, weights_only=True)
+    except SystemExit as exit_:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from exit_
+        raise
+    return time.perf_counter() - start
+
+
+def begin(folder: Path, config: Mapping[str, Any]) -> Path:
+    """Note what a stage is made from in a folder for its unfinished work, unless it has begun already."""
+    if not (folder / RECORD).is_file():
+        write_record(folder, {"config": config})
+    return folder / RECORD
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write a stage's record, the last file of its folder."""
+    write_atomic(folder / RECORD, canonical_json(record, indent=2) + "\n")
+
+
+def refuse_other_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse to go on with, or to skip, what was made from another configuration.
+
+    Raises:
+        StoreError: The record's configuration differs.
+    """
+    stored = read_json(path).get("config", {})
+    now = read_back(config)
+    different = _differences(stored, now)
+    if different:
+        key, before, after = different[0]
+        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        raise StoreError(
+            f"{path.parent} was made with another configuration",
+            found=f"{key} = {before}{more}",
+            expected=f"{key} = {after}",
+            fix=f"use another --run, restore the configuration, or remove {path.parent}",
+        )
+
+
+def refuse_other_data(path: Path, datamodule: GroupDataModule) -> None:
+    """Refuse a full model of the run folder that was trained on other images or other groups.
+
+    Raises:
+        StoreError: It was.
+    """
+    stored = read_json(path) if path.is_file() else {}
+    for key, now in (("data_hash", data_hash(datamodule)), ("grouping_hash", datamodule.grouping.hash)):
+        if stored.get(key, now) != now:
+            raise StoreError(
+                f"{path.parent} was trained on other data",
+                found=f"{key} {now[:16]} of the configured data",
+                expected=f"{key} {stored[key][:16]}",
+                fix="use the data section that the full model was trained with, or another --run",
+            )
+
+
+def _differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = sorted({*before, *after})
+        return [
+            d for n in names for d in _differences(before.get(n), after.get(n), f"{key}.{n}" if key else n)
+        ]
+    return [] if before == after else [(key, before, after)]
+
+
+def chosen_groups(grouping: Grouping, asked: Sequence[str] | None) -> list[str]:
+    """The groups that a stage works on: those asked for, or all that have samples.
+
+    Raises:
+        GroupError: One does not exist, has no samples, or has all.
+    """
+    names = list(dict.fromkeys(asked)) if asked else [name for name in grouping.names if grouping.size(name)]
+    for name in names:
+        grouping.check([name])
+    return names
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Refuse a count below one.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if value < 1:
+        raise ConfigError(
+            f"{name} is out of range", found=value, expected=f"{name} >= 1", fix=f"pass --{name} 1 or more"
+        )
+
+
+def made_from(full: FullModel, grouping: Grouping) -> dict[str, str]:
+    """What a counterfactual must have been made from to go with this full model and these groups."""
+    return {
+        "full_hash": full.hash,
+        "schedule_hash": full.model.schedule.hash,
+        "grouping_hash": grouping.hash,
+    }
+
+
+def is_stored(store: CounterfactualStore, key: CounterfactualKey, expect: Mapping[str, str]) -> bool:
+    """Whether a complete counterfactual lies in the store; one made from something else is refused.
+
+    Raises:
+        StoreError: It was made from another full model, grouping or schedule.
+    """
+    if not store.exists(key):
+        return False
+    store.check(key, expect=expect)
+    return True
+
+
+def optimizer_hparams(
+    optimizer: Callable[[Any], torch.optim.Optimizer], lr_scheduler: Callable[[Any], Any] | None, steps: int
+) -> dict[str, object]:
+    """What identifies an optimizer: its class, its defaults and the learning rate of every step."""
+    parameter = nn.Parameter(torch.zeros(1))
+    made = optimizer([parameter])
+    defaults = {k: list(v) if isinstance(v, tuple) else v for k, v in made.defaults.items()}
+    rates = [made.param_groups[0]["lr"]] * steps
+    if lr_scheduler is not None:
+        schedule = lr_scheduler(made)
+        for step in range(steps):
+            rates[step] = made.param_groups[0]["lr"]
+            made.step()
+            if step < steps - 1:
+                schedule.step()
+    plain = {k: v for k, v in defaults.items() if isinstance(v, (int, float, str, bool, list, type(None)))}
+    rate = {"first": rates[0], "max": max(rates), "last": rates[-1], "hash": sha256_json(rates)[:16]}
+    return {"optimizer": {"class": type(made).__name__, **plain}, "learning_rate": rate}
+
+
+def data_hash(datamodule: GroupDataModule) -> str:
+    """Identity of the training data: ids and pixels."""
+    digest = hashlib.sha256("\n".join(datamodule.ids).encode())
+    digest.update(datamodule.images.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed something."""
+    names = ("torch", "lightning", "diffusers")
+    return {
+        "guda_lightning": __version__,
+        "python": platform.python_version(),
+        **{n: metadata.version(n) for n in names},
+    }
+
+
+def read_back(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value as JSON gives it back, to compare with a stored one."""
+    import json
+
+    back: dict[str, Any] = json.loads(canonical_json(value))
+    return back
+
+
+def log_record(trainer: Trainer, record: Mapping[str, Any]) -> None:
+    """Give a stage's record to all loggers as hyper-parameters."""
+    for logger in trainer.loggers:
+        logger.log_hyperparams(dict(record))

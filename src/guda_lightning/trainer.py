@@ -1,0 +1,433 @@
+"""``GudaTrainer``: a Lightning trainer with the stages of an attribution."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from tqdm import tqdm
+
+from guda_lightning import stages
+from guda_lightning.attribution import CounterfactualAttributor, Scoring
+from guda_lightning.callbacks import ELBOAttributionCallback, ResumeCheckpoint
+from guda_lightning.callbacks.wandb import closing_runs, log_attribution, stage_loggers
+from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
+from guda_lightning.data import GroupDataModule, load_queries, save_queries
+from guda_lightning.diffusion import FullModel, open_full, sample, save_full
+from guda_lightning.diffusion.cost import BACKWARD_FACTOR, counting
+from guda_lightning.errors import QueryError
+from guda_lightning.files import atomic_folder, sha256_json, write_atomic
+from guda_lightning.report import summary
+from guda_lightning.runs import RunFolder
+from guda_lightning.scores import ScoreTable
+from guda_lightning.types import Queries, Weighting
+from guda_lightning.unlearning import Objective, ReTrack, UnlearnModule
+from guda_lightning.unlearning.module import default_optimizer
+
+VALIDATIONS = 4  # while unlearning a group: enough to see its influence grow
+
+
+class GudaTrainer(Trainer):
+    """A stock ``Trainer`` plus one method for each stage; ``default_root_dir`` is the run folder.
+
+    Every stage that trains works on a fresh trainer with fresh copies of the callbacks and loggers, because a
+    second ``fit`` on a used Trainer silently does nothing.
+
+    Args:
+        denoiser: Where a LightningModule that is no ``DiffusionModule`` has its network, by dotted path.
+        scheduler: Where it has its noise scheduler, by dotted path.
+        **kwargs: All arguments of ``lightning.Trainer``.
+    """
+
+    def __init__(self, denoiser: str | None = None, scheduler: str | None = None, **kwargs: Any) -> None:
+        self._paths = {"denoiser": denoiser, "scheduler": scheduler}
+        # Before the trainer uses them: callbacks have state. This trainer's own loggers are never used.
+        self._recipe = {
+            name: value if name == "logger" else copy.deepcopy(value) for name, value in kwargs.items()
+        }
+        super().__init__(**kwargs)
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """Where everything of this run lies."""
+        return RunFolder(Path(self.default_root_dir))
+
+    def fit_full(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Train the full model and save it as a diffusers folder; goes on where it was interrupted.
+
+        Args:
+            model: A DiffusionModule, or any LightningModule whose parts this trainer was told.
+            datamodule: The training data; may be left out if the module has its own loaders.
+            config: What the model is made from; a complete or begun training with another one is refused.
+
+        Raises:
+            StoreError: The run folder holds a full model of another configuration.
+        """
+        run, config = self.run_folder, dict(config or {})
+        if (run.full / stages.RECORD).is_file():
+            stages.refuse_other_config(run.full / stages.RECORD, config)
+            stages.say(f"fit: {run.full} is complete, skipped")
+            return
+        full = FullModel.of(model, **self._paths)  # a wrong path is refused before training
+        with closing_runs():
+            trainer, checkpoint = self._fresh("fit", "full", run.checkpoints("fit"))
+            stages.refuse_other_config(stages.begin(checkpoint.folder, config), config)
+            if isinstance(datamodule, GroupDataModule):
+                stages.say_fit_cost(trainer, model, datamodule)
+            with counting(*stages.networks(model, full)) as evaluations:
+                seconds = stages.fit(trainer, model, datamodule, checkpoint)
+            full = FullModel.of(model, **self._paths)
+            record = {
+                "complete": True,
+                "full_hash": full.hash,
+                "schedule_hash": full.model.schedule.hash,
+                "config": config,
+                "steps": trainer.global_step,
+                "seconds": seconds,
+                "network_evaluations": evaluations.count,
+                "versions": stages.versions(),
+            }
+            if isinstance(datamodule, GroupDataModule):
+                record |= {
+                    "grouping_hash": datamodule.grouping.hash,
+                    "data_hash": stages.data_hash(datamodule),
+                }
+            stages.log_record(trainer, record)
+        if self.is_global_zero:
+            with atomic_folder(run.full) as folder:
+                save_full(folder, full)
+                stages.write_record(folder, record)
+            checkpoint.discard()
+        stages.say(f"fit: {run.full} written, {stages.spent(record)}")
+
+    def unlearn(
+        self,
+        model: LightningModule,
+        datamodule: GroupDataModule,
+        objective: Objective | None = None,
+        steps: int = 60,
+        groups: list[str] | None = None,
+        full: Path | None = None,
+        optimizer: OptimizerCallable = default_optimizer,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Make the counterfactual of each group: the full model, made to forget it.
+
+        Args:
+            model: The full model's module.
+            datamodule: The training data with its groups.
+            objective: What unlearning minimises; ReTrack with its defaults if left out.
+            steps: Optimizer steps per group.
+            groups: Names of the groups to forget, one counterfactual each; all groups if left out.
+            full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+            optimizer: Builds the optimizer.
+            lr_scheduler: Builds a learning-rate schedule that advances every step.
+            seed: Seed of the noise and the timesteps.
+
+        Raises:
+            GudaError: No full model, an unknown or empty group, or an objective that does not fit.
+        """
+        objective = objective or ReTrack()
+        stages.at_least_one("steps", steps)
+        names = stages.chosen_groups(datamodule.grouping, groups)
+        for name in names:
+            objective.check(len(datamodule.grouping.retain([name])))
+        source = self._open_full(full, model, datamodule)
+        store = CounterfactualStore(self.run_folder.store)
+        hparams = {
+            "objective": {"class": type(objective).__name__, **objective.hparams},
+            "steps": steps,
+            "batch_size": datamodule.batch_size,
+            "horizontal_flip": datamodule.horizontal_flip,
+            "accumulate_grad_batches": self.accumulate_grad_batches,
+            "gradient_clip_val": self.gradient_clip_val,
+            "precision": str(self.precision),
+            "world_size": self.world_size,
+            **stages.optimizer_hparams(optimizer, lr_scheduler, steps),
+        }
+        keys = {
+            name: CounterfactualKey(objective.name, (name,), seed, sha256_json(hparams)) for name in names
+        }
+        made_from = stages.made_from(source, datamodule.grouping)
+        todo = [name for name in names if not stages.is_stored(store, keys[name], made_from)]
+        stages.say_skipped("unlearn", [name for name in names if name not in todo])
+        if todo:
+            passes = 2 * BACKWARD_FACTOR + (objective.preserve == "distill")
+            stages.say_cost(
+                f"unlearn: {len(todo)} groups x {steps} steps ({objective.name})",
+                stages.step_seconds(source.model, datamodule, passes, self.strategy.root_device)
+                * steps
+                * len(todo),
+            )
+        for position, name in enumerate(todo, start=1):
+            module = UnlearnModule(
+                source,
+                objective,
+                (name,),
+                optimizer,
+                lr_scheduler,
+                conditional=bool(getattr(model, "conditional", False)),
+                seed=seed,
+            )
+            record = self._unlearn_group(module, datamodule, store, keys[name], hparams, made_from)
+            stages.say(f"unlearn: {name} done ({position} of {len(todo)}), {stages.spent(vars(record))}")
+
+    def sample(
+        self,
+        model: LightningModule,
+        datamodule: GroupDataModule,
+        num: int = 64,
+        steps: int = 100,
+        batch_size: int = 64,
+        seed: int = 0,
+        full: Path | None = None,
+    ) -> None:
+        """Draw queries from the full model into RUN/queries, one PNG each.
+
+        Args:
+            model: The full model's module.
+            datamodule: The training data, for the shape of an image.
+            num: How many.
+            steps: Denoising steps.
+            batch_size: Images at a time; changes no image.
+            seed: Seed of the images; image i is the same whatever ``num`` is.
+            full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+        """
+        for name, value in (("num", num), ("steps", steps), ("batch_size", batch_size)):
+            stages.at_least_one(name, value)
+        source = self._open_full(full, model, datamodule)
+        folder = self.run_folder.queries
+        asked = {"full_hash": source.hash, "num": num, "steps": steps, "seed": seed}
+        if (folder / stages.RECORD).is_file():
+            stages.refuse_other_config(folder / stages.RECORD, asked)
+            stages.say(f"sample: {folder} is complete, skipped")
+            return
+        labels = (
+            torch.arange(num) % datamodule.num_classes if bool(getattr(model, "conditional", False)) else None
+        )
+        images = self._sampled(source, datamodule, labels, batch_size, asked)
+        ids = tuple(f"sample-{index:0{len(str(num - 1))}d}" for index in range(num))
+        save_queries(folder, Queries(ids, images, labels), {"config": asked})
+        stages.say(f"sample: {num} images in {folder}")
+
+    def attribute(
+        self,
+        model: LightningModule,
+        datamodule: GroupDataModule,
+        queries: Path | None = None,
+        operator: str = "retrack",
+        scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
+        weighting: Weighting = "elbo",
+        groups: list[str] | None = None,
+        seed: int = 0,
+        hparams: str | None = None,
+        resize: bool = False,
+        full: Path | None = None,
+    ) -> None:
+        """Score queries against every group's counterfactual and write RUN/scores.
+
+        Args:
+            model: The full model's module.
+            datamodule: The training data with its groups.
+            queries: An image or a folder of images; RUN/queries if left out.
+            operator: Which counterfactuals of RUN/store: the objective's name.
+            scoring: Timesteps, draws, seed, batch size and precision.
+            weighting: The weighting that the printed summary shows; the file holds both.
+            groups: Names of the groups to score; all groups if left out.
+            seed: Seed that the counterfactuals were made with.
+            hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
+            resize: Whether to resize queries of another size than the training images.
+            full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+        """
+        run = self.run_folder
+        source = self._open_full(full, model, datamodule)
+        asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
+        with tqdm(desc="attribute", unit="evaluation", leave=False) as bar:
+            attributor = CounterfactualAttributor(
+                run.store,
+                operator,
+                scoring,
+                seed=seed,
+                hparams=hparams,
+                groups=groups,
+                cache=run.errors,
+                device=self.strategy.root_device,
+                on_batch=bar.update,
+            ).fit(source, datamodule, datamodule.grouping)
+            path = run.table(operator, seed, None if queries is None else queries.stem)
+            if ScoreTable.exists(path) and ScoreTable.load(path).record == attributor.record(asked):
+                stages.say(f"attribute: {path} is complete, skipped")
+                return
+            evaluations = attributor.evaluations(asked)
+            bar.reset(total=evaluations)
+            per_evaluation = stages.evaluation_seconds(
+                source.model, datamodule, scoring.batch_size, attributor.device
+            )
+            stages.say_cost(
+                f"attribute: {len(asked)} queries x {len(attributor.fitted_groups) + 1} models, "
+                f"{evaluations} network evaluations",
+                per_evaluation * evaluations,
+            )
+            table = attributor.score(asked)
+        shown = table.select(weighting=weighting)
+        with closing_runs():
+            loggers = stage_loggers(self.loggers, run.name, "attribute", f"attribute {operator}")
+            for logger in loggers:
+                logger.log_hyperparams(dict(table.record))
+            log_attribution(loggers, shown, asked, (), "attribution")
+        save_queries(run.queries_of(path), asked, {"of": path.name})
+        write_atomic(run.examples, to_safetensors(datamodule.examples()))
+        table.save(path)
+        stages.say(summary(shown))
+        stages.say(f"attribute: {path} written")
+
+    def _unlearn_group(
+        self,
+        module: UnlearnModule,
+        datamodule: GroupDataModule,
+        store: CounterfactualStore,
+        key: CounterfactualKey,
+        hparams: dict[str, Any],
+        made_from: dict[str, str],
+    ) -> CounterfactualRecord:
+        """Train one counterfactual on a fresh trainer and store it."""
+        steps: int = hparams["steps"]
+        (name,) = module.groups
+        with closing_runs():
+            trainer, checkpoint = self._fresh(
+                "unlearn",
+                name,
+                self.run_folder.checkpoints(key.folder_name),
+                max_steps=steps,
+                max_epochs=-1,
+                check_val_every_n_epoch=None,
+                val_check_interval=max(1, steps // VALIDATIONS),
+                num_sanity_val_steps=0,
+                enable_model_summary=False,
+            )
+            stages.refuse_other_config(stages.begin(checkpoint.folder, made_from), made_from)
+            with counting(module.denoiser, module.full_denoiser) as evaluations:
+                seconds = stages.fit(trainer, module, datamodule.unlearning([name]), checkpoint)
+            curves = [c.history for c in stages.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
+            record = CounterfactualRecord(
+                operator=key.operator,
+                groups=key.groups,
+                seed=key.seed,
+                hparams=hparams,
+                members_hash=datamodule.grouping.members_hash([name]),
+                full_hash=made_from["full_hash"],
+                grouping_hash=made_from["grouping_hash"],
+                schedule_hash=made_from["schedule_hash"],
+                history=curves[0] if curves else [],
+                versions=stages.versions(),
+                seconds=seconds,
+                steps=trainer.global_step,
+                network_evaluations=evaluations.count,
+            )
+            stages.log_record(trainer, {"groups": [name], "hparams": hparams, **made_from})
+        if self.is_global_zero:
+            store.save(module.denoiser.state_dict(), record)
+            checkpoint.discard()
+        return record
+
+    def _sampled(
+        self,
+        full: FullModel,
+        datamodule: GroupDataModule,
+        labels: torch.Tensor | None,
+        batch_size: int,
+        asked: dict[str, Any],
+    ) -> torch.Tensor:
+        """All samples, in batches that are kept until the last one is done."""
+        num, steps, device = asked["num"], asked["steps"], self.strategy.root_device
+        unfinished = self.run_folder.checkpoints("sample")
+        stages.refuse_other_config(
+            stages.begin(unfinished, {**asked, "batch_size": batch_size}), {**asked, "batch_size": batch_size}
+        )
+        seconds = stages.evaluation_seconds(full.model, datamodule, batch_size, device) * num * steps
+        stages.say_cost(f"sample: {num} images x {steps} steps", seconds)
+        full.model.denoiser.to(device)
+        images = []
+        with tqdm(total=num * steps, desc="sample", unit="evaluation") as bar:
+            for indices in torch.arange(num).split(batch_size):
+                part = unfinished / f"{int(indices[0])}.safetensors"
+                if not part.is_file():
+                    batch = sample(
+                        full.model,
+                        full.scheduler,
+                        datamodule.image_shape,
+                        indices.tolist(),
+                        seed=asked["seed"],
+                        steps=steps,
+                        labels=None if labels is None else labels[indices],
+                        device=device,
+                        on_step=partial(bar.update, len(indices)),
+                    )
+                    write_atomic(part, to_safetensors({"images": batch}))
+                images.append(load_file(part)["images"])
+        shutil.rmtree(unfinished)
+        return torch.cat(images)
+
+    def _open_full(self, path: Path | None, model: LightningModule, datamodule: GroupDataModule) -> FullModel:
+        """The full model of this run, or one that the user brings; it must take images like the data's.
+
+        Raises:
+            StoreError: There is none, or it was trained on other data or groups.
+        """
+        full = open_full(path or self.run_folder.full, model, **self._paths)
+        record = self.run_folder.full / stages.RECORD
+        if path is None:
+            stages.refuse_other_data(record, datamodule)
+        return full
+
+    def _query_path(self, queries: Path | None) -> Path:
+        path = queries or self.run_folder.queries
+        if queries is None and not path.is_dir():
+            raise QueryError(
+                "there are no queries",
+                found=f"nothing at {path}",
+                expected="images to explain",
+                fix="run `guda sample` with the same configuration first, or pass --queries FILE|FOLDER",
+            )
+        return path
+
+    def load_full(self, model: LightningModule) -> None:
+        """Give a module the weights of RUN/full, to validate them.
+
+        Args:
+            model: The module that the full model was trained as.
+        """
+        weights = open_full(
+            self.run_folder.full, copy.deepcopy(model), **self._paths
+        ).model.denoiser.state_dict()
+        FullModel.of(model, **self._paths).model.denoiser.load_state_dict(weights)
+
+    def _fresh(
+        self, stage: str, name: str, folder: Path, **overrides: Any
+    ) -> tuple[Trainer, ResumeCheckpoint]:
+        """An unused trainer for one training, and the checkpoint that it resumes from."""
+        recipe = {**self._recipe, **overrides}
+        checkpoint = ResumeCheckpoint(folder)
+        given = copy.deepcopy(recipe.get("callbacks") or [])
+        recipe["callbacks"] = [*(given if isinstance(given, list) else [given]), checkpoint]
+        recipe["enable_checkpointing"] = True
+        logger = recipe.get("logger")
+        if logger not in (None, True, False):
+            loggers = logger if isinstance(logger, list) else [logger]
+            recipe["logger"] = stage_loggers(loggers, self.run_folder.name, stage, f"{stage} {name}")
+        return Trainer(**recipe), checkpoint

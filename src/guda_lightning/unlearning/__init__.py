@@ -1,0 +1,6 @@
+"""Unlearning: make the model that never saw a group."""
+
+from guda_lightning.unlearning.module import UnlearnModule
+from guda_lightning.unlearning.objectives import Finetune, NegGrad, Objective, ReTrack, ZeroTarget
+
+__all__ = ["Finetune", "NegGrad", "Objective", "ReTrack", "UnlearnModule", "ZeroTarget"]

@@ -1,0 +1,104 @@
+"""Guards for every test: a fixed seed, no network, no writes outside temporary folders, and nothing leaks."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+# Libraries set these when they are imported and rely on them from then on.
+ENV_OF_IMPORTS = {
+    "KMP_DUPLICATE_LIB_OK",  # scikit-learn
+    "PYTORCH_NVML_BASED_CUDA_CHECK",  # Lightning
+    "TORCHINDUCTOR_CACHE_DIR",  # torch
+}
+# Libraries set these while they work: put back after each test, but not refused.
+ENV_OF_RUNS = {
+    "LOCAL_RANK",  # Lightning's launchers of several processes
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "PL_GLOBAL_SEED",  # seed_everything, for worker processes
+    "PL_SEED_WORKERS",
+    "PYTEST_CURRENT_TEST",  # pytest itself
+    "WANDB_MODE",  # WandbLogger(offline=True)
+    "WANDB_SERVICE",  # W&B's background process
+}
+
+# The libraries read these when they are imported, so they are set before any test module is.
+_HOME = Path(tempfile.mkdtemp(prefix="guda-tests-"))
+os.environ.update(
+    HF_HOME=str(_HOME / "huggingface"),
+    HF_HUB_OFFLINE="1",
+    WANDB_MODE="offline",
+    WANDB_SILENT="true",
+    WANDB_DIR=str(_HOME / "wandb"),
+    WANDB_DATA_DIR=str(_HOME / "wandb-data"),
+    WANDB_CACHE_DIR=str(_HOME / "wandb-cache"),
+    WANDB_CONFIG_DIR=str(_HOME / "wandb-config"),
+)
+(_HOME / "wandb").mkdir()  # W&B falls back to the system's temporary folder, with a warning, if it is missing
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(2)  # the size of the smallest supported machine; timings and sums stay comparable
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)  # W&B's background process may still hold a file
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks() -> Iterator[None]:
+    """Puts back, and reports, what a test changed for the tests after it."""
+    environ, folder = dict(os.environ), Path.cwd()
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    deterministic, grad = torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled()
+    yield
+    leaks = []
+    for name in sorted(environ.keys() | os.environ.keys()):
+        if name in ENV_OF_IMPORTS or os.environ.get(name) == environ.get(name):
+            continue
+        if name not in ENV_OF_RUNS:
+            leaks.append(f"environment variable {name}: {environ.get(name)!r} -> {os.environ.get(name)!r}")
+        if name in environ:
+            os.environ[name] = environ[name]
+        else:
+            del os.environ[name]
+    if Path.cwd() != folder:
+        leaks.append(f"working directory: {folder} -> {Path.cwd()}")
+        os.chdir(folder)
+    if torch.get_default_dtype() != dtype:
+        leaks.append(f"torch's default dtype: {dtype} -> {torch.get_default_dtype()}")
+        torch.set_default_dtype(dtype)
+    if torch.are_deterministic_algorithms_enabled() != deterministic:
+        leaks.append(f"torch's deterministic algorithms: {deterministic} -> {not deterministic}")
+        torch.use_deterministic_algorithms(deterministic)
+    if torch.is_grad_enabled() != grad:
+        leaks.append(f"torch's gradients: {grad} -> {not grad}")
+        torch.set_grad_enabled(grad)
+    torch.set_num_threads(threads)
+    if leaks:
+        pytest.fail("the test leaked:\n  " + "\n  ".join(leaks), pytrace=False)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from guda_lightning.report import write_page
+from guda_lightning.scores import ScoreTable
+from guda_lightning.types import Queries
+
+
+def _score_table(
+    scores: torch.Tensor,
+    stderr: torch.Tensor | None = None,
+    *,
+    groups: list[str] | None = None,
+    queries: list[str] | None = None,
+    method: str = "retrack",
+    weighting: str = "elbo",
+    seed: int = 0,
+) -> ScoreTable:
+    return ScoreTable.from_matrix(
+        scores,
+        torch.full_like(scores, 0.1) if stderr is None else stderr,
+        query_ids=queries or [f"q{i}" for i in range(len(scores))],
+        groups=groups or [f"g{i}" for i in range(scores.shape[1])],
+        n_draws=2,
+        method=method,
+        weighting=weighting,
+        seed=seed,
+        record={},
+    )
+
+
+@pytest.fixture
+def score_table() -> Callable[..., ScoreTable]:
+    """Builds a small table; rows are q0, q1, ... and columns g0, g1, ... unless named."""
+    return _score_table
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a page about a table; what is not given is small."""
+
+    def write(table: ScoreTable, **changes: Any) -> Path:
+        arguments: dict[str, Any] = {
+            "queries": Queries(table.queries, torch.rand(len(table.queries), 3, 8, 8) * 2 - 1),
+            "examples": {group: torch.rand(4, 3, 8, 8) * 2 - 1 for group in table.groups},
+            "curves": [
+                {"group": group, "step": step, "own": 0.5 * step, "other": 0.01 * step}
+                for group in table.groups
+                for step in (0, 10, 20)
+            ],
+            "facts": {"full model": "runs/digits/full"},
+            "title": "Digits",
+        }
+        return write_page(tmp_path / "report", table=table, **{**arguments, **changes})
+
+    return write

@@ -1,0 +1,225 @@
+"""The page in a real browser, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from guda_lightning.charts import UNDECIDED_BELOW, margins, with_error
+from guda_lightning.scores import ScoreTable
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
+GROUPS = [HOSTILE, *(f"style {i}" for i in range(1, 10))]
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    """A tab that is offline; the test fails if it asks for anything but the page, or reports an error."""
+    context = browser.new_context(offline=True, viewport={"width": 1300, "height": 900})
+    tab = context.new_page()
+    tab.set_default_timeout(5000)
+    requests: list[str] = []
+    problems: list[str] = []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("console", lambda message: problems.append(message.text))
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    yield tab
+    context.close()
+    assert problems == []
+    assert [url for url in requests if not url.startswith("data:")] == requests[:1]
+    assert requests[0].startswith("file:///")
+
+
+@pytest.fixture
+def table(score_table: Callable[..., ScoreTable]) -> ScoreTable:
+    def part(weighting: str, scale: float) -> ScoreTable:
+        scores = torch.randn(64, 10, dtype=torch.float64) * scale
+        return score_table(scores, torch.rand(64, 10) * scale / 2, groups=GROUPS, weighting=weighting)
+
+    return ScoreTable.concat([part("elbo", 30.0), part("uniform", 1e-3)])
+
+
+def _shown(tab: Page) -> list[tuple[str, str, str]]:
+    """Query, top group and number of every card; text_content also reads what is scrolled out of sight."""
+    parts = (".id > span:first-child", ".row:first-child .name", ".row:first-child .number")
+    return list(zip(*(tab.locator(f"#cards {part}").all_text_contents() for part in parts), strict=True))
+
+
+def _expected(table: ScoreTable, weighting: str) -> list[tuple[str, str, str]]:
+    part = table.select(weighting=weighting)
+    scores, stderr = part.matrix(), part.stderr_matrix()
+    top = scores.argmax(1).tolist()
+    return [
+        (query, part.groups[g], with_error(float(scores[q, g]), float(stderr[q, g])))
+        for q, (query, g) in enumerate(zip(part.queries, top, strict=True))
+    ]
+
+
+def test_every_query_shows_its_top_group_and_switching_the_weighting_changes_it(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.goto(page(table).as_uri())
+    assert tab.title() == "Digits"
+    tab.get_by_role("button", name="Show 16 more").click()
+    elbo, uniform = _expected(table, "elbo"), _expected(table, "uniform")
+    assert _shown(tab) == elbo
+    tab.get_by_role("radio", name="Uniform").check(force=True)
+    assert _shown(tab) == uniform != elbo
+    assert "mean squared noise error" in tab.locator("#unit").inner_text()
+
+
+def test_choosing_a_group_leaves_the_queries_that_it_leads(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.goto(page(table).as_uri())
+    group = "style 3"
+    led = [row for row in _expected(table, "elbo") if row[1] == group]
+    button = tab.locator("#groups button", has_text=group)
+    button.focus()
+    tab.keyboard.press("Enter")
+    assert _shown(tab) == led
+    assert button.get_attribute("aria-pressed") == "true"
+    assert f"leads {len(led)} of 64" in button.inner_text()
+    tab.get_by_role("button", name=f"led by {group}").click()
+    assert len(_shown(tab)) == 48
+
+
+def test_finding_and_sorting_and_undecided_queries(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.goto(page(table).as_uri())
+    part = table.select(weighting="elbo")
+    lead = margins(part.matrix(), part.stderr_matrix())
+    undecided = [
+        query for query, margin in zip(part.queries, lead.tolist(), strict=True) if margin < UNDECIDED_BELOW
+    ]
+    assert 0 < len(undecided) < 48
+    tab.get_by_label("Show").select_option("undecided")
+    assert [row[0] for row in _shown(tab)] == undecided
+    assert tab.locator("#cards .badge").count() == len(undecided)
+    tab.get_by_label("Sort").select_option("margin")
+    ranked = sorted(undecided, key=lambda query: -lead[part.queries.index(query)])
+    assert [row[0] for row in _shown(tab)] == ranked
+    tab.get_by_label("Show").select_option("all")
+    tab.get_by_label("Find").fill("Q6")
+    assert sorted(row[0] for row in _shown(tab)) == ["q6", "q60", "q61", "q62", "q63"]
+
+
+def test_a_query_opens_with_all_its_groups_and_the_keyboard_moves_on(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.goto(page(table).as_uri())
+    part = table.select(weighting="elbo")
+    scores, stderr = part.matrix()[0], part.stderr_matrix()[0]
+    tab.locator("#cards button").first.focus()
+    tab.keyboard.press("Enter")
+    detail = tab.get_by_role("dialog", name="q0")
+    order = scores.argsort(descending=True).tolist()
+    assert detail.locator(".name").all_inner_texts() == [GROUPS[g] for g in order]
+    assert detail.locator(".number").all_inner_texts() == [
+        with_error(float(scores[g]), float(stderr[g])) for g in order
+    ]
+    assert detail.locator("#detail-picture img").get_attribute("alt") == "Query q0"
+    tab.keyboard.press("ArrowRight")
+    assert tab.get_by_role("dialog", name="q1").is_visible()
+    tab.keyboard.press("Escape")
+    assert not tab.locator("#detail").is_visible()
+
+
+def test_the_map_is_read_with_the_keyboard(tab: Page, page: Callable[..., Path], table: ScoreTable) -> None:
+    tab.goto(page(table).as_uri())
+    part = table.select(weighting="elbo")
+    tab.locator("#heat").focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowDown")
+    query, _, rest = tab.locator("#map-cell").inner_text().partition(" · ")
+    group, _, number = rest.rpartition(": ")
+    q, g = part.queries.index(query), part.groups.index(group)
+    assert number == with_error(float(part.matrix()[q, g]), float(part.stderr_matrix()[q, g]))
+    tab.keyboard.press("Enter")
+    assert tab.get_by_role("dialog", name=query).is_visible()
+
+
+def test_every_group_shows_its_influence_while_unlearning(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.goto(page(table).as_uri())
+    curve = tab.get_by_role("img", name="style 2: after 20 steps 10 on its own images and 0.2 on others")
+    own, other = curve.locator(".own"), curve.locator(".other")
+    assert own.get_attribute("points") == "0.0,84.0 100.0,42.0 200.0,0.0"  # 0, 5 and 10 of 10, upwards
+    assert other.get_attribute("points") == "0.0,84.0 100.0,83.2 200.0,82.3"
+
+
+def test_no_picture_lacks_a_text_and_no_control_a_name(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.goto(page(table).as_uri())
+    assert tab.locator("img:not([alt])").count() == 0
+    assert tab.locator("#cards .picture[alt='Query q0']").count() == 1
+    for control in tab.locator("button:visible, select:visible, input:visible").all():
+        name = control.evaluate("c => c.ariaLabel || c.labels?.[0]?.textContent || c.textContent")
+        assert name.strip(), control.evaluate("c => c.outerHTML")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(
+    tab: Page, page: Callable[..., Path], table: ScoreTable, scheme: str
+) -> None:
+    tab.emulate_media(color_scheme=scheme)
+    tab.goto(page(table).as_uri())
+    colors = tab.evaluate(
+        """() => Object.fromEntries(["page", "surface", "ink", "muted", "positive", "negative"].map(
+            (name) => [name, [...color("--" + name)].slice(0, 3)]))"""
+    )
+
+    def luminance(name: str) -> float:
+        parts = [c / 255 for c in colors[name]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    assert (luminance("ink") > luminance("page")) == (scheme == "dark")
+    for text in ("ink", "muted", "positive", "negative"):
+        for ground in ("page", "surface"):
+            low, high = sorted((luminance(text), luminance(ground)))
+            assert (high + 0.05) / (low + 0.05) >= 4.5  # WCAG 2 AA
+
+
+def test_the_theme_button_switches(tab: Page, page: Callable[..., Path], table: ScoreTable) -> None:
+    tab.goto(page(table).as_uri())
+    ground = "getComputedStyle(document.body).backgroundColor"
+    before = tab.evaluate(ground)
+    tab.get_by_role("button", name="Switch between light and dark").click()
+    assert tab.evaluate(ground) != before
+
+
+@pytest.mark.parametrize("width", [320, 390, 1300])
+def test_nothing_is_wider_than_the_window(
+    tab: Page, page: Callable[..., Path], table: ScoreTable, width: int
+) -> None:
+    tab.set_viewport_size({"width": width, "height": 800})
+    tab.goto(page(table).as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from guda_lightning.report import summary
+from guda_lightning.scores import ScoreTable
+
+EXPECTED = """\
+retrack, weighting elbo, seed 0: 2 queries, 3 groups, 1 undecided
+
+group                                                   mean score     leads
+dogs                                                   4.50 ± 0.50         1
+cats                                                     3.0 ± 2.0         1
+birds                                                   −1.0 ± 3.0         0
+
+query                top groups, ? where the first two are too close to call
+q0                   cats 5.00 ± 0.20          dogs 4.00 ± 0.10          birds −4.00 ± 0.30
+q1                ?  dogs 5.00 ± 0.10          cats 1.0 ± 2.5            birds 2.00 ± 0.30"""
+
+
+def test_summary_of_a_small_table(score_table: Callable[..., ScoreTable]) -> None:
+    table = score_table(
+        torch.tensor([[5.0, 4.0, -4.0], [1.0, 5.0, 2.0]]),
+        torch.tensor([[0.2, 0.1, 0.3], [2.5, 0.1, 3.0]]),
+        groups=["cats", "dogs", "birds"],
+    )
+    expected = EXPECTED.replace(
+        "cats 1.0 ± 2.5            birds 2.00 ± 0.30", "birds 2.0 ± 3.0           cats 1.0 ± 2.5"
+    )
+    assert summary(table) == expected
+
+
+def test_every_line_fits_a_terminal_whatever_the_names(score_table: Callable[..., ScoreTable]) -> None:
+    groups = [f"{i}\n\x1b[31m" + "a very long name of a style " * 9 for i in range(60)]
+    table = score_table(
+        torch.randn(40, 60) * 1e-9,
+        torch.full((40, 60), 1e-10),
+        groups=groups,
+        queries=["q" * 200 + str(i) for i in range(40)],
+    )
+    lines = summary(table).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "\x1b" not in "".join(lines)
+    assert "… and 20 more groups" in lines
+    assert lines[-1] == "… and 32 more queries"
+
+
+def test_weightings_and_seeds_follow_each_other(score_table: Callable[..., ScoreTable]) -> None:
+    scores = torch.randn(3, 2)
+    table = ScoreTable.concat(
+        [score_table(scores), score_table(scores, weighting="uniform"), score_table(scores, seed=1)]
+    )
+    heads = [line for line in summary(table).splitlines() if line.startswith("retrack")]
+    assert [head.split(":")[0] for head in heads] == [
+        "retrack, weighting elbo, seed 0",
+        "retrack, weighting uniform, seed 0",
+        "retrack, weighting elbo, seed 1",
+    ]
