@@ -403,7 +403,8 @@ def test_a_full_disk_keeps_finished_work(small_disk: Path) -> None:
     expected = (
         f"^the disk is full: {re.escape(str(store.path(second.key)))} was not written\n"
         "  found:    [0-9]+ bytes free\n"
-        f"  expected: room for the whole folder\n  fix:      free space on the disk that holds {re.escape(str(small_disk))} "
+        "  expected: room for the whole folder\n"
+        f"  fix:      free space on the disk that holds {re.escape(str(small_disk))} "
         "and rerun; finished work is kept$"
     )
     with pytest.raises(StoreError, match=expected):

@@ -336,7 +336,7 @@ def test_names_are_unique(kind: str, names: str) -> None:
         f"two {kind} names are the same", "2 times 'x'", f"one name per {kind}", "rename one of them"
     )
     with pytest.raises(ConfigError, match=expected):
-        table(**{names: ["y", "x", "x"]})
+        table(None, None, **{names: ["y", "x", "x"]})
 
 
 def test_columns_are_checked() -> None:

@@ -58,7 +58,7 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         examples=examples,
         curves=[row for r in counterfactuals for row in r.history],
         facts=facts,
-        title=f"Which groups made these samples? {run.name}",
+        title=run.name,
     )
 
 
