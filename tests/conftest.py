@@ -102,3 +102,24 @@ def _no_leaks() -> Iterator[None]:
     torch.set_num_threads(threads)
     if leaks:
         pytest.fail("the test leaked:\n  " + "\n  ".join(leaks), pytrace=False)
+
+
+CONF = Path(__file__).parent / "conf"
+
+
+@pytest.fixture(scope="session")
+def _finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from guda_lightning.cli import main
+
+    run = tmp_path_factory.mktemp("finished") / "tiny"
+    arguments = ["run", "-c", f"{CONF}/digits.yaml", "--run", str(run)]
+    for stage in ("sample", "unlearn", "attribute"):
+        arguments += [f"--{stage}", f"{CONF}/{stage}.yaml"]
+    assert main(arguments) == 0
+    return run
+
+
+@pytest.fixture
+def finished_run(_finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of a run folder in which tests/conf/*.yaml have gone through every stage."""
+    return Path(shutil.copytree(_finished_run, tmp_path / _finished_run.name))

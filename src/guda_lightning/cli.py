@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib import resources
+from io import StringIO
 from pathlib import Path
 
 from guda_lightning import __version__
-from guda_lightning.errors import ConfigError, GudaError
+from guda_lightning.errors import ConfigError, GudaError, QueryError
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 STAGES = ("fit", "validate", "unlearn", "sample", "attribute")
@@ -18,7 +21,7 @@ HELP = f"""guda {__version__}: which groups of my training data made this genera
 
   guda run        -c digits.yaml                    every stage below, in order
   guda fit        -c digits.yaml                    train the full model
-  guda unlearn    -c digits.yaml -c unlearn/retrack.yaml [--groups '["3","7"]']
+  guda unlearn    -c digits.yaml -c unlearn/retrack.yaml [--groups 3,7]
                                                     make it forget each group
   guda sample     -c digits.yaml [--num 64]         draw queries from the full model
   guda attribute  -c digits.yaml [--queries FILE|FOLDER]
@@ -37,6 +40,10 @@ A file that does not exist here is looked up among those of `guda configs`.
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    if args is None:
+        # This process is ours. Threads that wait by spinning, the default of OpenMP, made a training step eight times
+        # slower on a shared machine of two cores (docs/decisions.md); torch has not been imported yet.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP)
@@ -77,25 +84,56 @@ def _stage(command: str, arguments: list[str]) -> Path:
     return run_stage([command, *_found(arguments)])
 
 
+def _check(command: str, arguments: list[str]) -> None:
+    """Parse the arguments of a stage as the stage itself will."""
+    try:
+        with redirect_stdout(StringIO()):
+            _stage(command, [*arguments, "--print_config"])
+    except SystemExit as exit_:
+        if exit_.code:
+            raise
+
+
 def _every_stage(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("guda run", description="Every stage in order, in one process.")
+    parser = argparse.ArgumentParser(
+        "guda run",
+        description="Every stage in order, in one process.",
+        epilog="All other options go to every stage, such as --run FOLDER or --trainer.max_steps 500.",
+        allow_abbrev=False,
+    )
     parser.add_argument("-c", "--config", action="append", required=True, help="configuration of all stages")
+    parser.add_argument("--sample", help="configuration of sampling alone")
     parser.add_argument("--unlearn", default="unlearn/retrack.yaml", help="configuration of unlearning alone")
     parser.add_argument("--attribute", default="attribute/elbo.yaml", help="configuration of scoring alone")
     parser.add_argument(
         "--queries", help="an image or a folder of images, instead of samples of the full model"
     )
-    parser.add_argument("--run", help="run folder")
-    chosen = parser.parse_args(arguments)
-    shared = [part for path in chosen.config for part in ("-c", path)]
-    shared += [] if chosen.run is None else ["--run", chosen.run]
-    _stage("fit", shared)
-    if chosen.queries is None:
-        _stage("sample", shared)
-    _stage("unlearn", [*shared, "-c", chosen.unlearn])
-    queries = [] if chosen.queries is None else ["--queries", chosen.queries]
-    folder = _stage("attribute", [*shared, "-c", chosen.attribute, *queries])
+    chosen, others = parser.parse_known_args(arguments)
+    shared = [*(part for path in chosen.config for part in ("-c", path)), *others]
+    stages = {
+        "fit": shared,
+        "sample": [*shared, *(["-c", chosen.sample] if chosen.sample else [])],
+        "unlearn": [*shared, "-c", chosen.unlearn],
+        "attribute": [*shared, "-c", chosen.attribute],
+    }
+    if chosen.queries is not None:
+        del stages["sample"]
+        stages["attribute"] += ["--queries", chosen.queries]
+        _refuse_missing(Path(chosen.queries))
+    for stage, options in stages.items():
+        _check(stage, options)  # what is misspelt for the last stage shows before the first one works
+    folder = [_stage(stage, options) for stage, options in stages.items()][-1]
     return _report([str(folder)])
+
+
+def _refuse_missing(queries: Path) -> None:
+    if not queries.exists():
+        raise QueryError(
+            f"there are no queries at {queries}",
+            found="nothing there",
+            expected="an image file or a folder of images",
+            fix="correct the path",
+        )
 
 
 def _report(arguments: list[str]) -> int:
@@ -116,50 +154,54 @@ def _configs(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("guda configs", description="The YAML that comes with guda.")
     parser.add_argument("--copy", type=Path, help="copy all of it into this folder, to edit")
     chosen = parser.parse_args(arguments)
-    root = _shipped()
-    files = sorted(path.relative_to(root) for path in root.rglob("*.yaml"))
-    for path in files:
+    folder = chosen.copy or Path()
+    targets = {folder / name: path for name, path in _shipped().items()}
+    for target in targets if chosen.copy is not None else ():
+        if target.exists():
+            raise ConfigError(
+                f"{target} exists",
+                found="a file that you may have edited",
+                expected="a folder without it",
+                fix="choose another folder for --copy",
+            )
+    for target, path in targets.items():
         if chosen.copy is not None:
-            target = chosen.copy / path
-            if target.exists():
-                raise ConfigError(
-                    f"{target} exists",
-                    found="a file that you may have edited",
-                    expected="a folder without it",
-                    fix="choose another folder for --copy",
-                )
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / path, target)
-        print(path if chosen.copy is None else chosen.copy / path)
+            shutil.copyfile(path, target)
+        print(target)
     return 0
 
 
-def _shipped() -> Path:
-    """The folder of the YAML that comes with guda, in a checkout as in an installed wheel."""
-    return Path(str(resources.files("guda_lightning.configs")))
+def _shipped() -> dict[str, Path]:
+    """The YAML that comes with guda by name, in a checkout as in an installed wheel."""
+    found = {}
+    for package, prefix in (("configs", ""), ("configs.callbacks", "callbacks/")):
+        root = Path(str(resources.files(f"guda_lightning.{package}")))
+        found.update({prefix + path.relative_to(root).as_posix(): path for path in root.rglob("*.yaml")})
+    return dict(sorted(found.items()))
 
 
 def _found(arguments: Sequence[str]) -> list[str]:
     """The arguments, with files that do not exist here replaced by those that come with guda."""
     found = list(arguments)
-    for position, argument in enumerate(found[:-1]):
-        if argument in ("-c", "--config"):
+    for position, argument in enumerate(found):
+        option, _, value = argument.partition("=")
+        if option == "--config" and value:
+            found[position] = f"--config={_config(value)}"
+        elif argument in ("-c", "--config") and position + 1 < len(found):
             found[position + 1] = _config(found[position + 1])
     return found
 
 
 def _config(name: str) -> str:
-    path = Path(name)
-    if path.is_file():
+    shipped = _shipped()
+    if Path(name).is_file():
         return name
-    root = _shipped()
-    # In a checkout the fragments lie beside configs/, in a wheel inside of it.
-    for candidate in (root / name, root / name.removeprefix("configs/"), root.parent / name):
-        if candidate.is_file():
-            return str(candidate)
+    if name.removeprefix("configs/") in shipped:
+        return str(shipped[name.removeprefix("configs/")])
     raise ConfigError(
         f"the configuration {name} does not exist",
-        found=f"no such file, here or among {len(list(root.rglob('*.yaml')))} that come with guda",
+        found=f"no such file, here or among {len(shipped)} that come with guda",
         expected="a YAML file",
         fix="`guda configs` lists those that come with guda",
     )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from guda_lightning import __version__
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.files import atomic_folder, canonical_json, read_json, sha256_file, sha256_json, slug
 
@@ -24,6 +27,16 @@ _MADE_FROM = {
     "members_hash": "set of samples to forget",
     "schedule_hash": "noise schedule",
 }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes something today, for its record."""
+    packages = ("torch", "lightning", "diffusers")
+    return {
+        "guda_lightning": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+    }
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +15,41 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from guda_lightning.errors import ConfigError
 from guda_lightning.trainer import GudaTrainer
 
+_OURS = ("--trainer.denoiser", "--trainer.scheduler")  # the rest are those of every Lightning trainer
 _FROM_FIT = ("model", "data", "seed_everything")  # sections that make the full model what it is
+
+
+class StageParser(LightningArgumentParser):
+    """Help that begins with a stage's own options, where LightningCLI begins with 40 of the Trainer."""
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """The same sections in the order that a reader wants them; the Trainer's options by name alone."""
+        usage, about, *sections = re.split(r"\n\n(?=\S)", super().format_help(formatter).rstrip())
+        own, shared, rest = [], [], []
+        for section in sections:
+            title, _, body = section.partition("\n")
+            if title == "options:":
+                shared.append(f"options of every stage:\n{body}")
+            elif "\n  --trainer " in section:
+                options = re.split(r"\n(?=  -)", body)
+                ours = [option for option in options if option.split()[0] in _OURS]
+                names = re.findall(r"^  (--trainer\.\w+)(?!\S)", body, re.MULTILINE)
+                listed = " ".join(name for name in dict.fromkeys(names) if name not in _OURS)
+                rest += [
+                    "\n".join(["model that is no DiffusionModule:", *ours]),
+                    "arguments of lightning.Trainer, which Lightning's documentation explains:\n"
+                    + textwrap.fill(listed, 79, initial_indent="  ", subsequent_indent="  "),
+                ]
+            elif "\n  --model " in section:
+                shared.append(f"model:\n{body}")
+            elif "\n  --data " in section:
+                shared.append(f"data:\n{body}")
+            elif title != "Linked arguments:":
+                own.append(f"options of this stage:\n{body}")
+        return "\n\n".join([usage, about, *own, *shared, *rest]) + "\n"
 
 
 class GudaCLI(LightningCLI):
@@ -46,6 +81,20 @@ class GudaCLI(LightningCLI):
         )
         parser.link_arguments("run", "trainer.default_root_dir")
 
+    def before_instantiate_classes(self) -> None:
+        """Refuse a stage that has nothing to work on.
+
+        Raises:
+            ConfigError: A stage that needs groups got no data.
+        """
+        if self.subcommand in ("unlearn", "sample", "attribute") and not self.config[self.subcommand].data:
+            raise ConfigError(
+                f"guda {self.subcommand} needs the training data",
+                found="no data in the configuration",
+                expected="a GroupDataModule, which knows the groups",
+                fix="add the section `data`, as in digits.yaml of `guda configs`",
+            )
+
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
         """Train the full model: as LightningCLI does, but skipping and resuming."""
         config = self.config["fit"].as_dict()
@@ -67,7 +116,8 @@ class GudaCLI(LightningCLI):
 def run_stage(arguments: Sequence[str]) -> Path:
     """Parse the arguments of one stage, run it, and return its run folder."""
     # Lightning reports its hardware and tips for every trainer, and a stage makes one for every group.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Interpolation such as ${run} across several files and flags.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     with warnings.catch_warnings():
@@ -81,7 +131,15 @@ def run_stage(arguments: Sequence[str]) -> Path:
             subclass_mode_model=True,
             save_config_callback=None,  # fit keeps the configuration in its record
             seed_everything_default=0,
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_class=StageParser,
+            parser_kwargs={
+                "prog": "guda",
+                "parser_mode": "omegaconf+",
+                **{
+                    stage: {"usage": f"guda {stage} -c FILE [-c FILE ...] [--OPTION VALUE ...]"}
+                    for stage in GudaCLI.subcommands()
+                },
+            },
             auto_configure_optimizers=False,
             args=list(arguments),
         )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,13 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from guda_lightning import __version__
 from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.cost import BACKWARD_FACTOR, readable_seconds, seconds_per_evaluation
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.files import canonical_json, read_json, sha256_json, write_atomic
+from guda_lightning.files import canonical_json, read_json, write_atomic
 from guda_lightning.grouping import Grouping
 
 RECORD = "record.json"
@@ -122,11 +119,16 @@ def fit(
     return time.perf_counter() - start
 
 
-def begin(folder: Path, config: Mapping[str, Any]) -> Path:
-    """Note what a stage is made from in a folder for its unfinished work, unless it has begun already."""
-    if not (folder / RECORD).is_file():
+def begin(folder: Path, config: Mapping[str, Any]) -> None:
+    """Note what a stage is made from in a folder for its unfinished work, or go on with what is there.
+
+    Raises:
+        StoreError: What is there was made from something else.
+    """
+    if any(path.name != RECORD for path in folder.glob("[!.]*")):
+        refuse_other_config(folder / RECORD, config)
+    else:  # nothing was kept of an earlier attempt, whatever its configuration
         write_record(folder, {"config": config})
-    return folder / RECORD
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -180,12 +182,14 @@ def _differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any,
     return [] if before == after else [(key, before, after)]
 
 
-def chosen_groups(grouping: Grouping, asked: Sequence[str] | None) -> list[str]:
-    """The groups that a stage works on: those asked for, or all that have samples.
+def chosen_groups(grouping: Grouping, asked: Sequence[str] | str | None) -> list[str]:
+    """The groups that a stage works on: those asked for (a list, or ``a,b``), or all that have samples.
 
     Raises:
         GroupError: One does not exist, has no samples, or has all.
     """
+    if isinstance(asked, str):
+        asked = [asked] if asked in grouping.names else [name.strip() for name in asked.split(",")]
     names = list(dict.fromkeys(asked)) if asked else [name for name in grouping.names if grouping.size(name)]
     for name in names:
         grouping.check([name])
@@ -225,41 +229,11 @@ def is_stored(store: CounterfactualStore, key: CounterfactualKey, expect: Mappin
     return True
 
 
-def optimizer_hparams(
-    optimizer: Callable[[Any], torch.optim.Optimizer], lr_scheduler: Callable[[Any], Any] | None, steps: int
-) -> dict[str, object]:
-    """What identifies an optimizer: its class, its defaults and the learning rate of every step."""
-    parameter = nn.Parameter(torch.zeros(1))
-    made = optimizer([parameter])
-    defaults = {k: list(v) if isinstance(v, tuple) else v for k, v in made.defaults.items()}
-    rates = [made.param_groups[0]["lr"]] * steps
-    if lr_scheduler is not None:
-        schedule = lr_scheduler(made)
-        for step in range(steps):
-            rates[step] = made.param_groups[0]["lr"]
-            made.step()
-            if step < steps - 1:
-                schedule.step()
-    plain = {k: v for k, v in defaults.items() if isinstance(v, (int, float, str, bool, list, type(None)))}
-    rate = {"first": rates[0], "max": max(rates), "last": rates[-1], "hash": sha256_json(rates)[:16]}
-    return {"optimizer": {"class": type(made).__name__, **plain}, "learning_rate": rate}
-
-
 def data_hash(datamodule: GroupDataModule) -> str:
     """Identity of the training data: ids and pixels."""
     digest = hashlib.sha256("\n".join(datamodule.ids).encode())
     digest.update(datamodule.images.numpy().tobytes())
     return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computed something."""
-    names = ("torch", "lightning", "diffusers")
-    return {
-        "guda_lightning": __version__,
-        "python": platform.python_version(),
-        **{n: metadata.version(n) for n in names},
-    }
 
 
 def read_back(value: Mapping[str, Any]) -> dict[str, Any]:

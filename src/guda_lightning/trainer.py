@@ -20,9 +20,14 @@ from guda_lightning import stages
 from guda_lightning.attribution import CounterfactualAttributor, Scoring
 from guda_lightning.callbacks import ELBOAttributionCallback, ResumeCheckpoint
 from guda_lightning.callbacks.wandb import closing_runs, log_attribution, stage_loggers
-from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
+from guda_lightning.counterfactuals import (
+    CounterfactualKey,
+    CounterfactualRecord,
+    CounterfactualStore,
+    versions,
+)
 from guda_lightning.data import GroupDataModule, load_queries, save_queries
-from guda_lightning.diffusion import FullModel, open_full, sample, save_full
+from guda_lightning.diffusion import FullModel, open_full, sample, sampler, save_full
 from guda_lightning.diffusion.cost import BACKWARD_FACTOR, counting
 from guda_lightning.errors import QueryError
 from guda_lightning.files import atomic_folder, sha256_json, write_atomic
@@ -31,6 +36,7 @@ from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import Objective, ReTrack, UnlearnModule
+from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.module import default_optimizer
 
 VALIDATIONS = 4  # while unlearning a group: enough to see its influence grow
@@ -83,9 +89,11 @@ class GudaTrainer(Trainer):
             stages.say(f"fit: {run.full} is complete, skipped")
             return
         full = FullModel.of(model, **self._paths)  # a wrong path is refused before training
+        if isinstance(datamodule, GroupDataModule):
+            datamodule.setup()  # and so is bad data, before anything is written
         with closing_runs():
             trainer, checkpoint = self._fresh("fit", "full", run.checkpoints("fit"))
-            stages.refuse_other_config(stages.begin(checkpoint.folder, config), config)
+            stages.begin(checkpoint.folder, config)
             if isinstance(datamodule, GroupDataModule):
                 stages.say_fit_cost(trainer, model, datamodule)
             with counting(*stages.networks(model, full)) as evaluations:
@@ -99,7 +107,7 @@ class GudaTrainer(Trainer):
                 "steps": trainer.global_step,
                 "seconds": seconds,
                 "network_evaluations": evaluations.count,
-                "versions": stages.versions(),
+                "versions": versions(),
             }
             if isinstance(datamodule, GroupDataModule):
                 record |= {
@@ -120,7 +128,7 @@ class GudaTrainer(Trainer):
         datamodule: GroupDataModule,
         objective: Objective | None = None,
         steps: int = 60,
-        groups: list[str] | None = None,
+        groups: list[str] | str | None = None,
         full: Path | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -133,7 +141,7 @@ class GudaTrainer(Trainer):
             datamodule: The training data with its groups.
             objective: What unlearning minimises; ReTrack with its defaults if left out.
             steps: Optimizer steps per group.
-            groups: Names of the groups to forget, one counterfactual each; all groups if left out.
+            groups: Names of the groups to forget, such as ``3,7``, one counterfactual each; all if left out.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
             optimizer: Builds the optimizer.
             lr_scheduler: Builds a learning-rate schedule that advances every step.
@@ -149,17 +157,7 @@ class GudaTrainer(Trainer):
             objective.check(len(datamodule.grouping.retain([name])))
         source = self._open_full(full, model, datamodule)
         store = CounterfactualStore(self.run_folder.store)
-        hparams = {
-            "objective": {"class": type(objective).__name__, **objective.hparams},
-            "steps": steps,
-            "batch_size": datamodule.batch_size,
-            "horizontal_flip": datamodule.horizontal_flip,
-            "accumulate_grad_batches": self.accumulate_grad_batches,
-            "gradient_clip_val": self.gradient_clip_val,
-            "precision": str(self.precision),
-            "world_size": self.world_size,
-            **stages.optimizer_hparams(optimizer, lr_scheduler, steps),
-        }
+        hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self)
         keys = {
             name: CounterfactualKey(objective.name, (name,), seed, sha256_json(hparams)) for name in names
         }
@@ -217,6 +215,7 @@ class GudaTrainer(Trainer):
             stages.refuse_other_config(folder / stages.RECORD, asked)
             stages.say(f"sample: {folder} is complete, skipped")
             return
+        sampler(source.model, source.scheduler, steps)  # refused before anything is written
         labels = (
             torch.arange(num) % datamodule.num_classes if bool(getattr(model, "conditional", False)) else None
         )
@@ -233,7 +232,7 @@ class GudaTrainer(Trainer):
         operator: str = "retrack",
         scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
         weighting: Weighting = "elbo",
-        groups: list[str] | None = None,
+        groups: list[str] | str | None = None,
         seed: int = 0,
         hparams: str | None = None,
         resize: bool = False,
@@ -248,7 +247,7 @@ class GudaTrainer(Trainer):
             operator: Which counterfactuals of RUN/store: the objective's name.
             scoring: Timesteps, draws, seed, batch size and precision.
             weighting: The weighting that the printed summary shows; the file holds both.
-            groups: Names of the groups to score; all groups if left out.
+            groups: Names of the groups to score, such as ``3,7``; all groups if left out.
             seed: Seed that the counterfactuals were made with.
             hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
             resize: Whether to resize queries of another size than the training images.
@@ -264,7 +263,7 @@ class GudaTrainer(Trainer):
                 scoring,
                 seed=seed,
                 hparams=hparams,
-                groups=groups,
+                groups=stages.chosen_groups(datamodule.grouping, groups),
                 cache=run.errors,
                 device=self.strategy.root_device,
                 on_batch=bar.update,
@@ -320,28 +319,12 @@ class GudaTrainer(Trainer):
                 num_sanity_val_steps=0,
                 enable_model_summary=False,
             )
-            stages.refuse_other_config(stages.begin(checkpoint.folder, made_from), made_from)
-            with counting(module.denoiser, module.full_denoiser) as evaluations:
-                seconds = stages.fit(trainer, module, datamodule.unlearning([name]), checkpoint)
-            curves = [c.history for c in stages.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
-            record = CounterfactualRecord(
-                operator=key.operator,
-                groups=key.groups,
-                seed=key.seed,
-                hparams=hparams,
-                members_hash=datamodule.grouping.members_hash([name]),
-                full_hash=made_from["full_hash"],
-                grouping_hash=made_from["grouping_hash"],
-                schedule_hash=made_from["schedule_hash"],
-                history=curves[0] if curves else [],
-                versions=stages.versions(),
-                seconds=seconds,
-                steps=trainer.global_step,
-                network_evaluations=evaluations.count,
-            )
+            stages.begin(checkpoint.folder, made_from)
             stages.log_record(trainer, {"groups": [name], "hparams": hparams, **made_from})
+            stages.fit(trainer, module, datamodule.unlearning([name]), checkpoint)
+            curves = [c.history for c in stages.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
+        record = module.save(store, curves[0] if curves else (), hparams)
         if self.is_global_zero:
-            store.save(module.denoiser.state_dict(), record)
             checkpoint.discard()
         return record
 
@@ -356,9 +339,7 @@ class GudaTrainer(Trainer):
         """All samples, in batches that are kept until the last one is done."""
         num, steps, device = asked["num"], asked["steps"], self.strategy.root_device
         unfinished = self.run_folder.checkpoints("sample")
-        stages.refuse_other_config(
-            stages.begin(unfinished, {**asked, "batch_size": batch_size}), {**asked, "batch_size": batch_size}
-        )
+        stages.begin(unfinished, {**asked, "batch_size": batch_size})
         seconds = stages.evaluation_seconds(full.model, datamodule, batch_size, device) * num * steps
         stages.say_cost(f"sample: {num} images x {steps} steps", seconds)
         full.model.denoiser.to(device)

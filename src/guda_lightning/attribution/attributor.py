@@ -57,9 +57,9 @@ class CounterfactualAttributor(Attributor):
 
     def __init__(
         self,
-        store: Path,
+        store: str | Path,
         operator: str,
-        scoring: Scoring,
+        scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
         *,
         seed: int = 0,
         hparams: str | None = None,
@@ -68,12 +68,8 @@ class CounterfactualAttributor(Attributor):
         device: torch.device | str = "cpu",
         on_batch: Callable[[int], None] = lambda evaluations: None,
     ) -> None:
-        self.store, self.operator, self.scoring, self.seed = (
-            CounterfactualStore(store),
-            operator,
-            scoring,
-            seed,
-        )
+        self.store = CounterfactualStore(store)
+        self.operator, self.scoring, self.seed = operator, scoring, seed
         self.hparams, self.groups, self.cache = hparams, groups, cache
         self.device, self.on_batch = device, on_batch
 
@@ -125,11 +121,13 @@ class CounterfactualAttributor(Attributor):
             )
         network = copy.deepcopy(self._full.model.denoiser).to(self.device)
         model = DiffusionModel(network, self._full.model.schedule, self._full.model.prediction)
-        full = self._errors(model, queries, None)
-        counterfactuals = {group: self._errors(model, queries, group) for group in self._keys}
+        errors = {
+            group: self._errors(model, queries, group, identity)
+            for group, identity in self._identities(queries).items()
+        }
         return score_table(
-            full,
-            counterfactuals,
+            errors[None],
+            {group: errors[group] for group in self._keys},
             self._full.model.schedule,
             self.scoring,
             method=self.operator,
@@ -148,26 +146,22 @@ class CounterfactualAttributor(Attributor):
 
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations that scoring these queries still needs."""
-        models = [
-            group for group in (None, *self._keys) if not self._is_cached(self._identity(queries, group))
-        ]
-        return len(models) * len(queries) * self.scoring.plan(self._full.model.schedule).evaluations
+        paths = [self._path(identity) for identity in self._identities(queries).values()]
+        models = sum(path is None or not path.is_file() for path in paths)
+        return models * len(queries) * self.scoring.plan(self._full.model.schedule).evaluations
 
-    def _identity(self, queries: Queries, group: str | None) -> dict[str, object]:
-        """What identifies the squared errors of the full model (None) or of a group's counterfactual."""
-        model = self._full.hash if group is None else self._hashes[group]
-        scoring = self.scoring.record(self._full.model.schedule)
-        return {**scoring, "query_hash": query_hash(queries), "model": model}
+    def _identities(self, queries: Queries) -> dict[str | None, dict[str, object]]:
+        """What identifies the squared errors of the full model (None) and of each group's counterfactual."""
+        common = {**self.scoring.record(self._full.model.schedule), "query_hash": query_hash(queries)}
+        models: list[tuple[str | None, str]] = [(None, self._full.hash), *self._hashes.items()]
+        return {group: {**common, "model": model} for group, model in models}
 
     def _path(self, identity: dict[str, object]) -> Path | None:
         return None if self.cache is None else self.cache / f"{sha256_json(identity)[:16]}.safetensors"
 
-    def _is_cached(self, identity: dict[str, object]) -> bool:
-        path = self._path(identity)
-        return path is not None and path.is_file()
-
-    def _errors(self, model: DiffusionModel, queries: Queries, group: str | None) -> SquaredErrors:
-        identity = self._identity(queries, group)
+    def _errors(
+        self, model: DiffusionModel, queries: Queries, group: str | None, identity: dict[str, object]
+    ) -> SquaredErrors:
         path = self._path(identity)
         if path is not None and path.is_file():
             return SquaredErrors.load(path, expect=identity)

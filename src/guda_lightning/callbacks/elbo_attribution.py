@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +12,14 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from guda_lightning import charts
 from guda_lightning.attribution import CounterfactualAttributor, Scoring, score_table, squared_errors
 from guda_lightning.callbacks.wandb import log_attribution
-from guda_lightning.data import load_queries
-from guda_lightning.diffusion import DiffusionModel, FullModel
+from guda_lightning.data import load_queries, query_hash
+from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.errors import ConfigError, QueryError
 from guda_lightning.scores import ScoreTable, SquaredErrors
 from guda_lightning.types import Queries, Weighting
@@ -29,7 +31,8 @@ class ELBOAttributionCallback(Callback):
 
     On an ``UnlearnModule`` the student itself is the counterfactual of its group, and no store is needed:
     the curves show the influence grow while the group is forgotten. On any other LightningModule the queries
-    are scored against the counterfactuals of a store.
+    are scored against the counterfactuals of a store, which were made from the very weights that it has:
+    call ``trainer.validate``, or ``fit`` what leaves the weights alone.
 
     Logs ``influence/GROUP``, the mean score, through all of the trainer's loggers; on an ``UnlearnModule``
     also ``influence/own`` and ``influence/other`` (validation samples of the group itself and of the
@@ -37,9 +40,11 @@ class ELBOAttributionCallback(Callback):
     rank scores its own queries and rank zero logs all of them, each once.
 
     Args:
-        store: Folder of the counterfactual store; leave it out on an ``UnlearnModule``.
+        store: Folder of the counterfactual store; not looked at on an ``UnlearnModule``.
         operator: Which counterfactuals of the store.
-        queries: An image or a folder of images to score each time; null scores the validation batches.
+        seed: Seed that they were made with.
+        hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
+        queries: An image or a folder of images to score each time; None scores the validation batches.
         max_queries: Score at most this many queries of the validation batches.
         scoring: Timesteps, draws, seed and precision.
         weighting: Which scores to log.
@@ -47,14 +52,17 @@ class ELBOAttributionCallback(Callback):
             for a ``DiffusionModule``.
         scheduler: Where it has its noise scheduler, e.g. ``noise_scheduler``.
         image_key: Key (or position) of the images in a validation batch.
-        label_key: Key (or position) of the class labels, for a label-conditional network.
+        label_key: Key (or position) of the class labels, for a label-conditional network; may be left out
+            for a ``DiffusionModule``.
     """
 
     def __init__(
         self,
-        store: Path | None = None,
+        store: str | Path | None = None,
         operator: str = "retrack",
-        queries: Path | None = None,
+        seed: int = 0,
+        hparams: str | None = None,
+        queries: str | Path | None = None,
         max_queries: int = 64,
         scoring: Scoring = Scoring(strata=16, draws=1),  # noqa: B008  (frozen)
         weighting: Weighting = "elbo",
@@ -70,14 +78,16 @@ class ELBOAttributionCallback(Callback):
                 expected="max_queries >= 1",
                 fix="leave the callback out to score nothing",
             )
-        self.store, self.operator, self.queries = store, operator, queries
-        self.max_queries, self.scoring, self.weighting = max_queries, scoring, weighting
+        self.store, self.operator, self.seed, self.hparams = store, operator, seed, hparams
+        self.queries, self.max_queries = queries, max_queries
+        self.scoring, self.weighting = scoring, weighting
         self.denoiser, self.scheduler = denoiser, scheduler
         self.image_key, self.label_key = image_key, label_key
         self.history: list[dict[str, Any]] = []  # rows group, step, own, other, for the page
-        self.table: ScoreTable | None = None  # of the last validation, on rank zero
-        self._batches: list[tuple[Queries, Tensor]] = []
-        self._full_errors: dict[tuple[str, ...], SquaredErrors] = {}
+        self.table: ScoreTable | None = None  # of the last validation, all ranks' queries
+        self._collected: list[_Collected] = []
+        self._fixed: Queries | None = None
+        self._full_errors: dict[str, SquaredErrors] = {}  # of the last validation, by what they are of
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse before any work what would fail at the first validation."""
@@ -91,18 +101,40 @@ class ELBOAttributionCallback(Callback):
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             charts.require()
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to watch a model drift away from its counterfactuals: no score would mean anything."""
+        if isinstance(pl_module, UnlearnModule):
+            return
+        FullModel.of(pl_module, self.denoiser, self.scheduler)
+        trained = sum(parameter.requires_grad for parameter in pl_module.parameters())
+        if trained:
+            raise ConfigError(
+                f"fit changes the {type(pl_module).__name__} that the counterfactuals were made from",
+                found=f"{trained} trainable parameters",
+                expected="a frozen model, or an UnlearnModule",
+                fix="after training and unlearning, pass this callback to a trainer that validates",
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a training that would never validate, unless that is asked for."""
+        self._expect_batches(trainer)
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the store: what does not fit the module is refused before the first batch."""
-        self._batches = []
+        self._collected = []
         if isinstance(pl_module, UnlearnModule):
             self._full = FullModel(pl_module.full, pl_module.scheduler, pl_module.full_hash)
         elif self.store is not None:
             self._full = FullModel.of(pl_module, self.denoiser, self.scheduler)
             grouping = getattr(getattr(trainer, "datamodule", None), "grouping", None)
-            attributor = CounterfactualAttributor(
-                self.store, self.operator, self.scoring, device=pl_module.device
-            )
-            self._attributor = attributor.fit(self._full, None, grouping)
+            self._attributor = CounterfactualAttributor(
+                self.store,
+                self.operator,
+                self.scoring,
+                seed=self.seed,
+                hparams=self.hparams,
+                device=pl_module.device,
+            ).fit(self._full, None, grouping)
 
     def on_validation_batch_end(
         self,
@@ -114,32 +146,44 @@ class ELBOAttributionCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the validation batch, up to this rank's share of ``max_queries``."""
-        self._image_shape = tuple(batch[self.image_key].shape[1:])
-        room = -(-self.max_queries // trainer.world_size) - sum(len(queries) for queries, _ in self._batches)
-        if self.queries is None and room > 0 and not trainer.sanity_checking:
-            self._batches.append(self._from_batch(pl_module, batch, room))
+        images = self._images(batch)
+        if self.queries is not None:
+            channels, height, width = images.shape[1:]
+            self._fixed = self._fixed or load_queries(self.queries, (channels, height, width))
+            return
+        room = -(-self.max_queries // trainer.world_size) - sum(len(part.ids) for part in self._collected)
+        if room > 0 and not trainer.sanity_checking:
+            self._collected.append(self._from_batch(pl_module, batch, images[:room], dataloader_idx))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score, gather and log."""
         if trainer.sanity_checking:
             return
-        if self.queries is not None:
-            self._batches = [self._from_file(self.queries, trainer)]
+        mine = _distinct(self._collected) if self._fixed is None else self._share(self._fixed, trainer)
+        if not self._is_conditional(pl_module):
+            mine = mine._replace(labels=None)
+        queries = Queries(mine.ids, mine.images, mine.labels)
         groups = self._groups(pl_module)
-        parts = [self._score(pl_module, queries, own, groups) for queries, own in self._batches]
-        scored = _joined(_gathered(parts))
+        scored = _merged(_gathered(_Scored(mine, *self._score(pl_module, queries, groups)), trainer))
+        if self._fixed is None:
+            scored = scored.first(self.max_queries)
         self.table = ScoreTable.from_matrix(
             scored.scores,
             scored.stderr,
-            query_ids=scored.ids,
+            query_ids=scored.of.ids,
             groups=groups,
             n_draws=self.scoring.plan(self._full.model.schedule).evaluations,
             method=self._method(pl_module),
             weighting=self.weighting,
-            seed=self.scoring.seed,
-            record=self.scoring.record(self._full.model.schedule),
+            seed=pl_module.seed if isinstance(pl_module, UnlearnModule) else self.seed,
+            record=self._record(pl_module, Queries(scored.of.ids, scored.of.images, scored.of.labels)),
         )
         self._log(trainer, pl_module, self.table, scored)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say so when a validation had nothing to validate: Lightning skips it without calling any hook."""
+        if stage == "validate":
+            self._expect_batches(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The curves so far, for a run that resumes."""
@@ -154,6 +198,15 @@ class ELBOAttributionCallback(Callback):
         """Several of these callbacks may watch one training."""
         return f"{type(self).__qualname__}[{self.store},{self.operator},{self.queries}]"
 
+    def _expect_batches(self, trainer: Trainer) -> None:
+        if trainer.limit_val_batches and not sum(trainer.num_val_batches):
+            raise QueryError(
+                "there is nothing to score",
+                found="no validation batch",
+                expected="a validation loader with at least one batch",
+                fix="pass val_dataloaders, also for fixed queries, or leave ELBOAttributionCallback out",
+            )
+
     def _method(self, pl_module: LightningModule) -> str:
         return pl_module.objective.name if isinstance(pl_module, UnlearnModule) else self.operator
 
@@ -164,46 +217,80 @@ class ELBOAttributionCallback(Callback):
             else self._attributor.fitted_groups
         )
 
-    def _from_batch(self, pl_module: LightningModule, batch: Any, room: int) -> tuple[Queries, Tensor]:
-        """At most ``room`` queries of a validation batch, and which of them the student forgets."""
-        images = batch[self.image_key][:room].detach().cpu().float()
-        label_key, own = self.label_key, torch.zeros(len(images), dtype=torch.bool)
+    def _record(self, pl_module: LightningModule, queries: Queries) -> dict[str, object]:
+        if not isinstance(pl_module, UnlearnModule):
+            return self._attributor.record(queries)
+        scoring = self.scoring.record(self._full.model.schedule)
+        return {**scoring, "full_hash": self._full.hash, "query_hash": query_hash(queries)}
+
+    def _is_conditional(self, pl_module: LightningModule) -> bool:
+        if isinstance(pl_module, DiffusionModule):
+            return pl_module.conditional
+        return self.label_key is not None
+
+    def _images(self, batch: Any) -> Tensor:
+        """The images of a validation batch.
+
+        Raises:
+            ConfigError: There are none where the callback was told.
+        """
+        try:
+            images = batch[self.image_key]
+        except (KeyError, IndexError, TypeError):
+            images = None
+        if not (isinstance(images, Tensor) and images.dim() == 4):
+            raise ConfigError(
+                f"the validation batch has no images at image_key={self.image_key!r}",
+                found=_described(batch) if images is None else _described(images),
+                expected="a tensor [batch, channels, height, width] with values in [-1, 1]",
+                fix="pass image_key=... with the key or position of the images in a batch",
+            )
+        return images.detach().cpu().float()
+
+    def _from_batch(
+        self, pl_module: LightningModule, batch: Any, images: Tensor, dataloader_idx: int
+    ) -> _Collected:
+        """The first queries of a validation batch, and which of them the student forgets."""
+        room, own = len(images), torch.zeros(len(images), dtype=torch.bool)
         if isinstance(pl_module, UnlearnModule):
-            label_key = "label" if pl_module.conditional else None
             own = pl_module.is_forget(batch)[:room].cpu()
-        labels = None if label_key is None else batch[label_key][:room].cpu()
+        label_key = "label" if self.label_key is None else self.label_key
+        labels = batch[label_key][:room].cpu() if self._is_conditional(pl_module) else None
         if isinstance(batch, Mapping) and "index" in batch:
-            ids = [str(i) for i in batch["index"][:room].tolist()]
+            # Every loader counts its samples from zero.
+            loader = f"{dataloader_idx}/" if dataloader_idx else ""
+            ids = [f"{loader}{i}" for i in batch["index"][:room].tolist()]
         else:
             ids = [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in images]
-        return Queries(tuple(ids), images, labels), own
+        return _Collected(tuple(ids), images, labels, own)
 
-    def _from_file(self, path: Path, trainer: Trainer) -> tuple[Queries, Tensor]:
+    def _share(self, fixed: Queries, trainer: Trainer) -> _Collected:
         """This rank's share of the fixed queries."""
-        queries = load_queries(path, self._image_shape)
-        rows = list(range(trainer.global_rank, len(queries), trainer.world_size))
-        labels = None if queries.labels is None or self.label_key is None else queries.labels[rows]
-        share = Queries(tuple(queries.ids[i] for i in rows), queries.images[rows], labels)
-        return share, torch.zeros(len(rows), dtype=torch.bool)
+        none = torch.zeros(len(fixed), dtype=torch.bool)
+        rows = range(trainer.global_rank, len(fixed), trainer.world_size)
+        return _Collected(fixed.ids, fixed.images, fixed.labels, none).take(list(rows))
 
     def _score(
-        self, pl_module: LightningModule, queries: Queries, own: Tensor, groups: tuple[str, ...]
-    ) -> _Scored:
+        self, pl_module: LightningModule, queries: Queries, groups: tuple[str, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Scores and standard errors, ``[queries, groups]`` each."""
         if not len(queries):  # more ranks than queries
             none = torch.zeros(0, len(groups), dtype=torch.float64)
-            return _Scored(queries.ids, queries.images, own, none, none)
+            return none, none
         if isinstance(pl_module, UnlearnModule):
             table = self._score_student(pl_module, queries, groups[0])
         else:
             table = self._attributor.score(queries)
         chosen = table.select(weighting=self.weighting)
-        return _Scored(queries.ids, queries.images, own, chosen.matrix(), chosen.stderr_matrix())
+        return chosen.matrix(), chosen.stderr_matrix()
 
     def _score_student(self, pl_module: UnlearnModule, queries: Queries, group: str) -> ScoreTable:
-        if queries.ids not in self._full_errors:  # the full model is frozen: measured once
-            self._full_errors[queries.ids] = self._errors(pl_module.full, queries, pl_module)
+        # The full model is frozen: measured again only for other queries.
+        key = f"{self._full.hash} {query_hash(queries)}"
+        if key not in self._full_errors:
+            self._full_errors = {key: self._errors(pl_module.full, queries, pl_module)}
         return score_table(
-            self._full_errors[queries.ids],
+            self._full_errors[key],
             {group: self._errors(pl_module.student, queries, pl_module)},
             self._full.model.schedule,
             self.scoring,
@@ -219,57 +306,99 @@ class ELBOAttributionCallback(Callback):
     def _log(self, trainer: Trainer, pl_module: LightningModule, table: ScoreTable, scored: _Scored) -> None:
         mean = scored.scores.mean(dim=0).tolist()
         scalars = {f"influence/{group}": value for group, value in zip(table.groups, mean, strict=True)}
-        if bool(scored.own.any()) and not bool(scored.own.all()):
-            own, other = float(scored.scores[scored.own].mean()), float(scored.scores[~scored.own].mean())
+        mine = scored.of.own
+        if bool(mine.any()) and not bool(mine.all()):
+            own, other = float(scored.scores[mine].mean()), float(scored.scores[~mine].mean())
             scalars |= {"influence/own": own, "influence/other": other}
             row = {"group": table.groups[0], "step": trainer.global_step, "own": own, "other": other}
             self.history.append(row)
         # Every rank has gathered the same numbers: averaging them over ranks changes nothing.
-        pl_module.log_dict(scalars, sync_dist=True, batch_size=len(scored.ids))
+        pl_module.log_dict(scalars, sync_dist=True, batch_size=len(scored.of.ids))
         if trainer.is_global_zero:
-            log_attribution(
-                trainer.loggers, table, Queries(scored.ids, scored.images), self.history, "influence"
-            )
+            # Inside fit, Lightning files a validation's scalars under the batch that has just been stepped.
+            step = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)
+            queries = Queries(scored.of.ids, scored.of.images)
+            log_attribution(trainer.loggers, table, queries, self.history, "influence", step=step)
 
 
-class _Scored(NamedTuple):
-    """Queries with their scores; all tensors on the CPU."""
+class _Collected(NamedTuple):
+    """Queries; all tensors on the CPU."""
 
     ids: tuple[str, ...]
     images: Tensor
+    labels: Tensor | None
     own: Tensor  # [queries] bool, which belong to the groups that the student forgets
-    scores: Tensor  # [queries, groups]
-    stderr: Tensor  # [queries, groups]
+
+    def take(self, rows: Sequence[int]) -> _Collected:
+        labels = None if self.labels is None else self.labels[list(rows)]
+        ids = tuple(self.ids[row] for row in rows)
+        return _Collected(ids, self.images[list(rows)], labels, self.own[list(rows)])
 
 
-def _gathered(parts: list[_Scored]) -> list[_Scored]:
+class _Scored(NamedTuple):
+    """Queries with their scores and standard errors, ``[queries, groups]`` on the CPU."""
+
+    of: _Collected
+    scores: Tensor
+    stderr: Tensor
+
+    def take(self, rows: Sequence[int]) -> _Scored:
+        return _Scored(self.of.take(rows), self.scores[list(rows)], self.stderr[list(rows)])
+
+    def first(self, count: int) -> _Scored:
+        return self.take(range(min(count, len(self.of.ids))))
+
+
+def _distinct(parts: Sequence[_Collected]) -> _Collected:
+    """All parts as one, without repeats: of equal ids the first counts."""
+    joined = _cat(parts)
+    return joined.take(_first_rows(joined.ids))
+
+
+def _gathered(part: _Scored, trainer: Trainer) -> list[_Scored]:
     """The parts of all ranks, on every rank."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return parts
-    ranks: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(ranks, parts)
-    return [part for rank in ranks for part in rank]
+    if trainer.world_size == 1:
+        return [part]
+    ranks: list[Any] = [None] * trainer.world_size
+    dist.all_gather_object(ranks, part)
+    return ranks
 
 
-def _joined(parts: list[_Scored]) -> _Scored:
-    """One part of all, each query once: distributed samplers repeat some to make ranks even.
+def _merged(ranks: Sequence[_Scored]) -> _Scored:
+    """The queries of all ranks in the order in which a sampler dealt them, each once.
 
-    Raises:
-        QueryError: There is nothing to join.
+    A distributed sampler deals like cards, and repeats some samples to make ranks even.
     """
-    if not any(part.ids for part in parts):
-        raise QueryError(
-            "there is nothing to score",
-            found="no validation batch",
-            expected="a validation loader with at least one batch, or a fixed query set",
-            fix="pass val_dataloaders, or queries=FILE|FOLDER to ELBOAttributionCallback",
-        )
-    ids = [i for part in parts for i in part.ids]
-    rows = sorted({name: row for row, name in reversed(list(enumerate(ids)))}.values())
-    return _Scored(
-        tuple(ids[row] for row in rows),
-        torch.cat([part.images for part in parts])[rows],
-        torch.cat([part.own for part in parts])[rows],
-        torch.cat([part.scores for part in parts])[rows],
-        torch.cat([part.stderr for part in parts])[rows],
+    joined = _Scored(
+        _cat([rank.of for rank in ranks]),
+        torch.cat([rank.scores for rank in ranks]),
+        torch.cat([rank.stderr for rank in ranks]),
     )
+    ends = torch.tensor([len(rank.of.ids) for rank in ranks]).cumsum(0).tolist()
+    hands = [range(end - len(rank.of.ids), end) for rank, end in zip(ranks, ends, strict=True)]
+    dealt = joined.take([row for round_ in zip_longest(*hands) for row in round_ if row is not None])
+    return dealt.take(_first_rows(dealt.of.ids))
+
+
+def _cat(parts: Sequence[_Collected]) -> _Collected:
+    labels = [part.labels for part in parts if part.labels is not None]
+    return _Collected(
+        tuple(i for part in parts for i in part.ids),
+        torch.cat([part.images for part in parts]),
+        torch.cat(labels) if labels else None,
+        torch.cat([part.own for part in parts]),
+    )
+
+
+def _first_rows(ids: Sequence[str]) -> list[int]:
+    return sorted({name: row for row, name in reversed(list(enumerate(ids)))}.values())
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a batch with keys {sorted(map(str, value))}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"

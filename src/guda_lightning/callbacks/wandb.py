@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from torch import Tensor
 
 from guda_lightning import charts
+from guda_lightning.data.images import from_unit
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 
@@ -69,6 +70,7 @@ def log_attribution(
     queries: Queries,
     curves: Sequence[Mapping[str, Any]],
     prefix: str,
+    step: int | None = None,
 ) -> None:
     """Log a score table to every W&B logger: rows with thumbnails, a heat map and per-group curves.
 
@@ -78,6 +80,7 @@ def log_attribution(
         queries: The scored queries.
         curves: Rows ``group, step, own, other`` of the influence so far; may be empty.
         prefix: Before every key, e.g. ``"influence"``.
+        step: Where to put them on Lightning's axis ``trainer/global_step``; None puts them nowhere.
     """
     wandb_loggers = [logger for logger in loggers if isinstance(logger, WandbLogger)]
     if not wandb_loggers:
@@ -96,24 +99,22 @@ def log_attribution(
         for query, row in zip(table.queries, scores, strict=True)
     ]
     columns = ["query", "image", "top group", *groups]
-    pictures: dict[str, Any] = {"heatmap": charts.heatmap(table)}
+    pictures = {"heatmap": _picture(charts.heatmap(table))}
     if curves:
-        pictures["curves"] = charts.influence_curves(list(curves))
+        pictures["curves"] = _picture(charts.influence_curves(list(curves)))
     for logger in wandb_loggers:
-        logger.log_table(f"{prefix}/scores", columns=columns, data=rows)
-        for name, chart in pictures.items():
-            logger.log_image(f"{prefix}/{name}", [_picture(charts.png(chart))])
+        logger.log_table(f"{prefix}/scores", columns=columns, data=rows, step=step)
+        for name, picture in pictures.items():
+            logger.log_image(f"{prefix}/{name}", [picture], step=step)
 
 
 def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """``[height, width, channels]`` bytes of one image in [-1, 1]."""
-    pixels: np.ndarray[Any, np.dtype[np.uint8]] = (
-        ((image.cpu() + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    )
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] = from_unit(image).permute(1, 2, 0).numpy()
     return pixels
 
 
-def _picture(png: bytes) -> Any:
+def _picture(chart: Any) -> Any:
     from PIL import Image
 
-    return Image.open(io.BytesIO(png))
+    return Image.open(io.BytesIO(charts.png(chart)))

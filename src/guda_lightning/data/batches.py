@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,20 @@ class Samples(Dataset[Batch]):
         labels: ``[samples]`` int64, or None.
         membership: ``[samples, groups]`` bool.
         chosen: Indices of the samples that this data set holds.
+        batch_keys: Other names for entries of a batch.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None, membership: Tensor, chosen: Indices) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        membership: Tensor,
+        chosen: Indices,
+        batch_keys: Mapping[str, str],
+    ) -> None:
         self.images, self.labels, self.membership = images, labels, membership
         self.chosen = torch.from_numpy(chosen)
+        self.batch_keys = batch_keys
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -50,7 +59,7 @@ class Samples(Dataset[Batch]):
         batch = {"image": image, "index": index, "groups": self.membership[index]}
         if self.labels is not None:
             batch["label"] = self.labels[index]
-        return batch
+        return {self.batch_keys.get(key, key): value for key, value in batch.items()}
 
 
 class SeededSampler(DistributedSampler[Any]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -52,6 +52,8 @@ class GroupDataModule(LightningDataModule):
         probe_per_group: Fixed training samples of every group in the validation set.
         seed: Seed of order, flips, probe set and limit.
         limit: Number of samples to draw at random from the source. None: all.
+        batch_keys: What a LightningModule of your own calls the entries of a batch, e.g.
+            ``{"image": "images"}``. None: ``image``, ``label``, ``index`` and ``groups``.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class GroupDataModule(LightningDataModule):
         probe_per_group: int = 2,
         seed: int = 0,
         limit: int | None = None,
+        batch_keys: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         _at_least(
@@ -80,6 +83,7 @@ class GroupDataModule(LightningDataModule):
         self.probe_per_group = probe_per_group
         self.seed = seed
         self.limit = limit
+        self.batch_keys = _checked(batch_keys or {})
         self._removed: tuple[str, ...] = ()
 
     def setup(self, stage: str | None = None) -> None:
@@ -186,11 +190,11 @@ class GroupDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches; an incomplete last one is left out."""
-        return self.loader(self.trainer, self.kept, train=True)
+        return self.loader(self.trainer, self.kept, train=True, batch_keys=self.batch_keys)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The probe set, in order and never mirrored."""
-        return self.loader(self.trainer, self.probe, train=False)
+        return self.loader(self.trainer, self.probe, train=False, batch_keys=self.batch_keys)
 
     def examples(self, count: int = 4) -> dict[str, Tensor]:
         """Return up to ``count`` images of every group, always the same: ``[n, C, H, W]`` in [-1, 1]."""
@@ -204,11 +208,18 @@ class GroupDataModule(LightningDataModule):
         images = to_unit(self.images[indices])
         return torch.cat([images, images.flip(-1)]) if self.horizontal_flip else images
 
-    def loader(self, trainer: Trainer | None, indices: Indices, *, train: bool) -> DataLoader[Batch]:
+    def loader(
+        self,
+        trainer: Trainer | None,
+        indices: Indices,
+        *,
+        train: bool,
+        batch_keys: Mapping[str, str] | None = None,
+    ) -> DataLoader[Batch]:
         """Make a loader over some samples for one of the trainer's processes."""
         loaded = self._loaded
         return make_loader(
-            Samples(loaded.images, loaded.labels, loaded.membership, indices),
+            Samples(loaded.images, loaded.labels, loaded.membership, indices, batch_keys or {}),
             trainer,
             train=train,
             mirror=train and self.horizontal_flip,
@@ -237,6 +248,18 @@ def _grouping(table: ImageTable, metadata: str | None) -> Grouping:
             fix="sort the images into one folder per group, name a label column, or set data.groups",
         )
     return Grouping.from_labels(table.labels, table.label_names)
+
+
+def _checked(batch_keys: dict[str, str]) -> dict[str, str]:
+    entries = ("image", "label", "index", "groups")
+    if not set(batch_keys) <= set(entries) or len({*entries, *batch_keys.values()}) != 4 + len(batch_keys):
+        raise ConfigError(
+            "data.batch_keys does not rename the entries of a batch",
+            found=batch_keys,
+            expected=f"a new name for each of {', '.join(entries)}, or for some of them",
+            fix="set data.batch_keys, e.g. to {image: images}",
+        )
+    return batch_keys
 
 
 def _at_least(lowest: int, **values: int | None) -> None:

@@ -3,7 +3,7 @@
 from guda_lightning.diffusion.full import FullModel, open_full, save_full
 from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
 from guda_lightning.diffusion.module import DiffusionModule
-from guda_lightning.diffusion.sampling import sample
+from guda_lightning.diffusion.sampling import sample, sampler
 from guda_lightning.diffusion.schedules import WarmupCosine
 from guda_lightning.diffusion.weights import evaluating, weights_hash
 
@@ -16,6 +16,7 @@ __all__ = [
     "evaluating",
     "open_full",
     "sample",
+    "sampler",
     "save_full",
     "weights_hash",
 ]

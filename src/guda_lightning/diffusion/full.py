@@ -78,11 +78,15 @@ def save_full(folder: Path, full: FullModel) -> None:
 
     A denoiser that is no diffusers model is written as safetensors, to be read into the same module.
     """
+    import diffusers
+
     network: Any = full.model.denoiser
     full.scheduler.save_pretrained(folder / "scheduler")
-    if not isinstance(full.model.denoiser, ModelMixin):
+    if getattr(diffusers, type(network).__name__, None) is not type(network):
         (folder / _OWN_WEIGHTS).parent.mkdir(parents=True)
-        save_file({k: v.cpu().contiguous() for k, v in network.state_dict().items()}, folder / _OWN_WEIGHTS)
+        # Weights that share memory, which safetensors refuses, become copies.
+        weights = {name: value.cpu().contiguous().clone() for name, value in network.state_dict().items()}
+        save_file(weights, folder / _OWN_WEIGHTS)
         return
     network.save_pretrained(folder / "unet")
     index = {
@@ -122,7 +126,7 @@ def open_full(
     if (path / _INDEX).is_file():
         return _open_pipeline(path)
     if (path / "config.json").is_file():
-        network = _component(path, read_json(path / "config.json").get("_class_name"))
+        network = _component(path, read_json(path / "config.json").get("_class_name"), ModelMixin)
         of_module = FullModel.of(module, denoiser, scheduler)
         return FullModel(
             DiffusionModel(network, of_module.model.schedule, of_module.model.prediction),
@@ -155,25 +159,25 @@ def _open_pipeline(path: Path) -> FullModel:
             expected=f"{' or '.join(_NETWORKS)}, and scheduler",
             fix="pass the folder of a diffusion pipeline, as save_pretrained writes it",
         )
-    network = _component(path / name, index[name][1])
-    scheduler = _component(path / "scheduler", index["scheduler"][1])
+    network = _component(path / name, index[name][1], ModelMixin)
+    scheduler = _component(path / "scheduler", index["scheduler"][1], SchedulerMixin)
     model = DiffusionModel(network, noise_schedule(scheduler), prediction_type(scheduler))
     return FullModel(model, scheduler, weights_hash(network.state_dict()))
 
 
-def _component(folder: Path, class_name: str | None) -> Any:
+def _component(folder: Path, class_name: str | None, base: type) -> Any:
     """One network or scheduler of a pipeline, without diffusers' own progress bar and warnings."""
     import diffusers
 
     kind = getattr(diffusers, class_name or "", None)
-    if not (isinstance(kind, type) and issubclass(kind, ModelMixin | SchedulerMixin)):
+    if not (isinstance(kind, type) and issubclass(kind, base)):
         raise StoreError(
             f"{folder} names a class that diffusers does not have",
             found=class_name,
-            expected="a model or scheduler of the installed diffusers",
+            expected=f"a {'network' if base is ModelMixin else 'scheduler'} of the installed diffusers",
             fix="update diffusers, or load the model in your own LightningModule and pass a checkpoint",
         )
-    options = {"low_cpu_mem_usage": False} if issubclass(kind, ModelMixin) else {}  # True needs accelerate
+    options = {"low_cpu_mem_usage": False} if base is ModelMixin else {}  # True needs accelerate
     loader: Any = kind
     try:
         component: Any = loader.from_pretrained(folder, **options)

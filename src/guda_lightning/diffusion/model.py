@@ -43,19 +43,23 @@ class DiffusionModel:
 
     def call(self, x_t: Tensor, told: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output for the timesteps that it is told, ``[batch]``, as samplers give them."""
-        out: Any = (
-            self.denoiser(x_t, told) if labels is None else self.denoiser(x_t, told, class_labels=labels)
-        )
-        if isinstance(out, Tensor):
-            return out
-        first: Tensor = out[0] if isinstance(out, tuple) else out.sample
-        return first
+        if labels is None:
+            return output_tensor(self.denoiser(x_t, told))
+        return output_tensor(self.denoiser(x_t, told, class_labels=labels))
 
     def predicted_noise(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """ε̂, whatever the network predicts: ``[batch, ...]`` float32."""
         gamma, sigma = self.schedule.at(timesteps, like=x_t)
         output = self.output(x_t, timesteps, labels).to(torch.float32)
         return to_noise(output, x_t, gamma, sigma, self.prediction)
+
+
+def output_tensor(output: Any) -> Tensor:
+    """The prediction in whatever a network returns: a tensor, a tuple, or an object with ``sample``."""
+    if isinstance(output, Tensor):
+        return output
+    prediction: Tensor = output[0] if isinstance(output, tuple) else output.sample
+    return prediction
 
 
 def diffusion_model(
@@ -92,7 +96,8 @@ def find(module: object, path: str, role: str) -> Any:
     here: Any = module
     for name in path.split("."):
         if not hasattr(here, name):
-            candidates = [n for n in {*vars(here), *getattr(here, "_modules", ())} if not n.startswith("_")]
+            names = {*getattr(here, "__dict__", ()), *getattr(here, "_modules", ())}
+            candidates = [n for n in names if not n.startswith("_")]
             near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.4) or sorted(candidates)[:5]
             raise ConfigError(
                 f"{type(module).__name__} has no {role} at {path!r}",
@@ -132,7 +137,7 @@ def prediction_type(scheduler: Any) -> PredictionType:
     """
     if _is_flow(scheduler):
         return "flow"
-    prediction = scheduler.config.prediction_type
+    prediction = getattr(scheduler.config, "prediction_type", None)
     known: dict[str, PredictionType] = {name: name for name in get_args(PredictionType)}
     if prediction not in known:
         raise ConfigError(

@@ -132,7 +132,7 @@ class DiffusionModule(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key all randomness of the step, dropout included."""
         key = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
-        torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
+        torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big"))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Denoising loss of one batch."""

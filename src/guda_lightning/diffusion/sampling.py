@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from guda_lightning.diffusion.model import DiffusionModel
+from guda_lightning.diffusion.model import DiffusionModel, noise_schedule
 from guda_lightning.diffusion.weights import evaluating
+from guda_lightning.errors import ConfigError
 
 
 def sample(
@@ -29,7 +30,8 @@ def sample(
 
     Args:
         model: The model to sample from.
-        scheduler: Its diffusers scheduler; a copy walks the steps.
+        scheduler: Its diffusers scheduler. Only the noise schedule counts: the steps are those of DDPM, or
+            of Euler for a flow, because not every scheduler keeps the noise of one image to that image.
         shape: ``(channels, height, width)`` of a sample.
         indices: Which samples: each has a random stream of its own, so that batching changes nothing.
         seed: Seed of all samples.
@@ -40,9 +42,11 @@ def sample(
 
     Returns:
         ``[batch, *shape]`` float32 on the CPU, clipped to [-1, 1].
+
+    Raises:
+        ConfigError: As in ``sampler``.
     """
-    walker = copy.deepcopy(scheduler)
-    walker.set_timesteps(steps)
+    walker = sampler(model, scheduler, steps)
     # Generators on the CPU give the same noise on every device.
     streams = [torch.Generator("cpu").manual_seed(seed * 2**32 + index) for index in indices]
     x = torch.stack([torch.randn(tuple(shape), generator=stream) for stream in streams]).to(device)
@@ -53,3 +57,34 @@ def sample(
             x = walker.step(output, told, x, generator=streams).prev_sample
             on_step()
     return x.clamp(-1, 1).to("cpu", torch.float32)
+
+
+def sampler(model: DiffusionModel, scheduler: Any, steps: int) -> Any:
+    """The diffusers scheduler that walks so many steps of a model's noise schedule.
+
+    Args:
+        model: The model to sample from.
+        scheduler: Its diffusers scheduler.
+        steps: Denoising steps, at most the schedule's length.
+
+    Raises:
+        ConfigError: There are more steps than timesteps, or DDPM cannot walk this noise schedule.
+    """
+    if not 1 <= steps <= len(model.schedule):
+        raise ConfigError(
+            "the number of sampling steps is out of range",
+            found=f"{steps} steps",
+            expected=f"1 to {len(model.schedule)}, the timesteps of the noise schedule",
+            fix=f"pass --steps {min(100, len(model.schedule))}, or another number in that range",
+        )
+    kind: Any = FlowMatchEulerDiscreteScheduler if model.prediction == "flow" else DDPMScheduler
+    walker = kind.from_config(scheduler.config)
+    if noise_schedule(walker).hash != model.schedule.hash:
+        raise ConfigError(
+            "the noise schedule cannot be sampled from",
+            found=f"a {type(scheduler).__name__} whose schedule {kind.__name__} does not have",
+            expected="a schedule that both have",
+            fix="bring your own queries, or train with diffusers.DDPMScheduler",
+        )
+    walker.set_timesteps(steps)
+    return walker

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, Protocol
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torchmetrics import MeanMetric
 
+from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
+from guda_lightning.data import UnlearnDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
+from guda_lightning.diffusion.cost import EvaluationCounter
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.errors import ConfigError
-from guda_lightning.unlearning.objectives import Objective
+from guda_lightning.grouping import Grouping
+from guda_lightning.unlearning.hparams import unlearning_hparams
+from guda_lightning.unlearning.objectives import Objective, plain_target
 
 
-class CleanData(Protocol):
+@runtime_checkable
+class ForgetData(Protocol):
     """What a datamodule for unlearning offers besides its loaders."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups to forget."""
+        ...
+
+    @property
+    def grouping(self) -> Grouping:
+        """Names of all groups, in the order of ``batch["groups"]``."""
+        ...
 
     def forget_images(self) -> Tensor:
         """``[samples, channels, height, width]`` in [-1, 1], the group."""
@@ -39,8 +58,8 @@ class UnlearnModule(DiffusionModule):
     A training batch is ``{"forget": batch, "retain": batch}``, as ``GroupDataModule.unlearning`` pairs them.
     Logged every step under ``unlearn/``: the forget and preserve losses, the target's root mean square
     per dimension, and the objective's own diagnostics. At validation, on samples of every group:
-    ``unlearn/drift`` (mean squared difference from the full model on retain samples) and the denoising
-    loss on forget and retain samples.
+    ``unlearn/drift`` (mean squared difference from the full model on retain samples), and the denoising
+    losses ``unlearn/retain_loss`` and ``unlearn/forget_loss``.
 
     Args:
         full: The full model. ``FullModel.of(module, denoiser="unet", scheduler="noise_scheduler")`` takes it
@@ -72,9 +91,14 @@ class UnlearnModule(DiffusionModule):
             seed=seed,
         )
         self.full_denoiser = copy.deepcopy(full.model.denoiser).eval().requires_grad_(False)
+        self.evaluations = EvaluationCounter()
+        for network in (self.denoiser, self.full_denoiser):
+            network.register_forward_hook(self.evaluations)
+        self._seconds: float | None = None  # of a finished training
         self.full_hash = full.hash
         self.objective = objective
         self.groups = tuple(groups)
+        self.drift, self.retain_loss, self.forget_loss = MeanMetric(), MeanMetric(), MeanMetric()
 
     @property
     def full(self) -> DiffusionModel:
@@ -92,21 +116,100 @@ class UnlearnModule(DiffusionModule):
         """Hand the clean data to the objective, on the student's device.
 
         Raises:
-            ConfigError: The datamodule does not pair forget and retain samples.
+            ConfigError: The datamodule does not pair forget and retain samples, or those of other groups.
         """
+        self.evaluations.count, self._seconds, self._started = 0, None, time.perf_counter()
         self._full = self.full
         data: Any = getattr(self.trainer, "datamodule", None)
-        if not (hasattr(data, "forget_images") and hasattr(data, "retain_images")):
+        if not isinstance(data, ForgetData):
             raise ConfigError(
                 "unlearning needs to know which samples to forget and which to retain",
                 found=f"datamodule {type(data).__name__}",
-                expected="a datamodule with forget_images() and retain_images()",
+                expected="a datamodule with groups, grouping, forget_images() and retain_images()",
                 fix="pass datamodule=GroupDataModule(...).unlearning(groups) to trainer.fit",
             )
-        clean: CleanData = data
-        retain = clean.retain_images().to(self.device)
+        if set(data.groups) != set(self.groups):
+            raise ConfigError(
+                "the module and its data forget different groups",
+                found=f"data of {', '.join(data.groups)}",
+                expected=f"data of {', '.join(self.groups)}",
+                fix="pass the same groups to UnlearnModule and to GroupDataModule.unlearning",
+            )
+        retain = data.retain_images().to(self.device)
         self.objective.check(len(retain))
-        self.objective.prepare(clean.forget_images().to(self.device), retain)
+        self.objective.prepare(data.forget_images().to(self.device), retain)
+
+    def on_fit_end(self) -> None:
+        """Note how long it took."""
+        self._seconds = time.perf_counter() - self._started
+
+    def save(
+        self,
+        store: CounterfactualStore | str | Path,
+        history: Sequence[Mapping[str, Any]] = (),
+        hparams: Mapping[str, Any] | None = None,
+    ) -> CounterfactualRecord:
+        """Store the student as the counterfactual of its groups, after ``trainer.fit``.
+
+        Of several processes the first one writes.
+
+        Args:
+            store: The store or its folder.
+            history: Rows ``group, step, own, other`` of an ``ELBOAttributionCallback``, for the page.
+            hparams: Every hyper-parameter, as JSON values; None takes them from the training.
+
+        Returns:
+            The record of how it was made.
+
+        Raises:
+            ConfigError: There was no training to its end, or none whose hyper-parameters are known.
+        """
+        if self._seconds is None:
+            raise ConfigError(
+                "only a student that has unlearned can be stored",
+                found="no finished training in this process",
+                expected="a training to its end",
+                fix="call trainer.fit(module, datamodule=data.unlearning(groups)) first",
+            )
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if hparams is None:
+            hparams = self._made_with(data)
+        record = CounterfactualRecord(
+            operator=self.objective.name,
+            groups=tuple(sorted(self.groups)),
+            seed=self.seed,
+            hparams=dict(hparams),
+            full_hash=self.full_hash,
+            grouping_hash=data.grouping.hash,
+            members_hash=data.grouping.members_hash(self.groups),
+            schedule_hash=self.full.schedule.hash,
+            history=[dict(row) for row in history],
+            versions=versions(),
+            seconds=self._seconds,
+            steps=self.trainer.global_step,
+            network_evaluations=self.evaluations.count,
+        )
+        if self.trainer.is_global_zero:
+            store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
+            store.save(self.denoiser.state_dict(), record)
+        return record
+
+    def _made_with(self, data: object) -> dict[str, Any]:
+        if not isinstance(data, UnlearnDataModule):
+            raise ConfigError(
+                "the hyper-parameters of this unlearning are not known",
+                found=f"datamodule {type(data).__name__}",
+                expected="a training on GroupDataModule(...).unlearning(groups), or hparams",
+                fix="pass hparams={...} with all that the counterfactual depends on",
+            )
+        return unlearning_hparams(
+            self.objective,
+            self.optimizer,
+            self.lr_scheduler,
+            self.trainer.global_step,
+            data.parent,
+            self.trainer,
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective's loss on one pair of forget and retain batches."""
@@ -118,21 +221,25 @@ class UnlearnModule(DiffusionModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Denoising losses of the student and its drift from the full model, always with the same noise."""
-        generator = torch.Generator(self.device).manual_seed(batch_idx)
-        noised = self.noised(batch, generator)
-        student, full = self.student, self.full
-        kept = full.output(noised.x_t, noised.timesteps, noised.labels)
+        noised = self.noised(batch, torch.Generator(self.device).manual_seed(batch_idx))
+        student = self.student
         output = student.output(noised.x_t, noised.timesteps, noised.labels)
+        kept = self.full.output(noised.x_t, noised.timesteps, noised.labels)
         drift = (output - kept).square().flatten(1).mean(dim=1)
-        loss = (student.predicted_noise(noised.x_t, noised.timesteps, noised.labels) - noised.noise).square()
+        loss = (output - plain_target(noised, student)).square().flatten(1).mean(dim=1)
         forget = self.is_forget(batch)
-        for name, value, chosen in (
-            ("unlearn/drift", drift, ~forget),
-            ("unlearn/retain_loss", loss.flatten(1).mean(dim=1), ~forget),
-            ("unlearn/forget_loss", loss.flatten(1).mean(dim=1), forget),
-        ):
-            if bool(chosen.any()):
-                self.log(name, value[chosen].mean(), batch_size=int(chosen.sum()), sync_dist=True)
+        self.drift.update(drift, (~forget).float())
+        self.retain_loss.update(loss, (~forget).float())
+        self.forget_loss.update(loss, forget.float())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what all processes saw together: one of them, or all, may have had no forget samples."""
+        for name in ("drift", "retain_loss", "forget_loss"):
+            metric: MeanMetric = getattr(self, name)
+            mean = metric.compute()
+            if not bool(mean.isnan()):
+                self.log(f"unlearn/{name}", mean)
+            metric.reset()
 
     def is_forget(self, batch: Batch) -> Tensor:
         """``[batch]`` bool, which samples of a validation batch belong to the groups to forget."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -60,9 +60,16 @@ class Objective(ABC):
     """
 
     def __init__(self, forget_weight: float = 1.0, preserve: Preserve = "denoise") -> None:
-        if forget_weight < 0:
+        if preserve not in get_args(Preserve):
             raise ConfigError(
-                "the weight of the forget term is negative",
+                "the preserve term is unknown",
+                found=preserve,
+                expected=" or ".join(get_args(Preserve)),
+                fix="set objective.init_args.preserve to one of them",
+            )
+        if not forget_weight >= 0:
+            raise ConfigError(
+                "the weight of the forget term is out of range",
                 found=forget_weight,
                 expected="forget_weight >= 0",
                 fix="set objective.init_args.forget_weight; neggrad already has its sign",
@@ -172,6 +179,14 @@ class ReTrack(Objective):
     ) -> None:
         super().__init__(forget_weight, preserve)
         self.neighbours, self.kl_cap, self.density_ratio = neighbours, kl_cap, density_ratio
+        for name, value in (("neighbours", neighbours), ("kl_cap", kl_cap)):
+            if value is not None and not value > 0:
+                raise ConfigError(
+                    f"{name} of ReTrack is out of range",
+                    found=value,
+                    expected=f"{name} > 0, or null",
+                    fix=f"set objective.init_args.{name}, or leave it out",
+                )
         if density_ratio and neighbours is not None:
             raise ConfigError(
                 "the density ratio needs the whole retain set",
@@ -188,11 +203,11 @@ class ReTrack(Objective):
 
     def check(self, num_retain: int) -> None:
         """Refuse more neighbours than there are retain samples."""
-        if self.neighbours is not None and not 1 <= self.neighbours <= num_retain:
+        if self.neighbours is not None and self.neighbours > num_retain:
             raise ConfigError(
                 "ReTrack asks for more neighbours than the retain set has samples",
                 found=f"neighbours={self.neighbours}, retain set of {num_retain}",
-                expected=f"1 <= neighbours <= {num_retain}",
+                expected=f"neighbours <= {num_retain}",
                 fix="lower objective.init_args.neighbours, or set it to null to sum over all",
             )
 
@@ -225,7 +240,7 @@ class ReTrack(Objective):
 
 
 class ZeroTarget(Objective):
-    """Predict no noise at all on forget samples.
+    """Output zero on forget samples: no noise at all, for a network that predicts noise.
 
     What ReTrack without a log-sum-exp turns into in high dimensions, and so perhaps what the paper's
     numbers come from (docs/decisions.md).
@@ -239,13 +254,8 @@ class ZeroTarget(Objective):
         super().__init__(forget_weight, preserve)
 
     def forget_term(self, batch: Noised, student: DiffusionModel, full: DiffusionModel) -> ForgetTerm:
-        """Target: ε̂ = 0, which means x̂_0 = x_t / γ."""
-        zero = torch.zeros_like(batch.x_t)
-        if student.prediction == "epsilon":  # γ may be 0 here, and is not needed
-            return ForgetTerm(zero, torch.ones(len(zero), device=zero.device))
-        x0 = batch.x_t / batch.gamma
-        target = to_output(x0, zero, batch.gamma, batch.sigma, student.prediction)
-        return ForgetTerm(target, torch.ones(len(zero), device=zero.device))
+        """Target: zero, whatever the network predicts (ε̂ = 0 would be infinite for a flow at s = 1)."""
+        return ForgetTerm(torch.zeros_like(batch.x_t), torch.ones(len(batch.x_t), device=batch.x_t.device))
 
 
 class NegGrad(Objective):
@@ -261,7 +271,7 @@ class NegGrad(Objective):
 
     def forget_term(self, batch: Noised, student: DiffusionModel, full: DiffusionModel) -> ForgetTerm:
         """Target: the true one, with a negative weight."""
-        return ForgetTerm(plain_target(batch, student), -torch.ones(len(batch.x0), device=batch.x0.device))
+        return ForgetTerm(plain_target(batch, student), -torch.ones(len(batch.x_t), device=batch.x_t.device))
 
 
 def plain_target(batch: Noised, model: DiffusionModel) -> Tensor:

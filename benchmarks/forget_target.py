@@ -1,0 +1,82 @@
+"""What ReTrack's forget target costs, as a share of the training step that uses it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from benchmarks.tables import write_table
+from guda_lightning.diffusion import DiffusionModel
+from guda_lightning.diffusion.model import noise_schedule
+from guda_lightning.diffusion.module import noised
+from guda_lightning.unlearning import ReTrack
+
+# The UNets of configs/digits.yaml and configs/cifar10.yaml, their batches and retain sets.
+SETTINGS = {
+    "digits, D = 64": {
+        "unet": {
+            "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1,
+            "block_out_channels": (32, 64), "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 8, "attention_head_dim": 64,
+        },
+        "shape": (1, 8, 8), "batch": 64, "retain": 1619, "timed": 64,
+    },
+    "CIFAR-10, D = 3072": {
+        "unet": {
+            "sample_size": 32, "layers_per_block": 3, "block_out_channels": (128, 256, 256, 256),
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"), "dropout": 0.3,
+        },
+        "shape": (3, 32, 32), "batch": 128, "retain": 90000, "timed": 4,
+    },
+}  # fmt: skip
+
+
+def run() -> None:
+    """Measure both settings, with 10 neighbours and exact."""
+    rows = []
+    for name, setting in SETTINGS.items():
+        shape, batch, timed = setting["shape"], setting["batch"], setting["timed"]
+        scheduler = DDPMScheduler(num_train_timesteps=4000, beta_schedule="squaredcos_cap_v2")
+        model = DiffusionModel(UNet2DModel(**setting["unet"]), noise_schedule(scheduler), "epsilon")
+        retain = torch.rand(setting["retain"], *shape) * 2 - 1
+        x0 = torch.rand(batch, *shape) * 2 - 1
+        # The step costs as much per image in a large batch as in a small one of the large network.
+        step = _seconds(lambda: _step(model, torch.rand(2 * timed, *shape))) * batch / timed
+        for neighbours in (10, None):
+            objective = ReTrack(neighbours=neighbours)
+            objective.prepare(x0, retain)
+            forget = noised(x0, None, model.schedule)
+            with torch.no_grad():
+                target = _seconds(lambda o=objective, f=forget: o.forget_term(f, model, model))  # type: ignore[misc]
+            rows.append(
+                {
+                    "setting": name,
+                    "neighbours": neighbours or f"all {setting['retain']}",
+                    "step, s": f"{step:.3g}",
+                    "target, s": f"{target:.3g}",
+                    "target / step": f"{target / step:.2%}",
+                }
+            )
+        del retain
+    notes = "The CIFAR-10 step was timed on 4 + 4 images and multiplied by 32. Retain sets count mirrored images."
+    write_table("forget-target", "make benchmark", rows, notes)
+
+
+def _step(model: DiffusionModel, x: torch.Tensor) -> None:
+    timesteps = torch.randint(1, len(model.schedule), (len(x),))
+    model.output(x, timesteps).square().mean().backward()
+
+
+def _seconds(work: Callable[[], object], repeats: int = 3) -> float:
+    """The fastest of a few runs, after one to warm up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)

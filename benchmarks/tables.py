@@ -1,0 +1,46 @@
+"""Tables in docs/benchmarks.md, each between markers that name its benchmark."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+
+def write_table(name: str, command: str, rows: Sequence[Mapping[str, object]], notes: str = "") -> None:
+    """Replace the table of one benchmark, with the command, the machine and the date that it was measured on."""
+    header = list(rows[0])
+    lines = [
+        f"`{command}` · {machine()} · {datetime.date.today().isoformat()}",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(str(row[column]) for column in header) + " |" for row in rows),
+    ]
+    if notes:
+        lines += ["", notes]
+    text = DOCS.read_text("utf-8")
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"{DOCS} has no markers <!-- {name} --> and <!-- /{name} -->")
+    body = "\n".join(lines)
+    DOCS.write_text(pattern.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text), "utf-8")
+    print(body)
+
+
+def machine() -> str:
+    """The processor, what it may use, and torch."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        found = re.search(r"model name\s*: (.+)", info.read_text())
+        cpu = found[1] if found else cpu
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores of {cpu}"
+    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -1,0 +1,120 @@
+"""Small real parts that several tests share: a network, images in three groups, exact denoisers, a trainer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from lightning.pytorch import Trainer
+from PIL import Image
+from torch import Tensor, nn
+
+from guda_lightning.data import GroupDataModule, ImageTable, Source
+from guda_lightning.functional.schedule import NoiseSchedule
+
+GROUPS = ("dark", "bright", "noisy")
+
+
+def message(problem: str, found: object, expected: object, fix: str) -> str:
+    """A pattern that matches the whole text of an error."""
+    return "^" + re.escape(f"{problem}\n  found:    {found}\n  expected: {expected}\n  fix:      {fix}") + "$"
+
+
+def tiny_unet(seed: int = 0, **config: Any) -> UNet2DModel:
+    """A UNet for 8 x 8 gray images; the same seed gives the same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            layers_per_block=1,
+            block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            norm_num_groups=4,
+            **config,
+        )
+
+
+class Shades(Source):
+    """Gray 8 x 8 images, the same number in each of the three groups."""
+
+    def __init__(self, per_group: int = 16) -> None:
+        self.per_group = per_group
+
+    def load(self) -> ImageTable:
+        rng = np.random.default_rng(0)
+        shape = (self.per_group, 8, 8)
+        pixels = np.concatenate(
+            [rng.integers(0, 60, shape), rng.integers(195, 256, shape), rng.integers(0, 256, shape)]
+        ).astype(np.uint8)
+        return ImageTable(
+            ids=tuple(str(index) for index in range(len(pixels))),
+            read=lambda index: Image.fromarray(pixels[index]),
+            labels=tuple(name for name in GROUPS for _ in range(self.per_group)),
+            label_names=GROUPS,
+        )
+
+
+def shades(per_group: int = 16, batch_size: int = 8, **arguments: Any) -> GroupDataModule:
+    return GroupDataModule(Shades(per_group), batch_size=batch_size, **arguments)
+
+
+def quiet_trainer(folder: Path, **arguments: Any) -> Trainer:
+    """A trainer on the CPU that writes and prints nothing of its own."""
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": folder,
+    }
+    return Trainer(**{**defaults, **arguments})
+
+
+class GaussianDenoiser(nn.Module):
+    """The optimal noise prediction where the clean data are ``N(mean, spread² I)``."""
+
+    def __init__(self, schedule: NoiseSchedule, mean: Tensor, spread: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("gamma", schedule.gamma)
+        self.register_buffer("sigma", schedule.sigma)
+        self.spread = spread
+
+    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        shape = (-1,) + (1,) * (x_t.ndim - 1)
+        gamma, sigma = self.gamma[timesteps].view(shape), self.sigma[timesteps].view(shape)
+        variance = gamma**2 * self.spread**2 + sigma**2
+        return (sigma * (x_t - gamma * self.mean) / variance).to(x_t.dtype)
+
+
+def posterior_noise(x_t: Tensor, gamma: Tensor, sigma: Tensor, atoms: Tensor) -> Tensor:
+    """E[ε | x_t] where the clean data are the atoms: ``−σ ∇ log q_t(x_t)``, by automatic differentiation.
+
+    Args:
+        x_t: ``[batch, dims]``.
+        gamma: ``[batch, 1]``.
+        sigma: ``[batch, 1]``.
+        atoms: ``[atoms, dims]``.
+    """
+    x, gamma, sigma, atoms = (value.detach().double() for value in (x_t, gamma, sigma, atoms))
+    x.requires_grad_(True)
+    squared = (x[:, None] - gamma[:, None] * atoms[None]).square().sum(dim=2)
+    with torch.enable_grad():
+        log_density = torch.logsumexp(-squared / (2 * sigma**2), dim=1).sum()
+        (gradient,) = torch.autograd.grad(log_density, x)
+    return -sigma * gradient
+
+
+def mse(values: Sequence[Tensor] | Tensor, others: Tensor) -> float:
+    return float((torch.as_tensor(values) - others).square().mean())
