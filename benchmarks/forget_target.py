@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
@@ -37,33 +39,38 @@ SETTINGS = {
 
 def run() -> None:
     """Measure both settings, with 10 neighbours and exact."""
-    rows = []
-    for name, setting in SETTINGS.items():
-        shape, batch, timed = setting["shape"], setting["batch"], setting["timed"]
-        scheduler = DDPMScheduler(num_train_timesteps=4000, beta_schedule="squaredcos_cap_v2")
-        model = DiffusionModel(UNet2DModel(**setting["unet"]), noise_schedule(scheduler), "epsilon")
-        retain = torch.rand(setting["retain"], *shape) * 2 - 1
-        x0 = torch.rand(batch, *shape) * 2 - 1
-        # The step costs as much per image in a large batch as in a small one of the large network.
-        step = _seconds(lambda: _step(model, torch.rand(2 * timed, *shape))) * batch / timed
-        for neighbours in (10, None):
-            objective = ReTrack(neighbours=neighbours)
-            objective.prepare(x0, retain)
-            forget = noised(x0, None, model.schedule)
-            with torch.no_grad():
-                target = _seconds(lambda o=objective, f=forget: o.forget_term(f, model, model))  # type: ignore[misc]
-            rows.append(
-                {
-                    "setting": name,
-                    "neighbours": neighbours or f"all {setting['retain']}",
-                    "step, s": f"{step:.3g}",
-                    "target, s": f"{target:.3g}",
-                    "target / step": f"{target / step:.2%}",
-                }
-            )
-        del retain
-    notes = "The CIFAR-10 step was timed on 4 + 4 images and multiplied by 32. Retain sets count mirrored images."
+    notes = (
+        "The CIFAR-10 step was timed on 4 + 4 images and multiplied by 32. Retain sets count mirrored images."
+    )
+    rows = [row for name, setting in SETTINGS.items() for row in _measure(name, **setting)]
     write_table("forget-target", "make benchmark", rows, notes)
+
+
+def _measure(
+    name: str, unet: dict[str, Any], shape: tuple[int, int, int], batch: int, retain: int, timed: int
+) -> list[dict[str, object]]:
+    scheduler = DDPMScheduler(num_train_timesteps=4000, beta_schedule="squaredcos_cap_v2")
+    model = DiffusionModel(UNet2DModel(**unet), noise_schedule(scheduler), "epsilon")
+    images = torch.rand(retain, *shape) * 2 - 1
+    x0 = torch.rand(batch, *shape) * 2 - 1
+    # An image costs the large network as much in a small batch as in a large one.
+    step = _seconds(lambda: _step(model, torch.rand(2 * timed, *shape))) * batch / timed
+    rows: list[dict[str, object]] = []
+    for neighbours in (10, None):
+        objective = ReTrack(neighbours=neighbours)
+        objective.prepare(x0, images)
+        with torch.no_grad():
+            target = _seconds(partial(objective.forget_term, noised(x0, None, model.schedule), model, model))
+        rows.append(
+            {
+                "setting": name,
+                "neighbours": neighbours or f"all {retain}",
+                "step, s": f"{step:.3g}",
+                "target, s": f"{target:.3g}",
+                "target / step": f"{target / step:.2%}",
+            }
+        )
+    return rows
 
 
 def _step(model: DiffusionModel, x: torch.Tensor) -> None:

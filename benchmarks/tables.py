@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
 def write_table(name: str, command: str, rows: Sequence[Mapping[str, object]], notes: str = "") -> None:
-    """Replace the table of one benchmark, with the command, the machine and the date that it was measured on."""
+    """Replace the table of one benchmark; say with what command, on what machine and when it was measured."""
     header = list(rows[0])
     lines = [
         f"`{command}` · {machine()} · {datetime.date.today().isoformat()}",

@@ -256,7 +256,7 @@ class GudaTrainer(Trainer):
         run = self.run_folder
         source = self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
-        with tqdm(desc="attribute", unit="evaluation", leave=False) as bar:
+        with tqdm(desc="attribute", unit="evaluation", leave=False, disable=None) as bar:
             attributor = CounterfactualAttributor(
                 run.store,
                 operator,
@@ -344,7 +344,7 @@ class GudaTrainer(Trainer):
         stages.say_cost(f"sample: {num} images x {steps} steps", seconds)
         full.model.denoiser.to(device)
         images = []
-        with tqdm(total=num * steps, desc="sample", unit="evaluation") as bar:
+        with tqdm(total=num * steps, desc="sample", unit="evaluation", disable=None) as bar:
             for indices in torch.arange(num).split(batch_size):
                 part = unfinished / f"{int(indices[0])}.safetensors"
                 if not part.is_file():

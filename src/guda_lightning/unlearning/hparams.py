@@ -36,6 +36,7 @@ def unlearning_hparams(
         "objective": {"class": type(objective).__name__, **objective.hparams},
         "steps": steps,
         "batch_size": data.batch_size,
+        "data_seed": data.seed,
         "horizontal_flip": data.horizontal_flip,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "gradient_clip_val": trainer.gradient_clip_val,

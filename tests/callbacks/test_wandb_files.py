@@ -1,0 +1,298 @@
+"""What W&B has on disk after offline runs, read back with its own reader."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import wandb
+from diffusers import DDPMScheduler
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from PIL import Image
+
+from guda_lightning import (
+    CounterfactualStore,
+    DiffusionModule,
+    ELBOAttributionCallback,
+    FullModel,
+    GudaTrainer,
+    ScoreTable,
+    Scoring,
+    UnlearnModule,
+)
+from guda_lightning.data import load_queries
+from guda_lightning.data.images import from_unit
+from guda_lightning.files import read_json
+from guda_lightning.unlearning import ReTrack
+from toys import quiet_trainer, shades, tiny_unet
+
+SCORING = Scoring(strata=2, draws=2)
+IN_EVAL = "ignore:Found .* module.s. in eval mode"
+pytestmark = [
+    pytest.mark.filterwarnings(IN_EVAL),
+    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller"),
+]
+
+
+class WandbFiles:
+    """One offline run, from the files of its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records: dict[str, list[Any]] = {}
+        for line in _inspect(folder, "--json").splitlines():
+            record = json.loads(line)
+            self.records.setdefault(record["type"], []).append(record[record["type"]])
+        self.whole = json.loads(_inspect(folder, "--summary", "--json"))
+
+    @property
+    def about(self) -> tuple[str, str, str]:
+        run = self.records["run"][0]
+        return run["run_group"], run["job_type"], run["display_name"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.whole["config"]
+
+    def history(self, name: str) -> list[tuple[float, Any]]:
+        """Rows (step, value) of a scalar or of one field of a picture."""
+        rows = [row["item"] for row in self.records["history"]]
+        return [(row["trainer/global_step"], row[name]) for row in rows if name in row]
+
+    def picture(self, name: str) -> np.ndarray[Any, Any]:
+        (file,) = self.whole["summary"][name]["filenames"]
+        return np.asarray(Image.open(self.folder / "files" / file).convert("RGB"))
+
+    def table(self, name: str) -> tuple[list[str], list[list[Any]], list[np.ndarray[Any, Any]]]:
+        """Columns, rows, and the thumbnails among them, as they would be uploaded."""
+        value = self.whole["summary"][name]
+        written = read_json(self.folder / "files" / value["path"])
+        artifact = self.records["artifact"][-1]["manifest"]["contents"]
+        files = {entry["path"]: entry["local_path"] for entry in artifact}
+        uploaded = json.loads(Path(files[f"{name}.table.json"]).read_text())
+        column = uploaded["columns"].index("image")
+        images = [np.asarray(Image.open(files[row[column]["path"]])) for row in uploaded["data"]]
+        return written["columns"], written["data"], images
+
+
+def _inspect(folder: Path, *options: str) -> str:
+    (file,) = folder.glob("run-*.wandb")
+    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", *options, file]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def runs(folder: Path) -> dict[str, WandbFiles]:
+    found = [WandbFiles(path) for path in sorted((folder / "wandb").glob("offline-run-*"))]
+    named = {run.about[2]: run for run in found}
+    assert len(named) == len(found)
+    return named
+
+
+def logger(folder: Path, **arguments: Any) -> WandbLogger:
+    return WandbLogger(project="guda", save_dir=folder, offline=True, **arguments)
+
+
+def trainer(folder: Path, loggers: Logger | list[Logger], **arguments: Any) -> GudaTrainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "default_root_dir": folder / "toy",
+    }
+    return GudaTrainer(logger=loggers, **{**defaults, **arguments})
+
+
+def model() -> DiffusionModule:
+    return DiffusionModule(tiny_unet(), DDPMScheduler(20))
+
+
+@pytest.fixture(autouse=True)
+def _no_run_left() -> Iterator[None]:
+    torch.set_num_threads(1)
+    yield
+    assert wandb.run is None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder after every stage, each with a logger that W&B has never seen."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("stages")
+    data = shades()
+    watch = ELBOAttributionCallback(scoring=SCORING)
+    trainer(folder, logger(folder), max_steps=2).fit_full(model(), data)
+    trainer(folder, [logger(folder), CSVLogger(folder)], callbacks=[watch]).unlearn(
+        model(), data, ReTrack(), steps=4, groups=["dark", "bright"]
+    )
+    trainer(folder, logger(folder)).sample(model(), data, num=3, steps=3)
+    trainer(folder, logger(folder)).attribute(model(), data, groups=["dark", "bright"], scoring=SCORING)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(folder: Path) -> dict[str, WandbFiles]:
+    return runs(folder)
+
+
+def test_there_is_one_run_for_every_stage_and_group(written: dict[str, WandbFiles]) -> None:
+    assert {run.about for run in written.values()} == {
+        ("toy", "fit", "fit full"),
+        ("toy", "unlearn", "unlearn dark"),
+        ("toy", "unlearn", "unlearn bright"),
+        ("toy", "attribute", "attribute retrack"),
+    }
+    assert {run.whole["state"] for run in written.values()} == {"finished"}
+    assert {run.whole["project"] for run in written.values()} == {"guda"}
+
+
+def test_the_configuration_holds_the_hashes(folder: Path, written: dict[str, WandbFiles]) -> None:
+    full = read_json(folder / "toy" / "full" / "record.json")
+    assert written["fit full"].config["full_hash"] == full["full_hash"]
+    assert written["fit full"].config["grouping_hash"] == full["grouping_hash"]
+    records = {record.groups: record for record in CounterfactualStore(folder / "toy" / "store").records()}
+    for group in ("dark", "bright"):
+        config, record = written[f"unlearn {group}"].config, records[(group,)]
+        assert config["groups"] == [group]
+        assert config["hparams"] == record.hparams
+        for name in ("full_hash", "grouping_hash", "schedule_hash"):
+            assert config[name] == getattr(record, name)
+    table = ScoreTable.load(folder / "toy" / "scores" / "retrack-0.parquet")
+    for name in ("full_hash", "query_hash", "counterfactuals"):
+        assert written["attribute retrack"].config[name] == table.record[name]
+
+
+def test_the_scalars_of_unlearning_are_there(folder: Path, written: dict[str, WandbFiles]) -> None:
+    run = written["unlearn dark"]
+    assert [step for step, _ in run.history("unlearn/loss")] == [0, 1, 2, 3]
+    (record,) = CounterfactualStore(folder / "toy" / "store").select("retrack", 0, groups=["dark"]).values()
+    history = CounterfactualStore(folder / "toy" / "store").record(record).history
+    assert [row["step"] for row in history] == [1, 2, 3, 4]
+    for name in ("own", "other"):
+        logged = run.history(f"influence/{name}")
+        # Lightning counts from zero.
+        assert [step for step, _ in logged] == [0, 1, 2, 3]
+        assert [value for _, value in logged] == pytest.approx([row[name] for row in history], rel=1e-5)
+    for name in ("influence/dark", "unlearn/drift", "unlearn/forget_loss", "unlearn/retain_loss"):
+        assert len(run.history(name)) == 4
+
+
+def test_pictures_stand_beside_the_scalars_of_their_step(written: dict[str, WandbFiles]) -> None:
+    run = written["unlearn bright"]
+    for name in ("influence/heatmap.height", "influence/curves.height", "influence/scores.nrows"):
+        assert [step for step, _ in run.history(name)] == [0, 1, 2, 3]
+
+
+def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
+    folder: Path, written: dict[str, WandbFiles]
+) -> None:
+    columns, rows, thumbnails = written["attribute retrack"].table("attribution/scores")
+    table = ScoreTable.load(folder / "toy" / "scores" / "retrack-0.parquet").select(weighting="elbo")
+    queries = load_queries(folder / "toy" / "queries", (1, 8, 8))
+    assert columns == ["query", "image", "top group", "dark", "bright"]
+    assert tuple(row[0] for row in rows) == queries.ids
+    scores = torch.tensor([row[3:] for row in rows], dtype=torch.float64)
+    torch.testing.assert_close(scores, table.matrix())
+    assert [row[2] for row in rows] == [("dark", "bright")[int(row.argmax())] for row in table.matrix()]
+    for thumbnail, image in zip(thumbnails, queries.images, strict=True):
+        assert np.array_equal(thumbnail, from_unit(image)[0].numpy())
+
+    columns, rows, thumbnails = written["unlearn dark"].table("influence/scores")
+    assert columns == ["query", "image", "top group", "dark"]
+    assert len(rows) == len(thumbnails) == 6  # two probe samples of each of three groups
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        ("attribute retrack", "attribution/heatmap"),
+        ("unlearn dark", "influence/heatmap"),
+        ("unlearn dark", "influence/curves"),
+    ],
+)
+def test_heat_map_and_curves_are_no_blank_pictures(
+    written: dict[str, WandbFiles], run: str, name: str
+) -> None:
+    picture = written[run].picture(name)
+    assert min(picture.shape[:2]) > 200
+    ink = (picture < 250).any(axis=2)
+    assert 0.02 < ink.mean() < 0.9
+    saturation = picture.max(axis=2).astype(int) - picture.min(axis=2)
+    assert (saturation > 60).sum() > 20  # coloured cells or lines, not text alone
+
+
+def test_other_loggers_get_the_scalars_too(folder: Path) -> None:
+    files = sorted((folder / "lightning_logs").glob("*/metrics.csv"))
+    assert len(files) == 2  # one version for each group
+    assert all("influence/own" in file.read_text().splitlines()[0] for file in files)
+
+
+def test_what_the_user_named_stays(tmp_path: Path) -> None:
+    mine = logger(tmp_path, name="mine", group="ours", job_type="night", tags=["a"])
+    trainer(tmp_path, mine, max_steps=1).fit_full(model(), shades())
+    assert mine._experiment is None  # the user's own object was never begun
+    (run,) = runs(tmp_path).values()
+    assert run.about == ("ours", "night", "mine")
+    assert run.whole["tags"] == ["a"]
+
+
+def test_an_open_run_of_the_user_stays_open(tmp_path: Path) -> None:
+    mine = wandb.init(project="mine", name="mine", dir=tmp_path, mode="offline")
+    try:
+        with pytest.warns(UserWarning, match="There is a wandb run already in progress"):
+            trainer(tmp_path, logger(tmp_path), max_steps=1).fit_full(model(), shades())
+        assert wandb.run is mine
+        mine.log({"after": 1.0})
+    finally:
+        wandb.finish()
+    (run,) = runs(tmp_path).values()
+    assert run.records["run"][0]["display_name"] == "mine"
+    assert {"train/loss", "after"} <= set(run.whole["summary"])
+
+
+def test_a_plain_trainer_keeps_its_logger(tmp_path: Path) -> None:
+    mine = logger(tmp_path, name="mine", config={"a": 1})
+    data = shades()
+    student = UnlearnModule(FullModel.of(model()), ReTrack(), ["dark"])
+    plain = quiet_trainer(
+        tmp_path, max_steps=1, logger=mine, callbacks=[ELBOAttributionCallback(scoring=SCORING)]
+    )
+    with pytest.warns(UserWarning, match="is smaller than the logging interval"):
+        plain.limit_val_batches = 1.0
+        plain.fit(student, datamodule=data.unlearning(["dark"]))
+        plain.validate(student, datamodule=data.unlearning(["dark"]), verbose=False)
+    assert plain.loggers == [mine]
+    wandb.finish()
+    (run,) = runs(tmp_path).values()
+    assert run.config == {"a": 1}
+    assert "run_group" not in run.records["run"][0]
+    columns, rows, _ = run.table("influence/scores")
+    assert (len(columns), len(rows)) == (4, 6)
+    assert [step for step, _ in run.history("influence/heatmap.height")] == [
+        step for step, _ in run.history("influence/own")
+    ]
+
+
+def test_pictures_need_the_report_extra_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guda_lightning import charts
+    from guda_lightning.errors import MissingExtraError
+
+    monkeypatch.setattr(charts, "find_spec", lambda module: None)
+    student = UnlearnModule(FullModel.of(model()), ReTrack(), ["dark"])
+    plain = quiet_trainer(
+        tmp_path, max_steps=1, logger=logger(tmp_path), callbacks=[ELBOAttributionCallback()]
+    )
+    with pytest.raises(MissingExtraError, match=r'pip install "guda-lightning\[report\]"'):
+        plain.fit(student, datamodule=shades().unlearning(["dark"]))
+    assert not (tmp_path / "wandb").exists()
