@@ -16,6 +16,7 @@ import torch
 # Libraries set these when they are imported and rely on them from then on.
 ENV_OF_IMPORTS = {
     "KMP_DUPLICATE_LIB_OK",  # scikit-learn
+    "KMP_INIT_AT_FORK",  # its threadpools
     "PYTORCH_NVML_BASED_CUDA_CHECK",  # Lightning
     "TORCHINDUCTOR_CACHE_DIR",  # torch
 }
@@ -49,7 +50,7 @@ os.environ.update(
 
 
 def pytest_configure() -> None:
-    torch.set_num_threads(2)  # the size of the smallest supported machine; timings and sums stay comparable
+    torch.set_num_threads(1)  # the networks are tiny: a second thread would only wait for the first
 
 
 def pytest_unconfigure() -> None:
@@ -115,7 +116,10 @@ def _finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["run", "-c", f"{CONF}/digits.yaml", "--run", str(run)]
     for stage in ("sample", "unlearn", "attribute"):
         arguments += [f"--{stage}", f"{CONF}/{stage}.yaml"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a second one would only wait: the network is tiny
     assert main(arguments) == 0
+    torch.set_num_threads(threads)
     return run
 
 

@@ -134,9 +134,7 @@ def test_fit_has_no_options_but_those_of_every_stage(capsys: pytest.CaptureFixtu
     assert "  --run RUN             Run folder: everything is read and written there." in out
 
 
-def test_the_shipped_files_are_listed_and_copied(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_shipped_files_are_listed_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert {"digits.yaml", "unlearn/retrack.yaml", "callbacks/elbo_attribution.yaml"} <= set(listed)

@@ -113,7 +113,9 @@ def test_callbacks(stage: str, parsed: Any) -> None:
     assert classes == [callback["class_path"] for (callback,) in fragments]
 
 
-def test_callbacks_of_several_files_add_up_and_a_later_list_replaces_them(parsed: Any, tmp_path: Path) -> None:
+def test_callbacks_of_several_files_add_up_and_a_later_list_replaces_them(
+    parsed: Any, tmp_path: Path
+) -> None:
     def names(*files: str) -> list[str]:
         arguments = [part for file in ("digits.yaml", *files) for part in ("-c", file)]
         callbacks = parsed("unlearn", *arguments)["trainer"]["callbacks"]

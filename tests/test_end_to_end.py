@@ -29,6 +29,11 @@ GROUPS = [str(digit) for digit in range(10)]
 Guda = Callable[..., str]
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # a second one would only wait: the networks are tiny
+
+
 def stage_options(stage: str) -> list[str]:
     own = CONF / f"{stage}.yaml"
     return [*DIGITS, *(["-c", str(own)] if own.is_file() else [])]
@@ -108,43 +113,40 @@ def test_every_stage_skips_what_is_complete_and_touches_nothing(finished_run: Pa
     assert guda("fit", *run) == f"fit: {finished_run}/full is complete, skipped\n"
     assert guda("unlearn", *run) == f"unlearn: 10 complete, skipped: {', '.join(GROUPS)}\n"
     assert guda("sample", *run) == f"sample: {finished_run}/queries is complete, skipped\n"
-    assert guda("attribute", *run) == f"attribute: {finished_run}/scores/retrack-0.parquet is complete, skipped\n"
+    assert (
+        guda("attribute", *run)
+        == f"attribute: {finished_run}/scores/retrack-0.parquet is complete, skipped\n"
+    )
     assert times(finished_run) == before
 
 
-def test_every_stage_says_what_it_will_cost_before_it_works(tmp_path: Path, guda: Guda) -> None:
-    run = ["--run", tmp_path / "run"]
-    out = guda("fit", *run)
-    assert out.startswith("fit: 12 steps of 16 images: about ")
-    assert out.splitlines()[-1].startswith(f"fit: {tmp_path}/run/full written, ")
-    out = guda("unlearn", *run, "--groups", "3, 7")
-    assert out.startswith("unlearn: 2 groups x 4 steps (retrack): about ")
-    assert [line.split(",")[0] for line in out.splitlines()[1:]] == [
-        "unlearn: 3 done (1 of 2)",
-        "unlearn: 7 done (2 of 2)",
-    ]
-    assert guda("sample", *run).startswith("sample: 5 images x 10 steps: about ")
-    out = guda("attribute", *run, "--groups", '["3", "7"]')
-    assert out.startswith("attribute: 5 queries x 3 models, 150 network evaluations: about ")
-    # The rest: only what is missing is made, and the full model and two counterfactuals are not evaluated again.
-    out = guda("unlearn", *run)
-    assert out.startswith("unlearn: 2 complete, skipped: 3, 7\nunlearn: 8 groups x 4 steps (retrack): about ")
-    out = guda("attribute", *run)
-    assert out.startswith("attribute: 5 queries x 11 models, 400 network evaluations: about ")
-    assert not (tmp_path / "run" / "checkpoints").exists() or not any((tmp_path / "run" / "checkpoints").iterdir())
-
-
-def test_stages_one_by_one_and_groups_in_portions_give_the_scores_of_one_run(
+def test_stages_one_by_one_say_their_cost_first_and_give_the_scores_of_one_run(
     finished_run: Path, tmp_path: Path, guda: Guda
 ) -> None:
-    run = ["--run", tmp_path / "run"]
-    guda("fit", *run)
-    guda("unlearn", *run, "--groups", "7,3")
-    guda("sample", *run, "--batch_size", 5)
-    guda("unlearn", *run)
-    guda("attribute", *run, "--scoring.batch_size", 7)
+    root = tmp_path / "run"
+    run = ["--run", root]
+    out = guda("fit", *run)
+    assert out.startswith("fit: 12 steps of 16 images: about ")
+    assert out.splitlines()[-1].startswith(f"fit: {root}/full written, ")
+    out = guda("unlearn", *run, "--groups", "7, 3")
+    assert out.startswith("unlearn: 2 groups x 4 steps (retrack): about ")
+    assert [line.split(",")[0] for line in out.splitlines()[1:]] == [
+        "unlearn: 7 done (1 of 2)",
+        "unlearn: 3 done (2 of 2)",
+    ]
+    out = guda("sample", *run, "--batch_size", 5)
+    assert out.startswith("sample: 5 images x 10 steps: about ")
+    out = guda("attribute", *run, "--groups", '["3", "7"]', "--scoring.batch_size", 7)
+    assert out.startswith("attribute: 5 queries x 3 models, 150 network evaluations: about ")
+    # The rest: only what is missing is made and evaluated.
+    out = guda("unlearn", *run)
+    assert out.startswith("unlearn: 2 complete, skipped: 3, 7\nunlearn: 8 groups x 4 steps (retrack): about ")
+    out = guda("attribute", *run, "--scoring.batch_size", 7)
+    assert out.startswith("attribute: 5 queries x 11 models, 400 network evaluations: about ")
+    assert files(root / "checkpoints") == set()
+
     once = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
-    portions = ScoreTable.load(tmp_path / "run" / "scores" / "retrack-0.parquet")
+    portions = ScoreTable.load(root / "scores" / "retrack-0.parquet")
     assert portions.record["counterfactuals"] == once.record["counterfactuals"]  # bit for bit
     assert portions.record["query_hash"] == once.record["query_hash"]
     for weighting in ("elbo", "uniform"):
@@ -195,7 +197,9 @@ def test_run_scores_own_images_instead_of_samples(tmp_path: Path, guda: Guda) ->
         options=DIGITS,
     )
     assert out.splitlines()[-1] == f"report: open {tmp_path}/run/report/index.html"
-    assert [path.name for path in (tmp_path / "run" / "scores").glob("*.parquet")] == ["zero_target-0-me.parquet"]
+    assert [path.name for path in (tmp_path / "run" / "scores").glob("*.parquet")] == [
+        "zero_target-0-me.parquet"
+    ]
     assert not (tmp_path / "run" / "queries").exists()
 
 
@@ -283,16 +287,26 @@ def source(tmp_path: Path, kind: str) -> tuple[dict[str, object], tuple[str, ...
         with (tmp_path / "groups.csv").open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["id", "group"])
-            table.writerows([name, f"{'abc'[label]};even" if not i % 2 else "odd"] for i, (name, label) in enumerate(rows))
+            table.writerows(
+                [name, f"{'abc'[label]};even" if not i % 2 else "odd"] for i, (name, label) in enumerate(rows)
+            )
         flags = ["--data.init_args.groups", str(tmp_path / "groups.csv")]
-        return {"class_path": "guda_lightning.data.ImageFolder", "path": str(images)}, ("a", "b", "c", "even", "odd"), flags
+        return (
+            {"class_path": "guda_lightning.data.ImageFolder", "path": str(images)},
+            ("a", "b", "c", "even", "odd"),
+            flags,
+        )
     rows = save_digits(images, 3)  # as the public CIFAR-10: encoded images `img`, whole numbers `label`
     encoded = [{"bytes": (images / name).read_bytes(), "path": name} for name, _ in rows]
     table = pa.table({"img": encoded, "label": pa.array([label for _, label in rows], pa.int64())})
     pq.write_table(table, tmp_path / "train.parquet")
     channels = ["--model.init_args.denoiser.init_args.in_channels", "3"]
     channels += ["--model.init_args.denoiser.init_args.out_channels", "3"]
-    return {"class_path": "guda_lightning.data.Parquet", "path": str(tmp_path / "train.parquet")}, ("0", "1", "2"), channels
+    return (
+        {"class_path": "guda_lightning.data.Parquet", "path": str(tmp_path / "train.parquet")},
+        ("0", "1", "2"),
+        channels,
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "metadata", "parquet"])
@@ -302,13 +316,14 @@ def test_own_data(kind: str, tmp_path: Path, guda: Guda) -> None:
     own = tmp_path / "own.yaml"
     own.write_text(yaml.safe_dump({"data": {"init_args": {"source": section, "limit": None}}}))
     shared = ["-c", own, "--run", tmp_path / "run", *flags]
-    stages = [part for stage in ("sample", "unlearn", "attribute") for part in (f"--{stage}", CONF / f"{stage}.yaml")]
-    guda("run", *shared, *stages, options=DIGITS)
-    table = ScoreTable.load(tmp_path / "run" / "scores" / "retrack-0.parquet")
+    own_stages = {"sample": "sample", "unlearn": "zero_target", "attribute": "attribute_zero_target"}
+    fragments = [part for stage, name in own_stages.items() for part in (f"--{stage}", CONF / f"{name}.yaml")]
+    guda("run", *shared, *fragments, options=DIGITS)
+    table = ScoreTable.load(tmp_path / "run" / "scores" / "zero_target-0.parquet")
     assert table.groups == groups
     assert (tmp_path / "run" / "report" / "index.html").is_file()
-    sample = Image.open(tmp_path / "run" / "queries" / "sample-0.png")
-    assert (sample.size, sample.mode) == ((8, 8), "RGB" if kind == "parquet" else "L")
+    with Image.open(tmp_path / "run" / "queries" / "sample-0.png") as sample:
+        assert (sample.size, sample.mode) == ((8, 8), "RGB" if kind == "parquet" else "L")
 
 
 def test_a_label_conditional_model(tmp_path: Path, guda: Guda) -> None:

@@ -143,7 +143,6 @@ def test_a_student_is_stored_as_the_command_line_would(
     student = UnlearnModule(FullModel.of(module, **PATHS), ReTrack(), ["3"])
     quiet_trainer(tmp_path, max_steps=2).fit(student, datamodule=digits.unlearning(["3"]))
     student.save(tmp_path / "run" / "store")
-    quiet_trainer(tmp_path, max_steps=0).fit(module, DataLoader([]))
     torch.save({"state_dict": module.state_dict()}, tmp_path / "full.ckpt")
     trainer = GudaTrainer(
         default_root_dir=tmp_path / "run", accelerator="cpu", devices=1, logger=False, **PATHS

@@ -67,11 +67,11 @@ class TutorialModule(LightningModule):
 
 
 def main(run: Path, queries: Path, module: TutorialModule, fit_steps: int, unlearn_steps: int) -> ScoreTable:
-    # 1. Train as ever, with your own loader.
+    # 1. Train as ever, with your own loaders.
     data = GroupDataModule(Digits())  # or ImageFolder("images"): one subfolder per group
-    images = data.images / 127.5 - 1
-    loader = DataLoader([{"images": image} for image in images], batch_size=64, shuffle=True)
-    Trainer(max_steps=fit_steps, default_root_dir=run).fit(module, loader)
+    images = [{"images": image} for image in data.images / 127.5 - 1]
+    training, validation = DataLoader(images, 64, shuffle=True), DataLoader(images[::30], 64)
+    Trainer(max_steps=fit_steps, default_root_dir=run).fit(module, training, validation)
 
     # 2. Make it forget each group, and keep what comes out.
     full = FullModel.of(module, denoiser="unet", scheduler="noise_scheduler")
@@ -91,7 +91,6 @@ def main(run: Path, queries: Path, module: TutorialModule, fit_steps: int, unlea
     callback = ELBOAttributionCallback(
         store=run / "store", denoiser="unet", scheduler="noise_scheduler", image_key="images"
     )
-    validation = DataLoader([{"images": image} for image in images[:64]], batch_size=32)
     Trainer(callbacks=[callback], default_root_dir=run).validate(module, validation)
     return table
 

@@ -19,9 +19,10 @@ from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStor
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.cost import BACKWARD_FACTOR, readable_seconds, seconds_per_evaluation
-from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.errors import ConfigError, QueryError, StoreError
 from guda_lightning.files import canonical_json, read_json, write_atomic
 from guda_lightning.grouping import Grouping
+from guda_lightning.types import Queries
 
 RECORD = "record.json"
 _EXPECTED_WARNINGS = (
@@ -194,6 +195,22 @@ def chosen_groups(grouping: Grouping, asked: Sequence[str] | str | None) -> list
     for name in names:
         grouping.check([name])
     return names
+
+
+def with_labels(queries: Queries, conditional: bool) -> Queries:
+    """The queries with class labels for a conditional model, and without them for any other.
+
+    Raises:
+        QueryError: A conditional model got queries without labels.
+    """
+    if conditional and queries.labels is None:
+        raise QueryError(
+            "a label-conditional model cannot score queries without labels",
+            found=f"{len(queries)} queries without labels",
+            expected="a metadata.jsonl beside them with file_name and label on each line",
+            fix="write it, or use queries that `guda sample` drew",
+        )
+    return queries if conditional else Queries(queries.ids, queries.images)
 
 
 def at_least_one(name: str, value: int) -> None:

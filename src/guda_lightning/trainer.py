@@ -93,9 +93,9 @@ class GudaTrainer(Trainer):
             datamodule.setup()  # and so is bad data, before anything is written
         with closing_runs():
             trainer, checkpoint = self._fresh("fit", "full", run.checkpoints("fit"))
-            stages.begin(checkpoint.folder, config)
             if isinstance(datamodule, GroupDataModule):
                 stages.say_fit_cost(trainer, model, datamodule)
+            stages.begin(checkpoint.folder, config)
             with counting(*stages.networks(model, full)) as evaluations:
                 seconds = stages.fit(trainer, model, datamodule, checkpoint)
             full = FullModel.of(model, **self._paths)
@@ -256,6 +256,7 @@ class GudaTrainer(Trainer):
         run = self.run_folder
         source = self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
+        asked = stages.with_labels(asked, bool(getattr(model, "conditional", False)))
         with tqdm(desc="attribute", unit="evaluation", leave=False, disable=None) as bar:
             attributor = CounterfactualAttributor(
                 run.store,
@@ -339,9 +340,9 @@ class GudaTrainer(Trainer):
         """All samples, in batches that are kept until the last one is done."""
         num, steps, device = asked["num"], asked["steps"], self.strategy.root_device
         unfinished = self.run_folder.checkpoints("sample")
-        stages.begin(unfinished, {**asked, "batch_size": batch_size})
         seconds = stages.evaluation_seconds(full.model, datamodule, batch_size, device) * num * steps
         stages.say_cost(f"sample: {num} images x {steps} steps", seconds)
+        stages.begin(unfinished, {**asked, "batch_size": batch_size})
         full.model.denoiser.to(device)
         images = []
         with tqdm(total=num * steps, desc="sample", unit="evaluation", disable=None) as bar:

@@ -195,7 +195,7 @@ def test_data_that_are_not_numbers_stop_training_before_the_weights_do(tmp_path:
         "check the images for NaN, lower the learning rate, or set trainer.gradient_clip_val=1.0",
     )
     with pytest.raises(NumericsError, match=expected):
-        quiet_trainer(tmp_path, max_epochs=1).fit(model, batches)
+        quiet_trainer(tmp_path, max_epochs=1).fit(model, batches, batches)
     assert all(bool(value.isfinite().all()) for value in model.denoiser.parameters())
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from guda_lightning.files import atomic_folder
+
+_FILE = "trainer.ckpt"
 
 
-class ResumeCheckpoint(ModelCheckpoint):
+class ResumeCheckpoint(Checkpoint):
     """Keeps one checkpoint, of the end of the last whole epoch.
 
     Only whole epochs: data order and noise are functions of the epoch, so a run that resumes there repeats
-    what an uninterrupted one does. It never clashes with the user's own ``ModelCheckpoint``.
+    what an uninterrupted one does. Not a ``ModelCheckpoint``, which leaves half a file behind when it is
+    killed or the disk is full.
 
     Args:
         folder: Where to keep it.
@@ -20,26 +26,27 @@ class ResumeCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path, every_n_epochs: int = 1) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="resume",
-            every_n_epochs=every_n_epochs,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-        )
-        self.folder = folder
+        self.folder, self.every_n_epochs = folder, every_n_epochs
 
     @property
     def path(self) -> Path | None:
         """The checkpoint, if there is one."""
-        path = self.folder / f"resume{self.FILE_EXTENSION}"
+        path = self.folder / "resume" / _FILE
         return path if path.is_file() else None
 
-    @property
-    def state_key(self) -> str:
-        """Its own key, whatever other checkpoint callbacks there are."""
-        return type(self).__qualname__
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace the checkpoint.
+
+        Raises:
+            StoreError: The disk is full; the checkpoint before is untouched.
+        """
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.folder / _FILE)  # all ranks take part, rank zero writes
+            return
+        with atomic_folder(self.folder / "resume") as temporary:
+            trainer.save_checkpoint(temporary / _FILE)
 
     def discard(self) -> None:
         """Remove the checkpoint: the stage is complete."""

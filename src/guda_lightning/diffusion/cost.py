@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from guda_lightning.diffusion.model import DiffusionModel, output_tensor
 from guda_lightning.diffusion.weights import evaluating
+from guda_lightning.errors import ConfigError
 
 _ENOUGH_SECONDS = 0.2  # a forward pass this long is measured well, and its batch need not grow further
 BACKWARD_FACTOR = 3.0  # forward and backward cost about three forward passes
@@ -54,12 +55,25 @@ def seconds_per_evaluation(
         batch_size: The batch size that the work will use.
         labels: Whether the network takes class labels.
         device: Where the work will be done.
+
+    Raises:
+        ConfigError: The network does not take samples of this shape.
     """
     network = copy.deepcopy(model.denoiser).to(device)
     timed = DiffusionModel(network, model.schedule, model.prediction)
     size = 1
     with evaluating(network):
-        _forward(timed, torch.zeros(1, *shape, device=device), labels)  # the first pass sets things up
+        try:
+            _forward(timed, torch.zeros(1, *shape, device=device), labels)  # the first pass sets things up
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"{type(network).__name__} does not take images of this data",
+                found=" ".join(str(error).split())[:200],
+                expected=f"a network for {shape[0]} channels of {shape[2]} x {shape[1]} pixels",
+                fix="set in_channels, out_channels and blocks of the network, or channels and image_size of the data",
+            ) from error
         while True:
             x = torch.zeros(size, *shape, device=device)
             # The shorter of two: a busy machine makes one of them many times too long.

@@ -24,10 +24,13 @@ def weights_hash(state_dict: Mapping[str, Tensor]) -> str:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every submodule's own mode comes back afterwards."""
     modes = {part: part.training for part in module.modules()}
-    module.eval()
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.eval().requires_grad_(False)  # even without gradients, torch picks other kernels for trained weights
     try:
         with torch.no_grad():
             yield
     finally:
         for part, training in modes.items():
             part.training = training
+        for parameter in trained:
+            parameter.requires_grad_(True)
