@@ -1,4 +1,4 @@
-"""Small real parts that several tests share: a network, images in three groups, exact denoisers, a trainer."""
+"""Small real parts that tests share: a network, images in three groups, exact denoisers, a trainer."""
 
 from __future__ import annotations
 

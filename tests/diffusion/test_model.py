@@ -9,12 +9,12 @@ import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
-from toys import message, tiny_unet
 
 from guda_lightning.diffusion import DiffusionModel, diffusion_model
 from guda_lightning.diffusion.model import find, noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.prediction import add_noise
+from toys import message, tiny_unet
 
 SCHEDULE = noise_schedule(DDPMScheduler())
 X, T = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 400, 999])
@@ -181,7 +181,13 @@ def test_sampling_with_a_scheduler_leaves_the_training_schedule_alone(kind: Any)
     assert len(before) == 200
 
 
-COMMON = {"DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler"}
+COMMON = {
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "EulerDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+}
 WITHOUT_DEFAULTS = {"AmusedScheduler", "RFD4ProteinaScheduler", "VQDiffusionScheduler"}
 SCHEDULERS = {
     name

@@ -10,14 +10,16 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
-from toys import message, quiet_trainer, shades, tiny_unet
 
 from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.diffusion import DiffusionModule, WarmupCosine
 from guda_lightning.errors import ConfigError, NumericsError
+from toys import message, quiet_trainer, shades, tiny_unet
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging:UserWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:The number of training batches .* is smaller than the logging:UserWarning"
+    ),
     # The moving average is never trained.
     pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode at the start of training:UserWarning"),
 ]
@@ -141,7 +143,9 @@ class Interrupt(Callback):
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         if (trainer.current_epoch, batch_idx) == (self.epoch, 2):
             raise KeyboardInterrupt
 

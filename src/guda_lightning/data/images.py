@@ -23,6 +23,18 @@ _GRAY = {"1", "L", "LA", "La"}
 _COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB"}
 
 
+def reason(error: Exception) -> str:
+    """Why a picture cannot be read, for an error message."""
+    from PIL import UnidentifiedImageError
+
+    # Pillow's own text names a buffer in memory.
+    return (
+        "no picture in a format that Pillow knows"
+        if isinstance(error, UnidentifiedImageError)
+        else str(error)
+    )
+
+
 def to_bytes(
     image: Image, size: tuple[int, int] | None = None, channels: Channels | None = None
 ) -> NDArray[np.uint8]:

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from guda_lightning.data.images import IMAGE_ERRORS, IMAGE_SUFFIXES, Channels, from_unit, to_bytes, to_unit
+from guda_lightning.data.images import (
+    IMAGE_ERRORS,
+    IMAGE_SUFFIXES,
+    Channels,
+    from_unit,
+    reason,
+    to_bytes,
+    to_unit,
+)
 from guda_lightning.errors import QueryError
 from guda_lightning.files import atomic_folder, canonical_json, sha256_json
 from guda_lightning.types import Queries
@@ -174,7 +182,7 @@ def _image(path: Path, image_shape: tuple[int, int, int], resize: bool) -> torch
     except IMAGE_ERRORS as error:
         raise QueryError(
             f"the query {path} cannot be read",
-            found=error,
+            found=reason(error),
             expected="a complete picture of 8 bits per channel",
             fix="repair, convert or remove it",
         ) from error

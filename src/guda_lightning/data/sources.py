@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from guda_lightning.data.images import IMAGE_ERRORS, IMAGE_SUFFIXES, Channels, to_bytes
+from guda_lightning.data.images import IMAGE_ERRORS, IMAGE_SUFFIXES, Channels, reason, to_bytes
 from guda_lightning.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ImageTable:
             except IMAGE_ERRORS as error:
                 raise DataError(
                     f"the image '{self.ids[index]}' cannot be read",
-                    found=error,
+                    found=reason(error),
                     expected="a complete picture of 8 bits per channel",
                     fix="repair, convert or remove it",
                 ) from error

@@ -72,7 +72,7 @@ def seconds_per_evaluation(
                 f"{type(network).__name__} does not take images of this data",
                 found=" ".join(str(error).split())[:200],
                 expected=f"a network for {shape[0]} channels of {shape[2]} x {shape[1]} pixels",
-                fix="set in_channels, out_channels and blocks of the network, or channels and image_size of the data",
+                fix="set in_channels and out_channels of the network, or channels and image_size of the data",
             ) from error
         while True:
             x = torch.zeros(size, *shape, device=device)

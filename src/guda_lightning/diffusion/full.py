@@ -126,7 +126,7 @@ def open_full(
     if (path / _INDEX).is_file():
         return _open_pipeline(path)
     if (path / "config.json").is_file():
-        network = _component(path, read_json(path / "config.json").get("_class_name"), ModelMixin)
+        network = _network(path, read_json(path / "config.json").get("_class_name"))
         of_module = FullModel.of(module, denoiser, scheduler)
         return FullModel(
             DiffusionModel(network, of_module.model.schedule, of_module.model.prediction),
@@ -159,14 +159,26 @@ def _open_pipeline(path: Path) -> FullModel:
             expected=f"{' or '.join(_NETWORKS)}, and scheduler",
             fix="pass the folder of a diffusion pipeline, as save_pretrained writes it",
         )
-    network = _component(path / name, index[name][1], ModelMixin)
+    network = _network(path / name, index[name][1])
     scheduler = _component(path / "scheduler", index["scheduler"][1], SchedulerMixin)
     model = DiffusionModel(network, noise_schedule(scheduler), prediction_type(scheduler))
     return FullModel(model, scheduler, weights_hash(network.state_dict()))
 
 
-def _component(folder: Path, class_name: str | None, base: type) -> Any:
-    """One network or scheduler of a pipeline, without diffusers' own progress bar and warnings."""
+def _network(folder: Path, class_name: str | None) -> torch.nn.Module:
+    """The network of a folder, ready for use; diffusers itself would make up weights that are missing."""
+    network, loaded = _component(
+        folder, class_name, ModelMixin, low_cpu_mem_usage=False, output_loading_info=True
+    )  # low memory usage needs accelerate
+    wrong = {name: sorted(keys) for name, keys in loaded.items() if keys}
+    if wrong:
+        raise _unreadable(folder, "; ".join(f"{name} {keys}" for name, keys in sorted(wrong.items())))
+    module: torch.nn.Module = network.eval()
+    return module
+
+
+def _component(folder: Path, class_name: str | None, base: type, **options: bool) -> Any:
+    """One network or scheduler of a pipeline, without diffusers' own progress bar."""
     import diffusers
 
     kind = getattr(diffusers, class_name or "", None)
@@ -177,13 +189,11 @@ def _component(folder: Path, class_name: str | None, base: type) -> Any:
             expected=f"a {'network' if base is ModelMixin else 'scheduler'} of the installed diffusers",
             fix="update diffusers, or load the model in your own LightningModule and pass a checkpoint",
         )
-    options = {"low_cpu_mem_usage": False} if base is ModelMixin else {}  # True needs accelerate
     loader: Any = kind
     try:
-        component: Any = loader.from_pretrained(folder, **options)
+        return loader.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
-    return component.eval() if isinstance(component, torch.nn.Module) else component
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

@@ -176,7 +176,7 @@ class DiffusionModule(LightningModule):
         if not bool(torch.isfinite(loss)):
             raise NumericsError(
                 f"the training loss is not finite at step {self.global_step}",
-                found=float(loss),
+                found=float(loss.detach()),
                 expected="a finite number",
                 fix="check the images for NaN, lower the learning rate, or set trainer.gradient_clip_val=1.0",
             )

@@ -47,8 +47,9 @@ def sample(
         ConfigError: As in ``sampler``.
     """
     walker = sampler(model, scheduler, steps)
-    # Generators on the CPU give the same noise on every device.
-    streams = [torch.Generator("cpu").manual_seed(seed * 2**32 + index) for index in indices]
+    # Generators on the CPU give the same noise on every device; they look at no more than 32 bits of a seed.
+    keys = [(seed * 1_000_003 + index) % 2**32 for index in indices]
+    streams = [torch.Generator("cpu").manual_seed(key) for key in keys]
     x = torch.stack([torch.randn(tuple(shape), generator=stream) for stream in streams]).to(device)
     labels = None if labels is None else labels.to(device)
     with evaluating(model.denoiser):
@@ -78,7 +79,9 @@ def sampler(model: DiffusionModel, scheduler: Any, steps: int) -> Any:
             fix=f"pass --steps {min(100, len(model.schedule))}, or another number in that range",
         )
     kind: Any = FlowMatchEulerDiscreteScheduler if model.prediction == "flow" else DDPMScheduler
-    walker = kind.from_config(scheduler.config)
+    # Without this list diffusers would put its own defaults in place of those of the scheduler's class.
+    config = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
+    walker = kind.from_config(config)
     if noise_schedule(walker).hash != model.schedule.hash:
         raise ConfigError(
             "the noise schedule cannot be sampled from",

@@ -25,7 +25,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every submodule's own mode comes back afterwards."""
     modes = {part: part.training for part in module.modules()}
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    module.eval().requires_grad_(False)  # even without gradients, torch picks other kernels for trained weights
+    module.eval().requires_grad_(False)  # torch takes other kernels for trainable weights, gradients or not
     try:
         with torch.no_grad():
             yield

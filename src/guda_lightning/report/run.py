@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from guda_lightning.counterfactuals import CounterfactualStore
-from guda_lightning.data import load_queries
+from guda_lightning.data import load_queries, query_hash
 from guda_lightning.errors import StoreError
 from guda_lightning.files import read_json
 from guda_lightning.report.page import write_page
@@ -26,16 +26,23 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         The page.
 
     Raises:
-        StoreError: There is no such folder or table.
+        StoreError: There is no such folder or table, or something that the table was made from is gone.
     """
     run = RunFolder(root)
     path = scores or _newest(run)
     table = ScoreTable.load(path)
+    if not run.examples.is_file():
+        raise _lost(run, path, f"no file {run.examples}", "a few training images of every group")
     examples = load_file(run.examples)
     shape = next(iter(examples.values())).shape[1:]
     queries = load_queries(run.queries_of(path), (shape[0], shape[1], shape[2]))
+    if query_hash(queries) != table.record["query_hash"]:
+        raise _lost(run, path, f"other images in {run.queries_of(path)}", "the queries of the table")
     made = set(table.record["counterfactuals"].values())
     counterfactuals = [r for r in CounterfactualStore(run.store).records() if made & set(r.files.values())]
+    if len(counterfactuals) < len(made):
+        found = f"{len(counterfactuals)} of its {len(made)} counterfactuals in {run.store}"
+        raise _lost(run, path, found, "all of them")
     facts = {
         "Run folder": run.name,
         "Full model": str(table.record["full_hash"])[:16],
@@ -59,6 +66,15 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         curves=[row for r in counterfactuals for row in r.history],
         facts=facts,
         title=run.name,
+    )
+
+
+def _lost(run: RunFolder, table: Path, found: str, expected: str) -> StoreError:
+    return StoreError(
+        f"{run.root} no longer holds what {table} was made from",
+        found=found,
+        expected=expected,
+        fix=f"restore it, or remove {table} and run `guda unlearn` and `guda attribute` again",
     )
 
 
