@@ -531,10 +531,10 @@ def test_a_file_that_is_no_checkpoint(refused: Refused, tmp_path: Path) -> None:
 
 def test_fit_in_the_folder_of_another_configuration(refused: Refused, finished_run: Path) -> None:
     refused(
-        command("fit", "--trainer.max_epochs", 4),
+        command("fit", "--trainer.max_steps", 16),
         f"{finished_run}/full was made with another configuration",
-        found="trainer.max_epochs = 3",
-        expected="trainer.max_epochs = 4",
+        found="trainer.max_steps = 12",
+        expected="trainer.max_steps = 16",
         fix=f"use another --run, restore the configuration, or remove {finished_run}/full",
         run=finished_run,
     )

@@ -1,4 +1,4 @@
-"""From images to the page through the command line, on tiny models, every stage in every order a user may try."""
+"""From images to the page through the command line, on tiny models, in every way that a user may try."""
 
 from __future__ import annotations
 

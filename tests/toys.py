@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +107,9 @@ def posterior_noise(x_t: Tensor, gamma: Tensor, sigma: Tensor, atoms: Tensor) ->
         atoms: ``[atoms, dims]``.
     """
     x, gamma, sigma, atoms = (value.detach().double() for value in (x_t, gamma, sigma, atoms))
-    x.requires_grad_(True)
-    squared = (x[:, None] - gamma[:, None] * atoms[None]).square().sum(dim=2)
     with torch.enable_grad():
+        x.requires_grad_(True)
+        squared = (x[:, None] - gamma[:, None] * atoms[None]).square().sum(dim=2)
         log_density = torch.logsumexp(-squared / (2 * sigma**2), dim=1).sum()
         (gradient,) = torch.autograd.grad(log_density, x)
     return -sigma * gradient
-
-
-def mse(values: Sequence[Tensor] | Tensor, others: Tensor) -> float:
-    return float((torch.as_tensor(values) - others).square().mean())

@@ -1,193 +1,353 @@
-"""The attributor of counterfactuals on a real store."""
-
 from __future__ import annotations
 
-import copy
+import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from torch import nn
 
-from guda_lightning.attribution import CounterfactualAttributor, Scoring
-from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
-from guda_lightning.diffusion import DiffusionModule, FullModel
-from guda_lightning.diffusion.cost import counting
-from guda_lightning.errors import QueryError, StoreError
+from guda_lightning.attribution import CounterfactualAttributor, Scoring, squared_errors
+from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
+from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
+from guda_lightning.diffusion.cost import EvaluationCounter
+from guda_lightning.errors import GroupError, QueryError, StoreError
 from guda_lightning.functional.elbo import paired_difference
-from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.grouping import Grouping
-from guda_lightning.scores import ScoreTable
-from guda_lightning.types import Queries
-from toys import tiny_unet
+from guda_lightning.scores import ScoreTable, SquaredErrors
+from guda_lightning.types import Queries, Weighting
+from toys import GROUPS, message, tiny_unet
 
-GROUPING = Grouping({"a": [0, 1], "b": [2], "empty": []}, 4)
-SCORING = Scoring(strata=5, draws=2, batch_size=8)
+SCORING = Scoring(strata=4, draws=2)
+GROUPING = Grouping({name: range(4 * i, 4 * i + 4) for i, name in enumerate(GROUPS)}, num_samples=12)
+QUERIES = Queries(
+    ("first", "second", "third"),
+    torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1,
+)
 
 
 def full_model(seed: int = 0, timesteps: int = 100) -> FullModel:
     return FullModel.of(DiffusionModule(tiny_unet(seed), DDPMScheduler(num_train_timesteps=timesteps)))
 
 
-def queries(count: int = 3) -> Queries:
-    images = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    return Queries(tuple(f"q{i}" for i in range(count)), images)
+def put(store: CounterfactualStore, group: str, weights: int, full: FullModel, **changes: Any) -> Path:
+    values: dict[str, Any] = {
+        "operator": "retrack",
+        "groups": (group,),
+        "seed": 0,
+        "hparams": {"steps": 60},
+        "full_hash": full.hash,
+        "grouping_hash": GROUPING.hash,
+        "members_hash": GROUPING.members_hash([group]),
+        "schedule_hash": full.model.schedule.hash,
+        "history": [],
+        "versions": {},
+        "seconds": 1.0,
+        "steps": 60,
+        "network_evaluations": 1,
+    }
+    return store.save(tiny_unet(weights).state_dict(), CounterfactualRecord(**{**values, **changes}))
 
 
-def store_all(
-    folder: Path, full: FullModel, grouping: Grouping = GROUPING, **changes: Any
-) -> CounterfactualStore:
-    store = CounterfactualStore(folder)
-    for seed, group in enumerate(("a", "b"), start=1):
-        record = CounterfactualRecord(
-            operator="retrack",
-            groups=(group,),
-            seed=0,
-            hparams={"steps": 1},
-            full_hash=full.hash,
-            grouping_hash=grouping.hash,
-            members_hash=grouping.members_hash([group]),
-            schedule_hash=full.model.schedule.hash,
-            history=[],
-            versions=versions(),
-            seconds=0.0,
-            steps=1,
-            network_evaluations=0,
-        )
-        store.save(tiny_unet(seed).state_dict(), record)
+@pytest.fixture
+def full() -> FullModel:
+    return full_model()
+
+
+@pytest.fixture
+def store(tmp_path: Path, full: FullModel) -> CounterfactualStore:
+    store = CounterfactualStore(tmp_path / "store")
+    for seed, group in enumerate(GROUPS, start=1):
+        put(store, group, seed, full)
     return store
 
 
-def attributor(folder: Path, **arguments: Any) -> CounterfactualAttributor:
-    return CounterfactualAttributor(folder, "retrack", SCORING, **arguments)
+def attributor(store: CounterfactualStore, **arguments: Any) -> CounterfactualAttributor:
+    return CounterfactualAttributor(store.root, "retrack", SCORING, **arguments)
 
 
-def test_scores_are_those_of_the_two_networks(tmp_path: Path) -> None:
-    full, some = full_model(), queries()
-    store_all(tmp_path, full)
-    untouched = copy.deepcopy(full.model.denoiser.state_dict())
-    table = attributor(tmp_path).fit(full, None, GROUPING).score(some)
-    assert all(torch.equal(untouched[k], v) for k, v in full.model.denoiser.state_dict().items())
-    assert table.groups == ("a", "b")  # a group without samples has no counterfactual
-    # By hand: one query, one timestep and one draw at a time.
+def test_scores_follow_from_the_errors_of_each_model(store: CounterfactualStore, full: FullModel) -> None:
+    fitted = attributor(store).fit(full, None, GROUPING)
+    assert fitted.fitted_groups == GROUPS
+    table = fitted.score(QUERIES)
+    assert (table.queries, table.groups, table.methods) == (QUERIES.ids, GROUPS, ("retrack",))
     schedule, plan = full.model.schedule, SCORING.plan(full.model.schedule)
-    timesteps = plan.draw(0, some.ids)
-    networks = {"full": tiny_unet(0), "a": tiny_unet(1), "b": tiny_unet(2)}
-    errors = {name: torch.zeros(timesteps.shape, dtype=torch.float64) for name in networks}
-    for name, network in networks.items():
-        for q, s, r in torch.cartesian_prod(*(torch.arange(n) for n in timesteps.shape)).tolist():
-            t = timesteps[q, s, r].view(1)
-            noise = gaussian_noise(0, [some.ids[q]], t, torch.tensor([r]), (1, 8, 8))
-            x_t = schedule.gamma[t] * some.images[q : q + 1] + schedule.sigma[t] * noise
-            with torch.no_grad():
-                predicted = network.eval()(x_t.float(), t).sample
-            errors[name][q, s, r] = (noise - predicted).square().sum()
-    for column, group in enumerate(("a", "b")):
-        for weighting in ("elbo", "uniform"):
-            score, stderr = paired_difference(
-                errors["full"],
-                errors[group],
-                timesteps,
-                plan,
-                schedule,
-                weighting,  # type: ignore[arg-type]
-            )
-            chosen = table.select(weighting=weighting)
-            assert torch.allclose(chosen.matrix()[:, column], score, rtol=1e-4)
-            assert torch.allclose(chosen.stderr_matrix()[:, column], stderr, rtol=1e-3)
+    errors, timesteps = squared_errors(full.model, QUERIES, SCORING)
+    for weighting in get_args(Weighting):
+        chosen = table.select(weighting=weighting)
+        for column in range(3):
+            counterfactual = DiffusionModel(tiny_unet(column + 1), schedule, "epsilon")
+            others, _ = squared_errors(counterfactual, QUERIES, SCORING)
+            score, stderr = paired_difference(errors, others, timesteps, plan, schedule, weighting)
+            assert torch.allclose(chosen.matrix()[:, column], score, rtol=1e-6)
+            assert torch.allclose(chosen.stderr_matrix()[:, column], stderr, rtol=1e-6)
 
 
-def test_what_is_cached_is_not_evaluated_again(tmp_path: Path) -> None:
-    full, some = full_model(), queries()
-    store_all(tmp_path / "store", full)
+def test_an_identical_counterfactual_scores_exactly_zero(tmp_path: Path, full: FullModel) -> None:
+    store = CounterfactualStore(tmp_path / "store")
+    put(store, "dark", 0, full)
+    table = attributor(store, groups=["dark"]).fit(full, None, GROUPING).score(QUERIES)
+    assert set(table.to_pandas()["score"]) == {0.0}
+    assert set(table.to_pandas()["stderr"]) == {0.0}
+
+
+def test_the_record_names_models_data_and_noise(store: CounterfactualStore, full: FullModel) -> None:
+    fitted = attributor(store).fit(full, None, GROUPING)
+    record = fitted.score(QUERIES).record
+    assert record == json.loads(json.dumps(fitted.record(QUERIES)))
+    assert record["full_hash"] == full.hash
+    assert record["grouping_hash"] == GROUPING.hash
+    assert record["schedule_hash"] == full.model.schedule.hash
+    assert record["plan"] == json.loads(json.dumps(SCORING.plan(full.model.schedule).record()))
+    assert set(record["counterfactuals"]) == set(GROUPS)
+    assert len(set(record["counterfactuals"].values())) == 3
+    other = Queries(QUERIES.ids, QUERIES.images + 0.01)
+    assert fitted.record(other)["query_hash"] != record["query_hash"]
+
+
+def test_groups_may_be_chosen_and_ordered(store: CounterfactualStore, full: FullModel) -> None:
+    fitted = attributor(store, groups=["noisy", "dark"]).fit(full, None, GROUPING)
+    assert fitted.score(QUERIES).groups == ("noisy", "dark")
+    with pytest.raises(GroupError, match=r"^unknown group 'nosy'\n"):
+        attributor(store, groups=["nosy"]).fit(full, None, GROUPING)
+
+
+def test_without_a_grouping_the_groups_are_those_of_the_store(
+    store: CounterfactualStore, full: FullModel
+) -> None:
+    assert attributor(store).fit(full, None, None).fitted_groups == tuple(sorted(GROUPS))
+
+
+def test_groups_without_samples_need_no_counterfactual(tmp_path: Path, full: FullModel) -> None:
+    grouping = Grouping({"dark": range(4), "empty": [], "bright": range(4, 8)}, num_samples=12)
+    store = CounterfactualStore(tmp_path / "store")
+    for seed, group in enumerate(("dark", "bright"), start=1):
+        put(store, group, seed, full, grouping_hash=grouping.hash)
+    assert attributor(store).fit(full, None, grouping).fitted_groups == ("dark", "bright")
+
+
+class Counting:
+    """Counts evaluations of every network, whichever copy of it computes."""
+
+    def __init__(self, full: FullModel) -> None:
+        self.counter = EvaluationCounter()
+        # The attributor's copy of the network keeps the hook, and the hook this counter.
+        full.model.denoiser.register_forward_hook(self)
+
+    def __deepcopy__(self, memo: object) -> Counting:
+        return self
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        self.counter(module, args, output)
+
+    @property
+    def since(self) -> int:
+        count, self.counter.count = self.counter.count, 0
+        return count
+
+
+PER_MODEL = 3 * 4 * 2
+
+
+def test_a_cached_score_needs_no_network_evaluation(
+    store: CounterfactualStore, full: FullModel, tmp_path: Path
+) -> None:
+    evaluations = Counting(full)
+    told: list[int] = []
+
+    def scored() -> tuple[int, ScoreTable]:
+        fitted = attributor(store, cache=tmp_path / "errors", on_batch=told.append).fit(full, None, GROUPING)
+        return fitted.evaluations(QUERIES), fitted.score(QUERIES)
+
+    announced, first = scored()
+    assert announced == evaluations.since == sum(told) == 4 * PER_MODEL
+    announced, second = scored()
+    assert announced == evaluations.since == 0
+    assert second.table.equals(first.table)
+    assert second.record == first.record
+    # Another operator's counterfactuals still use the full model's errors.
+    put(store, "dark", 7, full, operator="neggrad")
+    other = CounterfactualAttributor(
+        store.root, "neggrad", SCORING, groups=["dark"], cache=tmp_path / "errors"
+    ).fit(full, None, GROUPING)
+    assert other.evaluations(QUERIES) == PER_MODEL
+    other.score(QUERIES)
+    assert evaluations.since == PER_MODEL
+
+
+def test_an_interrupted_scoring_goes_on_where_it_was(
+    store: CounterfactualStore, full: FullModel, tmp_path: Path
+) -> None:
+    whole = attributor(store).fit(full, None, GROUPING).score(QUERIES)
+    done = 0
+
+    def interrupt(count: int) -> None:
+        nonlocal done
+        done += count
+        if done > 2 * PER_MODEL:
+            raise KeyboardInterrupt
+
     cache = tmp_path / "errors"
-
-    def scored(stop_after: int | None = None) -> tuple[ScoreTable | None, int]:
-        done = 0
-
-        def on_batch(evaluations: int) -> None:
-            nonlocal done
-            done += evaluations
-            if stop_after is not None and done >= stop_after:
-                raise KeyboardInterrupt
-
-        ready = attributor(tmp_path / "store", cache=cache, on_batch=on_batch).fit(full, None, GROUPING)
-        promised = ready.evaluations(some)
-        try:
-            table = ready.score(some)
-        except KeyboardInterrupt:
-            return None, done
-        assert done == promised
-        return table, done
-
-    everything = len(some) * SCORING.strata * SCORING.draws * 3
-    assert scored(stop_after=everything // 2)[0] is None  # interrupted in the second of three models
-    resumed, evaluations = scored()
-    assert evaluations == everything * 2 // 3  # the first model was complete
-    again, none = scored()
-    assert none == 0
-    whole = attributor(tmp_path / "store").fit(full, None, GROUPING).score(some)
-    assert resumed is not None and again is not None
-    assert resumed.table.equals(whole.table) and again.table.equals(whole.table)
+    with pytest.raises(KeyboardInterrupt):
+        attributor(store, cache=cache, on_batch=interrupt).fit(full, None, GROUPING).score(QUERIES)
+    assert len(list(cache.iterdir())) == 2
+    evaluations = Counting(full)
+    fitted = attributor(store, cache=cache).fit(full, None, GROUPING)
+    assert fitted.evaluations(QUERIES) == 2 * PER_MODEL
+    assert fitted.score(QUERIES).table.equals(whole.table)
+    assert evaluations.since == 2 * PER_MODEL
 
 
-def test_the_full_model_serves_every_method(tmp_path: Path) -> None:
-    full, some = full_model(), queries()
-    store_all(tmp_path / "store", full)
-    attributor(tmp_path / "store", cache=tmp_path / "errors", groups=["a"]).fit(full, None, GROUPING).score(
-        some
+def test_a_damaged_cache_is_refused(store: CounterfactualStore, full: FullModel, tmp_path: Path) -> None:
+    cache = tmp_path / "errors"
+    fitted = attributor(store, cache=cache).fit(full, None, GROUPING)
+    fitted.score(QUERIES)
+    damaged = sorted(cache.iterdir())[0]
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    with pytest.raises(
+        StoreError, match=rf"^{damaged} (?s:.)*fix:      remove the file and rerun guda attribute$"
+    ):
+        fitted.score(QUERIES)
+
+
+def test_other_queries_noise_or_schedules_do_not_share_errors(
+    store: CounterfactualStore, full: FullModel, tmp_path: Path
+) -> None:
+    cache = tmp_path / "errors"
+    attributor(store, cache=cache).fit(full, None, GROUPING).score(QUERIES)
+    others = Queries(QUERIES.ids, QUERIES.images.flip(0))
+    fitted = attributor(store, cache=cache).fit(full, None, GROUPING)
+    assert fitted.evaluations(others) == 4 * PER_MODEL
+    for scoring in (
+        Scoring(seed=4, strata=4),
+        Scoring(strata=4, precision="bf16"),
+        Scoring(strata=4, draws=3),
+    ):
+        fitted = CounterfactualAttributor(store.root, "retrack", scoring, cache=cache)
+        fitted.fit(full, None, GROUPING)
+        assert fitted.evaluations(QUERIES) == 4 * 3 * 4 * scoring.draws
+
+
+def test_no_queries_are_refused(store: CounterfactualStore, full: FullModel) -> None:
+    expected = message(
+        "there is nothing to score",
+        "0 queries",
+        "at least one image",
+        "run `guda sample`, or pass --queries FILE|FOLDER",
     )
-    other = attributor(tmp_path / "store", cache=tmp_path / "errors").fit(full, None, GROUPING)
-    assert other.evaluations(some) == len(some) * SCORING.strata * SCORING.draws  # of b alone
+    with pytest.raises(QueryError, match=expected):
+        attributor(store).fit(full, None, GROUPING).score(Queries((), torch.zeros(0, 1, 8, 8)))
 
 
-def test_it_never_evaluates_the_network_that_it_was_given(tmp_path: Path) -> None:
-    full = full_model()
-    store_all(tmp_path, full)
-    with counting(full.model.denoiser) as evaluations:
-        attributor(tmp_path).fit(full, None, GROUPING).score(queries())
-    assert evaluations.count == 0
+def test_a_missing_counterfactual_is_refused(store: CounterfactualStore, full: FullModel) -> None:
+    for record in store.records():
+        if record.groups != ("dark",):
+            shutil.rmtree(store.path(record.key))
+    expected = message(
+        f"counterfactuals are missing in {store.root}",
+        "none of operator retrack, seed 0 for bright, noisy",
+        "one for each of 3 groups",
+        "run guda unlearn with --groups bright,noisy",
+    )
+    with pytest.raises(StoreError, match=expected):
+        attributor(store).fit(full, None, GROUPING)
+
+
+def test_an_empty_store_is_refused(tmp_path: Path, full: FullModel) -> None:
+    expected = message(
+        f"no counterfactual in {tmp_path / 'store'} fits",
+        "an empty store",
+        "operator retrack, seed 0",
+        "run guda unlearn with --groups dark,bright,noisy",
+    )
+    with pytest.raises(StoreError, match=expected):
+        attributor(CounterfactualStore(tmp_path / "store")).fit(full, None, GROUPING)
+
+
+def test_an_incomplete_counterfactual_is_refused(store: CounterfactualStore, full: FullModel) -> None:
+    (record,) = (record for record in store.records() if record.groups == ("dark",))
+    folder = store.path(record.key)
+    (folder / "record.json").write_text((folder / "record.json").read_text()[:100])
+    with pytest.raises(StoreError, match=rf"^{folder / 'record.json'} "):
+        attributor(store).fit(full, None, GROUPING)
+
+
+def test_damaged_weights_are_refused(store: CounterfactualStore, full: FullModel) -> None:
+    (record,) = (record for record in store.records() if record.groups == ("noisy",))
+    file = store.path(record.key) / "model.safetensors"
+    written = record.files["model.safetensors"]
+    file.unlink()
+    expected = message(
+        f"{file} is damaged",
+        "no such file",
+        f"sha256 {written}",
+        f"remove {file.parent} and run guda unlearn with --groups noisy",
+    )
+    with pytest.raises(StoreError, match=expected):
+        attributor(store).fit(full, None, GROUPING).score(QUERIES)
 
 
 @pytest.mark.parametrize(
-    ("full", "grouping", "what"),
-    [
-        (full_model(seed=5), GROUPING, "full model"),
-        (full_model(), Grouping({"a": [0, 3], "b": [2]}, 4), "grouping"),
-        (full_model(timesteps=120), GROUPING, "noise schedule"),
-    ],
+    ("name", "what"),
+    [("full_hash", "full model"), ("grouping_hash", "grouping"), ("schedule_hash", "noise schedule")],
 )
-def test_foreign_counterfactuals_are_refused(
-    tmp_path: Path, full: FullModel, grouping: Grouping, what: str
+def test_a_foreign_counterfactual_is_refused(
+    name: str, what: str, store: CounterfactualStore, full: FullModel
 ) -> None:
-    store_all(tmp_path, full_model())
-    field = {"full model": "full_hash", "grouping": "grouping_hash", "noise schedule": "schedule_hash"}[what]
-    values = {
-        "full_hash": (full_model().hash, full.hash),
-        "grouping_hash": (GROUPING.hash, grouping.hash),
-        "schedule_hash": (full_model().model.schedule.hash, full.model.schedule.hash),
+    expected_values = {
+        "full_hash": full.hash,
+        "grouping_hash": GROUPING.hash,
+        "schedule_hash": full.model.schedule.hash,
     }
-    with pytest.raises(StoreError) as error:
-        attributor(tmp_path).fit(full, None, grouping)
-    assert f"was made from another {what}" in error.value.problem
-    assert error.value.found == f"{field} {values[field][0]}"
-    assert error.value.expected == f"{field} {values[field][1]}"
-    assert "guda unlearn" in error.value.fix
+    folder = put(store, "noisy", 3, full, **{name: "0" * 64})
+    expected = message(
+        f"{folder / 'record.json'}: the counterfactual 'retrack' without noisy (seed 0) "
+        f"was made from another {what}",
+        f"{name} {'0' * 64}",
+        f"{name} {expected_values[name]}",
+        f"use the {what} it was made from, or remove {folder} and run guda unlearn with --groups noisy",
+    )
+    with pytest.raises(StoreError, match=expected):
+        attributor(store).fit(full, None, GROUPING)
 
 
-def test_missing_counterfactuals_are_named(tmp_path: Path) -> None:
-    full = full_model()
-    grouping = Grouping({"a": [0, 1], "b": [2], "c": [3]}, 5)
-    store_all(tmp_path, full, grouping)
-    with pytest.raises(StoreError, match="none of operator retrack, seed 0 for c"):
-        attributor(tmp_path).fit(full, None, grouping)
-    with pytest.raises(StoreError, match=r"no counterfactual in .* fits\n  found:    an empty store"):
-        attributor(tmp_path / "nowhere").fit(full, None, grouping)
+def test_todays_models_and_groups_are_compared(store: CounterfactualStore, full: FullModel) -> None:
+    other_grouping = Grouping({name: GROUPING.forget([name])[:3] for name in GROUPS}, num_samples=12)
+    for changed, grouping, what in (
+        (full_model(seed=9), GROUPING, "full model"),
+        (full_model(timesteps=99), GROUPING, "noise schedule"),
+        (full, other_grouping, "grouping"),
+    ):
+        with pytest.raises(StoreError, match=rf"was made from another {what}\n"):
+            attributor(store).fit(changed, None, grouping)
 
 
-def test_no_queries_are_refused(tmp_path: Path) -> None:
-    full = full_model()
-    store_all(tmp_path, full)
-    with pytest.raises(QueryError, match=r"^there is nothing to score\n  found:    0 queries"):
-        attributor(tmp_path).fit(full, None, GROUPING).score(Queries((), torch.zeros(0, 1, 8, 8)))
+def test_two_kinds_of_counterfactuals_need_a_choice(store: CounterfactualStore, full: FullModel) -> None:
+    for seed, group in enumerate(GROUPS, start=4):
+        put(store, group, seed, full, hparams={"steps": 90})
+    with pytest.raises(StoreError, match=r"several sets of hyper-parameters"):
+        attributor(store).fit(full, None, GROUPING)
+    (digest,) = {record.hparams_hash for record in store.records() if record.hparams == {"steps": 90}}
+    chosen = attributor(store, hparams=digest[:6]).fit(full, None, GROUPING)
+    assert chosen.record(QUERIES)["counterfactuals"] == {
+        record.groups[0]: record.files["model.safetensors"]
+        for record in store.records()
+        if record.hparams == {"steps": 90}
+    }
+
+
+def test_errors_in_the_cache_say_what_they_are(
+    store: CounterfactualStore, full: FullModel, tmp_path: Path
+) -> None:
+    cache = tmp_path / "errors"
+    fitted = attributor(store, cache=cache).fit(full, None, GROUPING)
+    fitted.score(QUERIES)
+    models = set()
+    for path in cache.iterdir():
+        errors = SquaredErrors.load(path, expect={"query_hash": fitted.record(QUERIES)["query_hash"]})
+        assert errors.query_ids == QUERIES.ids
+        models.add(errors.record["model"])
+    assert models == {full.hash, *fitted.record(QUERIES)["counterfactuals"].values()}  # type: ignore[attr-defined]

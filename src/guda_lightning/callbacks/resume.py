@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -47,6 +48,21 @@ class ResumeCheckpoint(Checkpoint):
             return
         with atomic_folder(self.folder / "resume") as temporary:
             trainer.save_checkpoint(temporary / _FILE)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say that the epoch of the checkpoint is over and the next one has not begun.
+
+        Lightning writes it a moment before it counts the epoch as completed. Going on from there with
+        ``max_steps`` set, Lightning 2.6 would run an empty epoch and give samplers a wrong one ever after.
+        """
+        loop = checkpoint["loops"]["fit_loop"]
+        for counts in (loop["epoch_progress"]["current"], loop["epoch_progress"]["total"]):
+            counts["completed"] = counts["processed"]
+        batches = loop["epoch_loop.batch_progress"]
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["is_last_batch"] = False
 
     def discard(self) -> None:
         """Remove the checkpoint: the stage is complete."""

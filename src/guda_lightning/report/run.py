@@ -55,8 +55,8 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         "Noise seed": str(table.record["seed"]),
     }
     record = run.full / "record.json"
-    if record.is_file():
-        full = read_json(record)
+    full = read_json(record) if record.is_file() else {}
+    if full.get("full_hash") == table.record["full_hash"]:  # and not one that was named with --full
         facts["Training"] = f"{full['steps']:,} steps, {full['seconds']:.0f} s"
     return write_page(
         run.report,

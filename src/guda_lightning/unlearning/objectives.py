@@ -145,12 +145,11 @@ class Objective(ABC):
 class Finetune(Objective):
     """No forget term: train on the retain set alone. The honest baseline.
 
-    Args:
-        preserve: As in ``Objective``.
+    Distillation would leave it nothing to learn: the student begins as the full model.
     """
 
-    def __init__(self, preserve: Preserve = "denoise") -> None:
-        super().__init__(forget_weight=0.0, preserve=preserve)
+    def __init__(self) -> None:
+        super().__init__(forget_weight=0.0)
 
     def forget_term(self, batch: Noised, student: DiffusionModel, full: DiffusionModel) -> None:
         """Nothing is asked of forget samples."""

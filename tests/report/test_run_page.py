@@ -1,0 +1,68 @@
+"""The page of a run folder: everything on it comes from what the stages left there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+
+from guda_lightning import CounterfactualStore, ScoreTable
+from guda_lightning.report.run import report_run
+
+
+def text_of(page: Path) -> str:
+    body = re.sub(r"<(script|style)\b.*?</\1>", " ", page.read_text(), flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def test_the_page_tells_where_the_scores_come_from(finished_run: Path) -> None:
+    page = report_run(finished_run)
+    assert page == finished_run / "report" / "index.html"
+    text = text_of(page)
+    full = json.loads((finished_run / "full" / "record.json").read_text())
+    table = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
+    records = CounterfactualStore(finished_run / "store").records()
+    evaluations = sum(record.network_evaluations for record in records)
+    for fact in (
+        finished_run.name,
+        full["full_hash"][:16],
+        full["grouping_hash"][:16],
+        "retrack, 4 steps a group",
+        f"{evaluations:,} network evaluations",
+        "5 strata (unbiased) x 2 draws of 1 <= t <= 48",
+        "within strata",
+        "12 steps",
+    ):
+        assert fact in text, fact
+    assert table.record["full_hash"] == full["full_hash"]
+
+
+def test_the_page_needs_no_other_file_and_is_the_same_again(finished_run: Path) -> None:
+    content = report_run(finished_run).read_bytes()
+    assert report_run(finished_run).read_bytes() == content
+    assert not re.search(rb'(?:src|href)="(?!data:|#)', content)
+    assert str(finished_run.parent).encode() not in content  # nobody else's computer has this folder
+
+
+def test_the_page_shows_the_newest_table_unless_one_is_named(finished_run: Path) -> None:
+    old = finished_run / "scores" / "retrack-0.parquet"
+    new = finished_run / "scores" / "retrack-0-mine.parquet"
+    shutil.copytree(finished_run / "scores/queries/retrack-0", finished_run / "scores/queries/retrack-0-mine")
+    table = ScoreTable.load(old)
+    halves = [table.select(weighting=weighting) for weighting in ("elbo", "uniform")]
+    ScoreTable.concat(halves[:1]).save(new)
+    os.utime(old, ns=(1, 1))
+    newest = report_run(finished_run).read_bytes()
+    assert report_run(finished_run, new).read_bytes() == newest
+    assert report_run(finished_run, old).read_bytes() != newest
+
+
+def test_a_full_model_of_somebody_else_has_no_training_to_tell(finished_run: Path) -> None:
+    record = finished_run / "full" / "record.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "full_hash": "of another one"}))
+    assert "Training" not in text_of(report_run(finished_run))
+    shutil.rmtree(finished_run / "full")
+    assert "Training" not in text_of(report_run(finished_run))

@@ -1,0 +1,160 @@
+"""Stages that are killed or interrupted and run again give the scores of a run that nothing happened to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from guda_lightning import CounterfactualStore, ScoreTable
+from guda_lightning.cli import main
+
+CONF = Path(__file__).parent / "conf"
+KILLED = -9
+INTERRUPTED = "\ninterrupted: nothing is lost, the same command goes on from here\n"
+STAGES = {"fit": [], "sample": ["sample"], "unlearn": ["unlearn"], "attribute": ["attribute"]}
+Hit = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # as the children: sums come out the same
+
+
+def command(stage: str, *arguments: object) -> list[str]:
+    files = [CONF / f"{name}.yaml" for name in ["digits", *STAGES[stage]]]
+    return [stage, *(part for file in files for part in ("-c", str(file))), *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[subprocess.Popen[str]]:
+    script = Path(__file__).with_name("interrupted_guda.py")
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait() == 0
+
+
+@pytest.fixture
+def hit(children: subprocess.Popen[str], tmp_path: Path) -> Hit:
+    """Run guda, send a signal just before the n-th rename to a path; its exit status and what it printed."""
+
+    def run(signal: str, number: int, path: str, arguments: list[str]) -> tuple[int, str]:
+        log = tmp_path / "log.txt"
+        job = {"signal": signal, "number": number, "path": path, "arguments": arguments, "log": str(log)}
+        assert children.stdin is not None and children.stdout is not None
+        children.stdin.write(json.dumps(job) + "\n")
+        children.stdin.flush()
+        return int(children.stdout.readline()), log.read_text()
+
+    return run
+
+
+def whole(folder: Path) -> list[str]:
+    """Names in a folder that are no leftovers of a killed process."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def test_ctrl_c_while_training_and_while_writing_the_model(
+    hit: Hit, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    fit = command("fit", "--run", run)
+    code, out = hit("SIGINT", 2, "checkpoints/fit/resume", fit)
+    assert code == 130
+    assert out.startswith("fit: 12 steps of 16 images: about ")
+    assert out.endswith(INTERRUPTED) and "Traceback" not in out
+    assert not (run / "full").exists()
+    assert sorted(path.name for path in (run / "checkpoints" / "fit").iterdir()) == ["record.json", "resume"]
+
+    code, out = hit("SIGINT", 1, f"{run}/full", fit)
+    assert code == 130
+    assert f"going on from {run}/checkpoints/fit/resume/trainer.ckpt\n" in out and out.endswith(INTERRUPTED)
+    assert [path.name for path in run.iterdir()] == ["checkpoints"]
+
+    assert main(fit) == 0
+    assert f"fit: {run}/full written, " in capsys.readouterr().out
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert (run / "full" / name).read_bytes() == (finished_run / "full" / name).read_bytes()
+    assert whole(run / "checkpoints") == []
+
+
+def test_a_stage_that_is_killed_goes_on_and_changes_no_score(
+    hit: Hit, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shared = ["--run", run]
+
+    # In training: before the second of three epochs is kept, and then before the third one is.
+    for _ in range(2):
+        assert hit("SIGKILL", 2, "checkpoints/fit/resume", command("fit", *shared))[0] == KILLED
+    assert main(command("fit", *shared)) == 0
+    full = [json.loads((folder / "full" / "record.json").read_text()) for folder in (run, finished_run)]
+    assert full[0]["full_hash"] == full[1]["full_hash"]
+    assert full[0]["steps"] == full[1]["steps"] == 12
+
+    # In sampling: before the first and then before the third of three batches is kept, after the record is.
+    sample = command("sample", *shared)
+    assert hit("SIGKILL", 2, "checkpoints/sample/", sample)[0] == KILLED
+    code, out = hit("SIGINT", 4, "checkpoints/sample/", sample)
+    assert code == 130 and out.endswith(INTERRUPTED)
+    assert not (run / "queries").exists()
+    assert whole(run / "checkpoints" / "sample") == ["0.safetensors", "2.safetensors", "record.json"]
+    assert main(sample) == 0
+    for path in (finished_run / "queries").iterdir():
+        assert (run / "queries" / path.name).read_bytes() == path.read_bytes(), path.name
+
+    # In unlearning: in the second epoch of the first group, then while the third group is stored.
+    unlearn = command("unlearn", *shared)
+    assert hit("SIGKILL", 2, "/resume", unlearn)[0] == KILLED
+    code, out = hit("SIGKILL", 3, f"{run}/store/", unlearn)
+    assert code == KILLED and f"going on from {run}/checkpoints/retrack-0-" in out
+    assert [name.split("-")[1] for name in whole(run / "store")] == ["0", "1"]
+    capsys.readouterr()
+    assert main(unlearn) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("unlearn: 2 complete, skipped: 0, 1\nunlearn: 8 groups x 4 steps (retrack): about ")
+    stores = [CounterfactualStore(folder / "store").records() for folder in (run, finished_run)]
+    for mine, theirs in zip(*stores, strict=True):
+        assert mine.key == theirs.key
+        assert mine.files == theirs.files  # the same weights, bit for bit
+        assert mine.history == theirs.history
+        assert mine.steps == theirs.steps == 4
+
+    # In scoring: the errors of three models are kept.
+    attribute = command("attribute", *shared)
+    assert hit("SIGKILL", 4, "scores/errors/", attribute)[0] == KILLED
+    assert list((run / "scores").glob("*.parquet")) == []
+    capsys.readouterr()
+    assert main(attribute) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("attribute: 5 queries x 11 models, 400 network evaluations: about ")
+    tables = [ScoreTable.load(folder / "scores" / "retrack-0.parquet") for folder in (run, finished_run)]
+    assert tables[0].record == tables[1].record
+    for weighting in ("elbo", "uniform"):
+        mine, theirs = (table.select(weighting=weighting) for table in tables)
+        assert torch.equal(mine.matrix(), theirs.matrix())
+        assert torch.equal(mine.stderr_matrix(), theirs.stderr_matrix())
+
+    # And the page of what was killed four times.
+    assert main(["report", str(run)]) == 0
+    assert (run / "report" / "index.html").is_file()
+
+
+def test_a_kill_while_a_finished_table_is_replaced_leaves_the_old_one(hit: Hit, finished_run: Path) -> None:
+    table = finished_run / "scores" / "retrack-0.parquet"
+    before = table.read_bytes()
+    again = command("attribute", "--run", finished_run, "--groups", "3")
+    assert hit("SIGKILL", 1, str(table), again)[0] == KILLED
+    assert table.read_bytes() == before
+    assert main(["report", str(finished_run)]) == 0
+    assert main(again) == 0
+    assert ScoreTable.load(table).groups == ("3",)
