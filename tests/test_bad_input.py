@@ -160,11 +160,12 @@ def test_images_that_the_network_does_not_take(refused: Refused, tmp_path: Path)
         picture(tmp_path / "data" / "cats" / f"{index}.png", mode="RGB")
     refused(
         command("fit", *folder_of(tmp_path / "data")),
-        "UNet2DModel does not take images of this data",
+        "UNet2DModel cannot be called with this data",
         found="Given groups=1, weight of size [8, 1, 3, 3], expected input[1, 3, 8, 8] to have 1 channels, "
         "but got 3 channels instead",
-        expected="a network for 3 channels of 8 x 8 pixels",
-        fix="set in_channels and out_channels of the network, or channels and image_size of the data",
+        expected="a network for 3 channels of 8 x 8 pixels, without labels",
+        fix="make in_channels, out_channels and num_class_embeds of the network, conditional of the module, "
+        "and channels and image_size of the data fit together",
     )
 
 
@@ -297,9 +298,9 @@ def test_attribute_before_unlearn(refused: Refused, finished_run: Path) -> None:
     shutil.rmtree(finished_run / "store")
     refused(
         command("attribute"),
-        f"no counterfactual in {finished_run}/store fits",
-        found="an empty store",
-        expected="operator retrack, seed 0",
+        f"there are no counterfactuals in {finished_run}/store",
+        found="no such folder",
+        expected="one counterfactual for each group",
         fix="run guda unlearn with --groups 0,1,2,3,4,5,6,7,8,9",
         run=finished_run,
     )
@@ -462,7 +463,7 @@ def test_queries_of_another_shape(refused: Refused, finished_run: Path, tmp_path
         f"the query {query} does not fit the model",
         found="640 x 480 pixels, 3 channels",
         expected="8 x 8 pixels, 1 channel",
-        fix="resize and convert it, or pass --resize",
+        fix="resize and convert it, or pass --resize true",
         run=finished_run,
     )
 

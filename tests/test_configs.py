@@ -138,7 +138,8 @@ def test_later_files_and_flags_win_and_interpolation_follows(parsed: Any, tmp_pa
     config = parsed("fit", "-c", "digits.yaml", "-c", "mine.yaml", "--trainer.max_steps", 12)
     assert config["model"]["init_args"]["lr_scheduler"]["init_args"]["total_steps"] == 12
     config = parsed("validate", "-c", "digits.yaml", "-c", "callbacks/elbo_attribution.yaml", "--run", "r")
-    assert config["trainer"]["callbacks"][0]["init_args"]["store"] == "r/store"
+    assert config["trainer"]["callbacks"][0]["class_path"].endswith("ELBOAttributionCallback")
+    assert config["trainer"]["logger"]["init_args"]["save_dir"] == "r"
 
 
 def test_a_local_file_hides_the_one_that_comes_with_guda(parsed: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from guda_lightning.cli import main
 
 CONF = Path(__file__).parent / "conf"
 KILLED = -9
-INTERRUPTED = "\ninterrupted: nothing is lost, the same command goes on from here\n"
+INTERRUPTED = "\ninterrupted: the same command goes on from the last whole epoch, group or batch\n"
 STAGES = {"fit": [], "sample": ["sample"], "unlearn": ["unlearn"], "attribute": ["attribute"]}
 Hit = Callable[..., tuple[int, str]]
 

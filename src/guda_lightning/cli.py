@@ -11,11 +11,16 @@ from contextlib import redirect_stdout
 from importlib import resources
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guda_lightning import __version__
 from guda_lightning.errors import ConfigError, GudaError, QueryError
 
+if TYPE_CHECKING:
+    from guda_lightning.trainer import GudaTrainer
+
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
+AFTER_INTERRUPT = "interrupted: the same command goes on from the last whole epoch, group or batch"
 STAGES = ("fit", "validate", "unlearn", "sample", "attribute")
 HELP = f"""guda {__version__}: which groups of my training data made this generated sample?
 
@@ -44,6 +49,7 @@ def main(args: Sequence[str] | None = None) -> int:
         # This process is ours. Threads that wait by spinning, the default of OpenMP, made a training step
         # eight times slower on a shared machine of two cores (docs/decisions.md); torch is not imported yet.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: a user's own module is named by class_path
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP)
@@ -57,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: nothing is lost, the same command goes on from here", file=sys.stderr)
+        print(f"\n{AFTER_INTERRUPT}", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as exit_:  # jsonargparse and argparse have printed why
         return exit_.code if isinstance(exit_.code, int) else 2
@@ -78,7 +84,7 @@ def _run(command: str, arguments: list[str]) -> int:
     return 0
 
 
-def _stage(command: str, arguments: list[str]) -> Path:
+def _stage(command: str, arguments: list[str]) -> GudaTrainer:
     from guda_lightning.lightning_cli import run_stage
 
     return run_stage([command, *_found(arguments)])
@@ -122,8 +128,16 @@ def _every_stage(arguments: list[str]) -> int:
         _refuse_missing(Path(chosen.queries))
     for stage, options in stages.items():
         _check(stage, options)  # what is misspelt for the last stage shows before the first one works
-    folder = [_stage(stage, options) for stage, options in stages.items()][-1]
-    return _report([str(folder)])
+    for stage, options in stages.items():
+        trainer = _stage(stage, options)
+        if not trainer.is_global_zero:  # a process that Lightning started to train with
+            return 0
+        if (
+            trainer.made is not None
+        ):  # of several kinds of counterfactuals in the store, score the one just made
+            made = ["--operator", trainer.made.operator, "--hparams", trainer.made.hparams_hash[:12]]
+            stages["attribute"] += [*made, "--seed", str(trainer.made.seed)]
+    return _report([str(trainer.run_folder.root), "--scores", str(trainer.table_path)])
 
 
 def _refuse_missing(queries: Path) -> None:

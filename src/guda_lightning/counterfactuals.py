@@ -288,22 +288,43 @@ class CounterfactualStore:
         return [self._read(path.parent) for path in found if not path.parent.name.startswith(".")]
 
     def select(
-        self, operator: str, seed: int, hparams: str | None = None, groups: Sequence[str] | None = None
+        self,
+        operator: str | None,
+        seed: int,
+        hparams: str | None = None,
+        groups: Sequence[str] | None = None,
     ) -> dict[str, CounterfactualKey]:
         """Find the counterfactual of each group, all made with the same hyper-parameters.
 
         Only counterfactuals that forget a single group count.
 
         Args:
-            operator: How they were made.
+            operator: How they were made; None when the store holds one kind.
             seed: Seed of their training.
             hparams: The first digits of the hash of their hyper-parameters; None when there is only one.
             groups: Names of the groups, in the order wanted; None for all that are there, sorted.
 
         Raises:
-            StoreError: None fits, some are missing, or several sets of hyper-parameters fit.
+            StoreError: None fits, some are missing, or several operators or sets of hyper-parameters fit.
         """
         single = [record for record in self.records() if len(record.groups) == 1]
+        if operator is None:
+            operators = sorted({record.operator for record in single})
+            if not operators:
+                raise StoreError(
+                    f"there are no counterfactuals in {self.root}",
+                    found="an empty store" if self.root.is_dir() else "no such folder",
+                    expected="one counterfactual for each group",
+                    fix=_command("retrack", groups),
+                )
+            if len(operators) > 1:
+                raise StoreError(
+                    f"which counterfactuals of {self.root}?",
+                    found=", ".join(operators),
+                    expected="those of one operator",
+                    fix="pass --operator with one of them",
+                )
+            operator = operators[0]
         fitting = [
             record
             for record in single
@@ -327,7 +348,7 @@ class CounterfactualStore:
                 f"counterfactuals in {self.root} were made with several sets of hyper-parameters",
                 found="; ".join(_describe_hparams(fitting)),
                 expected="one set of hyper-parameters",
-                fix="choose one by the first digits of its hash",
+                fix="pass --hparams with the first digits of one hash",
             )
         keys = {record.groups[0]: record.key for record in fitting}
         missing = [group for group in groups or () if group not in keys]

@@ -8,18 +8,35 @@ import re
 import textwrap
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from guda_lightning.errors import ConfigError
 from guda_lightning.trainer import GudaTrainer
 
-_OURS = ("--trainer.denoiser", "--trainer.scheduler")  # the rest are those of every Lightning trainer
+_OURS = (
+    "--trainer.denoiser",
+    "--trainer.scheduler",
+    "--trainer.conditional",
+    "--trainer.resume_every_n_epochs",
+)  # the rest are those of every Lightning trainer
 _FROM_FIT = ("model", "data", "seed_everything")  # sections that make the full model what it is
+
+_FROM_FIT_TRAINER = (
+    "max_steps",
+    "max_epochs",
+    "precision",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "limit_train_batches",
+    "devices",
+    "num_nodes",
+)
 
 
 class StageParser(LightningArgumentParser):
@@ -77,7 +94,7 @@ class GudaCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One run folder for all stages."""
         parser.add_argument(
-            "--run", type=str, required=True, help="Run folder: everything is read and written there."
+            "--run", type=str | None, help="Run folder: everything is read and written there."
         )
         parser.link_arguments("run", "trainer.default_root_dir")
 
@@ -85,8 +102,15 @@ class GudaCLI(LightningCLI):
         """Refuse a stage that has nothing to work on.
 
         Raises:
-            ConfigError: A stage that needs groups got no data.
+            ConfigError: There is no run folder, or a stage that needs groups got no data.
         """
+        if self.config[self.subcommand].run is None:
+            raise ConfigError(
+                f"guda {self.subcommand} needs a run folder",
+                found="no run folder in the configuration",
+                expected="a folder to read and write",
+                fix="add `run: runs/mine` to the configuration, or pass --run runs/mine",
+            )
         if self.subcommand in ("unlearn", "sample", "attribute") and not self.config[self.subcommand].data:
             raise ConfigError(
                 f"guda {self.subcommand} needs the training data",
@@ -99,22 +123,34 @@ class GudaCLI(LightningCLI):
         """Train the full model: as LightningCLI does, but skipping and resuming."""
         config = self.config["fit"].as_dict()
         made_from = {key: config.get(key) for key in _FROM_FIT}
-        made_from["trainer"] = {
-            key: config["trainer"][key] for key in ("max_steps", "max_epochs", "precision")
-        }
+        made_from["trainer"] = {key: config["trainer"][key] for key in _FROM_FIT_TRAINER}
         trainer: Any = self.trainer
         trainer.fit_full(model, self.datamodule, config=made_from)
 
-    def validate(self, model: LightningModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+    def validate(self, model: LightningModule, **options: Any) -> None:
         """Validate: as LightningCLI does, but the weights are RUN/full unless a checkpoint is named."""
         trainer: Any = self.trainer
-        if ckpt_path is None:
-            trainer.load_full(model)
-        trainer.validate(model, ckpt_path=ckpt_path, **kwargs)
+        trainer.validate_full(model, **options)
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data.
+
+        Raises:
+            ConfigError: One of them refuses its arguments.
+        """
+        try:
+            super().instantiate_classes()
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise ConfigError(
+                "the configuration cannot be built",
+                found=" ".join(str(error).split())[-300:],
+                expected="arguments that the trainer, the model and the data accept",
+                fix=f"`guda {self.subcommand} ... --print_config` shows all values",
+            ) from error
 
 
-def run_stage(arguments: Sequence[str]) -> Path:
-    """Parse the arguments of one stage, run it, and return its run folder."""
+def run_stage(arguments: Sequence[str]) -> GudaTrainer:
+    """Parse the arguments of one stage, run it, and return the trainer that it ran on."""
     # Lightning reports its hardware and tips for every trainer, and a stage makes one for every group.
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -143,4 +179,6 @@ def run_stage(arguments: Sequence[str]) -> Path:
             auto_configure_optimizers=False,
             args=list(arguments),
         )
-    return Path(cli.trainer.default_root_dir)
+    trainer: Any = cli.trainer
+    ran: GudaTrainer = trainer
+    return ran

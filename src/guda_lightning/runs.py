@@ -58,11 +58,9 @@ class RunFolder:
         """The page."""
         return self.root / "report"
 
-    def table(self, method: str, seed: int, queries: str | None = None) -> Path:
-        """The score table of a method and a seed; with a name, that of somebody's own queries."""
-        return self.scores / (
-            "-".join([method, str(seed), *([slug(queries)] if queries else [])]) + ".parquet"
-        )
+    def table(self, method: str, seed: int, *names: str) -> Path:
+        """The score table of a method and a seed; a name tells other queries than the run's own."""
+        return self.scores / ("-".join([method, str(seed), *map(slug, names)]) + ".parquet")
 
     def queries_of(self, table: Path) -> Path:
         """The queries that a score table is about."""

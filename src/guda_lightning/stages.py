@@ -56,30 +56,48 @@ def spent(record: Mapping[str, Any]) -> str:
 
 
 def evaluation_seconds(
-    model: DiffusionModel, datamodule: GroupDataModule, batch_size: int, device: torch.device | str
+    model: DiffusionModel,
+    datamodule: GroupDataModule,
+    batch_size: int,
+    device: torch.device | str,
+    conditional: bool,
 ) -> float:
     """Measured seconds of one network evaluation without gradients."""
-    conditional = getattr(model.denoiser, "class_embedding", None) is not None
     return seconds_per_evaluation(model, datamodule.image_shape, batch_size, conditional, device)
 
 
-def say_fit_cost(trainer: Trainer, model: LightningModule, datamodule: GroupDataModule) -> None:
-    """Tell the user what training the full model will cost."""
-    if not isinstance(model, DiffusionModule):
-        return  # nobody knows what a step of somebody else's module does
+def say_fit_cost(
+    trainer: Trainer,
+    model: LightningModule,
+    full: FullModel,
+    datamodule: GroupDataModule,
+    conditional: bool,
+) -> None:
+    """Tell the user what training will cost; a step of a foreign module is taken as one of ours."""
+    limit = trainer.limit_train_batches
     batches = max(1, len(datamodule.kept) // (datamodule.batch_size * trainer.world_size))
-    steps = trainer.max_steps if trainer.max_steps >= 0 else batches * (trainer.max_epochs or 1)
-    per_step = step_seconds(model.student, datamodule, BACKWARD_FACTOR, trainer.strategy.root_device)
-    say_cost(f"fit: {steps} steps of {datamodule.batch_size} images", per_step * steps)
+    batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
+    epochs = None if trainer.max_epochs is None or trainer.max_epochs < 0 else trainer.max_epochs
+    steps = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps >= 0 else None
+    counts = [count for count in (steps, None if epochs is None else epochs * batches) if count is not None]
+    network = model.student if isinstance(model, DiffusionModule) else full.model
+    per_step = step_seconds(network, datamodule, BACKWARD_FACTOR, trainer.strategy.root_device, conditional)
+    if counts:
+        say_cost(f"fit: {min(counts)} steps of {datamodule.batch_size} images", per_step * min(counts))
+    else:
+        say(f"fit: no end is set, each step of {datamodule.batch_size} images takes about {per_step:.2g} s")
 
 
 def step_seconds(
-    model: DiffusionModel, datamodule: GroupDataModule, passes: float, device: torch.device | str
+    model: DiffusionModel,
+    datamodule: GroupDataModule,
+    passes: float,
+    device: torch.device | str,
+    conditional: bool,
 ) -> float:
     """Estimated seconds of one step that costs so many forward passes of a batch."""
-    return (
-        evaluation_seconds(model, datamodule, datamodule.batch_size, device) * datamodule.batch_size * passes
-    )
+    size = datamodule.batch_size
+    return evaluation_seconds(model, datamodule, size, device, conditional) * size * passes
 
 
 def callbacks(trainer: Trainer) -> list[Callback]:
@@ -197,12 +215,21 @@ def chosen_groups(grouping: Grouping, asked: Sequence[str] | str | None) -> list
     return names
 
 
-def with_labels(queries: Queries, conditional: bool) -> Queries:
+def with_labels(queries: Queries, conditional: bool, num_classes: int) -> Queries:
     """The queries with class labels for a conditional model, and without them for any other.
 
     Raises:
-        QueryError: A conditional model got queries without labels.
+        QueryError: A conditional model got queries without labels, or with labels that it has no class for.
     """
+    if conditional and queries.labels is not None:
+        wrong = queries.labels[(queries.labels < 0) | (queries.labels >= num_classes)]
+        if len(wrong):
+            raise QueryError(
+                "a query has a label that the model has no class for",
+                found=f"label {int(wrong[0])}",
+                expected=f"0 to {num_classes - 1}",
+                fix="correct metadata.jsonl beside the queries",
+            )
     if conditional and queries.labels is None:
         raise QueryError(
             "a label-conditional model cannot score queries without labels",

@@ -27,7 +27,15 @@ from guda_lightning.counterfactuals import (
     versions,
 )
 from guda_lightning.data import GroupDataModule, load_queries, save_queries
-from guda_lightning.diffusion import FullModel, open_full, sample, sampler, save_full
+from guda_lightning.diffusion import (
+    DiffusionModule,
+    FullModel,
+    open_full,
+    refuse_nonfinite,
+    sample,
+    sampler,
+    save_full,
+)
 from guda_lightning.diffusion.cost import BACKWARD_FACTOR, counting
 from guda_lightning.errors import QueryError
 from guda_lightning.files import atomic_folder, sha256_json, write_atomic
@@ -51,11 +59,23 @@ class GudaTrainer(Trainer):
     Args:
         denoiser: Where a LightningModule that is no ``DiffusionModule`` has its network, by dotted path.
         scheduler: Where it has its noise scheduler, by dotted path.
+        conditional: Whether its network takes class labels; a ``DiffusionModule`` says so itself.
+        resume_every_n_epochs: How often a training writes the checkpoint to go on from when interrupted.
         **kwargs: All arguments of ``lightning.Trainer``.
     """
 
-    def __init__(self, denoiser: str | None = None, scheduler: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        denoiser: str | None = None,
+        scheduler: str | None = None,
+        conditional: bool = False,
+        resume_every_n_epochs: int = 1,
+        **kwargs: Any,
+    ) -> None:
         self._paths = {"denoiser": denoiser, "scheduler": scheduler}
+        self._conditional, self._resume_every_n_epochs = conditional, resume_every_n_epochs
+        self.made: CounterfactualKey | None = None  # by the last `unlearn`, of one of its groups
+        self.table_path: Path | None = None  # of the last `attribute`
         # Before the trainer uses them: callbacks have state. This trainer's own loggers are never used.
         self._recipe = {
             name: value if name == "logger" else copy.deepcopy(value) for name, value in kwargs.items()
@@ -94,11 +114,14 @@ class GudaTrainer(Trainer):
         with closing_runs():
             trainer, checkpoint = self._fresh("fit", "full", run.checkpoints("fit"))
             if isinstance(datamodule, GroupDataModule):
-                stages.say_fit_cost(trainer, model, datamodule)
+                conditional = self._is_conditional(model)
+                stages.say_fit_cost(trainer, model, full, datamodule, conditional)
             stages.begin(checkpoint.folder, config)
+            stages.log_record(trainer, {"config": config})
             with counting(*stages.networks(model, full)) as evaluations:
                 seconds = stages.fit(trainer, model, datamodule, checkpoint)
             full = FullModel.of(model, **self._paths)
+            refuse_nonfinite(full, str(run.root))
             record = {
                 "complete": True,
                 "full_hash": full.hash,
@@ -120,6 +143,7 @@ class GudaTrainer(Trainer):
                 save_full(folder, full)
                 stages.write_record(folder, record)
             checkpoint.discard()
+        trainer.strategy.barrier()  # no rank reads what rank zero still writes
         stages.say(f"fit: {run.full} written, {stages.spent(record)}")
 
     def unlearn(
@@ -161,6 +185,7 @@ class GudaTrainer(Trainer):
         keys = {
             name: CounterfactualKey(objective.name, (name,), seed, sha256_json(hparams)) for name in names
         }
+        self.made = keys[names[0]]
         made_from = stages.made_from(source, datamodule.grouping)
         todo = [name for name in names if not stages.is_stored(store, keys[name], made_from)]
         stages.say_skipped("unlearn", [name for name in names if name not in todo])
@@ -168,7 +193,9 @@ class GudaTrainer(Trainer):
             passes = 2 * BACKWARD_FACTOR + (objective.preserve == "distill")
             stages.say_cost(
                 f"unlearn: {len(todo)} groups x {steps} steps ({objective.name})",
-                stages.step_seconds(source.model, datamodule, passes, self.strategy.root_device)
+                stages.step_seconds(
+                    source.model, datamodule, passes, self.strategy.root_device, self._is_conditional(model)
+                )
                 * steps
                 * len(todo),
             )
@@ -179,7 +206,7 @@ class GudaTrainer(Trainer):
                 (name,),
                 optimizer,
                 lr_scheduler,
-                conditional=bool(getattr(model, "conditional", False)),
+                conditional=self._is_conditional(model),
                 seed=seed,
             )
             record = self._unlearn_group(module, datamodule, store, keys[name], hparams, made_from)
@@ -216,12 +243,11 @@ class GudaTrainer(Trainer):
             stages.say(f"sample: {folder} is complete, skipped")
             return
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
-        labels = (
-            torch.arange(num) % datamodule.num_classes if bool(getattr(model, "conditional", False)) else None
-        )
+        labels = torch.arange(num) % datamodule.num_classes if self._is_conditional(model) else None
         images = self._sampled(source, datamodule, labels, batch_size, asked)
         ids = tuple(f"sample-{index:0{len(str(num - 1))}d}" for index in range(num))
         save_queries(folder, Queries(ids, images, labels), {"config": asked})
+        shutil.rmtree(self.run_folder.checkpoints("sample"))  # only now: hours of work lie there
         stages.say(f"sample: {num} images in {folder}")
 
     def attribute(
@@ -229,7 +255,7 @@ class GudaTrainer(Trainer):
         model: LightningModule,
         datamodule: GroupDataModule,
         queries: Path | None = None,
-        operator: str = "retrack",
+        operator: str | None = None,
         scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
         weighting: Weighting = "elbo",
         groups: list[str] | str | None = None,
@@ -244,7 +270,8 @@ class GudaTrainer(Trainer):
             model: The full model's module.
             datamodule: The training data with its groups.
             queries: An image or a folder of images; RUN/queries if left out.
-            operator: Which counterfactuals of RUN/store: the objective's name.
+            operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``; may
+                be left out where the store holds those of one objective.
             scoring: Timesteps, draws, seed, batch size and precision.
             weighting: The weighting that the printed summary shows; the file holds both.
             groups: Names of the groups to score, such as ``3,7``; all groups if left out.
@@ -256,7 +283,7 @@ class GudaTrainer(Trainer):
         run = self.run_folder
         source = self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
-        asked = stages.with_labels(asked, bool(getattr(model, "conditional", False)))
+        asked = stages.with_labels(asked, self._is_conditional(model), datamodule.num_classes)
         with tqdm(desc="attribute", unit="evaluation", leave=False, disable=None) as bar:
             attributor = CounterfactualAttributor(
                 run.store,
@@ -269,14 +296,16 @@ class GudaTrainer(Trainer):
                 device=self.strategy.root_device,
                 on_batch=bar.update,
             ).fit(source, datamodule, datamodule.grouping)
-            path = run.table(operator, seed, None if queries is None else queries.stem)
+            own = [] if queries is None else [queries.resolve().stem]
+            self.table_path = path = run.table(attributor.operator, seed, *own)
             if ScoreTable.exists(path) and ScoreTable.load(path).record == attributor.record(asked):
+                stages.say(summary(ScoreTable.load(path).select(weighting=weighting)))
                 stages.say(f"attribute: {path} is complete, skipped")
                 return
             evaluations = attributor.evaluations(asked)
             bar.reset(total=evaluations)
             per_evaluation = stages.evaluation_seconds(
-                source.model, datamodule, scoring.batch_size, attributor.device
+                source.model, datamodule, scoring.batch_size, attributor.device, asked.labels is not None
             )
             stages.say_cost(
                 f"attribute: {len(asked)} queries x {len(attributor.fitted_groups) + 1} models, "
@@ -286,7 +315,7 @@ class GudaTrainer(Trainer):
             table = attributor.score(asked)
         shown = table.select(weighting=weighting)
         with closing_runs():
-            loggers = stage_loggers(self.loggers, run.name, "attribute", f"attribute {operator}")
+            loggers = stage_loggers(self.loggers, run.name, "attribute", f"attribute {attributor.operator}")
             for logger in loggers:
                 logger.log_hyperparams(dict(table.record))
             log_attribution(loggers, shown, asked, (), "attribution")
@@ -327,6 +356,7 @@ class GudaTrainer(Trainer):
         record = module.save(store, curves[0] if curves else (), hparams)
         if self.is_global_zero:
             checkpoint.discard()
+        trainer.strategy.barrier()  # no rank reads what rank zero still writes
         return record
 
     def _sampled(
@@ -340,8 +370,10 @@ class GudaTrainer(Trainer):
         """All samples, in batches that are kept until the last one is done."""
         num, steps, device = asked["num"], asked["steps"], self.strategy.root_device
         unfinished = self.run_folder.checkpoints("sample")
-        seconds = stages.evaluation_seconds(full.model, datamodule, batch_size, device) * num * steps
-        stages.say_cost(f"sample: {num} images x {steps} steps", seconds)
+        per_evaluation = stages.evaluation_seconds(
+            full.model, datamodule, batch_size, device, labels is not None
+        )
+        stages.say_cost(f"sample: {num} images x {steps} steps", per_evaluation * num * steps)
         stages.begin(unfinished, {**asked, "batch_size": batch_size})
         full.model.denoiser.to(device)
         images = []
@@ -362,7 +394,6 @@ class GudaTrainer(Trainer):
                     )
                     write_atomic(part, to_safetensors({"images": batch}))
                 images.append(load_file(part)["images"])
-        shutil.rmtree(unfinished)
         return torch.cat(images)
 
     def _open_full(self, path: Path | None, model: LightningModule, datamodule: GroupDataModule) -> FullModel:
@@ -373,9 +404,13 @@ class GudaTrainer(Trainer):
         """
         full = open_full(path or self.run_folder.full, model, **self._paths)
         record = self.run_folder.full / stages.RECORD
+        refuse_nonfinite(full, str(path or self.run_folder.root))
         if path is None:
             stages.refuse_other_data(record, datamodule)
         return full
+
+    def _is_conditional(self, model: LightningModule) -> bool:
+        return model.conditional if isinstance(model, DiffusionModule) else self._conditional
 
     def _query_path(self, queries: Path | None) -> Path:
         path = queries or self.run_folder.queries
@@ -388,23 +423,36 @@ class GudaTrainer(Trainer):
             )
         return path
 
-    def load_full(self, model: LightningModule) -> None:
-        """Give a module the weights of RUN/full, to validate them.
+    def validate_full(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        verbose: bool = True,
+    ) -> None:
+        """Validate the full model, with its callbacks.
 
         Args:
             model: The module that the full model was trained as.
+            datamodule: The data to validate on; may be left out if the module has its own loaders.
+            ckpt_path: A Lightning checkpoint of the weights; RUN/full if left out.
+            verbose: Whether to print the metrics.
         """
-        weights = open_full(
-            self.run_folder.full, copy.deepcopy(model), **self._paths
-        ).model.denoiser.state_dict()
-        FullModel.of(model, **self._paths).model.denoiser.load_state_dict(weights)
+        if ckpt_path is None:
+            full = open_full(self.run_folder.full, copy.deepcopy(model), **self._paths)
+            FullModel.of(model, **self._paths).model.denoiser.load_state_dict(
+                full.model.denoiser.state_dict()
+            )
+        with closing_runs():
+            trainer, _ = self._fresh("validate", "full", self.run_folder.checkpoints("validate"))
+            trainer.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=verbose)
 
     def _fresh(
         self, stage: str, name: str, folder: Path, **overrides: Any
     ) -> tuple[Trainer, ResumeCheckpoint]:
         """An unused trainer for one training, and the checkpoint that it resumes from."""
         recipe = {**self._recipe, **overrides}
-        checkpoint = ResumeCheckpoint(folder)
+        checkpoint = ResumeCheckpoint(folder, self._resume_every_n_epochs)
         given = copy.deepcopy(recipe.get("callbacks") or [])
         recipe["callbacks"] = [*(given if isinstance(given, list) else [given]), checkpoint]
         recipe["enable_checkpointing"] = True

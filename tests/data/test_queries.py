@@ -86,7 +86,7 @@ def test_other_shapes_are_refused_unless_resized(tmp_path: Path, write_image, me
         f"the query {tmp_path / 'a.png'} does not fit the model",
         "12 x 8 pixels, 3 channels",
         "4 x 4 pixels, 1 channel",
-        "resize and convert it, or pass --resize",
+        "resize and convert it, or pass --resize true",
     )
     with pytest.raises(QueryError, match=pattern):
         load_queries(tmp_path, (1, 4, 4))

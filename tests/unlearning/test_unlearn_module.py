@@ -88,12 +88,15 @@ def test_it_logs_how_the_unlearning_goes(tmp_path: Path) -> None:
     assert trainer.callback_metrics["unlearn/target_rms"] > 0
 
 
-def test_the_alarm_rings_when_naive_weights_would_all_be_zero(tmp_path: Path) -> None:
+def test_the_alarm_rings_when_naive_weights_would_all_be_zero(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     # Nearly without noise, nothing of the retain set is near enough for exp() in float32.
     scheduler = DDPMScheduler(num_train_timesteps=10, beta_start=1e-4, beta_end=2e-4)
     full = FullModel.of(DiffusionModule(tiny_unet(), scheduler))
     trainer = quiet_trainer(tmp_path, max_epochs=1, limit_val_batches=0)
     trainer.fit(unlearn(ReTrack(), full), shades().unlearning(["bright"]))
+    assert sum(line.message.startswith("every weight exp(-d²/2σ²)") for line in caplog.records) == 1
     assert trainer.callback_metrics["unlearn/underflow"] == 1
 
 

@@ -44,7 +44,7 @@ class CounterfactualAttributor(Attributor):
 
     Args:
         store: Folder of the store.
-        operator: Which counterfactuals, e.g. ``"retrack"``.
+        operator: Which counterfactuals, e.g. ``"retrack"``; None where the store holds one kind.
         scoring: How to score.
         seed: Seed that the counterfactuals were made with.
         hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
@@ -58,7 +58,7 @@ class CounterfactualAttributor(Attributor):
     def __init__(
         self,
         store: str | Path,
-        operator: str,
+        operator: str | None = None,
         scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
         *,
         seed: int = 0,
@@ -69,7 +69,7 @@ class CounterfactualAttributor(Attributor):
         on_batch: Callable[[int], None] = lambda evaluations: None,
     ) -> None:
         self.store = CounterfactualStore(store)
-        self.operator, self.scoring, self.seed = operator, scoring, seed
+        self._asked, self.scoring, self.seed = operator, scoring, seed
         self.hparams, self.groups, self.cache = hparams, groups, cache
         self.device, self.on_batch = device, on_batch
 
@@ -94,7 +94,8 @@ class CounterfactualAttributor(Attributor):
                 grouping.check([group])
             self._expect["grouping_hash"] = grouping.hash
         self._full = full
-        self._keys = self.store.select(self.operator, self.seed, hparams=self.hparams, groups=groups)
+        self._keys = self.store.select(self._asked, self.seed, hparams=self.hparams, groups=groups)
+        self.operator = next(iter(self._keys.values())).operator
         self._hashes = {
             group: self.store.check(key, expect=self._expect).files["model.safetensors"]
             for group, key in self._keys.items()

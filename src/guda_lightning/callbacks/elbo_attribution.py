@@ -40,8 +40,9 @@ class ELBOAttributionCallback(Callback):
     rank scores its own queries and rank zero logs all of them, each once.
 
     Args:
-        store: Folder of the counterfactual store; not looked at on an ``UnlearnModule``.
-        operator: Which counterfactuals of the store.
+        store: Folder of the counterfactual store; None takes ``store`` in the trainer's ``default_root_dir``.
+            Not looked at on an ``UnlearnModule``.
+        operator: Which counterfactuals of the store; None where it holds one kind.
         seed: Seed that they were made with.
         hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
         queries: An image or a folder of images to score each time; None scores the validation batches.
@@ -59,7 +60,7 @@ class ELBOAttributionCallback(Callback):
     def __init__(
         self,
         store: str | Path | None = None,
-        operator: str = "retrack",
+        operator: str | None = None,
         seed: int = 0,
         hparams: str | None = None,
         queries: str | Path | None = None,
@@ -92,12 +93,15 @@ class ELBOAttributionCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse before any work what would fail at the first validation."""
         if self.store is None and not isinstance(pl_module, UnlearnModule):
-            raise ConfigError(
-                f"ELBOAttributionCallback needs counterfactuals to score a {type(pl_module).__name__}",
-                found="store=None",
-                expected="the folder of a counterfactual store, or an UnlearnModule",
-                fix="pass store=RUN/store after `guda unlearn`",
-            )
+            default = Path(trainer.default_root_dir) / "store"
+            if not default.is_dir():
+                raise ConfigError(
+                    f"ELBOAttributionCallback needs counterfactuals to score a {type(pl_module).__name__}",
+                    found=f"store=None, and nothing at {default}",
+                    expected="the folder of a counterfactual store, or an UnlearnModule",
+                    fix="pass store=RUN/store after `guda unlearn`",
+                )
+            self.store = default
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             charts.require()
 
@@ -208,7 +212,7 @@ class ELBOAttributionCallback(Callback):
             )
 
     def _method(self, pl_module: LightningModule) -> str:
-        return pl_module.objective.name if isinstance(pl_module, UnlearnModule) else self.operator
+        return pl_module.objective.name if isinstance(pl_module, UnlearnModule) else self._attributor.operator
 
     def _groups(self, pl_module: LightningModule) -> tuple[str, ...]:
         return (

@@ -33,6 +33,8 @@ def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) 
             # W&B reads WANDB_RUN_GROUP once a process, and WandbLogger offers nothing after construction.
             asked = logger._wandb_init
             defaults = {"group": group, "job_type": stage, "name": name, "settings": _settings(logger)}
+            if not isinstance(asked.get("anonymous"), str):
+                asked.pop("anonymous", None)  # W&B warns of it, whatever it is
             asked.update({key: value for key, value in defaults.items() if not asked.get(key)})
     return fresh
 

@@ -193,7 +193,7 @@ def _image(path: Path, image_shape: tuple[int, int, int], resize: bool) -> torch
             f"the query {path} does not fit the model",
             found=_describe(pixels.shape),
             expected=_describe(image_shape),
-            fix="resize and convert it, or pass --resize",
+            fix="resize and convert it, or pass --resize true",
         )
     return torch.tensor(pixels)
 

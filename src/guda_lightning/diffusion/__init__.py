@@ -1,6 +1,6 @@
 """Diffusion models in Lightning: one calling convention, training, saving, loading, sampling."""
 
-from guda_lightning.diffusion.full import FullModel, open_full, save_full
+from guda_lightning.diffusion.full import FullModel, open_full, refuse_nonfinite, save_full
 from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
 from guda_lightning.diffusion.module import DiffusionModule
 from guda_lightning.diffusion.sampling import sample, sampler
@@ -15,6 +15,7 @@ __all__ = [
     "diffusion_model",
     "evaluating",
     "open_full",
+    "refuse_nonfinite",
     "sample",
     "sampler",
     "save_full",

@@ -67,12 +67,14 @@ def seconds_per_evaluation(
             _forward(timed, torch.zeros(1, *shape, device=device), labels)  # the first pass sets things up
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+            pixels = f"{shape[0]} channels of {shape[2]} x {shape[1]} pixels"
             raise ConfigError(
-                f"{type(network).__name__} does not take images of this data",
+                f"{type(network).__name__} cannot be called with this data",
                 found=" ".join(str(error).split())[:200],
-                expected=f"a network for {shape[0]} channels of {shape[2]} x {shape[1]} pixels",
-                fix="set in_channels and out_channels of the network, or channels and image_size of the data",
+                expected=f"a network for {pixels}, {'with' if labels else 'without'} labels",
+                fix="make in_channels, out_channels and num_class_embeds of the network, conditional of the "
+                "module, and channels and image_size of the data fit together",
             ) from error
         while True:
             x = torch.zeros(size, *shape, device=device)

@@ -21,7 +21,7 @@ from guda_lightning.diffusion.model import (
 )
 from guda_lightning.diffusion.module import DiffusionModule
 from guda_lightning.diffusion.weights import weights_hash
-from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.files import canonical_json, read_json, write_atomic
 
 _INDEX = "model_index.json"
@@ -71,6 +71,26 @@ class FullModel:
             path = denoiser
         model = diffusion_model(module, path, scheduler)
         return cls(model, find(module, scheduler, "scheduler"), weights_hash(model.denoiser.state_dict()))
+
+
+def refuse_nonfinite(full: FullModel, where: str) -> None:
+    """Refuse a full model whose weights are not all numbers: everything made from it would be worthless.
+
+    Args:
+        full: The model.
+        where: Where it is from, for the message.
+
+    Raises:
+        NumericsError: Some weight is NaN or infinite.
+    """
+    for name, tensor in full.model.denoiser.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise NumericsError(
+                f"the full model of {where} has weights that are not numbers",
+                found=f"NaN or infinity in {name}",
+                expected="finite weights",
+                fix="train it again with a lower learning rate or trainer.gradient_clip_val=1.0",
+            )
 
 
 def save_full(folder: Path, full: FullModel) -> None:
@@ -191,7 +211,7 @@ def _component(folder: Path, class_name: str | None, base: type, **options: bool
         )
     loader: Any = kind
     try:
-        return loader.from_pretrained(folder, **options)
+        return loader.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
 

@@ -183,6 +183,10 @@ def timestep_terms(
         ``[queries, strata, draws]`` float64.
     """
     weights = schedule.kl_weights if weighting == "elbo" else schedule.uniform_weights
+    if (
+        weighting == "uniform" and plan.kind == "fixed"
+    ):  # the mean over the grid, whose points stand for themselves
+        weights = weights * (schedule.scored_timesteps.numel() / plan.num_strata)
     factor = plan.sizes.to(errors.device, torch.float64).view(1, -1, 1)
     return factor * weights.to(errors.device)[timesteps] * errors.to(torch.float64)
 

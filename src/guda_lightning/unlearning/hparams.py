@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from guda_lightning.data import GroupDataModule
+from guda_lightning.errors import ConfigError
 from guda_lightning.files import sha256_json
 from guda_lightning.unlearning.objectives import Objective
 
@@ -40,6 +41,8 @@ def unlearning_hparams(
         "horizontal_flip": data.horizontal_flip,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": str(trainer.gradient_clip_algorithm or "norm"),
+        "limit_train_batches": trainer.limit_train_batches,
         "precision": str(trainer.precision),
         "world_size": trainer.world_size,
         **optimizer_hparams(optimizer, lr_scheduler, steps),
@@ -56,6 +59,13 @@ def optimizer_hparams(
     rates = [made.param_groups[0]["lr"]] * steps
     if lr_scheduler is not None:
         schedule = lr_scheduler(made)
+        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ConfigError(
+                "unlearning has no metric for its learning rate to follow",
+                found="ReduceLROnPlateau",
+                expected="a schedule that depends on the step alone",
+                fix="choose another lr_scheduler, e.g. torch.optim.lr_scheduler.CosineAnnealingLR",
+            )
         for step in range(steps):
             rates[step] = made.param_groups[0]["lr"]
             made.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from guda_lightning.errors import ConfigError
 from guda_lightning.grouping import Grouping
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.objectives import Objective, plain_target
+
+_log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -94,6 +97,7 @@ class UnlearnModule(DiffusionModule):
         self.evaluations = EvaluationCounter()
         for network in (self.denoiser, self.full_denoiser):
             network.register_forward_hook(self.evaluations)
+        self._alarmed = False
         self._seconds: float | None = None  # of a finished training
         self.full_hash = full.hash
         self.objective = objective
@@ -217,7 +221,20 @@ class UnlearnModule(DiffusionModule):
         loss = self.objective.loss(self._model, self._full, forget, retain)
         self.log("unlearn/loss", loss.total, prog_bar=True, batch_size=len(retain.x0))
         self.log_dict({f"unlearn/{k}": v for k, v in loss.parts.items()}, batch_size=len(retain.x0))
+        self._alarm(loss.parts)
         return self.finite(loss.total)
+
+    def _alarm(self, parts: Mapping[str, Tensor]) -> None:
+        """Say once that every weight over retain samples underflows; the target is right all the same."""
+        if self._alarmed or self.global_rank or "underflow" not in parts:
+            return
+        if bool(parts["underflow"] == 1):
+            self._alarmed = True
+            _log.warning(
+                "every weight exp(-d²/2σ²) over retain samples is 0 in float32, for a whole batch: the "
+                "softmax keeps their ratios, and a target blends %.1f retain samples on average",
+                float(parts["effective_neighbours"]),
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Denoising losses of the student and its drift from the full model, always with the same noise."""
