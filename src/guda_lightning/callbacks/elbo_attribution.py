@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from guda_lightning import charts
 from guda_lightning.attribution import CounterfactualAttributor, Scoring, score_table, squared_errors
+from guda_lightning.callbacks.gathering import Collected, Scored, distinct, gathered, merged
 from guda_lightning.callbacks.wandb import log_attribution
 from guda_lightning.data import load_queries, query_hash
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
@@ -86,7 +85,7 @@ class ELBOAttributionCallback(Callback):
         self.image_key, self.label_key = image_key, label_key
         self.history: list[dict[str, Any]] = []  # rows group, step, own, other, for the page
         self.table: ScoreTable | None = None  # of the last validation, all ranks' queries
-        self._collected: list[_Collected] = []
+        self._collected: list[Collected] = []
         self._fixed: Queries | None = None
         self._full_errors: dict[str, SquaredErrors] = {}  # of the last validation, by what they are of
 
@@ -163,12 +162,12 @@ class ELBOAttributionCallback(Callback):
         """Score, gather and log."""
         if trainer.sanity_checking:
             return
-        mine = _distinct(self._collected) if self._fixed is None else self._share(self._fixed, trainer)
+        mine = distinct(self._collected) if self._fixed is None else self._share(self._fixed, trainer)
         if not self._is_conditional(pl_module):
             mine = mine._replace(labels=None)
         queries = Queries(mine.ids, mine.images, mine.labels)
         groups = self._groups(pl_module)
-        scored = _merged(_gathered(_Scored(mine, *self._score(pl_module, queries, groups)), trainer))
+        scored = merged(gathered(Scored(mine, *self._score(pl_module, queries, groups)), trainer))
         if self._fixed is None:
             scored = scored.first(self.max_queries)
         self.table = ScoreTable.from_matrix(
@@ -253,7 +252,7 @@ class ELBOAttributionCallback(Callback):
 
     def _from_batch(
         self, pl_module: LightningModule, batch: Any, images: Tensor, dataloader_idx: int
-    ) -> _Collected:
+    ) -> Collected:
         """The first queries of a validation batch, and which of them the student forgets."""
         room, own = len(images), torch.zeros(len(images), dtype=torch.bool)
         if isinstance(pl_module, UnlearnModule):
@@ -266,13 +265,13 @@ class ELBOAttributionCallback(Callback):
             ids = [f"{loader}{i}" for i in batch["index"][:room].tolist()]
         else:
             ids = [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in images]
-        return _Collected(tuple(ids), images, labels, own)
+        return Collected(tuple(ids), images, labels, own)
 
-    def _share(self, fixed: Queries, trainer: Trainer) -> _Collected:
+    def _share(self, fixed: Queries, trainer: Trainer) -> Collected:
         """This rank's share of the fixed queries."""
         none = torch.zeros(len(fixed), dtype=torch.bool)
         rows = range(trainer.global_rank, len(fixed), trainer.world_size)
-        return _Collected(fixed.ids, fixed.images, fixed.labels, none).take(list(rows))
+        return Collected(fixed.ids, fixed.images, fixed.labels, none).take(list(rows))
 
     def _score(
         self, pl_module: LightningModule, queries: Queries, groups: tuple[str, ...]
@@ -307,7 +306,7 @@ class ELBOAttributionCallback(Callback):
         errors, timesteps = squared_errors(model, queries, self.scoring, device=pl_module.device)
         return SquaredErrors(queries.ids, errors, timesteps, self.scoring.record(model.schedule))
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule, table: ScoreTable, scored: _Scored) -> None:
+    def _log(self, trainer: Trainer, pl_module: LightningModule, table: ScoreTable, scored: Scored) -> None:
         mean = scored.scores.mean(dim=0).tolist()
         scalars = {f"influence/{group}": value for group, value in zip(table.groups, mean, strict=True)}
         mine = scored.of.own
@@ -323,79 +322,6 @@ class ELBOAttributionCallback(Callback):
             step = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)
             queries = Queries(scored.of.ids, scored.of.images)
             log_attribution(trainer.loggers, table, queries, self.history, "influence", step=step)
-
-
-class _Collected(NamedTuple):
-    """Queries; all tensors on the CPU."""
-
-    ids: tuple[str, ...]
-    images: Tensor
-    labels: Tensor | None
-    own: Tensor  # [queries] bool, which belong to the groups that the student forgets
-
-    def take(self, rows: Sequence[int]) -> _Collected:
-        labels = None if self.labels is None else self.labels[list(rows)]
-        ids = tuple(self.ids[row] for row in rows)
-        return _Collected(ids, self.images[list(rows)], labels, self.own[list(rows)])
-
-
-class _Scored(NamedTuple):
-    """Queries with their scores and standard errors, ``[queries, groups]`` on the CPU."""
-
-    of: _Collected
-    scores: Tensor
-    stderr: Tensor
-
-    def take(self, rows: Sequence[int]) -> _Scored:
-        return _Scored(self.of.take(rows), self.scores[list(rows)], self.stderr[list(rows)])
-
-    def first(self, count: int) -> _Scored:
-        return self.take(range(min(count, len(self.of.ids))))
-
-
-def _distinct(parts: Sequence[_Collected]) -> _Collected:
-    """All parts as one, without repeats: of equal ids the first counts."""
-    joined = _cat(parts)
-    return joined.take(_first_rows(joined.ids))
-
-
-def _gathered(part: _Scored, trainer: Trainer) -> list[_Scored]:
-    """The parts of all ranks, on every rank."""
-    if trainer.world_size == 1:
-        return [part]
-    ranks: list[Any] = [None] * trainer.world_size
-    dist.all_gather_object(ranks, part)
-    return ranks
-
-
-def _merged(ranks: Sequence[_Scored]) -> _Scored:
-    """The queries of all ranks in the order in which a sampler dealt them, each once.
-
-    A distributed sampler deals like cards, and repeats some samples to make ranks even.
-    """
-    joined = _Scored(
-        _cat([rank.of for rank in ranks]),
-        torch.cat([rank.scores for rank in ranks]),
-        torch.cat([rank.stderr for rank in ranks]),
-    )
-    ends = torch.tensor([len(rank.of.ids) for rank in ranks]).cumsum(0).tolist()
-    hands = [range(end - len(rank.of.ids), end) for rank, end in zip(ranks, ends, strict=True)]
-    dealt = joined.take([row for round_ in zip_longest(*hands) for row in round_ if row is not None])
-    return dealt.take(_first_rows(dealt.of.ids))
-
-
-def _cat(parts: Sequence[_Collected]) -> _Collected:
-    labels = [part.labels for part in parts if part.labels is not None]
-    return _Collected(
-        tuple(i for part in parts for i in part.ids),
-        torch.cat([part.images for part in parts]),
-        torch.cat(labels) if labels else None,
-        torch.cat([part.own for part in parts]),
-    )
-
-
-def _first_rows(ids: Sequence[str]) -> list[int]:
-    return sorted({name: row for row, name in reversed(list(enumerate(ids)))}.values())
 
 
 def _described(value: Any) -> str:
