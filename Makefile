@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-# Spinning threads of OpenMP starve each other on shared cores.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads of OpenMP that spin for long starve each other on shared cores: docs/decisions.md.
+export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -37,7 +37,7 @@ def run() -> None:
         # In a process of its own, so that its memory is measured; set up as the command `guda` is.
         child = "from benchmarks.digits import demo; demo()"
         subprocess.run(
-            [sys.executable, "-c", child], check=True, env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+            [sys.executable, "-c", child], check=True, env={"GOMP_SPINCOUNT": "10000", **os.environ}
         )
     for method in METHODS[1:]:
         objective = method.partition("_distill")[0]
