@@ -46,8 +46,8 @@ A file that does not exist here is looked up among those of `guda configs`.
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0, 2 for bad input, 130 for Ctrl-C."""
     if args is None:
-        # This process is ours. OpenMP's threads spin 30 times longer than this before they sleep, and starve each
-        # other on shared cores (docs/decisions.md); torch is not imported yet.
+        # This process is ours. OpenMP's threads spin 30 times longer than this before they sleep, and starve
+        # each other on shared cores (docs/decisions.md); torch is not imported yet.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         sys.path.insert(0, os.getcwd())  # as `python -m` does: a user's own module is named by class_path
     arguments = list(sys.argv[1:] if args is None else args)
