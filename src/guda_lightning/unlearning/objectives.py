@@ -164,7 +164,7 @@ class ReTrack(Objective):
         neighbours: Sum over the K retain samples nearest to each clean forget sample; null sums over
             all of them, which is exact.
         kl_cap: Shrink every correction to ``sqrt(2 * kl_cap)`` as the paper's code does (1.0 there); null
-            leaves it, since the cap removes most of the effect (docs/benchmarks.md).
+            leaves it, since a cap that binds takes the effect away with the size (docs/decisions.md).
         density_ratio: Weigh each sample by ``q_t(x_t | retain) / q_t(x_t | all)``, as full ReTrack does.
     """
 
