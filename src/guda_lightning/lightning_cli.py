@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -23,6 +23,7 @@ _OURS = (
     "--trainer.scheduler",
     "--trainer.conditional",
     "--trainer.resume_every_n_epochs",
+    "--trainer.start",
 )  # the rest are those of every Lightning trainer
 _FROM_FIT = ("model", "data", "seed_everything")  # sections that make the full model what it is
 
@@ -36,6 +37,7 @@ _FROM_FIT_TRAINER = (
     "limit_train_batches",
     "devices",
     "num_nodes",
+    "start",
 )
 
 
@@ -87,6 +89,7 @@ class GudaCLI(LightningCLI):
             },
             "validate": {"model", "dataloaders", "datamodule", "weights_only"},
             "unlearn": model_and_data,
+            "retrain": {"build", "datamodule", "config"},
             "sample": model_and_data,
             "attribute": model_and_data,
         }
@@ -111,7 +114,7 @@ class GudaCLI(LightningCLI):
                 expected="a folder to read and write",
                 fix="add `run: runs/mine` to the configuration, or pass --run runs/mine",
             )
-        if self.subcommand in ("unlearn", "sample", "attribute") and not self.config[self.subcommand].data:
+        if self.subcommand not in ("fit", "validate") and not self.config[self.subcommand].data:
             raise ConfigError(
                 f"guda {self.subcommand} needs the training data",
                 found="no data in the configuration",
@@ -121,16 +124,31 @@ class GudaCLI(LightningCLI):
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
         """Train the full model: as LightningCLI does, but skipping and resuming."""
-        config = self.config["fit"].as_dict()
-        made_from = {key: config.get(key) for key in _FROM_FIT}
-        made_from["trainer"] = {key: config["trainer"][key] for key in _FROM_FIT_TRAINER}
         trainer: Any = self.trainer
-        trainer.fit_full(model, self.datamodule, config=made_from)
+        trainer.fit_full(model, self.datamodule, config=self._made_from())
+
+    def retrain(self, model: LightningModule, **options: Any) -> None:
+        """Train the oracle: every model of it is built anew from the configuration."""
+        trainer: Any = self.trainer
+        trainer.retrain(self._build, config=self._made_from(), **options)
 
     def validate(self, model: LightningModule, **options: Any) -> None:
         """Validate: as LightningCLI does, but the weights are RUN/full unless a checkpoint is named."""
         trainer: Any = self.trainer
         trainer.validate_full(model, **options)
+
+    def _made_from(self) -> dict[str, Any]:
+        """What makes the full model, and the oracle, what it is."""
+        config = self.config[self.subcommand].as_dict()
+        made_from = {key: config.get(key) for key in _FROM_FIT}
+        made_from["trainer"] = {key: config["trainer"][key] for key in _FROM_FIT_TRAINER}
+        return made_from
+
+    def _build(self) -> LightningModule:
+        """The untrained module of the configuration, once more."""
+        section = Namespace(model=self.config[self.subcommand].model.clone())
+        built: LightningModule = self._parser(self.subcommand).instantiate_classes(section).model
+        return built
 
     def instantiate_classes(self) -> None:
         """Build trainer, model and data.

@@ -20,7 +20,7 @@ from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.cost import BACKWARD_FACTOR, readable_seconds, seconds_per_evaluation
 from guda_lightning.errors import ConfigError, QueryError, StoreError
-from guda_lightning.files import canonical_json, read_json, write_atomic
+from guda_lightning.files import canonical_json, read_json, sha256_json, write_atomic
 from guda_lightning.grouping import Grouping
 from guda_lightning.types import Queries
 
@@ -67,13 +67,16 @@ def evaluation_seconds(
 
 
 def say_fit_cost(
+    stage: str,
     trainer: Trainer,
     model: LightningModule,
     full: FullModel,
     datamodule: GroupDataModule,
     conditional: bool,
+    models: int = 1,
 ) -> None:
     """Tell the user what training will cost; a step of a foreign module is taken as one of ours."""
+    what = f"{stage}:" if models == 1 else f"{stage}: {models} models x"
     limit = trainer.limit_train_batches
     batches = max(1, len(datamodule.kept) // (datamodule.batch_size * trainer.world_size))
     batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
@@ -83,9 +86,10 @@ def say_fit_cost(
     network = model.student if isinstance(model, DiffusionModule) else full.model
     per_step = step_seconds(network, datamodule, BACKWARD_FACTOR, trainer.strategy.root_device, conditional)
     if counts:
-        say_cost(f"fit: {min(counts)} steps of {datamodule.batch_size} images", per_step * min(counts))
+        steps_of = f"{what} {min(counts)} steps of {datamodule.batch_size} images"
+        say_cost(steps_of, per_step * min(counts) * models)
     else:
-        say(f"fit: no end is set, each step of {datamodule.batch_size} images takes about {per_step:.2g} s")
+        say(f"{what} no end is set, each step of {datamodule.batch_size} images takes about {per_step:.2g} s")
 
 
 def step_seconds(
@@ -213,6 +217,38 @@ def chosen_groups(grouping: Grouping, asked: Sequence[str] | str | None) -> list
     for name in names:
         grouping.check([name])
     return names
+
+
+def chosen_seeds(asked: Sequence[int] | int | str) -> list[int]:
+    """Distinct seeds from a list, one number, or ``0,1,2``.
+
+    Raises:
+        ConfigError: They are no whole numbers of at least 0.
+    """
+    parts = asked.split(",") if isinstance(asked, str) else [asked] if isinstance(asked, int) else asked
+    texts = [str(part).strip() for part in parts]
+    if not texts or not all(text.isdecimal() for text in texts):
+        raise ConfigError(
+            "the seeds are not usable",
+            found=asked,
+            expected="whole numbers of at least 0",
+            fix="pass them as --seeds 0,1,2",
+        )
+    return list(dict.fromkeys(map(int, texts)))
+
+
+def own_seed(key: CounterfactualKey) -> int:
+    """A seed for one group alone, from the seed of all groups and its name."""
+    return int(sha256_json([key.seed, list(key.groups)])[:7], 16)
+
+
+def without_seeds(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A training's configuration without what differs between its seeds."""
+    kept = {name: value for name, value in read_back(config).items() if name != "seed_everything"}
+    for section in ("model", "data"):
+        if isinstance(kept.get(section), dict):
+            kept[section].get("init_args", {}).pop("seed", None)
+    return kept
 
 
 def with_labels(queries: Queries, conditional: bool, num_classes: int) -> Queries:

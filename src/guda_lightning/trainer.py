@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
@@ -21,6 +21,7 @@ from guda_lightning.attribution import CounterfactualAttributor, Scoring
 from guda_lightning.callbacks import ELBOAttributionCallback, ResumeCheckpoint
 from guda_lightning.callbacks.wandb import closing_runs, log_attribution, stage_loggers
 from guda_lightning.counterfactuals import (
+    RETRAIN,
     CounterfactualKey,
     CounterfactualRecord,
     CounterfactualStore,
@@ -30,6 +31,7 @@ from guda_lightning.data import GroupDataModule, load_queries, save_queries
 from guda_lightning.diffusion import (
     DiffusionModule,
     FullModel,
+    load_weights,
     open_full,
     refuse_nonfinite,
     sample,
@@ -44,7 +46,7 @@ from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import Objective, ReTrack, UnlearnModule
-from guda_lightning.unlearning.hparams import unlearning_hparams
+from guda_lightning.unlearning.hparams import training_hparams, unlearning_hparams
 from guda_lightning.unlearning.module import default_optimizer
 
 VALIDATIONS = 4  # while unlearning a group: enough to see its influence grow
@@ -61,6 +63,8 @@ class GudaTrainer(Trainer):
         scheduler: Where it has its noise scheduler, by dotted path.
         conditional: Whether its network takes class labels; a ``DiffusionModule`` says so itself.
         resume_every_n_epochs: How often a training writes the checkpoint to go on from when interrupted.
+        start: Weights that ``fit`` and ``retrain`` begin with, a diffusers folder or a Lightning checkpoint:
+            the pretrained model that is fine-tuned. Left out, they begin with those the module is built with.
         **kwargs: All arguments of ``lightning.Trainer``.
     """
 
@@ -70,10 +74,12 @@ class GudaTrainer(Trainer):
         scheduler: str | None = None,
         conditional: bool = False,
         resume_every_n_epochs: int = 1,
+        start: Path | None = None,
         **kwargs: Any,
     ) -> None:
         self._paths = {"denoiser": denoiser, "scheduler": scheduler}
         self._conditional, self._resume_every_n_epochs = conditional, resume_every_n_epochs
+        self._start = start
         self.made: CounterfactualKey | None = None  # by the last `unlearn`, of one of its groups
         self.table_path: Path | None = None  # of the last `attribute`
         # Before the trainer uses them: callbacks have state. This trainer's own loggers are never used.
@@ -108,14 +114,14 @@ class GudaTrainer(Trainer):
             stages.refuse_other_config(run.full / stages.RECORD, config)
             stages.say(f"fit: {run.full} is complete, skipped")
             return
-        full = FullModel.of(model, **self._paths)  # a wrong path is refused before training
+        full = self._at_start(model)  # a wrong path is refused before training
         if isinstance(datamodule, GroupDataModule):
             datamodule.setup()  # and so is bad data, before anything is written
         with closing_runs():
             trainer, checkpoint = self._fresh("fit", "full", run.checkpoints("fit"))
             if isinstance(datamodule, GroupDataModule):
                 conditional = self._is_conditional(model)
-                stages.say_fit_cost(trainer, model, full, datamodule, conditional)
+                stages.say_fit_cost("fit", trainer, model, full, datamodule, conditional)
             stages.begin(checkpoint.folder, config)
             stages.log_record(trainer, {"config": config})
             with counting(*stages.networks(model, full)) as evaluations:
@@ -211,6 +217,72 @@ class GudaTrainer(Trainer):
             )
             record = self._unlearn_group(module, datamodule, store, keys[name], hparams, made_from)
             stages.say(f"unlearn: {name} done ({position} of {len(todo)}), {stages.spent(vars(record))}")
+
+    def retrain(
+        self,
+        build: Callable[[], LightningModule],
+        datamodule: GroupDataModule,
+        groups: list[str] | str | None = None,
+        seeds: list[int] | int | str = 0,
+        paired: bool = True,
+        full: Path | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Train the oracle: the same model from the start, without each group, into the same store.
+
+        Args:
+            build: Makes the untrained module; called after the random generators are seeded.
+            datamodule: The training data with its groups.
+            groups: Names of the groups to leave out, such as ``3,7``, one model each; all if left out.
+            seeds: Seeds of initialisation, order, noise and timesteps, such as ``0,1,2``: one model per group
+                and seed.
+            paired: Whether the models of one seed begin with the same weights, see the samples that they
+                share in the same order and draw the same noise; else each group has a seed of its own.
+            full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+            config: What the module is made from; must be what RUN/full was made from.
+
+        Raises:
+            GudaError: No full model, an unknown or empty group, or another configuration than the full model's.
+        """
+        names, chosen = stages.chosen_groups(datamodule.grouping, groups), stages.chosen_seeds(seeds)
+        config, record = dict(config or {}), self.run_folder.full / stages.RECORD
+        if full is None and record.is_file():
+            stages.refuse_other_config(record, config)
+        model = build()
+        source = self._open_full(full, model, datamodule)
+        self._at_start(model)
+        hparams = {
+            "config": stages.without_seeds(config),
+            "paired": paired,
+            "start": None if self._start is None else FullModel.of(model, **self._paths).hash,
+            "max_steps": self.max_steps,
+            "max_epochs": self.max_epochs,
+            **training_hparams(datamodule, self),
+        }
+        store = CounterfactualStore(self.run_folder.store)
+        made_from = stages.made_from(source, datamodule.grouping)
+        keys = [
+            CounterfactualKey(RETRAIN, (name,), seed, sha256_json(hparams)) for seed in chosen for name in names
+        ]
+        todo = [key for key in keys if not stages.is_stored(store, key, made_from)]
+        stages.say_skipped("retrain", [f"{key.groups[0]} (seed {key.seed})" for key in keys if key not in todo])
+        for position, key in enumerate(todo, start=1):
+            seed = key.seed if paired else stages.own_seed(key)
+            seed_everything(seed, workers=True, verbose=False)
+            model = build()
+            if isinstance(model, DiffusionModule):
+                model.seed = seed
+            started = self._at_start(model)
+            view = datamodule.without(key.groups, seed)
+            if position == 1:
+                stages.say_fit_cost(
+                    "retrain", self, model, started, view, self._is_conditional(model), models=len(todo)
+                )
+            made = self._retrain_group(model, view, store, key, hparams, made_from)
+            stages.say(
+                f"retrain: {key.groups[0]} (seed {key.seed}) done ({position} of {len(todo)}), "
+                f"{stages.spent(vars(made))}"
+            )
 
     def sample(
         self,
@@ -358,6 +430,58 @@ class GudaTrainer(Trainer):
             checkpoint.discard()
         trainer.strategy.barrier()  # no rank reads what rank zero still writes
         return record
+
+    def _retrain_group(
+        self,
+        model: LightningModule,
+        view: GroupDataModule,
+        store: CounterfactualStore,
+        key: CounterfactualKey,
+        hparams: dict[str, Any],
+        made_from: dict[str, str],
+    ) -> CounterfactualRecord:
+        """Train one model of the oracle on a fresh trainer and store it."""
+        name = f"{key.groups[0]} seed {key.seed}"
+        with closing_runs():
+            trainer, checkpoint = self._fresh("retrain", name, self.run_folder.checkpoints(key.folder_name))
+            stages.begin(checkpoint.folder, made_from)
+            stages.log_record(trainer, {"groups": key.groups, "hparams": hparams, **made_from})
+            networks = stages.networks(model, FullModel.of(model, **self._paths))
+            with counting(*networks) as evaluations:
+                seconds = stages.fit(trainer, model, view, checkpoint)
+        record = CounterfactualRecord(
+            operator=key.operator,
+            groups=key.groups,
+            seed=key.seed,
+            hparams=hparams,
+            full_hash=made_from["full_hash"],
+            grouping_hash=made_from["grouping_hash"],
+            members_hash=view.grouping.members_hash(key.groups),
+            schedule_hash=made_from["schedule_hash"],
+            history=[],
+            versions=versions(),
+            seconds=seconds,
+            steps=trainer.global_step,
+            network_evaluations=evaluations.count,
+        )
+        if self.is_global_zero:
+            store.save(FullModel.of(model, **self._paths).model.denoiser.state_dict(), record)
+            checkpoint.discard()
+        trainer.strategy.barrier()  # no rank reads what rank zero still writes
+        return record
+
+    def _at_start(self, model: LightningModule) -> FullModel:
+        """Give an untrained module the weights that training starts from.
+
+        Raises:
+            StoreError: They cannot be read, or do not fit.
+        """
+        full = FullModel.of(model, **self._paths)
+        if self._start is not None:
+            weights = open_full(self._start, copy.deepcopy(model), **self._paths).model.denoiser.state_dict()
+            for network in stages.networks(model, full):
+                load_weights(network, weights, self._start)
+        return FullModel.of(model, **self._paths)
 
     def _sampled(
         self,

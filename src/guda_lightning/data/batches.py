@@ -66,6 +66,8 @@ class SeededSampler(DistributedSampler[Any]):
     """Deals samples to processes; Lightning calls ``set_epoch`` and leaves a DistributedSampler in place.
 
     A second pass within one epoch, as the smaller side of a pair of loaders makes, has an order of its own.
+    Every sample has its own random place and flip, whichever others are drawn: those that two trainings share
+    come in the same order.
 
     Args:
         samples: What to draw from.
@@ -91,7 +93,7 @@ class SeededSampler(DistributedSampler[Any]):
         super().__init__(
             samples, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=drop_last
         )
-        self.population = len(samples)
+        self.chosen, self.everyone = samples.chosen.numpy(), len(samples.images)
         self.mirror = mirror
         self.passes = 0
 
@@ -103,9 +105,10 @@ class SeededSampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch, self.passes])
         self.passes += 1
-        count = self.population
-        mirrored = rng.random(count) < 0.5 if self.mirror else np.zeros(count, dtype=np.bool_)
-        order = rng.permutation(count) if self.shuffle else np.arange(count)
+        count = len(self.chosen)
+        places, coins = rng.random((2, self.everyone))[:, self.chosen]
+        mirrored = (coins < 0.5) & self.mirror
+        order = places.argsort() if self.shuffle else np.arange(count)
         order = np.resize(order, self.total_size)  # cuts, or starts over
         items = order + count * mirrored[order]
         return iter(items[self.rank :: self.num_replicas].tolist())

@@ -85,6 +85,7 @@ class GroupDataModule(LightningDataModule):
         self.limit = limit
         self.batch_keys = _checked(batch_keys or {})
         self._removed: tuple[str, ...] = ()
+        self._order_seed = seed
 
     def setup(self, stage: str | None = None) -> None:
         """Load everything into memory, once; reading any property does so too.
@@ -155,6 +156,11 @@ class GroupDataModule(LightningDataModule):
         return {name: number for number, name in enumerate(self._loaded.label_names)}
 
     @property
+    def removed(self) -> tuple[str, ...]:
+        """Names of the groups that this view leaves out of training."""
+        return self._removed
+
+    @property
     def kept(self) -> Indices:
         """Indices of the samples trained on: all of them, or those that ``without`` leaves."""
         if self._removed:
@@ -166,10 +172,14 @@ class GroupDataModule(LightningDataModule):
         """Indices of the probe set: ``probe_per_group`` samples of every group, sorted."""
         return np.unique(np.concatenate(list(self._picked(self.probe_per_group).values())))
 
-    def without(self, groups: Sequence[str]) -> GroupDataModule:
+    def without(self, groups: Sequence[str], seed: int | None = None) -> GroupDataModule:
         """Return the same data for retraining without some groups; the images are shared.
 
         The probe set, the grouping and the meaning of ``index`` stay those of all data.
+
+        Args:
+            groups: Names of the groups to leave out.
+            seed: Seed of order and flips; None keeps that of all data.
 
         Raises:
             GroupError: An unknown or empty group, or groups that cover all samples.
@@ -177,6 +187,7 @@ class GroupDataModule(LightningDataModule):
         self.grouping.check((*self._removed, *groups))
         view = copy.copy(self)
         view._removed = (*self._removed, *groups)
+        view._order_seed = self._order_seed if seed is None else seed
         view.trainer = None
         return view
 
@@ -224,7 +235,7 @@ class GroupDataModule(LightningDataModule):
             train=train,
             mirror=train and self.horizontal_flip,
             batch_size=self.batch_size,
-            seed=self.seed,
+            seed=self._order_seed,
         )
 
     def _picked(self, count: int) -> dict[str, Indices]:

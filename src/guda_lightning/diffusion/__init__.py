@@ -1,6 +1,13 @@
 """Diffusion models in Lightning: one calling convention, training, saving, loading, sampling."""
 
-from guda_lightning.diffusion.full import FullModel, open_full, refuse_nonfinite, save_full
+from guda_lightning.diffusion.full import (
+    FullModel,
+    load_weights,
+    open_full,
+    open_schedule,
+    refuse_nonfinite,
+    save_full,
+)
 from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
 from guda_lightning.diffusion.module import DiffusionModule
 from guda_lightning.diffusion.sampling import sample, sampler
@@ -14,7 +21,9 @@ __all__ = [
     "WarmupCosine",
     "diffusion_model",
     "evaluating",
+    "load_weights",
     "open_full",
+    "open_schedule",
     "refuse_nonfinite",
     "sample",
     "sampler",

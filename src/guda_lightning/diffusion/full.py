@@ -23,6 +23,7 @@ from guda_lightning.diffusion.module import DiffusionModule
 from guda_lightning.diffusion.weights import weights_hash
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.files import canonical_json, read_json, write_atomic
+from guda_lightning.functional.schedule import NoiseSchedule
 
 _INDEX = "model_index.json"
 _NETWORKS = ("unet", "transformer")  # what diffusers pipelines call their denoiser
@@ -141,7 +142,7 @@ def open_full(
             fix="run `guda fit` with the same configuration first, or pass --full PATH",
         )
     if path.is_file():
-        _load(module, _read_checkpoint(path), path)
+        load_weights(module, _read_checkpoint(path), path)
         return FullModel.of(module, denoiser, scheduler)
     if (path / _INDEX).is_file():
         return _open_pipeline(path)
@@ -159,7 +160,7 @@ def open_full(
             weights = load_file(path / _OWN_WEIGHTS)
         except SafetensorError as error:
             raise _unreadable(path / _OWN_WEIGHTS, error) from error
-        _load(full.model.denoiser, weights, path)
+        load_weights(full.model.denoiser, weights, path)
         return FullModel.of(module, denoiser, scheduler)
     raise StoreError(
         "this folder holds no full model",
@@ -167,6 +168,16 @@ def open_full(
         expected=f"{_INDEX} (a diffusers pipeline), config.json (a diffusers network) or {_OWN_WEIGHTS}",
         fix="pass the folder that save_pretrained wrote, or run `guda fit` again",
     )
+
+
+def open_schedule(path: Path) -> NoiseSchedule:
+    """The noise schedule of a full model's folder, without reading its weights.
+
+    Raises:
+        StoreError: The folder has no scheduler, or one that the installed diffusers cannot read.
+    """
+    config = read_json(path / "scheduler" / "scheduler_config.json")
+    return noise_schedule(_component(path / "scheduler", config.get("_class_name"), SchedulerMixin))
 
 
 def _open_pipeline(path: Path) -> FullModel:
@@ -227,7 +238,12 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _load(module: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
+def load_weights(module: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
+    """Give a network the weights that were read from a path.
+
+    Raises:
+        StoreError: They are those of another architecture.
+    """
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:

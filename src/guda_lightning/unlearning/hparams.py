@@ -36,8 +36,16 @@ def unlearning_hparams(
     return {
         "objective": {"class": type(objective).__name__, **objective.hparams},
         "steps": steps,
-        "batch_size": data.batch_size,
         "data_seed": data.seed,
+        **training_hparams(data, trainer),
+        **optimizer_hparams(optimizer, lr_scheduler, steps),
+    }
+
+
+def training_hparams(data: GroupDataModule, trainer: Trainer) -> dict[str, Any]:
+    """What any training of these data on this trainer depends on, as JSON values."""
+    return {
+        "batch_size": data.batch_size,
         "horizontal_flip": data.horizontal_flip,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "gradient_clip_val": trainer.gradient_clip_val,
@@ -45,7 +53,6 @@ def unlearning_hparams(
         "limit_train_batches": trainer.limit_train_batches,
         "precision": str(trainer.precision),
         "world_size": trainer.world_size,
-        **optimizer_hparams(optimizer, lr_scheduler, steps),
     }
 
 

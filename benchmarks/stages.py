@@ -1,0 +1,52 @@
+"""Stages of ``guda`` in this process, timed and resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from guda_lightning.cli import main
+from guda_lightning.files import canonical_json, write_atomic
+from guda_lightning.runs import RunFolder
+
+aside = 0.0  # seconds of the processor that a stage spent on what is no part of it, such as snapshots
+
+
+class Bench:
+    """A run folder and what its stages cost: seconds of one core, which other work on the machine hardly changes.
+
+    Args:
+        root: The run folder.
+        options: Arguments of every stage, such as ``-c digits.yaml``.
+    """
+
+    def __init__(self, root: Path, *options: str) -> None:
+        self.run, self.options = RunFolder(root), options
+        self._path = root / "costs.json"
+
+    def stage(self, name: str, *arguments: str, label: str = "") -> None:
+        """Run a stage unless it has run to its end before; what several attempts cost is added up."""
+        label = label or " ".join([name, *arguments])
+        costs = self.costs()
+        cost = costs.setdefault(label, {"seconds": 0.0, "complete": False})
+        if cost["complete"]:
+            return
+        spent_before, aside_before = time.process_time(), aside
+        try:
+            code = main([name, *self.options, "--run", str(self.run.root), *arguments])
+            cost["complete"] = code == 0
+        finally:
+            cost["seconds"] += time.process_time() - spent_before - (aside - aside_before)
+            self.run.root.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._path, canonical_json(costs, indent=2) + "\n")
+        if code:
+            raise SystemExit(code)
+
+    def costs(self) -> dict[str, dict[str, float]]:
+        """Seconds of one core by label."""
+        return dict(json.loads(self._path.read_text())) if self._path.is_file() else {}
+
+    def seconds(self, *labels: str) -> float:
+        """Seconds of one core that all stages took whose label starts with one of these."""
+        return sum(cost["seconds"] for label, cost in self.costs().items() if label.startswith(labels))
