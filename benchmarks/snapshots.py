@@ -6,26 +6,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks import stages
 from guda_lightning.attribution import Scoring, squared_errors
-from guda_lightning.data import load_queries
+from guda_lightning.data import UnlearnDataModule, load_queries
 from guda_lightning.diffusion import DiffusionModule
+from guda_lightning.files import write_atomic
 from guda_lightning.scores import SquaredErrors
 
 
 class Snapshots(Callback):
-    """Scores the queries of a run folder at some steps of every retraining.
+    """Scores queries at some steps of every retraining or unlearning.
 
     Args:
-        run: The run folder; what is measured goes to RUN/snapshots.
+        queries: Folders of queries.
+        folder: Where to keep the squared errors.
         steps: After which optimizer steps.
         strata: Timesteps per query, one draw each.
     """
 
-    def __init__(self, run: str, steps: list[int], strata: int = 25) -> None:
-        self.run, self.steps, self.strata = run, steps, strata
+    def __init__(self, queries: list[str], folder: str, steps: list[int], strata: int = 25) -> None:
+        self.queries, self.folder = [Path(path) for path in queries], Path(folder)
+        self.steps, self.scoring = steps, Scoring(strata=strata, draws=1)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Score at the steps asked for; the average does not hold the last step yet."""
@@ -34,17 +38,30 @@ class Snapshots(Callback):
         started = time.process_time()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, DiffusionModule)
-        queries = load_queries(Path(self.run) / "queries", data.image_shape)
-        (group,) = data.removed
-        for kind, model in (("raw", pl_module.student), ("ema", pl_module.averaged)):
-            path = snapshot(Path(self.run), group, pl_module.seed, trainer.global_step, kind)
-            if not path.is_file():
-                scoring = Scoring(strata=self.strata, draws=1)
-                errors, timesteps = squared_errors(model, queries, scoring, device=pl_module.device)
-                SquaredErrors(queries.ids, errors, timesteps, scoring.record(model.schedule)).save(path)
+        (group,) = data.groups if isinstance(data, UnlearnDataModule) else data.removed
+        parent = data.parent if isinstance(data, UnlearnDataModule) else data
+        models = {"raw": pl_module.student}
+        if pl_module.ema is not None:
+            models["ema"] = pl_module.averaged
+        for queries in self.queries:
+            asked = load_queries(queries, parent.image_shape)
+            for kind, model in models.items():
+                path = snapshot(self.folder, queries, group, pl_module.seed, trainer.global_step, kind)
+                if not path.is_file():
+                    errors, timesteps = squared_errors(model, asked, self.scoring, device=pl_module.device)
+                    record = self.scoring.record(model.schedule)
+                    SquaredErrors(asked.ids, errors, timesteps, record).save(path)
         stages.aside += time.process_time() - started
 
 
-def snapshot(run: Path, group: str, seed: int, step: int, kind: str) -> Path:
-    """Where the errors of one model at one step lie."""
-    return run / "snapshots" / f"{group}-{seed}-{step}-{kind}.safetensors"
+def snapshot(folder: Path, queries: Path, group: str, seed: int, step: int, kind: str) -> Path:
+    """Where the errors of one model at one step lie, for the queries of a run folder."""
+    return folder / queries.parent.name / f"{group}-{seed}-{step}-{kind}.safetensors"
+
+
+def fragment(path: Path, queries: list[Path], folder: Path, steps: list[int]) -> str:
+    """Write the YAML that puts the callback, and no other, into a stage."""
+    arguments = {"queries": [str(query) for query in queries], "folder": str(folder), "steps": steps}
+    callback = {"class_path": "benchmarks.snapshots.Snapshots", "init_args": arguments}
+    write_atomic(path, yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    return str(path)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from guda_lightning.cli import main
-from guda_lightning.files import canonical_json, write_atomic
+from guda_lightning.files import slug, write_atomic
 from guda_lightning.runs import RunFolder
 
 aside = 0.0  # seconds of the processor that a stage spent on what is no part of it, such as snapshots
@@ -23,13 +23,12 @@ class Bench:
 
     def __init__(self, root: Path, *options: str) -> None:
         self.run, self.options = RunFolder(root), options
-        self._path = root / "costs.json"
+        self._costs = root / "costs"
 
     def stage(self, name: str, *arguments: str, label: str = "") -> None:
         """Run a stage unless it has run to its end before; what several attempts cost is added up."""
-        label = label or " ".join([name, *arguments])
-        costs = self.costs()
-        cost = costs.setdefault(label, {"seconds": 0.0, "complete": False})
+        path = self._costs / f"{slug(label or ' '.join([name, *arguments]))}.json"
+        cost = json.loads(path.read_text()) if path.is_file() else {"seconds": 0.0, "complete": False}
         if cost["complete"]:
             return
         spent_before, aside_before = time.process_time(), aside
@@ -38,15 +37,12 @@ class Bench:
             cost["complete"] = code == 0
         finally:
             cost["seconds"] += time.process_time() - spent_before - (aside - aside_before)
-            self.run.root.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._path, canonical_json(costs, indent=2) + "\n")
+            write_atomic(path, json.dumps(cost) + "\n")
         if code:
             raise SystemExit(code)
 
-    def costs(self) -> dict[str, dict[str, float]]:
-        """Seconds of one core by label."""
-        return dict(json.loads(self._path.read_text())) if self._path.is_file() else {}
-
     def seconds(self, *labels: str) -> float:
         """Seconds of one core that all stages took whose label starts with one of these."""
-        return sum(cost["seconds"] for label, cost in self.costs().items() if label.startswith(labels))
+        starts = tuple(slug(label) for label in labels)
+        files = [path for path in self._costs.glob("*.json") if path.name.startswith(starts)]
+        return sum(float(json.loads(path.read_text())["seconds"]) for path in files)

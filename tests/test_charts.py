@@ -130,7 +130,17 @@ def test_a_chart_of_two_weightings_is_refused() -> None:
 
 def test_every_chart_renders_to_a_picture() -> None:
     table = _table(torch.randn(6, 3))
-    for chart in (charts.heatmap(table), charts.group_bars(table), charts.influence_curves(_curves(3))):
+    rows = [{"method": "retrack-0", "metric": "top1", "value": 0.5, "low": 0.4, "high": 0.6}]
+    oracle = {"top1": {"value": 0.7, "low": 0.6, "high": 0.8}}
+    agreements = [
+        charts.agreement(
+            dots, band, {"top1": 0.1, "ndcg@3": 0.3}, title="Agreement", subtitle="of one method"
+        )
+        for dots, band in ((rows, oracle), (rows, {}), ([], oracle))
+    ]
+    others = [charts.heatmap(table), charts.group_bars(table), charts.influence_curves(_curves(3))]
+    for chart in (*others, *agreements):
+        assert charts.svg(chart).startswith("<svg")
         small, large = (Image.open(io.BytesIO(charts.png(chart, scale))) for scale in (1.0, 2.0))
         assert large.size == pytest.approx((2 * small.width, 2 * small.height), abs=2)
         assert len(small.convert("RGB").getcolors(1 << 20)) > 20  # not blank

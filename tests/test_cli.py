@@ -39,7 +39,7 @@ raise SystemExit(f"imported {{heavy}}" if heavy else code)
     assert best < 0.3
 
 
-@pytest.mark.parametrize("command", ["run", "report", "configs"])
+@pytest.mark.parametrize("command", ["run", "report", "evaluate", "configs"])
 def test_help_of_what_needs_no_trainer_imports_no_torch(command: str) -> None:
     script = f"import sys; from guda_lightning.cli import main; main(['{command}', '--help'])"
     script += "; raise SystemExit('torch' in sys.modules)"
@@ -57,7 +57,8 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert main([]) == 0
     out = capsys.readouterr().out
     commands = re.findall(r"^  guda (\w+) ", out, re.MULTILINE)
-    assert commands == ["run", "fit", "unlearn", "sample", "attribute", "report", "validate", "configs"]
+    expected = "run fit unlearn retrain sample attribute report evaluate validate configs"
+    assert commands == expected.split()
     assert max(map(len, out.splitlines())) <= 110
 
 
@@ -66,7 +67,7 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == (
         "error: guda has no command 'unlern'\n"
         "  found:    unlern\n"
-        "  expected: run, fit, validate, unlearn, sample, attribute, report, configs\n"
+        "  expected: run, fit, validate, unlearn, retrain, sample, attribute, report, evaluate, configs\n"
         "  fix:      guda --help\n"
     )
 
@@ -194,6 +195,11 @@ def test_a_configuration_that_does_not_exist_is_named(
         (["fit", "-c"], "error: argument -c/--config: expected one argument\n"),
         (["run"], "guda run: error: the following arguments are required: -c/--config\n"),
         (["report"], "guda report: error: the following arguments are required: run\n"),
+        (["evaluate"], "guda evaluate: error: the following arguments are required: run\n"),
+        (
+            ["evaluate", "RUN", "--resamples", "many"],
+            "guda evaluate: error: argument --resamples: invalid int value: 'many'\n",
+        ),
         (["configs", "extra"], "guda configs: error: unrecognized arguments: extra\n"),
     ],
 )

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from guda_lightning.errors import DataError, GroupError
+from guda_lightning.errors import ConfigError, DataError, GroupError
 from guda_lightning.grouping import Grouping
 
 
@@ -75,6 +76,49 @@ def test_take_renumbers(overlapping: Grouping) -> None:
     assert taken.names == overlapping.names
     assert taken.forget(["b"]).tolist() == [1, 2]
     assert taken.forget(["a"]).tolist() == [2]
+
+
+@given(
+    st.dictionaries(st.text(min_size=1).filter(str.strip), st.sets(st.integers(0, 19)), min_size=1),
+    st.integers(0, 2**32),
+)
+def test_permuted_deals_the_same_memberships_to_other_samples(
+    members: dict[str, set[int]], seed: int
+) -> None:
+    grouping = Grouping({name: list(indices) for name, indices in members.items()}, num_samples=21)
+    dealt = grouping.permuted(seed, "placebo-3")
+    assert dealt.names == tuple(f"placebo-3/{name}" for name in grouping.names)
+    assert dealt.num_samples == 21
+    before, after = grouping.membership(), dealt.membership()
+    assert sorted(map(tuple, after)) == sorted(map(tuple, before))
+    assert (after.T.astype(int) @ after == before.T.astype(int) @ before).all()  # sizes and overlaps
+    assert dealt.hash == grouping.permuted(seed, "placebo-3").hash
+
+
+def test_permuted_groups_differ_by_seed_and_name(overlapping: Grouping) -> None:
+    large = Grouping({"a": range(50)}, 100)
+    hashes = {large.permuted(seed, name).hash for seed in range(20) for name in ("x", "y")}
+    assert len(hashes | {large.hash}) == 41
+    assert overlapping.permuted(0, "p").size("p/none") == 0
+
+
+def test_permuted_gives_every_sample_the_same_chance() -> None:
+    grouping = Grouping({"a": [0, 1, 2], "b": [2, 3]}, 8)
+    counts = sum(grouping.permuted(seed, "p").membership().astype(int) for seed in range(4000))
+    for column, size in enumerate([3, 2]):
+        # Draws without replacement vary less than the chi-square distribution assumes.
+        assert stats.chisquare(counts[:, column], [4000 * size / 8] * 8).pvalue > 0.001
+
+
+def test_a_negative_seed_is_refused(overlapping: Grouping) -> None:
+    expected = message(
+        "the seed of a permuted grouping is negative",
+        "-1",
+        "at least 0",
+        "number the placebo partitions from 0",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        overlapping.permuted(-1, "p")
 
 
 @pytest.mark.parametrize(

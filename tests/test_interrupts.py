@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,13 @@ from guda_lightning.cli import main
 CONF = Path(__file__).parent / "conf"
 KILLED = -9
 INTERRUPTED = "\ninterrupted: the same command goes on from the last whole epoch, group or batch\n"
-STAGES = {"fit": [], "sample": ["sample"], "unlearn": ["unlearn"], "attribute": ["attribute"]}
+STAGES = {
+    "fit": [],
+    "sample": ["sample"],
+    "unlearn": ["unlearn"],
+    "retrain": [],
+    "attribute": ["attribute"],
+}
 Hit = Callable[..., tuple[int, str]]
 
 
@@ -82,6 +89,11 @@ def test_ctrl_c_while_training_and_while_writing_the_model(
 
     assert main(fit) == 0
     assert f"fit: {run}/full written, " in capsys.readouterr().out
+    costs = [
+        json.loads((folder / "full" / "record.json").read_text())["network_evaluations"]
+        for folder in (run, finished_run)
+    ]
+    assert costs[0] == costs[1]  # of all three attempts, without what was lost
     name = "unet/diffusion_pytorch_model.safetensors"
     assert (run / "full" / name).read_bytes() == (finished_run / "full" / name).read_bytes()
     assert whole(run / "checkpoints") == []
@@ -100,6 +112,7 @@ def test_a_stage_that_is_killed_goes_on_and_changes_no_score(
     full = [json.loads((folder / "full" / "record.json").read_text()) for folder in (run, finished_run)]
     assert full[0]["full_hash"] == full[1]["full_hash"]
     assert full[0]["steps"] == full[1]["steps"] == 12
+    assert full[0]["network_evaluations"] == full[1]["network_evaluations"]  # what was lost is not counted
 
     # In sampling: before the first and then before the third of three batches is kept, after the record is.
     sample = command("sample", *shared)
@@ -128,6 +141,9 @@ def test_a_stage_that_is_killed_goes_on_and_changes_no_score(
         assert mine.files == theirs.files  # the same weights, bit for bit
         assert mine.history == theirs.history
         assert mine.steps == theirs.steps == 4
+        # Of the group killed in training, validation measured the full model once more: 20 images x 2.
+        again = 40 if mine.groups == ("0",) else 0
+        assert mine.network_evaluations == theirs.network_evaluations + again
 
     # In scoring: the errors of three models are kept.
     attribute = command("attribute", *shared)
@@ -147,6 +163,34 @@ def test_a_stage_that_is_killed_goes_on_and_changes_no_score(
     # And the page of what was killed four times.
     assert main(["report", str(run)]) == 0
     assert (run / "report" / "index.html").is_file()
+
+
+def test_a_retraining_that_is_killed_while_training_and_while_storing(
+    hit: Hit, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "killed"))
+    options = ["--groups", "3,7", "--seeds", 1]
+    assert main(command("retrain", "--run", finished_run, *options)) == 0
+    retrain = command("retrain", "--run", run, *options)
+    assert hit("SIGKILL", 2, "/resume", retrain)[0] == KILLED  # in the second of four epochs
+    (unfinished,) = whole(run / "checkpoints")
+    assert unfinished.startswith("retrain-3-")
+    code, out = hit("SIGKILL", 2, f"{run}/store/", retrain)
+    assert code == KILLED
+    assert f"going on from {run}/checkpoints/{unfinished}/resume/trainer.ckpt\n" in out
+    assert [name.split("-")[1] for name in whole(run / "store") if name.startswith("retrain")] == ["3"]
+    capsys.readouterr()
+    assert main(retrain) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("retrain: 1 complete, skipped: 3 (seed 1)\nretrain: 12 steps of 16 images: about ")
+    assert f"\ngoing on from {run}/checkpoints/retrain-7-" in out
+    stores = [CounterfactualStore(folder / "store").records() for folder in (run, finished_run)]
+    assert len(stores[0]) == len(stores[1]) == 12
+    for mine, theirs in zip(*stores, strict=True):
+        assert mine.key == theirs.key
+        assert mine.files == theirs.files  # the same weights, bit for bit
+        assert (mine.steps, mine.network_evaluations) == (theirs.steps, theirs.network_evaluations)
+    assert whole(run / "checkpoints") == []
 
 
 def test_a_kill_while_a_finished_table_is_replaced_leaves_the_old_one(hit: Hit, finished_run: Path) -> None:

@@ -235,6 +235,72 @@ def test_concat_and_select(tmp_path: Path) -> None:
     assert ScoreTable.concat([parts[0], other]).record == {"tables": [RECORD, {"model": "cd"}]}
 
 
+SIZED = {**RECORD, "group_sizes": {"g0": 4, "g1": 1, "g2": 10, "unasked": 7}}
+
+
+def test_per_sample_divides_scores_and_errors_by_the_size_of_each_group(tmp_path: Path) -> None:
+    scores, stderr = torch.randn(2, 3).double(), torch.rand(2, 3).double()
+    whole = ScoreTable.concat(
+        [table(scores, stderr, record=SIZED), table(-scores, stderr, record=SIZED, weighting="uniform")]
+    )
+    assert whole.per == "group"
+    divided = whole.per_sample()
+    assert (divided.per, divided.record) == ("sample", {**SIZED, "per": "sample"})
+    assert torch.equal(divided.select(weighting="elbo").matrix(), scores / torch.tensor([10, 4, 1]))
+    assert torch.equal(divided.select(weighting="uniform").matrix(), -scores / torch.tensor([10, 4, 1]))
+    assert torch.equal(divided.select(weighting="elbo").stderr_matrix(), stderr / torch.tensor([10, 4, 1]))
+    others = ["query", "group", "n_draws", "method", "weighting", "seed"]
+    assert divided.table.select(others).equals(whole.table.select(others))
+    divided.save(tmp_path / "table")
+    assert ScoreTable.load(tmp_path / "table").per == "sample"
+    assert (whole.per, whole.record) == ("group", SIZED)
+
+
+def test_per_sample_is_asked_once() -> None:
+    expected = message(
+        "the scores are divided by the size of their group already",
+        "scores per sample",
+        "scores per group",
+        "call per_sample() once",
+    )
+    once = table(record=SIZED).per_sample()
+    joined = ScoreTable.concat([once, table(record={**SIZED, "a": 1}, method="esd").per_sample()])
+    for divided in (once, joined, ScoreTable.concat([joined, table(record=SIZED, seed=1).per_sample()])):
+        assert divided.per == "sample"
+        with pytest.raises(ConfigError, match=expected):
+            divided.per_sample()
+
+
+@pytest.mark.parametrize(
+    ("record", "found"),
+    [
+        (RECORD, "no group_sizes"),
+        ({"tables": [SIZED, {**SIZED, "a": 1}]}, "no group_sizes"),
+        ({"group_sizes": {"g0": 1}}, "group_sizes without g2, g1"),
+    ],
+)
+def test_per_sample_needs_the_sizes_of_the_groups(record: dict[str, Any], found: str) -> None:
+    expected = message(
+        "the record of the scores does not say how large the groups are",
+        found,
+        "the number of samples in each group",
+        "score again with guda attribute, and divide before tables are joined",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        table(record=record).per_sample()
+
+
+def test_scores_of_two_units_are_not_joined() -> None:
+    expected = message(
+        "scores per sample and scores per group cannot stand in one table",
+        "retrack per group, esd per sample",
+        "one unit",
+        "call per_sample() on all of them, or on none",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        ScoreTable.concat([table(record=SIZED), table(record=SIZED, method="esd").per_sample()])
+
+
 @pytest.mark.parametrize(
     ("column", "value", "found"),
     [("method", "esd", "retrack"), ("weighting", "kl", "elbo, uniform"), ("seed", 5, "0")],

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, seed_everything
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from guda_lightning import (
@@ -149,6 +150,64 @@ def test_a_student_is_stored_as_the_command_line_would(
     )
     trainer.unlearn(module, digits, ReTrack(), steps=2, groups=["3"], full=tmp_path / "full.ckpt")
     assert capsys.readouterr().out == "unlearn: 1 complete, skipped: 3\n"
+
+
+def test_it_is_retrained_without_a_group(tmp_path: Path, queries: Path, example: ModuleType) -> None:
+    data = GroupDataModule(Digits(), limit=64, batch_size=16, batch_keys={"image": "images"})
+    epochs: list[list[int]] = []
+
+    class Watched(example.TutorialModule):  # type: ignore[misc, name-defined]
+        """Writes down which samples it is trained on."""
+
+        def on_train_epoch_start(self) -> None:
+            epochs.append([])
+
+        def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+            epochs[-1].extend(batch["index"].tolist())
+
+    def build() -> LightningModule:
+        return Watched(width=8)
+
+    def trainer(folder: Path) -> GudaTrainer:
+        quiet: dict[str, Any] = dict.fromkeys(
+            ("enable_progress_bar", "enable_model_summary", "logger"), False
+        )
+        return GudaTrainer(
+            default_root_dir=folder,
+            accelerator="cpu",
+            devices=1,
+            max_epochs=8,
+            num_sanity_val_steps=0,
+            **quiet,
+            **PATHS,
+        )
+
+    seed_everything(0, verbose=False)
+    trainer(tmp_path / "run").fit_full(build(), data)
+    whole, epochs = epochs, []
+    trainer(tmp_path / "run").retrain(build, data, groups=["3", "7"], seeds=[0])
+    assert len(whole) == 8 and len(epochs) == 2 * 8
+    for group, seen in (("3", epochs[:8]), ("7", epochs[8:])):
+        rest = set(data.grouping.retain([group]).tolist())
+        assert {index for epoch in seen for index in epoch} == rest  # and none of the group, ever
+        for mine, full in zip(seen, whole, strict=True):
+            assert len(mine) == len(rest) // 16 * 16
+            assert mine == [index for index in full if index in rest][: len(mine)]
+
+    # Which one is made first changes nothing, although this module draws from the global generator.
+    trainer(tmp_path / "alone").retrain(build, data, groups=["7"], seeds=[0], full=tmp_path / "run" / "full")
+    (alone,) = CounterfactualStore(tmp_path / "alone" / "store").records()
+    made = {record.groups: record for record in CounterfactualStore(tmp_path / "run" / "store").records()}
+    assert made.keys() == {("3",), ("7",)}
+    assert made["7",].files == alone.files
+    assert made["7",].key == alone.key
+    assert made["7",].steps == 8 * 3
+    assert made["7",].network_evaluations == 8 * (3 * 16 + len(data.probe))
+
+    scoring = trainer(tmp_path / "run")
+    scoring.attribute(build(), data, queries, "retrain", SCORING, groups=["3", "7"])
+    assert scoring.table_path is not None
+    assert ScoreTable.load(scoring.table_path).methods == ("retrain",)
 
 
 def test_a_student_is_stored_only_after_its_training(

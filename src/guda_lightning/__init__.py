@@ -16,6 +16,7 @@ _HOMES = {
     "GroupDataModule": "data",
     "Grouping": "grouping",
     "GudaTrainer": "trainer",
+    "PixelSimilarity": "attribution",
     "Scoring": "attribution",
     "ScoreTable": "scores",
     "UnlearnModule": "unlearning",
@@ -29,6 +30,7 @@ __all__ = [
     "GroupDataModule",
     "Grouping",
     "GudaTrainer",
+    "PixelSimilarity",
     "ScoreTable",
     "Scoring",
     "UnlearnModule",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from guda_lightning.attribution import CounterfactualAttributor, Scoring
+    from guda_lightning.attribution import CounterfactualAttributor, PixelSimilarity, Scoring
     from guda_lightning.callbacks import ELBOAttributionCallback
     from guda_lightning.counterfactuals import CounterfactualStore
     from guda_lightning.data import GroupDataModule

@@ -1,4 +1,4 @@
-"""Pictures of score tables, and the few numbers that pictures, pages and summaries all show."""
+"""Pictures of scores and their agreement, and the few numbers that pictures, pages and summaries all show."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ MAX_CURVE_GROUPS = 24  # small multiples stay readable on one picture
 
 # Blue against orange stays apart in every common colour blindness and in print.
 POSITIVE, NEGATIVE, NEUTRAL, INK = "#2563a8", "#c2571a", "#f4f4f2", "#3f4147"
+BAND = "#f0c9a6"
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,71 @@ def influence_curves(curves: Sequence[Mapping[str, Any]]) -> alt.FacetChart:
         .facet(alt.Facet("group:N", title=None, sort=groups), columns=min(4, max(1, len(shown))), title=title)
     )
     return _styled(chart)
+
+
+def agreement(
+    rows: Sequence[Mapping[str, Any]],
+    oracle: Mapping[str, Mapping[str, float]],
+    chance: Mapping[str, float],
+    *,
+    title: str,
+    subtitle: str,
+) -> alt.HConcatChart:
+    """Draw how well methods agree with the oracle: a dot with its interval, one panel a metric.
+
+    The oracle's own agreement is a band, chance a dashed line.
+
+    Args:
+        rows: ``method``, ``metric``, ``value``, ``low`` and ``high``, in the order to draw; may be empty.
+        oracle: ``value``, ``low`` and ``high`` of the oracle agreement by metric; may be empty.
+        chance: Agreement by chance of every metric to draw.
+        title: What is compared.
+        subtitle: With what.
+    """
+    require()
+    import altair as alt
+
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    panels = []
+    for number, (metric, by_chance) in enumerate(chance.items()):
+        x = alt.X("value:Q", title=metric, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=6))
+        layers: list[alt.Chart] = []
+        if metric in oracle:
+            band = alt.Chart(alt.InlineData(values=[dict(oracle[metric])]))
+            layers.append(
+                band.mark_rect(color=BAND, opacity=0.55).encode(x=alt.X("low:Q", title=metric), x2="high:Q")
+            )
+            layers.append(band.mark_rule(color=INK).encode(x=x))
+        layers.append(
+            alt.Chart(alt.InlineData(values=[{"value": by_chance}]))
+            .mark_rule(color=INK, strokeDash=[3, 3])
+            .encode(x=x)
+        )
+        axis = alt.Axis() if number == 0 else None  # names once, on the left
+        points = alt.InlineData(values=[dict(row) for row in rows if row["metric"] == metric])
+        base = alt.Chart(points).encode(y=alt.Y("method:N", sort=methods, title=None, axis=axis))
+        layers.append(
+            base.mark_rule(color=POSITIVE, strokeWidth=2).encode(x=alt.X("low:Q", title=metric), x2="high:Q")
+        )
+        layers.append(base.mark_point(color=POSITIVE, filled=True, opacity=1, size=70).encode(x=x))
+        panels.append(alt.layer(*layers).properties(width=280, height=_rows_height(len(methods))))
+    legend = "dots: methods with their intervals; " + ("band: oracle agreement; " if oracle else "")
+    heading = alt.TitleParams(title, subtitle=[subtitle, f"{legend}dashed: chance"])
+    chart: alt.HConcatChart = alt.hconcat(*panels, title=heading)
+    return _styled(chart)
+
+
+def svg(chart: alt.TopLevelMixin) -> str:
+    """Render a chart as SVG text, without a browser and without the network.
+
+    Raises:
+        MissingExtraError: altair or vl-convert is not installed.
+    """
+    require()
+    import vl_convert
+
+    picture: str = vl_convert.vegalite_to_svg(chart.to_json(), allowed_base_urls=[])
+    return picture
 
 
 def png(chart: alt.TopLevelMixin, scale: float = 2.0) -> bytes:

@@ -33,6 +33,7 @@ HELP = f"""guda {__version__}: which groups of my training data made this genera
   guda attribute  -c digits.yaml [--queries FILE|FOLDER]
                                                     score queries against every group
   guda report     RUN                               one page that shows the answer
+  guda evaluate   RUN [--calibrate 3,7]             how well scores agree with the oracle
   guda validate   -c digits.yaml -c callbacks/elbo_attribution.yaml
                                                     score validation data in a trainer
   guda configs    [--copy FOLDER]                   list or copy the YAML that comes with guda
@@ -71,14 +72,14 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    others = {"run": _every_stage, "report": _report, "configs": _configs}
+    others = {"run": _every_stage, "report": _report, "evaluate": _evaluate, "configs": _configs}
     if command in others:
         return others[command](arguments)
     if command not in STAGES:
         raise ConfigError(
             f"guda has no command {command!r}",
             found=command,
-            expected=", ".join(("run", *STAGES, "report", "configs")),
+            expected=", ".join(("run", *STAGES, "report", "evaluate", "configs")),
             fix="guda --help",
         )
     _stage(command, arguments)
@@ -156,12 +157,62 @@ def _report(arguments: list[str]) -> int:
         "guda report", description="One self-contained page that shows the answer."
     )
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--scores", type=Path, help="score table; default: the newest of the run folder")
+    parser.add_argument("--scores", type=Path, help="score table; default: the newest of a method")
     chosen = parser.parse_args(arguments)
     from guda_lightning.report.run import report_run
 
     page = report_run(chosen.run, chosen.scores)
     print(f"report: open {page}")
+    return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "guda evaluate",
+        description="How well scores agree with the oracle, models retrained without each group.",
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument(
+        "--scores",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="score tables to compare; default: all of the run folder about the oracle's queries",
+    )
+    parser.add_argument(
+        "--oracle",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="score tables of the oracle, one a seed; default: RUN/scores/retrain-SEED.parquet",
+    )
+    parser.add_argument(
+        "--per",
+        choices=("group", "sample"),
+        default="group",
+        help="what a score stands for: a group, or one sample of it on average (default: group)",
+    )
+    parser.add_argument(
+        "--calibrate", metavar="GROUPS", help="groups to fit magnitudes on, such as 3,7; tested on the others"
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=2000, help="bootstrap resamples of the intervals (default: 2000)"
+    )
+    parser.add_argument(
+        "--wandb", metavar="PROJECT", help="log to W&B too, offline unless WANDB_MODE says otherwise"
+    )
+    chosen = parser.parse_args(arguments)
+    from guda_lightning.evaluate import evaluate_run
+
+    evaluate_run(
+        chosen.run,
+        chosen.scores,
+        chosen.oracle,
+        per=chosen.per,
+        calibration=chosen.calibrate,
+        resamples=chosen.resamples,
+        wandb_project=chosen.wandb,
+    )
     return 0
 
 

@@ -86,9 +86,10 @@ class CounterfactualRecord:
         schedule_hash: Hash of the noise schedule.
         history: Influence measured while unlearning, one entry per measurement.
         versions: Package name to version.
-        seconds: Wall-clock time it took to make.
+        seconds: Wall-clock time it took to make, without what an interruption threw away.
         steps: Optimizer steps it took to make.
-        network_evaluations: Samples passed through a network to make it, forward passes only.
+        network_evaluations: Samples that all processes passed through a network to make it, forward passes
+            only, likewise.
         files: File name to sha256; filled in by the store.
         complete: Whether the store holds all of it; filled in by the store.
     """

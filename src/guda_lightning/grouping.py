@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from guda_lightning.errors import DataError, GroupError
+from guda_lightning.errors import ConfigError, DataError, GroupError
 from guda_lightning.files import sha256_json
 
 Indices = NDArray[np.int64]
@@ -220,6 +220,29 @@ class Grouping:
         columns = self.membership()[np.asarray(indices, dtype=np.int64)].T
         members = {name: np.flatnonzero(column) for name, column in zip(self.names, columns, strict=True)}
         return Grouping(members, len(indices))
+
+    def permuted(self, seed: int, name: str) -> Grouping:
+        """Deal the samples' memberships to random samples: groups that mean nothing, for a placebo test.
+
+        Sizes, overlaps and the number of samples without a group stay as they are.
+
+        Args:
+            seed: Which of the deals, at least 0; the same seed gives the same one.
+            name: Put before the name of each group: ``name/group``.
+
+        Raises:
+            ConfigError: A negative seed.
+        """
+        if seed < 0:
+            raise ConfigError(
+                "the seed of a permuted grouping is negative",
+                found=seed,
+                expected="at least 0",
+                fix="number the placebo partitions from 0",
+            )
+        order = np.random.default_rng(seed).permutation(self.num_samples)
+        members = {f"{name}/{group}": order[indices] for group, indices in self._members.items()}
+        return Grouping(members, self.num_samples)
 
     def _group(self, name: str) -> Indices:
         if name not in self._members:

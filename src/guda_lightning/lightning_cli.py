@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
 import textwrap
@@ -139,7 +140,8 @@ class GudaCLI(LightningCLI):
 
     def _made_from(self) -> dict[str, Any]:
         """What makes the full model, and the oracle, what it is."""
-        config = self.config[self.subcommand].as_dict()
+        parser = self._parser(self.subcommand)  # which writes paths and enumerations as text
+        config = json.loads(parser.dump(self.config[self.subcommand], format="json", skip_none=False))
         made_from = {key: config.get(key) for key in _FROM_FIT}
         made_from["trainer"] = {key: config["trainer"][key] for key in _FROM_FIT_TRAINER}
         return made_from

@@ -54,6 +54,11 @@ class RunFolder:
         return self.root / "examples.safetensors"
 
     @property
+    def evaluation(self) -> Path:
+        """How well the methods agree with the oracle."""
+        return self.root / "evaluation"
+
+    @property
     def report(self) -> Path:
         """The page."""
         return self.root / "report"

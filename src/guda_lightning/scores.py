@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -239,7 +239,17 @@ class ScoreTable:
         """Join tables of different methods, weightings, seeds, queries or groups.
 
         The record is theirs when they share one, else ``{"tables": [their records]}``.
+
+        Raises:
+            ConfigError: Some have scores per sample and some per group, or they share rows.
         """
+        if len({table.per for table in tables}) > 1:
+            raise ConfigError(
+                "scores per sample and scores per group cannot stand in one table",
+                found=", ".join(f"{'+'.join(table.methods)} per {table.per}" for table in tables),
+                expected="one unit",
+                fix="call per_sample() on all of them, or on none",
+            )
         records = {canonical_json(table.record): table.record for table in tables}
         record = next(iter(records.values())) if len(records) == 1 else {"tables": list(records.values())}
         return cls(pa.concat_tables([table.table for table in tables]), record)
@@ -268,6 +278,42 @@ class ScoreTable:
     def seeds(self) -> tuple[int, ...]:
         """Seeds that the table holds."""
         return self._distinct("seed")
+
+    @property
+    def per(self) -> Literal["group", "sample"]:
+        """What a score belongs to: a whole group, or (after ``per_sample``) one sample of it on average."""
+        return "sample" if _per_sample(self.record) else "group"
+
+    def per_sample(self) -> ScoreTable:
+        """Divide every score and standard error by the number of samples in its group.
+
+        Larger groups contribute more by their size alone; this compares groups of different sizes.
+
+        Raises:
+            ConfigError: The scores are per sample already, or their record does not say how large the groups
+                are.
+        """
+        if self.per == "sample":
+            raise ConfigError(
+                "the scores are divided by the size of their group already",
+                found="scores per sample",
+                expected="scores per group",
+                fix="call per_sample() once",
+            )
+        sizes = self.record.get("group_sizes", {})
+        if missing := [group for group in self.groups if group not in sizes]:
+            raise ConfigError(
+                "the record of the scores does not say how large the groups are",
+                found=f"group_sizes without {', '.join(missing)}" if sizes else "no group_sizes",
+                expected="the number of samples in each group",
+                fix="score again with guda attribute, and divide before tables are joined",
+            )
+        divisor = pa.array([sizes[group] for group in self.table["group"].to_pylist()], pa.float64())
+        table = self.table
+        for name in ("score", "stderr"):
+            column = table.schema.get_field_index(name)
+            table = table.set_column(column, name, pc.divide(table[name], divisor))
+        return ScoreTable(table, {**self.record, "per": "sample"})
 
     def select(
         self, method: str | None = None, weighting: str | None = None, seed: int | None = None
@@ -367,6 +413,11 @@ class ScoreTable:
         matrix = np.empty(present.shape)
         matrix[rows, columns] = self.table[column].to_numpy()
         return torch.from_numpy(matrix)
+
+
+def _per_sample(record: Mapping[str, Any]) -> bool:
+    """Whether a record is of scores per sample; joined tables all have one unit."""
+    return any(map(_per_sample, record["tables"])) if "tables" in record else record.get("per") == "sample"
 
 
 def _refuse_repeats(kind: str, names: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,15 +120,14 @@ def fit(
     module: LightningModule,
     datamodule: LightningDataModule | None,
     checkpoint: ResumeCheckpoint,
-) -> float:
-    """Train, going on from the checkpoint if there is one; returns the seconds this took.
+) -> None:
+    """Train, going on from the checkpoint if there is one.
 
     Raises:
         KeyboardInterrupt: The user interrupted; nothing counts as complete.
     """
     if checkpoint.path is not None:
         say(f"going on from {checkpoint.path}")
-    start = time.perf_counter()
     try:
         with warnings.catch_warnings():
             for message in _EXPECTED_WARNINGS:
@@ -139,7 +137,6 @@ def fit(
         if trainer.interrupted:
             raise KeyboardInterrupt from exit_
         raise
-    return time.perf_counter() - start
 
 
 def begin(folder: Path, config: Mapping[str, Any]) -> None:
@@ -237,6 +234,21 @@ def chosen_seeds(asked: Sequence[int] | int | str) -> list[int]:
     return list(dict.fromkeys(map(int, texts)))
 
 
+def refuse_missing_start(path: Path) -> None:
+    """Refuse to fine-tune weights that are not there.
+
+    Raises:
+        StoreError: There is nothing at the path.
+    """
+    if not path.exists():
+        raise StoreError(
+            "the weights to start from do not exist",
+            found=f"nothing at {path}",
+            expected="a diffusers folder or a Lightning checkpoint",
+            fix="correct trainer.start, or leave it out to train from scratch",
+        )
+
+
 def own_seed(key: CounterfactualKey) -> int:
     """A seed for one group alone, from the seed of all groups and its name."""
     return int(sha256_json([key.seed, list(key.groups)])[:7], 16)
@@ -274,6 +286,22 @@ def with_labels(queries: Queries, conditional: bool, num_classes: int) -> Querie
             fix="write it, or use queries that `guda sample` drew",
         )
     return queries if conditional else Queries(queries.ids, queries.images)
+
+
+def refuse_choices(**choices: object) -> None:
+    """Refuse options that choose among the counterfactuals of a store where another attributor scores.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    for name, value in choices.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name} chooses among counterfactuals, and another attributor was given",
+                found=f"{name} {value}",
+                expected="an attributor, or a choice of counterfactuals",
+                fix=f"leave out --{name}, or the attributor",
+            )
 
 
 def at_least_one(name: str, value: int) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from tqdm import tqdm
 
 from guda_lightning import stages
-from guda_lightning.attribution import CounterfactualAttributor, Scoring
+from guda_lightning.attribution import Attributor, CounterfactualAttributor, Scoring
 from guda_lightning.callbacks import ELBOAttributionCallback, ResumeCheckpoint
 from guda_lightning.callbacks.wandb import closing_runs, log_attribution, stage_loggers
 from guda_lightning.counterfactuals import (
@@ -38,7 +38,7 @@ from guda_lightning.diffusion import (
     sampler,
     save_full,
 )
-from guda_lightning.diffusion.cost import BACKWARD_FACTOR, counting
+from guda_lightning.diffusion.cost import BACKWARD_FACTOR, TrainingCost
 from guda_lightning.errors import QueryError
 from guda_lightning.files import atomic_folder, sha256_json, write_atomic
 from guda_lightning.report import summary
@@ -118,14 +118,14 @@ class GudaTrainer(Trainer):
         if isinstance(datamodule, GroupDataModule):
             datamodule.setup()  # and so is bad data, before anything is written
         with closing_runs():
-            trainer, checkpoint = self._fresh("fit", "full", run.checkpoints("fit"))
+            cost = TrainingCost(*stages.networks(model, full))
+            trainer, checkpoint = self._fresh("fit", "full", run.checkpoints("fit"), cost)
             if isinstance(datamodule, GroupDataModule):
                 conditional = self._is_conditional(model)
                 stages.say_fit_cost("fit", trainer, model, full, datamodule, conditional)
             stages.begin(checkpoint.folder, config)
             stages.log_record(trainer, {"config": config})
-            with counting(*stages.networks(model, full)) as evaluations:
-                seconds = stages.fit(trainer, model, datamodule, checkpoint)
+            stages.fit(trainer, model, datamodule, checkpoint)
             full = FullModel.of(model, **self._paths)
             refuse_nonfinite(full, str(run.root))
             record = {
@@ -134,8 +134,8 @@ class GudaTrainer(Trainer):
                 "schedule_hash": full.model.schedule.hash,
                 "config": config,
                 "steps": trainer.global_step,
-                "seconds": seconds,
-                "network_evaluations": evaluations.count,
+                "seconds": cost.seconds,
+                "network_evaluations": cost.evaluations,
                 "versions": versions(),
             }
             if isinstance(datamodule, GroupDataModule):
@@ -242,7 +242,7 @@ class GudaTrainer(Trainer):
             config: What the module is made from; must be what RUN/full was made from.
 
         Raises:
-            GudaError: No full model, an unknown or empty group, or another configuration than the full model's.
+            GudaError: No full model, or one of another configuration; an unknown or empty group; bad seeds.
         """
         names, chosen = stages.chosen_groups(datamodule.grouping, groups), stages.chosen_seeds(seeds)
         config, record = dict(config or {}), self.run_folder.full / stages.RECORD
@@ -262,10 +262,14 @@ class GudaTrainer(Trainer):
         store = CounterfactualStore(self.run_folder.store)
         made_from = stages.made_from(source, datamodule.grouping)
         keys = [
-            CounterfactualKey(RETRAIN, (name,), seed, sha256_json(hparams)) for seed in chosen for name in names
+            CounterfactualKey(RETRAIN, (name,), seed, sha256_json(hparams))
+            for seed in chosen
+            for name in names
         ]
         todo = [key for key in keys if not stages.is_stored(store, key, made_from)]
-        stages.say_skipped("retrain", [f"{key.groups[0]} (seed {key.seed})" for key in keys if key not in todo])
+        stages.say_skipped(
+            "retrain", [f"{key.groups[0]} (seed {key.seed})" for key in keys if key not in todo]
+        )
         for position, key in enumerate(todo, start=1):
             seed = key.seed if paired else stages.own_seed(key)
             seed_everything(seed, workers=True, verbose=False)
@@ -328,11 +332,13 @@ class GudaTrainer(Trainer):
         datamodule: GroupDataModule,
         queries: Path | None = None,
         operator: str | None = None,
+        attributor: Attributor | None = None,
         scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
         weighting: Weighting = "elbo",
         groups: list[str] | str | None = None,
-        seed: int = 0,
+        seed: list[int] | int | str = 0,
         hparams: str | None = None,
+        name: str | None = None,
         resize: bool = False,
         full: Path | None = None,
     ) -> None:
@@ -344,50 +350,82 @@ class GudaTrainer(Trainer):
             queries: An image or a folder of images; RUN/queries if left out.
             operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``; may
                 be left out where the store holds those of one objective.
+            attributor: Another attributor than the counterfactuals of RUN/store, such as PixelSimilarity.
             scoring: Timesteps, draws, seed, batch size and precision.
             weighting: The weighting that the printed summary shows; the file holds both.
             groups: Names of the groups to score, such as ``3,7``; all groups if left out.
-            seed: Seed that the counterfactuals were made with.
+            seed: Seeds that the counterfactuals were made with, such as ``0,1,2``: one table each.
             hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
+            name: Added to the names of the tables, to keep what would replace others: RUN/scores holds one
+                table per method, seed and name.
             resize: Whether to resize queries of another size than the training images.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
         """
-        run = self.run_folder
+        run, seeds = self.run_folder, stages.chosen_seeds(seed)
         source = self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
         asked = stages.with_labels(asked, self._is_conditional(model), datamodule.num_classes)
+        own = [part for part in (queries and queries.resolve().stem, name) if part]
         with tqdm(desc="attribute", unit="evaluation", leave=False, disable=None) as bar:
-            attributor = CounterfactualAttributor(
-                run.store,
-                operator,
-                scoring,
-                seed=seed,
-                hparams=hparams,
-                groups=stages.chosen_groups(datamodule.grouping, groups),
-                cache=run.errors,
-                device=self.strategy.root_device,
-                on_batch=bar.update,
-            ).fit(source, datamodule, datamodule.grouping)
-            own = [] if queries is None else [queries.resolve().stem]
-            self.table_path = path = run.table(attributor.operator, seed, *own)
-            if ScoreTable.exists(path) and ScoreTable.load(path).record == attributor.record(asked):
-                stages.say(summary(ScoreTable.load(path).select(weighting=weighting)))
-                stages.say(f"attribute: {path} is complete, skipped")
-                return
-            evaluations = attributor.evaluations(asked)
-            bar.reset(total=evaluations)
-            per_evaluation = stages.evaluation_seconds(
-                source.model, datamodule, scoring.batch_size, attributor.device, asked.labels is not None
-            )
-            stages.say_cost(
-                f"attribute: {len(asked)} queries x {len(attributor.fitted_groups) + 1} models, "
-                f"{evaluations} network evaluations",
-                per_evaluation * evaluations,
-            )
-            table = attributor.score(asked)
-        shown = table.select(weighting=weighting)
+            attributors: list[Attributor] = [
+                CounterfactualAttributor(
+                    run.store,
+                    operator,
+                    scoring,
+                    seed=one,
+                    hparams=hparams,
+                    groups=stages.chosen_groups(datamodule.grouping, groups),
+                    cache=run.errors,
+                    device=self.strategy.root_device,
+                    on_batch=bar.update,
+                )
+                for one in seeds
+            ]
+            if attributor is not None:
+                stages.refuse_choices(operator=operator, hparams=hparams, groups=groups)
+                attributors = [attributor]
+            fitted = [one.fit(source, datamodule, datamodule.grouping) for one in attributors]
+            for one in fitted:
+                self.table_path = path = run.table(one.method, one.seed, *own)
+                table = self._complete_table(path, one, asked)
+                if table is None:
+                    evaluations = one.evaluations(asked)
+                    bar.reset(total=evaluations)
+                    if evaluations:
+                        per_evaluation = stages.evaluation_seconds(
+                            *(source.model, datamodule, scoring.batch_size),
+                            *(self.strategy.root_device, asked.labels is not None),
+                        )
+                        stages.say_cost(
+                            f"attribute: {len(asked)} queries x {len(one.fitted_groups) + 1} models, "
+                            f"{evaluations} network evaluations",
+                            per_evaluation * evaluations,
+                        )
+                    table = one.score(asked)
+                    self._write_table(path, table, asked, datamodule, weighting)
+                    stages.say(f"attribute: {path} written")
+                else:
+                    stages.say(summary(self._shown(table, weighting)))
+                    stages.say(f"attribute: {path} is complete, skipped")
+
+    def _complete_table(self, path: Path, attributor: Attributor, asked: Queries) -> ScoreTable | None:
+        """The table at a path, if it is the one that would be made now."""
+        if not ScoreTable.exists(path):
+            return None
+        table = ScoreTable.load(path)
+        return table if table.record == stages.read_back(attributor.record(asked)) else None
+
+    def _shown(self, table: ScoreTable, weighting: Weighting) -> ScoreTable:
+        """What summaries show of a table: one weighting, if it has it."""
+        return table.select(weighting=weighting) if weighting in table.weightings else table
+
+    def _write_table(
+        self, path: Path, table: ScoreTable, asked: Queries, datamodule: GroupDataModule, weighting: Weighting
+    ) -> None:
+        """Write a score table with all that its page needs, and log it."""
+        run, shown = self.run_folder, self._shown(table, weighting)
         with closing_runs():
-            loggers = stage_loggers(self.loggers, run.name, "attribute", f"attribute {attributor.operator}")
+            loggers = stage_loggers(self.loggers, run.name, "attribute", f"attribute {path.stem}")
             for logger in loggers:
                 logger.log_hyperparams(dict(table.record))
             log_attribution(loggers, shown, asked, (), "attribution")
@@ -395,7 +433,6 @@ class GudaTrainer(Trainer):
         write_atomic(run.examples, to_safetensors(datamodule.examples()))
         table.save(path)
         stages.say(summary(shown))
-        stages.say(f"attribute: {path} written")
 
     def _unlearn_group(
         self,
@@ -443,12 +480,12 @@ class GudaTrainer(Trainer):
         """Train one model of the oracle on a fresh trainer and store it."""
         name = f"{key.groups[0]} seed {key.seed}"
         with closing_runs():
-            trainer, checkpoint = self._fresh("retrain", name, self.run_folder.checkpoints(key.folder_name))
+            cost = TrainingCost(*stages.networks(model, FullModel.of(model, **self._paths)))
+            folder = self.run_folder.checkpoints(key.folder_name)
+            trainer, checkpoint = self._fresh("retrain", name, folder, cost)
             stages.begin(checkpoint.folder, made_from)
             stages.log_record(trainer, {"groups": key.groups, "hparams": hparams, **made_from})
-            networks = stages.networks(model, FullModel.of(model, **self._paths))
-            with counting(*networks) as evaluations:
-                seconds = stages.fit(trainer, model, view, checkpoint)
+            stages.fit(trainer, model, view, checkpoint)
         record = CounterfactualRecord(
             operator=key.operator,
             groups=key.groups,
@@ -460,9 +497,9 @@ class GudaTrainer(Trainer):
             schedule_hash=made_from["schedule_hash"],
             history=[],
             versions=versions(),
-            seconds=seconds,
+            seconds=cost.seconds,
             steps=trainer.global_step,
-            network_evaluations=evaluations.count,
+            network_evaluations=cost.evaluations,
         )
         if self.is_global_zero:
             store.save(FullModel.of(model, **self._paths).model.denoiser.state_dict(), record)
@@ -478,6 +515,7 @@ class GudaTrainer(Trainer):
         """
         full = FullModel.of(model, **self._paths)
         if self._start is not None:
+            stages.refuse_missing_start(self._start)
             weights = open_full(self._start, copy.deepcopy(model), **self._paths).model.denoiser.state_dict()
             for network in stages.networks(model, full):
                 load_weights(network, weights, self._start)
@@ -572,13 +610,13 @@ class GudaTrainer(Trainer):
             trainer.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=verbose)
 
     def _fresh(
-        self, stage: str, name: str, folder: Path, **overrides: Any
+        self, stage: str, name: str, folder: Path, *callbacks: Callback, **overrides: Any
     ) -> tuple[Trainer, ResumeCheckpoint]:
         """An unused trainer for one training, and the checkpoint that it resumes from."""
         recipe = {**self._recipe, **overrides}
         checkpoint = ResumeCheckpoint(folder, self._resume_every_n_epochs)
         given = copy.deepcopy(recipe.get("callbacks") or [])
-        recipe["callbacks"] = [*(given if isinstance(given, list) else [given]), checkpoint]
+        recipe["callbacks"] = [*(given if isinstance(given, list) else [given]), *callbacks, checkpoint]
         recipe["enable_checkpointing"] = True
         logger = recipe.get("logger")
         if logger not in (None, True, False):

@@ -104,6 +104,7 @@ def test_the_record_names_models_data_and_noise(store: CounterfactualStore, full
     assert record["plan"] == json.loads(json.dumps(SCORING.plan(full.model.schedule).record()))
     assert set(record["counterfactuals"]) == set(GROUPS)
     assert len(set(record["counterfactuals"].values())) == 3
+    assert record["group_sizes"] == dict.fromkeys(GROUPS, 4)
     other = Queries(QUERIES.ids, QUERIES.images + 0.01)
     assert fitted.record(other)["query_hash"] != record["query_hash"]
 
@@ -111,6 +112,7 @@ def test_the_record_names_models_data_and_noise(store: CounterfactualStore, full
 def test_groups_may_be_chosen_and_ordered(store: CounterfactualStore, full: FullModel) -> None:
     fitted = attributor(store, groups=["noisy", "dark"]).fit(full, None, GROUPING)
     assert fitted.score(QUERIES).groups == ("noisy", "dark")
+    assert fitted.record(QUERIES)["group_sizes"] == {"noisy": 4, "dark": 4}
     with pytest.raises(GroupError, match=r"^unknown group 'nosy'\n"):
         attributor(store, groups=["nosy"]).fit(full, None, GROUPING)
 
@@ -118,7 +120,9 @@ def test_groups_may_be_chosen_and_ordered(store: CounterfactualStore, full: Full
 def test_without_a_grouping_the_groups_are_those_of_the_store(
     store: CounterfactualStore, full: FullModel
 ) -> None:
-    assert attributor(store).fit(full, None, None).fitted_groups == tuple(sorted(GROUPS))
+    fitted = attributor(store).fit(full, None, None)
+    assert fitted.fitted_groups == tuple(sorted(GROUPS))
+    assert "group_sizes" not in fitted.record(QUERIES)
 
 
 def test_groups_without_samples_need_no_counterfactual(tmp_path: Path, full: FullModel) -> None:

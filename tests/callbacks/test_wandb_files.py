@@ -27,9 +27,11 @@ from guda_lightning import (
     Scoring,
     UnlearnModule,
 )
+from guda_lightning.cli import main
 from guda_lightning.data import load_queries
 from guda_lightning.data.images import from_unit
 from guda_lightning.files import read_json
+from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.unlearning import ReTrack
 from toys import quiet_trainer, shades, tiny_unet
 
@@ -296,3 +298,37 @@ def test_pictures_need_the_report_extra_before_any_work(
         plain.fit(student, datamodule=shades().unlearning(["dark"]))
     assert plain.global_step == 0
     wandb.finish()  # Lightning begins the run before any callback is asked
+
+
+def test_an_evaluation_is_a_run_with_its_metrics_and_charts(tmp_path: Path) -> None:
+    run, truth = tmp_path / "toy", torch.randn(20, 3)
+    for name, scores in {"retrain-0": truth, "retrain-1": truth + 0.1, "retrack-0": truth * 2}.items():
+        method, seed = name.split("-")
+        tables = [
+            ScoreTable.from_matrix(
+                scores + torch.randn(20, 3),
+                torch.zeros(20, 3),
+                query_ids=[f"q{i}" for i in range(20)],
+                groups=["dark", "bright", "noisy"],
+                n_draws=1,
+                method=method,
+                weighting=weighting,
+                seed=int(seed),
+                record={"query_hash": "the queries"},
+            )
+            for weighting in ("elbo", "uniform")
+        ]
+        ScoreTable.concat(tables).save(run / "scores" / f"{name}.parquet")
+    assert main(["evaluate", str(run), "--resamples", "50", "--wandb", "mine"]) == 0
+    (written,) = runs(run).values()
+    assert written.about == ("toy", "evaluate", "evaluate")
+    assert written.whole["project"] == "mine"
+    assert (written.config["query_hash"], written.config["oracle_seeds"]) == ("the queries", [0, 1])
+    metrics = Evaluation.load(run / "evaluation").metrics
+    logged = read_json(written.folder / "files" / written.whole["summary"]["agreement/metrics"]["path"])
+    assert logged["columns"] == metrics.columns.tolist()
+    assert logged["data"] == metrics.to_numpy().tolist()
+    for weighting in ("elbo", "uniform"):
+        picture = written.picture(f"agreement/{weighting}")
+        saturation = picture.max(axis=2).astype(int) - picture.min(axis=2)
+        assert (saturation > 60).sum() > 20  # coloured dots and intervals

@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from guda_lightning.data import Digits, GroupDataModule, ImageFolder, ImageTable, Source
+from guda_lightning.data.batches import Samples, SeededSampler
 from guda_lightning.errors import ConfigError, DataError, GroupError
 
 pytestmark = [
@@ -227,6 +230,81 @@ def test_without_trains_on_the_rest_only() -> None:
     assert view.grouping is data.grouping
     batch = batches[0]
     assert torch.equal(batch["image"], data.images[batch["index"]] / 127.5 - 1)
+
+
+@given(
+    everyone=st.integers(2, 40).flatmap(
+        lambda count: st.tuples(st.just(count), st.sets(st.integers(0, count - 1), min_size=1))
+    ),
+    seed=st.integers(0, 2**32),
+    epoch=st.integers(0, 10**6),
+    mirror=st.booleans(),
+)
+def test_samples_keep_their_order_and_flips_whichever_others_are_drawn(
+    everyone: tuple[int, set[int]], seed: int, epoch: int, mirror: bool
+) -> None:
+    count, some = everyone
+    images, membership = torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.zeros(count, 1).bool()
+
+    def passes(chosen: list[int]) -> list[list[tuple[int, bool]]]:
+        """(sample, whether mirrored) in the order of two passes of an epoch."""
+        sampler = SeededSampler(
+            Samples(images, None, membership, np.array(chosen), {}),
+            seed=seed,
+            shuffle=True,
+            mirror=mirror,
+            num_replicas=1,
+            rank=0,
+            drop_last=True,
+        )
+        sampler.set_epoch(epoch)
+        return [[(chosen[i % len(chosen)], i >= len(chosen)) for i in sampler] for _ in range(2)]
+
+    whole, part = passes(list(range(count))), passes(sorted(some))
+    for all_items, items in zip(whole, part, strict=True):
+        assert sorted(index for index, _ in items) == sorted(some)
+        assert items == [(index, mirrored) for index, mirrored in all_items if index in some]
+        assert mirror or not any(mirrored for _, mirrored in items)
+
+
+def test_a_retraining_sees_the_rest_in_the_order_of_the_full_training() -> None:
+    data = GroupDataModule(Digits(), batch_size=10, limit=300, horizontal_flip=True)
+
+    def epoch(view: GroupDataModule, number: int) -> tuple[list[int], list[Tensor]]:
+        loader = view.train_dataloader()
+        loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
+        batches = list(loader)
+        index = torch.cat([batch["index"] for batch in batches]).tolist()
+        return index, list(torch.cat([batch["image"] for batch in batches]))
+
+    view = data.without(["3", "5"])
+    assert len(view.kept) % 10  # so an incomplete batch is left out, and the last samples with it
+    for number in (0, 7):
+        index, images = epoch(data, number)
+        shared = [place for place, i in enumerate(index) if i in set(view.kept.tolist())]
+        rest, rest_images = epoch(view, number)
+        assert rest == [index[place] for place in shared][: len(rest)]
+        expected = torch.stack([images[place] for place in shared])[: len(rest)]
+        assert torch.equal(torch.stack(rest_images), expected)
+
+
+def test_a_retraining_has_a_seed_of_its_own_for_order_alone() -> None:
+    data = GroupDataModule(Ramp(), batch_size=5, limit=8, probe_per_group=1)
+    other = data.without(["low"], seed=3)
+    again = GroupDataModule(Ramp(), batch_size=5, limit=8, probe_per_group=1).without(["low"], 3)
+
+    def order(view: GroupDataModule) -> list[int]:
+        loader = view.loader(None, view.kept, train=False)
+        sampler = view.loader(None, view.kept, train=True).sampler
+        chosen = torch.cat([batch["index"] for batch in loader])
+        return [int(chosen[item]) for item in sampler]
+
+    assert order(other) == order(again)
+    assert order(other) == order(other.without([]))  # a view of the view keeps it
+    assert order(other) != order(data.without(["low"])) == order(data.without(["low"], seed=0))
+    assert other.probe.tolist() == data.probe.tolist()
+    assert other.ids == data.ids
+    assert (data.removed, other.removed) == ((), ("low",))
 
 
 def test_groups_that_cannot_be_removed_are_refused(message) -> None:

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
+from guda_lightning.evaluation import agreement
 from guda_lightning.report import write_page
+from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 
@@ -39,6 +42,43 @@ def _score_table(
 def score_table() -> Callable[..., ScoreTable]:
     """Builds a small table; rows are q0, q1, ... and columns g0, g1, ... unless named."""
     return _score_table
+
+
+def _evaluation(
+    *methods: str, weightings: tuple[str, ...] = ("elbo", "uniform"), seeds: int = 2
+) -> Evaluation:
+    truth = torch.randn(40, 5)
+    frames: dict[str, list[pd.DataFrame]] = {"metrics": [], "comparisons": [], "magnitudes": []}
+    for weighting in weightings:
+        found = agreement(
+            {name: truth + 0.5 * i * torch.randn(40, 5) for i, name in enumerate(methods, start=1)},
+            truth + 0.5 * torch.randn(seeds, 40, 5),
+            resamples=100,
+        )
+        for name, parts in frames.items():
+            parts.append(getattr(found, name).assign(weighting=weighting, noise="all draws", per="group"))
+    record = {
+        "methods": {name: f"hash of {name}" for name in methods},
+        "oracles": {f"retrain-{seed}": f"hash of {seed}" for seed in range(seeds)},
+        "oracle_seeds": list(range(seeds)),
+        "query_hash": "the queries",
+        "queries": 40,
+        "groups": [f"g{i}" for i in range(5)],
+        "groups_scored": 5,
+        "per": "group",
+        "calibration_groups": [],
+        "resamples": 100,
+        "level": 0.95,
+        "seed": 0,
+        "notes": [],
+    }
+    return Evaluation(**{name: pd.concat(parts) for name, parts in frames.items()}, record=record)
+
+
+@pytest.fixture
+def evaluation() -> Callable[..., Evaluation]:
+    """Builds an evaluation of the named methods, each worse than the one before it."""
+    return _evaluation
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from guda_lightning.charts import UNDECIDED_BELOW, margins, with_error
+from guda_lightning.report.agreement import agreement_table
+from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.scores import ScoreTable
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -216,10 +218,29 @@ def test_the_theme_button_switches(tab: Page, page: Callable[..., Path], table: 
     assert tab.evaluate(ground) != before
 
 
+def test_the_agreement_is_a_table_with_a_chart_that_the_policy_lets_in(
+    tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation]
+) -> None:
+    built = evaluation(HOSTILE, "retrack-0")
+    tab.goto(page(table, agreement=built).as_uri())
+    tab.get_by_role("navigation").get_by_role("link", name="Agreement").click()
+    section = tab.get_by_role("region", name="Agreement with retraining")
+    assert section.is_visible()
+    for position, weighting in enumerate(("elbo", "uniform")):
+        found = agreement_table(built, weighting)
+        rows = section.get_by_role("group", name=f"Agreement under weighting {weighting}").get_by_role(
+            "rowheader"
+        )
+        assert rows.all_inner_texts() == [row.label for row in found.methods] + ["oracle agreement", "chance"]
+        chart = section.locator("img.chart").nth(position)
+        assert chart.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
+    assert tab.title() == "Digits"
+
+
 @pytest.mark.parametrize("width", [320, 390, 1300])
 def test_nothing_is_wider_than_the_window(
-    tab: Page, page: Callable[..., Path], table: ScoreTable, width: int
+    tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation], width: int
 ) -> None:
     tab.set_viewport_size({"width": width, "height": 800})
-    tab.goto(page(table).as_uri())
+    tab.goto(page(table, agreement=evaluation("a very long name " * 5)).as_uri())
     assert tab.evaluate("document.documentElement.scrollWidth") <= width

@@ -6,10 +6,14 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
 from guda_lightning import CounterfactualStore, ScoreTable
+from guda_lightning.files import sha256_json
+from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.run import report_run
 
 
@@ -66,3 +70,58 @@ def test_a_full_model_of_somebody_else_has_no_training_to_tell(finished_run: Pat
     assert "Training" not in text_of(report_run(finished_run))
     shutil.rmtree(finished_run / "full")
     assert "Training" not in text_of(report_run(finished_run))
+
+
+def put_evaluation(run: Path, evaluation: Evaluation, query_hash: str | None = None) -> None:
+    """Write it as if `guda evaluate` had compared the tables that the run folder has."""
+    table = ScoreTable.load(run / "scores" / "retrack-0.parquet")
+    hashes = {"methods": {"retrack-0": sha256_json(table.record)}}
+    hashes["oracles"] = evaluation.record["oracles"]
+    record = {**evaluation.record, **hashes, "query_hash": query_hash or table.record["query_hash"]}
+    replace(evaluation, record=record).save(run / "evaluation")
+
+
+def test_an_evaluation_of_these_queries_is_shown_until_tables_change(
+    finished_run: Path, evaluation: Callable[..., Evaluation]
+) -> None:
+    put_evaluation(finished_run, evaluation("retrack-0"))
+    text = text_of(report_run(finished_run))
+    assert "Agreement with retraining" in text
+    assert "40 queries, 5 groups, 2 oracle seeds (0, 1)" in text
+    assert "Scored again since" not in text
+    path = finished_run / "scores" / "retrack-0.parquet"
+    table = ScoreTable.load(path)
+    ScoreTable(table.table, {**table.record, "scored": "again"}).save(path)
+    assert "Scored again since: retrack-0. Run guda evaluate again." in text_of(report_run(finished_run))
+
+
+def test_an_evaluation_of_other_queries_is_not_shown(
+    finished_run: Path, evaluation: Callable[..., Evaluation]
+) -> None:
+    put_evaluation(finished_run, evaluation("retrack-0"), query_hash="of other queries")
+    assert "Agreement with retraining" not in text_of(report_run(finished_run))
+
+
+def test_the_newest_table_of_a_method_comes_before_the_oracles(finished_run: Path) -> None:
+    scores = finished_run / "scores"
+    shown = report_run(finished_run).read_bytes()
+    for name in ("retrain-0", "placebo-retrack-0"):
+        shutil.copyfile(scores / "retrack-0.parquet", scores / f"{name}.parquet")
+    assert report_run(finished_run).read_bytes() == shown
+    (scores / "retrack-0.parquet").unlink()
+    shutil.copytree(scores / "queries" / "retrack-0", scores / "queries" / "retrain-0")
+    (scores / "placebo-retrack-0.parquet").unlink()
+    assert report_run(finished_run).read_bytes() == shown  # the same scores, under another name
+
+
+def test_a_method_without_counterfactuals_has_a_page(finished_run: Path) -> None:
+    scores = finished_run / "scores"
+    table = ScoreTable.load(scores / "retrack-0.parquet")
+    kept = {name: table.record[name] for name in ("query_hash", "grouping_hash")}
+    frame = table.select(weighting="elbo").to_pandas().assign(method="similarity", weighting="cosine")
+    similar = table.table.from_pandas(frame, schema=table.table.schema, preserve_index=False)
+    ScoreTable(similar, kept).save(scores / "similarity-0.parquet")
+    shutil.copytree(scores / "queries" / "retrack-0", scores / "queries" / "similarity-0")
+    text = text_of(report_run(finished_run))
+    assert "Method similarity" in text
+    assert "Unlearning" not in text and "Full model" not in text

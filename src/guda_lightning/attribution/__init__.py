@@ -2,5 +2,16 @@
 
 from guda_lightning.attribution.attributor import Attributor, CounterfactualAttributor
 from guda_lightning.attribution.scoring import Scoring, score_table, squared_errors
+from guda_lightning.attribution.similarity import PixelSimilarity
+from guda_lightning.attribution.stored import stored_errors, table_of_draw
 
-__all__ = ["Attributor", "CounterfactualAttributor", "Scoring", "score_table", "squared_errors"]
+__all__ = [
+    "Attributor",
+    "CounterfactualAttributor",
+    "PixelSimilarity",
+    "Scoring",
+    "score_table",
+    "squared_errors",
+    "stored_errors",
+    "table_of_draw",
+]

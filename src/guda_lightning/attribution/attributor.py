@@ -11,18 +11,28 @@ from typing import Any
 import torch
 
 from guda_lightning.attribution.scoring import Scoring, score_table, squared_errors
+from guda_lightning.attribution.stored import error_identity, error_path
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import query_hash
 from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.errors import QueryError
-from guda_lightning.files import sha256_json
 from guda_lightning.grouping import Grouping
 from guda_lightning.scores import ScoreTable, SquaredErrors
 from guda_lightning.types import Queries
 
 
 class Attributor(ABC):
-    """Anything that scores query × group."""
+    """Anything that scores query × group.
+
+    Attributes:
+        method: Its name in score tables and their files, known after ``fit``.
+        seed: Seed of what it scores with.
+        fitted_groups: The groups that ``score`` will score, in order, known after ``fit``.
+    """
+
+    method: str
+    seed: int = 0
+    fitted_groups: tuple[str, ...]
 
     @abstractmethod
     def fit(self, full: FullModel, data: Any, grouping: Grouping | None) -> Attributor:
@@ -37,6 +47,29 @@ class Attributor(ABC):
     @abstractmethod
     def score(self, queries: Queries) -> ScoreTable:
         """Score every query against every group."""
+
+    @abstractmethod
+    def record(self, queries: Queries) -> dict[str, object]:
+        """What identifies the scores of these queries, as JSON values."""
+
+    def evaluations(self, queries: Queries) -> int:
+        """Network evaluations that scoring these queries still needs."""
+        return 0
+
+
+def refuse_no_queries(queries: Queries) -> None:
+    """Refuse to score nothing.
+
+    Raises:
+        QueryError: There are no queries.
+    """
+    if not len(queries):
+        raise QueryError(
+            "there is nothing to score",
+            found="0 queries",
+            expected="at least one image",
+            fix="run `guda sample`, or pass --queries FILE|FOLDER",
+        )
 
 
 class CounterfactualAttributor(Attributor):
@@ -93,19 +126,15 @@ class CounterfactualAttributor(Attributor):
             for group in groups:
                 grouping.check([group])
             self._expect["grouping_hash"] = grouping.hash
-        self._full = full
+        self._full, self._grouping = full, grouping
         self._keys = self.store.select(self._asked, self.seed, hparams=self.hparams, groups=groups)
-        self.operator = next(iter(self._keys.values())).operator
+        self.fitted_groups, first = tuple(self._keys), next(iter(self._keys.values()))
+        self.method, self._hparams_hash = first.operator, first.hparams_hash
         self._hashes = {
             group: self.store.check(key, expect=self._expect).files["model.safetensors"]
             for group, key in self._keys.items()
         }
         return self
-
-    @property
-    def fitted_groups(self) -> tuple[str, ...]:
-        """The groups that ``score`` will score, in order."""
-        return tuple(self._keys)
 
     def score(self, queries: Queries) -> ScoreTable:
         """Score every query under the full model and every counterfactual, on the same noise.
@@ -113,13 +142,7 @@ class CounterfactualAttributor(Attributor):
         Raises:
             QueryError: There are no queries.
         """
-        if not len(queries):
-            raise QueryError(
-                "there is nothing to score",
-                found="0 queries",
-                expected="at least one image",
-                fix="run `guda sample`, or pass --queries FILE|FOLDER",
-            )
+        refuse_no_queries(queries)
         network = copy.deepcopy(self._full.model.denoiser).to(self.device)
         model = DiffusionModel(network, self._full.model.schedule, self._full.model.prediction)
         errors = {
@@ -131,17 +154,26 @@ class CounterfactualAttributor(Attributor):
             {group: errors[group] for group in self._keys},
             self._full.model.schedule,
             self.scoring,
-            method=self.operator,
+            method=self.method,
             seed=self.seed,
             record=self.record(queries),
         )
 
     def record(self, queries: Queries) -> dict[str, object]:
-        """What identifies the scores of these queries: models, data, noise and timesteps."""
+        """What identifies the scores of these queries: models, data, noise and timesteps.
+
+        Where the attributor was fitted to a grouping, also the number of samples in each scored group.
+        """
+        grouping = self._grouping
+        sizes = (
+            {} if grouping is None else {"group_sizes": {name: grouping.size(name) for name in self._keys}}
+        )
         return {
             **self._expect,
+            **sizes,
             **self.scoring.record(self._full.model.schedule),
             "counterfactuals": self._hashes,
+            "hparams_hash": self._hparams_hash,
             "query_hash": query_hash(queries),
         }
 
@@ -153,12 +185,12 @@ class CounterfactualAttributor(Attributor):
 
     def _identities(self, queries: Queries) -> dict[str | None, dict[str, object]]:
         """What identifies the squared errors of the full model (None) and of each group's counterfactual."""
-        common = {**self.scoring.record(self._full.model.schedule), "query_hash": query_hash(queries)}
+        record = {**self.scoring.record(self._full.model.schedule), "query_hash": query_hash(queries)}
         models: list[tuple[str | None, str]] = [(None, self._full.hash), *self._hashes.items()]
-        return {group: {**common, "model": model} for group, model in models}
+        return {group: error_identity(record, model) for group, model in models}
 
     def _path(self, identity: dict[str, object]) -> Path | None:
-        return None if self.cache is None else self.cache / f"{sha256_json(identity)[:16]}.safetensors"
+        return None if self.cache is None else error_path(self.cache, identity)
 
     def _errors(
         self, model: DiffusionModel, queries: Queries, group: str | None, identity: dict[str, object]

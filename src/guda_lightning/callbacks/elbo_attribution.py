@@ -211,7 +211,7 @@ class ELBOAttributionCallback(Callback):
             )
 
     def _method(self, pl_module: LightningModule) -> str:
-        return pl_module.objective.name if isinstance(pl_module, UnlearnModule) else self._attributor.operator
+        return pl_module.objective.name if isinstance(pl_module, UnlearnModule) else self._attributor.method
 
     def _groups(self, pl_module: LightningModule) -> tuple[str, ...]:
         return (

@@ -6,7 +6,7 @@ import copy
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -16,6 +16,10 @@ from guda_lightning import charts
 from guda_lightning.data.images import from_unit
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
 
 
 def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) -> list[Logger]:
@@ -108,6 +112,28 @@ def log_attribution(
         logger.log_table(f"{prefix}/scores", columns=columns, data=rows, step=step)
         for name, picture in pictures.items():
             logger.log_image(f"{prefix}/{name}", [picture], step=step)
+
+
+def log_agreement(
+    loggers: Sequence[Logger],
+    metrics: pd.DataFrame,
+    pictures: Mapping[str, alt.TopLevelMixin],
+    record: Mapping[str, Any],
+) -> None:
+    """Log how well methods agree with the oracle to every W&B logger: all numbers, and a chart a weighting.
+
+    Args:
+        loggers: Others than W&B are left alone.
+        metrics: The table to log.
+        pictures: Weighting to chart.
+        record: What was compared, logged as configuration.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_hyperparams(dict(record))
+            logger.log_table("agreement/metrics", dataframe=metrics)
+            for weighting, picture in pictures.items():
+                logger.log_image(f"agreement/{weighting}", [_picture(picture)])
 
 
 def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from guda_lightning.data.datamodule import GroupDataModule
+from guda_lightning.data.duplicates import NearDuplicate, near_duplicates
 from guda_lightning.data.queries import load_queries, query_hash, save_queries
 from guda_lightning.data.sources import Digits, HubDataset, ImageFolder, ImageTable, Parquet, Source
 from guda_lightning.data.unlearn import UnlearnDataModule
@@ -13,10 +14,12 @@ __all__ = [
     "HubDataset",
     "ImageFolder",
     "ImageTable",
+    "NearDuplicate",
     "Parquet",
     "Source",
     "UnlearnDataModule",
     "load_queries",
+    "near_duplicates",
     "query_hash",
     "save_queries",
 ]

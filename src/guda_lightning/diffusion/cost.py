@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from guda_lightning.diffusion.model import DiffusionModel, output_tensor
@@ -17,6 +18,7 @@ from guda_lightning.errors import ConfigError
 
 _ENOUGH_SECONDS = 0.2  # a forward pass this long is measured well, and its batch need not grow further
 BACKWARD_FACTOR = 3.0  # forward and backward cost about three forward passes
+_KEY = "guda_lightning.TrainingCost"  # in a checkpoint
 
 
 class EvaluationCounter:
@@ -38,6 +40,69 @@ def counting(*networks: nn.Module) -> Iterator[EvaluationCounter]:
         for network in networks:
             stack.callback(network.register_forward_hook(counter).remove)
         yield counter
+
+
+class TrainingCost(Callback):
+    """What a training costs, over all its processes and, where it was interrupted, all its attempts.
+
+    Checkpoints carry the cost up to the last whole epoch, and a training that goes on from one adds to it.
+    What was done after that checkpoint and lost is not counted, nor is the time between two attempts.
+
+    Args:
+        *networks: The networks whose evaluations count.
+
+    Attributes:
+        seconds: Wall-clock time of this process.
+        evaluations: Samples passed through the networks by all processes, forward passes only.
+        finished: Whether the last training came to its end.
+    """
+
+    def __init__(self, *networks: nn.Module) -> None:
+        self.networks = networks
+        self.seconds, self.evaluations, self.finished = 0.0, 0, False
+        self._counting = ExitStack()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start the clock; a checkpoint is read after this."""
+        if stage == "fit":
+            self.seconds, self.evaluations, self.finished = 0.0, 0, False
+            self._since = time.perf_counter()
+            self._counter = self._counting.enter_context(counting(*self.networks))
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Begin with what earlier attempts cost."""
+        if _KEY in checkpoint:
+            self.seconds, self.evaluations = checkpoint[_KEY]
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Hand on what all attempts cost."""
+        # Not in state_dict: Lightning warns about the state of callbacks that another trainer does not have.
+        checkpoint[_KEY] = (self.seconds, self.evaluations)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add this epoch; checkpoints are written after this."""
+        self._add(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the rest."""
+        self._add(trainer)
+        self._counting.close()
+        self.finished = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the networks as they were."""
+        self._counting.close()
+
+    def _add(self, trainer: Trainer) -> None:
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        counted = torch.tensor(self._counter.count, device=trainer.strategy.root_device)
+        self.evaluations += int(trainer.strategy.reduce(counted, reduce_op="sum"))
+        self._counter.count = 0
 
 
 def seconds_per_evaluation(

@@ -11,6 +11,8 @@ Definitions: K groups, rank from 1 = largest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -115,6 +117,19 @@ def spearman(scores: Tensor, oracle: Tensor) -> Tensor:
     first, second = (side / side.norm(dim=1, keepdim=True) for side in centred)
     correlation: Tensor = (first * second).sum(dim=1)
     return correlation
+
+
+# What an evaluation reports, in the order of its tables.
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "top1": top1_agreement,
+    "mrr": mrr,
+    "ndcg@3": partial(ndcg, k=3),
+    "ndcg@5": partial(ndcg, k=5),
+    "wpra@3": wpra,
+    "wpra": partial(wpra, top=None),
+    "rbo": rbo,
+    "spearman": spearman,
+}
 
 
 class _Ranks(NamedTuple):

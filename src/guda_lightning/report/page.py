@@ -18,6 +18,8 @@ from guda_lightning import __version__
 from guda_lightning.charts import UNDECIDED_BELOW, color_limit, group_summaries, margins
 from guda_lightning.errors import ConfigError, MissingExtraError, NumericsError, QueryError
 from guda_lightning.files import write_atomic
+from guda_lightning.report.agreement import agreement_section
+from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.summary import summary, views
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
@@ -46,6 +48,7 @@ def write_page(
     curves: Sequence[Mapping[str, Any]],
     facts: Mapping[str, str],
     title: str,
+    agreement: Evaluation | None = None,
 ) -> Path:
     """Write ``index.html``: one file that loads nothing from the network.
 
@@ -60,6 +63,7 @@ def write_page(
             groups' training images after so many steps of unlearning it. May be empty.
         facts: What the reader should know about the run: models, hashes, seeds, costs.
         title: Of the page.
+        agreement: How well methods agree with the oracle, if that was evaluated.
 
     Returns:
         The path of the page.
@@ -68,7 +72,7 @@ def write_page(
         QueryError: A scored query has no picture.
         NumericsError: A curve is not finite.
         ConfigError: The table is empty, or its weightings, methods or seeds do not score the same pairs.
-        MissingExtraError: jinja2 is not installed.
+        MissingExtraError: jinja2 is not installed, or, for the agreement, altair or vl-convert.
     """
     if not len(table):
         raise ConfigError(
@@ -102,6 +106,7 @@ def write_page(
         version=__version__,
         facts=facts,
         curves=bool(points),
+        agreement=None if agreement is None else _agreement(agreement),
         undecided_below=f"{UNDECIDED_BELOW:g}",
         thumbnails=MAX_THUMBNAILS,
         hidden_thumbnails=max(0, len(table.queries) - MAX_THUMBNAILS),
@@ -144,6 +149,14 @@ def _view(table: ScoreTable, method: str, weighting: str, seed: int) -> dict[str
             for group in table.groups
         ],
     }
+
+
+def _agreement(evaluation: Evaluation) -> dict[str, Any]:
+    """The section's text, and its charts as pictures that the page holds."""
+    section = agreement_section(evaluation)
+    for part in section["weightings"]:
+        part["chart"] = f"data:image/svg+xml;base64,{base64.b64encode(part['chart'].encode()).decode()}"
+    return section
 
 
 def _positions(names: Sequence[str]) -> dict[str, int]:

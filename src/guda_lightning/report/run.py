@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file
 
-from guda_lightning.counterfactuals import CounterfactualStore
+from guda_lightning.counterfactuals import RETRAIN, CounterfactualStore
 from guda_lightning.data import load_queries, query_hash
 from guda_lightning.errors import StoreError
-from guda_lightning.files import read_json
+from guda_lightning.files import read_json, sha256_json
+from guda_lightning.report.evaluation import PLACEBO, Evaluation
 from guda_lightning.report.page import write_page
 from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
@@ -20,7 +22,7 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
 
     Args:
         root: The run folder.
-        scores: The score table to show; the newest one if left out.
+        scores: The score table to show; the newest one of a method, or else of the oracle, if left out.
 
     Returns:
         The page.
@@ -38,25 +40,30 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
     queries = load_queries(run.queries_of(path), (shape[0], shape[1], shape[2]))
     if query_hash(queries) != table.record["query_hash"]:
         raise _lost(run, path, f"other images in {run.queries_of(path)}", "the queries of the table")
-    made = set(table.record["counterfactuals"].values())
+    made = set(table.record.get("counterfactuals", {}).values())  # a similarity has none
     counterfactuals = [r for r in CounterfactualStore(run.store).records() if made & set(r.files.values())]
     if len(counterfactuals) < len(made):
         found = f"{len(counterfactuals)} of its {len(made)} counterfactuals in {run.store}"
         raise _lost(run, path, found, "all of them")
-    facts = {
-        "Run folder": run.name,
-        "Full model": str(table.record["full_hash"])[:16],
-        "Grouping": str(table.record["grouping_hash"])[:16],
-        "Method": f"{table.methods[0]}, {counterfactuals[0].steps} steps a group",
-        "Unlearning": f"{sum(r.seconds for r in counterfactuals):.0f} s, "
-        f"{sum(r.network_evaluations for r in counterfactuals):,} network evaluations",
-        "Timesteps": _timesteps(table),
-        "Standard error": str(table.record["stderr"]),
-        "Noise seed": str(table.record["seed"]),
-    }
+    facts = {"Run folder": run.name, "Grouping": str(table.record["grouping_hash"])[:16]}
+    if counterfactuals:
+        facts |= {
+            "Full model": str(table.record["full_hash"])[:16],
+            "Method": f"{table.methods[0]}, {counterfactuals[0].steps} steps a group",
+            "Retraining" if table.methods[0] == RETRAIN else "Unlearning": (
+                f"{sum(r.seconds for r in counterfactuals):.0f} s, "
+                f"{sum(r.network_evaluations for r in counterfactuals):,} network evaluations"
+            ),
+            "Timesteps": _timesteps(table),
+            "Standard error": str(table.record["stderr"]),
+            "Noise seed": str(table.record["seed"]),
+        }
+    else:
+        facts["Method"] = table.methods[0]
     record = run.full / "record.json"
     full = read_json(record) if record.is_file() else {}
-    if full.get("full_hash") == table.record["full_hash"]:  # and not one that was named with --full
+    # Not of a full model that was named with --full.
+    if full.get("full_hash") == table.record.get("full_hash", ""):
         facts["Training"] = f"{full['steps']:,} steps, {full['seconds']:.0f} s"
     return write_page(
         run.report,
@@ -66,15 +73,34 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         curves=[row for r in counterfactuals for row in r.history],
         facts=facts,
         title=run.name,
+        agreement=_evaluation(run, table),
     )
 
 
+def _evaluation(run: RunFolder, table: ScoreTable) -> Evaluation | None:
+    """What ``guda evaluate`` found about a table's queries, with a note where tables changed since."""
+    if not Evaluation.exists(run.evaluation):
+        return None
+    found = Evaluation.load(run.evaluation)
+    if found.record.get("query_hash") != table.record["query_hash"]:
+        return None
+    paths = {name: run.scores / f"{name}.parquet" for name in found.tables}
+    changed = [
+        name
+        for name, digest in found.tables.items()
+        if paths[name].is_file() and sha256_json(ScoreTable.load(paths[name]).record) != digest
+    ]
+    note = [f"Scored again since: {', '.join(changed)}. Run guda evaluate again."] if changed else []
+    return replace(found, record={**found.record, "notes": [*note, *found.record["notes"]]})
+
+
 def _lost(run: RunFolder, table: Path, found: str, expected: str) -> StoreError:
+    stage = "retrain" if table.stem.startswith(f"{RETRAIN}-") else "unlearn"
     return StoreError(
         f"{run.root} no longer holds what {table} was made from",
         found=found,
         expected=expected,
-        fix=f"restore it, or remove {table} and run `guda unlearn` and `guda attribute` again",
+        fix=f"restore it, or remove {table} and run `guda {stage}` and `guda attribute` again",
     )
 
 
@@ -87,6 +113,7 @@ def _timesteps(table: ScoreTable) -> str:
 
 def _newest(run: RunFolder) -> Path:
     tables = sorted(run.scores.glob("*.parquet"), key=lambda path: path.stat().st_mtime)
+    of_methods = [path for path in tables if not path.stem.startswith((f"{RETRAIN}-", PLACEBO))]
     if not tables:
         raise StoreError(
             f"{run.root} has no score table",
@@ -94,4 +121,4 @@ def _newest(run: RunFolder) -> Path:
             expected="the run folder of a finished `guda attribute`",
             fix="run `guda attribute` with the configuration of this run first, or correct the path",
         )
-    return tables[-1]
+    return (of_methods or tables)[-1]

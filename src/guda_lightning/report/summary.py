@@ -35,7 +35,7 @@ def _one(table: ScoreTable) -> str:
     ]
     groups = sorted(group_summaries(table), key=lambda row: -row.mean)
     lines += [
-        f"{_cut(row.group, 38):<40}{with_error(row.mean, row.stderr):>26}{row.top:>10}"
+        f"{cut(row.group, 38):<40}{with_error(row.mean, row.stderr):>26}{row.top:>10}"
         for row in groups[:MAX_GROUPS]
     ]
     lines += _rest(len(groups) - MAX_GROUPS, "groups")
@@ -43,16 +43,17 @@ def _one(table: ScoreTable) -> str:
     for query, row, errors, clear in zip(
         table.queries[:MAX_QUERIES], scores, stderr, decided.tolist(), strict=False
     ):
-        cells = [f"{_cut(query, 18):<18}{' ' if clear else '?'}  "]
+        cells = [f"{cut(query, 18):<18}{' ' if clear else '?'}  "]
         for g in row.topk(min(TOP, len(table.groups))).indices.tolist():
             number = with_error(float(row[g]), float(errors[g]))
-            cells.append(f"{_cut(table.groups[g], 24 - len(number))} {number}".ljust(26))
+            cells.append(f"{cut(table.groups[g], 24 - len(number))} {number}".ljust(26))
         lines.append("".join(cells).rstrip())
     lines += _rest(len(table.queries) - MAX_QUERIES, "queries")
     return "\n".join(lines)
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
+    """Shorten a name to a width, with nothing in it that moves the cursor."""
     text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= width else f"{text[: width - 1]}…"
 

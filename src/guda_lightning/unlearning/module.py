@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
 from guda_lightning.data import UnlearnDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
-from guda_lightning.diffusion.cost import EvaluationCounter
+from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.errors import ConfigError
 from guda_lightning.grouping import Grouping
@@ -94,11 +94,8 @@ class UnlearnModule(DiffusionModule):
             seed=seed,
         )
         self.full_denoiser = copy.deepcopy(full.model.denoiser).eval().requires_grad_(False)
-        self.evaluations = EvaluationCounter()
-        for network in (self.denoiser, self.full_denoiser):
-            network.register_forward_hook(self.evaluations)
+        self.cost = TrainingCost(self.denoiser, self.full_denoiser)
         self._alarmed = False
-        self._seconds: float | None = None  # of a finished training
         self.full_hash = full.hash
         self.objective = objective
         self.groups = tuple(groups)
@@ -116,13 +113,16 @@ class UnlearnModule(DiffusionModule):
         self.full_denoiser.eval()
         return self
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Any trainer tells the record what the training cost."""
+        return [self.cost]
+
     def on_fit_start(self) -> None:
         """Hand the clean data to the objective, on the student's device.
 
         Raises:
             ConfigError: The datamodule does not pair forget and retain samples, or those of other groups.
         """
-        self.evaluations.count, self._seconds, self._started = 0, None, time.perf_counter()
         self._full = self.full
         data: Any = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, ForgetData):
@@ -142,10 +142,6 @@ class UnlearnModule(DiffusionModule):
         retain = data.retain_images().to(self.device)
         self.objective.check(len(retain))
         self.objective.prepare(data.forget_images().to(self.device), retain)
-
-    def on_fit_end(self) -> None:
-        """Note how long it took."""
-        self._seconds = time.perf_counter() - self._started
 
     def save(
         self,
@@ -168,7 +164,7 @@ class UnlearnModule(DiffusionModule):
         Raises:
             ConfigError: There was no training to its end, or none whose hyper-parameters are known.
         """
-        if self._seconds is None:
+        if not self.cost.finished:
             raise ConfigError(
                 "only a student that has unlearned can be stored",
                 found="no finished training in this process",
@@ -189,9 +185,9 @@ class UnlearnModule(DiffusionModule):
             schedule_hash=self.full.schedule.hash,
             history=[dict(row) for row in history],
             versions=versions(),
-            seconds=self._seconds,
+            seconds=self.cost.seconds,
             steps=self.trainer.global_step,
-            network_evaluations=self.evaluations.count,
+            network_evaluations=self.cost.evaluations,
         )
         if self.trainer.is_global_zero:
             store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)

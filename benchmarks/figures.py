@@ -1,0 +1,70 @@
+"""Pictures of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import altair as alt
+
+from guda_lightning.charts import INK, NEGATIVE, POSITIVE, png, styled
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+
+
+def dots(rows: Sequence[Mapping[str, object]], name: str, title: str, subtitle: str) -> None:
+    """Draw one dot with its interval per row, one panel per setting; a rule marks chance.
+
+    Args:
+        rows: ``setting``, ``recipe``, ``value``, ``low``, ``high``, ``chance``.
+        name: Of the file in docs/images.
+        title: What is shown.
+        subtitle: How it was measured.
+    """
+    settings = list(dict.fromkeys(str(row["setting"]) for row in rows))
+    base = alt.Chart().encode(
+        y=alt.Y("recipe:N", sort=list(dict.fromkeys(str(row["recipe"]) for row in rows)), title=None)
+    )
+    x = alt.X("value:Q", title="agreement", scale=alt.Scale(domain=[0, 1]))
+    panel = alt.layer(
+        alt.Chart().mark_rule(color=NEGATIVE, strokeDash=[3, 3]).encode(x="mean(chance):Q"),
+        base.mark_rule(color=INK).encode(x=alt.X("low:Q", title="agreement"), x2="high:Q"),
+        base.mark_point(color=POSITIVE, filled=True, size=50, opacity=1).encode(x=x),
+    ).properties(width=260)
+    chart = alt.vconcat(
+        *[
+            panel.properties(
+                title=alt.TitleParams(setting, fontSize=11),
+                data=alt.InlineData(values=[dict(row) for row in rows if row["setting"] == setting]),
+            )
+            for setting in settings
+        ],
+        title=alt.TitleParams(title, subtitle=subtitle),
+    )
+    _save(chart, name)
+
+
+def lines(rows: Sequence[Mapping[str, object]], x: str, name: str, title: str, subtitle: str) -> None:
+    """Draw agreement along a setting, one line with its band per method; a dashed line is the oracle's own.
+
+    Args:
+        rows: ``x``, ``method``, ``metric``, ``value``, ``low``, ``high``, ``oracle``.
+        x: What the axis ``x`` counts; drawn on a logarithmic scale.
+        name: Of the file in docs/images.
+        title: What is shown.
+        subtitle: How it was measured.
+    """
+    axis = alt.X("x:Q", title=x, scale=alt.Scale(type="log"), axis=alt.Axis(values=sorted({row["x"] for row in rows})))
+    base = alt.Chart(alt.InlineData(values=[dict(row) for row in rows])).encode(x=axis, color=alt.Color("method:N", title=None))
+    chart = alt.layer(
+        base.mark_area(opacity=0.12).encode(y=alt.Y("low:Q", title="agreement"), y2="high:Q"),
+        base.mark_line(point=True).encode(y=alt.Y("value:Q", title="agreement", scale=alt.Scale(domain=[0, 1]))),
+        base.mark_line(strokeDash=[4, 4], color=INK).encode(y=alt.Y("oracle:Q", title="agreement"), color=alt.value(INK)),
+    )
+    faceted = chart.properties(width=240, height=170).facet(alt.Facet("metric:N", title=None), columns=2)
+    _save(faceted.properties(title=alt.TitleParams(title, subtitle=subtitle)), name)
+
+
+def _save(chart: alt.TopLevelMixin, name: str) -> None:
+    IMAGES.mkdir(exist_ok=True)
+    (IMAGES / f"{name}.png").write_bytes(png(styled(chart)))

@@ -1,0 +1,42 @@
+"""Other groupings of the handwritten digits, as metadata files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from guda_lightning.files import write_atomic
+
+
+def halves(path: Path) -> str:
+    """Every class split at random into two groups, ``3a`` and ``3b``."""
+    targets = load_digits().target
+    rng = np.random.default_rng(0)
+    names = np.empty(len(targets), dtype="<U2")
+    for digit in range(10):
+        members = rng.permutation(np.flatnonzero(targets == digit))
+        for half, part in zip("ab", np.array_split(members, 2), strict=True):
+            names[part] = f"{digit}{half}"
+    return _write(path, names)
+
+
+def mislabelled(path: Path, share: float = 0.05) -> str:
+    """A share of all images in a wrong class, drawn at random."""
+    targets = load_digits().target.copy()
+    rng = np.random.default_rng(0)
+    wrong = rng.permutation(len(targets))[: round(share * len(targets))]
+    targets[wrong] = (targets[wrong] + rng.integers(1, 10, len(wrong))) % 10
+    return _write(path, targets.astype(str))
+
+
+def _write(path: Path, names: np.ndarray) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["id", "group"])
+    rows.writerows(enumerate(names))
+    write_atomic(path, text.getvalue())
+    return str(path)

@@ -1,0 +1,149 @@
+"""Unlearning under many hyper-parameters: chosen on calibration groups and queries, shown on all of them.
+
+One training of the most steps serves every smaller number of steps, because the learning rate is constant: its
+squared errors are kept along the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from benchmarks.agree import DISTILL
+from benchmarks.snapshots import fragment, snapshot
+from benchmarks.stages import Bench
+from guda_lightning.attribution import Scoring, squared_errors
+from guda_lightning.data import load_queries
+from guda_lightning.diffusion import open_full, open_schedule
+from guda_lightning.evaluation import agreement, choose
+from guda_lightning.functional.elbo import delta_elbo, elbo
+from guda_lightning.runs import RunFolder
+from guda_lightning.scores import ScoreTable, SquaredErrors
+from guda_lightning.types import Weighting
+
+SCORING = Scoring(strata=25, draws=1)  # along the training
+IMAGE_SHAPE = {1: (1, 8, 8), 3: (3, 8, 8)}  # by the channels that a network takes
+STEPS = [15, 30, 60, 120, 240]
+CALIBRATION_GROUPS = 3  # the first three; the other groups are held out
+LR, WEIGHT = "--optimizer.init_args.lr", "--objective.init_args.forget_weight"
+NEIGHBOURS = "--objective.init_args.neighbours"
+RETRACK = ("-c", "unlearn/retrack.yaml")
+ZERO = ("-c", "unlearn/zero_target.yaml")
+SWEEPS: Mapping[str, Sequence[str]] = {
+    "retrack": RETRACK,
+    "retrack lr 1e-4": (*RETRACK, LR, "1e-4"),
+    "retrack lr 1e-3": (*RETRACK, LR, "1e-3"),
+    "retrack λ 0.1": (*RETRACK, WEIGHT, "0.1"),
+    "retrack λ 0.3": (*RETRACK, WEIGHT, "0.3"),
+    "retrack λ 3": (*RETRACK, WEIGHT, "3"),
+    "retrack K 1": (*RETRACK, NEIGHBOURS, "1"),
+    "retrack K 10": (*RETRACK, NEIGHBOURS, "10"),
+    "retrack distill": (*RETRACK, *DISTILL),
+    "retrack distill lr 1e-3": (*RETRACK, *DISTILL, LR, "1e-3"),
+    "zero_target": ZERO,
+    "zero_target λ 0.1": (*ZERO, WEIGHT, "0.1"),
+    "zero_target distill": (*ZERO, *DISTILL),
+    "finetune": ("-c", "unlearn/finetune.yaml"),
+    "finetune lr 1e-3": ("-c", "unlearn/finetune.yaml", LR, "1e-3"),
+    "neggrad": ("-c", "unlearn/neggrad.yaml"),
+}
+
+
+def sweep(bench: Bench, seeds: int, names: Sequence[str] = tuple(SWEEPS)) -> None:
+    """Unlearn every group under the named hyper-parameters and keep squared errors along the way."""
+    full = ("--full", str(bench.run.full))
+    calibration = Bench(bench.run.root / "calibration", *bench.options, *full)
+    calibration.stage("sample", "--num", "64", "--seed", "1")
+    for seed in range(seeds):
+        scored = ("-c", "attribute/elbo.yaml", "--operator", "retrain", "--seed", str(seed))
+        asked = ("--queries", str(calibration.run.queries))
+        bench.stage("attribute", *scored, *asked, label=f"calibration retrain {seed}")
+    for name in names:
+        root = folder(bench, name)
+        one = Bench(root, *bench.options, *full)
+        watched = fragment(root / "watched.yaml", [bench.run.queries, calibration.run.queries], root, STEPS)
+        one.stage("unlearn", *SWEEPS[name], "-c", watched, "--steps", str(STEPS[-1]), label="unlearn")
+
+
+def folder(bench: Bench, name: str) -> Path:
+    """The run folder of one set of hyper-parameters."""
+    return bench.run.root / "sweeps" / name.replace(" ", "-")
+
+
+class Sweep:
+    """What a sweep measured, on one set of queries.
+
+    Args:
+        bench: The benchmark that was swept.
+        calibration: Whether on the calibration queries, else on the evaluated ones.
+        seeds: Oracle seeds.
+    """
+
+    def __init__(self, bench: Bench, calibration: bool, seeds: int) -> None:
+        self.bench = bench
+        run = RunFolder(bench.run.root / "calibration") if calibration else bench.run
+        names = ["queries"] if calibration else []
+        self.queries = run.queries
+        self.oracles = [ScoreTable.load(bench.run.table("retrain", seed, *names)) for seed in range(seeds)]
+        self.groups = self.oracles[0].groups
+        self.schedule = open_schedule(bench.run.full)
+        self.full = self._full()
+
+    def oracle(self, weighting: Weighting) -> Tensor:
+        """``[seeds, queries, groups]``."""
+        return torch.stack([table.select(weighting=weighting).matrix() for table in self.oracles])
+
+    def scores(self, name: str, step: int, weighting: Weighting) -> Tensor:
+        """``[queries, groups]`` after so many steps under the named hyper-parameters."""
+        root = folder(self.bench, name)
+        found = [SquaredErrors.load(snapshot(root, self.queries, group, 0, step, "raw"), {}) for group in self.groups]
+        plan = SCORING.plan(self.schedule)
+        values = [elbo(e.errors, e.timesteps, plan, self.schedule, weighting) for e in (self.full, *found)]
+        return torch.stack([delta_elbo(values[0], value) for value in values[1:]], dim=1)
+
+    def _full(self) -> SquaredErrors:
+        """Errors of the full model, measured as those along the training were."""
+        path = snapshot(self.bench.run.root / "sweeps", self.queries, "full", 0, 0, "full")
+        if not path.is_file():
+            model = open_full(self.bench.run.full, LightningModule()).model
+            asked = load_queries(self.queries, IMAGE_SHAPE[model.denoiser.config["in_channels"]])
+            errors, timesteps = squared_errors(model, asked, SCORING)
+            SquaredErrors(asked.ids, errors, timesteps, SCORING.record(model.schedule)).save(path)
+        return SquaredErrors.load(path, {})
+
+
+def chosen(sweep: Sweep, weighting: Weighting) -> pd.DataFrame:
+    """All hyper-parameters, best first, by the calibration groups and queries alone."""
+    done = [name for name in SWEEPS if (folder(sweep.bench, name) / "costs.json").is_file()]
+    candidates = {f"{name}, {step} steps": sweep.scores(name, step, weighting) for name in done for step in STEPS}
+    groups = sweep.groups
+    return choose(candidates, sweep.oracle(weighting).mean(0), groups, groups[:CALIBRATION_GROUPS])
+
+
+def along(sweep: Sweep, names: Sequence[str], x: str = "steps") -> list[dict[str, object]]:
+    """Agreement with the mean of the oracle's seeds along the steps, for a figure."""
+    rows: list[dict[str, object]] = []
+    for weighting in ("elbo", "uniform"):
+        oracle = sweep.oracle(weighting)
+        for step in STEPS:
+            found = agreement({name: sweep.scores(name, step, weighting) for name in names}, oracle).metrics
+            own = found[(found.method == "oracle")].set_index("metric").value
+            against = found[(found.yardstick == "other seeds") & (found.method != "oracle")]
+            for row in against[against.metric.isin(["top1", "ndcg@3"])].itertuples():
+                rows.append(
+                    {
+                        "x": step,
+                        "method": row.method,
+                        "metric": f"{row.metric} {weighting}",
+                        "value": row.value,
+                        "low": row.low,
+                        "high": row.high,
+                        "oracle": own[row.metric],
+                    }
+                )
+    return rows

@@ -1,0 +1,142 @@
+"""What makes the oracle a yardstick: how well two oracles agree under each recipe.
+
+Everything follows from the models of ``oracles.py``: squared errors of their weights, and of the moving average of
+their weights, at several steps of training. ELBO(full) cancels in a ranking, so no full model is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import permutations
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.snapshots import snapshot
+from guda_lightning.attribution import Scoring, stored_errors
+from guda_lightning.diffusion import open_schedule
+from guda_lightning.evaluation import agreement
+from guda_lightning.functional.elbo import TimestepPlan, timestep_terms
+from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.runs import RunFolder
+from guda_lightning.scores import ScoreTable, SquaredErrors
+from guda_lightning.types import Weighting
+
+SHUFFLES = 20
+Row = dict[str, object]
+
+
+class Yardstick:
+    """Scores of all groups under every oracle seed of a run folder, by recipe.
+
+    Args:
+        run: The run folder of an oracle.
+        seeds: Its seeds.
+        last: Steps of a whole training.
+    """
+
+    def __init__(self, run: RunFolder, seeds: int, last: int) -> None:
+        self.run, self.seeds, self.last = run, range(seeds), last
+        self.schedule = open_schedule(run.full)
+        self.tables = [ScoreTable.load(run.table("retrain", seed)) for seed in self.seeds]
+        self.groups = self.tables[0].groups
+        self.errors = [stored_errors(table, run.errors) for table in self.tables]
+
+    def stored(self, weighting: Weighting, low: float = 0, high: float = 1, draws: slice = slice(None)) -> Tensor:
+        """``[seeds, queries, groups]`` from the errors that ``attribute`` kept, of some timesteps and draws."""
+        scoring = Scoring()
+        return torch.stack(
+            [
+                torch.stack([_score(of[g], self.schedule, scoring, weighting, low, high, draws) for g in self.groups], 1)
+                for of in self.errors
+            ]
+        )
+
+    def snapshots(self, weighting: Weighting, step: int, kind: str) -> Tensor:
+        """``[seeds, queries, groups]`` from the errors at a step of training, one draw of fewer timesteps."""
+        found = [
+            [SquaredErrors.load(snapshot(self.run.root / "snapshots", self.run.queries, group, seed, step, kind), {}) for group in self.groups]
+            for seed in self.seeds
+        ]
+        scoring = Scoring(strata=found[0][0].errors.shape[1], draws=1)
+        return torch.stack(
+            [torch.stack([_score(e, self.schedule, scoring, weighting) for e in seed], 1) for seed in found]
+        )
+
+    def rows(self, setting: str, value: str, scores: Tensor, *others: Tensor) -> list[Row]:
+        """Agreement of single oracles with single oracles, over all pairs of seeds."""
+        pairs = [torch.stack([scores[a], (others[0] if others else scores)[b]]) for a, b in permutations(self.seeds, 2)]
+        return _rows(setting, value, pairs)
+
+    def measure(self) -> list[Row]:
+        """All recipes."""
+        rows: list[Row] = []
+        for weighting in ("elbo", "uniform"):
+            rows += self.rows("weighting", weighting, self.stored(weighting))
+        for low, high in ((0, 0.1), (0.1, 0.7), (0.3, 0.7), (0.7, 1)):
+            scores = self.stored("uniform", low, high)
+            rows += self.rows("timesteps, uniform", f"{low:g} < t/T < {high:g}", scores)
+        for weighting in ("elbo", "uniform"):
+            one, other = (self.stored(weighting, draws=slice(d, d + 1)) for d in (0, 1))
+            rows += self.rows(f"draws, {weighting}", "50 evaluations", one)
+            rows += self.rows(f"draws, {weighting}", "50, disjoint noise", one, other)
+            rows += self.rows(f"draws, {weighting}", "100 evaluations", self.stored(weighting))
+            unpaired = [self._unpaired(self.stored(weighting), i) for i in range(SHUFFLES)]
+            rows += self.rows(f"pairing, {weighting}", "paired", self.stored(weighting))
+            rows += _rows(f"pairing, {weighting}", "seeds dealt at random", unpaired)
+            for step in (self.last // 4, self.last // 2, self.last):
+                for kind in ("raw", "ema"):
+                    rows += self.rows(
+                        f"training, {weighting}", f"{step} steps, {kind}", self.snapshots(weighting, step, kind)
+                    )
+            if len(self.seeds) > 2:
+                scores = self.stored(weighting)
+                means = [
+                    torch.stack([scores[s], scores[[o for o in self.seeds if o != s]].mean(0)]) for s in self.seeds
+                ]
+                rows += self.rows(f"seeds, {weighting}", "1 against 1", scores)
+                rows += _rows(f"seeds, {weighting}", f"1 against the mean of {len(self.seeds) - 1}", means)
+        return rows
+
+    def _unpaired(self, scores: Tensor, shuffle: int) -> Tensor:
+        """Two oracles whose models of different groups have different seeds, as far as there are seeds."""
+        generator = torch.Generator().manual_seed(shuffle)
+        first = torch.randint(len(self.seeds), (len(self.groups),), generator=generator)
+        shift = torch.randint(1, len(self.seeds), (len(self.groups),), generator=generator)
+        columns = torch.arange(len(self.groups))
+        pick: Callable[[Tensor], Tensor] = lambda seed: scores[seed, :, columns].T  # noqa: E731
+        return torch.stack([pick(first), pick((first + shift) % len(self.seeds))])
+
+
+def _rows(setting: str, value: str, pairs: Sequence[Tensor]) -> list[Row]:
+    """Mean agreement over pairs of oracles ``[2, queries, groups]``."""
+    found = [agreement({"oracle seed": pair[0]}, pair[1:]).metrics for pair in pairs]
+    rows: list[Row] = []
+    for metric in ("top1", "ndcg@3", "spearman"):
+        chosen = [frame[frame.metric == metric].iloc[0] for frame in found]
+        mean = {name: sum(float(row[name]) for row in chosen) / len(chosen) for name in ("value", "low", "high", "chance")}
+        rows.append({"setting": setting, "recipe": value, "metric": metric, **mean})
+    return rows
+
+
+def _score(
+    errors: SquaredErrors,
+    schedule: NoiseSchedule,
+    scoring: Scoring,
+    weighting: Weighting,
+    low: float = 0,
+    high: float = 1,
+    draws: slice = slice(None),
+) -> Tensor:
+    """``[queries]``: -ELBO of a counterfactual over some timesteps, a score up to a constant of the query."""
+    plan: TimestepPlan = scoring.plan(schedule)
+    timesteps = errors.timesteps[:, :, draws]
+    terms = timestep_terms(errors.errors[:, :, draws], timesteps, plan, schedule, weighting)
+    fraction = timesteps / len(schedule)
+    return (terms * ((fraction >= low) & (fraction <= high))).mean(2).sum(1)
+
+
+def run(folder: Path, seeds: int, last: int) -> list[Row]:
+    """Measure a run folder."""
+    return Yardstick(RunFolder(folder), seeds, last).measure()

@@ -1,0 +1,417 @@
+"""``guda evaluate``: how well the score tables of a run agree with its oracle."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from guda_lightning import charts
+from guda_lightning.attribution import stored_errors, table_of_draw
+from guda_lightning.counterfactuals import RETRAIN
+from guda_lightning.diffusion import open_schedule
+from guda_lightning.errors import ConfigError, GroupError, GudaError, StoreError
+from guda_lightning.evaluation import agreement, calibrate, choose
+from guda_lightning.files import sha256_json
+from guda_lightning.report.agreement import DISJOINT, EVERY, SHARED, agreement_chart, agreement_text
+from guda_lightning.report.evaluation import PLACEBO, Evaluation
+from guda_lightning.runs import RunFolder
+from guda_lightning.scores import ScoreTable
+
+LEVEL, SEED = 0.95, 0  # of intervals and of their resamples
+_PLURAL = {"query": "queries", "group": "groups"}
+_SAME = {"query_hash": "other queries", "full_hash": "another full model", "grouping_hash": "other groups"}
+
+Tables = Mapping[str, ScoreTable]  # by the stem of their file
+File = tuple[Path, ScoreTable]
+
+
+def evaluate_run(
+    root: Path,
+    scores: Sequence[Path] | None = None,
+    oracles: Sequence[Path] | None = None,
+    *,
+    per: Literal["group", "sample"] = "group",
+    calibration: str | None = None,
+    resamples: int = 2000,
+    wandb_project: str | None = None,
+) -> Evaluation:
+    """Compare score tables with the oracle, print the answer, write RUN/evaluation and log to W&B.
+
+    Args:
+        root: The run folder.
+        scores: Tables to compare; all of RUN/scores about the oracle's queries if left out.
+        oracles: Tables of models retrained without each group, one a seed; RUN/scores/retrain-SEED.parquet
+            if left out.
+        per: Whether a score stands for its whole group, or is divided by the group's number of samples.
+        calibration: Names of groups, such as ``3,7``, to calibrate magnitudes on.
+        resamples: Bootstrap resamples of every interval.
+        wandb_project: Log there too; offline unless ``WANDB_MODE`` says otherwise.
+
+    Raises:
+        StoreError: There is no oracle, or tables were made from something else.
+        GroupError: A group to calibrate on does not exist.
+    """
+    run = RunFolder(root)
+    if wandb_project is not None:
+        charts.require()
+    oracle_files = _oracle_tables(oracles or _own_oracles(run))
+    notes: list[str] = []
+    if scores is None:
+        method_files, notes = _other_tables(run, oracle_files)
+    else:
+        method_files = [(path, _fitting(path, _load(path), *oracle_files[0])) for path in scores]
+    _refuse_shared_names([path for path, _ in (*oracle_files, *method_files)])
+    evaluation = evaluate(
+        {path.stem: table for path, table in method_files},
+        {path.stem: table for path, table in oracle_files},
+        run,
+        per=per,
+        calibration=calibration,
+        resamples=resamples,
+        notes=notes,
+    )
+    print(agreement_text(evaluation))
+    evaluation.save(run.evaluation)
+    if wandb_project is not None:
+        _log(run, wandb_project, evaluation)
+    print(f"evaluate: {run.evaluation} written; `guda report {root}` shows it on the page")
+    return evaluation
+
+
+def evaluate(
+    methods: Tables,
+    oracles: Tables,
+    run: RunFolder,
+    *,
+    per: Literal["group", "sample"] = "group",
+    calibration: str | None = None,
+    resamples: int = 2000,
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """Compare tables that fit each other; ``run`` has the squared errors that they derive from.
+
+    Raises:
+        ConfigError: There is nothing to compare.
+        GroupError: A group to calibrate on does not exist.
+    """
+    _refuse_too_little(methods, oracles)
+    first, notes = next(iter(oracles.values())), list(notes)
+    chosen = _chosen_groups(first.groups, calibration)
+    compared = {EVERY: (methods, oracles, oracles)}  # methods, held-out oracle seeds, yardstick
+    try:
+        one, other = _single_draws(run, {**oracles, **methods})
+    except (StoreError, ConfigError) as error:
+        notes.append(f"Agreement on disjoint noise is left out: {_reason(error, run)}")
+    else:
+        of_methods, of_oracles = ({name: one[name] for name in side} for side in (methods, oracles))
+        compared[SHARED] = (of_methods, of_oracles, of_oracles)
+        compared[DISJOINT] = (of_methods, of_oracles, {name: other[name] for name in oracles})
+    frames: dict[str, list[pd.DataFrame]] = {"metrics": [], "comparisons": [], "magnitudes": []}
+    calibrations = []
+    for weighting in first.weightings:
+        for noise, tables in compared.items():
+            scores, held_out, yardstick = (_matrices(side, weighting, first, per) for side in tables)
+            if not scores and len(oracles) < 2:
+                continue  # no method has this weighting
+            seeds = torch.stack(list(yardstick.values()))
+            found = agreement(
+                scores,
+                seeds,
+                held_out=torch.stack(list(held_out.values())),
+                resamples=resamples,
+                level=LEVEL,
+                seed=SEED,
+            )
+            labels = {"weighting": weighting, "noise": noise, "per": per}
+            for name, parts in frames.items():
+                parts.append(_labelled(getattr(found, name), **labels))
+            if noise == EVERY and chosen and scores:
+                fitted = _calibration(scores, seeds.mean(dim=0), first.groups, chosen)
+                calibrations.append(_labelled(fitted, **labels))
+    joined = {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
+    record = {
+        "methods": {name: sha256_json(table.record) for name, table in methods.items()},
+        "oracles": {name: sha256_json(table.record) for name, table in oracles.items()},
+        "oracle_seeds": [table.seeds[0] for table in oracles.values()],
+        **{name: first.record[name] for name in _SAME if name in first.record},
+        "queries": len(first.queries),
+        "groups": list(first.groups),
+        "groups_scored": max(len(table.groups) for table in (first, *methods.values())),
+        "per": per,
+        "calibration_groups": chosen,
+        "resamples": resamples,
+        "level": LEVEL,
+        "seed": SEED,
+        "notes": notes,
+    }
+    joint = pd.concat(calibrations, ignore_index=True) if calibrations else None
+    return Evaluation(**joined, record=record, calibration=joint)
+
+
+def _refuse_too_little(methods: Tables, oracles: Tables) -> None:
+    if not methods and len(oracles) < 2:
+        raise ConfigError(
+            "there is nothing to compare with the oracle",
+            found=f"one oracle seed, {next(iter(oracles))}, and no score table of a method",
+            expected="a method, or a second oracle seed",
+            fix="run guda unlearn and guda attribute, or guda retrain -c ... --seeds 0,1",
+        )
+    first = next(iter(oracles.values()))
+    for kind, names in (("query", first.queries), ("group", first.groups)):
+        if len(names) < 2:
+            raise ConfigError(
+                f"one {kind} is too few to compare rankings",
+                found=f"the oracle has only the {kind} '{names[0]}'",
+                expected=f"at least two {_PLURAL[kind]}",
+                fix=f"score more {_PLURAL[kind]} with guda attribute",
+            )
+
+
+def _own_oracles(run: RunFolder) -> list[Path]:
+    """The oracle's tables about the run's own queries, by seed."""
+    found = {}
+    for path in run.scores.glob(f"{RETRAIN}-*.parquet"):
+        if seed := re.fullmatch(rf"{RETRAIN}-(\d+)", path.stem):
+            found[int(seed[1])] = path
+    if not found:
+        raise StoreError(
+            f"{run.root} has no oracle to compare with",
+            found="no such folder" if not run.root.is_dir() else f"no {RETRAIN}-SEED.parquet in {run.scores}",
+            expected="score tables of models retrained without each group, one a seed",
+            fix="guda retrain -c ... --seeds 0,1,2, then guda attribute -c ... --operator retrain --seed 0 "
+            "and the same for seeds 1 and 2; or name tables with --oracle",
+        )
+    return [found[seed] for seed in sorted(found)]
+
+
+def _oracle_tables(paths: Sequence[Path]) -> list[File]:
+    """The oracle's tables, which must differ in nothing but their seed."""
+    tables = [(path, _load(path)) for path in paths]
+    (first_path, first), *_ = tables
+    seeds: dict[int, Path] = {}
+    for path, table in tables:
+        _fitting(path, table, first_path, first)
+        if set(table.groups) != set(first.groups) or set(table.weightings) != set(first.weightings):
+            raise StoreError(
+                f"{path} and {first_path} do not score the same",
+                found=f"{len(table.groups)} groups under {', '.join(sorted(table.weightings))}",
+                expected=f"{len(first.groups)} groups under {', '.join(sorted(first.weightings))}",
+                fix="score all oracle seeds alike with guda attribute, or name those that fit with --oracle",
+            )
+        if table.seeds[0] in seeds:
+            raise StoreError(
+                f"two oracle tables are of seed {table.seeds[0]}",
+                found=f"{seeds[table.seeds[0]]} and {path}",
+                expected="one table a seed: the same seed twice would agree with itself",
+                fix="name each seed once with --oracle",
+            )
+        seeds[table.seeds[0]] = path
+    return tables
+
+
+def _other_tables(run: RunFolder, oracles: Sequence[File]) -> tuple[list[File], list[str]]:
+    """All other tables of a run folder about the oracle's queries, and why some do not fit it."""
+    used = {path.resolve() for path, _ in oracles}
+    tables, notes = [], []
+    for path in sorted(run.scores.glob("*.parquet")):
+        if path.resolve() in used or path.stem.startswith(PLACEBO):
+            continue
+        table = _load(path)
+        if table.record.get("query_hash") != oracles[0][1].record.get("query_hash"):
+            continue
+        try:
+            tables.append((path, _fitting(path, table, *oracles[0])))
+        except StoreError as error:
+            notes.append(f"{path.stem} is left out: {_reason(error, run)}")
+    return tables, notes
+
+
+def _reason(error: GudaError, run: RunFolder) -> str:
+    """What was wrong, in one line without the place of the run folder, which a page should not tell."""
+    return f"{error.problem} ({error.found})".replace(f"{run.root}/", "")
+
+
+def _load(path: Path) -> ScoreTable:
+    table = ScoreTable.load(path)
+    if len(table.methods) != 1 or len(table.seeds) != 1:
+        raise StoreError(
+            f"{path} is no table of one method and one seed",
+            found=f"methods {', '.join(table.methods) or 'none'}; "
+            f"seeds {', '.join(map(str, table.seeds)) or 'none'}",
+            expected="one of each, as guda attribute writes it",
+            fix="write one file for each with ScoreTable.select and save",
+        )
+    return table
+
+
+def _fitting(path: Path, table: ScoreTable, oracle_path: Path, oracle: ScoreTable) -> ScoreTable:
+    """The table, if it is about what the oracle is about."""
+    for name, what in _SAME.items():
+        found, expected = table.record.get(name), oracle.record.get(name)
+        if None not in (found, expected) and found != expected:
+            raise StoreError(
+                f"{path} is about {what} than {oracle_path}",
+                found=f"{name} {str(found)[:16]}",
+                expected=f"{name} {str(expected)[:16]}",
+                fix="score both alike with guda attribute, or leave one out with --scores or --oracle",
+            )
+    for kind, found_names, expected_names in (
+        ("query", table.queries, oracle.queries),
+        ("group", table.groups, oracle.groups),
+    ):
+        missing = [name for name in expected_names if name not in set(found_names)]
+        extra = [name for name in found_names if name not in set(expected_names)] if kind == "query" else []
+        if missing or extra:
+            what = f"lacks the {kind} '{missing[0]}'" if missing else f"adds the {kind} '{extra[0]}' to those"
+            raise StoreError(
+                f"{path} {what} of {oracle_path}",
+                found=f"{len(found_names)} {_PLURAL[kind]}",
+                expected=f"the {len(expected_names)} {_PLURAL[kind]} of the oracle",
+                fix="score both alike with guda attribute, or leave one out with --scores or --oracle",
+            )
+    return table
+
+
+def _refuse_shared_names(paths: Sequence[Path]) -> None:
+    """Refuse files that would name two methods alike; one file may stand on both sides."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        other = first.setdefault(path.stem, path)
+        if other.resolve() != path.resolve():
+            raise ConfigError(
+                f"two score tables have the name {path.stem}",
+                found=f"{other} and {path}",
+                expected="files of different names, which name the methods",
+                fix="rename one of them",
+            )
+
+
+def _single_draws(run: RunFolder, tables: Tables) -> tuple[Tables, Tables]:
+    """Every table as its first draw alone, and as its second draw alone, would have given it.
+
+    A table that does not derive from squared errors, such as similarity, is the same in both.
+
+    Raises:
+        StoreError: Squared errors are gone, or were measured on different noise.
+        ConfigError: There are too few.
+    """
+    scored = {name: table for name, table in tables.items() if "counterfactuals" in table.record}
+    noises = {
+        name: {key: table.record[key] for key in ("seed", "plan", "schedule_hash")}
+        for name, table in scored.items()
+    }
+    different = [name for name, noise in noises.items() if noise != next(iter(noises.values()))]
+    if not scored or different:
+        raise StoreError(
+            "the tables do not share noise",
+            found=f"{different[0]} and {next(iter(noises))} differ in draws, timesteps or seed"
+            if different
+            else "no table derives from squared errors",
+            expected="tables scored alike",
+            fix="score them with the same options of guda attribute",
+        )
+    plan = next(iter(scored.values())).record["plan"]
+    if plan["draws"] < 2 or len(plan["starts"]) < 2:
+        raise ConfigError(
+            "it needs two draws and two strata",
+            found=f"scored with draws {plan['draws']}, strata {len(plan['starts'])}",
+            expected="two of each",
+            fix="guda attribute -c ... --scoring.draws 2",
+        )
+    schedule = open_schedule(run.full)
+    one, other = dict(tables), dict(tables)
+    for name, table in scored.items():
+        errors = stored_errors(table, run.errors)
+        one[name], other[name] = (table_of_draw(table, errors, schedule, draw) for draw in (0, 1))
+    return one, other
+
+
+def _matrices(tables: Tables, weighting: str, reference: ScoreTable, per: str) -> dict[str, Tensor]:
+    """Scores under a weighting, in the order of the reference's queries and groups.
+
+    A table with none of the reference's weightings is compared under each of them with what it has.
+    """
+    matrices = {}
+    for name, table in tables.items():
+        foreign = not set(table.weightings) & set(reference.weightings)
+        names = table.weightings if foreign else [weighting] if weighting in table.weightings else []
+        for chosen in names:
+            label = f"{name} {chosen}" if len(names) > 1 else name
+            matrices[label] = _matrix(_scaled(name, table, per).select(weighting=chosen), reference)
+    return matrices
+
+
+def _scaled(name: str, table: ScoreTable, per: str) -> ScoreTable:
+    """The table with scores per group or per sample."""
+    if per == "group" and table.per == "sample":
+        raise ConfigError(
+            f"the scores of {name} are per sample",
+            found="a table that per_sample() gave",
+            expected="scores per group",
+            fix="pass --per sample, or leave it out of --scores",
+        )
+    return table if table.per == per else table.per_sample()
+
+
+def _matrix(part: ScoreTable, reference: ScoreTable) -> Tensor:
+    """Scores ``[queries, groups]`` of one weighting, in the order of the reference."""
+    rows = {query: row for row, query in enumerate(part.queries)}
+    columns = {group: column for column, group in enumerate(part.groups)}
+    matrix = part.matrix()[[rows[query] for query in reference.queries]]
+    return matrix[:, [columns[group] for group in reference.groups]]
+
+
+def _chosen_groups(groups: Sequence[str], asked: str | None) -> list[str]:
+    """The groups to calibrate on: one name, or several separated by commas."""
+    if asked is None:
+        return []
+    chosen = [asked] if asked in groups else [name.strip() for name in asked.split(",")]
+    unknown = [name for name in chosen if name not in groups]
+    if unknown:
+        raise GroupError(
+            f"unknown group '{unknown[0]}'",
+            found=f"--calibrate {asked}",
+            expected=f"groups of the oracle: {', '.join(groups)}",
+            fix="name groups that the oracle scores",
+        )
+    return list(dict.fromkeys(chosen))
+
+
+def _calibration(
+    methods: Mapping[str, Tensor], oracle: Tensor, groups: Sequence[str], chosen: Sequence[str]
+) -> pd.DataFrame:
+    """Each method's line to the oracle, in the order of how well it does on the calibration groups alone."""
+    rows = []
+    for method in choose(methods, oracle, groups, chosen)["candidate"]:
+        fitted = calibrate(methods[method], oracle, groups, chosen)
+        numbers = {name: getattr(fitted, name) for name in _CALIBRATION}
+        rows.append({"method": method, **numbers})
+    return pd.DataFrame(rows)
+
+
+_CALIBRATION = ("scale", "offset", "r2", "error", "uncalibrated_error")
+
+
+def _labelled(frame: pd.DataFrame, **labels: str) -> pd.DataFrame:
+    """The frame with columns in front that hold one value each."""
+    return frame.assign(**labels)[[*labels, *frame.columns]]
+
+
+def _log(run: RunFolder, project: str, evaluation: Evaluation) -> None:
+    from lightning.pytorch.loggers import WandbLogger
+
+    from guda_lightning.callbacks.wandb import closing_runs, log_agreement, stage_loggers
+
+    offline = os.environ.get("WANDB_MODE", "offline") == "offline"
+    logger = WandbLogger(project=project, save_dir=run.root, offline=offline)
+    pictures = {weighting: agreement_chart(evaluation, weighting) for weighting in evaluation.weightings}
+    with closing_runs():
+        loggers = stage_loggers([logger], run.name, "evaluate", "evaluate")
+        log_agreement(loggers, evaluation.metrics, pictures, evaluation.record)

@@ -1,0 +1,15 @@
+"""How well attributions agree with the oracle, and whether there is anything to attribute."""
+
+from guda_lightning.evaluation.agreement import Agreement, agreement
+from guda_lightning.evaluation.calibration import Calibration, calibrate, choose
+from guda_lightning.evaluation.placebo import PlaceboTest, placebo_test
+
+__all__ = [
+    "Agreement",
+    "Calibration",
+    "PlaceboTest",
+    "agreement",
+    "calibrate",
+    "choose",
+    "placebo_test",
+]

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import costs_of_trainings
+import pytest
+from costs_of_trainings import BATCH_SIZE, STEPS, build
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from guda_lightning import CounterfactualStore
+from guda_lightning.callbacks import ResumeCheckpoint
+from guda_lightning.diffusion.cost import TrainingCost
+from toys import quiet_trainer, shades
+
+pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller")
+EPOCH = 48 + 6  # images of an epoch and of the probe set
+
+
+class Interrupt(Callback):
+    """Presses Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if (trainer.current_epoch, batch_idx) == (self.epoch, 3):
+            raise KeyboardInterrupt
+
+
+def trained(folder: Path, module: LightningModule, cost: TrainingCost, *callbacks: Callback) -> TrainingCost:
+    """Train three epochs, from the checkpoint of an earlier attempt if there is one."""
+    checkpoint = ResumeCheckpoint(folder)
+    # The cost comes last: only Lightning's own order of callbacks puts it before the checkpoint.
+    trainer = quiet_trainer(
+        folder, max_epochs=3, enable_checkpointing=True, callbacks=[checkpoint, *callbacks, cost]
+    )
+    trainer.fit(module, shades(batch_size=8), ckpt_path=checkpoint.path, weights_only=True)
+    return cost
+
+
+def test_it_counts_every_image_that_passes_through_a_network(tmp_path: Path) -> None:
+    module = build()
+    cost = trained(tmp_path, module, TrainingCost(module.denoiser))
+    assert cost.finished
+    assert cost.evaluations == 3 * EPOCH
+    assert cost.seconds > 0
+    # The network is left as it was, and another training begins to count anew.
+    assert not module.denoiser._forward_hooks
+    assert trained(tmp_path / "again", module, cost).evaluations == 3 * EPOCH
+
+
+def test_attempts_add_up_and_what_was_lost_is_not_counted(tmp_path: Path) -> None:
+    seconds = 0.0
+    for epoch, whole in ((0, 0), (1, 1), (2, 2)):
+        module = build()
+        cost = TrainingCost(module.denoiser)
+        with pytest.raises(SystemExit):
+            trained(tmp_path, module, cost, Interrupt(epoch))
+        assert not cost.finished
+        assert not module.denoiser._forward_hooks
+        assert cost.evaluations == whole * EPOCH
+        assert cost.seconds > seconds or not whole
+        seconds = cost.seconds
+    module = build()
+    cost = trained(tmp_path, module, TrainingCost(module.denoiser))
+    assert cost.evaluations == 3 * EPOCH
+    assert cost.seconds > seconds
+
+    # Killed after the last epoch, before anything was stored: nothing is left to train.
+    seconds = cost.seconds
+    cost = trained(tmp_path, module, cost)
+    assert cost.finished
+    assert cost.evaluations == 3 * EPOCH
+    assert cost.seconds > seconds
+
+
+def test_a_checkpoint_of_somebody_else_tells_no_cost(tmp_path: Path) -> None:
+    module = build()
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(module, shades(batch_size=8))
+    trainer.save_checkpoint(tmp_path / "theirs.ckpt")
+    cost = TrainingCost(module.denoiser)
+    trainer = quiet_trainer(tmp_path, max_epochs=3, callbacks=[cost])
+    trainer.fit(module, shades(batch_size=8), ckpt_path=tmp_path / "theirs.ckpt", weights_only=True)
+    assert cost.evaluations == 2 * EPOCH
+
+
+def test_a_trainer_without_it_reads_its_checkpoints_without_a_warning(tmp_path: Path) -> None:
+    module = build()
+    trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=[TrainingCost(module.denoiser)])
+    trainer.fit(module, shades(batch_size=8))
+    trainer.save_checkpoint(tmp_path / "ours.ckpt")
+    plain = quiet_trainer(tmp_path, max_epochs=2)
+    plain.fit(module, shades(batch_size=8), ckpt_path=tmp_path / "ours.ckpt", weights_only=True)
+    assert plain.current_epoch == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_records_count_what_all_processes_did(processes: int, tmp_path: Path) -> None:
+    if processes == 1:
+        costs_of_trainings.run(tmp_path, 1)
+    else:
+        outside = {
+            name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK")
+        }
+        finished = subprocess.run(
+            [sys.executable, "-W", "ignore", costs_of_trainings.__file__, tmp_path, "2"],
+            env={**outside, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert finished.returncode == 0, finished.stderr[-3000:]
+    evaluations = STEPS * BATCH_SIZE * processes
+    full = json.loads((tmp_path / "full" / "record.json").read_text())
+    assert (full["steps"], full["network_evaluations"]) == (STEPS, evaluations)
+    records = CounterfactualStore(tmp_path / "store").records()
+    assert {(record.operator, record.seed) for record in records} == {
+        ("finetune", 0),
+        ("retrain", 0),
+        ("retrain", 1),
+    }
+    assert {(record.steps, record.network_evaluations) for record in records} == {(STEPS, evaluations)}
