@@ -54,12 +54,20 @@ def lines(rows: Sequence[Mapping[str, object]], x: str, name: str, title: str, s
         title: What is shown.
         subtitle: How it was measured.
     """
-    axis = alt.X("x:Q", title=x, scale=alt.Scale(type="log"), axis=alt.Axis(values=sorted({row["x"] for row in rows})))
-    base = alt.Chart(alt.InlineData(values=[dict(row) for row in rows])).encode(x=axis, color=alt.Color("method:N", title=None))
+    axis = alt.X(
+        "x:Q", title=x, scale=alt.Scale(type="log"), axis=alt.Axis(values=sorted({row["x"] for row in rows}))
+    )
+    base = alt.Chart(alt.InlineData(values=[dict(row) for row in rows])).encode(
+        x=axis, color=alt.Color("method:N", title=None)
+    )
     chart = alt.layer(
         base.mark_area(opacity=0.12).encode(y=alt.Y("low:Q", title="agreement"), y2="high:Q"),
-        base.mark_line(point=True).encode(y=alt.Y("value:Q", title="agreement", scale=alt.Scale(domain=[0, 1]))),
-        base.mark_line(strokeDash=[4, 4], color=INK).encode(y=alt.Y("oracle:Q", title="agreement"), color=alt.value(INK)),
+        base.mark_line(point=True).encode(
+            y=alt.Y("value:Q", title="agreement", scale=alt.Scale(domain=[0, 1]))
+        ),
+        base.mark_line(strokeDash=[4, 4], color=INK).encode(
+            y=alt.Y("oracle:Q", title="agreement"), color=alt.value(INK)
+        ),
     )
     faceted = chart.properties(width=240, height=170).facet(alt.Facet("metric:N", title=None), columns=2)
     _save(faceted.properties(title=alt.TitleParams(title, subtitle=subtitle)), name)

@@ -30,7 +30,9 @@ def with_oracle(bench: Bench, seeds: int, snapshots: list[int]) -> Bench:
     """Full model, queries, and the oracle of every group and seed, scored at the end and at some steps."""
     bench.stage("fit")
     bench.stage("sample", "--num", str(QUERIES))
-    watched = fragment(bench.run.root / "snapshots.yaml", [bench.run.queries], bench.run.root / "snapshots", snapshots)
+    watched = fragment(
+        bench.run.root / "snapshots.yaml", [bench.run.queries], bench.run.root / "snapshots", snapshots
+    )
     for seed in range(seeds):
         bench.stage("retrain", "-c", watched, "--seeds", str(seed), label=f"retrain {seed}")
         scored = ("-c", "attribute/elbo.yaml", "--operator", "retrain", "--seed", str(seed))

@@ -101,7 +101,10 @@ class Sweep:
     def scores(self, name: str, step: int, weighting: Weighting) -> Tensor:
         """``[queries, groups]`` after so many steps under the named hyper-parameters."""
         root = folder(self.bench, name)
-        found = [SquaredErrors.load(snapshot(root, self.queries, group, 0, step, "raw"), {}) for group in self.groups]
+        found = [
+            SquaredErrors.load(snapshot(root, self.queries, group, 0, step, "raw"), {})
+            for group in self.groups
+        ]
         plan = SCORING.plan(self.schedule)
         values = [elbo(e.errors, e.timesteps, plan, self.schedule, weighting) for e in (self.full, *found)]
         return torch.stack([delta_elbo(values[0], value) for value in values[1:]], dim=1)
@@ -120,7 +123,9 @@ class Sweep:
 def chosen(sweep: Sweep, weighting: Weighting) -> pd.DataFrame:
     """All hyper-parameters, best first, by the calibration groups and queries alone."""
     done = [name for name in SWEEPS if (folder(sweep.bench, name) / "costs.json").is_file()]
-    candidates = {f"{name}, {step} steps": sweep.scores(name, step, weighting) for name in done for step in STEPS}
+    candidates = {
+        f"{name}, {step} steps": sweep.scores(name, step, weighting) for name in done for step in STEPS
+    }
     groups = sweep.groups
     return choose(candidates, sweep.oracle(weighting).mean(0), groups, groups[:CALIBRATION_GROUPS])
 

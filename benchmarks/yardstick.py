@@ -43,12 +43,17 @@ class Yardstick:
         self.groups = self.tables[0].groups
         self.errors = [stored_errors(table, run.errors) for table in self.tables]
 
-    def stored(self, weighting: Weighting, low: float = 0, high: float = 1, draws: slice = slice(None)) -> Tensor:
+    def stored(
+        self, weighting: Weighting, low: float = 0, high: float = 1, draws: slice = slice(None)
+    ) -> Tensor:
         """``[seeds, queries, groups]`` from the errors that ``attribute`` kept, of some timesteps and draws."""
         scoring = Scoring()
         return torch.stack(
             [
-                torch.stack([_score(of[g], self.schedule, scoring, weighting, low, high, draws) for g in self.groups], 1)
+                torch.stack(
+                    [_score(of[g], self.schedule, scoring, weighting, low, high, draws) for g in self.groups],
+                    1,
+                )
                 for of in self.errors
             ]
         )
@@ -56,7 +61,12 @@ class Yardstick:
     def snapshots(self, weighting: Weighting, step: int, kind: str) -> Tensor:
         """``[seeds, queries, groups]`` from the errors at a step of training, one draw of fewer timesteps."""
         found = [
-            [SquaredErrors.load(snapshot(self.run.root / "snapshots", self.run.queries, group, seed, step, kind), {}) for group in self.groups]
+            [
+                SquaredErrors.load(
+                    snapshot(self.run.root / "snapshots", self.run.queries, group, seed, step, kind), {}
+                )
+                for group in self.groups
+            ]
             for seed in self.seeds
         ]
         scoring = Scoring(strata=found[0][0].errors.shape[1], draws=1)
@@ -66,7 +76,10 @@ class Yardstick:
 
     def rows(self, setting: str, value: str, scores: Tensor, *others: Tensor) -> list[Row]:
         """Agreement of single oracles with single oracles, over all pairs of seeds."""
-        pairs = [torch.stack([scores[a], (others[0] if others else scores)[b]]) for a, b in permutations(self.seeds, 2)]
+        pairs = [
+            torch.stack([scores[a], (others[0] if others else scores)[b]])
+            for a, b in permutations(self.seeds, 2)
+        ]
         return _rows(setting, value, pairs)
 
     def measure(self) -> list[Row]:
@@ -88,12 +101,15 @@ class Yardstick:
             for step in (self.last // 4, self.last // 2, self.last):
                 for kind in ("raw", "ema"):
                     rows += self.rows(
-                        f"training, {weighting}", f"{step} steps, {kind}", self.snapshots(weighting, step, kind)
+                        f"training, {weighting}",
+                        f"{step} steps, {kind}",
+                        self.snapshots(weighting, step, kind),
                     )
             if len(self.seeds) > 2:
                 scores = self.stored(weighting)
                 means = [
-                    torch.stack([scores[s], scores[[o for o in self.seeds if o != s]].mean(0)]) for s in self.seeds
+                    torch.stack([scores[s], scores[[o for o in self.seeds if o != s]].mean(0)])
+                    for s in self.seeds
                 ]
                 rows += self.rows(f"seeds, {weighting}", "1 against 1", scores)
                 rows += _rows(f"seeds, {weighting}", f"1 against the mean of {len(self.seeds) - 1}", means)
@@ -115,7 +131,10 @@ def _rows(setting: str, value: str, pairs: Sequence[Tensor]) -> list[Row]:
     rows: list[Row] = []
     for metric in ("top1", "ndcg@3", "spearman"):
         chosen = [frame[frame.metric == metric].iloc[0] for frame in found]
-        mean = {name: sum(float(row[name]) for row in chosen) / len(chosen) for name in ("value", "low", "high", "chance")}
+        mean = {
+            name: sum(float(row[name]) for row in chosen) / len(chosen)
+            for name in ("value", "low", "high", "chance")
+        }
         rows.append({"setting": setting, "recipe": value, "metric": metric, **mean})
     return rows
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 AFTER_INTERRUPT = "interrupted: the same command goes on from the last whole epoch, group or batch"
-STAGES = ("fit", "validate", "unlearn", "retrain", "sample", "attribute")
+STAGES = ("fit", "validate", "unlearn", "retrain", "sample", "attribute", "placebo")
 HELP = f"""guda {__version__}: which groups of my training data made this generated sample?
 
   guda run        -c digits.yaml                    every stage below, in order

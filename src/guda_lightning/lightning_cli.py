@@ -93,6 +93,7 @@ class GudaCLI(LightningCLI):
             "retrain": {"build", "datamodule", "config"},
             "sample": model_and_data,
             "attribute": model_and_data,
+            "placebo": model_and_data,
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

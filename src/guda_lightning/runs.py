@@ -59,6 +59,11 @@ class RunFolder:
         return self.root / "evaluation"
 
     @property
+    def placebo(self) -> Path:
+        """Scores of random groups, one table for each score table that they are compared with."""
+        return self.root / "placebo"
+
+    @property
     def report(self) -> Path:
         """The page."""
         return self.root / "report"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -18,7 +18,7 @@ from guda_lightning.data.batches import Batch, Samples, make_loader
 from guda_lightning.data.images import to_unit
 from guda_lightning.data.sources import ImageTable, Source
 from guda_lightning.data.unlearn import UnlearnDataModule
-from guda_lightning.errors import ConfigError, DataError
+from guda_lightning.errors import ConfigError, DataError, GroupError
 from guda_lightning.grouping import Grouping, Indices
 
 
@@ -188,6 +188,27 @@ class GroupDataModule(LightningDataModule):
         view = copy.copy(self)
         view._removed = (*self._removed, *groups)
         view._order_seed = self._order_seed if seed is None else seed
+        view.trainer = None
+        return view
+
+    def regrouped(self, grouping: Grouping) -> GroupDataModule:
+        """Return the same data under other groups; the images are shared.
+
+        Raises:
+            GroupError: The grouping is of another number of samples.
+        """
+        if grouping.num_samples != len(self.ids):
+            raise GroupError(
+                "the groups are those of other training data",
+                found=f"groups over {grouping.num_samples} samples",
+                expected=f"groups over {len(self.ids)} samples",
+                fix="group the samples of this data section",
+            )
+        view = copy.copy(self)
+        # Takes the place of what the cached property would load.
+        view.__dict__["_loaded"] = replace(
+            self._loaded, grouping=grouping, membership=torch.from_numpy(grouping.membership())
+        )
         view.trainer = None
         return view
 

@@ -2,7 +2,7 @@
 
 from guda_lightning.evaluation.agreement import Agreement, agreement
 from guda_lightning.evaluation.calibration import Calibration, calibrate, choose
-from guda_lightning.evaluation.placebo import PlaceboTest, placebo_test
+from guda_lightning.evaluation.placebo import PlaceboTest, placebo_test, refuse_few
 
 __all__ = [
     "Agreement",
@@ -12,4 +12,5 @@ __all__ = [
     "calibrate",
     "choose",
     "placebo_test",
+    "refuse_few",
 ]

@@ -60,6 +60,29 @@ def placebo_test(observed: Tensor, placebo: Tensor, level: float = 0.05) -> Plac
             fix="score the same queries under every partition, with as many groups as the real one has",
         )
     partitions = len(placebo)
+    refuse_few(partitions, level)
+    floor = 1 / (1 + partitions)
+    for name, scores in (("observed", observed), ("placebo", placebo)):
+        if not scores.isfinite().all():
+            position = (~scores.isfinite()).nonzero()[0].tolist()
+            raise NumericsError(
+                f"the {name} scores are not finite",
+                found=f"{scores[tuple(position)].item()} at {tuple(position)}",
+                expected="finite numbers",
+                fix="score that query again",
+            )
+    reached = 1 + (placebo.double().amax(dim=2) >= observed.double().amax(dim=1)).sum(dim=0)
+    adjusted = _benjamini_hochberg(reached, 1 + partitions)
+    p = reached.double() / (1 + partitions)
+    return PlaceboTest(p, adjusted, floor, adjusted <= level, level, partitions)
+
+
+def refuse_few(partitions: int, level: float) -> None:
+    """Refuse a test that could not find anything.
+
+    Raises:
+        ConfigError: Fewer than 99 partitions, or a level that no p-value can reach.
+    """
     if partitions < _FEWEST:
         raise ConfigError(
             "there are too few placebo partitions",
@@ -75,19 +98,6 @@ def placebo_test(observed: Tensor, placebo: Tensor, level: float = 0.05) -> Plac
             expected=f"{floor:.3g}, the smallest p-value of {partitions} partitions, to 1",
             fix="take the usual 0.05, or make more partitions",
         )
-    for name, scores in (("observed", observed), ("placebo", placebo)):
-        if not scores.isfinite().all():
-            position = (~scores.isfinite()).nonzero()[0].tolist()
-            raise NumericsError(
-                f"the {name} scores are not finite",
-                found=f"{scores[tuple(position)].item()} at {tuple(position)}",
-                expected="finite numbers",
-                fix="score that query again",
-            )
-    reached = 1 + (placebo.double().amax(dim=2) >= observed.double().amax(dim=1)).sum(dim=0)
-    adjusted = _benjamini_hochberg(reached, 1 + partitions)
-    p = reached.double() / (1 + partitions)
-    return PlaceboTest(p, adjusted, floor, adjusted <= level, level, partitions)
 
 
 def _benjamini_hochberg(counts: Tensor, of: int) -> Tensor:

@@ -1,0 +1,92 @@
+"""What random groups say about the queries of a score table, as text and as a section of the page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from guda_lightning.evaluation import PlaceboTest, placebo_test
+from guda_lightning.files import write_atomic
+from guda_lightning.report.summary import cut
+from guda_lightning.scores import ScoreTable
+
+NAMED = 12  # queries, and pairs of near-duplicates, that the text names
+
+
+def placebo_tests(observed: ScoreTable, random: ScoreTable) -> dict[str, PlaceboTest]:
+    """One test per weighting.
+
+    Args:
+        observed: Scores of the real groups, ``Q`` queries and ``K`` groups.
+        random: Scores of the same queries under ``M`` random partitions, whose ``M * K`` groups follow one
+            another partition by partition, as ``guda placebo`` writes them.
+    """
+    tests = {}
+    for weighting in observed.weightings:
+        real = observed.select(weighting=weighting).matrix()
+        dealt = random.select(weighting=weighting).matrix()
+        partitions = dealt.view(len(real), -1, real.shape[1]).transpose(0, 1)
+        tests[weighting] = placebo_test(real, partitions, random.record["level"])
+    return tests
+
+
+def placebo_frame(observed: ScoreTable, tests: Mapping[str, PlaceboTest]) -> pd.DataFrame:
+    """Columns ``weighting, query, p, adjusted, attributable``, one row per weighting and query."""
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "weighting": weighting,
+                    "query": list(observed.queries),
+                    "p": test.p.numpy(),
+                    "adjusted": test.adjusted.numpy(),
+                    "attributable": test.attributable.numpy(),
+                }
+            )
+            for weighting, test in tests.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def placebo_lines(observed: ScoreTable, random: ScoreTable, tests: Mapping[str, PlaceboTest]) -> list[str]:
+    """What was found, one sentence a line."""
+    lines = []
+    for weighting, test in tests.items():
+        pairs = zip(observed.queries, test.attributable.tolist(), strict=True)
+        missed = [query for query, found in pairs if not found]
+        lines.append(
+            f"weighting {weighting}: {len(observed.queries) - len(missed)} of {len(observed.queries)} queries "
+            "are attributable: a group influences them more than random groups of its size do, at a false "
+            f"discovery rate of {test.level:.0%} ({test.partitions} random partitions: no p-value below "
+            f"{test.floor:.2g})."
+        )
+        if missed:
+            lines.append(f"Not attributable: {_named([cut(query, 30) for query in missed], len(missed))}.")
+    twins: list[Mapping[str, Any]] = random.record["near_duplicates"]
+    count: int = random.record["near_duplicate_pairs"]
+    if count:
+        named = [f"{cut(pair['first'], 30)} and {cut(pair['second'], 30)}" for pair in twins]
+        lines.append(
+            f"{count} pairs of training images in different groups are nearly the same: without one group, "
+            f"the other still explains their queries. {_named(named, count)}."
+        )
+    else:
+        lines.append("No two training images of different groups are nearly the same.")
+    return lines
+
+
+def _named(names: list[str], count: int) -> str:
+    more = count - NAMED
+    return ", ".join(names[:NAMED]) + (f", and {more} more" if more > 0 else "")
+
+
+def write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    """Write a frame, atomically."""
+    file = io.BytesIO()
+    frame.to_parquet(file, index=False)
+    write_atomic(path, file.getvalue())

@@ -1,0 +1,117 @@
+"""What a user asked a stage to work on, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from guda_lightning.counterfactuals import CounterfactualKey
+from guda_lightning.errors import ConfigError, QueryError, StoreError
+from guda_lightning.files import sha256_json
+from guda_lightning.grouping import Grouping
+from guda_lightning.types import Queries
+
+
+def chosen_groups(grouping: Grouping, asked: Sequence[str] | str | None) -> list[str]:
+    """The groups that a stage works on: those asked for (a list, or ``a,b``), or all that have samples.
+
+    Raises:
+        GroupError: One does not exist, has no samples, or has all.
+    """
+    if isinstance(asked, str):
+        asked = [asked] if asked in grouping.names else [name.strip() for name in asked.split(",")]
+    names = list(dict.fromkeys(asked)) if asked else [name for name in grouping.names if grouping.size(name)]
+    for name in names:
+        grouping.check([name])
+    return names
+
+
+def chosen_seeds(asked: Sequence[int] | int | str) -> list[int]:
+    """Distinct seeds from a list, one number, or ``0,1,2``.
+
+    Raises:
+        ConfigError: They are no whole numbers of at least 0.
+    """
+    parts = asked.split(",") if isinstance(asked, str) else [asked] if isinstance(asked, int) else asked
+    texts = [str(part).strip() for part in parts]
+    if not texts or not all(text.isdecimal() for text in texts):
+        raise ConfigError(
+            "the seeds are not usable",
+            found=asked,
+            expected="whole numbers of at least 0",
+            fix="pass them as --seeds 0,1,2",
+        )
+    return list(dict.fromkeys(map(int, texts)))
+
+
+def own_seed(key: CounterfactualKey) -> int:
+    """A seed for one group alone, from the seed of all groups and its name."""
+    return int(sha256_json([key.seed, list(key.groups)])[:7], 16)
+
+
+def with_labels(queries: Queries, conditional: bool, num_classes: int) -> Queries:
+    """The queries with class labels for a conditional model, and without them for any other.
+
+    Raises:
+        QueryError: A conditional model got queries without labels, or with labels that it has no class for.
+    """
+    if conditional and queries.labels is not None:
+        wrong = queries.labels[(queries.labels < 0) | (queries.labels >= num_classes)]
+        if len(wrong):
+            raise QueryError(
+                "a query has a label that the model has no class for",
+                found=f"label {int(wrong[0])}",
+                expected=f"0 to {num_classes - 1}",
+                fix="correct metadata.jsonl beside the queries",
+            )
+    if conditional and queries.labels is None:
+        raise QueryError(
+            "a label-conditional model cannot score queries without labels",
+            found=f"{len(queries)} queries without labels",
+            expected="a metadata.jsonl beside them with file_name and label on each line",
+            fix="write it, or use queries that `guda sample` drew",
+        )
+    return queries if conditional else Queries(queries.ids, queries.images)
+
+
+def refuse_missing_start(path: Path) -> None:
+    """Refuse to fine-tune weights that are not there.
+
+    Raises:
+        StoreError: There is nothing at the path.
+    """
+    if not path.exists():
+        raise StoreError(
+            "the weights to start from do not exist",
+            found=f"nothing at {path}",
+            expected="a diffusers folder or a Lightning checkpoint",
+            fix="correct trainer.start, or leave it out to train from scratch",
+        )
+
+
+def refuse_choices(**choices: object) -> None:
+    """Refuse options that choose among the counterfactuals of a store where another attributor scores.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    for name, value in choices.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name} chooses among counterfactuals, and another attributor was given",
+                found=f"{name} {value}",
+                expected="an attributor, or a choice of counterfactuals",
+                fix=f"leave out --{name}, or the attributor",
+            )
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Refuse a count below one.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if value < 1:
+        raise ConfigError(
+            f"{name} is out of range", found=value, expected=f"{name} >= 1", fix=f"pass --{name} 1 or more"
+        )

@@ -1,0 +1,85 @@
+"""What stages tell the user: what they will cost, what they did cost, what is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
+from guda_lightning.diffusion.cost import BACKWARD_FACTOR, readable_seconds, seconds_per_evaluation
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Tell the user, once."""
+    print(text, flush=True)
+
+
+def say_skipped(stage: str, names: Sequence[str]) -> None:
+    """Tell the user what is complete already."""
+    if names:
+        say(f"{stage}: {len(names)} complete, skipped: {', '.join(names)}")
+
+
+def say_cost(what: str, seconds: float) -> None:
+    """Tell the user what a stage will cost before it starts."""
+    say(f"{what}: about {readable_seconds(seconds)}")
+
+
+def spent(record: Mapping[str, Any]) -> str:
+    """What a stage did cost, from its record."""
+    return f"{readable_seconds(record['seconds'])}, {record['network_evaluations']} network evaluations"
+
+
+def evaluation_seconds(
+    model: DiffusionModel,
+    datamodule: GroupDataModule,
+    batch_size: int,
+    device: torch.device | str,
+    conditional: bool,
+) -> float:
+    """Measured seconds of one network evaluation without gradients."""
+    return seconds_per_evaluation(model, datamodule.image_shape, batch_size, conditional, device)
+
+
+def say_fit_cost(
+    stage: str,
+    trainer: Trainer,
+    model: LightningModule,
+    full: FullModel,
+    datamodule: GroupDataModule,
+    conditional: bool,
+    models: int = 1,
+) -> None:
+    """Tell the user what training will cost; a step of a foreign module is taken as one of ours."""
+    what = f"{stage}:" if models == 1 else f"{stage}: {models} models x"
+    limit = trainer.limit_train_batches
+    batches = max(1, len(datamodule.kept) // (datamodule.batch_size * trainer.world_size))
+    batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
+    epochs = None if trainer.max_epochs is None or trainer.max_epochs < 0 else trainer.max_epochs
+    steps = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps >= 0 else None
+    counts = [count for count in (steps, None if epochs is None else epochs * batches) if count is not None]
+    network = model.student if isinstance(model, DiffusionModule) else full.model
+    per_step = step_seconds(network, datamodule, BACKWARD_FACTOR, trainer.strategy.root_device, conditional)
+    if counts:
+        steps_of = f"{what} {min(counts)} steps of {datamodule.batch_size} images"
+        say_cost(steps_of, per_step * min(counts) * models)
+    else:
+        say(f"{what} no end is set, each step of {datamodule.batch_size} images takes about {per_step:.2g} s")
+
+
+def step_seconds(
+    model: DiffusionModel,
+    datamodule: GroupDataModule,
+    passes: float,
+    device: torch.device | str,
+    conditional: bool,
+) -> float:
+    """Estimated seconds of one step that costs so many forward passes of a batch."""
+    size = datamodule.batch_size
+    return evaluation_seconds(model, datamodule, size, device, conditional) * size * passes

@@ -1,0 +1,196 @@
+"""``guda placebo``: scores of random groups, and which queries can be attributed at all."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from tqdm import tqdm
+
+from guda_lightning.attribution import Attributor, CounterfactualAttributor, Scoring
+from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
+from guda_lightning.data import GroupDataModule, load_queries, near_duplicates
+from guda_lightning.diffusion import FullModel
+from guda_lightning.diffusion.cost import BACKWARD_FACTOR
+from guda_lightning.errors import StoreError
+from guda_lightning.evaluation import refuse_few
+from guda_lightning.files import sha256_json
+from guda_lightning.report.placebo import NAMED, placebo_frame, placebo_lines, placebo_tests, write_parquet
+from guda_lightning.scores import ScoreTable
+from guda_lightning.stages.attribute import AttributeStage
+from guda_lightning.stages.choices import at_least_one, with_labels
+from guda_lightning.stages.costs import evaluation_seconds, say, say_cost, step_seconds
+from guda_lightning.stages.records import begin, is_stored, made_from
+from guda_lightning.stages.unlearn import UnlearnStage
+from guda_lightning.types import Queries
+from guda_lightning.unlearning import Objective, ReTrack, UnlearnModule
+from guda_lightning.unlearning.hparams import unlearning_hparams
+from guda_lightning.unlearning.module import default_optimizer
+
+
+class PlaceboStage(UnlearnStage, AttributeStage):
+    """Scores queries against groups dealt at random."""
+
+    def placebo(
+        self,
+        model: LightningModule,
+        datamodule: GroupDataModule,
+        partitions: int = 99,
+        attributor: Attributor | None = None,
+        objective: Objective | None = None,
+        steps: int = 60,
+        optimizer: OptimizerCallable = default_optimizer,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
+        level: float = 0.05,
+        seed: int = 0,
+        queries: Path | None = None,
+        resize: bool = False,
+        full: Path | None = None,
+    ) -> None:
+        """Test which queries any group influences more than random groups of the same sizes do.
+
+        The method is repeated on random partitions of the training data, each made, scored and thrown away;
+        what it says about the real groups must have been scored before, with the same options.
+
+        Args:
+            model: The full model's module.
+            datamodule: The training data with its groups.
+            partitions: Random partitions, at least 99.
+            attributor: The method, such as PixelSimilarity; left out, unlearning by an objective.
+            objective: What unlearning minimises; ReTrack with its defaults if left out.
+            steps: Optimizer steps per group.
+            optimizer: Builds the optimizer.
+            lr_scheduler: Builds a learning-rate schedule that advances every step.
+            scoring: Timesteps, draws, seed, batch size and precision.
+            level: Share of false discoveries to allow among the queries called attributable.
+            seed: Seed of unlearning, of the scored table.
+            queries: An image or a folder of images; RUN/queries if left out.
+            resize: Whether to resize queries of another size than the training images.
+            full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+        """
+        at_least_one("steps", steps)
+        refuse_few(partitions, level)
+        run, objective = self.run_folder, objective or ReTrack()
+        source = self._open_full(full, model, datamodule)
+        asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
+        asked = with_labels(asked, self._is_conditional(model), datamodule.num_classes)
+        hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self)
+        real = attributor or CounterfactualAttributor(
+            run.store, objective.name, scoring, seed=seed, hparams=sha256_json(hparams)
+        )
+        real.fit(source, datamodule, datamodule.grouping)
+        path = run.table(real.method, real.seed, *([] if queries is None else [queries.resolve().stem]))
+        observed = self._complete_table(path, real, asked)
+        if observed is None:
+            raise StoreError(
+                f"the real groups have not been scored by {real.method} with these options",
+                found=f"another table at {path}" if ScoreTable.exists(path) else f"no table {path}",
+                expected="the score table that random groups are compared with",
+                fix="run guda attribute with the same queries, seed and scoring first",
+            )
+        folder, result = run.placebo / path.stem, run.placebo / path.name
+        identity = {"of": sha256_json(observed.record), "partitions": partitions}
+        if ScoreTable.exists(result) and identity.items() <= ScoreTable.load(result).record.items():
+            random = ScoreTable.load(result)
+            say(f"placebo: {result} is complete, skipped")
+        else:
+            begin(folder, identity)
+            if attributor is None:
+                work = _Unlearning(source, objective, optimizer, lr_scheduler, hparams, scoring, seed)
+                self._say_placebo_cost(work, model, datamodule, asked, partitions)
+            parts = []
+            for number in tqdm(range(partitions), desc="placebo", unit="partition", disable=None):
+                part = folder / f"{number}.parquet"
+                if not ScoreTable.exists(part):
+                    view = datamodule.regrouped(datamodule.grouping.permuted(number, f"placebo {number}"))
+                    if attributor is None:
+                        table = self._unlearned(work, model, view, asked, folder)
+                    else:
+                        table = attributor.fit(source, view, view.grouping).score(asked)
+                    table.save(part)
+                parts.append(ScoreTable.load(part))
+            random = ScoreTable(ScoreTable.concat(parts).table, {**identity, **_duplicates(datamodule)})
+        random = ScoreTable(random.table, {**random.record, "level": level})
+        tests = placebo_tests(observed, random)
+        random.save(result)
+        write_parquet(result.with_name(f"{path.stem}-queries.parquet"), placebo_frame(observed, tests))
+        shutil.rmtree(folder, ignore_errors=True)
+        say("\n".join(f"placebo {path.stem}, {line}" for line in placebo_lines(observed, random, tests)))
+
+    def _unlearned(
+        self, work: _Unlearning, model: LightningModule, view: GroupDataModule, asked: Queries, folder: Path
+    ) -> ScoreTable:
+        """Scores of one random partition; its counterfactuals are not kept."""
+        store, origin = CounterfactualStore(folder / "store"), made_from(work.full, view.grouping)
+        for name in [name for name in view.grouping.names if view.grouping.size(name)]:
+            key = CounterfactualKey(work.objective.name, (name,), work.seed, sha256_json(work.hparams))
+            if not is_stored(store, key, origin):
+                module = UnlearnModule(
+                    work.full,
+                    work.objective,
+                    (name,),
+                    work.optimizer,
+                    work.lr_scheduler,
+                    conditional=self._is_conditional(model),
+                    seed=work.seed,
+                )
+                self._unlearn_group(module, view, store, key, work.hparams, origin, **_SILENT)
+        attributor = CounterfactualAttributor(
+            store.root,
+            work.objective.name,
+            work.scoring,
+            seed=work.seed,
+            cache=folder / "errors",
+            device=self.strategy.root_device,
+        )
+        table = attributor.fit(work.full, view, view.grouping).score(asked)
+        shutil.rmtree(store.root)
+        return table
+
+    def _say_placebo_cost(
+        self,
+        work: _Unlearning,
+        model: LightningModule,
+        data: GroupDataModule,
+        asked: Queries,
+        partitions: int,
+    ) -> None:
+        groups = sum(data.grouping.size(name) > 0 for name in data.grouping.names)
+        device, conditional = self.strategy.root_device, self._is_conditional(model)
+        passes = 2 * BACKWARD_FACTOR + (work.objective.preserve == "distill")
+        steps = work.hparams["steps"] * step_seconds(work.full.model, data, passes, device, conditional)
+        each = evaluation_seconds(work.full.model, data, work.scoring.batch_size, device, conditional)
+        scores = len(asked) * work.scoring.plan(work.full.model.schedule).evaluations * each
+        say_cost(
+            f"placebo: {partitions} partitions x {groups} groups ({work.objective.name})",
+            partitions * groups * (steps + scores),
+        )
+
+
+# Nothing of a random group is worth a log, a curve or a checkpoint callback of the user's.
+_SILENT = {"logger": False, "callbacks": [], "enable_progress_bar": False, "limit_val_batches": 0}
+
+
+@dataclass(frozen=True)
+class _Unlearning:
+    """How every random group is unlearned and scored."""
+
+    full: FullModel
+    objective: Objective
+    optimizer: OptimizerCallable
+    lr_scheduler: LRSchedulerCallable | None
+    hparams: dict[str, Any]
+    scoring: Scoring
+    seed: int
+
+
+def _duplicates(datamodule: GroupDataModule) -> dict[str, Any]:
+    """Training images of different groups that are nearly the same, for the record."""
+    pairs = near_duplicates(datamodule.images, datamodule.grouping)
+    named = [{"first": datamodule.ids[p.first], "second": datamodule.ids[p.second]} for p in pairs[:NAMED]]
+    return {"near_duplicate_pairs": len(pairs), "near_duplicates": named}

@@ -1,0 +1,100 @@
+"""``guda sample``: queries drawn from the full model."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from tqdm import tqdm
+
+from guda_lightning.data import GroupDataModule, save_queries
+from guda_lightning.diffusion import FullModel, sample, sampler
+from guda_lightning.files import write_atomic
+from guda_lightning.stages.base import StageTrainer
+from guda_lightning.stages.choices import at_least_one
+from guda_lightning.stages.costs import evaluation_seconds, say, say_cost
+from guda_lightning.stages.records import RECORD, begin, refuse_other_config
+from guda_lightning.types import Queries
+
+
+class SampleStage(StageTrainer):
+    """Draws from the full model."""
+
+    def sample(
+        self,
+        model: LightningModule,
+        datamodule: GroupDataModule,
+        num: int = 64,
+        steps: int = 100,
+        batch_size: int = 64,
+        seed: int = 0,
+        full: Path | None = None,
+    ) -> None:
+        """Draw queries from the full model into RUN/queries, one PNG each.
+
+        Args:
+            model: The full model's module.
+            datamodule: The training data, for the shape of an image.
+            num: How many.
+            steps: Denoising steps.
+            batch_size: Images at a time; changes no image.
+            seed: Seed of the images; image i is the same whatever ``num`` is.
+            full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+        """
+        for name, value in (("num", num), ("steps", steps), ("batch_size", batch_size)):
+            at_least_one(name, value)
+        source = self._open_full(full, model, datamodule)
+        folder = self.run_folder.queries
+        asked = {"full_hash": source.hash, "num": num, "steps": steps, "seed": seed}
+        if (folder / RECORD).is_file():
+            refuse_other_config(folder / RECORD, asked)
+            say(f"sample: {folder} is complete, skipped")
+            return
+        sampler(source.model, source.scheduler, steps)  # refused before anything is written
+        labels = torch.arange(num) % datamodule.num_classes if self._is_conditional(model) else None
+        images = self._sampled(source, datamodule, labels, batch_size, asked)
+        ids = tuple(f"sample-{index:0{len(str(num - 1))}d}" for index in range(num))
+        save_queries(folder, Queries(ids, images, labels), {"config": asked})
+        shutil.rmtree(self.run_folder.checkpoints("sample"))  # only now: hours of work lie there
+        say(f"sample: {num} images in {folder}")
+
+    def _sampled(
+        self,
+        full: FullModel,
+        datamodule: GroupDataModule,
+        labels: torch.Tensor | None,
+        batch_size: int,
+        asked: dict[str, Any],
+    ) -> torch.Tensor:
+        """All samples, in batches that are kept until the last one is done."""
+        num, steps, device = asked["num"], asked["steps"], self.strategy.root_device
+        unfinished = self.run_folder.checkpoints("sample")
+        per_evaluation = evaluation_seconds(full.model, datamodule, batch_size, device, labels is not None)
+        say_cost(f"sample: {num} images x {steps} steps", per_evaluation * num * steps)
+        begin(unfinished, {**asked, "batch_size": batch_size})
+        full.model.denoiser.to(device)
+        images = []
+        with tqdm(total=num * steps, desc="sample", unit="evaluation", disable=None) as bar:
+            for indices in torch.arange(num).split(batch_size):
+                part = unfinished / f"{int(indices[0])}.safetensors"
+                if not part.is_file():
+                    batch = sample(
+                        full.model,
+                        full.scheduler,
+                        datamodule.image_shape,
+                        indices.tolist(),
+                        seed=asked["seed"],
+                        steps=steps,
+                        labels=None if labels is None else labels[indices],
+                        device=device,
+                        on_step=partial(bar.update, len(indices)),
+                    )
+                    write_atomic(part, to_safetensors({"images": batch}))
+                images.append(load_file(part)["images"])
+        return torch.cat(images)

@@ -1,0 +1,131 @@
+"""``guda unlearn``: one counterfactual per group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+
+from guda_lightning.callbacks import ELBOAttributionCallback
+from guda_lightning.callbacks.wandb import closing_runs
+from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
+from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion.cost import BACKWARD_FACTOR
+from guda_lightning.files import sha256_json
+from guda_lightning.stages.base import StageTrainer, callbacks, fit
+from guda_lightning.stages.choices import at_least_one, chosen_groups
+from guda_lightning.stages.costs import say, say_cost, say_skipped, spent, step_seconds
+from guda_lightning.stages.records import begin, is_stored, log_record, made_from
+from guda_lightning.unlearning import Objective, ReTrack, UnlearnModule
+from guda_lightning.unlearning.hparams import unlearning_hparams
+from guda_lightning.unlearning.module import default_optimizer
+
+VALIDATIONS = 4  # while unlearning a group: enough to see its influence grow
+
+
+class UnlearnStage(StageTrainer):
+    """Makes the full model forget."""
+
+    def unlearn(
+        self,
+        model: LightningModule,
+        datamodule: GroupDataModule,
+        objective: Objective | None = None,
+        steps: int = 60,
+        groups: list[str] | str | None = None,
+        full: Path | None = None,
+        optimizer: OptimizerCallable = default_optimizer,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Make the counterfactual of each group: the full model, made to forget it.
+
+        Args:
+            model: The full model's module.
+            datamodule: The training data with its groups.
+            objective: What unlearning minimises; ReTrack with its defaults if left out.
+            steps: Optimizer steps per group.
+            groups: Names of the groups to forget, such as ``3,7``, one counterfactual each; all if left out.
+            full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+            optimizer: Builds the optimizer.
+            lr_scheduler: Builds a learning-rate schedule that advances every step.
+            seed: Seed of the noise and the timesteps.
+
+        Raises:
+            GudaError: No full model, an unknown or empty group, or an objective that does not fit.
+        """
+        objective = objective or ReTrack()
+        at_least_one("steps", steps)
+        names = chosen_groups(datamodule.grouping, groups)
+        for name in names:
+            objective.check(len(datamodule.grouping.retain([name])))
+        source = self._open_full(full, model, datamodule)
+        store = CounterfactualStore(self.run_folder.store)
+        hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self)
+        keys = {
+            name: CounterfactualKey(objective.name, (name,), seed, sha256_json(hparams)) for name in names
+        }
+        self.made = keys[names[0]]
+        origin = made_from(source, datamodule.grouping)
+        todo = [name for name in names if not is_stored(store, keys[name], origin)]
+        say_skipped("unlearn", [name for name in names if name not in todo])
+        if todo:
+            passes = 2 * BACKWARD_FACTOR + (objective.preserve == "distill")
+            say_cost(
+                f"unlearn: {len(todo)} groups x {steps} steps ({objective.name})",
+                step_seconds(
+                    source.model, datamodule, passes, self.strategy.root_device, self._is_conditional(model)
+                )
+                * steps
+                * len(todo),
+            )
+        for position, name in enumerate(todo, start=1):
+            module = UnlearnModule(
+                source,
+                objective,
+                (name,),
+                optimizer,
+                lr_scheduler,
+                conditional=self._is_conditional(model),
+                seed=seed,
+            )
+            record = self._unlearn_group(module, datamodule, store, keys[name], hparams, origin)
+            say(f"unlearn: {name} done ({position} of {len(todo)}), {spent(vars(record))}")
+
+    def _unlearn_group(
+        self,
+        module: UnlearnModule,
+        datamodule: GroupDataModule,
+        store: CounterfactualStore,
+        key: CounterfactualKey,
+        hparams: dict[str, Any],
+        origin: dict[str, str],
+        **overrides: Any,
+    ) -> CounterfactualRecord:
+        """Train one counterfactual on a fresh trainer and store it."""
+        steps: int = hparams["steps"]
+        (name,) = module.groups
+        with closing_runs():
+            trainer, checkpoint = self._fresh(
+                "unlearn",
+                name,
+                self.run_folder.checkpoints(key.folder_name),
+                max_steps=steps,
+                max_epochs=-1,
+                check_val_every_n_epoch=None,
+                val_check_interval=max(1, steps // VALIDATIONS),
+                num_sanity_val_steps=0,
+                enable_model_summary=False,
+                **overrides,
+            )
+            begin(checkpoint.folder, origin)
+            log_record(trainer, {"groups": [name], "hparams": hparams, **origin})
+            fit(trainer, module, datamodule.unlearning([name]), checkpoint)
+            curves = [c.history for c in callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
+        record = module.save(store, curves[0] if curves else (), hparams)
+        if self.is_global_zero:
+            checkpoint.discard()
+        trainer.strategy.barrier()  # no rank reads what rank zero still writes
+        return record
