@@ -9,39 +9,41 @@ import altair as alt
 
 from guda_lightning.charts import INK, NEGATIVE, POSITIVE, png, styled
 
+COLORS = {"elbo": NEGATIVE, "uniform": POSITIVE}
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def dots(rows: Sequence[Mapping[str, object]], name: str, title: str, subtitle: str) -> None:
-    """Draw one dot with its interval per row, one panel per setting; a rule marks chance.
+    """Draw one dot with its interval per row, one panel per setting and a colour per weighting.
 
     Args:
-        rows: ``setting``, ``recipe``, ``value``, ``low``, ``high``, ``chance``.
+        rows: ``setting``, ``recipe``, ``weighting``, ``value``, ``low``, ``high``, ``chance``.
         name: Of the file in docs/images.
         title: What is shown.
         subtitle: How it was measured.
     """
-    settings = list(dict.fromkeys(str(row["setting"]) for row in rows))
-    base = alt.Chart().encode(
-        y=alt.Y("recipe:N", sort=list(dict.fromkeys(str(row["recipe"]) for row in rows)), title=None)
-    )
-    x = alt.X("value:Q", title="agreement", scale=alt.Scale(domain=[0, 1]))
-    panel = alt.layer(
-        alt.Chart().mark_rule(color=NEGATIVE, strokeDash=[3, 3]).encode(x="mean(chance):Q"),
-        base.mark_rule(color=INK).encode(x=alt.X("low:Q", title="agreement"), x2="high:Q"),
-        base.mark_point(color=POSITIVE, filled=True, size=50, opacity=1).encode(x=x),
-    ).properties(width=260)
-    chart = alt.vconcat(
-        *[
-            panel.properties(
-                title=alt.TitleParams(setting, fontSize=11),
-                data=alt.InlineData(values=[dict(row) for row in rows if row["setting"] == setting]),
-            )
-            for setting in settings
-        ],
-        title=alt.TitleParams(title, subtitle=subtitle),
-    )
-    _save(chart, name)
+    panels = []
+    for setting in dict.fromkeys(str(row["setting"]) for row in rows):
+        values = [dict(row) for row in rows if row["setting"] == setting]
+        recipes = list(dict.fromkeys(str(row["recipe"]) for row in values))
+        base = alt.Chart(alt.InlineData(values=values)).encode(
+            y=alt.Y("recipe:N", sort=recipes, title=None),
+            yOffset=alt.YOffset("weighting:N", sort=list(COLORS)),
+            color=alt.Color(
+                "weighting:N", title=None, scale=alt.Scale(domain=list(COLORS), range=list(COLORS.values()))
+            ),
+        )
+        x = alt.X("value:Q", title=None, scale=alt.Scale(domain=[0, 1]))
+        panels.append(
+            alt.layer(
+                alt.Chart(alt.InlineData(values=values))
+                .mark_rule(strokeDash=[3, 3])
+                .encode(x="mean(chance):Q"),
+                base.mark_rule().encode(x=alt.X("low:Q", title=None), x2="high:Q"),
+                base.mark_point(filled=True, size=50, opacity=1).encode(x=x),
+            ).properties(width=300, height=28 * len(recipes), title=alt.TitleParams(setting, fontSize=11))
+        )
+    _save(alt.vconcat(*panels, title=alt.TitleParams(title, subtitle=subtitle)), name)
 
 
 def lines(rows: Sequence[Mapping[str, object]], x: str, name: str, title: str, subtitle: str) -> None:

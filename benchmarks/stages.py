@@ -14,7 +14,7 @@ aside = 0.0  # seconds of the processor that a stage spent on what is no part of
 
 
 class Bench:
-    """A run folder and what its stages cost: seconds of one core, which other work on the machine hardly changes.
+    """A run folder and what its stages cost: seconds of one core, hardly changed by other work.
 
     Args:
         root: The run folder.

@@ -1,7 +1,8 @@
 """What makes the oracle a yardstick: how well two oracles agree under each recipe.
 
-Everything follows from the models of ``oracles.py``: squared errors of their weights, and of the moving average of
-their weights, at several steps of training. ELBO(full) cancels in a ranking, so no full model is needed.
+Everything follows from the models of ``oracles.py``: squared errors of their weights, and of the
+moving average of their weights, at several steps of training. ELBO(full) cancels in a ranking,
+so no full model is needed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import permutations
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -46,7 +48,7 @@ class Yardstick:
     def stored(
         self, weighting: Weighting, low: float = 0, high: float = 1, draws: slice = slice(None)
     ) -> Tensor:
-        """``[seeds, queries, groups]`` from the errors that ``attribute`` kept, of some timesteps and draws."""
+        """``[seeds, queries, groups]`` from the errors of ``attribute``, of some timesteps and draws."""
         scoring = Scoring()
         return torch.stack(
             [
@@ -76,43 +78,43 @@ class Yardstick:
 
     def rows(self, setting: str, value: str, scores: Tensor, *others: Tensor) -> list[Row]:
         """Agreement of single oracles with single oracles, over all pairs of seeds."""
-        pairs = [
-            torch.stack([scores[a], (others[0] if others else scores)[b]])
-            for a, b in permutations(self.seeds, 2)
-        ]
-        return _rows(setting, value, pairs)
+        return _rows(setting, value, self._pairs(scores, *others))
+
+    def _pairs(self, scores: Tensor, *others: Tensor) -> list[Tensor]:
+        against = others[0] if others else scores
+        return [torch.stack([scores[a], against[b]]) for a, b in permutations(self.seeds, 2)]
 
     def measure(self) -> list[Row]:
-        """All recipes."""
-        rows: list[Row] = []
-        for weighting in ("elbo", "uniform"):
-            rows += self.rows("weighting", weighting, self.stored(weighting))
+        """All recipes, each under both weightings."""
+        return [
+            {"weighting": weighting, **row}
+            for weighting in get_args(Weighting)
+            for row in self._measure(weighting)
+        ]
+
+    def _measure(self, weighting: Weighting) -> list[Row]:
+        scores = self.stored(weighting)
+        rows = self.rows("pairing", "paired", scores)
+        unpaired = [self._unpaired(scores, shuffle) for shuffle in range(SHUFFLES)]
+        rows += _rows("pairing", "seeds dealt at random", unpaired)
+        for step in (self.last // 4, self.last // 2, self.last):
+            for kind, what in (("raw", "last weights"), ("ema", "averaged")):
+                taken = self.snapshots(weighting, step, kind)
+                rows += self.rows("training, 25 timesteps", f"{step} steps, {what}", taken)
+        one, other = (self.stored(weighting, draws=slice(draw, draw + 1)) for draw in (0, 1))
+        rows += self.rows("noise", "50 evaluations", one)
+        rows += self.rows("noise", "50, disjoint", one, other)
+        rows += self.rows("noise", "100 evaluations", scores)
+        if len(self.seeds) > 2:
+            others = [[other for other in self.seeds if other != seed] for seed in self.seeds]
+            means = [
+                torch.stack([scores[seed], scores[rest].mean(0)])
+                for seed, rest in zip(self.seeds, others, strict=True)
+            ]
+            rows += self.rows("seeds", "1 against 1", scores)
+            rows += _rows("seeds", f"1 against the mean of {len(self.seeds) - 1}", means)
         for low, high in ((0, 0.1), (0.1, 0.7), (0.3, 0.7), (0.7, 1)):
-            scores = self.stored("uniform", low, high)
-            rows += self.rows("timesteps, uniform", f"{low:g} < t/T < {high:g}", scores)
-        for weighting in ("elbo", "uniform"):
-            one, other = (self.stored(weighting, draws=slice(d, d + 1)) for d in (0, 1))
-            rows += self.rows(f"draws, {weighting}", "50 evaluations", one)
-            rows += self.rows(f"draws, {weighting}", "50, disjoint noise", one, other)
-            rows += self.rows(f"draws, {weighting}", "100 evaluations", self.stored(weighting))
-            unpaired = [self._unpaired(self.stored(weighting), i) for i in range(SHUFFLES)]
-            rows += self.rows(f"pairing, {weighting}", "paired", self.stored(weighting))
-            rows += _rows(f"pairing, {weighting}", "seeds dealt at random", unpaired)
-            for step in (self.last // 4, self.last // 2, self.last):
-                for kind in ("raw", "ema"):
-                    rows += self.rows(
-                        f"training, {weighting}",
-                        f"{step} steps, {kind}",
-                        self.snapshots(weighting, step, kind),
-                    )
-            if len(self.seeds) > 2:
-                scores = self.stored(weighting)
-                means = [
-                    torch.stack([scores[s], scores[[o for o in self.seeds if o != s]].mean(0)])
-                    for s in self.seeds
-                ]
-                rows += self.rows(f"seeds, {weighting}", "1 against 1", scores)
-                rows += _rows(f"seeds, {weighting}", f"1 against the mean of {len(self.seeds) - 1}", means)
+            rows += self.rows("timesteps", f"{low:g} < t/T < {high:g}", self.stored(weighting, low, high))
         return rows
 
     def _unpaired(self, scores: Tensor, shuffle: int) -> Tensor:

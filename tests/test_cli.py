@@ -57,7 +57,7 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert main([]) == 0
     out = capsys.readouterr().out
     commands = re.findall(r"^  guda (\w+) ", out, re.MULTILINE)
-    expected = "run fit unlearn retrain sample attribute report evaluate validate configs"
+    expected = "run fit unlearn retrain sample attribute placebo report evaluate validate configs"
     assert commands == expected.split()
     assert max(map(len, out.splitlines())) <= 110
 
@@ -67,7 +67,8 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == (
         "error: guda has no command 'unlern'\n"
         "  found:    unlern\n"
-        "  expected: run, fit, validate, unlearn, retrain, sample, attribute, report, evaluate, configs\n"
+        "  expected: run, fit, validate, unlearn, retrain, sample, attribute, placebo, report, evaluate, "
+        "configs\n"
         "  fix:      guda --help\n"
     )
 
@@ -115,6 +116,10 @@ def test_the_help_of_a_stage_begins_with_its_own_options(capsys: pytest.CaptureF
     [
         ("sample", ["num", "steps", "batch_size", "seed", "full"]),
         ("attribute", ["queries", "operator", "scoring", "weighting", "groups", "seed", "hparams", "resize"]),
+        (
+            "placebo",
+            ["partitions", "attributor", "objective", "steps", "scoring", "level", "seed", "queries"],
+        ),
         ("validate", ["verbose"]),
     ],
 )

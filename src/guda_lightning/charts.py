@@ -143,7 +143,7 @@ def heatmap(table: ScoreTable) -> alt.Chart:
         )
         .properties(width=max(240, min(900, 16 * len(queries))), height=_rows_height(len(table.groups)))
     )
-    return _styled(chart)
+    return styled(chart)
 
 
 def group_bars(table: ScoreTable) -> alt.LayerChart:
@@ -178,7 +178,7 @@ def group_bars(table: ScoreTable) -> alt.LayerChart:
     )
     shares = shares.transform_calculate(farther="max(0, datum.high)")
     layers: alt.LayerChart = bars + intervals + shares
-    return _styled(layers.properties(title=title, width=460, height=_rows_height(len(summaries))))
+    return styled(layers.properties(title=title, width=460, height=_rows_height(len(summaries))))
 
 
 def influence_curves(curves: Sequence[Mapping[str, Any]]) -> alt.FacetChart:
@@ -217,7 +217,7 @@ def influence_curves(curves: Sequence[Mapping[str, Any]]) -> alt.FacetChart:
         .properties(width=150, height=90)
         .facet(alt.Facet("group:N", title=None, sort=groups), columns=min(4, max(1, len(shown))), title=title)
     )
-    return _styled(chart)
+    return styled(chart)
 
 
 def agreement(
@@ -269,7 +269,7 @@ def agreement(
     legend = "dots: methods with their intervals; " + ("band: oracle agreement; " if oracle else "")
     heading = alt.TitleParams(title, subtitle=[subtitle, f"{legend}dashed: chance"])
     chart: alt.HConcatChart = alt.hconcat(*panels, title=heading)
-    return _styled(chart)
+    return styled(chart)
 
 
 def svg(chart: alt.TopLevelMixin) -> str:
@@ -313,14 +313,15 @@ def require() -> None:
             raise MissingExtraError(package, "report")
 
 
-def _styled(chart: _Chart) -> _Chart:
-    styled: _Chart = (
+def styled(chart: _Chart) -> _Chart:
+    """The chart in the one style of all pictures."""
+    drawn: _Chart = (
         chart.configure(padding=16, background="white", font="DejaVu Sans, Arial, sans-serif")
         .configure_view(stroke=None)
         .configure_title(anchor="start", fontSize=15, subtitleFontSize=11, subtitleColor="#6b6e76", offset=12)
         .configure_axis(labelColor=INK, titleColor=INK, gridColor="#e8e8e6", domainColor="#c9cace")
     )
-    return styled
+    return drawn
 
 
 def _rows_height(count: int) -> int:

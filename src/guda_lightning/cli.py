@@ -32,6 +32,8 @@ HELP = f"""guda {__version__}: which groups of my training data made this genera
   guda sample     -c digits.yaml [--num 64]         draw queries from the full model
   guda attribute  -c digits.yaml [--queries FILE|FOLDER]
                                                     score queries against every group
+  guda placebo    -c digits.yaml -c unlearn/retrack.yaml
+                                                    which queries random groups explain as well
   guda report     RUN                               one page that shows the answer
   guda evaluate   RUN [--calibrate 3,7]             how well scores agree with the oracle
   guda validate   -c digits.yaml -c callbacks/elbo_attribution.yaml

@@ -140,7 +140,20 @@ def agreement_text(evaluation: Evaluation) -> str:
 
 def _notes(evaluation: Evaluation) -> list[str]:
     several = len(evaluation.record["oracles"]) > 1
-    return [*evaluation.record["notes"], NO_UPPER_BOUND if several else ONE_SEED]
+    return [*evaluation.record["notes"], *_preferred(evaluation), NO_UPPER_BOUND if several else ONE_SEED]
+
+
+def _preferred(evaluation: Evaluation) -> list[str]:
+    """The weighting to choose: under another one, even retraining does not say the same twice."""
+    agreed = evaluation.oracle_agreement
+    if len(agreed) < 2:
+        return []
+    first, *others = evaluation.weightings
+    rest = ", ".join(f"{share(agreed[name])} under {name}" for name in others)
+    return [
+        f"Choose weighting {first} here: retraining repeats its own top group best under it "
+        f"({share(agreed[first])}, {rest})."
+    ]
 
 
 def agreement_section(evaluation: Evaluation) -> dict[str, Any]:

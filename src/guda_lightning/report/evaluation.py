@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from guda_lightning.errors import StoreError
+from guda_lightning.evaluation.agreement import ORACLE
 from guda_lightning.files import atomic_folder, canonical_json
 
 PLACEBO = "placebo-"  # score tables of placebo groups begin with this: they are no methods
@@ -44,8 +45,16 @@ class Evaluation:
 
     @property
     def weightings(self) -> tuple[str, ...]:
-        """Weightings of the oracle, in their order."""
-        return tuple(self.metrics["weighting"].unique())
+        """Weightings, the one first under which the oracle's seeds agree best on the top group."""
+        agreed = self.oracle_agreement
+        return tuple(sorted(self.metrics["weighting"].unique(), key=lambda name: -agreed.get(name, 0.0)))
+
+    @property
+    def oracle_agreement(self) -> dict[str, float]:
+        """Top-1 agreement of the oracle's seeds by weighting; empty with one seed."""
+        rows = self.metrics[(self.metrics["method"] == ORACLE) & (self.metrics["metric"] == "top1")]
+        first = rows.drop_duplicates("weighting")  # of all draws
+        return dict(zip(first["weighting"], first["value"], strict=True))
 
     def save(self, folder: str | Path) -> None:
         """Write one Parquet file a frame, all or nothing, with the record as JSON in the schema's metadata.

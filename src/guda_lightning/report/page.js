@@ -36,6 +36,7 @@ const ranked = (scores) => scores.map((_, g) => g).sort((a, b) => scores[b] - sc
 const topOf = (query) => state.view.top[query];
 const margin = (query) => state.view.margins[query] ?? Infinity;
 const undecided = (query) => margin(query) < data.undecidedBelow;
+const badge = (text) => el("span", { class: "badge" }, text);
 
 for (const view of views) view.top = view.scores.map((row) => row.indexOf(Math.max(...row)));
 
@@ -174,7 +175,8 @@ function card(q) {
     picture(queries[q].image, `Query ${queries[q].id}`, "picture"),
     el("span", {},
       el("span", { class: "id" }, el("span", { title: queries[q].id }, queries[q].id),
-        undecided(q) ? el("span", { class: "badge" }, "undecided") : null),
+        state.view.unattributable[q] ? badge("not attributable") : null,
+        undecided(q) ? badge("undecided") : null),
       el("span", {}, ...rows))));
 }
 

@@ -20,6 +20,7 @@ from guda_lightning.errors import ConfigError, MissingExtraError, NumericsError,
 from guda_lightning.files import write_atomic
 from guda_lightning.report.agreement import agreement_section
 from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.report.placebo import Placebo
 from guda_lightning.report.summary import summary, views
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
@@ -49,6 +50,7 @@ def write_page(
     facts: Mapping[str, str],
     title: str,
     agreement: Evaluation | None = None,
+    placebo: Placebo | None = None,
 ) -> Path:
     """Write ``index.html``: one file that loads nothing from the network.
 
@@ -64,6 +66,7 @@ def write_page(
         facts: What the reader should know about the run: models, hashes, seeds, costs.
         title: Of the page.
         agreement: How well methods agree with the oracle, if that was evaluated.
+        placebo: Which queries random groups explain as well, if that was tested.
 
     Returns:
         The path of the page.
@@ -98,7 +101,7 @@ def write_page(
         "queries": [
             {"id": query, "image": picture} for query, picture in zip(table.queries, pictures, strict=True)
         ],
-        "views": [_view(table, *key) for key in views(table)],
+        "views": [_view(table, placebo, *key) for key in views(table)],
         "curves": points,
     }
     page = _template().render(
@@ -107,6 +110,7 @@ def write_page(
         facts=facts,
         curves=bool(points),
         agreement=None if agreement is None else _agreement(agreement),
+        placebo=[] if placebo is None else placebo.lines,
         undecided_below=f"{UNDECIDED_BELOW:g}",
         thumbnails=MAX_THUMBNAILS,
         hidden_thumbnails=max(0, len(table.queries) - MAX_THUMBNAILS),
@@ -118,7 +122,9 @@ def write_page(
     return path
 
 
-def _view(table: ScoreTable, method: str, weighting: str, seed: int) -> dict[str, Any]:
+def _view(
+    table: ScoreTable, placebo: Placebo | None, method: str, weighting: str, seed: int
+) -> dict[str, Any]:
     part = table.select(method, weighting, seed)
     if set(part.queries) != set(table.queries) or set(part.groups) != set(table.groups):
         raise ConfigError(
@@ -133,6 +139,7 @@ def _view(table: ScoreTable, method: str, weighting: str, seed: int) -> dict[str
     rows, columns = [row[query] for query in table.queries], [column[group] for group in table.groups]
     scores, stderr = part.matrix()[rows][:, columns], part.stderr_matrix()[rows][:, columns]
     summaries = {one.group: one for one in group_summaries(part)}
+    missed = frozenset() if placebo is None else placebo.missed.get(weighting, frozenset())
     return {
         "method": method,
         "weighting": weighting,
@@ -144,6 +151,7 @@ def _view(table: ScoreTable, method: str, weighting: str, seed: int) -> dict[str
         "scores": _rounded(scores, 8),
         "stderr": _rounded(stderr, 6),
         "margins": [lead if math.isfinite(lead) else None for lead in margins(scores, stderr).tolist()],
+        "unattributable": [query in missed for query in table.queries] if missed else [],
         "summary": [
             {"mean": summaries[group].mean, "stderr": summaries[group].stderr, "top": summaries[group].top}
             for group in table.groups

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,30 @@ from guda_lightning.report.summary import cut
 from guda_lightning.scores import ScoreTable
 
 NAMED = 12  # queries, and pairs of near-duplicates, that the text names
+
+
+@dataclass(frozen=True)
+class Placebo:
+    """What the page shows.
+
+    Attributes:
+        lines: One sentence each.
+        missed: Queries that are not attributable, by weighting.
+    """
+
+    lines: Sequence[str]
+    missed: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, observed: ScoreTable, random: ScoreTable) -> Placebo:
+        """Test a score table against the random groups that ``guda placebo`` scored."""
+        tests = placebo_tests(observed, random)
+        frame = placebo_frame(observed, tests)
+        missed = frame[~frame["attributable"]]
+        return cls(
+            placebo_lines(observed, random, tests),
+            {name: frozenset(missed["query"][missed["weighting"] == name]) for name in tests},
+        )
 
 
 def placebo_tests(observed: ScoreTable, random: ScoreTable) -> dict[str, PlaceboTest]:
@@ -58,22 +83,22 @@ def placebo_lines(observed: ScoreTable, random: ScoreTable, tests: Mapping[str, 
     lines = []
     for weighting, test in tests.items():
         pairs = zip(observed.queries, test.attributable.tolist(), strict=True)
-        missed = [query for query, found in pairs if not found]
+        missed = [query for query, attributable in pairs if not attributable]
+        count = len(observed.queries)
         lines.append(
-            f"weighting {weighting}: {len(observed.queries) - len(missed)} of {len(observed.queries)} queries "
-            "are attributable: a group influences them more than random groups of its size do, at a false "
-            f"discovery rate of {test.level:.0%} ({test.partitions} random partitions: no p-value below "
-            f"{test.floor:.2g})."
+            f"weighting {weighting}: {count - len(missed)} of {count} queries are attributable: a group influences "
+            "them more than random groups of its size do, at a false discovery rate of "
+            f"{test.level:.0%} ({test.partitions} random partitions: no p-value below {test.floor:.2g})."
         )
         if missed:
             lines.append(f"Not attributable: {_named([cut(query, 30) for query in missed], len(missed))}.")
     twins: list[Mapping[str, Any]] = random.record["near_duplicates"]
-    count: int = random.record["near_duplicate_pairs"]
-    if count:
+    found: int = random.record["near_duplicate_pairs"]
+    if found:
         named = [f"{cut(pair['first'], 30)} and {cut(pair['second'], 30)}" for pair in twins]
         lines.append(
-            f"{count} pairs of training images in different groups are nearly the same: without one group, "
-            f"the other still explains their queries. {_named(named, count)}."
+            f"{found} pairs of training images in different groups are nearly the same: without one group, "
+            f"the other still explains their queries. {_named(named, found)}."
         )
     else:
         lines.append("No two training images of different groups are nearly the same.")

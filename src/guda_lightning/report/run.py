@@ -13,6 +13,7 @@ from guda_lightning.errors import StoreError
 from guda_lightning.files import read_json, sha256_json
 from guda_lightning.report.evaluation import PLACEBO, Evaluation
 from guda_lightning.report.page import write_page
+from guda_lightning.report.placebo import Placebo
 from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
 
@@ -65,6 +66,9 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
     # Not of a full model that was named with --full.
     if full.get("full_hash") == table.record.get("full_hash", ""):
         facts["Training"] = f"{full['steps']:,} steps, {full['seconds']:.0f} s"
+    placebo = _placebo(run, path, table)
+    if placebo is None and ScoreTable.exists(run.placebo / path.name):
+        facts["Placebo groups"] = "scored again since"
     return write_page(
         run.report,
         queries=queries,
@@ -74,7 +78,16 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         facts=facts,
         title=run.name,
         agreement=_evaluation(run, table),
+        placebo=placebo,
     )
+
+
+def _placebo(run: RunFolder, path: Path, table: ScoreTable) -> Placebo | None:
+    """What ``guda placebo`` found about a table, unless the table was scored again since."""
+    if not ScoreTable.exists(run.placebo / path.name):
+        return None
+    random = ScoreTable.load(run.placebo / path.name)
+    return Placebo.of(table, random) if random.record["of"] == sha256_json(table.record) else None
 
 
 def _evaluation(run: RunFolder, table: ScoreTable) -> Evaluation | None:

@@ -102,7 +102,11 @@ class PlaceboStage(UnlearnStage, AttributeStage):
             begin(folder, identity)
             if attributor is None:
                 work = _Unlearning(source, objective, optimizer, lr_scheduler, hparams, scoring, seed)
-                self._say_placebo_cost(work, model, datamodule, asked, partitions)
+                left = sum(
+                    not ScoreTable.exists(folder / f"{number}.parquet") for number in range(partitions)
+                )
+                if left:
+                    self._say_placebo_cost(work, model, datamodule, asked, left)
             parts = []
             for number in tqdm(range(partitions), desc="placebo", unit="partition", disable=None):
                 part = folder / f"{number}.parquet"
@@ -118,7 +122,8 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         random = ScoreTable(random.table, {**random.record, "level": level})
         tests = placebo_tests(observed, random)
         random.save(result)
-        write_parquet(result.with_name(f"{path.stem}-queries.parquet"), placebo_frame(observed, tests))
+        # In a folder of its own: the table of --queries RUN/queries is itself called METHOD-SEED-queries.
+        write_parquet(run.placebo / "queries" / path.name, placebo_frame(observed, tests))
         shutil.rmtree(folder, ignore_errors=True)
         say("\n".join(f"placebo {path.stem}, {line}" for line in placebo_lines(observed, random, tests)))
 

@@ -1,8 +1,4 @@
-"""The demo, timed; then every objective on its full model, against the digit that a classifier reads.
-
-The demo runs in a process of its own, so that its memory is measured. The other objectives unlearn the same
-full model and score the same queries. All of it resumes: stages that are complete are skipped.
-"""
+"""The demo, timed stage by stage, in a process of its own, so that its memory is measured."""
 
 from __future__ import annotations
 
@@ -15,37 +11,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-
 from benchmarks.tables import write_table
 from guda_lightning.cli import main
 from guda_lightning.counterfactuals import CounterfactualStore
-from guda_lightning.data import load_queries
 from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
 
-RUN = RunFolder(Path("runs/benchmark-digits"))
+RUN = RunFolder(Path("runs/benchmarks/demo"))
 MEASURED = RUN.root / "demo.json"
-METHODS = ("retrack", "retrack_distill", "zero_target", "zero_target_distill", "finetune")
 
 
 def run() -> None:
-    """Measure the demo and the objectives."""
+    """Measure the demo."""
     if not MEASURED.is_file():
-        # In a process of its own, so that its memory is measured; set up as the command `guda` is.
-        child = "from benchmarks.digits import demo; demo()"
-        subprocess.run(
-            [sys.executable, "-c", child], check=True, env={"GOMP_SPINCOUNT": "10000", **os.environ}
-        )
-    for method in METHODS[1:]:
-        objective = method.partition("_distill")[0]
-        flags = ["--objective.init_args.preserve", "distill"] if method.endswith("_distill") else []
-        _stage("unlearn", "-c", f"unlearn/{objective}.yaml", *flags)
-        _stage("attribute", "-c", "attribute/elbo.yaml", "--operator", method)
+        child = "from benchmarks.demo import demo; demo()"
+        environment = {"GOMP_SPINCOUNT": "10000", **os.environ}  # as the command `guda` does
+        subprocess.run([sys.executable, "-c", child], check=True, env=environment)
     write_table("stages", "make benchmark", _stages(json.loads(MEASURED.read_text())))
-    write_table("objectives", "make benchmark", _objectives())
 
 
 def demo() -> None:
@@ -96,25 +78,3 @@ def _stages(measured: dict[str, Any]) -> list[dict[str, object]]:
         "network evaluations": sum(evaluations.values()),
     }
     return [*rows, total]
-
-
-def _objectives() -> list[dict[str, object]]:
-    """Share of queries whose top group is the digit that logistic regression reads."""
-    digits = load_digits()
-    classifier = LogisticRegression(max_iter=5000).fit(digits.data / 16, digits.target)
-    queries = load_queries(RUN.queries, (1, 8, 8))
-    read = torch.from_numpy(classifier.predict((queries.images.flatten(1).numpy() + 1) / 2))
-    rows: list[dict[str, object]] = []
-    for method in METHODS:
-        table = ScoreTable.load(RUN.table(method, 0))
-        made = [r for r in CounterfactualStore(RUN.store).records() if r.operator == method]
-        row: dict[str, object] = {"objective": method}
-        for weighting in ("elbo", "uniform"):
-            matrix = table.select(weighting=weighting).matrix()
-            names = torch.tensor([int(group) for group in table.groups])
-            share = float((names[matrix.argmax(dim=1)] == read).double().mean())
-            row[f"top group is the digit read ({weighting})"] = f"{share:.3f}"
-        row["seconds, 10 groups"] = round(sum(r.seconds for r in made))
-        row["network evaluations"] = sum(r.network_evaluations for r in made)
-        rows.append(row)
-    return rows
