@@ -76,7 +76,7 @@ def table(bench: Bench, seeds: int) -> list[dict[str, object]]:
     rows = []
     for name in found.method.unique():
         operator, made_of = ("retrain", seeds) if name == "oracle" else (name.partition("-")[0], 1)
-        cost = oracle if name == "oracle" else bench.seconds(f"unlearn {operator}.", f"attribute {operator}.")
+        cost = oracle if name == "oracle" else bench.seconds(f"unlearn {operator}", f"attribute {operator}")
         made = sum(r.network_evaluations for r in records if r.operator == operator) // made_of
         row: dict[str, object] = {
             "method": "another oracle seed" if name == "oracle" else operator,

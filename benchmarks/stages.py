@@ -42,7 +42,6 @@ class Bench:
             raise SystemExit(code)
 
     def seconds(self, *labels: str) -> float:
-        """Seconds of one core that all stages took whose label starts with one of these."""
-        starts = tuple(slug(label) for label in labels)
-        files = [path for path in self._costs.glob("*.json") if path.name.startswith(starts)]
-        return sum(float(json.loads(path.read_text())["seconds"]) for path in files)
+        """Seconds of one core that the stages of these labels took; those that have not run took none."""
+        files = [self._costs / f"{slug(label)}.json" for label in labels]
+        return sum(float(json.loads(path.read_text())["seconds"]) for path in files if path.is_file())

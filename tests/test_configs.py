@@ -50,7 +50,7 @@ def base_of(name: str) -> list[str]:
 
 def test_no_folder_was_forgotten() -> None:
     folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*.yaml")}
-    assert folders == {"configs", "configs/unlearn", "configs/attribute"}
+    assert folders == {"configs", "configs/unlearn", "configs/attribute", "configs/retrain"}
     assert COMPLETE == ["cifar10.yaml", "cifar10_small.yaml", "digits.yaml"]
 
 
@@ -101,8 +101,20 @@ def test_unlearning_builds_everything_it_names(name: str, capsys: pytest.Capture
 def test_scoring(name: str, parsed: Any) -> None:
     config = parsed("attribute", *base_of(name), "-c", name, "--scoring.batch_size", 32)
     given = yaml.safe_load((ROOT / "configs" / name).read_text())
-    assert {key: config["scoring"][key] for key in given["scoring"]} == given["scoring"]
+    assert {key: config["scoring"][key] for key in given.get("scoring", {})} == given.get("scoring", {})
     assert config["scoring"]["batch_size"] == 32
+
+
+def test_similarity(parsed: Any) -> None:
+    for stage in ("attribute", "placebo"):
+        config = parsed(stage, "-c", "digits.yaml", "-c", "attribute/similarity.yaml")
+        assert config["attributor"]["class_path"] == "guda_lightning.PixelSimilarity"
+
+
+def test_independent_oracles(parsed: Any) -> None:
+    assert parsed("retrain", "-c", "digits.yaml")["paired"] is True
+    config = parsed("retrain", "-c", "digits.yaml", "-c", "retrain/independent.yaml", "--seeds", "0,1")
+    assert (config["paired"], config["seeds"]) == (False, "0,1")
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "unlearn"])

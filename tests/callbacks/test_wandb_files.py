@@ -152,7 +152,7 @@ def test_there_is_one_run_for_every_stage_and_group(written: dict[str, WandbFile
         ("toy", "fit", "fit full"),
         ("toy", "unlearn", "unlearn dark"),
         ("toy", "unlearn", "unlearn bright"),
-        ("toy", "attribute", "attribute retrack"),
+        ("toy", "attribute", "attribute retrack-0"),
     }
     assert {run.whole["state"] for run in written.values()} == {"finished"}
     assert {run.whole["project"] for run in written.values()} == {"guda"}
@@ -171,7 +171,7 @@ def test_the_configuration_holds_the_hashes(folder: Path, written: dict[str, Wan
             assert config[name] == getattr(record, name)
     table = ScoreTable.load(folder / "toy" / "scores" / "retrack-0.parquet")
     for name in ("full_hash", "query_hash", "counterfactuals"):
-        assert written["attribute retrack"].config[name] == table.record[name]
+        assert written["attribute retrack-0"].config[name] == table.record[name]
 
 
 def test_the_scalars_of_unlearning_are_there(folder: Path, written: dict[str, WandbFiles]) -> None:
@@ -198,7 +198,7 @@ def test_pictures_stand_beside_the_scalars_of_their_step(written: dict[str, Wand
 def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
     folder: Path, written: dict[str, WandbFiles]
 ) -> None:
-    columns, rows, thumbnails = written["attribute retrack"].table("attribution/scores")
+    columns, rows, thumbnails = written["attribute retrack-0"].table("attribution/scores")
     table = ScoreTable.load(folder / "toy" / "scores" / "retrack-0.parquet").select(weighting="elbo")
     queries = load_queries(folder / "toy" / "queries", (1, 8, 8))
     assert columns == ["query", "image", "top group", "dark", "bright"]
@@ -217,7 +217,7 @@ def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
 @pytest.mark.parametrize(
     ("run", "name"),
     [
-        ("attribute retrack", "attribution/heatmap"),
+        ("attribute retrack-0", "attribution/heatmap"),
         ("unlearn dark", "influence/heatmap"),
         ("unlearn dark", "influence/curves"),
     ],

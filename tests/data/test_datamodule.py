@@ -14,6 +14,7 @@ from torch import Tensor
 from guda_lightning.data import Digits, GroupDataModule, ImageFolder, ImageTable, Source
 from guda_lightning.data.batches import Samples, SeededSampler
 from guda_lightning.errors import ConfigError, DataError, GroupError
+from guda_lightning.grouping import Grouping
 
 pytestmark = [
     # Lightning 2.6 with torch 2.13, in every CombinedLoader.
@@ -323,6 +324,41 @@ def test_groups_that_cannot_be_removed_are_refused(message) -> None:
     )
     with pytest.raises(GroupError, match=pattern):
         data.without(["low"]).without(["high"])
+
+
+def test_the_same_images_under_other_groups() -> None:
+    data = GroupDataModule(Ramp(), batch_size=5, horizontal_flip=True, seed=2)
+    other = Grouping({"even": [0, 2, 4, 6, 8], "first": [0]}, 10)
+    view = data.regrouped(other)
+    assert isinstance(data.source, Ramp) and data.source.loads == 1
+    assert view.images is data.images and view.labels is data.labels and view.ids == data.ids
+    assert view.num_classes == data.num_classes == 3  # classes are no groups
+    assert view.grouping is other
+    assert data.grouping.names == ("low", "high", "none")
+    assert view.without(["even"]).kept.tolist() == [1, 3, 5, 7, 9]
+    assert {name: len(images) for name, images in view.examples(9).items()} == {"even": 5, "first": 1}
+    mine, theirs = (list(one.train_dataloader()) for one in (view, data))
+    for batch, before in zip(mine, theirs, strict=True):  # the same images in the same order, mirrored alike
+        assert torch.equal(batch["image"], before["image"]) and torch.equal(batch["index"], before["index"])
+        expected = torch.stack([batch["index"] % 2 == 0, batch["index"] == 0], dim=1)
+        assert torch.equal(batch["groups"], expected)
+    (batch, _, _), *_ = view.unlearning(["even"]).train_dataloader()
+    assert (
+        batch["forget"]["index"].remainder(2).eq(0).all()
+        and batch["retain"]["index"].remainder(2).eq(1).all()
+    )
+    assert next(iter(data.train_dataloader()))["groups"].shape == (5, 3)
+
+
+def test_groups_of_other_data_are_refused(message) -> None:
+    pattern = message(
+        "the groups are those of other training data",
+        "groups over 9 samples",
+        "groups over 10 samples",
+        "group the samples of this data section",
+    )
+    with pytest.raises(GroupError, match=pattern):
+        GroupDataModule(Ramp()).regrouped(Grouping({"a": [0]}, 9))
 
 
 def test_unlearning_pairs_forget_and_retain() -> None:

@@ -26,7 +26,9 @@ def test_what_is_saved_is_loaded(evaluation: Build, tmp_path: Path) -> None:
         )
     assert loaded.record == built.record
     assert loaded.calibration is None
-    assert loaded.weightings == ("elbo", "uniform")
+    agreed = loaded.oracle_agreement
+    assert set(agreed) == {"elbo", "uniform"} == set(loaded.weightings)
+    assert agreed[loaded.weightings[0]] == max(agreed.values())
 
 
 def test_a_calibration_comes_and_goes_with_its_evaluation(evaluation: Build, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from guda_lightning.charts import UNDECIDED_BELOW, margins, with_error
 from guda_lightning.report.agreement import agreement_table
 from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.report.placebo import Placebo
 from guda_lightning.scores import ScoreTable
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -237,10 +238,26 @@ def test_the_agreement_is_a_table_with_a_chart_that_the_policy_lets_in(
     assert tab.title() == "Digits"
 
 
+def test_queries_that_are_not_attributable_carry_a_badge_under_the_shown_weighting(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    missed = {"elbo": frozenset({"q1", "q5"}), "uniform": frozenset({"q2"})}
+    tab.goto(page(table, placebo=Placebo([f"Not attributable: {HOSTILE}."], missed)).as_uri())
+    marked = tab.locator("#cards li", has_text="not attributable").locator(".id > span:first-child")
+    assert marked.all_text_contents() == ["q1", "q5"]
+    tab.get_by_role("radio", name="Uniform").check(force=True)
+    assert marked.all_text_contents() == ["q2"]
+    tab.get_by_role("navigation").get_by_role("link", name="Placebo").click()
+    section = tab.get_by_role("region", name="Placebo groups")
+    assert section.get_by_role("paragraph").all_inner_texts() == [f"Not attributable: {HOSTILE}."]
+    assert tab.title() == "Digits"
+
+
 @pytest.mark.parametrize("width", [320, 390, 1300])
 def test_nothing_is_wider_than_the_window(
     tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation], width: int
 ) -> None:
     tab.set_viewport_size({"width": width, "height": 800})
-    tab.goto(page(table, agreement=evaluation("a very long name " * 5)).as_uri())
+    placebo = Placebo(["x" * 300], {"elbo": frozenset(table.queries)})
+    tab.goto(page(table, agreement=evaluation("a very long name " * 5), placebo=placebo).as_uri())
     assert tab.evaluate("document.documentElement.scrollWidth") <= width

@@ -11,9 +11,12 @@ from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
+import torch
+
 from guda_lightning import CounterfactualStore, ScoreTable
 from guda_lightning.files import sha256_json
 from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.report.placebo import placebo_frame, placebo_lines, placebo_tests
 from guda_lightning.report.run import report_run
 
 
@@ -100,6 +103,66 @@ def test_an_evaluation_of_other_queries_is_not_shown(
 ) -> None:
     put_evaluation(finished_run, evaluation("retrack-0"), query_hash="of other queries")
     assert "Agreement with retraining" not in text_of(report_run(finished_run))
+
+
+def put_placebo(run: Path) -> ScoreTable:
+    """Write it as if `guda placebo` had found random groups that influence every second query as much."""
+    table = ScoreTable.load(run / "scores" / "retrack-0.parquet")
+    parts = []
+    for number in range(99):
+        for weighting in table.weightings:
+            real = table.select(weighting=weighting)
+            even = torch.arange(len(real.queries)) % 2 == (0 if weighting == "elbo" else 1)
+            parts.append(
+                ScoreTable.from_matrix(
+                    real.matrix() + torch.where(even, 1.0, -1.0)[:, None],
+                    torch.zeros(len(real.queries), len(real.groups)),
+                    query_ids=real.queries,
+                    groups=[f"placebo {number}/{group}" for group in real.groups],
+                    n_draws=1,
+                    method="retrack",
+                    weighting=weighting,
+                    seed=0,
+                    record={},
+                )
+            )
+    twins = [{"first": "<b>1</b>", "second": "2"}]
+    record = {"of": sha256_json(table.record), "partitions": 99, "level": 0.05}
+    record |= {"near_duplicate_pairs": 1, "near_duplicates": twins}
+    random = ScoreTable(ScoreTable.concat(parts).table, record)
+    random.save(run / "placebo" / "retrack-0.parquet")
+    return random
+
+
+def test_queries_that_random_groups_explain_as_well_are_told(finished_run: Path) -> None:
+    assert "Placebo" not in text_of(report_run(finished_run))
+    random = put_placebo(finished_run)
+    path = finished_run / "scores" / "retrack-0.parquet"
+    table = ScoreTable.load(path)
+    tests = placebo_tests(table, random)
+    page = report_run(finished_run)
+    text = text_of(page)
+    assert " ".join(["Placebo groups", *placebo_lines(table, random, tests)]) in text
+    assert "Not attributable: sample-0, sample-2, sample-4." in text
+    assert "Not attributable: sample-1, sample-3." in text
+    assert "<b>1</b> and 2" in text
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
+    marked = {
+        view["weighting"]: [
+            q["id"] for q, mark in zip(data["queries"], view["unattributable"], strict=True) if mark
+        ]
+        for view in data["views"]
+    }
+    frame = placebo_frame(table, tests)
+    missed = frame[~frame["attributable"]]
+    assert marked == {
+        name: missed["query"][missed["weighting"] == name].tolist() for name in table.weightings
+    }
+
+    ScoreTable(table.table, {**table.record, "scored": "again"}).save(path)
+    text = text_of(report_run(finished_run))
+    assert "Placebo groups scored again since" in text
+    assert "ot attributable" not in text
 
 
 def test_the_newest_table_of_a_method_comes_before_the_oracles(finished_run: Path) -> None:

@@ -86,8 +86,8 @@ def placebo_lines(observed: ScoreTable, random: ScoreTable, tests: Mapping[str, 
         missed = [query for query, attributable in pairs if not attributable]
         count = len(observed.queries)
         lines.append(
-            f"weighting {weighting}: {count - len(missed)} of {count} queries are attributable: a group influences "
-            "them more than random groups of its size do, at a false discovery rate of "
+            f"weighting {weighting}: {count - len(missed)} of {count} queries are attributable: a group "
+            "influences them more than random groups of its size do, at a false discovery rate of "
             f"{test.level:.0%} ({test.partitions} random partitions: no p-value below {test.floor:.2g})."
         )
         if missed:

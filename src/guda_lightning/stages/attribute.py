@@ -30,15 +30,15 @@ class AttributeStage(StageTrainer):
         datamodule: GroupDataModule,
         queries: Path | None = None,
         operator: str | None = None,
-        attributor: Attributor | None = None,
         scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
         weighting: Weighting = "elbo",
         groups: list[str] | str | None = None,
         seed: list[int] | int | str = 0,
         hparams: str | None = None,
-        name: str | None = None,
         resize: bool = False,
         full: Path | None = None,
+        attributor: Attributor | None = None,
+        name: str | None = None,
     ) -> None:
         """Score queries against every group's counterfactual and write RUN/scores.
 
@@ -48,16 +48,16 @@ class AttributeStage(StageTrainer):
             queries: An image or a folder of images; RUN/queries if left out.
             operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``; may
                 be left out where the store holds those of one objective.
-            attributor: Another attributor than the counterfactuals of RUN/store, such as PixelSimilarity.
             scoring: Timesteps, draws, seed, batch size and precision.
             weighting: The weighting that the printed summary shows; the file holds both.
             groups: Names of the groups to score, such as ``3,7``; all groups if left out.
             seed: Seeds that the counterfactuals were made with, such as ``0,1,2``: one table each.
             hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
-            name: Added to the names of the tables, to keep what would replace others: RUN/scores holds one
-                table per method, seed and name.
             resize: Whether to resize queries of another size than the training images.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+            attributor: Another attributor than the counterfactuals of RUN/store, such as PixelSimilarity.
+            name: Added to the names of the tables, to keep what would replace others: RUN/scores holds one
+                table per method, seed and name.
         """
         run, seeds = self.run_folder, chosen_seeds(seed)
         source = self._open_full(full, model, datamodule)
