@@ -167,9 +167,9 @@ def test_weights_that_are_no_numbers_are_not_stored(store: CounterfactualStore, 
 @pytest.mark.parametrize(
     ("operator", "groups", "fix"),
     [
-        ("retrack", ("3",), "run guda unlearn with --groups 3"),
-        ("retrain", ("3",), "run guda retrain with --groups 3"),
-        ("esd", ("Van Gogh", "Monet"), "run guda unlearn with --groups 'Monet,Van Gogh'"),
+        ("retrack", ("3",), "run guda unlearn with --groups 3 --seed 2"),
+        ("retrain", ("3",), "run guda retrain with --groups 3 --seeds 2"),
+        ("esd", ("Van Gogh", "Monet"), "run guda unlearn with --groups 'Monet,Van Gogh' --seed 2"),
     ],
 )
 def test_a_missing_one_names_the_command(
@@ -447,14 +447,22 @@ def test_select_names_missing_groups(store: CounterfactualStore) -> None:
 
 def test_select_names_what_is_there(store: CounterfactualStore) -> None:
     problem, digest = f"no counterfactual in {store.root} fits", KEY.hparams_hash[:8]
-    empty = message(problem, "an empty store", "operator esd, seed 1", "run guda unlearn")
+    empty = message(problem, "an empty store", "operator esd, seed 1", "run guda unlearn with --seed 1")
     with pytest.raises(StoreError, match=empty):
         store.select("esd", 1)
     fill(store, "01")
     there = f"operator retrack, seed 0, hyper-parameters {digest}"
-    wanted = "operator retrain, seed 0, hyper-parameters zz"
-    with pytest.raises(StoreError, match=message(problem, there, wanted, "run guda retrain with --groups 0")):
-        store.select("retrain", 0, hparams="zz", groups=["0"])
+    wanted = "operator retrack, seed 0, hyper-parameters zz"
+    with pytest.raises(StoreError, match=message(problem, there, wanted, "run guda unlearn with --groups 0")):
+        store.select("retrack", 0, hparams="zz", groups=["0"])
+    expected = message(
+        f"no counterfactual in {store.root} was made by retrian",
+        "those of retrack",
+        "operator retrian",
+        "correct the operator, or run guda unlearn with --groups 0",
+    )
+    with pytest.raises(StoreError, match=expected):
+        store.select("retrian", 0, groups=["0"])
 
 
 def test_select_refuses_to_mix_hyper_parameters(store: CounterfactualStore) -> None:

@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from guda_lightning.cli import main
+from guda_lightning.evaluate import OFFSET
 from guda_lightning.files import sha256_json
 from guda_lightning.functional.ranking import METRICS
 from guda_lightning.report.agreement import NO_UPPER_BOUND, ONE_SEED
@@ -95,6 +96,13 @@ def guda(capsys: pytest.CaptureFixture[str]) -> Guda:
         return out
 
     return call
+
+
+def paired(run: Path, seed: int = 0) -> None:
+    """Say which seed the full model of the planted tables was trained with."""
+    (run / "full").mkdir(parents=True)
+    record = {"full_hash": RECORD["full_hash"], "config": {"seed_everything": seed}}
+    (run / "full" / "record.json").write_text(json.dumps(record))
 
 
 def metrics(run: Path, **values: str) -> dict[tuple[str, str], float]:
@@ -255,6 +263,7 @@ def test_one_oracle_seed_has_no_agreement_of_its_own(run: Path, plant: Plant, gu
 def test_scores_per_sample_are_divided_by_the_sizes_of_the_groups(
     run: Path, plant: Plant, guda: Guda
 ) -> None:
+    paired(run)
     plant("retrain-0", TRUTH)
     plant("retrack-0", TRUTH + 10 * noise(2))
     out = guda("evaluate", run, "--per", "sample", "--resamples", 50)
@@ -263,6 +272,65 @@ def test_scores_per_sample_are_divided_by_the_sizes_of_the_groups(
     assert metrics(run)["retrack-0", "top1"] == pytest.approx(same.double().mean().item())
     assert metrics(run, per="group") == {}
     assert "scores per sample" in out
+
+
+@pytest.mark.parametrize("per", ["group", "sample"])
+def test_the_offset_of_another_seeds_start_changes_no_magnitude(
+    per: str, run: Path, plant: Plant, guda: Guda
+) -> None:
+    """Seed 1 scores as seed 0 does but for one number per query, as ELBO(full) of another start gives."""
+    paired(run)
+    plant("retrack-0", TRUTH / 2 + 10 * noise(2))
+    plant("retrain-0", TRUTH)
+    guda("evaluate", run, "--per", per, "--resamples", 50)
+    alone = Evaluation.load(run / "evaluation").magnitudes
+    plant(
+        "retrain-1",
+        {name: TRUTH * scale + noise(3)[:, :1] for name, scale in (("elbo", 1), ("uniform", 1e-3))},
+    )
+    guda("evaluate", run, "--per", per, "--resamples", 50)
+    both = Evaluation.load(run / "evaluation")
+    chosen = both.magnitudes[both.magnitudes["noise"] == "all draws"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(chosen, alone.reset_index(drop=True), atol=1e-9)
+    assert metrics(run)["oracle", "top1"] == 1
+    assert OFFSET not in both.record["notes"]
+
+
+def test_without_the_full_models_seed_the_offset_is_named_and_sizes_are_refused(
+    run: Path, plant: Plant, guda: Guda, refused: Callable[..., None]
+) -> None:
+    paired(run, seed=7)
+    plant("retrain-0", TRUTH)
+    plant("retrack-0", TRUTH + noise(2))
+    refused(
+        "--per",
+        "sample",
+        problem="scores per sample need an oracle of the full model's seed",
+        found="oracle seeds 0",
+        expected="the full model's seed: other seeds add an offset to every group",
+        fix="guda retrain and guda attribute for that seed too",
+    )
+    guda("evaluate", run, "--resamples", 50)
+    assert OFFSET in Evaluation.load(run / "evaluation").record["notes"]
+
+
+def test_the_oracle_is_no_method(run: Path, plant: Plant, guda: Guda, refused: Callable[..., None]) -> None:
+    drawn = {"seed": 0, "plan": {"draws": 1, "starts": [0]}, "schedule_hash": "s"}
+    models = {**RECORD, **drawn, "counterfactuals": {"a": "hash of a"}}
+    oracle = plant("retrain-0", TRUTH, record=models)
+    again = plant("retrain-0-again", TRUTH, record=models)
+    plant("retrack-0", noise(1))
+    refused(
+        "--scores",
+        again,
+        problem=f"{again} cannot be compared with {oracle}",
+        found="scores of the same models",
+        expected="counterfactuals of a method, and retrained ones",
+        fix="leave it out of --scores: the oracle's agreement with itself is always printed",
+    )
+    out = guda("evaluate", run, "--resamples", 50)
+    assert {method for method, _ in metrics(run)} == {"retrack-0"}
+    assert "retrain-0-again is left out: it is the oracle itself" in out
 
 
 def test_a_planted_line_is_found_and_tested_on_other_groups(run: Path, plant: Plant, guda: Guda) -> None:
@@ -292,7 +360,6 @@ def test_only_tables_about_the_same_queries_are_compared(run: Path, plant: Plant
     plant("retrain-0-mine", noise(1), record={**RECORD, "query_hash": "mine"})
     plant("retrack-0-mine", noise(2), record={**RECORD, "query_hash": "mine"})
     plant("retrack-0", noise(3))
-    plant("placebo-0", noise(4))  # placebo groups are no method
     guda("evaluate", run, "--resamples", 50)
     assert {method for method, _ in metrics(run)} == {"retrack-0"}
     guda("evaluate", run, "--resamples", 50, "--oracle", run / "scores" / "retrain-0-mine.parquet")
@@ -435,7 +502,7 @@ def test_agreement_that_noise_makes_is_gone_on_disjoint_draws(
 
 
 def test_a_finished_run_is_compared_draw_by_draw(finished_run: Path, guda: Guda) -> None:
-    """The oracle is the method itself: perfect on shared draws, and only on them."""
+    """Both oracle seeds are the same models: perfect on shared draws, and only on them."""
     scores = finished_run / "scores"
     original = ScoreTable.load(scores / "retrack-0.parquet")
     for seed in (0, 1):
@@ -445,11 +512,11 @@ def test_a_finished_run_is_compared_draw_by_draw(finished_run: Path, guda: Guda)
     out = guda("evaluate", finished_run, "--per", "sample", "--resamples", 50)
     for noise_kind in ("all draws", "shared draw"):
         found = metrics(finished_run, noise=noise_kind)
-        assert found["retrack-0", "top1"] == found["oracle", "top1"] == 1
-    disjoint = metrics(finished_run, noise="disjoint draws")
-    assert disjoint["retrack-0", "top1"] == disjoint["oracle", "top1"] < 1
+        assert found["oracle", "top1"] == 1
+    assert metrics(finished_run, noise="disjoint draws")["oracle", "top1"] < 1
+    assert "retrack-0 is left out: it is the oracle itself" in out
     assert "what shared noise hides" in out
-    assert "left out" not in out
+    assert "disjoint noise is left out" not in out
 
 
 @pytest.mark.parametrize("what", ["errors", "schedule", "draws", "noise"])
@@ -502,8 +569,8 @@ def refused(run: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., None
 
 NO_ORACLE = {
     "expected": "score tables of models retrained without each group, one a seed",
-    "fix": "guda retrain -c ... --seeds 0,1,2, then guda attribute -c ... --operator retrain --seed 0 "
-    "and the same for seeds 1 and 2; or name tables with --oracle",
+    "fix": "guda retrain -c ... --seeds 0,1,2, then guda attribute -c ... --operator retrain "
+    "--seed 0,1,2; or name tables with --oracle",
 }
 ALIKE = "score both alike with guda attribute, or leave one out with --scores or --oracle"
 
@@ -667,6 +734,7 @@ def test_a_method_with_the_oracles_name(run: Path, plant: Plant, capsys: pytest.
 def test_scores_per_sample_beside_scores_per_group(
     run: Path, plant: Plant, refused: Callable[..., None], guda: Guda
 ) -> None:
+    paired(run)
     plant("retrain-0", TRUTH)
     table(TRUTH).per_sample().save(run / "scores" / "mine.parquet")
     refused(
@@ -683,6 +751,7 @@ def test_sizes_that_nobody_wrote(run: Path, plant: Plant, refused: Callable[...,
     without = {name: value for name, value in RECORD.items() if name != "group_sizes"}
     for name in ("retrain-0", "retrack-0"):
         plant(name, TRUTH, record=without)
+    paired(run)
     refused(
         "--per",
         "sample",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -226,12 +227,29 @@ def test_an_unfinished_test_of_something_else_is_not_gone_on_with(
         patch.setattr(stage, "near_duplicates", interrupt)
         assert main(["placebo", *SIMILAR, "--run", str(scored)]) == 130
     parts = scored / "placebo" / "similarity-0"
-    assert refused("placebo", *SIMILAR, "--run", scored, "--partitions", 199) == message(
+    record = json.loads((parts / "record.json").read_text())
+    (parts / "record.json").write_text(json.dumps({"config": {"of": "another table"}}))
+    assert refused("placebo", *SIMILAR, "--run", scored) == message(
         f"{parts} was made with another configuration",
-        "partitions = 99",
-        "partitions = 199",
+        "of = another table",
+        f"of = {record['config']['of']}",
         f"use another --run, restore the configuration, or remove {parts}",
     )
+
+
+def test_what_cannot_be_tested_is_refused_before_any_work(scored: Path, refused: Refused) -> None:
+    run = ["placebo", *SIMILAR, "--run", scored]
+    assert refused(*run, "--attributor.init_args.groups", '["3", "7"]') == message(
+        "random groups stand for all real ones",
+        "an attributor of 2 of 10 groups",
+        "all groups that have samples",
+        "leave out the attributor's groups",
+    )
+    objective = "guda_lightning.unlearning.ReTrack"
+    assert refused(*run, "--objective", objective).startswith(
+        "error: objective is about counterfactuals, and another attributor was given\n"
+    )
+    assert not (scored / "placebo").exists()
 
 
 def test_groups_that_were_not_scored_are_refused(finished_run: Path, guda: Guda, refused: Refused) -> None:
@@ -264,7 +282,7 @@ def test_a_test_that_could_find_nothing_is_refused_at_once(scored: Path, refused
         "there are too few placebo partitions",
         "98, whose smallest possible p-value is 0.0101",
         "at least 99, for a smallest p-value of 0.01",
-        "make 1 more with Grouping.permuted, each with a seed of its own",
+        "ask for 99 or more: --partitions 99",
     )
     for level in (0.001, 1.0):
         assert refused(*run, "--level", level) == message(

@@ -237,7 +237,7 @@ class CounterfactualStore:
                     f"{file} is damaged",
                     found=found,
                     expected=f"sha256 {written}",
-                    fix=f"remove {self.path(key)} and {_command(key.operator, key.groups)}",
+                    fix=f"remove {self.path(key)} and {_command(key.operator, key.groups, key.seed)}",
                 )
         return load_file(self.path(key) / _MODEL), record
 
@@ -259,7 +259,7 @@ class CounterfactualStore:
                     found=f"{name} {getattr(record, name)}",
                     expected=f"{name} {value}",
                     fix=f"use the {_MADE_FROM[name]} it was made from, or remove {self.path(key)} "
-                    f"and {_command(key.operator, key.groups)}",
+                    f"and {_command(key.operator, key.groups, key.seed)}",
                 )
         return record
 
@@ -275,7 +275,7 @@ class CounterfactualStore:
                 f"{_describe(key)} is not in the store",
                 found=f"no folder {path}",
                 expected="a complete counterfactual",
-                fix=_command(key.operator, key.groups),
+                fix=_command(key.operator, key.groups, key.seed),
             )
         return self._read(path)
 
@@ -316,7 +316,7 @@ class CounterfactualStore:
                     f"there are no counterfactuals in {self.root}",
                     found="an empty store" if self.root.is_dir() else "no such folder",
                     expected="one counterfactual for each group",
-                    fix=_command("retrack", groups),
+                    fix=_command("retrack", groups, seed),
                 )
             if len(operators) > 1:
                 raise StoreError(
@@ -334,6 +334,13 @@ class CounterfactualStore:
             and (groups is None or record.groups[0] in groups)
         ]
         wanted = f"operator {operator}, seed {seed}" + (f", hyper-parameters {hparams}" if hparams else "")
+        if not fitting and operator not in (operators := sorted({r.operator for r in single})) and operators:
+            raise StoreError(
+                f"no counterfactual in {self.root} was made by {operator}",
+                found=f"those of {', '.join(operators)}",
+                expected=f"operator {operator}",
+                fix=f"correct the operator, or {_command(operator, groups, seed)}",
+            )
         if not fitting:
             there = {
                 f"operator {r.operator}, seed {r.seed}, hyper-parameters {r.hparams_hash[:8]}" for r in single
@@ -342,7 +349,7 @@ class CounterfactualStore:
                 f"no counterfactual in {self.root} fits",
                 found="; ".join(sorted(there)) or "an empty store",
                 expected=wanted,
-                fix=_command(operator, groups),
+                fix=_command(operator, groups, seed),
             )
         if len({record.hparams_hash for record in fitting}) > 1:
             raise StoreError(
@@ -358,7 +365,7 @@ class CounterfactualStore:
                 f"counterfactuals are missing in {self.root}",
                 found=f"none of {wanted} for {', '.join(missing)}",
                 expected=f"one for each of {len(keys) + len(missing)} groups",
-                fix=_command(operator, missing),
+                fix=_command(operator, missing, seed),
             )
         return {group: keys[group] for group in (groups or sorted(keys))}
 
@@ -378,9 +385,11 @@ def _describe(key: CounterfactualKey) -> str:
     return f"the counterfactual '{key.operator}' without {', '.join(key.groups)} (seed {key.seed})"
 
 
-def _command(operator: str, groups: Sequence[str] | None) -> str:
-    stage = "guda retrain" if operator == RETRAIN else "guda unlearn"
-    return f"run {stage}" + (f" with --groups {shlex.quote(','.join(groups))}" if groups else "")
+def _command(operator: str, groups: Sequence[str] | None, seed: int) -> str:
+    stage, option = ("guda retrain", "--seeds") if operator == RETRAIN else ("guda unlearn", "--seed")
+    options = [f"--groups {shlex.quote(','.join(groups))}"] if groups else []
+    options += [f"{option} {seed}"] if seed else []
+    return f"run {stage}" + (f" with {' '.join(options)}" if options else "")
 
 
 def _describe_hparams(records: Sequence[CounterfactualRecord]) -> list[str]:

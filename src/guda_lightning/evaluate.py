@@ -18,12 +18,16 @@ from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.diffusion import open_schedule
 from guda_lightning.errors import ConfigError, GroupError, GudaError, StoreError
 from guda_lightning.evaluation import agreement, calibrate, choose
-from guda_lightning.files import sha256_json
+from guda_lightning.files import read_json, sha256_json
 from guda_lightning.report.agreement import DISJOINT, EVERY, SHARED, agreement_chart, agreement_text
-from guda_lightning.report.evaluation import PLACEBO, Evaluation
+from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
 
+OFFSET = (
+    "No oracle seed is known to be the full model's: oracle scores carry an offset per query. Rankings and "
+    "magnitudes within queries are free of it; those over all queries and across them, and signs, are not."
+)
 LEVEL, SEED = 0.95, 0  # of intervals and of their resamples
 _PLURAL = {"query": "queries", "group": "groups"}
 _SAME = {"query_hash": "other queries", "full_hash": "another full model", "grouping_hash": "other groups"}
@@ -67,6 +71,7 @@ def evaluate_run(
         method_files, notes = _other_tables(run, oracle_files)
     else:
         method_files = [(path, _fitting(path, _load(path), *oracle_files[0])) for path in scores]
+    _refuse_the_oracle(method_files, oracle_files)
     _refuse_shared_names([path for path, _ in (*oracle_files, *method_files)])
     evaluation = evaluate(
         {path.stem: table for path, table in method_files},
@@ -104,6 +109,16 @@ def evaluate(
     _refuse_too_little(methods, oracles)
     first, notes = next(iter(oracles.values())), list(notes)
     chosen = _chosen_groups(first.groups, calibration)
+    reference = _paired_with_full(run, oracles)
+    if reference is None and per == "sample":
+        raise ConfigError(
+            "scores per sample need an oracle of the full model's seed",
+            found=f"oracle seeds {', '.join(str(t.seeds[0]) for t in oracles.values())}",
+            expected="the full model's seed: other seeds add an offset to every group",
+            fix="guda retrain and guda attribute for that seed too",
+        )
+    if reference is None:
+        notes.append(OFFSET)
     compared = {EVERY: (methods, oracles, oracles)}  # methods, held-out oracle seeds, yardstick
     try:
         one, other = _single_draws(run, {**oracles, **methods})
@@ -117,7 +132,8 @@ def evaluate(
     calibrations = []
     for weighting in first.weightings:
         for noise, tables in compared.items():
-            scores, held_out, yardstick = (_matrices(side, weighting, first, per) for side in tables)
+            scores = _matrices(tables[0], weighting, first, per)
+            held_out, yardstick = (_oracles(side, weighting, first, per, reference) for side in tables[1:])
             if not scores and len(oracles) < 2:
                 continue  # no method has this weighting
             seeds = torch.stack(list(yardstick.values()))
@@ -185,8 +201,8 @@ def _own_oracles(run: RunFolder) -> list[Path]:
             f"{run.root} has no oracle to compare with",
             found="no such folder" if not run.root.is_dir() else f"no {RETRAIN}-SEED.parquet in {run.scores}",
             expected="score tables of models retrained without each group, one a seed",
-            fix="guda retrain -c ... --seeds 0,1,2, then guda attribute -c ... --operator retrain --seed 0 "
-            "and the same for seeds 1 and 2; or name tables with --oracle",
+            fix="guda retrain -c ... --seeds 0,1,2, then guda attribute -c ... --operator retrain "
+            "--seed 0,1,2; or name tables with --oracle",
         )
     return [found[seed] for seed in sorted(found)]
 
@@ -219,18 +235,44 @@ def _oracle_tables(paths: Sequence[Path]) -> list[File]:
 def _other_tables(run: RunFolder, oracles: Sequence[File]) -> tuple[list[File], list[str]]:
     """All other tables of a run folder about the oracle's queries, and why some do not fit it."""
     used = {path.resolve() for path, _ in oracles}
+    models = {model for _, table in oracles for model in _models(table)}
     tables, notes = [], []
     for path in sorted(run.scores.glob("*.parquet")):
-        if path.resolve() in used or path.stem.startswith(PLACEBO):
+        if path.resolve() in used:
             continue
         table = _load(path)
         if table.record.get("query_hash") != oracles[0][1].record.get("query_hash"):
+            continue
+        if _models(table) & models:
+            notes.append(f"{path.stem} is left out: it is the oracle itself")
             continue
         try:
             tables.append((path, _fitting(path, table, *oracles[0])))
         except StoreError as error:
             notes.append(f"{path.stem} is left out: {_reason(error, run)}")
     return tables, notes
+
+
+def _models(table: ScoreTable) -> set[str]:
+    """Hashes of the counterfactuals that a table scored."""
+    return set(table.record.get("counterfactuals", {}).values())
+
+
+def _refuse_the_oracle(methods: Sequence[File], oracles: Sequence[File]) -> None:
+    """A model that is compared with itself agrees with the oracle better than anything could.
+
+    Raises:
+        StoreError: A table of a method scored models of the oracle.
+    """
+    for path, table in methods:
+        for oracle_path, oracle in oracles:
+            if _models(table) & _models(oracle):
+                raise StoreError(
+                    f"{path} cannot be compared with {oracle_path}",
+                    found="scores of the same models",
+                    expected="counterfactuals of a method, and retrained ones",
+                    fix="leave it out of --scores: the oracle's agreement with itself is always printed",
+                )
 
 
 def _reason(error: GudaError, run: RunFolder) -> str:
@@ -346,6 +388,40 @@ def _matrices(tables: Tables, weighting: str, reference: ScoreTable, per: str) -
             label = f"{name} {chosen}" if len(names) > 1 else name
             matrices[label] = _matrix(_scaled(name, table, per).select(weighting=chosen), reference)
     return matrices
+
+
+def _oracles(
+    tables: Tables, weighting: str, first: ScoreTable, per: str, reference: str | None
+) -> dict[str, Tensor]:
+    """Scores of the oracle's seeds; another seed than the full model's without the offset of its start.
+
+    That offset, ELBO(full of this seed) − ELBO(full of that seed), is one number per query for all groups.
+    """
+    matrices = _matrices(tables, weighting, first, "group")
+    if reference is not None:
+        level = matrices[reference].mean(dim=1, keepdim=True)
+        matrices = {name: m - m.mean(dim=1, keepdim=True) + level for name, m in matrices.items()}
+    if per == "sample":
+        sizes = torch.tensor([_sizes(first)[group] for group in first.groups], dtype=torch.float64)
+        matrices = {name: matrix / sizes for name, matrix in matrices.items()}
+    return matrices
+
+
+def _sizes(table: ScoreTable) -> Mapping[str, int]:
+    """Samples of each group, which ``per_sample`` refuses to do without."""
+    sizes: Mapping[str, int] = table.per_sample().record["group_sizes"]
+    return sizes
+
+
+def _paired_with_full(run: RunFolder, oracles: Tables) -> str | None:
+    """The oracle's table of the seed that the full model was trained with, if both are known."""
+    path = run.full / "record.json"
+    record = read_json(path) if path.is_file() else {}
+    seed = record.get("config", {}).get("seed_everything")
+    first = next(iter(oracles.values()))
+    if seed is None or record.get("full_hash") != first.record.get("full_hash"):
+        return None
+    return next((name for name, table in oracles.items() if table.seeds[0] == seed), None)
 
 
 def _scaled(name: str, table: ScoreTable, per: str) -> ScoreTable:

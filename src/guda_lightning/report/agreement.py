@@ -149,6 +149,9 @@ def _preferred(evaluation: Evaluation) -> list[str]:
     if len(agreed) < 2:
         return []
     first, *others = evaluation.weightings
+    oracle = agreement_table(evaluation, first).oracle
+    if oracle is None or oracle.intervals["top1"][0] <= max(agreed[name] for name in others):
+        return []  # no weighting is clearly better
     rest = ", ".join(f"{share(agreed[name])} under {name}" for name in others)
     return [
         f"Choose weighting {first} here: retraining repeats its own top group best under it "

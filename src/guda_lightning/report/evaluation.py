@@ -15,7 +15,6 @@ from guda_lightning.errors import StoreError
 from guda_lightning.evaluation.agreement import ORACLE
 from guda_lightning.files import atomic_folder, canonical_json
 
-PLACEBO = "placebo-"  # score tables of placebo groups begin with this: they are no methods
 _FORMAT = 1
 _FRAMES = ("metrics", "comparisons", "magnitudes", "calibration")
 

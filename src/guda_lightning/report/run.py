@@ -11,7 +11,7 @@ from guda_lightning.counterfactuals import RETRAIN, CounterfactualStore
 from guda_lightning.data import load_queries, query_hash
 from guda_lightning.errors import StoreError
 from guda_lightning.files import read_json, sha256_json
-from guda_lightning.report.evaluation import PLACEBO, Evaluation
+from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.page import write_page
 from guda_lightning.report.placebo import Placebo
 from guda_lightning.runs import RunFolder
@@ -126,7 +126,7 @@ def _timesteps(table: ScoreTable) -> str:
 
 def _newest(run: RunFolder) -> Path:
     tables = sorted(run.scores.glob("*.parquet"), key=lambda path: path.stat().st_mtime)
-    of_methods = [path for path in tables if not path.stem.startswith((f"{RETRAIN}-", PLACEBO))]
+    of_methods = [path for path in tables if not path.stem.startswith(f"{RETRAIN}-")]
     if not tables:
         raise StoreError(
             f"{run.root} has no score table",

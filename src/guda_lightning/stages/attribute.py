@@ -33,7 +33,7 @@ class AttributeStage(StageTrainer):
         scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
         weighting: Weighting = "elbo",
         groups: list[str] | str | None = None,
-        seed: list[int] | int | str = 0,
+        seed: list[int] | int | str | None = None,
         hparams: str | None = None,
         resize: bool = False,
         full: Path | None = None,
@@ -51,7 +51,8 @@ class AttributeStage(StageTrainer):
             scoring: Timesteps, draws, seed, batch size and precision.
             weighting: The weighting that the printed summary shows; the file holds both.
             groups: Names of the groups to score, such as ``3,7``; all groups if left out.
-            seed: Seeds that the counterfactuals were made with, such as ``0,1,2``: one table each.
+            seed: Seeds that the counterfactuals were made with, such as ``0,1,2``: one table each;
+                0 if left out.
             hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
             resize: Whether to resize queries of another size than the training images.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
@@ -59,7 +60,7 @@ class AttributeStage(StageTrainer):
             name: Added to the names of the tables, to keep what would replace others: RUN/scores holds one
                 table per method, seed and name.
         """
-        run, seeds = self.run_folder, chosen_seeds(seed)
+        run, seeds = self.run_folder, chosen_seeds(seed or 0, "--seed")
         source = self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
         asked = with_labels(asked, self._is_conditional(model), datamodule.num_classes)
@@ -80,7 +81,7 @@ class AttributeStage(StageTrainer):
                 for one in seeds
             ]
             if attributor is not None:
-                refuse_choices(operator=operator, hparams=hparams, groups=groups)
+                refuse_choices(operator=operator, hparams=hparams, groups=groups, seed=seed)
                 attributors = [attributor]
             fitted = [one.fit(source, datamodule, datamodule.grouping) for one in attributors]
             for one in fitted:

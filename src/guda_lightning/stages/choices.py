@@ -26,7 +26,7 @@ def chosen_groups(grouping: Grouping, asked: Sequence[str] | str | None) -> list
     return names
 
 
-def chosen_seeds(asked: Sequence[int] | int | str) -> list[int]:
+def chosen_seeds(asked: Sequence[int] | int | str, option: str = "--seeds") -> list[int]:
     """Distinct seeds from a list, one number, or ``0,1,2``.
 
     Raises:
@@ -39,7 +39,7 @@ def chosen_seeds(asked: Sequence[int] | int | str) -> list[int]:
             "the seeds are not usable",
             found=asked,
             expected="whole numbers of at least 0",
-            fix="pass them as --seeds 0,1,2",
+            fix=f"pass them as {option} 0,1,2",
         )
     return list(dict.fromkeys(map(int, texts)))
 
@@ -90,7 +90,7 @@ def refuse_missing_start(path: Path) -> None:
 
 
 def refuse_choices(**choices: object) -> None:
-    """Refuse options that choose among the counterfactuals of a store where another attributor scores.
+    """Refuse options that are about counterfactuals where another attributor scores.
 
     Raises:
         ConfigError: One is given.
@@ -98,9 +98,9 @@ def refuse_choices(**choices: object) -> None:
     for name, value in choices.items():
         if value is not None:
             raise ConfigError(
-                f"{name} chooses among counterfactuals, and another attributor was given",
+                f"{name} is about counterfactuals, and another attributor was given",
                 found=f"{name} {value}",
-                expected="an attributor, or a choice of counterfactuals",
+                expected="an attributor, or options of counterfactuals",
                 fix=f"leave out --{name}, or the attributor",
             )
 

@@ -16,17 +16,17 @@ from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStor
 from guda_lightning.data import GroupDataModule, load_queries, near_duplicates
 from guda_lightning.diffusion import FullModel
 from guda_lightning.diffusion.cost import BACKWARD_FACTOR
-from guda_lightning.errors import StoreError
+from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation import refuse_few
 from guda_lightning.files import sha256_json
 from guda_lightning.report.placebo import NAMED, placebo_frame, placebo_lines, placebo_tests, write_parquet
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.attribute import AttributeStage
-from guda_lightning.stages.choices import at_least_one, with_labels
+from guda_lightning.stages.choices import at_least_one, refuse_choices, with_labels
 from guda_lightning.stages.costs import evaluation_seconds, say, say_cost, step_seconds
 from guda_lightning.stages.records import begin, is_stored, made_from
 from guda_lightning.stages.unlearn import UnlearnStage
-from guda_lightning.types import Queries
+from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import Objective, ReTrack, UnlearnModule
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.module import default_optimizer
@@ -46,6 +46,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
         scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
+        weighting: Weighting = "elbo",
         level: float = 0.05,
         seed: int = 0,
         queries: Path | None = None,
@@ -67,6 +68,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
             optimizer: Builds the optimizer.
             lr_scheduler: Builds a learning-rate schedule that advances every step.
             scoring: Timesteps, draws, seed, batch size and precision.
+            weighting: The weighting that is printed; files and page hold both.
             level: Share of false discoveries to allow among the queries called attributable.
             seed: Seed of unlearning, of the scored table.
             queries: An image or a folder of images; RUN/queries if left out.
@@ -75,6 +77,15 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         """
         at_least_one("steps", steps)
         refuse_few(partitions, level)
+        if attributor is not None:
+            refuse_choices(objective=objective)
+        if self.world_size > 1:
+            raise ConfigError(
+                "guda placebo works in one process",
+                found=f"{self.world_size} processes",
+                expected="one: partitions are made, scored and thrown away one after the other",
+                fix="pass --trainer.devices 1 --trainer.num_nodes 1",
+            )
         run, objective = self.run_folder, objective or ReTrack()
         source = self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
@@ -84,6 +95,14 @@ class PlaceboStage(UnlearnStage, AttributeStage):
             run.store, objective.name, scoring, seed=seed, hparams=sha256_json(hparams)
         )
         real.fit(source, datamodule, datamodule.grouping)
+        groups = [name for name in datamodule.grouping.names if datamodule.grouping.size(name)]
+        if list(real.fitted_groups) != groups:
+            raise ConfigError(
+                "random groups stand for all real ones",
+                found=f"an attributor of {len(real.fitted_groups)} of {len(groups)} groups",
+                expected="all groups that have samples",
+                fix="leave out the attributor's groups",
+            )
         path = run.table(real.method, real.seed, *([] if queries is None else [queries.resolve().stem]))
         observed = self._complete_table(path, real, asked)
         if observed is None:
@@ -99,7 +118,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
             random = ScoreTable.load(result)
             say(f"placebo: {result} is complete, skipped")
         else:
-            begin(folder, identity)
+            begin(folder, {"of": identity["of"]})
             if attributor is None:
                 work = _Unlearning(source, objective, optimizer, lr_scheduler, hparams, scoring, seed)
                 left = sum(
@@ -119,13 +138,16 @@ class PlaceboStage(UnlearnStage, AttributeStage):
                     table.save(part)
                 parts.append(ScoreTable.load(part))
             random = ScoreTable(ScoreTable.concat(parts).table, {**identity, **_duplicates(datamodule)})
-        random = ScoreTable(random.table, {**random.record, "level": level})
+            random.save(result)
+            shutil.rmtree(folder)
+        if random.record.get("level") != level:
+            random = ScoreTable(random.table, {**random.record, "level": level})
+            random.save(result)
         tests = placebo_tests(observed, random)
-        random.save(result)
         # In a folder of its own: the table of --queries RUN/queries is itself called METHOD-SEED-queries.
         write_parquet(run.placebo / "queries" / path.name, placebo_frame(observed, tests))
-        shutil.rmtree(folder, ignore_errors=True)
-        say("\n".join(f"placebo {path.stem}, {line}" for line in placebo_lines(observed, random, tests)))
+        shown = {weighting: tests[weighting]} if weighting in tests else tests
+        say("\n".join(f"placebo {path.stem}, {line}" for line in placebo_lines(observed, random, shown)))
 
     def _unlearned(
         self, work: _Unlearning, model: LightningModule, view: GroupDataModule, asked: Queries, folder: Path

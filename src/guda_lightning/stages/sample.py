@@ -61,7 +61,9 @@ class SampleStage(StageTrainer):
         images = self._sampled(source, datamodule, labels, batch_size, asked)
         ids = tuple(f"sample-{index:0{len(str(num - 1))}d}" for index in range(num))
         save_queries(folder, Queries(ids, images, labels), {"config": asked})
-        shutil.rmtree(self.run_folder.checkpoints("sample"))  # only now: hours of work lie there
+        shutil.rmtree(
+            self.run_folder.checkpoints("sample"), ignore_errors=True
+        )  # only now: hours of work lie there
         say(f"sample: {num} images in {folder}")
 
     def _sampled(
