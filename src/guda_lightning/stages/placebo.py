@@ -146,7 +146,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         tests = placebo_tests(observed, random)
         # In a folder of its own: the table of --queries RUN/queries is itself called METHOD-SEED-queries.
         write_parquet(run.placebo / "queries" / path.name, placebo_frame(observed, tests))
-        shown = {weighting: tests[weighting]} if weighting in tests else tests
+        shown = {name: test for name, test in tests.items() if name == weighting or weighting not in tests}
         say("\n".join(f"placebo {path.stem}, {line}" for line in placebo_lines(observed, random, shown)))
 
     def _unlearned(
