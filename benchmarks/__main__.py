@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import agree, demo, forget_target, hard_groups, sweeps
+from benchmarks import agree, demo, evaluations, forget_target, hard_groups, sweeps
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "forget_target": lambda chosen: forget_target.run(),
     "demo": lambda chosen: demo.run(),
     "digits": lambda chosen: agree.digits(chosen.runs),
+    "evaluations": lambda chosen: evaluations.run(chosen.runs),
     "halves": lambda chosen: hard_groups.halves(chosen.runs),
     "mislabelled": lambda chosen: hard_groups.mislabelled(chosen.runs),
     "sweeps": lambda chosen: sweeps.run(chosen.runs),

@@ -160,7 +160,7 @@ def along(sweep: Sweep, names: Sequence[str]) -> list[dict[str, object]]:
                         "value": row.value,
                         "low": row.low,
                         "high": row.high,
-                        "oracle": own[row.metric],
+                        "oracle": float(own[row.metric]),
                     }
                 )
     return rows
