@@ -12,7 +12,7 @@ from benchmarks import agree, demo, evaluations, forget_target, hard_groups, swe
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "forget_target": lambda chosen: forget_target.run(),
-    "demo": lambda chosen: demo.run(),
+    "demo": lambda chosen: demo.run(chosen.runs),
     "digits": lambda chosen: agree.digits(chosen.runs),
     "evaluations": lambda chosen: evaluations.run(chosen.runs),
     "halves": lambda chosen: hard_groups.halves(chosen.runs),

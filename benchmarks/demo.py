@@ -17,49 +17,47 @@ from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
 
-RUN = RunFolder(Path("runs/benchmarks/demo"))
-MEASURED = RUN.root / "demo.json"
 
-
-def run() -> None:
+def run(runs: Path) -> None:
     """Measure the demo."""
-    if not MEASURED.is_file():
-        child = "from benchmarks.demo import demo; demo()"
+    run, measured = RunFolder(runs / "demo"), runs / "demo" / "demo.json"
+    if not measured.is_file():
+        child = f"from benchmarks.demo import demo; demo({str(run.root)!r})"
         environment = {"GOMP_SPINCOUNT": "10000", **os.environ}  # as the command `guda` does
         subprocess.run([sys.executable, "-c", child], check=True, env=environment)
-    write_table("stages", "make benchmark", _stages(json.loads(MEASURED.read_text())))
+    write_table("stages", "make benchmark", _stages(run, json.loads(measured.read_text())))
 
 
-def demo() -> None:
+def demo(root: str) -> None:
     """What `guda run -c digits.yaml` does, timed stage by stage."""
     seconds = {
-        "fit": _stage("fit"),
-        "sample": _stage("sample"),
-        "unlearn": _stage("unlearn", "-c", "unlearn/retrack.yaml"),
-        "attribute": _stage("attribute", "-c", "attribute/elbo.yaml"),
+        "fit": _stage(root, "fit"),
+        "sample": _stage(root, "sample"),
+        "unlearn": _stage(root, "unlearn", "-c", "unlearn/retrack.yaml"),
+        "attribute": _stage(root, "attribute", "-c", "attribute/elbo.yaml"),
     }
     start = time.perf_counter()
-    if main(["report", str(RUN.root)]):
+    if main(["report", root]):
         raise SystemExit(1)
     seconds["report"] = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    MEASURED.write_text(json.dumps({"seconds": seconds, "peak_gib": peak}))
+    (Path(root) / "demo.json").write_text(json.dumps({"seconds": seconds, "peak_gib": peak}))
 
 
-def _stage(name: str, *arguments: str) -> float:
+def _stage(root: str, name: str, *arguments: str) -> float:
     """Run one stage; its seconds."""
     start = time.perf_counter()
-    if main([name, "-c", "digits.yaml", "--run", str(RUN.root), *arguments]):
+    if main([name, "-c", "digits.yaml", "--run", root, *arguments]):
         raise SystemExit(1)
     return time.perf_counter() - start
 
 
-def _stages(measured: dict[str, Any]) -> list[dict[str, object]]:
-    full = json.loads((RUN.full / "record.json").read_text())
-    made = [r for r in CounterfactualStore(RUN.store).records() if r.operator == "retrack"]
-    table = ScoreTable.load(RUN.table("retrack", 0)).select(weighting="elbo")
+def _stages(run: RunFolder, measured: dict[str, Any]) -> list[dict[str, object]]:
+    full = json.loads((run.full / "record.json").read_text())
+    made = [r for r in CounterfactualStore(run.store).records() if r.operator == "retrack"]
+    table = ScoreTable.load(run.table("retrack", 0)).select(weighting="elbo")
     draws = int(table.to_pandas()["n_draws"].iloc[0])
-    sampled = json.loads((RUN.queries / "record.json").read_text())["config"]
+    sampled = json.loads((run.queries / "record.json").read_text())["config"]
     evaluations = {
         "fit": full["network_evaluations"],
         "sample": sampled["num"] * sampled["steps"],

@@ -131,11 +131,10 @@ class Sweep:
         return SquaredErrors.load(path, {})
 
 
-def chosen(sweep: Sweep, weighting: Weighting) -> pd.DataFrame:
+def chosen(sweep: Sweep, weighting: Weighting, names: Sequence[str] = tuple(SWEEPS)) -> pd.DataFrame:
     """All hyper-parameters, best first, by the calibration groups and queries alone."""
-    done = [name for name in SWEEPS if (folder(sweep.bench, name) / "costs.json").is_file()]
     candidates = {
-        f"{name}, {step} steps": sweep.scores(name, step, weighting) for name in done for step in STEPS
+        f"{name}, {step} steps": sweep.scores(name, step, weighting) for name in names for step in steps(name)
     }
     groups = sweep.groups
     return choose(candidates, sweep.oracle(weighting).mean(0), groups, groups[:CALIBRATION_GROUPS])

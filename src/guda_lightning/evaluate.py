@@ -71,7 +71,7 @@ def evaluate_run(
         method_files, notes = _other_tables(run, oracle_files)
     else:
         method_files = [(path, _fitting(path, _load(path), *oracle_files[0])) for path in scores]
-    _refuse_the_oracle(method_files, oracle_files)
+        _refuse_the_oracle(method_files, oracle_files)
     _refuse_shared_names([path for path, _ in (*oracle_files, *method_files)])
     evaluation = evaluate(
         {path.stem: table for path, table in method_files},
@@ -235,7 +235,6 @@ def _oracle_tables(paths: Sequence[Path]) -> list[File]:
 def _other_tables(run: RunFolder, oracles: Sequence[File]) -> tuple[list[File], list[str]]:
     """All other tables of a run folder about the oracle's queries, and why some do not fit it."""
     used = {path.resolve() for path, _ in oracles}
-    models = {model for _, table in oracles for model in _models(table)}
     tables, notes = [], []
     for path in sorted(run.scores.glob("*.parquet")):
         if path.resolve() in used:
@@ -243,7 +242,7 @@ def _other_tables(run: RunFolder, oracles: Sequence[File]) -> tuple[list[File], 
         table = _load(path)
         if table.record.get("query_hash") != oracles[0][1].record.get("query_hash"):
             continue
-        if _models(table) & models:
+        if _same_models(table, oracles):
             notes.append(f"{path.stem} is left out: it is the oracle itself")
             continue
         try:
@@ -253,9 +252,12 @@ def _other_tables(run: RunFolder, oracles: Sequence[File]) -> tuple[list[File], 
     return tables, notes
 
 
-def _models(table: ScoreTable) -> set[str]:
-    """Hashes of the counterfactuals that a table scored."""
-    return set(table.record.get("counterfactuals", {}).values())
+def _same_models(table: ScoreTable, oracles: Sequence[File]) -> list[Path]:
+    """The oracle's tables that scored a model which this table scored, too."""
+    models = set(table.record.get("counterfactuals", {}).values())
+    return [
+        path for path, oracle in oracles if models & set(oracle.record.get("counterfactuals", {}).values())
+    ]
 
 
 def _refuse_the_oracle(methods: Sequence[File], oracles: Sequence[File]) -> None:
@@ -265,14 +267,13 @@ def _refuse_the_oracle(methods: Sequence[File], oracles: Sequence[File]) -> None
         StoreError: A table of a method scored models of the oracle.
     """
     for path, table in methods:
-        for oracle_path, oracle in oracles:
-            if _models(table) & _models(oracle):
-                raise StoreError(
-                    f"{path} cannot be compared with {oracle_path}",
-                    found="scores of the same models",
-                    expected="counterfactuals of a method, and retrained ones",
-                    fix="leave it out of --scores: the oracle's agreement with itself is always printed",
-                )
+        for oracle_path in _same_models(table, oracles):
+            raise StoreError(
+                f"{path} cannot be compared with {oracle_path}",
+                found="scores of the same models",
+                expected="counterfactuals of a method, and retrained ones",
+                fix="leave it out of --scores: the oracle's agreement with itself is always printed",
+            )
 
 
 def _reason(error: GudaError, run: RunFolder) -> str:
@@ -322,7 +323,7 @@ def _fitting(path: Path, table: ScoreTable, oracle_path: Path, oracle: ScoreTabl
 
 
 def _refuse_shared_names(paths: Sequence[Path]) -> None:
-    """Refuse files that would name two methods alike; one file may stand on both sides."""
+    """Refuse files that would name two methods alike; naming one file twice does no harm."""
     first: dict[str, Path] = {}
     for path in paths:
         other = first.setdefault(path.stem, path)

@@ -22,7 +22,7 @@ from guda_lightning.files import sha256_json
 from guda_lightning.report.placebo import NAMED, placebo_frame, placebo_lines, placebo_tests, write_parquet
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.attribute import AttributeStage
-from guda_lightning.stages.choices import at_least_one, refuse_choices, with_labels
+from guda_lightning.stages.choices import at_least_one, chosen_groups, refuse_choices, with_labels
 from guda_lightning.stages.costs import evaluation_seconds, say, say_cost, step_seconds
 from guda_lightning.stages.records import begin, is_stored, made_from
 from guda_lightning.stages.unlearn import UnlearnStage
@@ -95,7 +95,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
             run.store, objective.name, scoring, seed=seed, hparams=sha256_json(hparams)
         )
         real.fit(source, datamodule, datamodule.grouping)
-        groups = [name for name in datamodule.grouping.names if datamodule.grouping.size(name)]
+        groups = chosen_groups(datamodule.grouping, None)
         if list(real.fitted_groups) != groups:
             raise ConfigError(
                 "random groups stand for all real ones",
@@ -154,7 +154,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
     ) -> ScoreTable:
         """Scores of one random partition; its counterfactuals are not kept."""
         store, origin = CounterfactualStore(folder / "store"), made_from(work.full, view.grouping)
-        for name in [name for name in view.grouping.names if view.grouping.size(name)]:
+        for name in chosen_groups(view.grouping, None):
             key = CounterfactualKey(work.objective.name, (name,), work.seed, sha256_json(work.hparams))
             if not is_stored(store, key, origin):
                 module = UnlearnModule(
@@ -187,7 +187,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         asked: Queries,
         partitions: int,
     ) -> None:
-        groups = sum(data.grouping.size(name) > 0 for name in data.grouping.names)
+        groups = len(chosen_groups(data.grouping, None))
         device, conditional = self.strategy.root_device, self._is_conditional(model)
         passes = 2 * BACKWARD_FACTOR + (work.objective.preserve == "distill")
         steps = work.hparams["steps"] * step_seconds(work.full.model, data, passes, device, conditional)
