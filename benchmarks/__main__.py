@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 
 from benchmarks import agree, demo, evaluations, forget_target, hard_groups, sweeps
+from benchmarks.stages import Asked
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "forget_target": lambda chosen: forget_target.run(),
-    "demo": lambda chosen: demo.run(chosen.runs),
-    "digits": lambda chosen: agree.digits(chosen.runs),
-    "evaluations": lambda chosen: evaluations.run(chosen.runs),
-    "halves": lambda chosen: hard_groups.halves(chosen.runs),
-    "mislabelled": lambda chosen: hard_groups.mislabelled(chosen.runs),
-    "sweeps": lambda chosen: sweeps.run(chosen.runs),
-    "cifar10": lambda chosen: agree.cifar10(chosen.runs, chosen.cifar10),
+BENCHMARKS: dict[str, Callable[[Asked], None]] = {
+    "forget_target": lambda asked: forget_target.run(),
+    "demo": demo.run,
+    "digits": agree.digits,
+    "evaluations": evaluations.run,
+    "halves": hard_groups.halves,
+    "mislabelled": hard_groups.mislabelled,
+    "sweeps": sweeps.run,
+    "cifar10": agree.cifar10,
 }
 TWO_CORES = ("forget_target", "demo")  # as a user runs them; the others are measured on one core
 
@@ -29,7 +30,10 @@ if __name__ == "__main__":
         "--runs", type=Path, default=Path("runs/benchmarks"), help="folder for everything made"
     )
     parser.add_argument("--cifar10", type=Path, help="Parquet file of the CIFAR-10 training images")
+    parser.add_argument("--seeds", type=int, help="oracle seeds: 3 on the digits, 2 on CIFAR-10")
+    parser.add_argument("--steps", type=int, help="training steps of the CIFAR-10 models: 2000")
     chosen = parser.parse_args()
+    asked = Asked(chosen.runs, chosen.cifar10, chosen.seeds, chosen.steps)
     names = chosen.names or [name for name in BENCHMARKS if name != "cifar10" or chosen.cifar10]
     for name in names:
         if name not in BENCHMARKS:
@@ -38,4 +42,4 @@ if __name__ == "__main__":
             parser.error("cifar10 needs --cifar10 FILE: Parquet with the columns img and label")
         if name not in TWO_CORES:
             torch.set_num_threads(1)
-        BENCHMARKS[name](chosen)
+        BENCHMARKS[name](asked)

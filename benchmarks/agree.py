@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from benchmarks import figures, oracles, yardstick
-from benchmarks.stages import Bench
+from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.cli import main
 from guda_lightning.counterfactuals import CounterfactualStore
@@ -30,24 +29,24 @@ NOTES = (
 )
 
 
-def digits(runs: Path) -> None:
+def digits(asked: Asked) -> None:
     """All objectives against three oracle seeds, and what makes those agree."""
-    bench = oracles.digits(runs)
+    bench = oracles.digits(asked)
     score_all(bench, tuple(METHODS))
-    write_table("digits", "python -m benchmarks digits", table(bench, 3), NOTES)
-    _yardstick(bench, 3, 1000, "digits")
+    write_table("digits", asked.command("digits"), table(bench), NOTES)
+    _yardstick(bench, "digits")
 
 
-def cifar10(runs: Path, images: Path) -> None:
+def cifar10(asked: Asked) -> None:
     """The main objectives against two oracle seeds, on real images."""
-    bench = oracles.cifar10(runs, images)
+    bench = oracles.cifar10(asked)
     score_all(bench, ("retrack", "retrack_distill", "zero_target", "finetune"))
-    write_table("cifar10", "python -m benchmarks cifar10 --cifar10 FILE", table(bench, 2), NOTES)
-    _yardstick(bench, 2, 2000, "cifar10")
+    write_table("cifar10", asked.command("cifar10"), table(bench), NOTES)
+    _yardstick(bench, "cifar10")
 
 
-def _yardstick(bench: Bench, seeds: int, last: int, name: str) -> None:
-    rows = [row for row in yardstick.run(bench.run.root, seeds, last) if row["metric"] == "top1"]
+def _yardstick(bench: Bench, name: str) -> None:
+    rows = [row for row in yardstick.run(bench) if row["metric"] == "top1"]
     figures.dots(
         rows,
         f"yardstick_{name}",
@@ -67,11 +66,12 @@ def score_all(bench: Bench, methods: Sequence[str]) -> None:
         raise SystemExit(code)
 
 
-def table(bench: Bench, seeds: int) -> list[dict[str, object]]:
+def table(bench: Bench) -> list[dict[str, object]]:
     """One row per method: its cost, how many times cheaper than an oracle seed it is, and its agreement."""
     found = pd.read_parquet(bench.run.evaluation / "metrics.parquet")
     found = found[(found.noise == "all draws") & (found.yardstick == "other seeds")]
     records = CounterfactualStore(bench.run.store).records()
+    seeds = bench.seeds
     oracle = sum(bench.seconds(f"retrain {s}", f"attribute retrain {s}") for s in range(seeds)) / seeds
     rows = []
     for name in found.method.unique():

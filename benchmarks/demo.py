@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.stages import Asked
 from benchmarks.tables import write_table
 from guda_lightning.cli import main
 from guda_lightning.counterfactuals import CounterfactualStore
@@ -18,9 +19,10 @@ from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
 
 
-def run(runs: Path) -> None:
+def run(asked: Asked) -> None:
     """Measure the demo."""
-    run, measured = RunFolder(runs / "demo"), runs / "demo" / "demo.json"
+    run = RunFolder(asked.runs / "demo")
+    measured = run.root / "demo.json"
     if not measured.is_file():
         child = f"from benchmarks.demo import demo; demo({str(run.root)!r})"
         environment = {"GOMP_SPINCOUNT": "10000", **os.environ}  # as the command `guda` does

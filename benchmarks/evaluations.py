@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from lightning.pytorch import LightningModule
 
 from benchmarks import figures, oracles
+from benchmarks.stages import Asked
 from guda_lightning.attribution import CounterfactualAttributor, Scoring
 from guda_lightning.data import load_queries
 from guda_lightning.diffusion import open_full
@@ -19,9 +18,10 @@ STRATA = (5, 10, 25, 50, 100)
 METHODS = ("retrack", "zero_target_distill")
 
 
-def run(runs: Path) -> None:
+def run(asked: Asked) -> None:
     """Draw agreement against evaluations, on the digits."""
-    rows = measure(oracles.digits(runs).run, 3)
+    bench = oracles.digits(asked)
+    rows = measure(bench.run, bench.seeds)
     subtitle = "digits, one draw each, with 95 % intervals; dashed: the oracle's agreement with itself at 100"
     figures.lines(rows, "evaluations per query and model", "evaluations", "Agreement and its cost", subtitle)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks import groupings, oracles
 from benchmarks.agree import METHODS
-from benchmarks.stages import Bench
+from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.evaluation import agreement
 from guda_lightning.scores import ScoreTable
@@ -17,10 +17,10 @@ from guda_lightning.scores import ScoreTable
 COMPARED = ("retrack", "zero_target_distill")
 
 
-def halves(runs: Path) -> None:
+def halves(asked: Asked) -> None:
     """Every class in two random halves: one half alone must count for far less than the whole class."""
-    whole = oracles.digits(runs)
-    bench = _regrouped(runs / "halves", groupings.halves(runs / "halves.csv"), whole)
+    whole = oracles.digits(asked)
+    bench = _regrouped(asked.runs / "halves", groupings.halves(asked.runs / "halves.csv"), whole)
     bench.stage("retrain", "--seeds", "0", label="retrain 0")
     for method in ("retrain", *COMPARED, "similarity"):
         _score(bench, method)
@@ -50,18 +50,20 @@ def halves(runs: Path) -> None:
         "Mean scores of each query's top class, by the ten-class oracle, and of its two halves; cosines for "
         "similarity. Agreement with one oracle seed of the 20 groups."
     )
-    write_table("halves", "python -m benchmarks halves", rows, notes)
+    write_table("halves", asked.command("halves"), rows, notes)
 
 
-def mislabelled(runs: Path) -> None:
+def mislabelled(asked: Asked) -> None:
     """Five per cent of the images in a wrong class, judged by the oracle of the right classes."""
-    clean = oracles.digits(runs)
-    bench = _regrouped(runs / "mislabelled", groupings.mislabelled(runs / "mislabelled.csv"), clean)
+    clean = oracles.digits(asked)
+    groups = groupings.mislabelled(asked.runs / "mislabelled.csv")
+    bench = _regrouped(asked.runs / "mislabelled", groups, clean)
     for method in COMPARED:
         _score(bench, method)
     rows = []
     for weighting in ("elbo", "uniform"):
-        oracle = torch.stack([_matrix(clean, "retrain", weighting, seed, own=False) for seed in range(3)])
+        seeds = range(clean.seeds)
+        oracle = torch.stack([_matrix(clean, "retrain", weighting, seed, own=False) for seed in seeds])
         methods = {f"{m}, right labels": _matrix(clean, m, weighting, own=False) for m in COMPARED}
         methods |= {f"{m}, 5 % wrong": _matrix(bench, m, weighting) for m in COMPARED}
         found = agreement(methods, oracle).metrics
@@ -73,8 +75,8 @@ def mislabelled(runs: Path) -> None:
                 value, low, high = of_method.loc[metric, ["value", "low", "high"]]
                 row[metric] = f"{value:.3f} [{low:.2f}, {high:.2f}]"
             rows.append(row)
-    notes = "Agreement with the mean of three oracle seeds that were retrained with the right labels."
-    write_table("mislabelled", "python -m benchmarks mislabelled", rows, notes)
+    notes = "Agreement with the mean of the oracle seeds, which were retrained with the right labels."
+    write_table("mislabelled", asked.command("mislabelled"), rows, notes)
 
 
 def _regrouped(root: Path, groups: str, base: Bench) -> Bench:

@@ -16,6 +16,8 @@ from guda_lightning.diffusion import DiffusionModule
 from guda_lightning.files import write_atomic
 from guda_lightning.scores import SquaredErrors
 
+SCORING = Scoring(strata=25, draws=1)
+
 
 class Snapshots(Callback):
     """Scores queries at some steps of every retraining or unlearning.
@@ -27,7 +29,7 @@ class Snapshots(Callback):
         strata: Timesteps per query, one draw each.
     """
 
-    def __init__(self, queries: list[str], folder: str, steps: list[int], strata: int = 25) -> None:
+    def __init__(self, queries: list[str], folder: str, steps: list[int], strata: int) -> None:
         self.queries, self.folder = [Path(path) for path in queries], Path(folder)
         self.steps, self.scoring = steps, Scoring(strata=strata, draws=1)
 
@@ -59,9 +61,16 @@ def snapshot(folder: Path, queries: Path, group: str, seed: int, step: int, kind
     return folder / queries.parent.name / f"{group}-{seed}-{step}-{kind}.safetensors"
 
 
-def fragment(path: Path, queries: list[Path], folder: Path, steps: list[int]) -> str:
+def fragment(
+    path: Path, queries: list[Path], folder: Path, steps: list[int], scoring: Scoring = SCORING
+) -> str:
     """Write the YAML that puts the callback, and no other, into a stage."""
-    arguments = {"queries": [str(query) for query in queries], "folder": str(folder), "steps": steps}
+    arguments = {
+        "queries": [str(query) for query in queries],
+        "folder": str(folder),
+        "steps": steps,
+        "strata": scoring.strata,
+    }
     callback = {"class_path": "benchmarks.snapshots.Snapshots", "init_args": arguments}
     write_atomic(path, yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
     return str(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from guda_lightning.cli import main
@@ -13,16 +14,42 @@ from guda_lightning.runs import RunFolder
 aside = 0.0  # seconds of the processor that a stage spent on what is no part of it, such as snapshots
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asked of the benchmarks.
+
+    Attributes:
+        runs: Folder for everything made.
+        cifar10: Parquet file of the CIFAR-10 training images, if there is one.
+        seeds: Oracle seeds, where other than a benchmark's own number.
+        steps: Training steps of the CIFAR-10 models, where other than their configuration's.
+    """
+
+    runs: Path
+    cifar10: Path | None = None
+    seeds: int | None = None
+    steps: int | None = None
+
+    def command(self, name: str) -> str:
+        """How to measure the same again."""
+        images = " --cifar10 FILE" if name == "cifar10" else ""
+        seeds = "" if self.seeds is None else f" --seeds {self.seeds}"
+        steps = "" if self.steps is None or name != "cifar10" else f" --steps {self.steps}"
+        return f"python -m benchmarks {name}{images}{seeds}{steps}"
+
+
 class Bench:
     """A run folder and what its stages cost: seconds of one core, hardly changed by other work.
 
     Args:
         root: The run folder.
         options: Arguments of every stage, such as ``-c digits.yaml``.
+        seeds: Oracle seeds, counted from 0.
+        steps: Steps of a whole training.
     """
 
-    def __init__(self, root: Path, *options: str) -> None:
-        self.run, self.options = RunFolder(root), options
+    def __init__(self, root: Path, *options: str, seeds: int = 1, steps: int = 0) -> None:
+        self.run, self.options, self.seeds, self.steps = RunFolder(root), options, seeds, steps
         self._costs = root / "costs"
 
     def stage(self, name: str, *arguments: str, label: str = "") -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks import figures, oracles
 from benchmarks.agree import DISTILL
 from benchmarks.snapshots import fragment, snapshot
-from benchmarks.stages import Bench
+from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.attribution import Scoring, squared_errors
 from guda_lightning.data import load_queries
@@ -29,10 +29,12 @@ from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable, SquaredErrors
 from guda_lightning.types import Weighting
 
-SCORING = Scoring(strata=25, draws=1)  # along the training
+SCORING = Scoring(strata=16, draws=1)  # along the training
 IMAGE_SHAPE = {1: (1, 8, 8), 3: (3, 8, 8)}  # by the channels that a network takes
-STEPS = [15, 30, 60, 120, 240]
-LONG = ("retrack", "zero_target", "finetune lr 1e-3")
+STEPS = [15, 30, 60, 120]
+LONG = ("retrack", "zero_target", "finetune lr 1e-3")  # the others stop at SHORT steps
+SHORT = 30
+SHOWN = ("top1", "ndcg@3")
 CALIBRATION_GROUPS = 3  # the first three; the other groups are held out
 LR, WEIGHT = "--optimizer.init_args.lr", "--objective.init_args.forget_weight"
 NEIGHBOURS = "--objective.init_args.neighbours"
@@ -40,7 +42,6 @@ RETRACK = ("-c", "unlearn/retrack.yaml")
 ZERO = ("-c", "unlearn/zero_target.yaml")
 SWEEPS: Mapping[str, Sequence[str]] = {
     "retrack": RETRACK,
-    "retrack lr 1e-4": (*RETRACK, LR, "1e-4"),
     "retrack lr 1e-3": (*RETRACK, LR, "1e-3"),
     "retrack λ 0.1": (*RETRACK, WEIGHT, "0.1"),
     "retrack λ 0.3": (*RETRACK, WEIGHT, "0.3"),
@@ -48,22 +49,22 @@ SWEEPS: Mapping[str, Sequence[str]] = {
     "retrack K 1": (*RETRACK, NEIGHBOURS, "1"),
     "retrack K 10": (*RETRACK, NEIGHBOURS, "10"),
     "retrack distill": (*RETRACK, *DISTILL),
-    "retrack distill lr 1e-3": (*RETRACK, *DISTILL, LR, "1e-3"),
     "zero_target": ZERO,
     "zero_target λ 0.1": (*ZERO, WEIGHT, "0.1"),
     "zero_target distill": (*ZERO, *DISTILL),
-    "finetune": ("-c", "unlearn/finetune.yaml"),
     "finetune lr 1e-3": ("-c", "unlearn/finetune.yaml", LR, "1e-3"),
     "neggrad": ("-c", "unlearn/neggrad.yaml"),
 }
+WEIGHTS = {0.1: "retrack λ 0.1", 0.3: "retrack λ 0.3", 1.0: "retrack", 3.0: "retrack λ 3"}
+COUNTS = {1: "retrack K 1", 10: "retrack K 10"}  # besides all of them
 
 
-def sweep(bench: Bench, seeds: int, names: Sequence[str] = tuple(SWEEPS)) -> None:
+def sweep(bench: Bench, names: Sequence[str] = tuple(SWEEPS)) -> None:
     """Unlearn every group under the named hyper-parameters and keep squared errors along the way."""
     full = ("--full", str(bench.run.full))
     calibration = Bench(bench.run.root / "calibration", *bench.options, *full)
     calibration.stage("sample", "--num", "64", "--seed", "1")
-    for seed in range(seeds):
+    for seed in range(bench.seeds):
         scored = ("-c", "attribute/elbo.yaml", "--operator", "retrain", "--seed", str(seed))
         asked = ("--queries", str(calibration.run.queries))
         bench.stage("attribute", *scored, *asked, label=f"calibration retrain {seed}")
@@ -71,14 +72,14 @@ def sweep(bench: Bench, seeds: int, names: Sequence[str] = tuple(SWEEPS)) -> Non
         root = folder(bench, name)
         one = Bench(root, *bench.options, *full)
         watched = fragment(
-            root / "watched.yaml", [bench.run.queries, calibration.run.queries], root, steps(name)
+            root / "watched.yaml", [bench.run.queries, calibration.run.queries], root, steps(name), SCORING
         )
         one.stage("unlearn", *SWEEPS[name], "-c", watched, "--steps", str(steps(name)[-1]), label="unlearn")
 
 
 def steps(name: str) -> list[int]:
     """After how many steps a set of hyper-parameters is scored; all but a few stop early."""
-    return STEPS if name in LONG else [step for step in STEPS if step <= 60]
+    return STEPS if name in LONG else [step for step in STEPS if step <= SHORT]
 
 
 def folder(bench: Bench, name: str) -> Path:
@@ -92,15 +93,15 @@ class Sweep:
     Args:
         bench: The benchmark that was swept.
         calibration: Whether on the calibration queries, else on the evaluated ones.
-        seeds: Oracle seeds.
     """
 
-    def __init__(self, bench: Bench, calibration: bool, seeds: int) -> None:
+    def __init__(self, bench: Bench, calibration: bool) -> None:
         self.bench = bench
         run = RunFolder(bench.run.root / "calibration") if calibration else bench.run
         names = ["queries"] if calibration else []
         self.queries = run.queries
-        self.oracles = [ScoreTable.load(bench.run.table("retrain", seed, *names)) for seed in range(seeds)]
+        seeds = range(bench.seeds)
+        self.oracles = [ScoreTable.load(bench.run.table("retrain", seed, *names)) for seed in seeds]
         self.groups = self.oracles[0].groups
         self.schedule = open_schedule(bench.run.full)
         self.full = self._full()
@@ -142,42 +143,56 @@ def chosen(sweep: Sweep, weighting: Weighting, names: Sequence[str] = tuple(SWEE
 
 def along(sweep: Sweep, names: Sequence[str]) -> list[dict[str, object]]:
     """Agreement with the mean of the oracle's seeds along the steps, for a figure."""
+    return [
+        row
+        for step in STEPS
+        for row in _points(sweep, step, {name: (name, step) for name in names if step in steps(name)})
+    ]
+
+
+def by_setting(sweep: Sweep, names: Mapping[float, str]) -> list[dict[str, object]]:
+    """Agreement of retrack along one hyper-parameter, after the steps that all settings were given."""
+    return [row for x, name in names.items() for row in _points(sweep, x, {"retrack": (name, SHORT)})]
+
+
+def _points(sweep: Sweep, x: float, chosen: Mapping[str, tuple[str, int]]) -> list[dict[str, object]]:
+    """Rows of ``figures.lines`` at one x: agreement of each label's hyper-parameters and number of steps."""
     rows: list[dict[str, object]] = []
-    for weighting in ("elbo", "uniform"):
-        oracle = sweep.oracle(weighting)
-        for step in STEPS:
-            scores = {name: sweep.scores(name, step, weighting) for name in names if step in steps(name)}
-            found = agreement(scores, oracle).metrics
-            own = found[(found.method == "oracle")].set_index("metric").value
-            against = found[(found.yardstick == "other seeds") & (found.method != "oracle")]
-            for row in against[against.metric.isin(["top1", "ndcg@3"])].itertuples():
-                rows.append(
-                    {
-                        "x": step,
-                        "method": row.method,
-                        "metric": f"{row.metric} {weighting}",
-                        "value": row.value,
-                        "low": row.low,
-                        "high": row.high,
-                        "oracle": float(own[row.metric]),
-                    }
-                )
+    for weighting in get_args(Weighting):
+        scores = {label: sweep.scores(name, step, weighting) for label, (name, step) in chosen.items()}
+        found = agreement(scores, sweep.oracle(weighting)).metrics
+        own = found[found.method == "oracle"].set_index("metric").value
+        against = found[(found.yardstick == "other seeds") & (found.method != "oracle")]
+        rows += [
+            {
+                "x": x,
+                "method": row.method,
+                "metric": f"{row.metric} {weighting}",
+                **{name: float(getattr(row, name)) for name in ("value", "low", "high")},
+                "oracle": float(own[row.metric]),
+            }
+            for row in against[against.metric.isin(SHOWN)].itertuples()
+        ]
     return rows
 
 
-def run(runs: Path) -> None:
-    """Sweep the digits: a table of what the calibration chose, and a figure along the steps."""
-    bench, seeds = oracles.digits(runs), 3
-    sweep(bench, seeds)
-    shown, held_out = Sweep(bench, False, seeds), Sweep(bench, True, seeds)
+def run(asked: Asked) -> None:
+    """Sweep the digits: a table of what the calibration chose, and a figure along each hyper-parameter."""
+    bench = oracles.digits(asked)
+    sweep(bench)
+    shown, held_out = Sweep(bench, calibration=False), Sweep(bench, calibration=True)
     rows = [row for weighting in get_args(Weighting) for row in _rows(shown, held_out, weighting)]
     notes = (
         "Chosen by R² of the oracle's scores on 3 of the 10 groups and 64 queries of their own; agreement "
-        "is on all groups and the 160 evaluated queries, with the mean of three oracle seeds."
+        "is on all groups and the 160 evaluated queries, with the mean of the oracle seeds."
     )
-    write_table("sweeps", "python -m benchmarks sweeps", rows, notes)
+    write_table("sweeps", asked.command("sweeps"), rows, notes)
     subtitle = "digits, with 95 % intervals; dashed: the oracle's agreement with itself"
     figures.lines(along(shown, LONG), "steps", "steps", "Agreement along unlearning", subtitle)
+    figures.lines(by_setting(shown, WEIGHTS), "λ", "forget_weight", "The weight of the forget term", subtitle)
+    sizes = shown.oracles[0].record["group_sizes"].values()
+    counts = {**COUNTS, sum(sizes) - max(sizes): "retrack"}
+    figures.lines(by_setting(shown, counts), "K", "neighbours", "Neighbours of ReTrack's target", subtitle)
 
 
 def _rows(shown: Sweep, calibration: Sweep, weighting: Weighting) -> list[dict[str, object]]:

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import permutations
-from pathlib import Path
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from benchmarks.snapshots import snapshot
+from benchmarks.stages import Bench
 from guda_lightning.attribution import Scoring, stored_errors
 from guda_lightning.diffusion import open_schedule
 from guda_lightning.evaluation import agreement
 from guda_lightning.functional.elbo import TimestepPlan, timestep_terms
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable, SquaredErrors
 from guda_lightning.types import Weighting
 
@@ -33,13 +32,12 @@ class Yardstick:
     """Scores of all groups under every oracle seed of a run folder, by recipe.
 
     Args:
-        run: The run folder of an oracle.
-        seeds: Its seeds.
-        last: Steps of a whole training.
+        bench: A benchmark whose oracle is complete.
     """
 
-    def __init__(self, run: RunFolder, seeds: int, last: int) -> None:
-        self.run, self.seeds, self.last = run, range(seeds), last
+    def __init__(self, bench: Bench) -> None:
+        run = bench.run
+        self.run, self.seeds, self.last = run, range(bench.seeds), bench.steps
         self.schedule = open_schedule(run.full)
         self.tables = [ScoreTable.load(run.table("retrain", seed)) for seed in self.seeds]
         self.groups = self.tables[0].groups
@@ -158,6 +156,6 @@ def _score(
     return (terms * ((fraction >= low) & (fraction <= high))).mean(2).sum(1)
 
 
-def run(folder: Path, seeds: int, last: int) -> list[Row]:
-    """Measure a run folder."""
-    return Yardstick(RunFolder(folder), seeds, last).measure()
+def run(bench: Bench) -> list[Row]:
+    """Measure the oracle of a benchmark."""
+    return Yardstick(bench).measure()
