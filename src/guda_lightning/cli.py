@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 AFTER_INTERRUPT = "interrupted: the same command goes on from the last whole epoch, group or batch"
-STAGES = ("fit", "validate", "unlearn", "retrain", "sample", "attribute", "placebo")
+STAGES = ("fit", "validate", "unlearn", "guide", "retrain", "sample", "attribute", "placebo")
 HELP = f"""guda {__version__}: which groups of my training data made this generated sample?
 
   guda run        -c digits.yaml                    every stage below, in order
   guda fit        -c digits.yaml                    train the full model
   guda unlearn    -c digits.yaml -c unlearn/retrack.yaml [--groups 3,7]
                                                     make it forget each group
+  guda guide      -c digits.yaml                    or: one classifier for all groups, no unlearning
   guda retrain    -c digits.yaml [--seeds 0,1,2]    the oracle: train anew without each group
   guda sample     -c digits.yaml [--num 64]         draw queries from the full model
   guda attribute  -c digits.yaml [--queries FILE|FOLDER]

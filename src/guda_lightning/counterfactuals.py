@@ -19,6 +19,8 @@ from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.files import atomic_folder, canonical_json, read_json, sha256_file, sha256_json, slug
 
 RETRAIN = "retrain"  # the operator of the oracle: training from scratch without the groups
+GUIDANCE = "guidance"  # the operator of one classifier for all groups: no weights of a counterfactual
+_STAGES = {RETRAIN: ("guda retrain", "--seeds"), GUIDANCE: ("guda guide", "--seed")}
 _FORMAT = 1
 _MODEL, _RECORD = "model.safetensors", "record.json"
 _MADE_FROM = {
@@ -386,8 +388,8 @@ def _describe(key: CounterfactualKey) -> str:
 
 
 def _command(operator: str, groups: Sequence[str] | None, seed: int) -> str:
-    stage, option = ("guda retrain", "--seeds") if operator == RETRAIN else ("guda unlearn", "--seed")
-    options = [f"--groups {shlex.quote(','.join(groups))}"] if groups else []
+    stage, option = _STAGES.get(operator, ("guda unlearn", "--seed"))
+    options = [f"--groups {shlex.quote(','.join(groups))}"] if groups and operator != GUIDANCE else []
     options += [f"{option} {seed}"] if seed else []
     return f"run {stage}" + (f" with {' '.join(options)}" if options else "")
 

@@ -215,6 +215,15 @@ class Grouping:
             table[indices, column] = True
         return table
 
+    def atoms(self) -> tuple[NDArray[np.bool_], Indices]:
+        """Return the distinct sets of groups that samples are in, "no group" included if some are in none.
+
+        Returns:
+            ``[atoms, groups]``, the groups of each atom, and ``[samples]``, the atom of each sample.
+        """
+        table, atom = np.unique(self.membership(), axis=0, return_inverse=True)
+        return table, atom.reshape(-1).astype(np.int64)
+
     def take(self, indices: Sequence[int] | Indices) -> Grouping:
         """Return the same groups over some of the samples, renumbered in the order given."""
         columns = self.membership()[np.asarray(indices, dtype=np.int64)].T

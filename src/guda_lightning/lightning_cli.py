@@ -90,6 +90,7 @@ class GudaCLI(LightningCLI):
             },
             "validate": {"model", "dataloaders", "datamodule", "weights_only"},
             "unlearn": model_and_data,
+            "guide": model_and_data,
             "retrain": {"build", "datamodule", "config"},
             "sample": model_and_data,
             "attribute": model_and_data,

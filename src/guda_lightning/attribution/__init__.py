@@ -1,6 +1,8 @@
 """Attributors: from a full model, data and a grouping to query × group scores."""
 
-from guda_lightning.attribution.attributor import Attributor, CounterfactualAttributor
+from guda_lightning.attribution.attributor import Attributor
+from guda_lightning.attribution.counterfactual import CounterfactualAttributor
+from guda_lightning.attribution.guidance import GuidanceAttributor
 from guda_lightning.attribution.scoring import Scoring, score_table, squared_errors
 from guda_lightning.attribution.similarity import PixelSimilarity
 from guda_lightning.attribution.stored import stored_errors, table_of_draw
@@ -8,6 +10,7 @@ from guda_lightning.attribution.stored import stored_errors, table_of_draw
 __all__ = [
     "Attributor",
     "CounterfactualAttributor",
+    "GuidanceAttributor",
     "PixelSimilarity",
     "Scoring",
     "score_table",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -56,6 +56,10 @@ class Scoring:
             return TimestepPlan.fixed(schedule, *self.grid, draws=self.draws)
         return TimestepPlan.stratified(schedule, self.strata, self.draws)
 
+    def autocast(self, device: torch.device | str) -> torch.autocast:
+        """The precision of forward passes, as a context."""
+        return torch.autocast(torch.device(device).type, torch.bfloat16, self.precision == "bf16")
+
     def record(self, schedule: NoiseSchedule) -> dict[str, object]:
         """What identifies the scoring in stored errors and tables."""
         plan = self.plan(schedule)
@@ -68,6 +72,44 @@ class Scoring:
         }
 
 
+class NoisedQueries(NamedTuple):
+    """Some evaluations of a scoring: queries noised at the plan's timesteps."""
+
+    rows: Tensor
+    noise: Tensor
+    x_t: Tensor
+    timesteps: Tensor
+    labels: Tensor | None
+
+
+def noised_queries(
+    queries: Queries, scoring: Scoring, schedule: NoiseSchedule, device: torch.device | str
+) -> Iterator[NoisedQueries]:
+    """Every (query, timestep, draw) of the plan, in batches.
+
+    The noise of an evaluation depends on nothing but (seed, query, timestep, draw), so two models that
+    are scored alike see the same noise, in whatever batches.
+
+    Args:
+        queries: ``Q`` queries.
+        scoring: Seed, plan and batch size.
+        schedule: The models' noise schedule.
+        device: Where the batches go. Their ``rows``, positions in ``[queries, strata, draws]``, and
+            ``timesteps`` stay on the CPU.
+    """
+    plan = scoring.plan(schedule)
+    timesteps = plan.draw(scoring.seed, queries.ids)
+    flat_timesteps, per_query = timesteps.flatten(), plan.evaluations
+    flat_draws = torch.arange(plan.draws).expand(timesteps.shape).flatten()
+    for rows in torch.arange(flat_timesteps.numel()).split(scoring.batch_size):
+        query, t = rows // per_query, flat_timesteps[rows]
+        ids = [queries.ids[i] for i in query.tolist()]
+        noise = gaussian_noise(scoring.seed, ids, t, flat_draws[rows], queries.images.shape[1:]).to(device)
+        x0 = queries.images[query].to(device)
+        labels = None if queries.labels is None else queries.labels[query].to(device)
+        yield NoisedQueries(rows, noise, add_noise(x0, noise, *schedule.at(t, like=x0)), t, labels)
+
+
 def squared_errors(
     model: DiffusionModel,
     queries: Queries,
@@ -77,9 +119,6 @@ def squared_errors(
     on_batch: Callable[[int], None] = lambda evaluations: None,
 ) -> tuple[Tensor, Tensor]:
     """Evaluate one model on every (query, timestep, draw) of the plan.
-
-    The noise of an evaluation depends on nothing but (seed, query, timestep, draw), so two models that
-    are scored alike see the same noise, in whatever batches.
 
     Args:
         model: The model; its train/eval modes come back afterwards.
@@ -91,26 +130,13 @@ def squared_errors(
     Returns:
         Squared errors ``[queries, strata, draws]`` float64 and their timesteps, int64, on the CPU.
     """
-    plan = scoring.plan(model.schedule)
-    timesteps = plan.draw(scoring.seed, queries.ids)
-    per_query = plan.evaluations
-    flat_timesteps = timesteps.flatten()
-    flat_draws = torch.arange(plan.draws).expand(timesteps.shape).flatten()
-    errors = torch.empty(flat_timesteps.numel(), dtype=torch.float64)
-    device_type = torch.device(device).type
-    with evaluating(model.denoiser), torch.autocast(device_type, torch.bfloat16, scoring.precision == "bf16"):
-        for rows in torch.arange(flat_timesteps.numel()).split(scoring.batch_size):
-            query = rows // per_query
-            t = flat_timesteps[rows]
-            ids = [queries.ids[i] for i in query.tolist()]
-            noise = gaussian_noise(scoring.seed, ids, t, flat_draws[rows], queries.images.shape[1:]).to(
-                device
-            )
-            x0 = queries.images[query].to(device)
-            labels = None if queries.labels is None else queries.labels[query].to(device)
-            x_t = add_noise(x0, noise, *model.schedule.at(t, like=x0))
-            errors[rows] = squared_error(noise, model.predicted_noise(x_t, t, labels)).cpu()
-            on_batch(len(rows))
+    timesteps = scoring.plan(model.schedule).draw(scoring.seed, queries.ids)
+    errors = torch.empty(timesteps.numel(), dtype=torch.float64)
+    with evaluating(model.denoiser), scoring.autocast(device):
+        for batch in noised_queries(queries, scoring, model.schedule, device):
+            predicted = model.predicted_noise(batch.x_t, batch.timesteps, batch.labels)
+            errors[batch.rows] = squared_error(batch.noise, predicted).cpu()
+            on_batch(len(batch.rows))
     return errors.view(timesteps.shape), timesteps
 
 

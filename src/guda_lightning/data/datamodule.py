@@ -247,15 +247,19 @@ class GroupDataModule(LightningDataModule):
         *,
         train: bool,
         batch_keys: Mapping[str, str] | None = None,
+        batch_size: int | None = None,
     ) -> DataLoader[Batch]:
-        """Make a loader over some samples for one of the trainer's processes."""
+        """Make a loader over some samples for one of the trainer's processes.
+
+        Batches are of the full model's size unless another one is given.
+        """
         loaded = self._loaded
         return make_loader(
             Samples(loaded.images, loaded.labels, loaded.membership, indices, batch_keys or {}),
             trainer,
             train=train,
             mirror=train and self.horizontal_flip,
-            batch_size=self.batch_size,
+            batch_size=batch_size or self.batch_size,
             seed=self._order_seed,
         )
 

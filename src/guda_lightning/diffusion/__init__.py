@@ -9,7 +9,7 @@ from guda_lightning.diffusion.full import (
     save_full,
 )
 from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
-from guda_lightning.diffusion.module import DiffusionModule
+from guda_lightning.diffusion.module import DiffusionModule, noised, seed_step
 from guda_lightning.diffusion.sampling import sample, sampler
 from guda_lightning.diffusion.schedules import WarmupCosine
 from guda_lightning.diffusion.weights import evaluating, weights_hash
@@ -22,11 +22,13 @@ __all__ = [
     "diffusion_model",
     "evaluating",
     "load_weights",
+    "noised",
     "open_full",
     "open_schedule",
     "refuse_nonfinite",
     "sample",
     "sampler",
     "save_full",
+    "seed_step",
     "weights_hash",
 ]

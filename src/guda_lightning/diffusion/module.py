@@ -43,6 +43,12 @@ def noised(
     return Noised(x0, noise, add_noise(x0, noise, gamma, sigma), timesteps, gamma, sigma, labels)
 
 
+def seed_step(module: LightningModule, seed: int, batch_idx: int) -> None:
+    """Key all randomness of a training step by (seed, epoch, batch, rank): a resumed run repeats it."""
+    key = f"{seed} {module.current_epoch} {batch_idx} {module.global_rank}"
+    torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big"))
+
+
 class DiffusionModule(LightningModule):
     """A diffusion model trained to denoise, unconditional or label-conditional, DDPM or flow matching.
 
@@ -131,8 +137,7 @@ class DiffusionModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key all randomness of the step, dropout included."""
-        key = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
-        torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big"))
+        seed_step(self, self.seed, batch_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Denoising loss of one batch."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule
 from safetensors.torch import save as to_safetensors
 from tqdm import tqdm
 
-from guda_lightning.attribution import Attributor, CounterfactualAttributor, Scoring
+from guda_lightning.attribution import (
+    Attributor,
+    CounterfactualAttributor,
+    GuidanceAttributor,
+    Scoring,
+)
 from guda_lightning.callbacks.wandb import closing_runs, log_attribution, stage_loggers
+from guda_lightning.counterfactuals import GUIDANCE
 from guda_lightning.data import GroupDataModule, load_queries, save_queries
 from guda_lightning.files import write_atomic
 from guda_lightning.report import summary
@@ -46,8 +53,8 @@ class AttributeStage(StageTrainer):
             model: The full model's module.
             datamodule: The training data with its groups.
             queries: An image or a folder of images; RUN/queries if left out.
-            operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``; may
-                be left out where the store holds those of one objective.
+            operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``, or
+                ``guidance`` for its classifier; may be left out where the store holds those of one objective.
             scoring: Timesteps, draws, seed, batch size and precision.
             weighting: The weighting that the printed summary shows; the file holds both.
             groups: Names of the groups to score, such as ``3,7``; all groups if left out.
@@ -66,18 +73,18 @@ class AttributeStage(StageTrainer):
         asked = with_labels(asked, self._is_conditional(model), datamodule.num_classes)
         own = [part for part in (queries and queries.resolve().stem, name) if part]
         with tqdm(desc="attribute", unit="evaluation", leave=False, disable=None) as bar:
+            options: dict[str, Any] = {
+                "scoring": scoring,
+                "hparams": hparams,
+                "groups": chosen_groups(datamodule.grouping, groups),
+                "cache": run.errors,
+                "device": self.strategy.root_device,
+                "on_batch": bar.update,
+            }
             attributors: list[Attributor] = [
-                CounterfactualAttributor(
-                    run.store,
-                    operator,
-                    scoring,
-                    seed=one,
-                    hparams=hparams,
-                    groups=chosen_groups(datamodule.grouping, groups),
-                    cache=run.errors,
-                    device=self.strategy.root_device,
-                    on_batch=bar.update,
-                )
+                GuidanceAttributor(run.store, seed=one, **options)
+                if operator == GUIDANCE
+                else CounterfactualAttributor(run.store, operator, seed=one, **options)
                 for one in seeds
             ]
             if attributor is not None:
@@ -96,7 +103,7 @@ class AttributeStage(StageTrainer):
                             *(self.strategy.root_device, asked.labels is not None),
                         )
                         say_cost(
-                            f"attribute: {len(asked)} queries x {len(one.fitted_groups) + 1} models, "
+                            f"attribute: {len(asked)} queries, {len(one.fitted_groups)} groups, "
                             f"{evaluations} network evaluations",
                             per_evaluation * evaluations,
                         )

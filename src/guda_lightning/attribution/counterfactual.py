@@ -1,0 +1,85 @@
+"""The attributor of stored counterfactuals: opens a complete store, never trains."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from guda_lightning.attribution.elbo import ELBOAttributor
+from guda_lightning.attribution.scoring import Scoring, squared_errors
+from guda_lightning.diffusion import DiffusionModel, FullModel
+from guda_lightning.grouping import Grouping
+from guda_lightning.scores import SquaredErrors
+from guda_lightning.types import Queries
+
+
+class CounterfactualAttributor(ELBOAttributor):
+    """``ELBO(full) − ELBO(counterfactual)`` for every group in a store.
+
+    Args:
+        store: Folder of the store.
+        operator: Which counterfactuals, e.g. ``"retrack"``; None where the store holds one kind.
+        scoring: How to score.
+        **options: As for every ``ELBOAttributor``.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        operator: str | None = None,
+        scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
+        **options: Any,
+    ) -> None:
+        super().__init__(store, scoring, **options)
+        self._operator = operator
+
+    def fit(self, full: FullModel, data: Any, grouping: Grouping | None) -> CounterfactualAttributor:
+        """Find the counterfactual of every group and refuse what was made from something else.
+
+        Args:
+            full: The full model.
+            data: Not looked at.
+            grouping: Today's groups, which the counterfactuals must have been made from; None takes the
+                groups that the store holds.
+
+        Raises:
+            StoreError: One is missing, incomplete, or made from another full model, grouping or schedule.
+            GroupError: A group does not exist.
+        """
+        self._take(full, grouping)
+        groups = self._asked_groups(()) or None
+        self._keys = self.store.select(self._operator, self.seed, hparams=self.hparams, groups=groups)
+        self.fitted_groups, first = tuple(self._keys), next(iter(self._keys.values()))
+        self.method, self._hparams_hash = first.operator, first.hparams_hash
+        self._hashes = {
+            group: self.store.check(key, expect=self._expect).files["model.safetensors"]
+            for group, key in self._keys.items()
+        }
+        return self
+
+    def evaluations(self, queries: Queries) -> int:
+        """Network evaluations that scoring these queries still needs."""
+        per_model = len(queries) * self.scoring.plan(self._full.model.schedule).evaluations
+        return self._missing(queries) * per_model
+
+    def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:
+        network = copy.deepcopy(self._full.model.denoiser).to(self.device)
+        model = DiffusionModel(network, self._full.model.schedule, self._full.model.prediction)
+        return {
+            group: self._cached(identity) or self._measured(model, queries, group, identity)
+            for group, identity in self._identities(queries).items()
+        }
+
+    def _measured(
+        self, model: DiffusionModel, queries: Queries, group: str | None, identity: dict[str, object]
+    ) -> SquaredErrors:
+        if group is not None:
+            weights, _ = self.store.load(self._keys[group], expect=self._expect)
+            model.denoiser.load_state_dict(weights)
+        values, timesteps = squared_errors(
+            model, queries, self.scoring, device=self.device, on_batch=self.on_batch
+        )
+        errors = SquaredErrors(queries.ids, values, timesteps, identity)
+        self._keep(errors)
+        return errors

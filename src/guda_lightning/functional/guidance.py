@@ -1,0 +1,122 @@
+"""Posterior guidance: every counterfactual from one classifier of noised samples.
+
+Noised densities obey ``p_−S,t(x) ∝ p_t(x) · (1 − ρ_S(x, t))``, where ρ_S is the probability that the clean
+sample is in one of the groups S, given that ``x_t = x``. Hence, exactly for ideal denoisers,
+
+``ε_−S(x_t) = ε_full(x_t) − σ_t ∇_x log(1 − ρ_S(x_t, t))``.
+
+The classifier is a softmax over *atoms*: the distinct sets of groups that some training sample is in, "no
+group" included. They are disjoint however the groups overlap, so one classifier knows every union of groups.
+
+| symbol       | name here      | meaning                                                                    |
+|--------------|----------------|----------------------------------------------------------------------------|
+| S            | a coalition    | groups that are removed together                                           |
+| ρ_S          |                | P(the clean sample is in an atom that S removes, given x_t)                |
+| log(1 − ρ_S) | ``log_kept``   | log-sum-exp over the atoms that are kept, minus that over all              |
+| J            | ``jacobian``   | gradients of the classifier's outputs with respect to x_t                  |
+| c_S          | ``kept_slope`` | gradient of log(1 − ρ_S) with respect to these outputs, so ∇_x = c_S J     |
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from guda_lightning.errors import GroupError
+from guda_lightning.types import PredictionType
+
+
+def removed_atoms(atoms: Tensor, coalitions: Tensor) -> Tensor:
+    """Which atoms each coalition removes: those that are in one of its groups.
+
+    Args:
+        atoms: ``[atoms, groups]`` bool, the groups of each atom.
+        coalitions: ``[coalitions, groups]`` bool, the groups that are removed together.
+
+    Returns:
+        ``[coalitions, atoms]`` bool.
+
+    Raises:
+        GroupError: A coalition removes everything: no density is left to guide to.
+    """
+    removed = (coalitions.double() @ atoms.double().T) > 0
+    if bool(removed.all(dim=1).any()):
+        number = int(removed.all(dim=1).nonzero()[0])
+        raise GroupError(
+            "a set of groups covers all training samples",
+            found=f"{int(coalitions[number].sum())} of {coalitions.shape[1]} groups, which leave no sample",
+            expected="some samples left",
+            fix="remove fewer groups at once",
+        )
+    return removed
+
+
+def log_kept(logits: Tensor, removed: Tensor) -> Tensor:
+    """``log(1 − ρ_S)``, precise also where ρ_S rounds to one.
+
+    Args:
+        logits: ``[batch, atoms]`` of the classifier.
+        removed: ``[coalitions, atoms]`` bool.
+
+    Returns:
+        ``[batch, coalitions]``, at most 0.
+    """
+    kept = logits[:, None].masked_fill(removed, -torch.inf).logsumexp(dim=2)
+    return kept - logits.logsumexp(dim=1, keepdim=True)
+
+
+def kept_slope(logits: Tensor, removed: Tensor) -> Tensor:
+    """Gradient of ``log(1 − ρ_S)`` with respect to the logits: ``[batch, coalitions, atoms]``.
+
+    The posterior among the atoms that are kept, minus that among all. Arguments as in ``log_kept``.
+    """
+    kept = logits[:, None].masked_fill(removed, -torch.inf).softmax(dim=2)
+    return kept - logits.softmax(dim=1)[:, None]
+
+
+def guided_errors(residual: Tensor, sigma: Tensor, jacobian: Tensor, slope: Tensor) -> Tensor:
+    """``‖ε − ε_−S‖²`` for every coalition, from one residual and one Jacobian for all of them.
+
+    ``ε − ε_−S = r + σ c_S J``, whose square needs of J no more than ``J r`` and ``J Jᵀ``.
+
+    Args:
+        residual: ``[batch, dims]`` r = ε − ε_full.
+        sigma: ``[batch]`` σ_t.
+        jacobian: ``[batch, outputs, dims]`` J, of logits or of features that logits are linear in.
+        slope: ``[batch, coalitions, outputs]`` c_S with respect to these outputs.
+
+    Returns:
+        ``[batch, coalitions]`` float64.
+    """
+    r, j, c = residual.double(), jacobian.double(), slope.double()
+    s = sigma.double()[:, None]
+    along = torch.einsum("bco,bod,bd->bc", c, j, r)
+    size = torch.einsum("bco,bop,bcp->bc", c, j @ j.transpose(1, 2), c)
+    errors: Tensor = r.square().sum(dim=1, keepdim=True) + 2 * s * along + s.square() * size
+    return errors.clamp(min=0)  # of a difference that rounds below it
+
+
+def guide_output(
+    output: Tensor, gradient: Tensor, gamma: Tensor, sigma: Tensor, prediction: PredictionType
+) -> Tensor:
+    """A network's output, guided: ``ε_−S = ε_full − σ ∇`` in whatever the network predicts.
+
+    ``x̂_0 + (σ²/γ) ∇``, ``v − (σ/γ) ∇`` and, for a flow, ``v − (s/(1−s)) ∇``. Where γ is 0, x_t says nothing
+    of x_0, an ideal ∇ is 0, and the output stays as it is unless the network predicts ε.
+
+    Args:
+        output: ``[batch, ...]`` of the full model.
+        gradient: ``[batch, ...]`` ∇_x log(1 − ρ_S).
+        gamma: γ_t, shaped to multiply ``output``.
+        sigma: σ_t, likewise.
+        prediction: What the network predicts.
+    """
+    signal = gamma > 0
+    ratio = torch.where(signal, sigma / gamma.where(signal, torch.ones_like(gamma)), 0)
+    match prediction:
+        case "epsilon":
+            return output - sigma * gradient
+        case "sample":
+            return output + sigma * ratio * gradient
+        case "v_prediction" | "flow":
+            return output - ratio * gradient

@@ -1,0 +1,89 @@
+"""The classifier's network: small, and linear in a few features, so that many groups cost little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+_TIME = 32  # numbers that tell the noise level
+_NORM_GROUPS = 8
+
+
+class NoisyClassifier(nn.Module):
+    """Logits of noised images, told how noisy they are.
+
+    Convolutions, halved in size after each level, then a few features that the logits are linear in: the
+    Jacobian of the features serves any number of classes.
+
+    Args:
+        in_channels: Channels of an image.
+        num_classes: Number of classes.
+        channels: Channels of each level, multiples of 8.
+        features: Number of features.
+        num_labels: Number of class labels that the images come with, for a conditional model; 0 for none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: Sequence[int] = (16, 32),
+        features: int = 64,
+        num_labels: int = 0,
+    ) -> None:
+        super().__init__()
+        width = 4 * _TIME
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.linspace(0, 5, _TIME // 2).exp() / 10, persistent=False)
+        self.time = nn.Sequential(nn.Linear(_TIME, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.label = nn.Embedding(num_labels, width) if num_labels else None
+        sizes = [in_channels, *channels]
+        self.levels = nn.ModuleList(_Level(a, b, width) for a, b in pairwise(sizes))
+        self.to_features = nn.Sequential(
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels[-1], features), nn.SiLU()
+        )
+        self.head = nn.Linear(features, num_classes)
+
+    def features(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the logits are linear in: ``[batch, features]``.
+
+        Args:
+            x: ``[batch, channels, height, width]`` noised images of about unit variance.
+            log_snr: ``[batch]`` logarithm of their signal-to-noise ratio.
+            labels: ``[batch]`` int64 class labels, if the network takes them.
+        """
+        angles = log_snr[:, None] * self.frequencies
+        told = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
+        if self.label is not None and labels is not None:
+            told = told + self.label(labels)
+        for level in self.levels:
+            x = level(x, told)
+        found: Tensor = self.to_features(x)
+        return found
+
+    def forward(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
+        """``[batch, classes]`` logits; arguments as in ``features``."""
+        logits: Tensor = self.head(self.features(x, log_snr, labels))
+        return logits
+
+
+class _Level(nn.Module):
+    """Two convolutions, the second with a residual path, scaled and shifted by the noise level."""
+
+    def __init__(self, in_channels: int, channels: int, told: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm, self.norm2 = nn.GroupNorm(_NORM_GROUPS, channels), nn.GroupNorm(_NORM_GROUPS, channels)
+        self.film = nn.Linear(told, 2 * channels)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        scale, shift = self.film(told)[:, :, None, None].chunk(2, dim=1)
+        x = nn.functional.silu(self.norm(self.first(x)) * (1 + scale) + shift)
+        x = x + nn.functional.silu(self.norm2(self.second(x)))
+        pooled: Tensor = self.pool(x)
+        return pooled

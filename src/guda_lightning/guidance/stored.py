@@ -1,0 +1,102 @@
+"""The classifier on disk: stored, checked and refused like any counterfactual."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from guda_lightning.counterfactuals import (
+    GUIDANCE,
+    CounterfactualKey,
+    CounterfactualRecord,
+    CounterfactualStore,
+)
+from guda_lightning.errors import StoreError
+from guda_lightning.files import sha256_json
+from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.guidance.classifier import GroupClassifier
+from guda_lightning.guidance.network import NoisyClassifier
+from guda_lightning.guidance.posterior import GroupPosterior
+
+
+class StoredPosterior(NamedTuple):
+    """A classifier that was read from a store.
+
+    Attributes:
+        posterior: The classifier.
+        record: How it was made.
+        hash: Identity of its weights.
+    """
+
+    posterior: GroupPosterior
+    record: CounterfactualRecord
+    hash: str
+
+
+def guidance_key(groups: tuple[str, ...], seed: int, hparams: Mapping[str, Any]) -> CounterfactualKey:
+    """What tells one classifier from another in a store."""
+    return CounterfactualKey(GUIDANCE, groups, seed, sha256_json(dict(hparams)))
+
+
+def weights_of(classifier: GroupClassifier) -> dict[str, Tensor]:
+    """All that the store keeps of a classifier: weights, temperatures, and its atoms by sorted group name."""
+    order = sorted(range(len(classifier.groups)), key=classifier.groups.__getitem__)
+    temperatures: Any = classifier.temperatures
+    return {
+        **classifier.network.state_dict(),
+        "temperatures": temperatures,
+        "atoms": classifier.atoms[:, order].to(torch.uint8),
+    }
+
+
+def open_posterior(
+    store: CounterfactualStore,
+    schedule: NoiseSchedule,
+    *,
+    seed: int,
+    hparams: str | None,
+    expect: Mapping[str, str],
+    device: torch.device | str = "cpu",
+) -> StoredPosterior:
+    """Read the classifier of a store.
+
+    Args:
+        store: The store.
+        schedule: The full model's noise schedule.
+        seed: Seed of its training.
+        hparams: Start of the hash of its hyper-parameters, where the store holds several.
+        expect: What it must have been made from, as in ``CounterfactualStore.check``.
+        device: Where to put it.
+
+    Raises:
+        StoreError: There is none, there are several, or it is damaged or made from something else.
+    """
+    every = [record for record in store.records() if record.operator == GUIDANCE]
+    found = [r for r in every if r.seed == seed and r.hparams_hash.startswith(hparams or "")]
+    if len(found) != 1:
+        listed = [f"seed {r.seed}, hyper-parameters {r.hparams_hash[:8]}" for r in (found or every)]
+        wanted = f"seed {seed}" + (f", hyper-parameters {hparams}" if hparams else "")
+        raise StoreError(
+            f"which classifier of {store.root}?" if found else f"there is no classifier in {store.root}",
+            found="; ".join(listed) or "none of any kind",
+            expected=f"one with {wanted}",
+            fix="pass --hparams with the first digits of one hash" if found else "run guda guide",
+        )
+    weights, record = store.load(found[0].key, expect=expect)
+    temperatures, atoms = weights.pop("temperatures"), weights.pop("atoms").bool()
+    plan = record.hparams["classifier"]
+    labels = weights.get("label.weight")
+    network = NoisyClassifier(
+        weights["levels.0.first.weight"].shape[1],
+        len(atoms),
+        plan["channels"],
+        plan["features"],
+        0 if labels is None else len(labels),
+    )
+    network.load_state_dict(weights)
+    network.eval().requires_grad_(False).to(device)
+    posterior = GroupPosterior(network, schedule, atoms.to(device), record.groups, temperatures.to(device))
+    return StoredPosterior(posterior, record, record.files["model.safetensors"])

@@ -1,0 +1,118 @@
+"""``guda guide``: one classifier of noised samples, from which every counterfactual follows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from lightning.pytorch import LightningModule
+
+from guda_lightning.callbacks.wandb import closing_runs
+from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
+from guda_lightning.data import GroupDataModule, HeldOutDataModule
+from guda_lightning.diffusion.cost import TrainingCost
+from guda_lightning.guidance import (
+    ClassifierPlan,
+    GroupClassifier,
+    NoiseLevel,
+    guidance_key,
+    weights_of,
+)
+from guda_lightning.stages.base import StageTrainer, fit
+from guda_lightning.stages.costs import say, spent
+from guda_lightning.stages.records import begin, is_stored, log_record, made_from
+from guda_lightning.unlearning.hparams import training_hparams
+
+
+class GuideStage(StageTrainer):
+    """Trains the classifier that guides the full model away from any group."""
+
+    def guide(
+        self,
+        model: LightningModule,
+        datamodule: GroupDataModule,
+        classifier: ClassifierPlan = ClassifierPlan(),  # noqa: B008  (frozen)
+        seed: int = 0,
+        full: Path | None = None,
+    ) -> None:
+        """Train one classifier of noised samples, from which every group's counterfactual follows.
+
+        Args:
+            model: The full model's module.
+            datamodule: The training data with its groups.
+            classifier: Network, steps, learning rate and held-out share.
+            seed: Seed of the classifier.
+            full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+
+        Raises:
+            GudaError: No full model, or a conditional one whose labels tell the groups.
+        """
+        names = [name for name in datamodule.grouping.names if datamodule.grouping.size(name)]
+        for name in names:
+            datamodule.grouping.check([name])
+        source = self._open_full(full, model, datamodule)
+        hparams = {
+            "classifier": {**asdict(classifier), "channels": list(classifier.channels)},
+            **training_hparams(datamodule, self),
+            "batch_size": classifier.batch_size,
+        }
+        store, origin = CounterfactualStore(self.run_folder.store), made_from(source, datamodule.grouping)
+        key = guidance_key(datamodule.grouping.names, seed, hparams)
+        if is_stored(store, key, origin):
+            say("guide: the classifier is complete, skipped")
+            return
+        module = GroupClassifier(
+            classifier, datamodule, source.model.schedule, self._is_conditional(model), seed
+        )
+        data = HeldOutDataModule(datamodule, classifier.held_out, classifier.batch_size, seed)
+        with closing_runs():
+            cost = TrainingCost(module.network)
+            trainer, checkpoint = self._fresh(
+                "guide",
+                "classifier",
+                self.run_folder.checkpoints(key.folder_name),
+                cost,
+                max_steps=classifier.steps,
+                max_epochs=-1,
+                limit_val_batches=0,
+                num_sanity_val_steps=0,
+                enable_model_summary=False,
+            )
+            say(
+                f"guide: {classifier.steps} steps of {classifier.batch_size} images through a classifier of "
+                f"{sum(p.numel() for p in module.network.parameters())} parameters"
+            )
+            begin(checkpoint.folder, origin)
+            log_record(trainer, {"groups": list(key.groups), "hparams": hparams, **origin})
+            fit(trainer, module, data, checkpoint)
+        module.calibrate(data)
+        record = CounterfactualRecord(
+            operator=key.operator,
+            groups=key.groups,
+            seed=seed,
+            hparams=hparams,
+            full_hash=origin["full_hash"],
+            grouping_hash=origin["grouping_hash"],
+            schedule_hash=origin["schedule_hash"],
+            members_hash=datamodule.grouping.hash,
+            history=[level.to_row() for level in module.levels],
+            versions=versions(),
+            seconds=cost.seconds,
+            steps=trainer.global_step,
+            network_evaluations=cost.evaluations,
+        )
+        if self.is_global_zero:
+            store.save(weights_of(module), record)
+            checkpoint.discard()
+        trainer.strategy.barrier()  # no rank reads what rank zero still writes
+        say(f"guide: classifier of {len(key.groups)} groups done, {spent(vars(record))}")
+        for level in module.levels:
+            say(_described(level))
+
+
+def _described(level: NoiseLevel) -> str:
+    """One line per noise level."""
+    return (
+        f"  t {level.first:>4}-{level.last:<4} held-out accuracy {level.accuracy:.2f}, calibration error "
+        f"{level.ece:.3f} -> {level.ece_tempered:.3f} at temperature {level.temperature:.2f}"
+    )
