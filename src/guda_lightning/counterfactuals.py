@@ -290,6 +290,10 @@ class CounterfactualStore:
         found = sorted(self.root.glob(f"*/{_RECORD}"))
         return [self._read(path.parent) for path in found if not path.parent.name.startswith(".")]
 
+    def operators(self) -> list[str]:
+        """How the counterfactuals were made, each operator once, sorted."""
+        return sorted({record.operator for record in self.records()})
+
     def select(
         self,
         operator: str | None,
@@ -312,7 +316,7 @@ class CounterfactualStore:
         """
         single = [record for record in self.records() if len(record.groups) == 1]
         if operator is None:
-            operators = sorted({record.operator for record in single})
+            operators = self.operators()
             if not operators:
                 raise StoreError(
                     f"there are no counterfactuals in {self.root}",

@@ -59,6 +59,10 @@ class GuidanceAttributor(ELBOAttributor):
         }
         return self
 
+    def record(self, queries: Queries) -> dict[str, object]:
+        """What identifies the scores of these queries, the classifier's weights among it."""
+        return {**super().record(queries), "classifier": self._stored.hash}
+
     def evaluations(self, queries: Queries) -> int:
         """Evaluations of the full model that scoring these queries still needs, for all groups together."""
         needed = len(queries) * self.scoring.plan(self._full.model.schedule).evaluations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from guda_lightning.counterfactuals import RETRAIN, CounterfactualStore
+from guda_lightning.counterfactuals import GUIDANCE, RETRAIN, CounterfactualStore
 from guda_lightning.data import load_queries, query_hash
 from guda_lightning.errors import StoreError
 from guda_lightning.files import read_json, sha256_json
@@ -16,6 +16,8 @@ from guda_lightning.report.page import write_page
 from guda_lightning.report.placebo import Placebo
 from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
+
+_WORK = {RETRAIN: "Retraining", GUIDANCE: "Classifier"}  # that went into a method, else unlearning
 
 
 def report_run(root: Path, scores: Path | None = None) -> Path:
@@ -41,17 +43,18 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
     queries = load_queries(run.queries_of(path), (shape[0], shape[1], shape[2]))
     if query_hash(queries) != table.record["query_hash"]:
         raise _lost(run, path, f"other images in {run.queries_of(path)}", "the queries of the table")
-    made = set(table.record.get("counterfactuals", {}).values())  # a similarity has none
+    made = _made_with(table)
     counterfactuals = [r for r in CounterfactualStore(run.store).records() if made & set(r.files.values())]
     if len(counterfactuals) < len(made):
         found = f"{len(counterfactuals)} of its {len(made)} counterfactuals in {run.store}"
         raise _lost(run, path, found, "all of them")
     facts = {"Run folder": run.name, "Grouping": str(table.record["grouping_hash"])[:16]}
     if counterfactuals:
+        method, steps = table.methods[0], counterfactuals[0].steps
         facts |= {
             "Full model": str(table.record["full_hash"])[:16],
-            "Method": f"{table.methods[0]}, {counterfactuals[0].steps} steps a group",
-            "Retraining" if table.methods[0] == RETRAIN else "Unlearning": (
+            "Method": f"{method}, {steps} steps {'in all' if method == GUIDANCE else 'a group'}",
+            _WORK.get(method, "Unlearning"): (
                 f"{sum(r.seconds for r in counterfactuals):.0f} s, "
                 f"{sum(r.network_evaluations for r in counterfactuals):,} network evaluations"
             ),
@@ -74,12 +77,19 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         queries=queries,
         table=table,
         examples=examples,
-        curves=[row for r in counterfactuals for row in r.history],
+        curves=[row for r in counterfactuals if r.operator != GUIDANCE for row in r.history],
         facts=facts,
         title=run.name,
         agreement=_evaluation(run, table),
         placebo=placebo,
     )
+
+
+def _made_with(table: ScoreTable) -> set[str]:
+    """Hashes of the weights in the store that a table was made with; a similarity has none."""
+    if "classifier" in table.record:
+        return {table.record["classifier"]}
+    return set(table.record.get("counterfactuals", {}).values())
 
 
 def _placebo(run: RunFolder, path: Path, table: ScoreTable) -> Placebo | None:
@@ -108,7 +118,7 @@ def _evaluation(run: RunFolder, table: ScoreTable) -> Evaluation | None:
 
 
 def _lost(run: RunFolder, table: Path, found: str, expected: str) -> StoreError:
-    stage = "retrain" if table.stem.startswith(f"{RETRAIN}-") else "unlearn"
+    stage = {RETRAIN: "retrain", GUIDANCE: "guide"}.get(table.stem.partition("-")[0], "unlearn")
     return StoreError(
         f"{run.root} no longer holds what {table} was made from",
         found=found,

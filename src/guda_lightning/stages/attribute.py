@@ -16,7 +16,7 @@ from guda_lightning.attribution import (
     Scoring,
 )
 from guda_lightning.callbacks.wandb import closing_runs, log_attribution, stage_loggers
-from guda_lightning.counterfactuals import GUIDANCE
+from guda_lightning.counterfactuals import GUIDANCE, CounterfactualStore
 from guda_lightning.data import GroupDataModule, load_queries, save_queries
 from guda_lightning.files import write_atomic
 from guda_lightning.report import summary
@@ -73,6 +73,7 @@ class AttributeStage(StageTrainer):
         asked = with_labels(asked, self._is_conditional(model), datamodule.num_classes)
         own = [part for part in (queries and queries.resolve().stem, name) if part]
         with tqdm(desc="attribute", unit="evaluation", leave=False, disable=None) as bar:
+            kinds = CounterfactualStore(run.store).operators() if operator is None else []
             options: dict[str, Any] = {
                 "scoring": scoring,
                 "hparams": hparams,
@@ -83,7 +84,7 @@ class AttributeStage(StageTrainer):
             }
             attributors: list[Attributor] = [
                 GuidanceAttributor(run.store, seed=one, **options)
-                if operator == GUIDANCE
+                if operator == GUIDANCE or (operator is None and kinds == [GUIDANCE])
                 else CounterfactualAttributor(run.store, operator, seed=one, **options)
                 for one in seeds
             ]

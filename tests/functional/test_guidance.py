@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from guda_lightning.errors import GroupError
+from guda_lightning.functional.guidance import (
+    guide_output,
+    guided_errors,
+    kept_slope,
+    log_kept,
+    removed_atoms,
+)
+from guda_lightning.functional.prediction import to_noise
+from guda_lightning.types import PredictionType
+from toys import message
+
+ATOMS = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()  # of overlapping groups
+
+
+@given(
+    atoms=st.sets(st.frozensets(st.integers(0, 3)), min_size=2, max_size=8),
+    coalition=st.frozensets(st.integers(0, 3), min_size=1),
+)
+def test_a_coalition_removes_the_atoms_that_are_in_one_of_its_groups(
+    atoms: set[frozenset[int]], coalition: frozenset[int]
+) -> None:
+    ordered = sorted(atoms, key=sorted)
+    table = torch.tensor([[group in atom for group in range(4)] for atom in ordered])
+    asked = torch.tensor([[group in coalition for group in range(4)]])
+    expected = [bool(atom & coalition) for atom in ordered]
+    if all(expected):
+        with pytest.raises(GroupError, match="covers all training samples"):
+            removed_atoms(table, asked)
+    else:
+        assert removed_atoms(table, asked).tolist() == [expected]
+
+
+def test_a_coalition_that_covers_all_data_is_refused() -> None:
+    with pytest.raises(
+        GroupError,
+        match=message(
+            "a set of groups covers all training samples",
+            "3 of 3 groups, which leave no sample",
+            "some samples left",
+            "remove fewer groups at once",
+        ),
+    ):
+        removed_atoms(ATOMS[1:], torch.tensor([[True, False, False], [True, True, True]]))
+
+
+def test_log_kept_is_the_logarithm_of_the_probability_that_is_left() -> None:
+    logits = torch.randn(6, 5, dtype=torch.float64)
+    removed = removed_atoms(ATOMS, torch.eye(3).bool())
+    probability = logits.softmax(dim=1)
+    expected = torch.stack([(1 - probability[:, row].sum(dim=1)).log() for row in removed], dim=1)
+    torch.testing.assert_close(log_kept(logits, removed), expected)
+
+
+def test_log_kept_is_precise_where_the_probability_rounds_to_one() -> None:
+    logits = torch.tensor([[80.0, 0.0, -1.0]])  # 1 - p is 0 in float32
+    kept = log_kept(logits, torch.tensor([[True, False, False]]))
+    expected = torch.tensor([0.0, -1.0]).logsumexp(0) - 80
+    torch.testing.assert_close(kept, expected.view(1, 1))
+
+
+def test_kept_slope_is_the_gradient_of_log_kept() -> None:
+    logits = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    removed = removed_atoms(ATOMS, torch.tensor([[1, 0, 0], [1, 0, 1]]).bool())
+    slope = kept_slope(logits.detach(), removed)
+    for coalition in range(2):
+        (gradient,) = torch.autograd.grad(log_kept(logits, removed)[:, coalition].sum(), logits)
+        torch.testing.assert_close(slope[:, coalition], gradient)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 10_000), outputs=st.integers(1, 4), coalitions=st.integers(1, 5))
+def test_errors_of_all_coalitions_follow_from_one_jacobian(seed: int, outputs: int, coalitions: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    residual, jacobian, slope = normal(3, 7), normal(3, outputs, 7), normal(3, coalitions, outputs)
+    sigma = normal(3).abs()
+    direct = residual[:, None] + sigma[:, None, None] * (slope @ jacobian)
+    torch.testing.assert_close(
+        guided_errors(residual, sigma, jacobian, slope), direct.square().sum(dim=2), atol=1e-9, rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
+def test_guidance_moves_the_noise_by_the_gradient_whatever_is_predicted(prediction: PredictionType) -> None:
+    sigma = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64).view(3, 1)
+    gamma = 1 - sigma if prediction == "flow" else (1 - sigma.square()).sqrt()
+    output, gradient, x_t = torch.randn(3, 3, 4, dtype=torch.float64)
+    moved = guide_output(output, gradient, gamma, sigma, prediction)
+    expected = to_noise(output, x_t, gamma, sigma, prediction) - sigma * gradient
+    torch.testing.assert_close(to_noise(moved, x_t, gamma, sigma, prediction), expected)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample", "flow"])
+def test_without_signal_nothing_is_guided(prediction: PredictionType) -> None:
+    gamma, sigma = torch.zeros(1, 1), torch.ones(1, 1)
+    output = torch.randn(1, 4)
+    assert torch.equal(guide_output(output, torch.ones(1, 4), gamma, sigma, prediction), output)

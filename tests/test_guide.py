@@ -1,0 +1,146 @@
+"""``guda guide``, and all that follows from its classifier, through the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from guda_lightning import CounterfactualStore, ScoreTable
+from guda_lightning.cli import main
+
+CONF = Path(__file__).parent / "conf"
+SHARED = ["-c", f"{CONF}/digits.yaml"]
+GUIDE = ["guide", *SHARED, "-c", f"{CONF}/guide.yaml"]
+ATTRIBUTE = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--operator", "guidance"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def succeed(*arguments: object) -> None:
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def test_one_classifier_scores_all_groups(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(*GUIDE, "--run", finished_run)
+    out = capsys.readouterr().out
+    assert re.search(r"^guide: 12 steps of 16 images through a classifier of \d+ parameters$", out, re.M)
+    assert re.search(r"^guide: classifier of 10 groups done, \d+ s, 192 network evaluations$", out, re.M)
+    (record,) = [r for r in CounterfactualStore(finished_run / "store").records() if r.operator == "guidance"]
+    assert record.groups == tuple(map(str, range(10)))
+    assert record.network_evaluations == 12 * 16
+    assert not (finished_run / "checkpoints").exists() or not list((finished_run / "checkpoints").iterdir())
+
+    succeed(*ATTRIBUTE, "--run", finished_run)
+    out = capsys.readouterr().out
+    # The full model's errors were kept by the scoring of retrack; one more pass serves all groups.
+    assert "attribute: 5 queries, 10 groups, 50 network evaluations" in out
+    table = ScoreTable.load(finished_run / "scores" / "guidance-0.parquet")
+    assert table.methods == ("guidance",)
+    assert table.groups == tuple(map(str, range(10)))
+    assert table.record["hparams_hash"] == record.hparams_hash
+    assert table.select(weighting="elbo").matrix().abs().max() > 0
+
+    succeed(*GUIDE, "--run", finished_run)
+    assert "guide: the classifier is complete, skipped" in capsys.readouterr().out
+    succeed(*ATTRIBUTE, "--run", finished_run)
+    assert "guidance-0.parquet is complete, skipped" in capsys.readouterr().out
+    succeed("report", finished_run)
+    assert "guidance" in (finished_run / "report" / "index.html").read_text()
+
+
+def test_scores_of_the_full_model_are_shared_with_other_methods(finished_run: Path) -> None:
+    succeed(*GUIDE, "--run", finished_run)
+    before = set((finished_run / "scores" / "errors").iterdir())
+    succeed(*ATTRIBUTE, "--run", finished_run)
+    assert (
+        len(set((finished_run / "scores" / "errors").iterdir()) - before) == 10
+    )  # groups, not the full model
+
+
+def test_scoring_without_a_classifier_names_the_command(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*ATTRIBUTE, "--run", str(finished_run)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: there is no classifier in {finished_run / 'store'}\n"
+        "  found:    none of any kind\n"
+        "  expected: one with seed 0\n"
+        "  fix:      run guda guide\n"
+    )
+
+
+def test_a_store_of_two_kinds_asks_which(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(*GUIDE, "--run", finished_run)
+    capsys.readouterr()
+    arguments = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--run", str(finished_run)]
+    assert main(arguments) == 2
+    assert "found:    guidance, retrack" in capsys.readouterr().err
+
+
+def test_the_store_alone_says_that_guidance_is_meant(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (finished_run / "store").glob("retrack-*"):
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    succeed(*GUIDE, "--run", finished_run)
+    arguments = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--run", str(finished_run)]
+    succeed(*arguments)
+    assert ScoreTable.exists(finished_run / "scores" / "guidance-0.parquet")
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        (("--classifier.steps", "0"), "classifier.steps is out of range"),
+        (("--classifier.held_out", "1"), "the share of held-out samples is out of range"),
+        (("--classifier.chanels", "8"), "chanels"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str], expected: str
+) -> None:
+    before = {path for path in finished_run.rglob("*")}
+    assert main([*GUIDE, "--run", str(finished_run), *option]) == 2
+    assert expected in capsys.readouterr().err
+    assert {path for path in finished_run.rglob("*")} == before
+
+
+def test_an_interrupted_classifier_goes_on_and_ends_alike(finished_run: Path, tmp_path: Path) -> None:
+    succeed(*GUIDE, "--run", finished_run)
+    store = CounterfactualStore(finished_run / "store")
+    (record,) = [r for r in store.records() if r.operator == "guidance"]
+    whole = store.load(record.key, expect={})[0]
+    for file in store.path(record.key).iterdir():
+        file.unlink()
+    store.path(record.key).rmdir()
+
+    script = tmp_path / "interrupts.py"
+    script.write_text(
+        "from lightning.pytorch import Callback\n"
+        "class Stop(Callback):\n"
+        "    def on_train_batch_end(self, trainer, *args):\n"
+        "        if trainer.global_step == 7:\n"
+        "            raise KeyboardInterrupt\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        stop = json.dumps([{"class_path": "interrupts.Stop"}])
+        assert main([*GUIDE, "--run", str(finished_run), "--trainer.callbacks", stop]) == 130
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert not store.exists(record.key)
+    succeed(*GUIDE, "--run", finished_run)
+    again, made = store.load(record.key, expect={})
+    assert made.network_evaluations == record.network_evaluations
+    for name, weights in whole.items():
+        assert torch.equal(weights, again[name]), name
