@@ -144,3 +144,15 @@ def test_an_interrupted_classifier_goes_on_and_ends_alike(finished_run: Path, tm
     assert made.network_evaluations == record.network_evaluations
     for name, weights in whole.items():
         assert torch.equal(weights, again[name]), name
+
+
+def test_the_guided_objective_makes_models_of_its_own(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unlearn = ["unlearn", *SHARED, "-c", "unlearn/guided.yaml", "--run", str(finished_run)]
+    unlearn += ["--steps", "2", "--groups", "3"]
+    assert main(unlearn) == 2
+    assert f"there is no classifier in {finished_run / 'store'}" in capsys.readouterr().err
+    succeed(*GUIDE, "--run", finished_run)
+    succeed(*unlearn)
+    assert "guided-3-" in " ".join(path.name for path in (finished_run / "store").iterdir())

@@ -2,7 +2,13 @@
 
 from guda_lightning.guidance.classifier import ClassifierPlan, GroupClassifier
 from guda_lightning.guidance.posterior import GroupPosterior, guided
-from guda_lightning.guidance.stored import StoredPosterior, guidance_key, open_posterior, weights_of
+from guda_lightning.guidance.stored import (
+    StoredPosterior,
+    find_classifier,
+    guidance_key,
+    open_posterior,
+    weights_of,
+)
 from guda_lightning.guidance.tempering import NoiseLevel
 
 __all__ = [
@@ -11,6 +17,7 @@ __all__ = [
     "GroupPosterior",
     "NoiseLevel",
     "StoredPosterior",
+    "find_classifier",
     "guidance_key",
     "guided",
     "open_posterior",

@@ -52,6 +52,31 @@ def weights_of(classifier: GroupClassifier) -> dict[str, Tensor]:
     }
 
 
+def find_classifier(store: CounterfactualStore, *, seed: int, hparams: str | None) -> CounterfactualRecord:
+    """The record of the classifier of a store.
+
+    Args:
+        store: The store.
+        seed: Seed of its training.
+        hparams: Start of the hash of its hyper-parameters, where the store holds several.
+
+    Raises:
+        StoreError: There is none, or there are several.
+    """
+    every = [record for record in store.records() if record.operator == GUIDANCE]
+    found = [r for r in every if r.seed == seed and r.hparams_hash.startswith(hparams or "")]
+    if len(found) != 1:
+        listed = [f"seed {r.seed}, hyper-parameters {r.hparams_hash[:8]}" for r in (found or every)]
+        wanted = f"seed {seed}" + (f", hyper-parameters {hparams}" if hparams else "")
+        raise StoreError(
+            f"which classifier of {store.root}?" if found else f"there is no classifier in {store.root}",
+            found="; ".join(listed) or "none of any kind",
+            expected=f"one with {wanted}",
+            fix="pass --hparams with the first digits of one hash" if found else "run guda guide",
+        )
+    return found[0]
+
+
 def open_posterior(
     store: CounterfactualStore,
     schedule: NoiseSchedule,
@@ -66,26 +91,16 @@ def open_posterior(
     Args:
         store: The store.
         schedule: The full model's noise schedule.
-        seed: Seed of its training.
-        hparams: Start of the hash of its hyper-parameters, where the store holds several.
+        seed: As in ``find_classifier``.
+        hparams: Likewise.
         expect: What it must have been made from, as in ``CounterfactualStore.check``.
         device: Where to put it.
 
     Raises:
         StoreError: There is none, there are several, or it is damaged or made from something else.
     """
-    every = [record for record in store.records() if record.operator == GUIDANCE]
-    found = [r for r in every if r.seed == seed and r.hparams_hash.startswith(hparams or "")]
-    if len(found) != 1:
-        listed = [f"seed {r.seed}, hyper-parameters {r.hparams_hash[:8]}" for r in (found or every)]
-        wanted = f"seed {seed}" + (f", hyper-parameters {hparams}" if hparams else "")
-        raise StoreError(
-            f"which classifier of {store.root}?" if found else f"there is no classifier in {store.root}",
-            found="; ".join(listed) or "none of any kind",
-            expected=f"one with {wanted}",
-            fix="pass --hparams with the first digits of one hash" if found else "run guda guide",
-        )
-    weights, record = store.load(found[0].key, expect=expect)
+    key = find_classifier(store, seed=seed, hparams=hparams).key
+    weights, record = store.load(key, expect=expect)
     temperatures, atoms = weights.pop("temperatures"), weights.pop("atoms").bool()
     plan = record.hparams["classifier"]
     labels = weights.get("label.weight")

@@ -139,6 +139,12 @@ class UnlearnModule(DiffusionModule):
                 expected=f"data of {', '.join(self.groups)}",
                 fix="pass the same groups to UnlearnModule and to GroupDataModule.unlearning",
             )
+        made_from = {
+            "full_hash": self.full_hash,
+            "grouping_hash": data.grouping.hash,
+            "schedule_hash": self._schedule.hash,
+        }
+        self.objective.bind(self.groups, self._schedule, made_from, self.device)
         retain = data.retain_images().to(self.device)
         self.objective.check(len(retain))
         self.objective.prepare(data.forget_images().to(self.device), retain)

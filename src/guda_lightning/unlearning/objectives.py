@@ -7,6 +7,7 @@ samples. The preserve term, the student's one forward pass and the diagnostics a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -18,6 +19,7 @@ from guda_lightning.diffusion.module import Noised
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.objectives import density_ratio, nearest_neighbours, retain_posterior
 from guda_lightning.functional.prediction import to_output
+from guda_lightning.functional.schedule import NoiseSchedule
 
 Preserve = Literal["denoise", "distill"]
 
@@ -95,12 +97,39 @@ class Objective(ABC):
             num_retain: Samples in the retain set.
         """
 
+    @property
+    def full_passes(self) -> int:
+        """Forward passes of the full model that a step makes, each of one batch."""
+        return int(self.preserve == "distill")
+
+    def bind(  # noqa: B027  (most need nothing from outside)
+        self,
+        groups: Sequence[str],
+        schedule: NoiseSchedule,
+        made_from: Mapping[str, str],
+        device: torch.device,
+    ) -> None:
+        """Read what the objective needs from outside, before the first step.
+
+        Args:
+            groups: Names of the groups to forget.
+            schedule: The models' noise schedule.
+            made_from: ``full_hash``, ``grouping_hash`` and ``schedule_hash`` of this unlearning.
+            device: Where the student is.
+        """
+
     def prepare(self, forget: Tensor, retain: Tensor) -> None:  # noqa: B027  (most need no data at hand)
         """Take the clean data, ``[samples, channels, height, width]`` each, before the first step."""
 
     @abstractmethod
     def forget_term(self, batch: Noised, student: DiffusionModel, full: DiffusionModel) -> ForgetTerm | None:
         """Target for noised forget samples, without gradients; None where nothing is asked of them."""
+
+    def preserve_target(self, batch: Noised, student: DiffusionModel, full: DiffusionModel) -> Tensor:
+        """Target for noised retain samples, without gradients, in the form that the network predicts."""
+        if self.preserve == "distill":
+            return full.output(batch.x_t, batch.timesteps, batch.labels)
+        return plain_target(batch, student)
 
     def loss(
         self, student: DiffusionModel, full: DiffusionModel, forget: Noised, retain: Noised
@@ -115,10 +144,7 @@ class Objective(ABC):
         """
         with torch.no_grad():
             term = self.forget_term(forget, student, full)
-            if self.preserve == "distill":
-                preserve_target = full.output(retain.x_t, retain.timesteps, retain.labels)
-            else:
-                preserve_target = plain_target(retain, student)
+            preserve_target = self.preserve_target(retain, student, full)
         if term is None:
             output = student.output(retain.x_t, retain.timesteps, retain.labels)
             preserve = (output - preserve_target).square().mean()

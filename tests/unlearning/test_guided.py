@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
+from guda_lightning.diffusion import DiffusionModule, FullModel, noised
+from guda_lightning.errors import StoreError
+from guda_lightning.guidance import ClassifierPlan, GroupClassifier, guided, open_posterior, weights_of
+from guda_lightning.unlearning import Guided, UnlearnModule
+from toys import GROUPS, message, quiet_trainer, shades, tiny_unet
+
+DATA = shades()
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Found .* module.s. in eval mode at the start of training:UserWarning"
+)
+
+
+@pytest.fixture
+def full() -> FullModel:
+    return FullModel.of(DiffusionModule(tiny_unet(), DDPMScheduler(num_train_timesteps=100)))
+
+
+@pytest.fixture
+def store(tmp_path: Path, full: FullModel) -> CounterfactualStore:
+    module = GroupClassifier(ClassifierPlan(channels=(8,), features=8), DATA, full.model.schedule)
+    store = CounterfactualStore(tmp_path / "store")
+    store.save(
+        weights_of(module),
+        CounterfactualRecord(
+            operator="guidance",
+            groups=tuple(sorted(GROUPS)),
+            seed=0,
+            hparams={"classifier": {"channels": [8], "features": 8}},
+            full_hash=full.hash,
+            grouping_hash=DATA.grouping.hash,
+            members_hash=DATA.grouping.hash,
+            schedule_hash=full.model.schedule.hash,
+            history=[],
+            versions={},
+            seconds=1.0,
+            steps=1,
+            network_evaluations=1,
+        ),
+    )
+    return store
+
+
+def test_forget_and_retain_samples_are_both_led_to_the_guided_model(
+    store: CounterfactualStore, full: FullModel
+) -> None:
+    objective = Guided(str(store.root), forget_weight=0.5)
+    objective.bind(["bright"], full.model.schedule, {"full_hash": full.hash}, torch.device("cpu"))
+    student = FullModel.of(DiffusionModule(tiny_unet(1), DDPMScheduler(num_train_timesteps=100))).model
+    forget, retain = (noised(torch.rand(4, 1, 8, 8), None, full.model.schedule) for _ in range(2))
+    loss = objective.loss(student, full.model, forget, retain)
+    posterior = open_posterior(store, full.model.schedule, seed=0, hparams=None, expect={}).posterior
+    model = guided(full.model, posterior, ["bright"])
+    parts = [
+        (student.output(side.x_t, side.timesteps) - model.output(side.x_t, side.timesteps)).square().mean()
+        for side in (forget, retain)
+    ]
+    torch.testing.assert_close(loss.total, 0.5 * parts[0] + parts[1])
+    torch.testing.assert_close(loss.parts["forget"], parts[0])
+    loss.total.backward()
+    assert all(parameter.grad is None for parameter in posterior.network.parameters())
+
+
+def test_a_student_unlearns_with_it(store: CounterfactualStore, full: FullModel, tmp_path: Path) -> None:
+    objective = Guided(str(store.root))
+    module = UnlearnModule(full, objective, ["dark"])
+    quiet_trainer(tmp_path, max_steps=3).fit(module, datamodule=DATA.unlearning(["dark"]))
+    record = module.save(store)
+    assert record.operator == "guided"
+    classifier = next(r for r in store.records() if r.operator == "guidance")
+    assert record.hparams["objective"] == {
+        "class": "Guided",
+        "forget_weight": 1.0,
+        "classifier": classifier.files["model.safetensors"],
+    }
+
+
+def test_without_a_classifier_it_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(
+        StoreError,
+        match=message(
+            f"there is no classifier in {tmp_path}", "none of any kind", "one with seed 0", "run guda guide"
+        ),
+    ):
+        Guided(str(tmp_path)).hparams  # noqa: B018
