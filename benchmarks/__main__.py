@@ -32,8 +32,9 @@ if __name__ == "__main__":
     parser.add_argument("--cifar10", type=Path, help="Parquet file of the CIFAR-10 training images")
     parser.add_argument("--seeds", type=int, help="oracle seeds: 3 on the digits, 2 on CIFAR-10")
     parser.add_argument("--steps", type=int, help="training steps of the CIFAR-10 models: 2000")
+    parser.add_argument("--classes", type=int, help="classes whose halves are retrained: 10")
     chosen = parser.parse_args()
-    asked = Asked(chosen.runs, chosen.cifar10, chosen.seeds, chosen.steps)
+    asked = Asked(chosen.runs, chosen.cifar10, chosen.seeds, chosen.steps, chosen.classes)
     names = chosen.names or [name for name in BENCHMARKS if name != "cifar10" or chosen.cifar10]
     for name in names:
         if name not in BENCHMARKS:

@@ -23,19 +23,22 @@ class Asked:
         cifar10: Parquet file of the CIFAR-10 training images, if there is one.
         seeds: Oracle seeds, where other than a benchmark's own number.
         steps: Training steps of the CIFAR-10 models, where other than their configuration's.
+        classes: Classes of digits whose halves are retrained, where not all of them.
     """
 
     runs: Path
     cifar10: Path | None = None
     seeds: int | None = None
     steps: int | None = None
+    classes: int | None = None
 
     def command(self, name: str) -> str:
         """How to measure the same again."""
         images = " --cifar10 FILE" if name == "cifar10" else ""
         seeds = "" if self.seeds is None else f" --seeds {self.seeds}"
         steps = "" if self.steps is None or name != "cifar10" else f" --steps {self.steps}"
-        return f"python -m benchmarks {name}{images}{seeds}{steps}"
+        classes = "" if self.classes is None or name != "halves" else f" --classes {self.classes}"
+        return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}"
 
 
 class Bench:
