@@ -59,8 +59,9 @@ def halves(asked: Asked) -> None:
             rows.append(row)
     notes = (
         f"Mean scores of each query's top class, by the ten-class oracle, and of its two halves; cosines for "
-        f"similarity. {len(chosen)} queries, whose top classes are among the {classes} with retrained halves. "
-        f"Seconds of one core for {GROUPS} groups; those of oracle and retrack are of {len(groups)}, multiplied."
+        f"similarity. {len(chosen)} queries with a top class among the {classes} whose halves were "
+        f"retrained. Seconds of one core for {GROUPS} groups; those of oracle and retrack are of "
+        f"{len(groups)}, multiplied."
     )
     write_table("halves", asked.command("halves"), rows, notes)
 
