@@ -117,6 +117,21 @@ def test_a_tie_at_the_edge_of_the_top_belongs_to_it() -> None:
     assert ranking.wpra(scores, oracle, top=1).item() == 1
 
 
+@pytest.mark.parametrize("top", [1, 2, 3, 9, None])
+@settings(deadline=None)  # the machine may be busy
+@given(few_values.filter(lambda pairs: len({oracle for _, oracle in pairs}) > 1))
+def test_wpra_is_its_definition_pair_by_pair(top: int | None, values: list[tuple[int, int]]) -> None:
+    scores, oracle = zip(*values, strict=True)
+    first = [sum(other > value for other in oracle) < (top or len(oracle)) for value in oracle]
+    agreed = total = 0.0
+    for i, j in itertools.combinations(range(len(oracle)), 2):
+        if first[i] or first[j]:
+            weight, product = abs(oracle[i] - oracle[j]), (oracle[i] - oracle[j]) * (scores[i] - scores[j])
+            agreed += weight * (1 if product > 0 else 0 if product < 0 else 0.5)
+            total += weight
+    assert ranking.wpra(row(scores), row(oracle), top).item() == pytest.approx(agreed / total)
+
+
 @pytest.mark.parametrize("groups", [2, 7])
 def test_equal_scores_agree_by_chance(groups: int) -> None:
     oracle = torch.randn(5, groups)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from guda_lightning.errors import ConfigError, NumericsError
 
@@ -67,20 +68,20 @@ def wpra(scores: Tensor, oracle: Tensor, top: int | None = 3) -> Tensor:
     """
     if top is not None:
         _at_least_one("top", top)
-    _, of_oracle = _ranks(scores, oracle)
+    of_scores, of_oracle = _ranks(scores, oracle)
     _refuse_constant("oracle", of_oracle)
     scores, oracle = scores.double(), oracle.double()
-    counts = of_oracle.start < (of_oracle.groups if top is None else top)
-    agreed, total = torch.zeros_like(oracle[:, 0]), torch.zeros_like(oracle[:, 0])
-    for i in range(
-        of_oracle.groups - 1
-    ):  # one row of pairs at a time: all pairs of 200 groups would fill the memory
-        difference = oracle[:, i, None] - oracle[:, i + 1 :]
-        weight = difference.abs() * (counts[:, i, None] | counts[:, i + 1 :])
-        same = difference.sign() * (scores[:, i, None] - scores[:, i + 1 :]).sign()
-        agreed += (weight * (1 + same) / 2).sum(dim=1)
-        total += weight.sum(dim=1)
-    return agreed / total
+    oracle = oracle - oracle.mean(dim=1, keepdim=True)  # keeps all digits
+    counts = torch.ones_like(oracle, dtype=torch.bool)
+    agreed, total = (_signed_pairs(oracle, side, counts) for side in (of_scores, of_oracle))
+    if top is not None:
+        rest = of_oracle.start >= top  # pairs among these do not count
+        last = (_ranks_of(side.masked_fill(~rest, -torch.inf)) for side in (scores, oracle))
+        agreed, total = (
+            pairs - _signed_pairs(oracle, side, rest)
+            for pairs, side in zip((agreed, total), last, strict=True)
+        )
+    return (1 + agreed / total) / 2
 
 
 def rbo(scores: Tensor, oracle: Tensor, p: float = 0.9) -> Tensor:
@@ -96,12 +97,11 @@ def rbo(scores: Tensor, oracle: Tensor, p: float = 0.9) -> Tensor:
     if not 0 < p < 1:
         raise ConfigError("p is out of range", found=p, expected="0 < p < 1", fix="take the usual 0.9")
     of_scores, of_oracle = _ranks(scores, oracle)
-    rank = torch.arange(1, of_scores.groups + 1, device=scores.device)
-    total = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
-    for depth in range(1, of_scores.groups + 1):
-        overlap = (of_scores.mean(rank <= depth) * of_oracle.mean(rank <= depth)).sum(dim=1)
-        total += (1 - p) * p ** (depth - 1) * overlap / depth
-    return total
+    rank = torch.arange(1, of_scores.groups + 1, device=scores.device, dtype=torch.float64)
+    weight = (1 - p) * p ** (rank - 1) / rank
+    from_rank = weight.flip(0).cumsum(0).flip(0)  # a group is among the first of both from its later rank on
+    later = torch.maximum(rank, rank[:, None]).long() - 1
+    return _mean_of_both(of_scores, of_oracle, from_rank[later]).sum(dim=1)
 
 
 def spearman(scores: Tensor, oracle: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class _Ranks(NamedTuple):
 
     def mean(self, of_rank: Tensor) -> Tensor:
         """Mean over each group's ranks of a quantity given by rank: ``[groups] -> [queries, groups]``."""
-        sums = torch.nn.functional.pad(of_rank.double().cumsum(0), (1, 0))
+        sums = pad(of_rank.double().cumsum(0), (1, 0))
         return (sums[self.end] - sums[self.start]) / (self.end - self.start)
 
 
@@ -169,10 +169,36 @@ def _ranks(scores: Tensor, oracle: Tensor) -> tuple[_Ranks, _Ranks]:
 
 
 def _ranks_of(values: Tensor) -> _Ranks:
-    descending = -values.double().contiguous()
-    ordered = descending.sort(dim=1).values
-    start = torch.searchsorted(ordered, descending)
-    return _Ranks(start, torch.searchsorted(ordered, descending, right=True))
+    ordered, order = values.double().sort(dim=1, descending=True)
+    groups = order.shape[1]
+    rank = torch.arange(1, groups, device=values.device)
+    last = ordered[:, :-1] != ordered[:, 1:]  # of the groups that share ranks; the very last one is not asked
+    start = pad(rank.where(last, 0), (1, 0)).cummax(dim=1).values
+    end = pad(rank.where(last, groups), (0, 1), value=groups).flip(1).cummin(dim=1).values.flip(1)
+    return _Ranks(*(torch.empty_like(order).scatter(1, order, side) for side in (start, end)))
+
+
+def _mean_of_both(first: _Ranks, second: _Ranks, of_ranks: Tensor) -> Tensor:
+    """Mean over both sides' ranks of a quantity given by them: ``[groups, groups] -> [queries, groups]``."""
+    sums = pad(of_ranks.cumsum(0).cumsum(1), (1, 0, 1, 0))
+    total = sums[first.end, second.end] - sums[first.start, second.end]
+    total -= sums[first.end, second.start] - sums[first.start, second.start]
+    return total / ((first.end - first.start) * (second.end - second.start))
+
+
+def _signed_pairs(oracle: Tensor, ranks: _Ranks, among: Tensor) -> Tensor:
+    """Sum of ``|oracle difference|`` over pairs of some groups, minus where the ranks disagree, 0 for ties.
+
+    ``Σ_{i<j} (o_i − o_j) sign_ij = Σ_i o_i Σ_j sign_ij``, and of n groups ``n − end_i`` rank below group i
+    and ``start_i`` above it: no pair is looked at.
+
+    Args:
+        oracle: ``[queries, groups]``.
+        ranks: Ranks of these groups; those of others do not matter.
+        among: ``[queries, groups]`` bool, which groups.
+    """
+    below_less_above = among.sum(dim=1, keepdim=True) - ranks.end - ranks.start
+    return (oracle * below_less_above * among).sum(dim=1)
 
 
 def _refuse_constant(name: str, ranks: _Ranks) -> None:
