@@ -771,9 +771,9 @@ def test_groups_to_calibrate_on_that_do_not_exist(
         "--calibrate",
         "b,z",
         problem="unknown group 'z'",
-        found="--calibrate b,z",
-        expected="groups of the oracle: a, b, c, d, e, f",
-        fix="name groups that the oracle scores",
+        found="'z'",
+        expected="one of 6 groups; nearest: 'f', 'e', 'd'",
+        fix="correct the name",
     )
     refused(
         "--calibrate",

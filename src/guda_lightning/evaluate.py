@@ -16,9 +16,10 @@ from guda_lightning import charts
 from guda_lightning.attribution import stored_errors, table_of_draw
 from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.diffusion import open_schedule
-from guda_lightning.errors import ConfigError, GroupError, GudaError, StoreError
+from guda_lightning.errors import ConfigError, GudaError, StoreError
 from guda_lightning.evaluation import agreement, calibrate, choose
 from guda_lightning.files import read_json, sha256_json
+from guda_lightning.grouping import asked_groups
 from guda_lightning.report.agreement import DISJOINT, EVERY, SHARED, agreement_chart, agreement_text
 from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.runs import RunFolder
@@ -108,7 +109,7 @@ def evaluate(
     """
     _refuse_too_little(methods, oracles)
     first, notes = next(iter(oracles.values())), list(notes)
-    chosen = _chosen_groups(first.groups, calibration)
+    chosen = [] if calibration is None else asked_groups(calibration, first.groups)
     reference = _paired_with_full(run, oracles)
     if reference is None and per == "sample":
         raise ConfigError(
@@ -443,22 +444,6 @@ def _matrix(part: ScoreTable, reference: ScoreTable) -> Tensor:
     columns = {group: column for column, group in enumerate(part.groups)}
     matrix = part.matrix()[[rows[query] for query in reference.queries]]
     return matrix[:, [columns[group] for group in reference.groups]]
-
-
-def _chosen_groups(groups: Sequence[str], asked: str | None) -> list[str]:
-    """The groups to calibrate on: one name, or several separated by commas."""
-    if asked is None:
-        return []
-    chosen = [asked] if asked in groups else [name.strip() for name in asked.split(",")]
-    unknown = [name for name in chosen if name not in groups]
-    if unknown:
-        raise GroupError(
-            f"unknown group '{unknown[0]}'",
-            found=f"--calibrate {asked}",
-            expected=f"groups of the oracle: {', '.join(groups)}",
-            fix="name groups that the oracle scores",
-        )
-    return list(dict.fromkeys(chosen))
 
 
 def _calibration(

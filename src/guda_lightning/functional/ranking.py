@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from guda_lightning.errors import ConfigError, NumericsError
+from guda_lightning.errors import ConfigError
+from guda_lightning.functional.checks import checked_scores, refuse_constant
+
+_SCORES, _ORACLE = "the scores", "the oracle's scores"  # in errors
 
 
 def top1_agreement(scores: Tensor, oracle: Tensor) -> Tensor:
@@ -69,7 +72,7 @@ def wpra(scores: Tensor, oracle: Tensor, top: int | None = 3) -> Tensor:
     if top is not None:
         _at_least_one("top", top)
     of_scores, of_oracle = _ranks(scores, oracle)
-    _refuse_constant("oracle", of_oracle)
+    refuse_constant(_ORACLE, oracle)
     scores, oracle = scores.double(), oracle.double()
     oracle = oracle - oracle.mean(dim=1, keepdim=True)  # keeps all digits
     counts = torch.ones_like(oracle, dtype=torch.bool)
@@ -111,8 +114,8 @@ def spearman(scores: Tensor, oracle: Tensor) -> Tensor:
         NumericsError: One side scores all groups of a query alike.
     """
     of_scores, of_oracle = _ranks(scores, oracle)
-    _refuse_constant("scores", of_scores)
-    _refuse_constant("oracle", of_oracle)
+    refuse_constant(_SCORES, scores)
+    refuse_constant(_ORACLE, oracle)
     centred = [(side.start + side.end).double() - of_scores.groups for side in (of_scores, of_oracle)]
     first, second = (side / side.norm(dim=1, keepdim=True) for side in centred)
     correlation: Tensor = (first * second).sum(dim=1)
@@ -149,27 +152,20 @@ class _Ranks(NamedTuple):
 
 
 def _ranks(scores: Tensor, oracle: Tensor) -> tuple[_Ranks, _Ranks]:
-    if scores.shape != oracle.shape or scores.dim() != 2 or scores.shape[1] < 2:
+    if oracle.dim() != 2 or oracle.shape[1] < 2:
         raise ConfigError(
-            "scores and oracle cannot be compared",
-            found=f"scores of shape {tuple(scores.shape)}, oracle of shape {tuple(oracle.shape)}",
-            expected="the same shape (queries, groups), with at least two groups",
-            fix="take the same queries and groups from both score tables",
+            f"{_ORACLE} cannot be ranked",
+            found=f"shape {tuple(oracle.shape)}",
+            expected="shape (queries, groups), with at least two groups",
+            fix="score more groups",
         )
-    for name, side in (("scores", scores), ("oracle", oracle)):
-        if not side.isfinite().all():
-            query, group = (~side.isfinite()).nonzero()[0].tolist()
-            raise NumericsError(
-                f"{name} cannot be ranked",
-                found=f"{side[query, group].item()} at query {query}, group {group}",
-                expected="finite numbers",
-                fix="score that query again",
-            )
-    return _ranks_of(scores), _ranks_of(oracle)
+    sides = ((_SCORES, scores), (_ORACLE, oracle))
+    of_scores, of_oracle = (_ranks_of(checked_scores(*side, tuple(oracle.shape))) for side in sides)
+    return of_scores, of_oracle
 
 
 def _ranks_of(values: Tensor) -> _Ranks:
-    ordered, order = values.double().sort(dim=1, descending=True)
+    ordered, order = values.sort(dim=1, descending=True)
     groups = order.shape[1]
     rank = torch.arange(1, groups, device=values.device)
     last = ordered[:, :-1] != ordered[:, 1:]  # of the groups that share ranks; the very last one is not asked
@@ -199,17 +195,6 @@ def _signed_pairs(oracle: Tensor, ranks: _Ranks, among: Tensor) -> Tensor:
     """
     below_less_above = among.sum(dim=1, keepdim=True) - ranks.end - ranks.start
     return (oracle * below_less_above * among).sum(dim=1)
-
-
-def _refuse_constant(name: str, ranks: _Ranks) -> None:
-    constant = ((ranks.end - ranks.start) == ranks.groups).all(dim=1)
-    if constant.any():
-        raise NumericsError(
-            f"{name} rank nothing",
-            found=f"the same number for all {ranks.groups} groups of query {int(constant.nonzero()[0])}",
-            expected="numbers that differ between groups",
-            fix="leave that query out, or score it with more digits",
-        )
 
 
 def _at_least_one(name: str, value: int) -> None:
