@@ -17,7 +17,7 @@ from guda_lightning.attribution import stored_errors, table_of_draw
 from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.diffusion import open_schedule
 from guda_lightning.errors import ConfigError, GudaError, StoreError
-from guda_lightning.evaluation import agreement, calibrate, choose
+from guda_lightning.evaluation import agreement, calibrate, choose, refuse_none_held_out
 from guda_lightning.files import read_json, sha256_json
 from guda_lightning.grouping import asked_groups
 from guda_lightning.report.agreement import DISJOINT, EVERY, SHARED, agreement_chart, agreement_text
@@ -62,6 +62,7 @@ def evaluate_run(
     Raises:
         StoreError: There is no oracle, or tables were made from something else.
         GroupError: A group to calibrate on does not exist.
+        ConfigError: There is nothing to compare, or no group left to test a calibration on.
     """
     run = RunFolder(root)
     if wandb_project is not None:
@@ -104,12 +105,13 @@ def evaluate(
     """Compare tables that fit each other; ``run`` has the squared errors that they derive from.
 
     Raises:
-        ConfigError: There is nothing to compare.
+        ConfigError: There is nothing to compare, or no group left to test a calibration on.
         GroupError: A group to calibrate on does not exist.
     """
     _refuse_too_little(methods, oracles)
     first, notes = next(iter(oracles.values())), list(notes)
     chosen = [] if calibration is None else asked_groups(calibration, first.groups)
+    refuse_none_held_out(first.groups, chosen)
     reference = _paired_with_full(run, oracles)
     if reference is None and per == "sample":
         raise ConfigError(

@@ -62,14 +62,8 @@ def calibrate(
         NumericsError: A score is not finite, or a side does not vary.
     """
     chosen = _columns(groups, calibration_groups)
+    refuse_none_held_out(groups, calibration_groups)
     others = [column for column in range(len(groups)) if column not in chosen]
-    if not others:
-        raise ConfigError(
-            "no group is left to test the calibration on",
-            found=f"all {len(groups)} groups used for calibration",
-            expected="at least one group held out",
-            fix="calibrate on fewer groups",
-        )
     shape = (len(oracle), len(groups))
     scores = checked_scores(_METHOD, scores, shape).cpu()
     oracle = checked_scores(_ORACLE, oracle, shape).cpu()
@@ -87,6 +81,21 @@ def calibrate(
         uncalibrated_error=_rmse(before, truth),
         r2=1 - error**2 / truth.var(correction=0).item(),
     )
+
+
+def refuse_none_held_out(groups: Sequence[str], calibration_groups: Sequence[str]) -> None:
+    """Refuse calibration groups that leave no group to test on.
+
+    Raises:
+        ConfigError: They do.
+    """
+    if set(groups) <= set(calibration_groups):
+        raise ConfigError(
+            "no group is left to test the calibration on",
+            found=f"all {len(groups)} groups used for calibration",
+            expected="at least one group held out",
+            fix="calibrate on fewer groups",
+        )
 
 
 def choose(
