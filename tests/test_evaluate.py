@@ -771,10 +771,18 @@ def test_groups_to_calibrate_on_that_do_not_exist(
         "--calibrate",
         "b,z",
         problem="unknown group 'z'",
-        found="--calibrate b,z",
-        expected="groups of the oracle: a, b, c, d, e, f",
-        fix="name groups that the oracle scores",
+        found="'z'",
+        expected="one of 6 groups; nearest: 'f', 'e', 'd'",
+        fix="correct the name",
     )
+
+
+def test_a_calibration_without_groups_to_test_it_on_is_refused_before_any_work(
+    run: Path, plant: Plant, refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant("retrain-0", TRUTH)
+    plant("retrack-0", TRUTH)
+    monkeypatch.delattr("guda_lightning.evaluate.agreement")  # which would cost a bootstrap
     refused(
         "--calibrate",
         "a,b,c,d,e,f",

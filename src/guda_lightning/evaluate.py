@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,12 +13,14 @@ from torch import Tensor
 
 from guda_lightning import charts
 from guda_lightning.attribution import stored_errors, table_of_draw
-from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.diffusion import open_schedule
-from guda_lightning.errors import ConfigError, GroupError, GudaError, StoreError
-from guda_lightning.evaluation import agreement, calibrate, choose
+from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.evaluation import agreement, calibrate, choose, refuse_none_held_out
+from guda_lightning.evaluation.tables import PLURAL, SAME, method_tables, oracle_tables, reason
 from guda_lightning.files import read_json, sha256_json
-from guda_lightning.report.agreement import DISJOINT, EVERY, SHARED, agreement_chart, agreement_text
+from guda_lightning.grouping import asked_groups
+from guda_lightning.report.agreement import DISJOINT, EVERY, SHARED, agreement_chart
+from guda_lightning.report.agreement_text import agreement_text
 from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
@@ -29,11 +30,8 @@ OFFSET = (
     "magnitudes within queries are free of it; those over all queries and across them, and signs, are not."
 )
 LEVEL, SEED = 0.95, 0  # of intervals and of their resamples
-_PLURAL = {"query": "queries", "group": "groups"}
-_SAME = {"query_hash": "other queries", "full_hash": "another full model", "grouping_hash": "other groups"}
 
 Tables = Mapping[str, ScoreTable]  # by the stem of their file
-File = tuple[Path, ScoreTable]
 
 
 def evaluate_run(
@@ -61,18 +59,13 @@ def evaluate_run(
     Raises:
         StoreError: There is no oracle, or tables were made from something else.
         GroupError: A group to calibrate on does not exist.
+        ConfigError: There is nothing to compare, or no group left to test a calibration on.
     """
     run = RunFolder(root)
     if wandb_project is not None:
         charts.require()
-    oracle_files = _oracle_tables(oracles or _own_oracles(run))
-    notes: list[str] = []
-    if scores is None:
-        method_files, notes = _other_tables(run, oracle_files)
-    else:
-        method_files = [(path, _fitting(path, _load(path), *oracle_files[0])) for path in scores]
-        _refuse_the_oracle(method_files, oracle_files)
-    _refuse_shared_names([path for path, _ in (*oracle_files, *method_files)])
+    oracle_files = oracle_tables(run, oracles)
+    method_files, notes = method_tables(run, oracle_files, scores)
     evaluation = evaluate(
         {path.stem: table for path, table in method_files},
         {path.stem: table for path, table in oracle_files},
@@ -103,12 +96,13 @@ def evaluate(
     """Compare tables that fit each other; ``run`` has the squared errors that they derive from.
 
     Raises:
-        ConfigError: There is nothing to compare.
+        ConfigError: There is nothing to compare, or no group left to test a calibration on.
         GroupError: A group to calibrate on does not exist.
     """
     _refuse_too_little(methods, oracles)
     first, notes = next(iter(oracles.values())), list(notes)
-    chosen = _chosen_groups(first.groups, calibration)
+    chosen = [] if calibration is None else asked_groups(calibration, first.groups)
+    refuse_none_held_out(first.groups, chosen)
     reference = _paired_with_full(run, oracles)
     if reference is None and per == "sample":
         raise ConfigError(
@@ -123,7 +117,7 @@ def evaluate(
     try:
         one, other = _single_draws(run, {**oracles, **methods})
     except (StoreError, ConfigError) as error:
-        notes.append(f"Agreement on disjoint noise is left out: {_reason(error, run)}")
+        notes.append(f"Agreement on disjoint noise is left out: {reason(error, run)}")
     else:
         of_methods, of_oracles = ({name: one[name] for name in side} for side in (methods, oracles))
         compared[SHARED] = (of_methods, of_oracles, of_oracles)
@@ -156,7 +150,7 @@ def evaluate(
         "methods": {name: sha256_json(table.record) for name, table in methods.items()},
         "oracles": {name: sha256_json(table.record) for name, table in oracles.items()},
         "oracle_seeds": [table.seeds[0] for table in oracles.values()],
-        **{name: first.record[name] for name in _SAME if name in first.record},
+        **{name: first.record[name] for name in SAME if name in first.record},
         "queries": len(first.queries),
         "groups": list(first.groups),
         "groups_scored": max(len(table.groups) for table in (first, *methods.values())),
@@ -185,154 +179,8 @@ def _refuse_too_little(methods: Tables, oracles: Tables) -> None:
             raise ConfigError(
                 f"one {kind} is too few to compare rankings",
                 found=f"the oracle has only the {kind} '{names[0]}'",
-                expected=f"at least two {_PLURAL[kind]}",
-                fix=f"score more {_PLURAL[kind]} with guda attribute",
-            )
-
-
-def _own_oracles(run: RunFolder) -> list[Path]:
-    """The oracle's tables about the run's own queries, by seed."""
-    found = {}
-    for path in run.scores.glob(f"{RETRAIN}-*.parquet"):
-        if seed := re.fullmatch(rf"{RETRAIN}-(\d+)", path.stem):
-            found[int(seed[1])] = path
-    if not found:
-        raise StoreError(
-            f"{run.root} has no oracle to compare with",
-            found="no such folder" if not run.root.is_dir() else f"no {RETRAIN}-SEED.parquet in {run.scores}",
-            expected="score tables of models retrained without each group, one a seed",
-            fix="guda retrain -c ... --seeds 0,1,2, then guda attribute -c ... --operator retrain "
-            "--seed 0,1,2; or name tables with --oracle",
-        )
-    return [found[seed] for seed in sorted(found)]
-
-
-def _oracle_tables(paths: Sequence[Path]) -> list[File]:
-    """The oracle's tables, which must differ in nothing but their seed."""
-    tables = [(path, _load(path)) for path in paths]
-    (first_path, first), *_ = tables
-    seeds: dict[int, Path] = {}
-    for path, table in tables:
-        _fitting(path, table, first_path, first)
-        if set(table.groups) != set(first.groups) or set(table.weightings) != set(first.weightings):
-            raise StoreError(
-                f"{path} and {first_path} do not score the same",
-                found=f"{len(table.groups)} groups under {', '.join(sorted(table.weightings))}",
-                expected=f"{len(first.groups)} groups under {', '.join(sorted(first.weightings))}",
-                fix="score all oracle seeds alike with guda attribute, or name those that fit with --oracle",
-            )
-        if table.seeds[0] in seeds:
-            raise StoreError(
-                f"two oracle tables are of seed {table.seeds[0]}",
-                found=f"{seeds[table.seeds[0]]} and {path}",
-                expected="one table a seed: the same seed twice would agree with itself",
-                fix="name each seed once with --oracle",
-            )
-        seeds[table.seeds[0]] = path
-    return tables
-
-
-def _other_tables(run: RunFolder, oracles: Sequence[File]) -> tuple[list[File], list[str]]:
-    """All other tables of a run folder about the oracle's queries, and why some do not fit it."""
-    used = {path.resolve() for path, _ in oracles}
-    tables, notes = [], []
-    for path in sorted(run.scores.glob("*.parquet")):
-        if path.resolve() in used:
-            continue
-        table = _load(path)
-        if table.record.get("query_hash") != oracles[0][1].record.get("query_hash"):
-            continue
-        if _same_models(table, oracles):
-            notes.append(f"{path.stem} is left out: it is the oracle itself")
-            continue
-        try:
-            tables.append((path, _fitting(path, table, *oracles[0])))
-        except StoreError as error:
-            notes.append(f"{path.stem} is left out: {_reason(error, run)}")
-    return tables, notes
-
-
-def _same_models(table: ScoreTable, oracles: Sequence[File]) -> list[Path]:
-    """The oracle's tables that scored a model which this table scored, too."""
-    models = set(table.record.get("counterfactuals", {}).values())
-    return [
-        path for path, oracle in oracles if models & set(oracle.record.get("counterfactuals", {}).values())
-    ]
-
-
-def _refuse_the_oracle(methods: Sequence[File], oracles: Sequence[File]) -> None:
-    """A model that is compared with itself agrees with the oracle better than anything could.
-
-    Raises:
-        StoreError: A table of a method scored models of the oracle.
-    """
-    for path, table in methods:
-        for oracle_path in _same_models(table, oracles):
-            raise StoreError(
-                f"{path} cannot be compared with {oracle_path}",
-                found="scores of the same models",
-                expected="counterfactuals of a method, and retrained ones",
-                fix="leave it out of --scores: the oracle's agreement with itself is always printed",
-            )
-
-
-def _reason(error: GudaError, run: RunFolder) -> str:
-    """What was wrong, in one line without the place of the run folder, which a page should not tell."""
-    return f"{error.problem} ({error.found})".replace(f"{run.root}/", "")
-
-
-def _load(path: Path) -> ScoreTable:
-    table = ScoreTable.load(path)
-    if len(table.methods) != 1 or len(table.seeds) != 1:
-        raise StoreError(
-            f"{path} is no table of one method and one seed",
-            found=f"methods {', '.join(table.methods) or 'none'}; "
-            f"seeds {', '.join(map(str, table.seeds)) or 'none'}",
-            expected="one of each, as guda attribute writes it",
-            fix="write one file for each with ScoreTable.select and save",
-        )
-    return table
-
-
-def _fitting(path: Path, table: ScoreTable, oracle_path: Path, oracle: ScoreTable) -> ScoreTable:
-    """The table, if it is about what the oracle is about."""
-    for name, what in _SAME.items():
-        found, expected = table.record.get(name), oracle.record.get(name)
-        if None not in (found, expected) and found != expected:
-            raise StoreError(
-                f"{path} is about {what} than {oracle_path}",
-                found=f"{name} {str(found)[:16]}",
-                expected=f"{name} {str(expected)[:16]}",
-                fix="score both alike with guda attribute, or leave one out with --scores or --oracle",
-            )
-    for kind, found_names, expected_names in (
-        ("query", table.queries, oracle.queries),
-        ("group", table.groups, oracle.groups),
-    ):
-        missing = [name for name in expected_names if name not in set(found_names)]
-        extra = [name for name in found_names if name not in set(expected_names)] if kind == "query" else []
-        if missing or extra:
-            what = f"lacks the {kind} '{missing[0]}'" if missing else f"adds the {kind} '{extra[0]}' to those"
-            raise StoreError(
-                f"{path} {what} of {oracle_path}",
-                found=f"{len(found_names)} {_PLURAL[kind]}",
-                expected=f"the {len(expected_names)} {_PLURAL[kind]} of the oracle",
-                fix="score both alike with guda attribute, or leave one out with --scores or --oracle",
-            )
-    return table
-
-
-def _refuse_shared_names(paths: Sequence[Path]) -> None:
-    """Refuse files that would name two methods alike; naming one file twice does no harm."""
-    first: dict[str, Path] = {}
-    for path in paths:
-        other = first.setdefault(path.stem, path)
-        if other.resolve() != path.resolve():
-            raise ConfigError(
-                f"two score tables have the name {path.stem}",
-                found=f"{other} and {path}",
-                expected="files of different names, which name the methods",
-                fix="rename one of them",
+                expected=f"at least two {PLURAL[kind]}",
+                fix=f"score more {PLURAL[kind]} with guda attribute",
             )
 
 
@@ -443,22 +291,6 @@ def _matrix(part: ScoreTable, reference: ScoreTable) -> Tensor:
     columns = {group: column for column, group in enumerate(part.groups)}
     matrix = part.matrix()[[rows[query] for query in reference.queries]]
     return matrix[:, [columns[group] for group in reference.groups]]
-
-
-def _chosen_groups(groups: Sequence[str], asked: str | None) -> list[str]:
-    """The groups to calibrate on: one name, or several separated by commas."""
-    if asked is None:
-        return []
-    chosen = [asked] if asked in groups else [name.strip() for name in asked.split(",")]
-    unknown = [name for name in chosen if name not in groups]
-    if unknown:
-        raise GroupError(
-            f"unknown group '{unknown[0]}'",
-            found=f"--calibrate {asked}",
-            expected=f"groups of the oracle: {', '.join(groups)}",
-            fix="name groups that the oracle scores",
-        )
-    return list(dict.fromkeys(chosen))
 
 
 def _calibration(

@@ -127,7 +127,7 @@ class Grouping:
         for sample, sample_groups in enumerate(groups):
             for name in sample_groups:
                 if name not in members:
-                    raise _unknown(name, names)
+                    raise unknown_group(name, names)
                 members[name].append(sample)
         return cls(members, len(groups))
 
@@ -255,7 +255,7 @@ class Grouping:
 
     def _group(self, name: str) -> Indices:
         if name not in self._members:
-            raise _unknown(name, self.names)
+            raise unknown_group(name, self.names)
         return self._members[name]
 
 
@@ -293,7 +293,21 @@ def _checked(name: str, indices: Sequence[int] | Indices, num_samples: int) -> I
     return members
 
 
-def _unknown(name: str, names: Sequence[str]) -> GroupError:
+def asked_groups(asked: str, names: Sequence[str]) -> list[str]:
+    """What a user asked for by one text: one of the names, or several separated by commas, each once.
+
+    Raises:
+        GroupError: One does not exist.
+    """
+    chosen = [asked] if asked in names else [name.strip() for name in asked.split(",")]
+    for name in chosen:
+        if name not in names:
+            raise unknown_group(name, names)
+    return list(dict.fromkeys(chosen))
+
+
+def unknown_group(name: str, names: Sequence[str]) -> GroupError:
+    """The error for a group that is none of these."""
     return GroupError(
         f"unknown group '{name}'",
         found=f"'{name}'",

@@ -114,9 +114,9 @@ NO_LIST = ("a list of one or more group names", "name groups, such as ['a']")
             ["a", "z"],
             GroupError,
             (
-                "unknown calibration group 'z'",
+                "unknown group 'z'",
                 "'z'",
-                "one of 5 groups: a, b, c, d, e",
+                "one of 5 groups; nearest: 'e', 'd', 'c'",
                 "correct the name",
             ),
         ),

@@ -223,10 +223,13 @@ def test_scores_that_are_no_numbers_are_refused(bad: float) -> None:
     observed, placebo = torch.zeros(4, 3), torch.zeros(M, 4, 3)
     fix = "score that query again"
     observed[2, 1] = bad
-    text = message("the observed scores are not finite", f"{bad} at (2, 1)", "finite numbers", fix)
+    text = message(
+        "the observed scores are not all numbers", f"{bad} at query 2, group 1", "finite numbers", fix
+    )
     with pytest.raises(NumericsError, match=text):
         placebo_test(observed, placebo)
     placebo[7, 0, 2] = bad
-    text = message("the placebo scores are not finite", f"{bad} at (7, 0, 2)", "finite numbers", fix)
+    found = f"{bad} at partition 7, query 0, group 2"
+    text = message("the placebo scores are not all numbers", found, "finite numbers", fix)
     with pytest.raises(NumericsError, match=text):
         placebo_test(torch.zeros(4, 3), placebo)

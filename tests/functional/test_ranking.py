@@ -117,6 +117,21 @@ def test_a_tie_at_the_edge_of_the_top_belongs_to_it() -> None:
     assert ranking.wpra(scores, oracle, top=1).item() == 1
 
 
+@pytest.mark.parametrize("top", [1, 2, 3, 9, None])
+@settings(deadline=None)  # the machine may be busy
+@given(few_values.filter(lambda pairs: len({oracle for _, oracle in pairs}) > 1))
+def test_wpra_is_its_definition_pair_by_pair(top: int | None, values: list[tuple[int, int]]) -> None:
+    scores, oracle = zip(*values, strict=True)
+    first = [sum(other > value for other in oracle) < (top or len(oracle)) for value in oracle]
+    agreed = total = 0.0
+    for i, j in itertools.combinations(range(len(oracle)), 2):
+        if first[i] or first[j]:
+            weight, product = abs(oracle[i] - oracle[j]), (oracle[i] - oracle[j]) * (scores[i] - scores[j])
+            agreed += weight * (1 if product > 0 else 0 if product < 0 else 0.5)
+            total += weight
+    assert ranking.wpra(row(scores), row(oracle), top).item() == pytest.approx(agreed / total)
+
+
 @pytest.mark.parametrize("groups", [2, 7])
 def test_equal_scores_agree_by_chance(groups: int) -> None:
     oracle = torch.randn(5, groups)
@@ -180,19 +195,29 @@ def message(problem: str, found: str, expected: str, fix: str) -> str:
 
 
 @pytest.mark.parametrize("name", METRICS)
-@pytest.mark.parametrize(
-    ("scores", "oracle"),
-    [((2, 3), (2, 4)), ((2, 3), (3, 3)), ((3,), (3,)), ((2, 1), (2, 1)), ((1, 2, 3), (1, 2, 3))],
-)
-def test_shapes_that_do_not_fit(name: str, scores: tuple[int, ...], oracle: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("scores", "oracle"), [((2, 3), (2, 4)), ((2, 3), (3, 3)), ((3,), (3, 3))])
+def test_shapes_that_differ(name: str, scores: tuple[int, ...], oracle: tuple[int, ...]) -> None:
     expected = message(
-        "scores and oracle cannot be compared",
-        f"scores of shape {scores}, oracle of shape {oracle}",
-        "the same shape (queries, groups), with at least two groups",
-        "take the same queries and groups from both score tables",
+        "the scores have the wrong shape",
+        f"shape {scores}",
+        f"shape {oracle}: queries, groups",
+        "take the same queries and groups from all score tables, in the same order",
     )
     with pytest.raises(ConfigError, match=expected):
         METRICS[name](torch.rand(scores), torch.rand(oracle))
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (1, 2, 3)])
+def test_shapes_that_cannot_be_ranked(name: str, shape: tuple[int, ...]) -> None:
+    expected = message(
+        "the oracle's scores cannot be ranked",
+        f"shape {shape}",
+        "shape (queries, groups), with at least two groups",
+        "score more groups",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        METRICS[name](torch.rand(shape), torch.rand(shape))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -200,9 +225,9 @@ def test_shapes_that_do_not_fit(name: str, scores: tuple[int, ...], oracle: tupl
 def test_what_is_no_number_is_refused(name: str, bad: float) -> None:
     broken, whole = torch.rand(3, 4), torch.rand(3, 4)
     broken[1, 2] = bad
-    for problem, sides in (("scores", (broken, whole)), ("oracle", (whole, broken))):
+    for whose, sides in (("the scores", (broken, whole)), ("the oracle's scores", (whole, broken))):
         expected = message(
-            f"{problem} cannot be ranked",
+            f"{whose} are not all numbers",
             f"{bad} at query 1, group 2",
             "finite numbers",
             "score that query again",
@@ -213,7 +238,12 @@ def test_what_is_no_number_is_refused(name: str, bad: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "side"),
-    [("spearman", "scores"), ("spearman", "oracle"), ("wpra_top3", "oracle"), ("wpra_all", "oracle")],
+    [
+        ("spearman", "the scores"),
+        ("spearman", "the oracle's scores"),
+        ("wpra_top3", "the oracle's scores"),
+        ("wpra_all", "the oracle's scores"),
+    ],
 )
 def test_rows_without_an_order_are_refused(name: str, side: str) -> None:
     constant, whole = torch.rand(3, 4), torch.rand(3, 4)
@@ -225,7 +255,7 @@ def test_rows_without_an_order_are_refused(name: str, side: str) -> None:
         "leave that query out, or score it with more digits",
     )
     with pytest.raises(NumericsError, match=expected):
-        METRICS[name](*((constant, whole) if side == "scores" else (whole, constant)))
+        METRICS[name](*((constant, whole) if side == "the scores" else (whole, constant)))
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, math.nan])

@@ -1,7 +1,7 @@
 """How well attributions agree with the oracle, and whether there is anything to attribute."""
 
 from guda_lightning.evaluation.agreement import Agreement, agreement
-from guda_lightning.evaluation.calibration import Calibration, calibrate, choose
+from guda_lightning.evaluation.calibration import Calibration, calibrate, choose, refuse_none_held_out
 from guda_lightning.evaluation.placebo import PlaceboTest, placebo_test, refuse_few
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "choose",
     "placebo_test",
     "refuse_few",
+    "refuse_none_held_out",
 ]

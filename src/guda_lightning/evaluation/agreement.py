@@ -17,8 +17,8 @@ from guda_lightning.evaluation.bootstrap import (
     resampled_means,
     share_above_zero,
 )
-from guda_lightning.evaluation.checks import as_matrix, refuse_ties_of_all
 from guda_lightning.evaluation.magnitudes import magnitudes
+from guda_lightning.functional.checks import checked_scores, refuse_constant
 from guda_lightning.functional.ranking import METRICS
 
 ORACLE = "oracle"
@@ -134,19 +134,20 @@ def _checked(
             expected="a method, or a second oracle seed",
             fix="score the same queries with guda attribute",
         )
-    scores = {name: as_matrix(f"method '{name}'", matrix, (*shape,)) for name, matrix in methods.items()}
-    for name, matrix in scores.items():
-        refuse_ties_of_all(f"method '{name}'", matrix)
+    scores = {name: _ranking(f"method '{name}'", matrix, (*shape,)) for name, matrix in methods.items()}
     return scores, _seeds(oracles), _seeds(held_out)
 
 
 def _seeds(oracles: Tensor) -> Tensor:
     shape = tuple(oracles.shape[1:])
-    matrices = {f"oracle seed {s} of {len(oracles)}": matrix for s, matrix in enumerate(oracles, start=1)}
-    checked = {name: as_matrix(name, matrix, shape) for name, matrix in matrices.items()}
-    for name, matrix in checked.items():
-        refuse_ties_of_all(name, matrix)
-    return torch.stack(list(checked.values()))
+    names = [f"oracle seed {s} of {len(oracles)}" for s in range(1, len(oracles) + 1)]
+    return torch.stack([_ranking(name, seed, shape) for name, seed in zip(names, oracles, strict=True)])
+
+
+def _ranking(name: str, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
+    checked = checked_scores(f"the scores of {name}", scores, shape).cpu()
+    refuse_constant(f"the scores of {name}", checked)
+    return checked
 
 
 def _per_query(scores: Tensor, oracle: Tensor) -> Tensor:

@@ -9,9 +9,12 @@ import pandas as pd
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, GroupError, NumericsError
-from guda_lightning.evaluation.checks import as_matrix
 from guda_lightning.evaluation.line import least_squares
+from guda_lightning.functional.checks import checked_scores
 from guda_lightning.functional.ranking import spearman
+from guda_lightning.grouping import unknown_group
+
+_METHOD, _ORACLE = "the scores of the method", "the scores of the oracle"  # in errors
 
 
 @dataclass(frozen=True)
@@ -59,18 +62,13 @@ def calibrate(
         NumericsError: A score is not finite, or a side does not vary.
     """
     chosen = _columns(groups, calibration_groups)
+    refuse_none_held_out(groups, calibration_groups)
     others = [column for column in range(len(groups)) if column not in chosen]
-    if not others:
-        raise ConfigError(
-            "no group is left to test the calibration on",
-            found=f"all {len(groups)} groups used for calibration",
-            expected="at least one group held out",
-            fix="calibrate on fewer groups",
-        )
     shape = (len(oracle), len(groups))
-    scores, oracle = as_matrix("the method", scores, shape), as_matrix("the oracle", oracle, shape)
-    x, y = _varying("the method", scores, chosen), _varying("the oracle", oracle, chosen)
-    before, truth = scores[:, others], _varying("the oracle", oracle, others)
+    scores = checked_scores(_METHOD, scores, shape).cpu()
+    oracle = checked_scores(_ORACLE, oracle, shape).cpu()
+    x, y = _varying(_METHOD, scores, chosen), _varying(_ORACLE, oracle, chosen)
+    before, truth = scores[:, others], _varying(_ORACLE, oracle, others)
     line = least_squares(x, y)
     scale, offset = line.slope.item(), line.offset.item()
     error = _rmse(scale * before + offset, truth)
@@ -83,6 +81,21 @@ def calibrate(
         uncalibrated_error=_rmse(before, truth),
         r2=1 - error**2 / truth.var(correction=0).item(),
     )
+
+
+def refuse_none_held_out(groups: Sequence[str], calibration_groups: Sequence[str]) -> None:
+    """Refuse calibration groups that leave no group to test on.
+
+    Raises:
+        ConfigError: They do.
+    """
+    if set(groups) <= set(calibration_groups):
+        raise ConfigError(
+            "no group is left to test the calibration on",
+            found=f"all {len(groups)} groups used for calibration",
+            expected="at least one group held out",
+            fix="calibrate on fewer groups",
+        )
 
 
 def choose(
@@ -120,11 +133,11 @@ def choose(
             fix="score the queries with several settings",
         )
     chosen, shape = _columns(groups, calibration_groups), (len(oracle), len(groups))
-    truth = _varying("the oracle", as_matrix("the oracle", oracle, shape), chosen)
+    truth = _varying(_ORACLE, checked_scores(_ORACLE, oracle, shape).cpu(), chosen)
     rows = []
     for name, matrix in candidates.items():
-        candidate = f"candidate '{name}'"
-        scores = _varying(candidate, as_matrix(candidate, matrix, shape), chosen)
+        whose = f"the scores of candidate '{name}'"
+        scores = _varying(whose, checked_scores(whose, matrix, shape).cpu(), chosen)
         line = least_squares(scores, truth)
         correlation = spearman(scores.reshape(1, -1), truth.reshape(1, -1)).item()
         error = _rmse(line.slope * scores + line.offset, truth)
@@ -153,20 +166,15 @@ def _columns(groups: Sequence[str], calibration_groups: Sequence[str]) -> list[i
             )
     for name in calibration_groups:
         if name not in groups:
-            raise GroupError(
-                f"unknown calibration group '{name}'",
-                found=f"'{name}'",
-                expected=f"one of {len(groups)} groups: {', '.join(groups)}",
-                fix="correct the name",
-            )
+            raise unknown_group(name, groups)
     return sorted(list(groups).index(name) for name in calibration_groups)
 
 
-def _varying(name: str, scores: Tensor, columns: list[int]) -> Tensor:
+def _varying(whose: str, scores: Tensor, columns: list[int]) -> Tensor:
     selected = scores[:, columns]
     if (selected == selected.flatten()[:1]).all():
         raise NumericsError(
-            f"the scores of {name} are all the same",
+            f"{whose} are all the same",
             found=f"one number for {len(selected)} queries and {len(columns)} groups",
             expected="numbers that differ between queries or groups",
             fix="take more queries or other groups",

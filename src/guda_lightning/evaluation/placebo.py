@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError, NumericsError
+from guda_lightning.errors import ConfigError
+from guda_lightning.functional.checks import refuse_nonfinite
 
 _FEWEST = 99  # the smallest p-value is then .01
 
@@ -63,14 +64,7 @@ def placebo_test(observed: Tensor, placebo: Tensor, level: float = 0.05) -> Plac
     refuse_few(partitions, level)
     floor = 1 / (1 + partitions)
     for name, scores in (("observed", observed), ("placebo", placebo)):
-        if not scores.isfinite().all():
-            position = (~scores.isfinite()).nonzero()[0].tolist()
-            raise NumericsError(
-                f"the {name} scores are not finite",
-                found=f"{scores[tuple(position)].item()} at {tuple(position)}",
-                expected="finite numbers",
-                fix="score that query again",
-            )
+        refuse_nonfinite(f"the {name} scores", scores)
     reached = 1 + (placebo.double().amax(dim=2) >= observed.double().amax(dim=1)).sum(dim=0)
     adjusted = _benjamini_hochberg(reached, 1 + partitions)
     p = reached.double() / (1 + partitions)

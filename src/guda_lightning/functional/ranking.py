@@ -17,8 +17,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from guda_lightning.errors import ConfigError, NumericsError
+from guda_lightning.errors import ConfigError
+from guda_lightning.functional.checks import checked_scores, refuse_constant
+
+_SCORES, _ORACLE = "the scores", "the oracle's scores"  # in errors
 
 
 def top1_agreement(scores: Tensor, oracle: Tensor) -> Tensor:
@@ -67,20 +71,20 @@ def wpra(scores: Tensor, oracle: Tensor, top: int | None = 3) -> Tensor:
     """
     if top is not None:
         _at_least_one("top", top)
-    _, of_oracle = _ranks(scores, oracle)
-    _refuse_constant("oracle", of_oracle)
+    of_scores, of_oracle = _ranks(scores, oracle)
+    refuse_constant(_ORACLE, oracle)
     scores, oracle = scores.double(), oracle.double()
-    counts = of_oracle.start < (of_oracle.groups if top is None else top)
-    agreed, total = torch.zeros_like(oracle[:, 0]), torch.zeros_like(oracle[:, 0])
-    for i in range(
-        of_oracle.groups - 1
-    ):  # one row of pairs at a time: all pairs of 200 groups would fill the memory
-        difference = oracle[:, i, None] - oracle[:, i + 1 :]
-        weight = difference.abs() * (counts[:, i, None] | counts[:, i + 1 :])
-        same = difference.sign() * (scores[:, i, None] - scores[:, i + 1 :]).sign()
-        agreed += (weight * (1 + same) / 2).sum(dim=1)
-        total += weight.sum(dim=1)
-    return agreed / total
+    oracle = oracle - oracle.mean(dim=1, keepdim=True)  # keeps all digits
+    counts = torch.ones_like(oracle, dtype=torch.bool)
+    agreed, total = (_signed_pairs(oracle, side, counts) for side in (of_scores, of_oracle))
+    if top is not None:
+        rest = of_oracle.start >= top  # pairs among these do not count
+        last = (_ranks_of(side.masked_fill(~rest, -torch.inf)) for side in (scores, oracle))
+        agreed, total = (
+            pairs - _signed_pairs(oracle, side, rest)
+            for pairs, side in zip((agreed, total), last, strict=True)
+        )
+    return (1 + agreed / total) / 2
 
 
 def rbo(scores: Tensor, oracle: Tensor, p: float = 0.9) -> Tensor:
@@ -96,12 +100,11 @@ def rbo(scores: Tensor, oracle: Tensor, p: float = 0.9) -> Tensor:
     if not 0 < p < 1:
         raise ConfigError("p is out of range", found=p, expected="0 < p < 1", fix="take the usual 0.9")
     of_scores, of_oracle = _ranks(scores, oracle)
-    rank = torch.arange(1, of_scores.groups + 1, device=scores.device)
-    total = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
-    for depth in range(1, of_scores.groups + 1):
-        overlap = (of_scores.mean(rank <= depth) * of_oracle.mean(rank <= depth)).sum(dim=1)
-        total += (1 - p) * p ** (depth - 1) * overlap / depth
-    return total
+    rank = torch.arange(1, of_scores.groups + 1, device=scores.device, dtype=torch.float64)
+    weight = (1 - p) * p ** (rank - 1) / rank
+    from_rank = weight.flip(0).cumsum(0).flip(0)  # a group is among the first of both from its later rank on
+    later = torch.maximum(rank, rank[:, None]).long() - 1
+    return _mean_of_both(of_scores, of_oracle, from_rank[later]).sum(dim=1)
 
 
 def spearman(scores: Tensor, oracle: Tensor) -> Tensor:
@@ -111,8 +114,8 @@ def spearman(scores: Tensor, oracle: Tensor) -> Tensor:
         NumericsError: One side scores all groups of a query alike.
     """
     of_scores, of_oracle = _ranks(scores, oracle)
-    _refuse_constant("scores", of_scores)
-    _refuse_constant("oracle", of_oracle)
+    refuse_constant(_SCORES, scores)
+    refuse_constant(_ORACLE, oracle)
     centred = [(side.start + side.end).double() - of_scores.groups for side in (of_scores, of_oracle)]
     first, second = (side / side.norm(dim=1, keepdim=True) for side in centred)
     correlation: Tensor = (first * second).sum(dim=1)
@@ -144,46 +147,54 @@ class _Ranks(NamedTuple):
 
     def mean(self, of_rank: Tensor) -> Tensor:
         """Mean over each group's ranks of a quantity given by rank: ``[groups] -> [queries, groups]``."""
-        sums = torch.nn.functional.pad(of_rank.double().cumsum(0), (1, 0))
+        sums = pad(of_rank.double().cumsum(0), (1, 0))
         return (sums[self.end] - sums[self.start]) / (self.end - self.start)
 
 
 def _ranks(scores: Tensor, oracle: Tensor) -> tuple[_Ranks, _Ranks]:
-    if scores.shape != oracle.shape or scores.dim() != 2 or scores.shape[1] < 2:
+    if oracle.dim() != 2 or oracle.shape[1] < 2:
         raise ConfigError(
-            "scores and oracle cannot be compared",
-            found=f"scores of shape {tuple(scores.shape)}, oracle of shape {tuple(oracle.shape)}",
-            expected="the same shape (queries, groups), with at least two groups",
-            fix="take the same queries and groups from both score tables",
+            f"{_ORACLE} cannot be ranked",
+            found=f"shape {tuple(oracle.shape)}",
+            expected="shape (queries, groups), with at least two groups",
+            fix="score more groups",
         )
-    for name, side in (("scores", scores), ("oracle", oracle)):
-        if not side.isfinite().all():
-            query, group = (~side.isfinite()).nonzero()[0].tolist()
-            raise NumericsError(
-                f"{name} cannot be ranked",
-                found=f"{side[query, group].item()} at query {query}, group {group}",
-                expected="finite numbers",
-                fix="score that query again",
-            )
-    return _ranks_of(scores), _ranks_of(oracle)
+    sides = ((_SCORES, scores), (_ORACLE, oracle))
+    of_scores, of_oracle = (_ranks_of(checked_scores(*side, tuple(oracle.shape))) for side in sides)
+    return of_scores, of_oracle
 
 
 def _ranks_of(values: Tensor) -> _Ranks:
-    descending = -values.double().contiguous()
-    ordered = descending.sort(dim=1).values
-    start = torch.searchsorted(ordered, descending)
-    return _Ranks(start, torch.searchsorted(ordered, descending, right=True))
+    ordered, order = values.sort(dim=1, descending=True)
+    groups = order.shape[1]
+    rank = torch.arange(1, groups, device=values.device)
+    last = ordered[:, :-1] != ordered[:, 1:]  # of the groups that share ranks; the very last one is not asked
+    start = pad(rank.where(last, 0), (1, 0)).cummax(dim=1).values
+    end = pad(rank.where(last, groups), (0, 1), value=groups).flip(1).cummin(dim=1).values.flip(1)
+    return _Ranks(*(torch.empty_like(order).scatter(1, order, side) for side in (start, end)))
 
 
-def _refuse_constant(name: str, ranks: _Ranks) -> None:
-    constant = ((ranks.end - ranks.start) == ranks.groups).all(dim=1)
-    if constant.any():
-        raise NumericsError(
-            f"{name} rank nothing",
-            found=f"the same number for all {ranks.groups} groups of query {int(constant.nonzero()[0])}",
-            expected="numbers that differ between groups",
-            fix="leave that query out, or score it with more digits",
-        )
+def _mean_of_both(first: _Ranks, second: _Ranks, of_ranks: Tensor) -> Tensor:
+    """Mean over both sides' ranks of a quantity given by them: ``[groups, groups] -> [queries, groups]``."""
+    sums = pad(of_ranks.cumsum(0).cumsum(1), (1, 0, 1, 0))
+    total = sums[first.end, second.end] - sums[first.start, second.end]
+    total -= sums[first.end, second.start] - sums[first.start, second.start]
+    return total / ((first.end - first.start) * (second.end - second.start))
+
+
+def _signed_pairs(oracle: Tensor, ranks: _Ranks, among: Tensor) -> Tensor:
+    """Sum of ``|oracle difference|`` over pairs of some groups, minus where the ranks disagree, 0 for ties.
+
+    ``Σ_{i<j} (o_i − o_j) sign_ij = Σ_i o_i Σ_j sign_ij``, and of n groups ``n − end_i`` rank below group i
+    and ``start_i`` above it: no pair is looked at.
+
+    Args:
+        oracle: ``[queries, groups]``.
+        ranks: Ranks of these groups; those of others do not matter.
+        among: ``[queries, groups]`` bool, which groups.
+    """
+    below_less_above = among.sum(dim=1, keepdim=True) - ranks.end - ranks.start
+    return (oracle * below_less_above * among).sum(dim=1)
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -18,7 +18,7 @@ from guda_lightning import __version__
 from guda_lightning.charts import UNDECIDED_BELOW, color_limit, group_summaries, margins
 from guda_lightning.errors import ConfigError, MissingExtraError, NumericsError, QueryError
 from guda_lightning.files import write_atomic
-from guda_lightning.report.agreement import agreement_section
+from guda_lightning.report.agreement_section import agreement_section
 from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.placebo import Placebo
 from guda_lightning.report.summary import summary, views

@@ -8,7 +8,7 @@ from pathlib import Path
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.errors import ConfigError, QueryError, StoreError
 from guda_lightning.files import sha256_json
-from guda_lightning.grouping import Grouping
+from guda_lightning.grouping import Grouping, asked_groups
 from guda_lightning.types import Queries
 
 
@@ -19,7 +19,7 @@ def chosen_groups(grouping: Grouping, asked: Sequence[str] | str | None) -> list
         GroupError: One does not exist, has no samples, or has all.
     """
     if isinstance(asked, str):
-        asked = [asked] if asked in grouping.names else [name.strip() for name in asked.split(",")]
+        asked = asked_groups(asked, grouping.names)
     names = list(dict.fromkeys(asked)) if asked else [name for name in grouping.names if grouping.size(name)]
     for name in names:
         grouping.check([name])

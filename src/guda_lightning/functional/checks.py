@@ -1,4 +1,4 @@
-"""What every evaluation asks of the scores it is given."""
+"""What every comparison asks of the scores it is given."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 from guda_lightning.errors import ConfigError, NumericsError
 
 
-def as_matrix(name: str, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return scores as float64 on the CPU.
+def checked_scores(whose: str, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return scores that can be compared with others, as float64.
 
     Args:
-        name: Whose scores they are, for the error.
+        whose: What they are, for the error: "the scores of ...".
         scores: ``[queries, groups]``.
-        shape: The shape of the oracle's scores.
+        shape: The shape of the others.
 
     Raises:
         ConfigError: The shape is another one.
@@ -21,23 +21,34 @@ def as_matrix(name: str, scores: Tensor, shape: tuple[int, ...]) -> Tensor:
     """
     if tuple(scores.shape) != shape:
         raise ConfigError(
-            f"the scores of {name} have the wrong shape",
+            f"{whose} have the wrong shape",
             found=f"shape {tuple(scores.shape)}",
             expected=f"shape {shape}: queries, groups",
             fix="take the same queries and groups from all score tables, in the same order",
         )
+    refuse_nonfinite(whose, scores)
+    return scores.detach().double()
+
+
+def refuse_nonfinite(whose: str, scores: Tensor) -> None:
+    """Refuse scores ``[queries, groups]`` or ``[partitions, queries, groups]`` that are not all finite.
+
+    Raises:
+        NumericsError: One is not.
+    """
     if not scores.isfinite().all():
-        query, group = (~scores.isfinite()).nonzero()[0].tolist()
+        position = (~scores.isfinite()).nonzero()[0].tolist()
+        names = ("partition", "query", "group")[-scores.dim() :]
+        place = ", ".join(f"{name} {index}" for name, index in zip(names, position, strict=True))
         raise NumericsError(
-            f"the scores of {name} are not all numbers",
-            found=f"{scores[query, group].item()} at query {query}, group {group}",
+            f"{whose} are not all numbers",
+            found=f"{scores[tuple(position)].item()} at {place}",
             expected="finite numbers",
             fix="score that query again",
         )
-    return scores.detach().double().cpu()
 
 
-def refuse_ties_of_all(name: str, scores: Tensor) -> None:
+def refuse_constant(whose: str, scores: Tensor) -> None:
     """Refuse a query whose groups all have the same score.
 
     Raises:
@@ -46,7 +57,7 @@ def refuse_ties_of_all(name: str, scores: Tensor) -> None:
     constant = (scores == scores[:, :1]).all(dim=1)
     if constant.any():
         raise NumericsError(
-            f"the scores of {name} rank nothing",
+            f"{whose} rank nothing",
             found=f"the same number for all {scores.shape[1]} groups of query {int(constant.nonzero()[0])}",
             expected="numbers that differ between groups",
             fix="leave that query out, or score it with more digits",

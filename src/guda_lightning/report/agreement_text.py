@@ -1,0 +1,187 @@
+"""An evaluation as text for a terminal."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+from guda_lightning.functional.ranking import METRICS
+from guda_lightning.report.agreement import (
+    DISJOINT,
+    EVERY,
+    MAIN,
+    SHARED,
+    AgreementRow,
+    AgreementTable,
+    Row,
+    against_best,
+    agreement_table,
+    count_of,
+    header,
+    interval,
+    matching,
+    notes,
+    share,
+)
+from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.report.summary import cut
+
+WIDTH, NAME = 100, 22
+
+
+def agreement_text(evaluation: Evaluation) -> str:
+    """Write an evaluation in lines of at most 100 columns."""
+    parts = ["\n".join(_wrapped(header(evaluation)))]
+    for weighting in evaluation.weightings:
+        table = agreement_table(evaluation, weighting)
+        parts.append(f"weighting {weighting}: {table.title}\n\n{_main(table)}")
+        parts += [
+            part
+            for part in (
+                _against_all_seeds(evaluation, table),
+                _better(evaluation, table),
+                _magnitudes(evaluation, table),
+                _noise(evaluation, weighting),
+                _calibration(evaluation, weighting),
+            )
+            if part
+        ]
+    parts.append("\n".join(line for note in notes(evaluation) for line in _wrapped(note)))
+    return "\n\n".join(parts)
+
+
+def _main(table: AgreementTable) -> str:
+    def cells(row: AgreementRow) -> list[str]:
+        found = []
+        for metric in METRICS:
+            found.append(share(row.values[metric]))
+            if metric in MAIN:
+                found.append(interval(row.intervals[metric]) if metric in row.intervals else "")
+        return [row.label, *found]
+
+    heads = [part for metric in METRICS for part in ((metric, "") if metric in MAIN else (metric,))]
+    lines = _columns([["method", *heads], *map(cells, (*table.rows, table.chance))], gap=1)
+    rule = "-" * max(map(len, lines))
+    first = 1 + len(table.methods)
+    return "\n".join([*lines[:first], rule, *lines[first:]])
+
+
+def _against_all_seeds(evaluation: Evaluation, table: AgreementTable) -> str:
+    if table.yardstick == "all seeds":
+        return ""
+    rows = matching(
+        evaluation.metrics, weighting=table.weighting, noise=EVERY, yardstick="all seeds", metric="top1"
+    )
+    if not rows:
+        return ""
+    rows.sort(key=lambda row: -row["value"])
+    found = ", ".join(f"{cut(row['method'], NAME)} {share(row['value'])}" for row in rows)
+    seeds = len(evaluation.record["oracle_seeds"])
+    return "\n".join(_wrapped(f"top1 against the mean of all {seeds} seeds: {found}"))
+
+
+def _better(evaluation: Evaluation, table: AgreementTable) -> str:
+    rows = [
+        [rival, *(cell for metric in MAIN for cell in _comparison(rows[metric]))]
+        for rival, rows in against_best(evaluation, table)
+    ]
+    if not rows:
+        return ""
+    title = f"P({cut(table.methods[0].label, 40)} is better), and by how much"
+    heads = [part for metric in MAIN for part in (f"{metric}: P", "difference", "")]
+    return "\n".join([title, *_columns([["than", *heads], *rows])])
+
+
+def _comparison(row: Row) -> list[str]:
+    ends = ", ".join(_signed(row[end], 2) for end in ("low", "high"))
+    return [share(row["probability"], 2), _signed(row["difference"]), f"[{ends}]"]
+
+
+def _magnitudes(evaluation: Evaluation, table: AgreementTable) -> str:
+    found = {
+        (row["method"], row["pooling"], row["quantity"]): row
+        for row in matching(evaluation.magnitudes, weighting=table.weighting, noise=EVERY)
+    }
+    if not found:
+        return ""
+
+    def cells(method: str) -> list[str]:
+        slope = found.get((method, "all", "slope"))
+        numbers = [slope[name] for name in ("value", "low", "high")] if slope else []
+        shares = [
+            found.get((method, pooling, quantity), {"value": math.nan})["value"]
+            for quantity, pooling in (
+                *(("r2", pooling) for pooling in ("all", "within", "across")),
+                *(("sign_agreement", pooling) for pooling in ("all", "within")),
+            )
+        ]
+        return [method, *(_number(number) for number in numbers or [math.nan] * 3), *map(share, shares)]
+
+    heads = ["slope", "low", "high", "R² all", "within", "across", "sign all", "within"]
+    title = "magnitudes: oracle = slope × score + offset over queries × groups, within and across queries"
+    rows = [cells(row.label) for row in table.methods]
+    return "\n".join([title, *_columns([["method", *heads], *rows])])
+
+
+def _noise(evaluation: Evaluation, weighting: str) -> str:
+    if DISJOINT not in set(evaluation.metrics["noise"]):
+        return ""
+    shared, disjoint = (agreement_table(evaluation, weighting, noise) for noise in (SHARED, DISJOINT))
+    apart = {row.label: row for row in disjoint.rows}
+    rows = []
+    for row in shared.rows:
+        cells = [row.label]
+        for metric in MAIN:
+            values = row.values[metric], apart[row.label].values[metric]
+            cells += [share(values[0]), share(values[1]), _signed(values[0] - values[1])]
+        rows.append(cells)
+    heads = [part for metric in MAIN for part in (f"{metric} shared", "disjoint", "hidden")]
+    title = "what shared noise hides: agreement on one draw for both sides, less that on a draw for each"
+    return "\n".join([title, *_columns([["method", *heads], *rows])])
+
+
+def _calibration(evaluation: Evaluation, weighting: str) -> str:
+    if evaluation.calibration is None:
+        return ""
+    names = ("scale", "offset", "uncalibrated_error", "error")
+    rows = [
+        [row["method"], *(_number(row[name]) for name in names), share(row["r2"])]
+        for row in matching(evaluation.calibration, weighting=weighting)
+    ]
+    record = evaluation.record
+    fitted = ", ".join(record["calibration_groups"])
+    others = len(record["groups"]) - len(record["calibration_groups"])
+    title = (
+        f"calibration: oracle = scale × score + offset, fitted on {fitted}, tested on the other "
+        f"{count_of(others, 'group')}; the order is that on the fitted groups"
+    )
+    heads = ["scale", "offset", "error before", "after", "R²"]
+    return "\n".join([*_wrapped(title), *_columns([["method", *heads], *rows])])
+
+
+def _columns(rows: Sequence[Sequence[str]], gap: int = 2) -> list[str]:
+    """Lines with a column of names, left, and columns of numbers, right."""
+    cells = [[cut(row[0], NAME), *row[1:]] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        (
+            row[0].ljust(widths[0])
+            + "".join(" " * gap + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def _wrapped(text: str) -> list[str]:
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return textwrap.wrap(printable, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _signed(value: float, digits: int = 3) -> str:
+    text = share(value, digits)
+    return text if text.startswith(("−", "–")) else f"+{text}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−") if math.isfinite(value) else "–"
