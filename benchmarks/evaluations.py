@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from lightning.pytorch import LightningModule
 
@@ -13,6 +15,7 @@ from guda_lightning.diffusion import open_full
 from guda_lightning.evaluation import agreement
 from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
+from guda_lightning.types import Weighting
 
 STRATA = (5, 10, 25, 50, 100)
 METHODS = ("retrack", "zero_target_distill")
@@ -42,7 +45,7 @@ def measure(run: RunFolder, seeds: int) -> list[dict[str, object]]:
             .score(queries)
             for method in METHODS
         }
-        for weighting in ("elbo", "uniform"):
+        for weighting in get_args(Weighting):
             oracle = torch.stack([table.select(weighting=weighting).matrix() for table in found])
             methods = {name: table.select(weighting=weighting).matrix() for name, table in tables.items()}
             agreed = agreement(methods, oracle).metrics

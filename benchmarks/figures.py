@@ -9,7 +9,7 @@ import altair as alt
 
 from guda_lightning.charts import INK, NEGATIVE, POSITIVE, png, styled
 
-COLORS = {"elbo": NEGATIVE, "uniform": POSITIVE}
+COLORS = {"elbo": NEGATIVE, "uniform": POSITIVE, "middle": "#7a7a7a"}
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 

@@ -83,7 +83,7 @@ def test_the_example_of_the_documentation_answers(tmp_path: Path, queries: Path,
     table = example.main(tmp_path / "run", queries, module, fit_steps=2, unlearn_steps=1)
     assert table.queries == ("0", "1")
     assert table.groups == tuple("0123456789")
-    assert table.weightings == ("elbo", "uniform")
+    assert table.weightings == ("elbo", "uniform", "middle")
     assert ScoreTable.load(tmp_path / "run" / "scores.parquet").table.equals(table.table)
     records = CounterfactualStore(tmp_path / "run" / "store").records()
     full = FullModel.of(module, **PATHS)

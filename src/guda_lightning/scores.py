@@ -202,7 +202,7 @@ class ScoreTable:
             groups: Unique names of the columns.
             n_draws: Noise draws per query, at least 1.
             method: What made the scores, e.g. an operator.
-            weighting: How timesteps were weighted: "elbo" or "uniform".
+            weighting: How timesteps were weighted: a ``Weighting``, or what else a method compares by.
             seed: Seed of the counterfactuals.
             record: What made the scores, as JSON values.
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-Weighting = Literal["elbo", "uniform"]
+Weighting = Literal["elbo", "uniform", "middle"]
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 

@@ -150,7 +150,8 @@ def test_scores_of_optimal_models_are_their_closed_form(draws: int) -> None:
         errors[0], {"group": errors[1]}, SCHEDULE, scoring, method="m", seed=3, record={"a": 1}
     )
     assert table.groups == ("group",)
-    for weighting, weight in (("elbo", SCHEDULE.kl_weights), ("uniform", SCHEDULE.uniform_weights)):
+    for weighting in get_args(Weighting):
+        weight = SCHEDULE.weights(weighting)
         exact = [
             gaussian_elbo((asked.images - mean).square().flatten(1).sum(dim=1), 64, spread, weight)
             for mean in means
@@ -163,6 +164,14 @@ def test_scores_of_optimal_models_are_their_closed_form(draws: int) -> None:
         assert ratio < 1.5
         assert draws == 1 or ratio > 0.6  # with one draw the error is conservative: larger than need be
         assert set(chosen.to_pandas()["n_draws"]) == {20 * draws}
+
+
+def test_a_grid_outside_the_middle_has_no_such_score() -> None:
+    scoring, asked = Scoring(grid=(1, 4, 1), draws=1), queries(2)
+    values, timesteps = squared_errors(model(), asked, scoring)
+    errors = SquaredErrors(asked.ids, values, timesteps, {})
+    table = score_table(errors, {"group": errors}, SCHEDULE, scoring, method="m", seed=0, record={})
+    assert table.weightings == ("elbo", "uniform")
 
 
 def test_a_model_that_returns_nan_is_refused_and_named() -> None:

@@ -262,6 +262,18 @@ def test_a_fixed_plan_is_the_same_grid_for_every_query() -> None:
     assert torch.equal(plan.draw(3, ["a", "b"]), grid.view(1, -1, 1).expand(2, 99, 2))
 
 
+@pytest.mark.parametrize(("weighting", "grid"), [("uniform", [10, 40, 80]), ("middle", [10, 40])])
+def test_a_fixed_grid_averages_over_its_points_in_range(weighting: Weighting, grid: list[int]) -> None:
+    schedule = ddpm("squaredcos_cap_v2", 100)
+    plan = TimestepPlan.fixed(schedule, 10, 81, 1)
+    timesteps = plan.draw(0, ["q"])
+    errors = torch.zeros(1, plan.num_strata, 1, dtype=torch.float64)
+    errors[torch.isin(timesteps, torch.tensor(grid))] = 1
+    points = 71 if weighting == "uniform" else 60
+    found = -elbo(errors, timesteps, plan, schedule, weighting)
+    assert float(found) == pytest.approx(len(grid) / points)
+
+
 @pytest.mark.parametrize(("kind", "biased"), [("stratified", False), ("fixed", True)])
 def test_the_record_says_range_and_bias(kind: str, biased: bool) -> None:
     schedule = ddpm("squaredcos_cap_v2", 100)

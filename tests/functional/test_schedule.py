@@ -110,6 +110,19 @@ def test_uniform_weights_share_one_over_the_range() -> None:
     assert schedule.uniform_weights[[0, 49]].tolist() == [0, 0]
 
 
+def test_middle_weights_share_one_over_the_middle() -> None:
+    schedule = NoiseSchedule.from_alphas_cumprod(torch.linspace(0.99, 0.01, 50, dtype=torch.float64))
+    weighted = schedule.middle_weights.nonzero().flatten()
+    assert (int(weighted[0]), int(weighted[-1]), len(weighted)) == (5, 34, 30)  # .1 <= t/50 < .7
+    assert schedule.middle_weights[weighted].tolist() == pytest.approx([1 / 30] * 30)
+    assert torch.equal(schedule.weights("middle"), schedule.middle_weights)
+
+
+def test_a_schedule_without_a_middle_has_no_weight_there() -> None:
+    schedule = NoiseSchedule.from_alphas_cumprod(torch.tensor([0.9, 0.5], dtype=torch.float64))
+    assert not schedule.middle_weights.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_flow_is_scored_from_one_percent_noise_to_less_than_pure_noise(dtype: torch.dtype) -> None:
     sigmas = torch.arange(1, 1001, dtype=torch.float64).flip(0).div(1000).to(dtype)

@@ -150,7 +150,9 @@ def score_table(
     seed: int,
     record: Mapping[str, object],
 ) -> ScoreTable:
-    """Scores of every query × group under both weightings, from stored squared errors alone.
+    """Scores of every query × group under every weighting, from stored squared errors alone.
+
+    A weighting that has no timestep of a plan in its range is left out.
 
     Args:
         full: Errors of the full model.
@@ -164,6 +166,8 @@ def score_table(
     plan = scoring.plan(schedule)
     tables = []
     for weighting in get_args(Weighting):
+        if not schedule.weights(weighting)[list(plan.timesteps)].any():
+            continue
         pairs = [
             paired_difference(full.errors, errors.errors, full.timesteps, plan, schedule, weighting)
             for errors in counterfactuals.values()

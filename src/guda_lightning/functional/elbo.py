@@ -4,7 +4,8 @@ Steps (methods: GUDA, arXiv 2601.22651, section 3; DDPM, Ho et al. 2020, equatio
 
 1. a ``TimestepPlan`` says which timesteps are evaluated for each query;
 2. a model's squared noise errors ‖ε − ε̂‖² are measured there, once;
-3. ``timestep_terms`` weighs them (``elbo``: KL in nats, ``uniform``: every timestep alike);
+3. ``timestep_terms`` weighs them (``elbo``: KL in nats, ``uniform``: every timestep alike, ``middle``: those
+   in the middle alike);
 4. ``elbo`` sums them, ``delta_elbo`` subtracts, ``paired_difference`` adds the standard error.
 
 All sums are float64.
@@ -177,16 +178,15 @@ def timestep_terms(
         timesteps: ``[queries, strata, draws]`` where they were measured.
         plan: The plan that drew the timesteps.
         schedule: The models' noise schedule.
-        weighting: ``elbo`` for nats; ``uniform`` for the mean squared noise error over timesteps.
+        weighting: ``elbo`` for nats; ``uniform`` for the mean squared noise error over timesteps, ``middle``
+            for that over the middle ones alone.
 
     Returns:
         ``[queries, strata, draws]`` float64.
     """
-    weights = schedule.kl_weights if weighting == "elbo" else schedule.uniform_weights
-    if (
-        weighting == "uniform" and plan.kind == "fixed"
-    ):  # the mean over the grid, whose points stand for themselves
-        weights = weights * (schedule.scored_timesteps.numel() / plan.num_strata)
+    weights = schedule.weights(weighting)
+    if weighting != "elbo" and plan.kind == "fixed":  # a mean over the grid, each point for itself
+        weights = weights / weights[list(plan.timesteps)].sum()
     factor = plan.sizes.to(errors.device, torch.float64).view(1, -1, 1)
     return factor * weights.to(errors.device)[timesteps] * errors.to(torch.float64)
 

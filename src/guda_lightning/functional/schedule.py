@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, NumericsError
+from guda_lightning.types import Weighting
 
 CLIPPED_BETA = 0.999  # diffusers clips β here in its cosine schedule: such a step is no DDPM step
 MIN_FLOW_SIGMA = 0.01  # SNR diverges at s = 0: the ELBO of a flow starts at this noise level
+MIDDLE = 0.1, 0.7  # share of all timesteps where the weighting of that name begins and ends
 ROUNDING = 1e-6  # schedules usually come in float32: compare with its rounding in mind
 
 
@@ -128,8 +130,27 @@ class NoiseSchedule:
     @cached_property
     def uniform_weights(self) -> Tensor:
         """``[timesteps]`` float64, the same weight for every scored timestep, summing to one."""
+        return self._equal_weights(self.scored_timesteps)
+
+    @cached_property
+    def middle_weights(self) -> Tensor:
+        """``[timesteps]`` float64, the same for every scored timestep with .1 <= t/T < .7, summing to one.
+
+        Without the finest details and without what is nearly pure noise (docs/benchmarks.md).
+        """
+        low, high = (round(fraction * len(self)) for fraction in MIDDLE)
+        scored = self.scored_timesteps
+        return self._equal_weights(scored[(scored >= low) & (scored < high)])
+
+    def weights(self, weighting: Weighting) -> Tensor:
+        """``[timesteps]`` float64: what each timestep's squared noise error counts under a weighting."""
+        return {"elbo": self.kl_weights, "uniform": self.uniform_weights, "middle": self.middle_weights}[
+            weighting
+        ]
+
+    def _equal_weights(self, timesteps: Tensor) -> Tensor:
         weights = torch.zeros_like(self.gamma)
-        weights[self.scored_timesteps] = 1 / self.scored_timesteps.numel()
+        weights[timesteps] = 1 / max(1, timesteps.numel())
         return weights
 
     @cached_property

@@ -30,13 +30,19 @@ MAX_EXAMPLES = 3  # per group
 QUERY_PIXELS, EXAMPLE_PIXELS = 208, 72  # longest side, twice what the style sheet shows
 PIXEL_ART = 64  # up to this size pictures are stored exactly and enlarged without blur
 
-LABELS = {"elbo": "ELBO", "uniform": "Uniform"}
-UNITS = {"elbo": "Scores are in nats.", "uniform": "Scores are differences of the mean squared noise error."}
+LABELS = {"elbo": "ELBO", "uniform": "Uniform", "middle": "Middle"}
+UNITS = {
+    "elbo": "Scores are in nats.",
+    "uniform": "Scores are differences of the mean squared noise error.",
+    "middle": "Scores are differences of the mean squared noise error at the middle timesteps.",
+}
 NOTES = {
     "elbo": "Weighting ELBO: differences of the evidence lower bound on the log-likelihood, in nats. "
     "Its weights sit on the smallest timesteps, so the scores say most about fine detail.",
     "uniform": "Weighting uniform: every timestep's squared noise error counts alike. The scores are less "
     "noisy and say more about the composition of the picture, but they are no log-likelihoods.",
+    "middle": "Weighting middle: as uniform, without the first tenth of the timesteps, where pictures differ "
+    "in fine detail, and without the last three tenths, where they are nearly pure noise.",
 }
 
 
