@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import agree, demo, evaluations, forget_target, hard_groups, sweeps
+from benchmarks import agree, demo, evaluations, forget_target, hard_groups, many_groups, sweeps
 from benchmarks.stages import Asked
 
 BENCHMARKS: dict[str, Callable[[Asked], None]] = {
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "evaluations": evaluations.run,
     "halves": hard_groups.halves,
     "mislabelled": hard_groups.mislabelled,
+    "groups": many_groups.run,
     "sweeps": sweeps.run,
     "cifar10": agree.cifar10,
 }

@@ -75,6 +75,29 @@ def lines(rows: Sequence[Mapping[str, object]], x: str, name: str, title: str, s
     _save(faceted.properties(title=alt.TitleParams(title, subtitle=subtitle)), name)
 
 
+def growth(rows: Sequence[Mapping[str, object]], name: str, title: str, subtitle: str) -> None:
+    """Draw core seconds and network evaluations against the number of groups, a line per method.
+
+    Args:
+        rows: ``groups``, ``method``, ``core seconds``, ``network evaluations``.
+        name: Of the file in docs/images.
+        title: What is shown.
+        subtitle: How it was measured.
+    """
+    numbers = sorted({row["groups"] for row in rows})
+    x = alt.X("groups:Q", title="groups", scale=alt.Scale(type="log"), axis=alt.Axis(values=numbers))
+    base = alt.Chart(alt.InlineData(values=[dict(row) for row in rows])).mark_line(point=True)
+    panels = [
+        base.encode(
+            x=x,
+            y=alt.Y(f"{of}:Q", scale=alt.Scale(type="log"), title=of),
+            color=alt.Color("method:N", title=None),
+        ).properties(width=240, height=190)
+        for of in ("core seconds", "network evaluations")
+    ]
+    _save(alt.hconcat(*panels, title=alt.TitleParams(title, subtitle=subtitle)), name)
+
+
 def _save(chart: alt.TopLevelMixin, name: str) -> None:
     IMAGES.mkdir(exist_ok=True)
     (IMAGES / f"{name}.png").write_bytes(png(styled(chart)))

@@ -33,6 +33,18 @@ def mislabelled(path: Path, share: float = 0.05) -> str:
     return _write(path, targets.astype(str))
 
 
+def hashed(path: Path, number: int) -> str:
+    """Random groups of about equal size."""
+    order = np.random.default_rng(0).permutation(len(load_digits().target))
+    return _write(path, np.array([f"g{index % number:03d}" for index in order]))
+
+
+def names(path: Path) -> list[str]:
+    """Names of the groups in a metadata file, sorted."""
+    with path.open(newline="") as file:
+        return sorted({row["group"] for row in csv.DictReader(file)})
+
+
 def _write(path: Path, names: np.ndarray) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

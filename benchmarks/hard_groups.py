@@ -25,12 +25,15 @@ def halves(asked: Asked) -> None:
     whole = oracles.digits(asked)
     score(whole, (*COMPARED, "similarity"))
     classes = asked.classes or 10
-    bench = _regrouped(asked.runs / "halves", groupings.halves(asked.runs / "halves.csv"), whole)
+    bench = regrouped(asked.runs / "halves", groupings.halves(asked.runs / "halves.csv"), whole)
     groups = [f"{digit}{half}" for digit in range(classes) for half in "ab"]
     only = ("--groups", ",".join(groups))
     bench.stage("retrain", "--seeds", "0", *only, label="make retrain")
     for method in ("retrain", *COMPARED, "similarity"):
-        _score(bench, method, *(only if method in ("retrain", "retrack") else ()))
+        some = only if method in ("retrain", "retrack") else ()
+        if method in COMPARED:
+            make(bench, method, *some)
+        score_method(bench, method, *some)
     rows = []
     for weighting in get_args(Weighting):
         of_classes = _matrix(whole, "retrain", weighting, own=False)
@@ -70,10 +73,11 @@ def mislabelled(asked: Asked) -> None:
     """Five per cent of the images in a wrong class, judged by the oracle of the right classes."""
     clean = oracles.digits(asked)
     groups = groupings.mislabelled(asked.runs / "mislabelled.csv")
-    bench = _regrouped(asked.runs / "mislabelled", groups, clean)
+    bench = regrouped(asked.runs / "mislabelled", groups, clean)
     score(clean, COMPARED)
     for method in COMPARED:
-        _score(bench, method)
+        make(bench, method)
+        score_method(bench, method)
     rows = []
     for weighting in get_args(Weighting):
         seeds = range(clean.seeds)
@@ -93,18 +97,17 @@ def mislabelled(asked: Asked) -> None:
     write_table("mislabelled", asked.command("mislabelled"), rows, notes)
 
 
-def _regrouped(root: Path, groups: str, base: Bench) -> Bench:
+def regrouped(root: Path, groups: str, base: Bench) -> Bench:
     """The digits under other groups, with the full model and the queries of the ten classes."""
     return Bench(root, *base.options, "--data.init_args.groups", groups, "--full", str(base.run.full))
 
 
-def _score(bench: Bench, method: str, *options: str) -> None:
+def score_method(bench: Bench, method: str, *options: str) -> None:
+    """Score the queries of the ten classes by a method, under the groups of a bench."""
     queries = ("--queries", str(Path(bench.options[-1]).parent / "queries"))
     if method == "similarity":
         bench.stage("attribute", "-c", "attribute/similarity.yaml", *queries, label="attribute similarity")
         return
-    if method != "retrain":
-        make(bench, method, *options)
     scored = ("-c", "attribute/elbo.yaml", "--operator", method)
     bench.stage("attribute", *scored, *queries, *options, label=f"attribute {method}")
 
