@@ -336,7 +336,8 @@ def test_the_oracle_is_no_method(run: Path, plant: Plant, guda: Guda, refused: C
 def test_a_planted_line_is_found_and_tested_on_other_groups(run: Path, plant: Plant, guda: Guda) -> None:
     plant("retrain-0", {"elbo": TRUTH, "uniform": TRUTH})
     plant("exact-0", {"elbo": (TRUTH - 3) / 2, "uniform": TRUTH})
-    plant("noisy-0", TRUTH + 10 * noise(4))
+    noisy = TRUTH + 10 * noise(4)
+    plant("noisy-0", noisy)
     out = guda("evaluate", run, "--resamples", 50, "--calibrate", "b, d")
     frame = Evaluation.load(run / "evaluation").calibration
     assert frame["method"].tolist() == ["exact-0", "noisy-0"] * 2  # the best on the calibration groups first
@@ -348,8 +349,24 @@ def test_a_planted_line_is_found_and_tested_on_other_groups(run: Path, plant: Pl
         ((others - 3) / 2 - others).square().mean().sqrt().item()
     )
     assert "fitted on b, d, tested on the other 4 groups" in out
+    assert frame["preferred"].tolist() == [True, False] * 2
+    found = float(np.corrcoef(noisy[:, [1, 3]].flatten(), TRUTH[:, [1, 3]].flatten())[0, 1] ** 2)
+    assert frame["fitted_r2"].tolist() == pytest.approx([1, found] * 2)
+    choice = "to choose on b, d, whatever the other groups say: exact-0 (R² 1.00 there), before noisy-0"
+    assert f"{choice} (R² .{found * 1000:.0f})" in out
     guda("evaluate", run, "--resamples", 50)
     assert not (run / "evaluation" / "calibration.parquet").exists()  # it belonged to the run before
+
+
+def test_what_runs_against_the_oracle_on_the_calibration_groups_is_not_preferred(
+    run: Path, plant: Plant, guda: Guda
+) -> None:
+    plant("retrain-0", TRUTH)
+    plant("opposite-0", -TRUTH)
+    plant("worse-0", -TRUTH - 10 * noise(4))
+    out = guda("evaluate", run, "--resamples", 50, "--calibrate", "b,d")
+    assert not Evaluation.load(run / "evaluation").calibration["preferred"].any()
+    assert "whatever the other groups say: none, the scores of all run against the oracle" in out
 
 
 # --- which tables

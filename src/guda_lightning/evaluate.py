@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -296,12 +296,17 @@ def _matrix(part: ScoreTable, reference: ScoreTable) -> Tensor:
 def _calibration(
     methods: Mapping[str, Tensor], oracle: Tensor, groups: Sequence[str], chosen: Sequence[str]
 ) -> pd.DataFrame:
-    """Each method's line to the oracle, in the order of how well it does on the calibration groups alone."""
-    rows = []
-    for method in choose(methods, oracle, groups, chosen)["candidate"]:
+    """Each method's line to the oracle, in the order of how well it does on the calibration groups alone.
+
+    The first is the preferred one, unless even its scores run against the oracle.
+    """
+    rows: list[dict[str, Any]] = []
+    for candidate in choose(methods, oracle, groups, chosen).to_dict("records"):
+        method = str(candidate["candidate"])
         fitted = calibrate(methods[method], oracle, groups, chosen)
         numbers = {name: getattr(fitted, name) for name in _CALIBRATION}
-        rows.append({"method": method, **numbers})
+        preferred = not rows and fitted.scale > 0
+        rows.append({"method": method, "preferred": preferred, "fitted_r2": candidate["r2"], **numbers})
     return pd.DataFrame(rows)
 
 

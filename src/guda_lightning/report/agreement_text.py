@@ -145,10 +145,8 @@ def _calibration(evaluation: Evaluation, weighting: str) -> str:
     if evaluation.calibration is None:
         return ""
     names = ("scale", "offset", "uncalibrated_error", "error")
-    rows = [
-        [row["method"], *(_number(row[name]) for name in names), share(row["r2"])]
-        for row in matching(evaluation.calibration, weighting=weighting)
-    ]
+    found = matching(evaluation.calibration, weighting=weighting)
+    rows = [[row["method"], *(_number(row[name]) for name in names), share(row["r2"])] for row in found]
     record = evaluation.record
     fitted = ", ".join(record["calibration_groups"])
     others = len(record["groups"]) - len(record["calibration_groups"])
@@ -157,7 +155,19 @@ def _calibration(evaluation: Evaluation, weighting: str) -> str:
         f"{count_of(others, 'group')}; the order is that on the fitted groups"
     )
     heads = ["scale", "offset", "error before", "after", "R²"]
-    return "\n".join([*_wrapped(title), *_columns([["method", *heads], *rows])])
+    lines = [*_wrapped(title), *_columns([["method", *heads], *rows])]
+    if len(found) > 1:
+        lines += _wrapped(f"to choose on {fitted}, whatever the other groups say: {_choice(found)}")
+    return "\n".join(lines)
+
+
+def _choice(calibration: Sequence[Row]) -> str:
+    """What the calibration groups prefer among methods or settings, each a row, best first."""
+    first, *others = calibration
+    if not first["preferred"]:
+        return "none, the scores of all run against the oracle"
+    best, rival = (f"{cut(row['method'], NAME)} (R² {share(row['fitted_r2'])}" for row in (first, others[0]))
+    return f"{best} there), before {rival})"
 
 
 def _columns(rows: Sequence[Sequence[str]], gap: int = 2) -> list[str]:

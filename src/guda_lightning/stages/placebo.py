@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from tqdm import tqdm
 
 from guda_lightning.attribution import Attributor, CounterfactualAttributor, Scoring
-from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
+from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import GroupDataModule, load_queries, near_duplicates
-from guda_lightning.diffusion import FullModel
-from guda_lightning.diffusion.cost import BACKWARD_FACTOR
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation import refuse_few
 from guda_lightning.files import sha256_json
@@ -23,11 +20,12 @@ from guda_lightning.report.placebo import NAMED, placebo_frame, placebo_lines, p
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.attribute import AttributeStage
 from guda_lightning.stages.choices import at_least_one, chosen_groups, refuse_choices, with_labels
-from guda_lightning.stages.costs import evaluation_seconds, say, say_cost, step_seconds
+from guda_lightning.stages.costs import evaluation_seconds, say, say_cost
 from guda_lightning.stages.records import begin, is_stored, made_from
 from guda_lightning.stages.unlearn import UnlearnStage
+from guda_lightning.stages.unlearning import Unlearning
 from guda_lightning.types import Queries, Weighting
-from guda_lightning.unlearning import Objective, ReTrack, UnlearnModule
+from guda_lightning.unlearning import Objective, ReTrack
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.module import default_optimizer
 
@@ -89,8 +87,10 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         run, objective = self.run_folder, objective or ReTrack()
         source = self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
-        asked = with_labels(asked, self._is_conditional(model), datamodule.num_classes)
+        conditional = self._is_conditional(model)
+        asked = with_labels(asked, conditional, datamodule.num_classes)
         hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self)
+        work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams)
         real = attributor or CounterfactualAttributor(
             run.store, objective.name, scoring, seed=seed, hparams=sha256_json(hparams)
         )
@@ -120,19 +120,18 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         else:
             begin(folder, {"of": identity["of"]})
             if attributor is None:
-                work = _Unlearning(source, objective, optimizer, lr_scheduler, hparams, scoring, seed)
                 left = sum(
                     not ScoreTable.exists(folder / f"{number}.parquet") for number in range(partitions)
                 )
                 if left:
-                    self._say_placebo_cost(work, model, datamodule, asked, left)
+                    self._say_placebo_cost(work, scoring, datamodule, asked, left)
             parts = []
             for number in tqdm(range(partitions), desc="placebo", unit="partition", disable=None):
                 part = folder / f"{number}.parquet"
                 if not ScoreTable.exists(part):
                     view = datamodule.regrouped(datamodule.grouping.permuted(number, f"placebo {number}"))
                     if attributor is None:
-                        table = self._unlearned(work, model, view, asked, folder)
+                        table = self._unlearned(work, scoring, view, asked, folder)
                     else:
                         table = attributor.fit(source, view, view.grouping).score(asked)
                     table.save(part)
@@ -150,27 +149,17 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         say("\n".join(f"placebo {path.stem}, {line}" for line in placebo_lines(observed, random, shown)))
 
     def _unlearned(
-        self, work: _Unlearning, model: LightningModule, view: GroupDataModule, asked: Queries, folder: Path
+        self, work: Unlearning, scoring: Scoring, view: GroupDataModule, asked: Queries, folder: Path
     ) -> ScoreTable:
         """Scores of one random partition; its counterfactuals are not kept."""
         store, origin = CounterfactualStore(folder / "store"), made_from(work.full, view.grouping)
         for name in chosen_groups(view.grouping, None):
-            key = CounterfactualKey(work.objective.name, (name,), work.seed, sha256_json(work.hparams))
-            if not is_stored(store, key, origin):
-                module = UnlearnModule(
-                    work.full,
-                    work.objective,
-                    (name,),
-                    work.optimizer,
-                    work.lr_scheduler,
-                    conditional=self._is_conditional(model),
-                    seed=work.seed,
-                )
-                self._unlearn_group(module, view, store, key, work.hparams, origin, **_SILENT)
+            if not is_stored(store, work.key(name), origin):
+                self._unlearn_group(work, name, view, store, origin, **_SILENT)
         attributor = CounterfactualAttributor(
             store.root,
             work.objective.name,
-            work.scoring,
+            scoring,
             seed=work.seed,
             cache=folder / "errors",
             device=self.strategy.root_device,
@@ -180,40 +169,19 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         return table
 
     def _say_placebo_cost(
-        self,
-        work: _Unlearning,
-        model: LightningModule,
-        data: GroupDataModule,
-        asked: Queries,
-        partitions: int,
+        self, work: Unlearning, scoring: Scoring, data: GroupDataModule, asked: Queries, partitions: int
     ) -> None:
-        groups = len(chosen_groups(data.grouping, None))
-        device, conditional = self.strategy.root_device, self._is_conditional(model)
-        passes = 2 * BACKWARD_FACTOR + (work.objective.preserve == "distill")
-        steps = work.hparams["steps"] * step_seconds(work.full.model, data, passes, device, conditional)
-        each = evaluation_seconds(work.full.model, data, work.scoring.batch_size, device, conditional)
-        scores = len(asked) * work.scoring.plan(work.full.model.schedule).evaluations * each
+        groups, device = len(chosen_groups(data.grouping, None)), self.strategy.root_device
+        each = evaluation_seconds(work.full.model, data, scoring.batch_size, device, work.conditional)
+        scores = len(asked) * scoring.plan(work.full.model.schedule).evaluations * each
         say_cost(
             f"placebo: {partitions} partitions x {groups} groups ({work.objective.name})",
-            partitions * groups * (steps + scores),
+            partitions * groups * (work.seconds(data, device) + scores),
         )
 
 
 # Nothing of a random group is worth a log, a curve or a checkpoint callback of the user's.
 _SILENT = {"logger": False, "callbacks": [], "enable_progress_bar": False, "limit_val_batches": 0}
-
-
-@dataclass(frozen=True)
-class _Unlearning:
-    """How every random group is unlearned and scored."""
-
-    full: FullModel
-    objective: Objective
-    optimizer: OptimizerCallable
-    lr_scheduler: LRSchedulerCallable | None
-    hparams: dict[str, Any]
-    scoring: Scoring
-    seed: int
 
 
 def _duplicates(datamodule: GroupDataModule) -> dict[str, Any]:

@@ -10,15 +10,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from guda_lightning.callbacks import ELBOAttributionCallback
 from guda_lightning.callbacks.wandb import closing_runs
-from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
+from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule
-from guda_lightning.diffusion.cost import BACKWARD_FACTOR
-from guda_lightning.files import sha256_json
 from guda_lightning.stages.base import StageTrainer, callbacks, fit
 from guda_lightning.stages.choices import at_least_one, chosen_groups
-from guda_lightning.stages.costs import say, say_cost, say_skipped, spent, step_seconds
+from guda_lightning.stages.costs import say, say_cost, say_skipped, spent
 from guda_lightning.stages.records import begin, is_stored, log_record, made_from
-from guda_lightning.unlearning import Objective, ReTrack, UnlearnModule
+from guda_lightning.stages.unlearning import Unlearning
+from guda_lightning.unlearning import Objective, ReTrack
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.module import default_optimizer
 
@@ -64,67 +63,50 @@ class UnlearnStage(StageTrainer):
         source = self._open_full(full, model, datamodule)
         store = CounterfactualStore(self.run_folder.store)
         hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self)
-        keys = {
-            name: CounterfactualKey(objective.name, (name,), seed, sha256_json(hparams)) for name in names
-        }
-        self.made = keys[names[0]]
+        conditional = self._is_conditional(model)
+        work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams)
+        self.made = work.key(names[0])
         origin = made_from(source, datamodule.grouping)
-        todo = [name for name in names if not is_stored(store, keys[name], origin)]
+        todo = [name for name in names if not is_stored(store, work.key(name), origin)]
         say_skipped("unlearn", [name for name in names if name not in todo])
         if todo:
-            passes = 2 * BACKWARD_FACTOR + (objective.preserve == "distill")
             say_cost(
                 f"unlearn: {len(todo)} groups x {steps} steps ({objective.name})",
-                step_seconds(
-                    source.model, datamodule, passes, self.strategy.root_device, self._is_conditional(model)
-                )
-                * steps
-                * len(todo),
+                work.seconds(datamodule, self.strategy.root_device) * len(todo),
             )
         for position, name in enumerate(todo, start=1):
-            module = UnlearnModule(
-                source,
-                objective,
-                (name,),
-                optimizer,
-                lr_scheduler,
-                conditional=self._is_conditional(model),
-                seed=seed,
-            )
-            record = self._unlearn_group(module, datamodule, store, keys[name], hparams, origin)
+            record = self._unlearn_group(work, name, datamodule, store, origin)
             say(f"unlearn: {name} done ({position} of {len(todo)}), {spent(vars(record))}")
 
     def _unlearn_group(
         self,
-        module: UnlearnModule,
+        work: Unlearning,
+        name: str,
         datamodule: GroupDataModule,
         store: CounterfactualStore,
-        key: CounterfactualKey,
-        hparams: dict[str, Any],
         origin: dict[str, str],
         **overrides: Any,
     ) -> CounterfactualRecord:
         """Train one counterfactual on a fresh trainer and store it."""
-        steps: int = hparams["steps"]
-        (name,) = module.groups
+        module = work.module(name)
         with closing_runs():
             trainer, checkpoint = self._fresh(
                 "unlearn",
                 name,
-                self.run_folder.checkpoints(key.folder_name),
-                max_steps=steps,
+                self.run_folder.checkpoints(work.key(name).folder_name),
+                max_steps=work.steps,
                 max_epochs=-1,
                 check_val_every_n_epoch=None,
-                val_check_interval=max(1, steps // VALIDATIONS),
+                val_check_interval=max(1, work.steps // VALIDATIONS),
                 num_sanity_val_steps=0,
                 enable_model_summary=False,
                 **overrides,
             )
             begin(checkpoint.folder, origin)
-            log_record(trainer, {"groups": [name], "hparams": hparams, **origin})
+            log_record(trainer, {"groups": [name], "hparams": work.hparams, **origin})
             fit(trainer, module, datamodule.unlearning([name]), checkpoint)
             curves = [c.history for c in callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
-        record = module.save(store, curves[0] if curves else (), hparams)
+        record = module.save(store, curves[0] if curves else (), work.hparams)
         if self.is_global_zero:
             checkpoint.discard()
         trainer.strategy.barrier()  # no rank reads what rank zero still writes

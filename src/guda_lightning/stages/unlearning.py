@@ -1,0 +1,68 @@
+"""How a stage makes the full model forget a group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+
+from guda_lightning.counterfactuals import CounterfactualKey
+from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion import FullModel
+from guda_lightning.diffusion.cost import BACKWARD_FACTOR
+from guda_lightning.files import sha256_json
+from guda_lightning.stages.costs import step_seconds
+from guda_lightning.unlearning import Objective, UnlearnModule
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """All that is the same for every group.
+
+    Attributes:
+        full: The full model.
+        objective: What to minimise.
+        optimizer: Builds the optimizer.
+        lr_scheduler: Builds the learning-rate schedule.
+        conditional: Whether the denoiser takes class labels.
+        seed: Seed of the noise and the timesteps.
+        hparams: Every hyper-parameter, as ``unlearning_hparams`` gives them.
+    """
+
+    full: FullModel
+    objective: Objective
+    optimizer: OptimizerCallable
+    lr_scheduler: LRSchedulerCallable | None
+    conditional: bool
+    seed: int
+    hparams: Mapping[str, Any]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps per group."""
+        steps: int = self.hparams["steps"]
+        return steps
+
+    def key(self, group: str) -> CounterfactualKey:
+        """What the counterfactual without a group is stored under."""
+        return CounterfactualKey(self.objective.name, (group,), self.seed, sha256_json(self.hparams))
+
+    def module(self, group: str) -> UnlearnModule:
+        """A student that has not begun to forget a group."""
+        return UnlearnModule(
+            self.full,
+            self.objective,
+            (group,),
+            self.optimizer,
+            self.lr_scheduler,
+            conditional=self.conditional,
+            seed=self.seed,
+        )
+
+    def seconds(self, datamodule: GroupDataModule, device: torch.device | str) -> float:
+        """Estimated seconds per group: a step learns from a forget and a retain batch."""
+        passes = 2 * BACKWARD_FACTOR + (self.objective.preserve == "distill")
+        return self.steps * step_seconds(self.full.model, datamodule, passes, device, self.conditional)
