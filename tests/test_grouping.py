@@ -301,3 +301,14 @@ def test_metadata_without_any_group_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(GroupError, match=expected):
         Grouping.from_metadata(path, ["cat"])
+
+
+def test_a_coalition_is_named_by_its_groups() -> None:
+    grouping = Grouping({"b": [0], "a": [1, 2], "c+d": [3], "empty": []}, num_samples=6)
+    assert grouping.coalition("b") == ("b",)
+    assert grouping.coalition("b + a+b") == ("a", "b")
+    assert grouping.coalition("c+d") == ("c+d",)  # the name of a group comes first
+    with pytest.raises(GroupError, match="unknown group 'd'"):
+        grouping.coalition("a+d")
+    with pytest.raises(GroupError, match="group 'empty' has no samples"):
+        grouping.coalition("empty")

@@ -156,3 +156,28 @@ def test_the_guided_objective_makes_models_of_its_own(
     succeed(*GUIDE, "--run", finished_run)
     succeed(*unlearn)
     assert "guided-3-" in " ".join(path.name for path in (finished_run / "store").iterdir())
+
+
+def test_groups_are_removed_together(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(*GUIDE, "--run", finished_run)
+    succeed(*ATTRIBUTE, "--run", finished_run, "--groups", "7+3,3,7")
+    table = ScoreTable.load(finished_run / "scores" / "guidance-0.parquet")
+    assert table.groups == ("3+7", "3", "7")
+    sizes = table.record["group_sizes"]
+    assert sizes["3+7"] == sizes["3"] + sizes["7"]
+    together, three, seven = table.select(weighting="elbo").matrix().T
+    assert not torch.allclose(together, three + seven)
+
+    unlearn = ["unlearn", *SHARED, "-c", f"{CONF}/zero_target.yaml", "--run", str(finished_run)]
+    succeed(*unlearn, "--groups", "3+7,3")
+    of_zero_target = ["attribute", *SHARED, "-c", f"{CONF}/attribute_zero_target.yaml", "--run", finished_run]
+    succeed(*of_zero_target, "--groups", "3,7+3")
+    assert ScoreTable.load(finished_run / "scores" / "zero_target-0.parquet").groups == ("3", "3+7")
+    capsys.readouterr()
+    assert main([str(argument) for argument in [*of_zero_target, "--groups", "1+2"]]) == 2
+    assert "run guda unlearn with --groups 1+2" in capsys.readouterr().err
+    assert main([str(argument) for argument in [*ATTRIBUTE, "--run", finished_run, "--groups", "3+77"]]) == 2
+    assert "unknown group '77'" in capsys.readouterr().err
+    every = "+".join(map(str, range(10)))
+    assert main([str(argument) for argument in [*ATTRIBUTE, "--run", finished_run, "--groups", every]]) == 2
+    assert "cover all training samples" in capsys.readouterr().err

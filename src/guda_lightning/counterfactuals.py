@@ -17,6 +17,7 @@ from torch import Tensor
 from guda_lightning import __version__
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.files import atomic_folder, canonical_json, read_json, sha256_file, sha256_json, slug
+from guda_lightning.grouping import JOINT
 
 RETRAIN = "retrain"  # the operator of the oracle: training from scratch without the groups
 GUIDANCE = "guidance"  # the operator of one classifier for all groups: no weights of a counterfactual
@@ -68,9 +69,14 @@ class CounterfactualKey:
             )
 
     @property
+    def name(self) -> str:
+        """Names of the groups, joined."""
+        return JOINT.join(self.groups)
+
+    @property
     def folder_name(self) -> str:
         """Readable operator and groups, and a hash that makes the name unique and safe."""
-        return f"{slug(self.operator)}-{slug('+'.join(self.groups))}-{sha256_json(asdict(self))[:12]}"
+        return f"{slug(self.operator)}-{slug(self.name)}-{sha256_json(asdict(self))[:12]}"
 
 
 @dataclass(frozen=True)
@@ -303,7 +309,7 @@ class CounterfactualStore:
     ) -> dict[str, CounterfactualKey]:
         """Find the counterfactual of each group, all made with the same hyper-parameters.
 
-        Only counterfactuals that forget a single group count.
+        Those that forget several groups at once count where they are named, as ``a+b``.
 
         Args:
             operator: How they were made; None when the store holds one kind.
@@ -314,7 +320,12 @@ class CounterfactualStore:
         Raises:
             StoreError: None fits, some are missing, or several operators or sets of hyper-parameters fit.
         """
-        single = [record for record in self.records() if len(record.groups) == 1]
+        asked = set(groups or ())
+        single = [
+            record
+            for record in self.records()
+            if len(record.groups) == 1 or (record.operator != GUIDANCE and record.key.name in asked)
+        ]
         if operator is None:
             operators = self.operators()
             if not operators:
@@ -337,7 +348,7 @@ class CounterfactualStore:
             for record in single
             if (record.operator, record.seed) == (operator, seed)
             and record.hparams_hash.startswith(hparams or "")
-            and (groups is None or record.groups[0] in groups)
+            and (groups is None or record.key.name in asked)
         ]
         wanted = f"operator {operator}, seed {seed}" + (f", hyper-parameters {hparams}" if hparams else "")
         if not fitting and operator not in (operators := sorted({r.operator for r in single})) and operators:
@@ -364,7 +375,7 @@ class CounterfactualStore:
                 expected="one set of hyper-parameters",
                 fix="pass --hparams with the first digits of one hash",
             )
-        keys = {record.groups[0]: record.key for record in fitting}
+        keys = {record.key.name: record.key for record in fitting}
         missing = [group for group in groups or () if group not in keys]
         if missing:
             raise StoreError(

@@ -16,6 +16,7 @@ from guda_lightning.errors import ConfigError, DataError, GroupError
 from guda_lightning.files import sha256_json
 
 Indices = NDArray[np.int64]
+JOINT = "+"  # between the names of groups that are removed together
 
 
 class Grouping:
@@ -147,6 +148,16 @@ class Grouping:
     def __repr__(self) -> str:
         return f"Grouping({len(self)} groups over {self.num_samples} samples)"
 
+    def coalition(self, text: str) -> tuple[str, ...]:
+        """The groups that a text names: one group, or several joined by ``+`` and removed together, sorted.
+
+        Raises:
+            GroupError: As in ``check``.
+        """
+        names = (text,) if text in self._members else coalition(text)
+        self.check(names)
+        return names
+
     def size(self, name: str) -> int:
         """Number of samples in a group."""
         return len(self._group(name))
@@ -259,6 +270,11 @@ class Grouping:
         return self._members[name]
 
 
+def coalition(text: str) -> tuple[str, ...]:
+    """Names of the groups that are joined by ``+``, sorted and without repeats."""
+    return tuple(sorted({part.strip() for part in text.split(JOINT)}))
+
+
 def _checked(name: str, indices: Sequence[int] | Indices, num_samples: int) -> Indices:
     if not isinstance(name, str) or not name.strip():
         raise GroupError(
@@ -293,17 +309,23 @@ def _checked(name: str, indices: Sequence[int] | Indices, num_samples: int) -> I
     return members
 
 
+def split_names(asked: str, names: Sequence[str]) -> list[str]:
+    """What a user asked for by one text: one of the names, or several separated by commas, each once."""
+    chosen = [asked] if asked in names else [name.strip() for name in asked.split(",")]
+    return list(dict.fromkeys(chosen))
+
+
 def asked_groups(asked: str, names: Sequence[str]) -> list[str]:
-    """What a user asked for by one text: one of the names, or several separated by commas, each once.
+    """The groups that a user asked for by one text, as in ``split_names``.
 
     Raises:
         GroupError: One does not exist.
     """
-    chosen = [asked] if asked in names else [name.strip() for name in asked.split(",")]
+    chosen = split_names(asked, names)
     for name in chosen:
         if name not in names:
             raise unknown_group(name, names)
-    return list(dict.fromkeys(chosen))
+    return chosen
 
 
 def unknown_group(name: str, names: Sequence[str]) -> GroupError:

@@ -77,7 +77,11 @@ class ELBOAttributor(Attributor):
         Where the attributor was fitted to a grouping, also the number of samples in each scored group.
         """
         grouping = self._grouping
-        sizes = {} if grouping is None else {name: grouping.size(name) for name in self.fitted_groups}
+        sizes = (
+            {}
+            if grouping is None
+            else {name: len(grouping.forget(grouping.coalition(name))) for name in self.fitted_groups}
+        )
         return {
             **self._expect,
             **({"group_sizes": sizes} if sizes else {}),
@@ -102,7 +106,7 @@ class ELBOAttributor(Attributor):
         if grouping is not None:
             self._expect["grouping_hash"] = grouping.hash
             for group in self._asked_groups(()):
-                grouping.check([group])
+                grouping.coalition(group)
 
     def _asked_groups(self, known: Sequence[str]) -> tuple[str, ...]:
         """The groups to score: those asked for, those of the grouping that have samples, or all known."""

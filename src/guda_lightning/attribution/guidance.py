@@ -15,7 +15,7 @@ from guda_lightning.counterfactuals import GUIDANCE
 from guda_lightning.diffusion import DiffusionModel, FullModel, evaluating
 from guda_lightning.files import sha256_json
 from guda_lightning.functional.elbo import squared_error
-from guda_lightning.grouping import Grouping
+from guda_lightning.grouping import Grouping, coalition
 from guda_lightning.guidance import GroupPosterior, open_posterior
 from guda_lightning.scores import SquaredErrors
 from guda_lightning.types import Queries
@@ -52,7 +52,9 @@ class GuidanceAttributor(ELBOAttributor):
         )
         self._hparams_hash = self._stored.record.hparams_hash
         self.fitted_groups = self._asked_groups(self._stored.posterior.groups)
-        self._removed = self._stored.posterior.removed([(group,) for group in self.fitted_groups])
+        known = self._stored.posterior.groups
+        coalitions = [(group,) if group in known else coalition(group) for group in self.fitted_groups]
+        self._removed = self._stored.posterior.removed(coalitions)
         self._hashes = {
             group: sha256_json([GUIDANCE, full.hash, self._stored.hash, group])
             for group in self.fitted_groups

@@ -57,7 +57,8 @@ class AttributeStage(StageTrainer):
                 ``guidance`` for its classifier; may be left out where the store holds those of one objective.
             scoring: Timesteps, draws, seed, batch size and precision.
             weighting: The weighting that the printed summary shows; the file holds both.
-            groups: Names of the groups to score, such as ``3,7``; all groups if left out.
+            groups: Names of the groups to score, such as ``3,7`` or, removed together, ``3+7``; all groups if
+                left out.
             seed: Seeds that the counterfactuals were made with, such as ``0,1,2``: one table each;
                 0 if left out.
             hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.

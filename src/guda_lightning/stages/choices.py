@@ -8,22 +8,22 @@ from pathlib import Path
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.errors import ConfigError, QueryError, StoreError
 from guda_lightning.files import sha256_json
-from guda_lightning.grouping import Grouping, asked_groups
+from guda_lightning.grouping import JOINT, Grouping, split_names
 from guda_lightning.types import Queries
 
 
 def chosen_groups(grouping: Grouping, asked: Sequence[str] | str | None) -> list[str]:
     """The groups that a stage works on: those asked for (a list, or ``a,b``), or all that have samples.
 
+    ``a+b`` asks for two groups that are removed together.
+
     Raises:
         GroupError: One does not exist, has no samples, or has all.
     """
     if isinstance(asked, str):
-        asked = asked_groups(asked, grouping.names)
+        asked = split_names(asked, grouping.names)
     names = list(dict.fromkeys(asked)) if asked else [name for name in grouping.names if grouping.size(name)]
-    for name in names:
-        grouping.check([name])
-    return names
+    return list(dict.fromkeys(JOINT.join(grouping.coalition(name)) for name in names))
 
 
 def chosen_seeds(asked: Sequence[int] | int | str, option: str = "--seeds") -> list[int]:

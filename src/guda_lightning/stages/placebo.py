@@ -154,8 +154,8 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         """Scores of one random partition; its counterfactuals are not kept."""
         store, origin = CounterfactualStore(folder / "store"), made_from(work.full, view.grouping)
         for name in chosen_groups(view.grouping, None):
-            if not is_stored(store, work.key(name), origin):
-                self._unlearn_group(work, name, view, store, origin, **_SILENT)
+            if not is_stored(store, work.key((name,)), origin):
+                self._unlearn_groups(work, (name,), view, store, origin, **_SILENT)
         attributor = CounterfactualAttributor(
             store.root,
             work.objective.name,

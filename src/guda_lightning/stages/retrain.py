@@ -53,7 +53,8 @@ class RetrainStage(StageTrainer):
         Args:
             build: Makes the untrained module; called after the random generators are seeded.
             datamodule: The training data with its groups.
-            groups: Names of the groups to leave out, such as ``3,7``, one model each; all if left out.
+            groups: Names of the groups to leave out, such as ``3,7``, one model each, or ``3+7`` for one
+                without both; all groups if left out.
             seeds: Seeds of initialisation, order, noise and timesteps, such as ``0,1,2``: one model per group
                 and seed.
             paired: Whether the models of one seed begin with the same weights, see the samples that they
@@ -82,12 +83,12 @@ class RetrainStage(StageTrainer):
         store = CounterfactualStore(self.run_folder.store)
         origin = made_from(source, datamodule.grouping)
         keys = [
-            CounterfactualKey(RETRAIN, (name,), seed, sha256_json(hparams))
+            CounterfactualKey(RETRAIN, datamodule.grouping.coalition(name), seed, sha256_json(hparams))
             for seed in chosen
             for name in names
         ]
         todo = [key for key in keys if not is_stored(store, key, origin)]
-        say_skipped("retrain", [f"{key.groups[0]} (seed {key.seed})" for key in keys if key not in todo])
+        say_skipped("retrain", [f"{key.name} (seed {key.seed})" for key in keys if key not in todo])
         for position, key in enumerate(todo, start=1):
             seed = key.seed if paired else own_seed(key)
             seed_everything(seed, workers=True, verbose=False)
@@ -102,8 +103,7 @@ class RetrainStage(StageTrainer):
                 )
             made = self._retrain_group(model, view, store, key, hparams, origin)
             say(
-                f"retrain: {key.groups[0]} (seed {key.seed}) done ({position} of {len(todo)}), "
-                f"{spent(vars(made))}"
+                f"retrain: {key.name} (seed {key.seed}) done ({position} of {len(todo)}), {spent(vars(made))}"
             )
 
     def _retrain_group(
@@ -116,7 +116,7 @@ class RetrainStage(StageTrainer):
         origin: dict[str, str],
     ) -> CounterfactualRecord:
         """Train one model of the oracle on a fresh trainer and store it."""
-        name = f"{key.groups[0]} seed {key.seed}"
+        name = f"{key.name} seed {key.seed}"
         with closing_runs():
             cost = TrainingCost(*networks(model, FullModel.of(model, **self._paths)))
             folder = self.run_folder.checkpoints(key.folder_name)

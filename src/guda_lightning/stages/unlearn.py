@@ -12,6 +12,7 @@ from guda_lightning.callbacks import ELBOAttributionCallback
 from guda_lightning.callbacks.wandb import closing_runs
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule
+from guda_lightning.grouping import JOINT
 from guda_lightning.stages.base import StageTrainer, callbacks, fit
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from guda_lightning.stages.costs import say, say_cost, say_skipped, spent
@@ -46,7 +47,8 @@ class UnlearnStage(StageTrainer):
             datamodule: The training data with its groups.
             objective: What unlearning minimises; ReTrack with its defaults if left out.
             steps: Optimizer steps per group.
-            groups: Names of the groups to forget, such as ``3,7``, one counterfactual each; all if left out.
+            groups: Names of the groups to forget, such as ``3,7``, one counterfactual each, or ``3+7`` for
+                one that forgets both; all groups if left out.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
             optimizer: Builds the optimizer.
             lr_scheduler: Builds a learning-rate schedule that advances every step.
@@ -58,16 +60,17 @@ class UnlearnStage(StageTrainer):
         objective = objective or ReTrack()
         at_least_one("steps", steps)
         names = chosen_groups(datamodule.grouping, groups)
-        for name in names:
-            objective.check(len(datamodule.grouping.retain([name])))
+        coalitions = {name: datamodule.grouping.coalition(name) for name in names}
+        for forgotten in coalitions.values():
+            objective.check(len(datamodule.grouping.retain(forgotten)))
         source = self._open_full(full, model, datamodule)
         store = CounterfactualStore(self.run_folder.store)
         hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self)
         conditional = self._is_conditional(model)
         work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams)
-        self.made = work.key(names[0])
+        self.made = work.key(coalitions[names[0]])
         origin = made_from(source, datamodule.grouping)
-        todo = [name for name in names if not is_stored(store, work.key(name), origin)]
+        todo = [name for name in names if not is_stored(store, work.key(coalitions[name]), origin)]
         say_skipped("unlearn", [name for name in names if name not in todo])
         if todo:
             say_cost(
@@ -75,25 +78,25 @@ class UnlearnStage(StageTrainer):
                 work.seconds(datamodule, self.strategy.root_device) * len(todo),
             )
         for position, name in enumerate(todo, start=1):
-            record = self._unlearn_group(work, name, datamodule, store, origin)
+            record = self._unlearn_groups(work, coalitions[name], datamodule, store, origin)
             say(f"unlearn: {name} done ({position} of {len(todo)}), {spent(vars(record))}")
 
-    def _unlearn_group(
+    def _unlearn_groups(
         self,
         work: Unlearning,
-        name: str,
+        groups: tuple[str, ...],
         datamodule: GroupDataModule,
         store: CounterfactualStore,
         origin: dict[str, str],
         **overrides: Any,
     ) -> CounterfactualRecord:
         """Train one counterfactual on a fresh trainer and store it."""
-        module = work.module(name)
+        module = work.module(groups)
         with closing_runs():
             trainer, checkpoint = self._fresh(
                 "unlearn",
-                name,
-                self.run_folder.checkpoints(work.key(name).folder_name),
+                JOINT.join(groups),
+                self.run_folder.checkpoints(work.key(groups).folder_name),
                 max_steps=work.steps,
                 max_epochs=-1,
                 check_val_every_n_epoch=None,
@@ -103,8 +106,8 @@ class UnlearnStage(StageTrainer):
                 **overrides,
             )
             begin(checkpoint.folder, origin)
-            log_record(trainer, {"groups": [name], "hparams": work.hparams, **origin})
-            fit(trainer, module, datamodule.unlearning([name]), checkpoint)
+            log_record(trainer, {"groups": list(groups), "hparams": work.hparams, **origin})
+            fit(trainer, module, datamodule.unlearning(groups), checkpoint)
             curves = [c.history for c in callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
         record = module.save(store, curves[0] if curves else (), work.hparams)
         if self.is_global_zero:

@@ -20,7 +20,7 @@ from guda_lightning.unlearning import Objective, UnlearnModule
 
 @dataclass(frozen=True)
 class Unlearning:
-    """All that is the same for every group.
+    """All that is the same for every counterfactual.
 
     Attributes:
         full: The full model.
@@ -46,16 +46,16 @@ class Unlearning:
         steps: int = self.hparams["steps"]
         return steps
 
-    def key(self, group: str) -> CounterfactualKey:
-        """What the counterfactual without a group is stored under."""
-        return CounterfactualKey(self.objective.name, (group,), self.seed, sha256_json(self.hparams))
+    def key(self, groups: tuple[str, ...]) -> CounterfactualKey:
+        """What the counterfactual without these groups is stored under."""
+        return CounterfactualKey(self.objective.name, groups, self.seed, sha256_json(self.hparams))
 
-    def module(self, group: str) -> UnlearnModule:
-        """A student that has not begun to forget a group."""
+    def module(self, groups: tuple[str, ...]) -> UnlearnModule:
+        """A student that has not begun to forget these groups."""
         return UnlearnModule(
             self.full,
             self.objective,
-            (group,),
+            groups,
             self.optimizer,
             self.lr_scheduler,
             conditional=self.conditional,
@@ -64,5 +64,5 @@ class Unlearning:
 
     def seconds(self, datamodule: GroupDataModule, device: torch.device | str) -> float:
         """Estimated seconds per group: a step learns from a forget and a retain batch."""
-        passes = 2 * BACKWARD_FACTOR + (self.objective.preserve == "distill")
+        passes = 2 * BACKWARD_FACTOR + self.objective.full_passes
         return self.steps * step_seconds(self.full.model, datamodule, passes, device, self.conditional)
