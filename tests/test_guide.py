@@ -181,3 +181,22 @@ def test_groups_are_removed_together(finished_run: Path, capsys: pytest.CaptureF
     every = "+".join(map(str, range(10)))
     assert main([str(argument) for argument in [*ATTRIBUTE, "--run", finished_run, "--groups", every]]) == 2
     assert "cover all training samples" in capsys.readouterr().err
+
+
+def test_shapley_values_come_from_the_shipped_configuration(finished_run: Path) -> None:
+    succeed(*GUIDE, "--run", finished_run)
+    shapley = ["attribute", *SHARED, "-c", "attribute/shapley.yaml", "--run", str(finished_run)]
+    shapley += ["--attributor.init_args.count", "20", "--attributor.init_args.scoring.strata", "3"]
+    succeed(*shapley)
+    table = ScoreTable.load(finished_run / "scores" / "shapley-0.parquet")
+    assert table.groups == tuple(map(str, range(1, 10)))  # 0 is the reference
+    succeed(*ATTRIBUTE, "--groups", "+".join(map(str, range(1, 10))), "--scoring.strata", "3",
+            "--scoring.draws", "1", "--run", finished_run)  # fmt: skip
+    whole = ScoreTable.load(finished_run / "scores" / "guidance-0.parquet")
+    torch.testing.assert_close(
+        table.select(weighting="elbo").matrix().sum(dim=1),
+        whole.select(weighting="elbo").matrix()[:, 0],
+        atol=1e-3,
+        rtol=1e-3,
+    )
+    succeed("report", finished_run, "--scores", finished_run / "scores" / "shapley-0.parquet")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CoalitionAttributor": "attribution",
     "CounterfactualAttributor": "attribution",
     "CounterfactualStore": "counterfactuals",
     "DiffusionModule": "diffusion",
@@ -15,6 +16,7 @@ _HOMES = {
     "FullModel": "diffusion",
     "GroupDataModule": "data",
     "Grouping": "grouping",
+    "GuidanceAttributor": "attribution",
     "GudaTrainer": "trainer",
     "PixelSimilarity": "attribution",
     "Scoring": "attribution",
@@ -22,6 +24,7 @@ _HOMES = {
     "UnlearnModule": "unlearning",
 }
 __all__ = [
+    "CoalitionAttributor",
     "CounterfactualAttributor",
     "CounterfactualStore",
     "DiffusionModule",
@@ -30,6 +33,7 @@ __all__ = [
     "GroupDataModule",
     "Grouping",
     "GudaTrainer",
+    "GuidanceAttributor",
     "PixelSimilarity",
     "ScoreTable",
     "Scoring",
@@ -38,7 +42,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from guda_lightning.attribution import CounterfactualAttributor, PixelSimilarity, Scoring
+    from guda_lightning.attribution import (
+        CoalitionAttributor,
+        CounterfactualAttributor,
+        GuidanceAttributor,
+        PixelSimilarity,
+        Scoring,
+    )
     from guda_lightning.callbacks import ELBOAttributionCallback
     from guda_lightning.counterfactuals import CounterfactualStore
     from guda_lightning.data import GroupDataModule

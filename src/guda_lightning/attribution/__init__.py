@@ -1,6 +1,7 @@
 """Attributors: from a full model, data and a grouping to query × group scores."""
 
 from guda_lightning.attribution.attributor import Attributor
+from guda_lightning.attribution.coalitions import CoalitionAttributor
 from guda_lightning.attribution.counterfactual import CounterfactualAttributor
 from guda_lightning.attribution.guidance import GuidanceAttributor
 from guda_lightning.attribution.scoring import Scoring, score_table, squared_errors
@@ -9,6 +10,7 @@ from guda_lightning.attribution.stored import stored_errors, table_of_draw
 
 __all__ = [
     "Attributor",
+    "CoalitionAttributor",
     "CounterfactualAttributor",
     "GuidanceAttributor",
     "PixelSimilarity",

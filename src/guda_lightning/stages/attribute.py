@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from guda_lightning.attribution import (
     Attributor,
+    CoalitionAttributor,
     CounterfactualAttributor,
     GuidanceAttributor,
     Scoring,
@@ -92,6 +93,8 @@ class AttributeStage(StageTrainer):
             if attributor is not None:
                 refuse_choices(operator=operator, hparams=hparams, groups=groups, seed=seed)
                 attributors = [attributor]
+                if isinstance(attributor, CoalitionAttributor):
+                    attributor.inner.device, attributor.inner.on_batch = self.strategy.root_device, bar.update
             fitted = [one.fit(source, datamodule, datamodule.grouping) for one in attributors]
             for one in fitted:
                 self.table_path = path = run.table(one.method, one.seed, *own)
