@@ -200,3 +200,14 @@ def test_shapley_values_come_from_the_shipped_configuration(finished_run: Path) 
         rtol=1e-3,
     )
     succeed("report", finished_run, "--scores", finished_run / "scores" / "shapley-0.parquet")
+
+
+def test_a_race_says_how_it_ended(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(*GUIDE, "--run", finished_run)
+    race = ["attribute", *SHARED, "-c", "attribute/race.yaml", "--run", str(finished_run)]
+    succeed(*race)
+    assert re.search(r"race: the top 1 of \d of 5 queries are known at δ = 0.05", capsys.readouterr().out)
+    table = ScoreTable.load(finished_run / "scores" / "guidance_race-0.parquet")
+    assert (table.methods, table.weightings) == (("guidance_race",), ("uniform",))
+    succeed(*race)
+    assert "guidance_race-0.parquet is complete, skipped" in capsys.readouterr().out

@@ -20,6 +20,7 @@ _HOMES = {
     "GudaTrainer": "trainer",
     "PixelSimilarity": "attribution",
     "Scoring": "attribution",
+    "RacingAttributor": "attribution",
     "ScoreTable": "scores",
     "UnlearnModule": "unlearning",
 }
@@ -35,6 +36,7 @@ __all__ = [
     "GudaTrainer",
     "GuidanceAttributor",
     "PixelSimilarity",
+    "RacingAttributor",
     "ScoreTable",
     "Scoring",
     "UnlearnModule",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         CounterfactualAttributor,
         GuidanceAttributor,
         PixelSimilarity,
+        RacingAttributor,
         Scoring,
     )
     from guda_lightning.callbacks import ELBOAttributionCallback

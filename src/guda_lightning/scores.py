@@ -187,7 +187,7 @@ class ScoreTable:
         *,
         query_ids: Sequence[str],
         groups: Sequence[str],
-        n_draws: int,
+        n_draws: int | Tensor,
         method: str,
         weighting: str,
         seed: int,
@@ -200,7 +200,7 @@ class ScoreTable:
             stderr: ``[queries, groups]``, the standard error of each score.
             query_ids: Unique names of the rows.
             groups: Unique names of the columns.
-            n_draws: Noise draws per query, at least 1.
+            n_draws: Noise draws per query, at least 1, or ``[queries, groups]`` of them.
             method: What made the scores, e.g. an operator.
             weighting: How timesteps were weighted: a ``Weighting``, or what else a method compares by.
             seed: Seed of the counterfactuals.
@@ -227,7 +227,7 @@ class ScoreTable:
             "group": np.tile(np.asarray(groups, object), shape[0]),
             "score": scores.detach().double().cpu().flatten().numpy(),
             "stderr": stderr.detach().double().cpu().flatten().numpy(),
-            "n_draws": np.full(size, n_draws),
+            "n_draws": torch.as_tensor(n_draws).expand(shape).flatten().numpy(),
             "method": np.full(size, method, object),
             "weighting": np.full(size, weighting, object),
             "seed": np.full(size, seed),

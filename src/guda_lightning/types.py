@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,3 +28,8 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, rows: Sequence[int]) -> Queries:
+        """Some of the queries."""
+        labels = None if self.labels is None else self.labels[list(rows)]
+        return Queries(tuple(self.ids[row] for row in rows), self.images[list(rows)], labels)

@@ -4,6 +4,8 @@ from guda_lightning.attribution.attributor import Attributor
 from guda_lightning.attribution.coalitions import CoalitionAttributor
 from guda_lightning.attribution.counterfactual import CounterfactualAttributor
 from guda_lightning.attribution.guidance import GuidanceAttributor
+from guda_lightning.attribution.operators import elbo_attributor
+from guda_lightning.attribution.racing import RacingAttributor
 from guda_lightning.attribution.scoring import Scoring, score_table, squared_errors
 from guda_lightning.attribution.similarity import PixelSimilarity
 from guda_lightning.attribution.stored import stored_errors, table_of_draw
@@ -14,7 +16,9 @@ __all__ = [
     "CounterfactualAttributor",
     "GuidanceAttributor",
     "PixelSimilarity",
+    "RacingAttributor",
     "Scoring",
+    "elbo_attributor",
     "score_table",
     "squared_errors",
     "stored_errors",

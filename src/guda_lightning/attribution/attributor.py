@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import QueryError
@@ -44,8 +47,15 @@ class Attributor(ABC):
         """What identifies the scores of these queries, as JSON values."""
 
     def evaluations(self, queries: Queries) -> int:
-        """Network evaluations that scoring these queries still needs."""
+        """Network evaluations that scoring these queries still needs, at most."""
         return 0
+
+    def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:  # noqa: B027
+        """Say where to compute, and what is to be told the number of evaluations after every batch."""
+
+    def notes(self) -> list[str]:
+        """What a user should know about the last scoring besides its scores."""
+        return []
 
 
 def refuse_no_queries(queries: Queries) -> None:

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.attribution.attributor import Attributor, refuse_no_queries
-from guda_lightning.attribution.counterfactual import CounterfactualAttributor
-from guda_lightning.attribution.elbo import ELBOAttributor
-from guda_lightning.attribution.guidance import GuidanceAttributor
+from guda_lightning.attribution.operators import elbo_attributor
 from guda_lightning.attribution.scoring import Scoring
 from guda_lightning.counterfactuals import GUIDANCE
 from guda_lightning.diffusion import FullModel
@@ -95,9 +93,7 @@ class CoalitionAttributor(Attributor):
             )
         self.worth, self.count, self.reference, self.seed = worth, count, reference, seed
         self.method = worth if operator == GUIDANCE else f"{worth}_{operator}"
-        kind: Any = GuidanceAttributor if operator == GUIDANCE else CounterfactualAttributor
-        options = {} if operator == GUIDANCE else {"operator": operator}
-        self.inner: ELBOAttributor = kind(store, scoring=scoring, seed=seed, **options)
+        self.inner = elbo_attributor(store, operator, scoring=scoring, seed=seed)
 
     def fit(self, full: FullModel, data: Any, grouping: Grouping | None) -> CoalitionAttributor:
         """Choose the players, draw their coalitions and find the counterfactual of each.
@@ -178,6 +174,10 @@ class CoalitionAttributor(Attributor):
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations that the scores of all coalitions still need."""
         return self.inner.evaluations(queries)
+
+    def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:
+        """See ``Attributor.work_on``."""
+        self.inner.work_on(device, on_batch)
 
     @property
     def _pairs(self) -> bool:

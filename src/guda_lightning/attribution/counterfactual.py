@@ -6,6 +6,9 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from guda_lightning.attribution.elbo import ELBOAttributor
 from guda_lightning.attribution.scoring import Scoring, squared_errors
 from guda_lightning.diffusion import DiffusionModel, FullModel
@@ -63,9 +66,33 @@ class CounterfactualAttributor(ELBOAttributor):
         per_model = len(queries) * self.scoring.plan(self._full.model.schedule).evaluations
         return self._missing(queries) * per_model
 
-    def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:
+    def evaluations_of(self, per_model: int) -> int:
+        """See ``ELBOAttributor.evaluations_of``: one pass a model."""
+        return per_model * (1 + len(self.fitted_groups))
+
+    def measure(self, queries: Queries, scoring: Scoring, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``ELBOAttributor.measure``."""
+        model = self._network()
+        full, timesteps = squared_errors(model, queries, scoring, device=self.device, on_batch=self.on_batch)
+        groups = full.new_full((len(self.fitted_groups), *full.shape), torch.nan)
+        for number, group in enumerate(self.fitted_groups):
+            rows = wanted[:, number].nonzero().flatten()
+            if len(rows):
+                weights, _ = self.store.load(self._keys[group], expect=self._expect)
+                model.denoiser.load_state_dict(weights)
+                asked = queries.take(rows.tolist())
+                groups[number, rows], _ = squared_errors(
+                    model, asked, scoring, device=self.device, on_batch=self.on_batch
+                )
+        return full, groups, timesteps
+
+    def _network(self) -> DiffusionModel:
+        """A copy of the full model, whose weights may be replaced."""
         network = copy.deepcopy(self._full.model.denoiser).to(self.device)
-        model = DiffusionModel(network, self._full.model.schedule, self._full.model.prediction)
+        return DiffusionModel(network, self._full.model.schedule, self._full.model.prediction)
+
+    def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:
+        model = self._network()
         return {
             group: self._cached(identity) or self._measured(model, queries, group, identity)
             for group, identity in self._identities(queries).items()

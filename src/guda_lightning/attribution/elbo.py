@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from guda_lightning.attribution.attributor import Attributor, refuse_no_queries
 from guda_lightning.attribution.scoring import Scoring, score_table
@@ -90,6 +91,28 @@ class ELBOAttributor(Attributor):
             "hparams_hash": self._hparams_hash,
             "query_hash": query_hash(queries),
         }
+
+    def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:
+        """See ``Attributor.work_on``; before ``fit``."""
+        self.device, self.on_batch = device, on_batch
+
+    @abstractmethod
+    def measure(self, queries: Queries, scoring: Scoring, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Squared errors of the full model and of some counterfactuals on the same noise; nothing is kept.
+
+        Args:
+            queries: ``Q`` queries.
+            scoring: How to score them.
+            wanted: ``[Q, groups]`` bool, which scores are asked for.
+
+        Returns:
+            ``[Q, strata, draws]`` of the full model, ``[groups, Q, strata, draws]`` with NaN where it is not
+            wanted, and the timesteps ``[Q, strata, draws]``.
+        """
+
+    @abstractmethod
+    def evaluations_of(self, per_model: int) -> int:
+        """Network evaluations of all groups together, from those of one model."""
 
     @abstractmethod
     def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:

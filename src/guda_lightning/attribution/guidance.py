@@ -70,22 +70,35 @@ class GuidanceAttributor(ELBOAttributor):
         needed = len(queries) * self.scoring.plan(self._full.model.schedule).evaluations
         return needed if self._missing(queries) else 0
 
-    def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:
-        identities = self._identities(queries)
-        cached = {group: self._cached(identity) for group, identity in identities.items()}
-        kept = {group: errors for group, errors in cached.items() if errors is not None}
-        if len(kept) == len(identities):
-            return kept
+    def evaluations_of(self, per_model: int) -> int:
+        """See ``ELBOAttributor.evaluations_of``: one pass of the full model."""
+        return per_model
+
+    def measure(self, queries: Queries, scoring: Scoring, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``ELBOAttributor.measure``; what is not wanted would cost nothing."""
         network = copy.deepcopy(self._full.model.denoiser).to(self.device)
         values, timesteps = guided_squared_errors(
             DiffusionModel(network, self._full.model.schedule, self._full.model.prediction),
             self._stored.posterior,
             self._removed,
             queries,
-            self.scoring,
+            scoring,
             device=self.device,
             on_batch=self.on_batch,
         )
+        groups = values[1:].clone()
+        groups[~wanted.T] = torch.nan
+        return values[0], groups, timesteps
+
+    def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:
+        identities = self._identities(queries)
+        cached = {group: self._cached(identity) for group, identity in identities.items()}
+        kept = {group: errors for group, errors in cached.items() if errors is not None}
+        if len(kept) == len(identities):
+            return kept
+        everything = torch.ones(len(queries), len(self.fitted_groups), dtype=torch.bool)
+        full, groups, timesteps = self.measure(queries, self.scoring, everything)
+        values = torch.cat([full[None], groups])
         for column, (group, identity) in enumerate(identities.items()):  # the full model, then the groups
             if group not in kept:
                 kept[group] = SquaredErrors(queries.ids, values[column], timesteps, identity)

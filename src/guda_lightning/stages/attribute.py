@@ -9,15 +9,8 @@ from lightning.pytorch import LightningModule
 from safetensors.torch import save as to_safetensors
 from tqdm import tqdm
 
-from guda_lightning.attribution import (
-    Attributor,
-    CoalitionAttributor,
-    CounterfactualAttributor,
-    GuidanceAttributor,
-    Scoring,
-)
+from guda_lightning.attribution import Attributor, Scoring, elbo_attributor
 from guda_lightning.callbacks.wandb import closing_runs, log_attribution, stage_loggers
-from guda_lightning.counterfactuals import GUIDANCE, CounterfactualStore
 from guda_lightning.data import GroupDataModule, load_queries, save_queries
 from guda_lightning.files import write_atomic
 from guda_lightning.report import summary
@@ -75,26 +68,20 @@ class AttributeStage(StageTrainer):
         asked = with_labels(asked, self._is_conditional(model), datamodule.num_classes)
         own = [part for part in (queries and queries.resolve().stem, name) if part]
         with tqdm(desc="attribute", unit="evaluation", leave=False, disable=None) as bar:
-            kinds = CounterfactualStore(run.store).operators() if operator is None else []
             options: dict[str, Any] = {
                 "scoring": scoring,
                 "hparams": hparams,
                 "groups": chosen_groups(datamodule.grouping, groups),
                 "cache": run.errors,
-                "device": self.strategy.root_device,
-                "on_batch": bar.update,
             }
             attributors: list[Attributor] = [
-                GuidanceAttributor(run.store, seed=one, **options)
-                if operator == GUIDANCE or (operator is None and kinds == [GUIDANCE])
-                else CounterfactualAttributor(run.store, operator, seed=one, **options)
-                for one in seeds
+                elbo_attributor(run.store, operator, seed=one, **options) for one in seeds
             ]
             if attributor is not None:
                 refuse_choices(operator=operator, hparams=hparams, groups=groups, seed=seed)
                 attributors = [attributor]
-                if isinstance(attributor, CoalitionAttributor):
-                    attributor.inner.device, attributor.inner.on_batch = self.strategy.root_device, bar.update
+            for one_of in attributors:
+                one_of.work_on(self.strategy.root_device, bar.update)
             fitted = [one.fit(source, datamodule, datamodule.grouping) for one in attributors]
             for one in fitted:
                 self.table_path = path = run.table(one.method, one.seed, *own)
@@ -114,6 +101,8 @@ class AttributeStage(StageTrainer):
                         )
                     table = one.score(asked)
                     self._write_table(path, table, asked, datamodule, weighting)
+                    for note in one.notes():
+                        say(note)
                     say(f"attribute: {path} written")
                 else:
                     say(summary(self._shown(table, weighting)))
