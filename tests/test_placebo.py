@@ -185,6 +185,20 @@ def test_own_queries_have_a_test_of_their_own(scored: Path, guda: Guda) -> None:
     assert files(scored / "placebo") == after
 
 
+def test_a_named_table_has_a_test_of_its_own(scored: Path, guda: Guda, refused: Refused) -> None:
+    named = [*SIMILAR, "--run", scored, "--name", "mine"]
+    assert refused("placebo", *named) == message(
+        "the real groups have not been scored by similarity with these options",
+        f"no table {scored}/scores/similarity-0-mine.parquet",
+        "the score table that random groups are compared with",
+        "run guda attribute with the same queries, seed, name and scoring first",
+    )
+    for stage_name in ("attribute", "placebo"):
+        guda(stage_name, *named)
+    made = {"similarity-0-mine.parquet", "queries/similarity-0-mine.parquet"}
+    assert files(scored / "placebo").keys() == made
+
+
 def test_it_goes_on_where_it_was_interrupted(
     scored: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,7 +267,7 @@ def test_what_cannot_be_tested_is_refused_before_any_work(scored: Path, refused:
 
 
 def test_groups_that_were_not_scored_are_refused(finished_run: Path, guda: Guda, refused: Refused) -> None:
-    fix = "run guda attribute with the same queries, seed and scoring first"
+    fix = "run guda attribute with the same queries, seed, name and scoring first"
     expected = "the score table that random groups are compared with"
     table = finished_run / "scores" / "similarity-0.parquet"
     problem = "the real groups have not been scored by similarity with these options"

@@ -15,12 +15,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from guda_lightning import CounterfactualStore, DiffusionModule, FullModel, GroupDataModule, ScoreTable
+from guda_lightning import (
+    CounterfactualStore,
+    DiffusionModule,
+    FullModel,
+    GroupDataModule,
+    GudaTrainer,
+    ScoreTable,
+)
 from guda_lightning.cli import main
 from guda_lightning.counterfactuals import CounterfactualRecord
 from guda_lightning.data import Digits
 from guda_lightning.diffusion import weights_hash
-from toys import quiet_trainer, tiny_unet
+from toys import quiet_trainer, shades, tiny_unet
 
 CONF = Path(__file__).parent / "conf"
 GROUPS = [str(digit) for digit in range(10)]
@@ -266,6 +273,44 @@ def test_another_configuration_than_the_full_models(finished_run: Path, refused:
         expected="model.init_args.ema_decay = 0.5",
         fix=f"use another --run, restore the configuration, or remove {finished_run}/full",
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=0.5)},
+        {"lr_scheduler": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 7)},
+        {"ema_decay": 0.5},
+        {"denoiser": tiny_unet(dropout=0.5)},
+        {"scheduler": DDPMScheduler(20, prediction_type="v_prediction")},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_without_a_configuration_what_is_built_tells_oracles_apart(
+    change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def module(**changes: Any) -> DiffusionModule:
+        return DiffusionModule(**{"denoiser": tiny_unet(), "scheduler": DDPMScheduler(20), **changes})
+
+    trainer = GudaTrainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        devices=1,
+        max_steps=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    trainer.fit_full(module(), shades())
+    trainer.retrain(module, shades(), groups=["dark"])
+    capsys.readouterr()
+    trainer.retrain(lambda: module(seed=3), shades(), groups=["dark"])
+    assert capsys.readouterr().out == "retrain: 1 complete, skipped: dark (seed 0)\n"
+    trainer.retrain(lambda: module(**change), shades(), groups=["dark"])
+    first, second = CounterfactualStore(tmp_path / "store").records()
+    assert first.hparams["module"] != second.hparams["module"]
 
 
 def test_no_full_model(tmp_path: Path, refused: Callable[..., None]) -> None:

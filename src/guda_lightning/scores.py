@@ -1,8 +1,7 @@
-"""Score tables and the squared errors that they derive from."""
+"""Score tables."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,104 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError, GudaError, NumericsError, StoreError
+from guda_lightning.errors import ConfigError, GudaError, NumericsError
 from guda_lightning.files import canonical_json, write_atomic
+from guda_lightning.squared_errors import SquaredErrors, refuse_repeats, unreadable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_REMAKE = "remove the file and rerun guda attribute"
-
-
-@dataclass(frozen=True, eq=False)
-class SquaredErrors:
-    """Squared errors of one model's noise prediction, from which every weighting and standard error derives.
-
-    Attributes:
-        query_ids: One unique name per query.
-        errors: ``[queries, strata, draws]`` float64: ``||noise - predicted noise||^2``, a sum over pixels.
-        timesteps: ``[queries, strata, draws]`` int64, the timestep of each.
-        record: What made them, as JSON values: hash of the model, timestep plan, schedule hash, seed, ...
-    """
-
-    query_ids: tuple[str, ...]
-    errors: Tensor
-    timesteps: Tensor
-    record: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        shape = (len(self.query_ids), *self.errors.shape[1:])
-        for name, tensor, dtype in (
-            ("errors", self.errors, torch.float64),
-            ("timesteps", self.timesteps, torch.int64),
-        ):
-            if tensor.shape != shape or tensor.dim() != 3 or tensor.dtype != dtype:
-                raise ConfigError(
-                    f"{name} of the squared errors do not fit the {len(self.query_ids)} queries",
-                    found=f"{tensor.dtype} of shape {tuple(tensor.shape)}",
-                    expected=f"{dtype} of shape (queries, strata, draws), the same for errors and timesteps",
-                    fix="give one row per query id",
-                )
-        _refuse_repeats("query", self.query_ids)
-        if not self.errors.isfinite().all():
-            query, stratum, draw = (~self.errors.isfinite()).nonzero()[0].tolist()
-            raise NumericsError(
-                f"the squared error of query {self.query_ids[query]!r} "
-                f"at timestep {int(self.timesteps[query, stratum, draw])} is not a number",
-                found=float(self.errors[query, stratum, draw]),
-                expected="a finite number",
-                fix="look for NaN in the model's weights or in the query, or score in float32",
-            )
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file, atomically."""
-        tensors = {"errors": self.errors.contiguous(), "timesteps": self.timesteps.contiguous()}
-        about = {"query_ids": self.query_ids, "record": self.record, "sha256": self._digest()}
-        write_atomic(path, safetensors.torch.save(tensors, {"guda_lightning": canonical_json(about)}))
-
-    @classmethod
-    def load(cls, path: str | Path, expect: Mapping[str, object]) -> SquaredErrors:
-        """Read what ``save`` wrote.
-
-        Args:
-            path: The file.
-            expect: Entries that the record must have, with their values.
-
-        Raises:
-            StoreError: The file is missing, damaged, or made from something else than expected.
-        """
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads(file.metadata()["guda_lightning"])
-                errors, timesteps = file.get_tensor("errors"), file.get_tensor("timesteps")
-            loaded = cls(tuple(about["query_ids"]), errors, timesteps, about["record"])
-            intact = loaded._digest() == about["sha256"]
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, GudaError) as error:
-            raise _unreadable(path, error, "squared errors written by guda-lightning") from error
-        if not intact:
-            raise _unreadable(path, "numbers that differ from their hash", "numbers as they were written")
-        for name, value in expect.items():
-            found, wanted = loaded.record.get(name), json.loads(canonical_json(value))
-            if found != wanted:
-                raise StoreError(
-                    f"{path} was made from something else: its {name} differs",
-                    found=found,
-                    expected=wanted,
-                    fix=_REMAKE,
-                )
-        return loaded
-
-    def _digest(self) -> str:
-        digest = hashlib.sha256()
-        for tensor in (self.errors, self.timesteps):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
+__all__ = ["ScoreTable", "SquaredErrors"]  # the latter, which scores derive from, is imported from here
 
 _SCHEMA = pa.schema(
     {
@@ -219,8 +131,8 @@ class ScoreTable:
                     expected=f"{shape}: queries, groups",
                     fix="give one row per query id and one column per group",
                 )
-        _refuse_repeats("query", query_ids)
-        _refuse_repeats("group", groups)
+        refuse_repeats("query", query_ids)
+        refuse_repeats("group", groups)
         size = shape[0] * shape[1]
         columns = {
             "query": np.repeat(np.asarray(query_ids, object), shape[1]),
@@ -377,7 +289,7 @@ class ScoreTable:
                 raise ValueError(f"format {about['format']} instead of 1")
             return cls(table.replace_schema_metadata(None), about["record"])
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, GudaError) as error:
-            raise _unreadable(path, error, "a score table written by guda-lightning") from error
+            raise unreadable(path, error, "a score table written by guda-lightning") from error
 
     @staticmethod
     def exists(path: str | Path) -> bool:
@@ -418,23 +330,3 @@ class ScoreTable:
 def _per_sample(record: Mapping[str, Any]) -> bool:
     """Whether a record is of scores per sample; joined tables all have one unit."""
     return any(map(_per_sample, record["tables"])) if "tables" in record else record.get("per") == "sample"
-
-
-def _refuse_repeats(kind: str, names: Sequence[str]) -> None:
-    if len(set(names)) != len(names):
-        repeated = next(name for position, name in enumerate(names) if name in names[:position])
-        raise ConfigError(
-            f"two {kind} names are the same",
-            found=f"{names.count(repeated)} times {repeated!r}",
-            expected=f"one name per {kind}",
-            fix="rename one of them",
-        )
-
-
-def _unreadable(path: str | Path, found: object, expected: str) -> StoreError:
-    reason = found.problem if isinstance(found, GudaError) else found
-    if isinstance(found, FileNotFoundError):
-        reason = "no such file"
-    elif isinstance(found, KeyError):
-        reason = f"no entry {found}"
-    return StoreError(f"{path} cannot be read", found=reason, expected=expected, fix=_REMAKE)

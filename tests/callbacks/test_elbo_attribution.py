@@ -28,6 +28,7 @@ from guda_lightning.attribution import score_table, squared_errors
 from guda_lightning.data import load_queries
 from guda_lightning.data.images import to_unit
 from guda_lightning.errors import ConfigError, QueryError, StoreError
+from guda_lightning.grouping import Grouping
 from guda_lightning.scores import SquaredErrors
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Finetune, ReTrack
@@ -158,6 +159,7 @@ def test_the_student_is_the_counterfactual_of_its_group(
     assert_close(callback.table.matrix(), expected.matrix())
     assert_close(callback.table.stderr_matrix(), expected.stderr_matrix())
     assert callback.table.record["full_hash"] == full.hash
+    assert_close(callback.table.per_sample().matrix(), expected.matrix() / 16)
     assert expected.matrix().abs().min() > 0
 
     assert [(row["group"], row["step"]) for row in callback.history] == [
@@ -172,6 +174,21 @@ def test_the_student_is_the_counterfactual_of_its_group(
     for name, value in (("dark", scores), ("own", scores[own]), ("other", scores[~own])):
         assert float(logged[f"influence/{name}"]) == pytest.approx(float(value.mean()), abs=1e-3)
     assert callback.history[-1]["own"] == pytest.approx(float(logged["influence/own"]), rel=1e-6)
+
+
+def test_samples_in_several_forgotten_groups_count_once(
+    tmp_path: Path, full_module: DiffusionModule, data: Any
+) -> None:
+    groups, callback = ["dark", "bright"], ELBOAttributionCallback(scoring=SCORING)
+    members = {"dark": range(16), "bright": range(8, 32), "noisy": range(32, 48)}
+    overlapping = data.regrouped(Grouping({name: list(rows) for name, rows in members.items()}, 48))
+    module = UnlearnModule(FullModel.of(full_module), Finetune(), groups)
+    trainer = quiet_trainer(
+        tmp_path, max_steps=1, callbacks=[callback], val_check_interval=1, check_val_every_n_epoch=None
+    )
+    trainer.fit(module, datamodule=overlapping.unlearning(groups))
+    assert callback.table is not None
+    assert callback.table.record["group_sizes"] == {"dark+bright": 32}
 
 
 def test_curves_go_on_where_a_checkpoint_left_them(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import wandb
@@ -23,6 +24,7 @@ from guda_lightning import (
     ELBOAttributionCallback,
     FullModel,
     GudaTrainer,
+    PixelSimilarity,
     ScoreTable,
     Scoring,
     UnlearnModule,
@@ -298,6 +300,27 @@ def test_pictures_need_the_report_extra_before_any_work(
         plain.fit(student, datamodule=shades().unlearning(["dark"]))
     assert plain.global_step == 0
     wandb.finish()  # Lightning begins the run before any callback is asked
+
+
+def test_a_placebo_is_a_run_with_every_p_value(tmp_path: Path) -> None:
+    data, quiet = shades(), trainer(tmp_path, [])
+    trainer(tmp_path, [], max_steps=2).fit_full(model(), data)
+    quiet.sample(model(), data, num=3, steps=3)
+    quiet.attribute(model(), data, attributor=PixelSimilarity(), name="mine")
+    for _ in range(2):  # what is complete is not logged again
+        trainer(tmp_path, logger(tmp_path)).placebo(
+            model(), data, attributor=PixelSimilarity(), level=0.1, name="mine"
+        )
+    (written,) = runs(tmp_path).values()
+    assert written.about == ("toy", "placebo", "placebo similarity-0-mine")
+    assert (written.config["partitions"], written.config["level"]) == (99, 0.1)
+    frame = pd.read_parquet(tmp_path / "toy" / "placebo" / "queries" / "similarity-0-mine.parquet")
+    logged = read_json(written.folder / "files" / written.whole["summary"]["placebo/queries"]["path"])
+    assert logged["columns"] == frame.columns.tolist()
+    assert logged["data"] == frame.to_numpy().tolist()
+    for weighting, rows in frame.groupby("weighting"):
+        share = written.whole["summary"][f"placebo/attributable/{weighting}"]
+        assert share == rows["attributable"].mean()
 
 
 def test_an_evaluation_is_a_run_with_its_metrics_and_charts(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from guda_lightning.callbacks.wandb import log_attribution
 from guda_lightning.data import load_queries, query_hash
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.errors import ConfigError, QueryError
+from guda_lightning.grouping import Grouping
 from guda_lightning.scores import ScoreTable, SquaredErrors
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import UnlearnModule
@@ -129,7 +130,6 @@ class ELBOAttributionCallback(Callback):
             self._full = FullModel(pl_module.full, pl_module.scheduler, pl_module.full_hash)
         elif self.store is not None:
             self._full = FullModel.of(pl_module, self.denoiser, self.scheduler)
-            grouping = getattr(getattr(trainer, "datamodule", None), "grouping", None)
             self._attributor = CounterfactualAttributor(
                 self.store,
                 self.operator,
@@ -137,7 +137,7 @@ class ELBOAttributionCallback(Callback):
                 seed=self.seed,
                 hparams=self.hparams,
                 device=pl_module.device,
-            ).fit(self._full, None, grouping)
+            ).fit(self._full, None, _grouping(trainer))
 
     def on_validation_batch_end(
         self,
@@ -170,6 +170,7 @@ class ELBOAttributionCallback(Callback):
         scored = merged(gathered(Scored(mine, *self._score(pl_module, queries, groups)), trainer))
         if self._fixed is None:
             scored = scored.first(self.max_queries)
+        queries = Queries(scored.of.ids, scored.of.images, scored.of.labels)
         self.table = ScoreTable.from_matrix(
             scored.scores,
             scored.stderr,
@@ -179,7 +180,7 @@ class ELBOAttributionCallback(Callback):
             method=self._method(pl_module),
             weighting=self.weighting,
             seed=pl_module.seed if isinstance(pl_module, UnlearnModule) else self.seed,
-            record=self._record(pl_module, Queries(scored.of.ids, scored.of.images, scored.of.labels)),
+            record=self._record(trainer, pl_module, queries),
         )
         self._log(trainer, pl_module, self.table, scored)
 
@@ -220,11 +221,13 @@ class ELBOAttributionCallback(Callback):
             else self._attributor.fitted_groups
         )
 
-    def _record(self, pl_module: LightningModule, queries: Queries) -> dict[str, object]:
+    def _record(self, trainer: Trainer, pl_module: LightningModule, queries: Queries) -> dict[str, object]:
         if not isinstance(pl_module, UnlearnModule):
             return self._attributor.record(queries)
+        (group,), grouping = self._groups(pl_module), _grouping(trainer)
+        sizes = {} if grouping is None else {"group_sizes": {group: len(grouping.forget(pl_module.groups))}}
         scoring = self.scoring.record(self._full.model.schedule)
-        return {**scoring, "full_hash": self._full.hash, "query_hash": query_hash(queries)}
+        return {**scoring, **sizes, "full_hash": self._full.hash, "query_hash": query_hash(queries)}
 
     def _is_conditional(self, pl_module: LightningModule) -> bool:
         if isinstance(pl_module, DiffusionModule):
@@ -322,6 +325,11 @@ class ELBOAttributionCallback(Callback):
             step = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)
             queries = Queries(scored.of.ids, scored.of.images)
             log_attribution(trainer.loggers, table, queries, self.history, "influence", step=step)
+
+
+def _grouping(trainer: Trainer) -> Grouping | None:
+    """Which samples belong to which groups, if the trainer's data knows."""
+    return getattr(getattr(trainer, "datamodule", None), "grouping", None)
 
 
 def _described(value: Any) -> str:

@@ -136,6 +136,22 @@ def log_agreement(
                 logger.log_image(f"agreement/{weighting}", [_picture(picture)])
 
 
+def log_placebo(loggers: Sequence[Logger], queries: pd.DataFrame, record: Mapping[str, Any]) -> None:
+    """Log which queries can be attributed to every W&B logger: all p-values, and the share a weighting.
+
+    Args:
+        loggers: Others than W&B are left alone.
+        queries: One row per weighting and query.
+        record: What random groups were compared with, logged as configuration.
+    """
+    shares = queries.groupby("weighting")["attributable"].mean()
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_hyperparams(dict(record))
+            logger.log_table("placebo/queries", dataframe=queries)
+            logger.log_metrics({f"placebo/attributable/{name}": share for name, share in shares.items()})
+
+
 def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """``[height, width, channels]`` bytes of one image in [-1, 1]."""
     pixels: np.ndarray[Any, np.dtype[np.uint8]] = from_unit(image).permute(1, 2, 0).numpy()

@@ -88,7 +88,7 @@ class DiffusionModule(LightningModule):
         self.denoiser = denoiser
         self.scheduler = scheduler
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.conditional, self.seed = conditional, seed
+        self.conditional, self.seed, self.ema_decay = conditional, seed, ema_decay
         self.ema = (
             None
             if ema_decay is None

@@ -16,7 +16,13 @@ from guda_lightning.files import write_atomic
 from guda_lightning.report import summary
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.base import StageTrainer
-from guda_lightning.stages.choices import chosen_groups, chosen_seeds, refuse_choices, with_labels
+from guda_lightning.stages.choices import (
+    chosen_groups,
+    chosen_seeds,
+    refuse_choices,
+    table_names,
+    with_labels,
+)
 from guda_lightning.stages.costs import evaluation_seconds, say, say_cost
 from guda_lightning.stages.records import read_back
 from guda_lightning.types import Queries, Weighting
@@ -66,7 +72,6 @@ class AttributeStage(StageTrainer):
         source = self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
         asked = with_labels(asked, self._is_conditional(model), datamodule.num_classes)
-        own = [part for part in (queries and queries.resolve().stem, name) if part]
         with tqdm(desc="attribute", unit="evaluation", leave=False, disable=None) as bar:
             options: dict[str, Any] = {
                 "scoring": scoring,
@@ -84,7 +89,7 @@ class AttributeStage(StageTrainer):
                 one_of.work_on(self.strategy.root_device, bar.update)
             fitted = [one.fit(source, datamodule, datamodule.grouping) for one in attributors]
             for one in fitted:
-                self.table_path = path = run.table(one.method, one.seed, *own)
+                self.table_path = path = run.table(one.method, one.seed, *table_names(queries, name))
                 table = self._complete_table(path, one, asked)
                 if table is None:
                     evaluations = one.evaluations(asked)

@@ -44,6 +44,11 @@ def chosen_seeds(asked: Sequence[int] | int | str, option: str = "--seeds") -> l
     return list(dict.fromkeys(map(int, texts)))
 
 
+def table_names(queries: Path | None, name: str | None) -> list[str]:
+    """What tells a score table from others of its method and seed: its own queries, and the user's name."""
+    return [part for part in (queries and queries.resolve().stem, name) if part]
+
+
 def own_seed(key: CounterfactualKey) -> int:
     """A seed for one group alone, from the seed of all groups and its name."""
     return int(sha256_json([key.seed, list(key.groups)])[:7], 16)

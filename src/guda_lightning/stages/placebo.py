@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from tqdm import tqdm
 
 from guda_lightning.attribution import Attributor, CounterfactualAttributor, Scoring
+from guda_lightning.callbacks.wandb import closing_runs, log_placebo, stage_loggers
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import GroupDataModule, load_queries, near_duplicates
 from guda_lightning.errors import ConfigError, StoreError
@@ -19,7 +20,13 @@ from guda_lightning.files import sha256_json
 from guda_lightning.report.placebo import NAMED, placebo_frame, placebo_lines, placebo_tests, write_parquet
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.attribute import AttributeStage
-from guda_lightning.stages.choices import at_least_one, chosen_groups, refuse_choices, with_labels
+from guda_lightning.stages.choices import (
+    at_least_one,
+    chosen_groups,
+    refuse_choices,
+    table_names,
+    with_labels,
+)
 from guda_lightning.stages.costs import evaluation_seconds, say, say_cost
 from guda_lightning.stages.records import begin, is_stored, made_from
 from guda_lightning.stages.unlearn import UnlearnStage
@@ -50,6 +57,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         queries: Path | None = None,
         resize: bool = False,
         full: Path | None = None,
+        name: str | None = None,
     ) -> None:
         """Test which queries any group influences more than random groups of the same sizes do.
 
@@ -72,6 +80,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
             queries: An image or a folder of images; RUN/queries if left out.
             resize: Whether to resize queries of another size than the training images.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+            name: Of the score table, as it was given to ``guda attribute``.
         """
         at_least_one("steps", steps)
         refuse_few(partitions, level)
@@ -103,18 +112,19 @@ class PlaceboStage(UnlearnStage, AttributeStage):
                 expected="all groups that have samples",
                 fix="leave out the attributor's groups",
             )
-        path = run.table(real.method, real.seed, *([] if queries is None else [queries.resolve().stem]))
+        path = run.table(real.method, real.seed, *table_names(queries, name))
         observed = self._complete_table(path, real, asked)
         if observed is None:
             raise StoreError(
                 f"the real groups have not been scored by {real.method} with these options",
                 found=f"another table at {path}" if ScoreTable.exists(path) else f"no table {path}",
                 expected="the score table that random groups are compared with",
-                fix="run guda attribute with the same queries, seed and scoring first",
+                fix="run guda attribute with the same queries, seed, name and scoring first",
             )
         folder, result = run.placebo / path.stem, run.placebo / path.name
         identity = {"of": sha256_json(observed.record), "partitions": partitions}
-        if ScoreTable.exists(result) and identity.items() <= ScoreTable.load(result).record.items():
+        complete = ScoreTable.exists(result) and identity.items() <= ScoreTable.load(result).record.items()
+        if complete:
             random = ScoreTable.load(result)
             say(f"placebo: {result} is complete, skipped")
         else:
@@ -137,14 +147,19 @@ class PlaceboStage(UnlearnStage, AttributeStage):
                     table.save(part)
                 parts.append(ScoreTable.load(part))
             random = ScoreTable(ScoreTable.concat(parts).table, {**identity, **_duplicates(datamodule)})
-            random.save(result)
-            shutil.rmtree(folder)
-        if random.record.get("level") != level:
-            random = ScoreTable(random.table, {**random.record, "level": level})
-            random.save(result)
+        known = random.record.get("level") == level
+        random = ScoreTable(random.table, {**random.record, "level": level})
         tests = placebo_tests(observed, random)
+        frame = placebo_frame(observed, tests)
+        if not known:
+            with closing_runs():
+                loggers = stage_loggers(self.loggers, run.name, "placebo", f"placebo {path.stem}")
+                log_placebo(loggers, frame, random.record)
+            random.save(result)
+        if not complete:
+            shutil.rmtree(folder)
         # In a folder of its own: the table of --queries RUN/queries is itself called METHOD-SEED-queries.
-        write_parquet(run.placebo / "queries" / path.name, placebo_frame(observed, tests))
+        write_parquet(run.placebo / "queries" / path.name, frame)
         shown = {name: test for name, test in tests.items() if name == weighting or weighting not in tests}
         say("\n".join(f"placebo {path.stem}, {line}" for line in placebo_lines(observed, random, shown)))
 

@@ -32,7 +32,7 @@ from guda_lightning.stages.records import (
     refuse_other_config,
     without_seeds,
 )
-from guda_lightning.unlearning.hparams import training_hparams
+from guda_lightning.unlearning.hparams import module_hparams, training_hparams
 
 
 class RetrainStage(StageTrainer):
@@ -60,7 +60,8 @@ class RetrainStage(StageTrainer):
             paired: Whether the models of one seed begin with the same weights, see the samples that they
                 share in the same order and draw the same noise; else each group has a seed of its own.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
-            config: What the module is made from; must be what RUN/full was made from.
+            config: What the module is made from; must be what RUN/full was made from. Left out, oracles are
+                told apart by what ``build`` makes, as far as that shows (``module_hparams``).
 
         Raises:
             GudaError: No full model, or one of another configuration; an unknown or empty group; bad seeds.
@@ -71,9 +72,13 @@ class RetrainStage(StageTrainer):
             refuse_other_config(record, config)
         model = build()
         source = self._open_full(full, model, datamodule)
-        self._at_start(model)
+        started = self._at_start(model)
         hparams = {
-            "config": without_seeds(config),
+            **(
+                {"config": without_seeds(config)}
+                if config
+                else {"module": module_hparams(model, started.model)}
+            ),
             "paired": paired,
             "start": None if self._start is None else FullModel.of(model, **self._paths).hash,
             "max_steps": self.max_steps,

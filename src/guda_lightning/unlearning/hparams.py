@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion import DiffusionModel, DiffusionModule
 from guda_lightning.errors import ConfigError
 from guda_lightning.files import sha256_json
 from guda_lightning.unlearning.objectives import Objective
@@ -56,13 +59,55 @@ def training_hparams(data: GroupDataModule, trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def module_hparams(module: LightningModule, model: DiffusionModel) -> dict[str, Any]:
+    """What tells an untrained module from others as far as it shows, as JSON values, its seed left out.
+
+    That is its layers, its numbers and texts (``self.learning_rate``, ``save_hyperparameters``), and the
+    optimizer and learning-rate schedule of a ``DiffusionModule``. What only the code of another module says
+    does not show.
+
+    Args:
+        module: The module.
+        model: The diffusion model in it.
+    """
+    shown = {
+        name: value for name, value in _plain({**module.hparams, **vars(module)}).items() if name != "seed"
+    }
+    found = {
+        "class": type(module).__name__,
+        "layers": sha256_json(re.sub(r" at 0x[0-9a-f]+", "", repr(module)))[:16],
+        "schedule_hash": model.schedule.hash,
+        "prediction": model.prediction,
+        **shown,
+    }
+    if isinstance(module, DiffusionModule):
+        optimizer = module.optimizer([nn.Parameter(torch.zeros(1))])
+        parts: list[tuple[str, object, dict[str, Any]]] = [("optimizer", optimizer, optimizer.defaults)]
+        if module.lr_scheduler is not None:
+            schedule = module.lr_scheduler(optimizer)
+            parts.append(("lr_scheduler", schedule, vars(schedule)))
+        found |= {name: {"class": type(part).__name__, **_plain(values)} for name, part, values in parts}
+    return found
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The public ones that are JSON values."""
+    listed = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {name: value for name, value in listed.items() if name[0] != "_" and _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, (int, str, type(None))) or (isinstance(value, float) and math.isfinite(value))
+
+
 def optimizer_hparams(
     optimizer: Callable[[Any], torch.optim.Optimizer], lr_scheduler: Callable[[Any], Any] | None, steps: int
 ) -> dict[str, object]:
     """What identifies an optimizer: its class, its defaults and the learning rate of every step."""
     parameter = nn.Parameter(torch.zeros(1))
     made = optimizer([parameter])
-    defaults = {k: list(v) if isinstance(v, tuple) else v for k, v in made.defaults.items()}
     rates = [made.param_groups[0]["lr"]] * steps
     if lr_scheduler is not None:
         schedule = lr_scheduler(made)
@@ -78,6 +123,5 @@ def optimizer_hparams(
             made.step()
             if step < steps - 1:
                 schedule.step()
-    plain = {k: v for k, v in defaults.items() if isinstance(v, (int, float, str, bool, list, type(None)))}
     rate = {"first": rates[0], "max": max(rates), "last": rates[-1], "hash": sha256_json(rates)[:16]}
-    return {"optimizer": {"class": type(made).__name__, **plain}, "learning_rate": rate}
+    return {"optimizer": {"class": type(made).__name__, **_plain(made.defaults)}, "learning_rate": rate}
