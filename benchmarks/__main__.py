@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "forget_target": lambda asked: forget_target.run(),
     "demo": demo.run,
     "digits": agree.digits,
+    "guidance": agree.guidance,
     "evaluations": evaluations.run,
     "halves": hard_groups.halves,
     "mislabelled": hard_groups.mislabelled,
