@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from guda_lightning.data import query_hash
 from guda_lightning.diffusion import FullModel
 from guda_lightning.grouping import Grouping
 from guda_lightning.scores import ScoreTable, SquaredErrors
-from guda_lightning.types import Queries
+from guda_lightning.types import Queries, Weighting
 
 
 class ELBOAttributor(Attributor):
@@ -87,6 +88,7 @@ class ELBOAttributor(Attributor):
             **self._expect,
             **({"group_sizes": sizes} if sizes else {}),
             **self.scoring.record(self._full.model.schedule),
+            "weightings": list(get_args(Weighting)),  # a table that lacks one is made again, from kept errors
             "counterfactuals": self._hashes,
             "hparams_hash": self._hparams_hash,
             "query_hash": query_hash(queries),
