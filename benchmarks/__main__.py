@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import agree, demo, evaluations, forget_target, hard_groups, many_groups, sweeps
+from benchmarks import agree, demo, early, evaluations, forget_target, hard_groups, many_groups, sweeps
 from benchmarks.stages import Asked
 
 BENCHMARKS: dict[str, Callable[[Asked], None]] = {
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "halves": hard_groups.halves,
     "mislabelled": hard_groups.mislabelled,
     "groups": many_groups.run,
+    "early": early.run,
     "sweeps": sweeps.run,
     "cifar10": agree.cifar10,
 }

@@ -13,6 +13,7 @@ from benchmarks.agree import make, score
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.evaluation import agreement
+from guda_lightning.functional.ranking import top1_agreement
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Weighting
 
@@ -60,11 +61,13 @@ def halves(asked: Asked) -> None:
                 for metric in ("top1", "ndcg@3"):
                     row[metric] = "" if method == "retrain" else f"{found[metric]:.3f}"
             rows.append(row)
+    joint, slope = _unions(bench, whole)
     notes = (
         f"Mean scores of each query's top class, by the ten-class oracle, and of its two halves; cosines for "
         f"similarity. {len(chosen)} queries with a top class among the {classes} whose halves were "
         f"retrained. Seconds of one core for {GROUPS} groups; those of oracle and retrack are of "
-        f"{len(groups)}, multiplied."
+        f"{len(groups)}, multiplied. Removed together by guidance (`--groups 0a+0b,...`), the halves of each "
+        f"class have top-1 agreement {joint:.3f} with the retrained classes (uniform), slope {slope:.2f}."
     )
     write_table("halves", asked.command("halves"), rows, notes)
 
@@ -110,6 +113,19 @@ def score_method(bench: Bench, method: str, *options: str) -> None:
         return
     scored = ("-c", "attribute/elbo.yaml", "--operator", method)
     bench.stage("attribute", *scored, *queries, *options, label=f"attribute {method}")
+
+
+def _unions(bench: Bench, whole: Bench) -> tuple[float, float]:
+    """Agreement of guidance away from both halves of a class with the oracle of that class, and the slope."""
+    queries = ("--queries", str(whole.run.queries))
+    unions = ("--groups", ",".join(f"{digit}a+{digit}b" for digit in range(10)), "--name", "unions")
+    scored = ("-c", "attribute/elbo.yaml", "--operator", "guidance")
+    bench.stage("attribute", *scored, *queries, *unions, label="attribute unions")
+    table = ScoreTable.load(bench.run.table("guidance", 0, "queries", "unions")).select(weighting="uniform")
+    oracle, scores = _matrix(whole, "retrain", "uniform", own=False), table.matrix()
+    centred = [matrix - matrix.mean(dim=1, keepdim=True) for matrix in (scores, oracle)]
+    slope = (centred[0] * centred[1]).sum() / centred[0].square().sum()
+    return float(top1_agreement(scores, oracle).mean()), float(slope)
 
 
 def _seconds(bench: Bench, method: str, groups: int) -> float:
