@@ -211,3 +211,23 @@ def test_a_race_says_how_it_ended(finished_run: Path, capsys: pytest.CaptureFixt
     assert (table.methods, table.weightings) == (("guidance_race",), ("uniform",))
     succeed(*race)
     assert "guidance_race-0.parquet is complete, skipped" in capsys.readouterr().out
+
+
+def test_the_same_noise_is_sampled_without_a_group(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = ["sample", *SHARED, "-c", f"{CONF}/sample.yaml", "--run", str(finished_run)]
+    assert main([*sample, "--without", "3"]) == 2
+    assert "fix:      run guda guide" in capsys.readouterr().err
+    succeed(*GUIDE, "--run", finished_run)
+    succeed(*sample, "--without", "7+3")
+    found = finished_run / "without" / "3-7"
+    names = {path.name for path in found.glob("*.png")}
+    assert names == {path.name for path in (finished_run / "queries").glob("*.png")}
+    record = json.loads((found / "record.json").read_text())
+    assert record["config"]["without"] == "3+7"
+    capsys.readouterr()
+    succeed(*sample, "--without", "3+7")
+    assert f"{found} is complete, skipped" in capsys.readouterr().out
+    assert main([*sample, "--without", "33"]) == 2
+    assert "unknown group '33'" in capsys.readouterr().err

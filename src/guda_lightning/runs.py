@@ -33,6 +33,10 @@ class RunFolder:
         """Samples of the full model, one PNG each."""
         return self.root / "queries"
 
+    def without(self, groups: str) -> Path:
+        """Samples of the full model guided away from some groups, one PNG each."""
+        return self.root / "without" / slug(groups)
+
     @property
     def store(self) -> Path:
         """The counterfactual store."""

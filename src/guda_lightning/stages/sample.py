@@ -13,13 +13,16 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from tqdm import tqdm
 
+from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import GroupDataModule, save_queries
 from guda_lightning.diffusion import FullModel, sample, sampler
-from guda_lightning.files import write_atomic
+from guda_lightning.files import sha256_json, write_atomic
+from guda_lightning.grouping import JOINT
+from guda_lightning.guidance import guided, open_posterior
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one
 from guda_lightning.stages.costs import evaluation_seconds, say, say_cost
-from guda_lightning.stages.records import RECORD, begin, refuse_other_config
+from guda_lightning.stages.records import RECORD, begin, made_from, refuse_other_config
 from guda_lightning.types import Queries
 
 
@@ -35,6 +38,7 @@ class SampleStage(StageTrainer):
         batch_size: int = 64,
         seed: int = 0,
         full: Path | None = None,
+        without: str | None = None,
     ) -> None:
         """Draw queries from the full model into RUN/queries, one PNG each.
 
@@ -46,25 +50,46 @@ class SampleStage(StageTrainer):
             batch_size: Images at a time; changes no image.
             seed: Seed of the images; image i is the same whatever ``num`` is.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+            without: Groups to guide the full model away from, such as ``3`` or ``3+7``: image i comes from the
+                same noise as the query i, into RUN/without/GROUPS. Needs the classifier of ``guda guide``.
         """
         for name, value in (("num", num), ("steps", steps), ("batch_size", batch_size)):
             at_least_one(name, value)
         source = self._open_full(full, model, datamodule)
-        folder = self.run_folder.queries
-        asked = {"full_hash": source.hash, "num": num, "steps": steps, "seed": seed}
+        folder, unfinished = self.run_folder.queries, self.run_folder.checkpoints("sample")
+        asked: dict[str, Any] = {"full_hash": source.hash, "num": num, "steps": steps, "seed": seed}
+        if without is not None:
+            source, asked = self._without(source, datamodule, without, asked)
+            folder = self.run_folder.without(asked["without"])
+            unfinished = self.run_folder.checkpoints(f"sample-{folder.name}")
         if (folder / RECORD).is_file():
             refuse_other_config(folder / RECORD, asked)
             say(f"sample: {folder} is complete, skipped")
             return
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
         labels = torch.arange(num) % datamodule.num_classes if self._is_conditional(model) else None
-        images = self._sampled(source, datamodule, labels, batch_size, asked)
+        images = self._sampled(source, datamodule, labels, batch_size, asked, unfinished)
         ids = tuple(f"sample-{index:0{len(str(num - 1))}d}" for index in range(num))
         save_queries(folder, Queries(ids, images, labels), {"config": asked})
-        shutil.rmtree(
-            self.run_folder.checkpoints("sample"), ignore_errors=True
-        )  # only now: hours of work lie there
+        shutil.rmtree(unfinished, ignore_errors=True)  # only now: hours of work lie there
         say(f"sample: {num} images in {folder}")
+
+    def _without(
+        self, source: FullModel, datamodule: GroupDataModule, without: str, asked: dict[str, Any]
+    ) -> tuple[FullModel, dict[str, Any]]:
+        """The full model guided away from some groups, and what identifies its samples."""
+        groups = datamodule.grouping.coalition(without)
+        stored = open_posterior(
+            CounterfactualStore(self.run_folder.store),
+            source.model.schedule,
+            seed=0,
+            hparams=None,
+            expect=made_from(source, datamodule.grouping),
+            device=self.strategy.root_device,
+        )
+        away = guided(source.model, stored.posterior, groups)
+        named = {**asked, "without": JOINT.join(groups), "classifier": stored.hash}
+        return FullModel(away, source.scheduler, sha256_json(named)), named
 
     def _sampled(
         self,
@@ -73,10 +98,10 @@ class SampleStage(StageTrainer):
         labels: torch.Tensor | None,
         batch_size: int,
         asked: dict[str, Any],
+        unfinished: Path,
     ) -> torch.Tensor:
         """All samples, in batches that are kept until the last one is done."""
         num, steps, device = asked["num"], asked["steps"], self.strategy.root_device
-        unfinished = self.run_folder.checkpoints("sample")
         per_evaluation = evaluation_seconds(full.model, datamodule, batch_size, device, labels is not None)
         say_cost(f"sample: {num} images x {steps} steps", per_evaluation * num * steps)
         begin(unfinished, {**asked, "batch_size": batch_size})
