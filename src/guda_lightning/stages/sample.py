@@ -50,8 +50,8 @@ class SampleStage(StageTrainer):
             batch_size: Images at a time; changes no image.
             seed: Seed of the images; image i is the same whatever ``num`` is.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
-            without: Groups to guide the full model away from, such as ``3`` or ``3+7``: image i comes from the
-                same noise as the query i, into RUN/without/GROUPS. Needs the classifier of ``guda guide``.
+            without: Groups to guide the full model away from, such as ``3`` or ``3+7``. Image i comes from
+                the same noise as query i, into RUN/without/GROUPS. Needs the classifier of ``guda guide``.
         """
         for name, value in (("num", num), ("steps", steps), ("batch_size", batch_size)):
             at_least_one(name, value)
