@@ -136,12 +136,12 @@ def test_stages_one_by_one_say_their_cost_first_and_give_the_scores_of_one_run(
     out = guda("sample", *run, "--batch_size", 5)
     assert out.startswith("sample: 5 images x 10 steps: about ")
     out = guda("attribute", *run, "--groups", '["3", "7"]', "--scoring.batch_size", 7)
-    assert out.startswith("attribute: 5 queries x 3 models, 150 network evaluations: about ")
+    assert out.startswith("attribute: 5 queries, 2 groups, 150 network evaluations: about ")
     # The rest: only what is missing is made and evaluated.
     out = guda("unlearn", *run)
     assert out.startswith("unlearn: 2 complete, skipped: 3, 7\nunlearn: 8 groups x 4 steps (retrack): about ")
     out = guda("attribute", *run, "--scoring.batch_size", 7)
-    assert out.startswith("attribute: 5 queries x 11 models, 400 network evaluations: about ")
+    assert out.startswith("attribute: 5 queries, 10 groups, 400 network evaluations: about ")
     assert files(root / "checkpoints") == set()
 
     once = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
@@ -212,7 +212,7 @@ def test_two_objectives_live_side_by_side(finished_run: Path, guda: Guda) -> Non
     assert {name: after[name] for name in before if name != "."} == before
     out = guda("attribute", "--run", finished_run, "--operator", "zero_target", "--groups", "0,1,2")
     # The full model's errors are shared by all methods: only three counterfactuals are evaluated.
-    assert out.startswith("attribute: 5 queries x 4 models, 150 network evaluations: about ")
+    assert out.startswith("attribute: 5 queries, 3 groups, 150 network evaluations: about ")
     tables = sorted(path.name for path in (finished_run / "scores").glob("*.parquet"))
     assert tables == ["retrack-0.parquet", "zero_target-0.parquet"]
     assert ScoreTable.load(finished_run / "scores/zero_target-0.parquet").groups == ("0", "1", "2")

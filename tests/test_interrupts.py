@@ -152,7 +152,7 @@ def test_a_stage_that_is_killed_goes_on_and_changes_no_score(
     capsys.readouterr()
     assert main(attribute) == 0
     out = capsys.readouterr().out
-    assert out.startswith("attribute: 5 queries x 11 models, 400 network evaluations: about ")
+    assert out.startswith("attribute: 5 queries, 10 groups, 400 network evaluations: about ")
     tables = [ScoreTable.load(folder / "scores" / "retrack-0.parquet") for folder in (run, finished_run)]
     assert tables[0].record == tables[1].record
     for weighting in ("elbo", "uniform"):

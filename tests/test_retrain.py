@@ -402,7 +402,7 @@ def test_the_oracle_is_scored_as_any_other_counterfactual(finished_run: Path, gu
     guda("retrain", "--run", finished_run, "--seeds", "0,1", "--groups", "3,7")
     scored = ["--run", finished_run, "--operator", "retrain", "--groups", "3,7"]
     out = guda("attribute", *scored, "--seed", 1)
-    assert out.startswith("attribute: 5 queries x 3 models, ")
+    assert out.startswith("attribute: 5 queries, 2 groups, ")
     assert out.endswith(f"attribute: {finished_run}/scores/retrain-1.parquet written\n")
     guda("attribute", *scored)
     tables = [ScoreTable.load(finished_run / "scores" / f"retrain-{seed}.parquet") for seed in (0, 1)]
