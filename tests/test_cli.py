@@ -67,8 +67,8 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == (
         "error: guda has no command 'unlern'\n"
         "  found:    unlern\n"
-        "  expected: run, fit, validate, unlearn, guide, retrain, sample, attribute, placebo, report, evaluate, "
-        "configs\n"
+        "  expected: run, fit, validate, unlearn, guide, retrain, sample, attribute, placebo, report, "
+        "evaluate, configs\n"
         "  fix:      guda --help\n"
     )
 
