@@ -13,8 +13,11 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor, nn
 
+from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule, ImageTable, Source
+from guda_lightning.diffusion import FullModel
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.guidance import ClassifierPlan, GroupClassifier, guidance_key, weights_of
 
 GROUPS = ("dark", "bright", "noisy")
 
@@ -63,6 +66,30 @@ class Shades(Source):
 
 def shades(per_group: int = 16, batch_size: int = 8, **arguments: Any) -> GroupDataModule:
     return GroupDataModule(Shades(per_group), batch_size=batch_size, **arguments)
+
+
+def classifier_store(folder: Path, full: FullModel, data: GroupDataModule) -> CounterfactualStore:
+    """A store that holds an untrained classifier of the data's groups."""
+    module = GroupClassifier(ClassifierPlan(channels=(8,), features=8), data, full.model.schedule)
+    hparams = {"classifier": {"channels": [8], "features": 8}}
+    record = CounterfactualRecord(
+        operator="guidance",
+        groups=guidance_key(data.grouping.names, 0, hparams).groups,
+        seed=0,
+        hparams=hparams,
+        full_hash=full.hash,
+        grouping_hash=data.grouping.hash,
+        members_hash=data.grouping.hash,
+        schedule_hash=full.model.schedule.hash,
+        history=[],
+        versions={},
+        seconds=1.0,
+        steps=1,
+        network_evaluations=1,
+    )
+    store = CounterfactualStore(folder)
+    store.save(weights_of(module), record)
+    return store
 
 
 def quiet_trainer(folder: Path, **arguments: Any) -> Trainer:

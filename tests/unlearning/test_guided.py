@@ -6,12 +6,12 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
+from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import DiffusionModule, FullModel, noised
 from guda_lightning.errors import StoreError
-from guda_lightning.guidance import ClassifierPlan, GroupClassifier, guided, open_posterior, weights_of
+from guda_lightning.guidance import guided, open_posterior
 from guda_lightning.unlearning import Guided, UnlearnModule
-from toys import GROUPS, message, quiet_trainer, shades, tiny_unet
+from toys import classifier_store, message, quiet_trainer, shades, tiny_unet
 
 DATA = shades()
 pytestmark = pytest.mark.filterwarnings(
@@ -26,27 +26,7 @@ def full() -> FullModel:
 
 @pytest.fixture
 def store(tmp_path: Path, full: FullModel) -> CounterfactualStore:
-    module = GroupClassifier(ClassifierPlan(channels=(8,), features=8), DATA, full.model.schedule)
-    store = CounterfactualStore(tmp_path / "store")
-    store.save(
-        weights_of(module),
-        CounterfactualRecord(
-            operator="guidance",
-            groups=tuple(sorted(GROUPS)),
-            seed=0,
-            hparams={"classifier": {"channels": [8], "features": 8}},
-            full_hash=full.hash,
-            grouping_hash=DATA.grouping.hash,
-            members_hash=DATA.grouping.hash,
-            schedule_hash=full.model.schedule.hash,
-            history=[],
-            versions={},
-            seconds=1.0,
-            steps=1,
-            network_evaluations=1,
-        ),
-    )
-    return store
+    return classifier_store(tmp_path / "store", full, DATA)
 
 
 def test_forget_and_retain_samples_are_both_led_to_the_guided_model(
