@@ -115,6 +115,7 @@ class CoalitionAttributor(Attributor):
                 fix="pass datamodule.grouping to fit",
             )
         self.players = _players(grouping, self.reference)
+        self._sizes = {name: grouping.size(name) for name in self.players}
         number = len(self.players)
         plan = (
             _PLANS[self.worth](number, self.count, self.seed) if number > _EXACT else all_coalitions(number)
@@ -159,11 +160,11 @@ class CoalitionAttributor(Attributor):
         """
         scored = self.inner.record(queries)
         models = sha256_json(scored.pop("counterfactuals"))
-        sizes: Any = scored.pop("group_sizes")
+        scored.pop("group_sizes")  # of coalitions
         kind = {"all_coalitions": "exact", "permutations": "between pairs of permutations"}
         return {
             **scored,
-            **({} if self._pairs else {"group_sizes": {name: sizes[name] for name in self.players}}),
+            **({} if self._pairs else {"group_sizes": self._sizes}),
             "coalitions": models,
             "worth": self.worth,
             "draws": self.count,
