@@ -111,7 +111,8 @@ class Yardstick:
             ]
             rows += self.rows("seeds", "1 against 1", scores)
             rows += _rows("seeds", f"1 against the mean of {len(self.seeds) - 1}", means)
-        for low, high in ((0, 0.1), (0.1, 0.7), (0.3, 0.7), (0.7, 1)):
+        ranges = ((0, 0.1), (0.1, 0.7), (0.3, 0.7), (0.7, 1))
+        for low, high in ranges if weighting != "middle" else ():  # which is a range itself
             rows += self.rows("timesteps", f"{low:g} < t/T < {high:g}", self.stored(weighting, low, high))
         return rows
 
