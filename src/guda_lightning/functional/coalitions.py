@@ -27,7 +27,7 @@ an even number of players then cancel from values, and those of an odd number fr
 exact for games of pairwise interactions (Mayer & Wüthrich 2025, arXiv 2508.12947), and interactions also for
 games of triples, from as few draws as determine them.
 
-Notation: N all players, n their number, s = |S|, u_i = 1 where i is in S and −1 elsewhere.
+Notation: N all players, n their number, s that of S, u_i = 1 where i is in S and −1 elsewhere.
 """
 
 from __future__ import annotations

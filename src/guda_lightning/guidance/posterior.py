@@ -179,7 +179,8 @@ class GuidedDenoiser(nn.Module):
         labels = {} if class_labels is None else {"class_labels": class_labels}
         output = output_tensor(self.network(x_t, told, **labels))
         schedule = self._full.schedule
-        timesteps = torch.searchsorted(schedule.model_timesteps, told.cpu().to(schedule.model_timesteps))
+        asked = told.cpu().to(schedule.model_timesteps).contiguous()  # samplers expand one number to a batch
+        timesteps = torch.searchsorted(schedule.model_timesteps, asked)
         gradient = self._posterior.gradient(x_t, timesteps, self._removed, class_labels)
         gamma, sigma = schedule.at(timesteps, like=x_t)
         return guide_output(output, gradient, gamma, sigma, self._full.prediction)
