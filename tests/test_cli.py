@@ -57,7 +57,7 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert main([]) == 0
     out = capsys.readouterr().out
     commands = re.findall(r"^  guda (\w+) ", out, re.MULTILINE)
-    expected = "run fit unlearn retrain sample attribute placebo report evaluate validate configs"
+    expected = "run fit unlearn guide retrain sample attribute placebo report evaluate validate configs"
     assert commands == expected.split()
     assert max(map(len, out.splitlines())) <= 110
 
