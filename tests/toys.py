@@ -17,7 +17,7 @@ from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualS
 from guda_lightning.data import GroupDataModule, ImageTable, Source
 from guda_lightning.diffusion import FullModel
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.guidance import ClassifierPlan, GroupClassifier, guidance_key, weights_of
+from guda_lightning.guidance import ClassifierPlan, GroupClassifier, guidance_key, network_hparams, weights_of
 
 GROUPS = ("dark", "bright", "noisy")
 
@@ -70,8 +70,9 @@ def shades(per_group: int = 16, batch_size: int = 8, **arguments: Any) -> GroupD
 
 def classifier_store(folder: Path, full: FullModel, data: GroupDataModule) -> CounterfactualStore:
     """A store that holds an untrained classifier of the data's groups."""
-    module = GroupClassifier(ClassifierPlan(channels=(8,), features=8), data, full.model.schedule)
-    hparams = {"classifier": {"channels": [8], "features": 8}}
+    plan = ClassifierPlan(width=8, features=8)
+    module = GroupClassifier(plan, data, full.model.schedule)
+    hparams = network_hparams(plan, data.image_shape)
     record = CounterfactualRecord(
         operator="guidance",
         groups=guidance_key(data.grouping.names, 0, hparams).groups,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from guda_lightning.guidance import (
     GroupClassifier,
     NoiseLevel,
     guidance_key,
+    network_hparams,
     open_posterior,
     weights_of,
 )
@@ -27,7 +29,7 @@ from guda_lightning.guidance.tempering import temper
 from toys import GROUPS, message, quiet_trainer, shades
 
 SCHEDULE = noise_schedule(DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2"))
-PLAN = ClassifierPlan(channels=(8,), features=8, steps=150, batch_size=32, held_out=0.25)
+PLAN = ClassifierPlan(channels=(8,), width=16, features=8, steps=150, batch_size=32, held_out=0.25)
 
 
 def trained(folder: Path, plan: ClassifierPlan = PLAN) -> tuple[GroupClassifier, HeldOutDataModule]:
@@ -50,6 +52,11 @@ def test_it_learns_which_group_a_noised_image_is_from(tmp_path: Path) -> None:
     for level in module.levels:
         temperatures = cast(Tensor, module.temperatures)[level.first : level.last + 1]
         torch.testing.assert_close(temperatures, torch.full_like(temperatures, level.temperature))
+
+
+def test_dense_layers_alone_learn_it_too(tmp_path: Path) -> None:
+    module, _ = trained(tmp_path, replace(PLAN, channels=()))
+    assert module.levels[0].accuracy > 0.9
 
 
 def test_the_same_seed_gives_the_same_classifier(tmp_path: Path) -> None:
@@ -107,8 +114,8 @@ def test_the_atoms_of_overlapping_groups_are_their_sets() -> None:
             {"channels": (12,)},
             "classifier.channels does not describe a network",
             [12],
-            "one number per level, each a multiple of 8",
-            "set classifier.channels, e.g. [16, 32] for 8 x 8 images, [32, 64, 128] for 32 x 32",
+            "one number per convolutional level, each a multiple of 8",
+            "set classifier.channels, e.g. [32, 64] for 32 x 32 images, or leave it out for 8 x 8",
         ),
     ],
 )
@@ -117,6 +124,19 @@ def test_a_plan_that_cannot_be_built_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message(problem, found, expected, fix)):
         ClassifierPlan(**changes)
+
+
+def test_more_levels_than_an_image_has_halves_are_refused() -> None:
+    with pytest.raises(
+        ConfigError,
+        match=message(
+            "classifier.channels has too many levels: each halves the image",
+            "4 levels for images of shape (1, 8, 8)",
+            "at most 3 levels",
+            "shorten classifier.channels",
+        ),
+    ):
+        GroupClassifier(ClassifierPlan(channels=(8, 8, 8, 8)), shades(), SCHEDULE)
 
 
 def test_a_share_of_all_samples_cannot_be_held_out() -> None:
@@ -155,7 +175,7 @@ def test_labels_that_tell_the_group_are_refused(atom: list[int], labels: list[in
 def stored(folder: Path, seed: int = 0, **hparams: Any) -> tuple[GroupClassifier, CounterfactualStore]:
     module = GroupClassifier(PLAN, shades(), SCHEDULE, seed=seed)
     store = CounterfactualStore(folder / "store")
-    values = {"classifier": {"channels": [8], "features": 8}, **hparams}
+    values = {**network_hparams(PLAN, shades().image_shape), **hparams}
     record = CounterfactualRecord(
         operator="guidance",
         groups=guidance_key(module.groups, seed, values).groups,

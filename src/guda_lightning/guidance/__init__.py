@@ -6,6 +6,7 @@ from guda_lightning.guidance.stored import (
     StoredPosterior,
     find_classifier,
     guidance_key,
+    network_hparams,
     open_posterior,
     weights_of,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "find_classifier",
     "guidance_key",
     "guided",
+    "network_hparams",
     "open_posterior",
     "weights_of",
 ]

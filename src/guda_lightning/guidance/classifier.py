@@ -27,7 +27,9 @@ class ClassifierPlan:
     """How the classifier is built and trained; the defaults are those of 8 x 8 images (docs/benchmarks.md).
 
     Attributes:
-        channels: Channels of each level, multiples of 8; every level halves the image.
+        channels: Channels of convolutional levels, multiples of 8, each of which halves the image: such as
+            32, 64 for 32 x 32 images. None: all layers are dense, as is best for small images.
+        width: Units of each dense layer.
         features: Features that the logits are linear in.
         steps: Optimizer steps.
         batch_size: Images per step and process.
@@ -36,16 +38,17 @@ class ClassifierPlan:
         held_out: Share of the samples that are not trained on, but calibrated on.
     """
 
-    channels: tuple[int, ...] = (16, 32)
+    channels: tuple[int, ...] = ()
+    width: int = 256
     features: int = 64
-    steps: int = 1000
-    batch_size: int = 128
-    lr: float = 3e-3
+    steps: int = 500
+    batch_size: int = 256
+    lr: float = 5e-3
     weight_decay: float = 0.1
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("features", "steps", "batch_size"):
+        for name in ("width", "features", "steps", "batch_size"):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(
                     f"classifier.{name} is out of range",
@@ -53,12 +56,12 @@ class ClassifierPlan:
                     expected=f"{name} >= 1",
                     fix=f"set classifier.{name}, or leave it out",
                 )
-        if not self.channels or any(count < 8 or count % 8 for count in self.channels):
+        if any(count < 8 or count % 8 for count in self.channels):
             raise ConfigError(
                 "classifier.channels does not describe a network",
                 found=list(self.channels),
-                expected="one number per level, each a multiple of 8",
-                fix="set classifier.channels, e.g. [16, 32] for 8 x 8 images, [32, 64, 128] for 32 x 32",
+                expected="one number per convolutional level, each a multiple of 8",
+                fix="set classifier.channels, e.g. [32, 64] for 32 x 32 images, or leave it out for 8 x 8",
             )
 
 
@@ -73,7 +76,8 @@ class GroupClassifier(LightningModule):
         seed: Seed of initialisation, noise and timesteps.
 
     Raises:
-        ConfigError: The labels of a conditional model tell the group already.
+        ConfigError: The labels of a conditional model tell the group already, or the network has more levels
+            than the image can be halved.
     """
 
     def __init__(
@@ -91,12 +95,20 @@ class GroupClassifier(LightningModule):
         self.atoms, self.atom = torch.from_numpy(table), torch.from_numpy(atom)
         if conditional:
             refuse_determined(self.atom, data.labels)
+        if min(data.image_shape[1:]) >> len(plan.channels) == 0:
+            raise ConfigError(
+                "classifier.channels has too many levels: each halves the image",
+                found=f"{len(plan.channels)} levels for images of shape {data.image_shape}",
+                expected=f"at most {min(data.image_shape[1:]).bit_length() - 1} levels",
+                fix="shorten classifier.channels",
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = NoisyClassifier(
-                data.image_shape[0],
+                data.image_shape,
                 len(self.atoms),
                 plan.channels,
+                plan.width,
                 plan.features,
                 data.num_classes if conditional else 0,
             )
@@ -126,7 +138,9 @@ class GroupClassifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW under a one-cycle schedule."""
         plan = self.plan
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True
+        )
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.lr, total_steps=plan.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

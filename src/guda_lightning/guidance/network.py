@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -15,36 +16,39 @@ _NORM_GROUPS = 8
 class NoisyClassifier(nn.Module):
     """Logits of noised images, told how noisy they are.
 
-    Convolutions, halved in size after each level, then a few features that the logits are linear in: the
-    Jacobian of the features serves any number of classes.
+    Convolutions for large images, each level halving the image; then dense layers on all that is left of it,
+    and a few features that the logits are linear in: their Jacobian serves any number of classes.
 
     Args:
-        in_channels: Channels of an image.
+        image_shape: ``(channels, height, width)`` of an image.
         num_classes: Number of classes.
-        channels: Channels of each level, multiples of 8.
+        channels: Channels of each convolutional level, multiples of 8; none for small images.
+        width: Units of each dense layer.
         features: Number of features.
         num_labels: Number of class labels that the images come with, for a conditional model; 0 for none.
     """
 
     def __init__(
         self,
-        in_channels: int,
+        image_shape: tuple[int, int, int],
         num_classes: int,
-        channels: Sequence[int] = (16, 32),
+        channels: Sequence[int] = (),
+        width: int = 256,
         features: int = 64,
         num_labels: int = 0,
     ) -> None:
         super().__init__()
-        width = 4 * _TIME
+        told = 4 * _TIME
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.linspace(0, 5, _TIME // 2).exp() / 10, persistent=False)
-        self.time = nn.Sequential(nn.Linear(_TIME, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.label = nn.Embedding(num_labels, width) if num_labels else None
-        sizes = [in_channels, *channels]
-        self.levels = nn.ModuleList(_Level(a, b, width) for a, b in pairwise(sizes))
-        self.to_features = nn.Sequential(
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels[-1], features), nn.SiLU()
-        )
+        self.time = nn.Sequential(nn.Linear(_TIME, told), nn.SiLU(), nn.Linear(told, told), nn.SiLU())
+        self.label = nn.Embedding(num_labels, told) if num_labels else None
+        sizes = [image_shape[0], *channels]
+        self.levels = nn.ModuleList(_Level(a, b, told) for a, b in pairwise(sizes))
+        left = sizes[-1] * math.prod(side >> len(channels) for side in image_shape[1:])
+        self.first = nn.Linear(left + told, width)
+        self.residual = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.to_features = nn.Linear(width, features)
         self.head = nn.Linear(features, num_classes)
 
     def features(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -61,8 +65,10 @@ class NoisyClassifier(nn.Module):
             told = told + self.label(labels)
         for level in self.levels:
             x = level(x, told)
-        found: Tensor = self.to_features(x)
-        return found
+        hidden = nn.functional.silu(self.first(torch.cat([x.flatten(1), told], dim=1)))
+        for layer in self.residual:
+            hidden = hidden + nn.functional.silu(layer(hidden))
+        return nn.functional.silu(self.to_features(hidden))
 
     def forward(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
         """``[batch, classes]`` logits; arguments as in ``features``."""

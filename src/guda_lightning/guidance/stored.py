@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from guda_lightning.counterfactuals import (
 from guda_lightning.errors import StoreError
 from guda_lightning.files import sha256_json
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.guidance.classifier import GroupClassifier
+from guda_lightning.guidance.classifier import ClassifierPlan, GroupClassifier
 from guda_lightning.guidance.network import NoisyClassifier
 from guda_lightning.guidance.posterior import GroupPosterior
 
@@ -34,6 +35,12 @@ class StoredPosterior(NamedTuple):
     posterior: GroupPosterior
     record: CounterfactualRecord
     hash: str
+
+
+def network_hparams(plan: ClassifierPlan, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """What a record says of a classifier, so that it can be built again."""
+    plain = {**asdict(plan), "channels": list(plan.channels)}
+    return {"classifier": plain, "image_shape": list(image_shape)}
 
 
 def guidance_key(groups: tuple[str, ...], seed: int, hparams: Mapping[str, Any]) -> CounterfactualKey:
@@ -105,9 +112,10 @@ def open_posterior(
     plan = record.hparams["classifier"]
     labels = weights.get("label.weight")
     network = NoisyClassifier(
-        weights["levels.0.first.weight"].shape[1],
+        tuple(record.hparams["image_shape"]),
         len(atoms),
         plan["channels"],
+        plan["width"],
         plan["features"],
         0 if labels is None else len(labels),
     )

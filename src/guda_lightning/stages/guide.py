@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from lightning.pytorch import LightningModule
@@ -16,6 +15,7 @@ from guda_lightning.guidance import (
     GroupClassifier,
     NoiseLevel,
     guidance_key,
+    network_hparams,
     weights_of,
 )
 from guda_lightning.stages.base import StageTrainer, fit
@@ -52,7 +52,7 @@ class GuideStage(StageTrainer):
             datamodule.grouping.check([name])
         source = self._open_full(full, model, datamodule)
         hparams = {
-            "classifier": {**asdict(classifier), "channels": list(classifier.channels)},
+            **network_hparams(classifier, datamodule.image_shape),
             **training_hparams(datamodule, self),
             "batch_size": classifier.batch_size,
         }
