@@ -28,7 +28,7 @@ demo: $(STAMP) ## train, unlearn, sample, attribute and report on handwritten di
 	$(BIN)/guda run -c configs/digits.yaml
 
 test: $(STAMP) ## run the tests (make test ARGS="-k store")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## check style, types, layers and docs
 	$(BIN)/ruff check .

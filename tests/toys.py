@@ -18,6 +18,7 @@ from guda_lightning.data import GroupDataModule, ImageTable, Source
 from guda_lightning.diffusion import FullModel
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.guidance import ClassifierPlan, GroupClassifier, guidance_key, network_hparams, weights_of
+from guda_lightning.types import Queries
 
 GROUPS = ("dark", "bright", "noisy")
 
@@ -68,10 +69,16 @@ def shades(per_group: int = 16, batch_size: int = 8, **arguments: Any) -> GroupD
     return GroupDataModule(Shades(per_group), batch_size=batch_size, **arguments)
 
 
+def gray_queries(*ids: str) -> Queries:
+    """Queries of random pixels, the same in every process."""
+    return Queries(ids, torch.rand(len(ids), 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+
+
 def classifier_store(folder: Path, full: FullModel, data: GroupDataModule) -> CounterfactualStore:
     """A store that holds an untrained classifier of the data's groups."""
     plan = ClassifierPlan(width=8, features=8)
     module = GroupClassifier(plan, data, full.model.schedule)
+    module.network.head.weight.data *= 20  # opinions, though untrained
     hparams = network_hparams(plan, data.image_shape)
     record = CounterfactualRecord(
         operator="guidance",

@@ -12,11 +12,10 @@ from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import ConfigError, GroupError, StoreError
 from guda_lightning.grouping import Grouping
-from guda_lightning.types import Queries
-from toys import GROUPS, message, shades
+from toys import GROUPS, gray_queries, message, shades
 
 SCORING = Scoring(strata=4, draws=1)
-QUERIES = Queries(("first", "second"), torch.rand(2, 1, 8, 8) * 2 - 1)
+QUERIES = gray_queries("first", "second")
 GROUPING = shades().grouping
 PLAYERS = ("bright", "noisy")  # "dark" stays
 

@@ -12,11 +12,10 @@ from guda_lightning.diffusion import DiffusionModule, FullModel
 from guda_lightning.errors import GroupError, StoreError
 from guda_lightning.functional.elbo import paired_difference
 from guda_lightning.guidance import guided, open_posterior
-from guda_lightning.types import Queries
-from toys import GROUPS, shades, tiny_unet
+from toys import GROUPS, gray_queries, shades, tiny_unet
 
 SCORING = Scoring(strata=4, draws=2, batch_size=7)
-QUERIES = Queries(("first", "second"), torch.rand(2, 1, 8, 8) * 2 - 1)
+QUERIES = gray_queries("first", "second")
 DATA = shades()
 
 

@@ -11,11 +11,10 @@ from guda_lightning.attribution import GuidanceAttributor, RacingAttributor, Sco
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import ConfigError
-from guda_lightning.types import Queries
-from toys import GROUPS, message, shades, tiny_unet
+from toys import GROUPS, gray_queries, message, shades, tiny_unet
 
 GROUPING = shades().grouping
-QUERIES = Queries(("first", "second", "third"), torch.rand(3, 1, 8, 8) * 2 - 1)
+QUERIES = gray_queries("first", "second", "third")
 
 
 def racing(store: CounterfactualStore, full: FullModel, **arguments: Any) -> RacingAttributor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +84,6 @@ class CounterfactualAttributor(ELBOAttributor):
                     model, asked, scoring, device=self.device, on_batch=self.on_batch
                 )
         return full, groups, timesteps
-
-    def _network(self) -> DiffusionModel:
-        """A copy of the full model, whose weights may be replaced."""
-        network = copy.deepcopy(self._full.model.denoiser).to(self.device)
-        return DiffusionModel(network, self._full.model.schedule, self._full.model.prediction)
 
     def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:
         model = self._network()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from guda_lightning.attribution.scoring import Scoring, score_table
 from guda_lightning.attribution.stored import error_identity, error_path
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import query_hash
-from guda_lightning.diffusion import FullModel
+from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.grouping import Grouping
 from guda_lightning.scores import ScoreTable, SquaredErrors
 from guda_lightning.types import Queries, Weighting
@@ -156,6 +157,11 @@ class ELBOAttributor(Attributor):
         path = self._path(errors.record)
         if path is not None:
             errors.save(path)
+
+    def _network(self) -> DiffusionModel:
+        """A copy of the full model on the device, whose weights may be replaced."""
+        network = copy.deepcopy(self._full.model.denoiser).to(self.device)
+        return DiffusionModel(network, self._full.model.schedule, self._full.model.prediction)
 
     def _missing(self, queries: Queries) -> int:
         """Number of models whose squared errors were not kept."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from guda_lightning.attribution.elbo import ELBOAttributor
-from guda_lightning.attribution.scoring import Scoring, noised_queries
+from guda_lightning.attribution.scoring import NoisedQueries, Scoring, joint_squared_errors
 from guda_lightning.counterfactuals import GUIDANCE
-from guda_lightning.diffusion import DiffusionModel, FullModel, evaluating
+from guda_lightning.diffusion import FullModel
 from guda_lightning.files import sha256_json
 from guda_lightning.functional.elbo import squared_error
 from guda_lightning.grouping import Grouping, coalition
-from guda_lightning.guidance import GroupPosterior, open_posterior
+from guda_lightning.guidance import open_posterior
 from guda_lightning.scores import SquaredErrors
 from guda_lightning.types import Queries
 
@@ -76,19 +74,20 @@ class GuidanceAttributor(ELBOAttributor):
 
     def measure(self, queries: Queries, scoring: Scoring, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See ``ELBOAttributor.measure``; what is not wanted would cost nothing."""
-        network = copy.deepcopy(self._full.model.denoiser).to(self.device)
-        values, timesteps = guided_squared_errors(
-            DiffusionModel(network, self._full.model.schedule, self._full.model.prediction),
-            self._stored.posterior,
-            self._removed,
-            queries,
-            scoring,
-            device=self.device,
-            on_batch=self.on_batch,
+        values, timesteps = joint_squared_errors(
+            self._network(), queries, scoring, self._joint_errors, device=self.device, on_batch=self.on_batch
         )
         groups = values[1:].clone()
         groups[~wanted.T] = torch.nan
         return values[0], groups, timesteps
+
+    def _joint_errors(self, batch: NoisedQueries, predicted: Tensor) -> Tensor:
+        """Squared errors ``[batch, 1 + groups]``, the full model's first."""
+        full = squared_error(batch.noise, predicted)
+        groups = self._stored.posterior.errors(
+            batch.noise, predicted, batch.x_t, batch.timesteps, self._removed, batch.labels
+        )
+        return torch.cat([full[:, None], groups], dim=1)
 
     def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:
         identities = self._identities(queries)
@@ -104,43 +103,3 @@ class GuidanceAttributor(ELBOAttributor):
                 kept[group] = SquaredErrors(queries.ids, values[column], timesteps, identity)
                 self._keep(kept[group])
         return kept
-
-
-def guided_squared_errors(
-    full: DiffusionModel,
-    posterior: GroupPosterior,
-    removed: Tensor,
-    queries: Queries,
-    scoring: Scoring,
-    *,
-    device: torch.device | str = "cpu",
-    on_batch: Callable[[int], None] = lambda evaluations: None,
-) -> tuple[Tensor, Tensor]:
-    """Evaluate the full model once on every (query, timestep, draw), and every coalition with it.
-
-    Args:
-        full: The full model; its train/eval modes come back afterwards.
-        posterior: The classifier.
-        removed: ``[coalitions, atoms]`` bool.
-        queries: ``Q`` queries.
-        scoring: Seed, plan, batch size and precision.
-        device: Where both models are.
-        on_batch: Told the number of evaluations after every batch.
-
-    Returns:
-        Squared errors ``[1 + coalitions, queries, strata, draws]`` float64, the full model's first, and their
-        timesteps ``[queries, strata, draws]`` int64, on the CPU.
-    """
-    timesteps = scoring.plan(full.schedule).draw(scoring.seed, queries.ids)
-    errors = torch.empty(1 + len(removed), timesteps.numel(), dtype=torch.float64)
-    with evaluating(full.denoiser):
-        for batch in noised_queries(queries, scoring, full.schedule, device):
-            with scoring.autocast(device):
-                predicted = full.predicted_noise(batch.x_t, batch.timesteps, batch.labels)
-            errors[0, batch.rows] = squared_error(batch.noise, predicted).cpu()
-            guided = posterior.errors(
-                batch.noise, predicted, batch.x_t, batch.timesteps, removed, batch.labels
-            )
-            errors[1:, batch.rows] = guided.T.cpu()
-            on_batch(len(batch.rows))
-    return errors.view(-1, *timesteps.shape), timesteps

@@ -130,14 +130,49 @@ def squared_errors(
     Returns:
         Squared errors ``[queries, strata, draws]`` float64 and their timesteps, int64, on the CPU.
     """
+    errors, timesteps = joint_squared_errors(
+        model,
+        queries,
+        scoring,
+        lambda batch, predicted: squared_error(batch.noise, predicted)[:, None],
+        device=device,
+        on_batch=on_batch,
+    )
+    return errors[0], timesteps
+
+
+def joint_squared_errors(
+    model: DiffusionModel,
+    queries: Queries,
+    scoring: Scoring,
+    of: Callable[[NoisedQueries, Tensor], Tensor],
+    *,
+    device: torch.device | str = "cpu",
+    on_batch: Callable[[int], None] = lambda evaluations: None,
+) -> tuple[Tensor, Tensor]:
+    """Squared errors of several models that follow from the evaluations of one.
+
+    Args:
+        model: As in ``squared_errors``.
+        queries: Likewise.
+        scoring: Likewise.
+        of: From a batch and the noise that the model predicts for it, squared errors ``[batch, models]``.
+        device: As in ``squared_errors``.
+        on_batch: Likewise.
+
+    Returns:
+        Squared errors ``[models, queries, strata, draws]`` float64 and timesteps ``[queries, strata, draws]``
+        int64, on the CPU.
+    """
     timesteps = scoring.plan(model.schedule).draw(scoring.seed, queries.ids)
-    errors = torch.empty(timesteps.numel(), dtype=torch.float64)
-    with evaluating(model.denoiser), scoring.autocast(device):
+    errors = []
+    with evaluating(model.denoiser):
         for batch in noised_queries(queries, scoring, model.schedule, device):
-            predicted = model.predicted_noise(batch.x_t, batch.timesteps, batch.labels)
-            errors[batch.rows] = squared_error(batch.noise, predicted).cpu()
+            with scoring.autocast(device):
+                predicted = model.predicted_noise(batch.x_t, batch.timesteps, batch.labels)
+            errors.append(of(batch, predicted).cpu())
             on_batch(len(batch.rows))
-    return errors.view(timesteps.shape), timesteps
+    return torch.cat(errors).T.reshape(-1, *timesteps.shape), timesteps
 
 
 def score_table(

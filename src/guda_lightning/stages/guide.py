@@ -19,6 +19,7 @@ from guda_lightning.guidance import (
     weights_of,
 )
 from guda_lightning.stages.base import StageTrainer, fit
+from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.stages.costs import say, spent
 from guda_lightning.stages.records import begin, is_stored, log_record, made_from
 from guda_lightning.unlearning.hparams import training_hparams
@@ -47,9 +48,7 @@ class GuideStage(StageTrainer):
         Raises:
             GudaError: No full model, or a conditional one whose labels tell the groups.
         """
-        names = [name for name in datamodule.grouping.names if datamodule.grouping.size(name)]
-        for name in names:
-            datamodule.grouping.check([name])
+        chosen_groups(datamodule.grouping, None)  # each can be removed
         source = self._open_full(full, model, datamodule)
         hparams = {
             **network_hparams(classifier, datamodule.image_shape),
