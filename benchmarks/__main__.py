@@ -8,7 +8,17 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import agree, demo, early, evaluations, forget_target, hard_groups, many_groups, sweeps
+from benchmarks import (
+    agree,
+    coalitions,
+    demo,
+    early,
+    evaluations,
+    forget_target,
+    hard_groups,
+    many_groups,
+    sweeps,
+)
 from benchmarks.stages import Asked
 
 BENCHMARKS: dict[str, Callable[[Asked], None]] = {
@@ -16,13 +26,16 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "demo": demo.run,
     "digits": agree.digits,
     "guidance": agree.guidance,
+    "speed": agree.speed,
     "evaluations": evaluations.run,
     "halves": hard_groups.halves,
     "mislabelled": hard_groups.mislabelled,
+    "coalitions": coalitions.run,
     "groups": many_groups.run,
     "early": early.run,
     "sweeps": sweeps.run,
     "cifar10": agree.cifar10,
+    "cifar10_steps": sweeps.cifar10,
 }
 TWO_CORES = ("forget_target", "demo")  # as a user runs them; the others are measured on one core
 
@@ -38,12 +51,12 @@ if __name__ == "__main__":
     parser.add_argument("--classes", type=int, help="classes whose halves are retrained: 10")
     chosen = parser.parse_args()
     asked = Asked(chosen.runs, chosen.cifar10, chosen.seeds, chosen.steps, chosen.classes)
-    names = chosen.names or [name for name in BENCHMARKS if name != "cifar10" or chosen.cifar10]
+    names = chosen.names or [name for name in BENCHMARKS if not name.startswith("cifar10") or chosen.cifar10]
     for name in names:
         if name not in BENCHMARKS:
             parser.error(f"no benchmark {name!r}: choose from {', '.join(BENCHMARKS)}")
-        if name == "cifar10" and not (chosen.cifar10 and chosen.cifar10.is_file()):
-            parser.error("cifar10 needs --cifar10 FILE: Parquet with the columns img and label")
+        if name.startswith("cifar10") and not (chosen.cifar10 and chosen.cifar10.is_file()):
+            parser.error(f"{name} needs --cifar10 FILE: Parquet with the columns img and label")
         if name not in TWO_CORES:
             torch.set_num_threads(1)
         BENCHMARKS[name](asked)

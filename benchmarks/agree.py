@@ -25,6 +25,7 @@ METHODS: Mapping[str, Sequence[str]] = {
     "guided": ("-c", "unlearn/guided.yaml"),
 }
 SHOWN = ("top1", "ndcg@3")
+FIFTY = "fifty"  # timesteps, one draw each
 NOTES = (
     "Seconds of one core for ten groups, training and scoring of 160 queries × 100 evaluations, measured in "
     "one run; those of the oracle are of one seed. Agreement with the mean of the other oracle seeds, each "
@@ -45,6 +46,26 @@ def guidance(asked: Asked) -> None:
     bench = oracles.digits(asked)
     score_all(bench, ("guidance", "retrack", "guided"))
     write_table("guidance", asked.command("guidance"), table(bench), NOTES)
+
+
+def speed(asked: Asked) -> None:
+    """The cheapest methods with as few evaluations as still rank well, and the oracle with as few."""
+    bench = oracles.digits(asked)
+    scored = ("-c", "attribute/elbo.yaml", "--scoring.draws", "1", "--name", FIFTY)
+    tables = {}
+    for method in ("guidance", "retrack", *(f"retrain {seed}" for seed in range(bench.seeds))):
+        operator, _, seed = method.partition(" ")
+        if operator != "retrain":
+            make(bench, operator)
+        of = ("--operator", operator, "--seed", seed or "0")
+        bench.stage("attribute", *scored, *of, label=f"attribute {method} {FIFTY}")
+        tables[method] = str(bench.run.table(operator, int(seed or 0), FIFTY))
+    oracle = [path for method, path in tables.items() if method.startswith("retrain")]
+    others = [path for path in tables.values() if path not in oracle]
+    if code := main(["evaluate", str(bench.run.root), "--oracle", *oracle, "--scores", *others]):
+        raise SystemExit(code)
+    notes = NOTES.replace("100 evaluations", "50 timesteps")
+    write_table("speed", asked.command("speed"), table(bench, FIFTY), notes)
 
 
 def cifar10(asked: Asked) -> None:
@@ -92,18 +113,25 @@ def make(bench: Bench, method: str, *options: str) -> None:
         bench.stage("unlearn", *METHODS[method], *options, *quiet, label=f"make {method}")
 
 
-def table(bench: Bench) -> list[dict[str, object]]:
-    """One row per method: its cost, how many times cheaper than an oracle seed it is, and its agreement."""
+def table(bench: Bench, name: str = "") -> list[dict[str, object]]:
+    """One row per method: its cost, how many times cheaper than an oracle seed it is, and its agreement.
+
+    Args:
+        bench: Whose scores were evaluated last.
+        name: That their tables, and the stages that wrote them, were given.
+    """
+    end = f" {name}" if name else ""
     found = pd.read_parquet(bench.run.evaluation / "metrics.parquet")
     found = found[(found.noise == "all draws") & (found.yardstick == "other seeds")]
     records = CounterfactualStore(bench.run.store).records()
     seeds = bench.seeds
-    oracle = sum(bench.seconds(f"retrain {s}", f"attribute retrain {s}") for s in range(seeds)) / seeds
+    retrained = [bench.seconds(f"retrain {s}", f"attribute retrain {s}{end}") for s in range(seeds)]
+    oracle = sum(retrained) / seeds
     rows = []
     for name in found.method.unique():
         operator, made_of = ("retrain", seeds) if name == "oracle" else (name.partition("-")[0], 1)
         needs = ["make guidance"] if operator == "guided" else []  # its classifier
-        own = bench.seconds(f"make {operator}", f"attribute {operator}", *needs)
+        own = bench.seconds(f"make {operator}", f"attribute {operator}{end}", *needs)
         cost = oracle if name == "oracle" else own
         made = sum(r.network_evaluations for r in records if r.operator == operator) // made_of
         row: dict[str, object] = {

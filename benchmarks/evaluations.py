@@ -1,45 +1,54 @@
-"""How many network evaluations a query takes until the ranking is as good as it gets."""
+"""How many network evaluations a query takes until it ranks as well as it will, and how to spread them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import torch
 from lightning.pytorch import LightningModule
 
 from benchmarks import figures, oracles
-from benchmarks.stages import Asked
-from guda_lightning.attribution import CounterfactualAttributor, Scoring
+from benchmarks.agree import make
+from benchmarks.stages import Asked, Bench
+from guda_lightning.attribution import Scoring, elbo_attributor
 from guda_lightning.data import load_queries
 from guda_lightning.diffusion import open_full
 from guda_lightning.evaluation import agreement
-from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Weighting
 
-STRATA = (5, 10, 25, 50, 100)
-METHODS = ("retrack", "zero_target_distill")
+METHODS = ("retrack", "guidance")
+STRATA = {count: (count, 1) for count in (5, 10, 25, 50, 100)}
+DRAWS = {draws: (100 // draws, draws) for draws in (1, 2, 4, 10)}
 
 
 def run(asked: Asked) -> None:
-    """Draw agreement against evaluations, on the digits."""
+    """Draw agreement against evaluations, and against draws of as many evaluations, on the digits."""
     bench = oracles.digits(asked)
-    rows = measure(bench.run, bench.seeds)
-    subtitle = "digits, one draw each, with 95 % intervals; dashed: the oracle's agreement with itself at 100"
-    figures.lines(rows, "evaluations per query and model", "evaluations", "Agreement and its cost", subtitle)
+    for method in METHODS:
+        make(bench, method)
+    dashed = "with 95 % intervals; dashed: the oracle's agreement with itself at 100"
+    for plans, x, name, title, of in (
+        (STRATA, "evaluations per query and model", "evaluations", "Agreement and its cost", "one draw each"),
+        (DRAWS, "draws per timestep", "draws", "More timesteps or more draws", "100 evaluations"),
+    ):
+        rows = measure(bench, plans)
+        figures.lines(rows, x, name, title, f"digits, {of}, {dashed}")
 
 
-def measure(run: RunFolder, seeds: int) -> list[dict[str, object]]:
-    """Score on noise that the oracle was not scored on, at several numbers of timesteps."""
+def measure(bench: Bench, plans: Mapping[int, tuple[int, int]]) -> Sequence[dict[str, object]]:
+    """Score on noise that the oracle was not scored on, at several plans of (strata, draws)."""
+    run = bench.run
     full = open_full(run.full, LightningModule())
     queries = load_queries(run.queries, (1, 8, 8))
-    found = [ScoreTable.load(run.table("retrain", seed)) for seed in range(seeds)]
+    found = [ScoreTable.load(run.table("retrain", seed)) for seed in range(bench.seeds)]
     rows: list[dict[str, object]] = []
-    for strata in STRATA:
-        scoring = Scoring(seed=1, strata=strata, draws=1)
+    for x, (strata, draws) in plans.items():
+        scoring = Scoring(seed=1, strata=strata, draws=draws)
         tables = {
-            method: CounterfactualAttributor(
-                run.store, method, scoring, groups=found[0].groups, cache=run.errors
+            method: elbo_attributor(
+                run.store, method, scoring=scoring, groups=found[0].groups, cache=run.errors
             )
             .fit(full, None, None)
             .score(queries)
@@ -53,7 +62,7 @@ def measure(run: RunFolder, seeds: int) -> list[dict[str, object]]:
             own = agreed[agreed.method == "oracle"].set_index("metric").value
             rows += [
                 {
-                    "x": strata,
+                    "x": x,
                     "method": row.method,
                     "metric": f"{row.metric} {weighting}",
                     **{name: float(getattr(row, name)) for name in ("value", "low", "high")},

@@ -71,7 +71,9 @@ def lines(rows: Sequence[Mapping[str, object]], x: str, name: str, title: str, s
             y=alt.Y("oracle:Q", title="agreement"), color=alt.value(INK)
         ),
     )
-    faceted = chart.properties(width=240, height=170).facet(alt.Facet("metric:N", title=None), columns=2)
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    panels = alt.Facet("metric:N", title=None, sort=sorted(metrics, key=lambda name: name.split()[0]))
+    faceted = chart.properties(width=200, height=150).facet(panels, columns=len(COLORS))
     _save(faceted.properties(title=alt.TitleParams(title, subtitle=subtitle)), name)
 
 

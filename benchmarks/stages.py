@@ -34,9 +34,9 @@ class Asked:
 
     def command(self, name: str) -> str:
         """How to measure the same again."""
-        images = " --cifar10 FILE" if name == "cifar10" else ""
+        images = " --cifar10 FILE" if name.startswith("cifar10") else ""
         seeds = "" if self.seeds is None else f" --seeds {self.seeds}"
-        steps = "" if self.steps is None or name != "cifar10" else f" --steps {self.steps}"
+        steps = "" if self.steps is None or not name.startswith("cifar10") else f" --steps {self.steps}"
         classes = "" if self.classes is None or name != "halves" else f" --classes {self.classes}"
         return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}"
 

@@ -195,6 +195,15 @@ def run(asked: Asked) -> None:
     figures.lines(by_setting(shown, counts), "K", "neighbours", "Neighbours of ReTrack's target", subtitle)
 
 
+def cifar10(asked: Asked) -> None:
+    """Whether retrack lacks steps where classes are hard to tell apart."""
+    bench = oracles.cifar10(asked)
+    sweep(bench, ("retrack",))
+    rows = along(Sweep(bench, calibration=False), ("retrack",))
+    subtitle = "CIFAR-10 at 8 x 8, with 95 % intervals; dashed: the oracle's agreement with itself"
+    figures.lines(rows, "steps", "steps_cifar10", "Agreement along unlearning", subtitle)
+
+
 def _rows(shown: Sweep, calibration: Sweep, weighting: Weighting) -> list[dict[str, object]]:
     """Every set of hyper-parameters at the number of steps that calibration prefers for it, best first."""
     rows: list[dict[str, object]] = []
