@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import (
     agree,
+    classifiers,
     coalitions,
     demo,
     early,
@@ -27,8 +28,10 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "digits": agree.digits,
     "guidance": agree.guidance,
     "speed": agree.speed,
+    "classifiers": classifiers.run,
     "evaluations": evaluations.run,
     "halves": hard_groups.halves,
+    "tenths": hard_groups.tenths,
     "mislabelled": hard_groups.mislabelled,
     "coalitions": coalitions.run,
     "groups": many_groups.run,
@@ -48,7 +51,7 @@ if __name__ == "__main__":
     parser.add_argument("--cifar10", type=Path, help="Parquet file of the CIFAR-10 training images")
     parser.add_argument("--seeds", type=int, help="oracle seeds: 3 on the digits, 2 on CIFAR-10")
     parser.add_argument("--steps", type=int, help="training steps of the CIFAR-10 models: 2000")
-    parser.add_argument("--classes", type=int, help="classes whose halves are retrained: 10")
+    parser.add_argument("--classes", type=int, help="classes whose parts are retrained: 10")
     chosen = parser.parse_args()
     asked = Asked(chosen.runs, chosen.cifar10, chosen.seeds, chosen.steps, chosen.classes)
     names = chosen.names or [name for name in BENCHMARKS if not name.startswith("cifar10") or chosen.cifar10]

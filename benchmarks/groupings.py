@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,15 @@ from sklearn.datasets import load_digits
 from guda_lightning.files import write_atomic
 
 
-def halves(path: Path) -> str:
-    """Every class split at random into two groups, ``3a`` and ``3b``."""
+def split(path: Path, share: float) -> str:
+    """Every class split at random into two groups: ``3a``, a share of its images, and ``3b``, the others."""
     targets = load_digits().target
     rng = np.random.default_rng(0)
     names = np.empty(len(targets), dtype="<U2")
     for digit in range(10):
         members = rng.permutation(np.flatnonzero(targets == digit))
-        for half, part in zip("ab", np.array_split(members, 2), strict=True):
-            names[part] = f"{digit}{half}"
+        names[members] = f"{digit}b"
+        names[members[: math.ceil(share * len(members))]] = f"{digit}a"
     return _write(path, names)
 
 

@@ -1,4 +1,4 @@
-"""Groups that are harder than classes: redundant halves of classes, and classes with wrong labels."""
+"""Groups that are harder than classes: redundant and small parts of them, and classes with wrong labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import groupings, oracles
-from benchmarks.agree import make, score
+from benchmarks.agree import METHODS, make, score
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.evaluation import agreement
@@ -18,58 +18,78 @@ from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Weighting
 
 COMPARED = ("guidance", "retrack")
-GROUPS = 20  # halves of ten classes
+PARTS = ("retrain", "guidance", "guided", "retrack", "similarity")
+GROUPS = 20  # two parts of each of ten classes
+EACH = ("retrain", "guided", "retrack")  # that have a model for each group
+
+Row = dict[str, object]
 
 
 def halves(asked: Asked) -> None:
     """Every class in two random halves: one half alone must count for far less than the whole class."""
+    bench, whole, rows, notes = _parts(asked, "halves", 0.5, "ab")
+    joint, slope = _unions(bench, whole)
+    notes += (
+        " Removed together by guidance (`--groups 0a+0b,...`), the halves of each class have top-1 agreement "
+        f"{joint:.3f} with the retrained classes (uniform), slope {slope:.2f}."
+    )
+    write_table("halves", asked.command("halves"), rows, notes)
+
+
+def tenths(asked: Asked) -> None:
+    """A tenth of every class as a group of its own, about 18 images: what the smallest groups can tell."""
+    _, _, rows, notes = _parts(asked, "tenths", 0.1, "a")
+    write_table("tenths", asked.command("tenths"), rows, notes)
+
+
+def _parts(asked: Asked, name: str, share: float, shown: str) -> tuple[Bench, Bench, list[Row], str]:
+    """Score parts of classes, and the classes; a table of what the shown parts count for."""
     whole = oracles.digits(asked)
-    score(whole, (*COMPARED, "similarity"))
+    score(whole, PARTS[1:])
     classes = asked.classes or 10
-    bench = regrouped(asked.runs / "halves", groupings.halves(asked.runs / "halves.csv"), whole)
-    groups = [f"{digit}{half}" for digit in range(classes) for half in "ab"]
+    bench = regrouped(asked.runs / name, groupings.split(asked.runs / f"{name}.csv", share), whole)
+    groups = [f"{digit}{part}" for digit in range(classes) for part in shown]
     only = ("--groups", ",".join(groups))
     bench.stage("retrain", "--seeds", "0", *only, label="make retrain")
-    for method in ("retrain", *COMPARED, "similarity"):
-        some = only if method in ("retrain", "retrack") else ()
-        if method in COMPARED:
+    for method in PARTS:
+        some = only if method in EACH else ()
+        if method in METHODS or method == "guidance":
             make(bench, method, *some)
         score_method(bench, method, *some)
-    rows = []
+    rows: list[Row] = []
     for weighting in get_args(Weighting):
         of_classes = _matrix(whole, "retrain", weighting, own=False)
         top = of_classes.argmax(dim=1)
-        chosen = torch.nonzero(top < classes).flatten()  # queries of a class whose halves were retrained
+        chosen = torch.nonzero(top < classes).flatten()  # queries of a class whose parts were retrained
         oracle_cost = _seconds(bench, "retrain", len(groups))
-        for method in ("retrain", *COMPARED, "similarity"):
-            made = len(groups) if method in ("retrain", "retrack") else GROUPS
-            of_half = _matrix(bench, method, weighting)
+        for method in PARTS:
+            made = len(groups) if method in EACH else GROUPS
+            of_part, parts = _matrix(bench, method, weighting), _table(bench, method).groups
             all_of_it = _matrix(whole, method, weighting, own=False)[chosen, top[chosen]]
-            both = torch.stack([of_half[chosen, 2 * top[chosen] + half] for half in (0, 1)]).mean(0)
-            row: dict[str, object] = {
+            columns = torch.tensor([[parts.index(f"{c}{part}") for part in shown] for c in top[chosen]])
+            mean = of_part[chosen[:, None], columns].mean()
+            row: Row = {
                 "weighting": weighting,
                 "method": "oracle" if method == "retrain" else method,
                 "core seconds": f"{_seconds(bench, method, made):.0f}",
                 "oracle / method": f"{oracle_cost / _seconds(bench, method, made):.0f}",
                 "whole class": f"{all_of_it.mean():.3g}",
-                "half of it": f"{both.mean():.3g}",
-                "half / whole": f"{both.mean() / all_of_it.mean():.2f}",
+                "part of it": f"{mean:.3g}",
+                "part / whole": f"{mean / all_of_it.mean():.2f}",
             }
             if len(groups) == GROUPS:
                 oracle = _matrix(bench, "retrain", weighting)
-                found = agreement({method: of_half}, oracle[None]).metrics.set_index("metric").value
+                found = agreement({method: of_part}, oracle[None]).metrics.set_index("metric").value
                 for metric in ("top1", "ndcg@3"):
                     row[metric] = "" if method == "retrain" else f"{found[metric]:.3f}"
             rows.append(row)
-    joint, slope = _unions(bench, whole)
     notes = (
-        f"Mean scores of each query's top class, by the ten-class oracle, and of its two halves; cosines for "
-        f"similarity. {len(chosen)} queries with a top class among the {classes} whose halves were "
-        f"retrained. Seconds of one core for {GROUPS} groups; those of oracle and retrack are of "
-        f"{len(groups)}, multiplied. Removed together by guidance (`--groups 0a+0b,...`), the halves of each "
-        f"class have top-1 agreement {joint:.3f} with the retrained classes (uniform), slope {slope:.2f}."
+        f"Mean scores of each query's top class, by the ten-class oracle, and of its parts ({share:.0%} of "
+        f"its images); cosines for similarity. {len(chosen)} queries with a top class among the {classes} "
+        f"whose parts were retrained. Seconds of one core for {GROUPS} groups; those of {', '.join(EACH)} are of "
+        f"{len(groups)}, multiplied."
     )
-    write_table("halves", asked.command("halves"), rows, notes)
+    return bench, whole, rows, notes
 
 
 def mislabelled(asked: Asked) -> None:
@@ -82,6 +102,7 @@ def mislabelled(asked: Asked) -> None:
         make(bench, method)
         score_method(bench, method)
     rows = []
+    oracle_cost = clean.seconds("retrain 0", "attribute retrain 0")
     for weighting in get_args(Weighting):
         seeds = range(clean.seeds)
         oracle = torch.stack([_matrix(clean, "retrain", weighting, seed, own=False) for seed in seeds])
@@ -91,7 +112,11 @@ def mislabelled(asked: Asked) -> None:
         found = found[found.yardstick == "all seeds"]
         for method in methods:
             of_method = found[found.method == method].set_index("metric")
-            row: dict[str, object] = {"weighting": weighting, "method": method}
+            row: Row = {"weighting": weighting, "method": method}
+            operator, _, labels = method.partition(", ")
+            own = clean if labels == "right labels" else bench
+            cost = own.seconds(f"make {operator}", f"attribute {operator}")
+            row |= {"core seconds": f"{cost:.0f}", "oracle / method": f"{oracle_cost / cost:.0f}"}
             for metric in ("top1", "ndcg@3", "spearman"):
                 value, low, high = of_method.loc[metric, ["value", "low", "high"]]
                 row[metric] = f"{value:.3f} [{low:.2f}, {high:.2f}]"
@@ -134,6 +159,11 @@ def _seconds(bench: Bench, method: str, groups: int) -> float:
 
 
 def _matrix(bench: Bench, method: str, weighting: str, seed: int = 0, *, own: bool = True) -> Tensor:
-    """Scores ``[queries, groups]``; those of other groups than the run's own carry the queries' name."""
-    table = ScoreTable.load(bench.run.table(method, seed, *(["queries"] if own else [])))
+    """Scores ``[queries, groups]``."""
+    table = _table(bench, method, seed, own=own)
     return (table if method == "similarity" else table.select(weighting=weighting)).matrix()
+
+
+def _table(bench: Bench, method: str, seed: int = 0, *, own: bool = True) -> ScoreTable:
+    """The table of other groups than the run's own carries the queries' name."""
+    return ScoreTable.load(bench.run.table(method, seed, *(["queries"] if own else [])))

@@ -23,7 +23,7 @@ class Asked:
         cifar10: Parquet file of the CIFAR-10 training images, if there is one.
         seeds: Oracle seeds, where other than a benchmark's own number.
         steps: Training steps of the CIFAR-10 models, where other than their configuration's.
-        classes: Classes of digits whose halves are retrained, where not all of them.
+        classes: Classes of digits whose parts are retrained, where not all of them.
     """
 
     runs: Path
@@ -34,10 +34,13 @@ class Asked:
 
     def command(self, name: str) -> str:
         """How to measure the same again."""
-        images = " --cifar10 FILE" if name.startswith("cifar10") else ""
+        cifar10 = name.startswith("cifar10") or (name == "classifiers" and self.cifar10 is not None)
+        images = " --cifar10 FILE" if cifar10 else ""
         seeds = "" if self.seeds is None else f" --seeds {self.seeds}"
-        steps = "" if self.steps is None or not name.startswith("cifar10") else f" --steps {self.steps}"
-        classes = "" if self.classes is None or name != "halves" else f" --classes {self.classes}"
+        steps = "" if self.steps is None or not cifar10 else f" --steps {self.steps}"
+        classes = (
+            "" if self.classes is None or name not in ("halves", "tenths") else f" --classes {self.classes}"
+        )
         return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}"
 
 

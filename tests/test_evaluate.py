@@ -21,8 +21,8 @@ from guda_lightning.cli import main
 from guda_lightning.evaluate import OFFSET
 from guda_lightning.files import sha256_json
 from guda_lightning.functional.ranking import METRICS
-from guda_lightning.report.agreement import NO_UPPER_BOUND, ONE_SEED
 from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.report.verdicts import NO_UPPER_BOUND, ONE_SEED
 from guda_lightning.scores import ScoreTable, SquaredErrors
 
 GROUPS = tuple("abcdef")

@@ -45,20 +45,26 @@ def score_table() -> Callable[..., ScoreTable]:
 
 
 def _evaluation(
-    *methods: str, weightings: tuple[str, ...] = ("elbo", "uniform"), seeds: int = 2
+    *methods: str,
+    weightings: tuple[str, ...] = ("elbo", "uniform"),
+    seeds: int = 2,
+    **others: Callable[[torch.Tensor], torch.Tensor],
 ) -> Evaluation:
     truth = torch.randn(40, 5)
     frames: dict[str, list[pd.DataFrame]] = {"metrics": [], "comparisons": [], "magnitudes": []}
     for weighting in weightings:
         found = agreement(
-            {name: truth + 0.5 * i * torch.randn(40, 5) for i, name in enumerate(methods, start=1)},
+            {
+                **{name: truth + 0.5 * i * torch.randn(40, 5) for i, name in enumerate(methods, start=1)},
+                **{name: of(truth) for name, of in others.items()},
+            },
             truth + 0.5 * torch.randn(seeds, 40, 5),
             resamples=100,
         )
         for name, parts in frames.items():
             parts.append(getattr(found, name).assign(weighting=weighting, noise="all draws", per="group"))
     record = {
-        "methods": {name: f"hash of {name}" for name in methods},
+        "methods": {name: f"hash of {name}" for name in (*methods, *others)},
         "oracles": {f"retrain-{seed}": f"hash of {seed}" for seed in range(seeds)},
         "oracle_seeds": list(range(seeds)),
         "query_hash": "the queries",
@@ -77,7 +83,7 @@ def _evaluation(
 
 @pytest.fixture
 def evaluation() -> Callable[..., Evaluation]:
-    """Builds an evaluation of the named methods, each worse than the one before it."""
+    """Builds an evaluation of the named methods, each worse than the one before it, or made of the truth."""
     return _evaluation
 
 

@@ -15,14 +15,13 @@ import torch
 from guda_lightning.errors import MissingExtraError
 from guda_lightning.functional.ranking import METRICS
 from guda_lightning.report.agreement import (
-    NO_UPPER_BOUND,
-    ONE_SEED,
     agreement_chart,
     agreement_table,
     interval,
     share,
 )
 from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.report.verdicts import NO_UPPER_BOUND, ONE_SEED
 from guda_lightning.scores import ScoreTable
 
 Build = Callable[..., Evaluation]

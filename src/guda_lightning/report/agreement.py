@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 EVERY, SHARED, DISJOINT = "all draws", "shared draw", "disjoint draws"  # what method and oracle are scored on
 MAIN = ("top1", "ndcg@3")  # shown with intervals
 ORACLE_LABEL = "oracle agreement"
-NO_UPPER_BOUND = (
-    "Oracle agreement is no upper bound: a method with less noise of its own can agree better with an oracle "
-    "than the oracle's seeds agree with each other."
-)
-ONE_SEED = "The oracle's own agreement needs a second seed: guda retrain -c ... --seeds 0,1."
 Row = Mapping[str, Any]
 
 
@@ -117,28 +112,6 @@ def _points(row: AgreementRow) -> list[dict[str, Any]]:
         {"metric": metric, "value": row.values[metric], "low": low, "high": high}
         for metric in MAIN
         for low, high in [row.intervals[metric]]
-    ]
-
-
-def notes(evaluation: Evaluation) -> list[str]:
-    """Sentences that go with the numbers."""
-    several = len(evaluation.record["oracles"]) > 1
-    return [*evaluation.record["notes"], *_preferred(evaluation), NO_UPPER_BOUND if several else ONE_SEED]
-
-
-def _preferred(evaluation: Evaluation) -> list[str]:
-    """The weighting to choose: under another one, even retraining does not say the same twice."""
-    agreed = evaluation.oracle_agreement
-    if len(agreed) < 2:
-        return []
-    first, *others = evaluation.weightings
-    oracle = agreement_table(evaluation, first).oracle
-    if oracle is None or oracle.intervals["top1"][0] <= max(agreed[name] for name in others):
-        return []  # no weighting is clearly better
-    rest = ", ".join(f"{share(agreed[name])} under {name}" for name in others)
-    return [
-        f"Choose weighting {first} here: retraining repeats its own top group best under it "
-        f"({share(agreed[first])}, {rest})."
     ]
 
 

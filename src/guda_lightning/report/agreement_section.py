@@ -13,10 +13,10 @@ from guda_lightning.report.agreement import (
     agreement_table,
     header,
     interval,
-    notes,
     share,
 )
 from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.report.verdicts import notes, verdicts
 
 
 def agreement_section(evaluation: Evaluation) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def agreement_section(evaluation: Evaluation) -> dict[str, Any]:
         "weightings": [
             _section_part(evaluation, agreement_table(evaluation, name)) for name in evaluation.weightings
         ],
-        "notes": notes(evaluation),
+        "notes": [*verdicts(evaluation), *notes(evaluation)],
     }
 
 

@@ -21,11 +21,11 @@ from guda_lightning.report.agreement import (
     header,
     interval,
     matching,
-    notes,
     share,
 )
 from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.summary import cut
+from guda_lightning.report.verdicts import notes, verdicts
 
 WIDTH, NAME = 100, 22
 
@@ -47,7 +47,8 @@ def agreement_text(evaluation: Evaluation) -> str:
             )
             if part
         ]
-    parts.append("\n".join(line for note in notes(evaluation) for line in _wrapped(note)))
+    sentences = [*verdicts(evaluation), *notes(evaluation)]
+    parts.append("\n".join(line for sentence in sentences for line in _wrapped(sentence)))
     return "\n\n".join(parts)
 
 

@@ -1,0 +1,73 @@
+"""What guidance gains from other classifiers, beside the cost of the full model's own training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from benchmarks import oracles
+from benchmarks.stages import Asked, Bench
+from benchmarks.tables import write_table
+from guda_lightning.cli import main
+from guda_lightning.types import Weighting
+
+PLANS: Mapping[str, Sequence[str]] = {
+    "dense (default)": (),
+    "dense, 1500 steps": ("--classifier.steps", "1500"),
+    "dense, 512 wide": ("--classifier.width", "512"),
+    "dense, not calibrated": ("--classifier.held_out", "0"),
+    "convolutions 16, 32": ("--classifier.channels", "[16,32]", "--classifier.lr", "3e-3"),
+}
+SHOWN: tuple[tuple[str, Weighting], ...] = (
+    ("top1", "elbo"),
+    ("top1", "uniform"),
+    ("ndcg@3", "uniform"),
+    ("top1", "middle"),
+)
+
+
+def run(asked: Asked) -> None:
+    """Train several classifiers on the digits and, if they are given, on images of CIFAR-10."""
+    benches = {"digits": oracles.digits(asked)}
+    if asked.cifar10 is not None:
+        benches["CIFAR-10 8 x 8"] = oracles.cifar10(asked)
+    rows = [row for name, bench in benches.items() for row in _rows(name, bench)]
+    notes = (
+        "Seconds of one core to train the classifier, and their share of the full model's training. "
+        "Agreement with the mean of the other oracle seeds, 95 % intervals."
+    )
+    write_table("classifiers", asked.command("classifiers"), rows, notes)
+
+
+def _rows(data: str, bench: Bench) -> list[dict[str, object]]:
+    tables, cost = {}, {}
+    for name, options in PLANS.items():
+        root = bench.run.root / "classifiers" / name.replace(" ", "-").replace(",", "")
+        one = Bench(root, *bench.options, "--full", str(bench.run.full))
+        one.stage("guide", *options, label="guide")
+        scored = ("-c", "attribute/elbo.yaml", "--operator", "guidance", "--name", root.name)
+        one.stage("attribute", *scored, "--queries", str(bench.run.queries), label="attribute")
+        tables[name] = one.run.table("guidance", 0, bench.run.queries.name, root.name)
+        cost[tables[name].stem] = name, one.seconds("guide")
+    oracle = [str(bench.run.table("retrain", seed)) for seed in range(bench.seeds)]
+    paths = [str(path) for path in tables.values()]
+    if code := main(["evaluate", str(bench.run.root), "--oracle", *oracle, "--scores", *paths]):
+        raise SystemExit(code)
+    found = pd.read_parquet(bench.run.evaluation / "metrics.parquet")
+    found = found[(found.noise == "all draws") & (found.yardstick == "other seeds")]
+    full, rows = bench.seconds("fit"), []
+    for method in [*cost, "oracle"]:
+        name, seconds = cost.get(method, ("another oracle seed", 0.0))
+        row: dict[str, object] = {
+            "data": data,
+            "classifier": name,
+            "core seconds": f"{seconds:.0f}" if seconds else "",
+            "of the full model's": f"{seconds / full:.0%}" if seconds else "",
+        }
+        for metric, weighting in SHOWN:
+            chosen = found[(found.method == method) & (found.weighting == weighting)].set_index("metric")
+            value, low, high = chosen.loc[metric, ["value", "low", "high"]]
+            row[f"{metric} {weighting}"] = f"{value:.3f} [{low:.2f}, {high:.2f}]"
+        rows.append(row)
+    return rows

@@ -1,0 +1,95 @@
+"""What an evaluation means for its reader, in sentences."""
+
+from __future__ import annotations
+
+from guda_lightning.evaluation.agreement import ORACLE
+from guda_lightning.report.agreement import (
+    EVERY,
+    MAIN,
+    AgreementRow,
+    AgreementTable,
+    agreement_table,
+    matching,
+    share,
+)
+from guda_lightning.report.evaluation import Evaluation
+
+NO_UPPER_BOUND = (
+    "Oracle agreement is no upper bound: a method with less noise of its own can agree better with an oracle "
+    "than the oracle's seeds agree with each other."
+)
+ONE_SEED = "The oracle's own agreement needs a second seed: guda retrain -c ... --seeds 0,1."
+
+
+def verdicts(evaluation: Evaluation) -> list[str]:
+    """Whether each method may stand in for retraining here, under the weighting that retraining repeats best.
+
+    A method ranks as well as a second retraining unless the paired interval of the difference says that it
+    does not, and no better than chance if the interval of its top-1 agreement reaches that.
+    """
+    table = agreement_table(evaluation, evaluation.weightings[0])
+    return [
+        f"{row.label} {_ranks(evaluation, table, row)}{_sizes(evaluation, table, row)}."
+        for row in table.methods
+    ]
+
+
+def _ranks(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> str:
+    if row.intervals["top1"][0] <= table.chance.values["top1"]:
+        return "ranks no better than chance: do not use its order"
+    if table.oracle is None:
+        return "ranks better than chance; whether as well as a second retraining needs a second oracle seed"
+    rows = matching(
+        evaluation.comparisons, weighting=table.weighting, noise=EVERY, first=row.label, second=ORACLE
+    )
+    oracle = table.oracle
+    worse = [
+        f"{metric} ({share(row.values[metric])} against {share(oracle.values[metric])})"
+        for metric in MAIN
+        if any(found["metric"] == metric and found["high"] < 0 for found in rows)
+    ]
+    return (
+        f"falls short of a second retraining in {' and '.join(worse)}"
+        if worse
+        else "ranks as well as a second retraining"
+    )
+
+
+def _sizes(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> str:
+    found = matching(
+        evaluation.magnitudes,
+        weighting=table.weighting,
+        noise=EVERY,
+        method=row.label,
+        pooling="within",
+        quantity="slope",
+    )
+    if not found:
+        return ""
+    (slope,) = found
+    ends = f"{slope['value']:.3g} [{slope['low']:.3g}, {slope['high']:.3g}]"
+    if slope["low"] <= 1 <= slope["high"]:
+        return f"; its scores have the oracle's size (slope {ends})"
+    return f"; differences between groups are {ends} times as large under the oracle"
+
+
+def notes(evaluation: Evaluation) -> list[str]:
+    """Sentences that go with the numbers."""
+    several = len(evaluation.record["oracles"]) > 1
+    return [*evaluation.record["notes"], *_preferred(evaluation), NO_UPPER_BOUND if several else ONE_SEED]
+
+
+def _preferred(evaluation: Evaluation) -> list[str]:
+    """The weighting to choose: under another one, even retraining does not say the same twice."""
+    agreed = evaluation.oracle_agreement
+    if len(agreed) < 2:
+        return []
+    first, *others = evaluation.weightings
+    oracle = agreement_table(evaluation, first).oracle
+    if oracle is None or oracle.intervals["top1"][0] <= max(agreed[name] for name in others):
+        return []  # no weighting is clearly better
+    rest = ", ".join(f"{share(agreed[name])} under {name}" for name in others)
+    return [
+        f"Choose weighting {first} here: retraining repeats its own top group best under it "
+        f"({share(agreed[first])}, {rest})."
+    ]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from guda_lightning.report.agreement_text import agreement_text
+from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.report.verdicts import verdicts
+
+Build = Callable[..., Evaluation]
+
+
+@pytest.mark.parametrize(
+    ("method", "ranks", "sizes"),
+    [
+        (lambda truth: truth, "ranks as well as a second retraining", "its scores have the oracle's size"),
+        (
+            lambda truth: 10 * truth,
+            "ranks as well as a second retraining",
+            "differences between groups are .* times as large under the oracle",
+        ),
+        (
+            lambda truth: truth + 2 * torch.randn_like(truth),
+            r"falls short of a second retraining in top1 \(\.\d+ against \.\d+\) and ndcg@3 \(.*\)",
+            "differences between groups are .* times as large under the oracle",
+        ),
+        (lambda truth: torch.randn_like(truth), "ranks no better than chance: do not use its order", ".*"),
+    ],
+)
+def test_a_method_is_judged_beside_a_second_retraining(
+    evaluation: Build, method: Callable[[Tensor], Tensor], ranks: str, sizes: str
+) -> None:
+    built = evaluation(mine=method)
+    (sentence,) = verdicts(built)
+    assert re.fullmatch(f"mine {ranks}; {sizes}.*\\.", sentence), sentence
+    assert sentence in " ".join(agreement_text(built).split())
+
+
+def test_the_size_is_the_slope_within_queries(evaluation: Build) -> None:
+    built = evaluation(mine=lambda truth: 10 * truth)
+    frame = built.magnitudes
+    chosen = (frame["pooling"] == "within") & (frame["quantity"] == "slope") & (frame["weighting"] == "elbo")
+    (slope,) = frame["value"][chosen]
+    assert slope == pytest.approx(0.1, rel=0.1)
+    assert f"differences between groups are {slope:.3g} [" in verdicts(built)[0]
+
+
+def test_one_seed_cannot_tell_how_well_retraining_repeats(evaluation: Build) -> None:
+    (sentence,) = verdicts(evaluation(seeds=1, mine=lambda truth: truth))
+    assert sentence.startswith(
+        "mine ranks better than chance; whether as well as a second retraining needs a second oracle seed; "
+    )
