@@ -86,8 +86,8 @@ def _parts(asked: Asked, name: str, share: float, shown: str) -> tuple[Bench, Be
     notes = (
         f"Mean scores of each query's top class, by the ten-class oracle, and of its parts ({share:.0%} of "
         f"its images); cosines for similarity. {len(chosen)} queries with a top class among the {classes} "
-        f"whose parts were retrained. Seconds of one core for {GROUPS} groups; those of {', '.join(EACH)} are "
-        f"of {len(groups)}, multiplied."
+        f"whose parts were retrained. Seconds of one core for {GROUPS} groups; those of "
+        f"{', '.join(EACH)} are of {len(groups)}, multiplied."
     )
     return bench, whole, rows, notes
 
