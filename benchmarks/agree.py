@@ -128,21 +128,25 @@ def table(bench: Bench, name: str = "") -> list[dict[str, object]]:
     retrained = [bench.seconds(f"retrain {s}", f"attribute retrain {s}{end}") for s in range(seeds)]
     oracle = sum(retrained) / seeds
     rows = []
-    for name in found.method.unique():
-        operator, made_of = ("retrain", seeds) if name == "oracle" else (name.partition("-")[0], 1)
+    # Other tables of the run, such as those of pairs of groups, carry names of their own.
+    tables = f"-0-{name}" if name else "-0"
+    for method in found.method.unique():
+        if method != "oracle" and method[method.index("-") :] != tables:
+            continue
+        operator, made_of = ("retrain", seeds) if method == "oracle" else (method.partition("-")[0], 1)
         needs = ["make guidance"] if operator == "guided" else []  # its classifier
         own = bench.seconds(f"make {operator}", f"attribute {operator}{end}", *needs)
-        cost = oracle if name == "oracle" else own
+        cost = oracle if method == "oracle" else own
         made = sum(r.network_evaluations for r in records if r.operator == operator) // made_of
         row: dict[str, object] = {
-            "method": "another oracle seed" if name == "oracle" else operator,
+            "method": "another oracle seed" if method == "oracle" else operator,
             "core seconds": f"{cost:.0f}",
             "oracle / method": f"{oracle / cost:.0f}",
             "training evaluations": f"{made:,}",
         }
         for weighting in get_args(Weighting):
             for metric in SHOWN:
-                chosen = found[(found.method == name) & (found.weighting == weighting)]
+                chosen = found[(found.method == method) & (found.weighting == weighting)]
                 value, low, high = chosen.set_index("metric").loc[metric, ["value", "low", "high"]]
                 row[f"{metric} {weighting}"] = f"{value:.3f} [{low:.2f}, {high:.2f}]"
         rows.append(row)
