@@ -8,7 +8,7 @@ import pandas as pd
 
 from benchmarks import oracles
 from benchmarks.stages import Asked, Bench
-from benchmarks.tables import write_table
+from benchmarks.tables import with_interval, write_table
 from guda_lightning.cli import main
 from guda_lightning.types import Weighting
 
@@ -41,17 +41,17 @@ def run(asked: Asked) -> None:
 
 
 def _rows(data: str, bench: Bench) -> list[dict[str, object]]:
-    tables, cost = {}, {}
+    paths, cost = [], {}
     for name, options in PLANS.items():
         root = bench.run.root / "classifiers" / name.replace(" ", "-").replace(",", "")
         one = Bench(root, *bench.options, "--full", str(bench.run.full))
         one.stage("guide", *options, label="guide")
         scored = ("-c", "attribute/elbo.yaml", "--operator", "guidance", "--name", root.name)
         one.stage("attribute", *scored, "--queries", str(bench.run.queries), label="attribute")
-        tables[name] = one.run.table("guidance", 0, bench.run.queries.name, root.name)
-        cost[tables[name].stem] = name, one.seconds("guide")
+        path = one.run.table("guidance", 0, bench.run.queries.name, root.name)
+        paths.append(str(path))
+        cost[path.stem] = name, one.seconds("guide")
     oracle = [str(bench.run.table("retrain", seed)) for seed in range(bench.seeds)]
-    paths = [str(path) for path in tables.values()]
     if code := main(["evaluate", str(bench.run.root), "--oracle", *oracle, "--scores", *paths]):
         raise SystemExit(code)
     found = pd.read_parquet(bench.run.evaluation / "metrics.parquet")
@@ -66,8 +66,7 @@ def _rows(data: str, bench: Bench) -> list[dict[str, object]]:
             "of the full model's": f"{seconds / full:.0%}" if seconds else "",
         }
         for metric, weighting in SHOWN:
-            chosen = found[(found.method == method) & (found.weighting == weighting)].set_index("metric")
-            value, low, high = chosen.loc[metric, ["value", "low", "high"]]
-            row[f"{metric} {weighting}"] = f"{value:.3f} [{low:.2f}, {high:.2f}]"
+            chosen = found[(found.method == method) & (found.weighting == weighting)]
+            row[f"{metric} {weighting}"] = with_interval(chosen, metric)
         rows.append(row)
     return rows

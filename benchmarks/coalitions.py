@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import oracles
-from benchmarks.agree import METHODS, make
+from benchmarks.agree import make
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.scores import ScoreTable
@@ -23,9 +23,7 @@ def run(asked: Asked) -> None:
     bench.stage("retrain", "--seeds", "0", *pairs, label="make retrain pairs")
     make(bench, "guidance")
     make(bench, "retrack")
-    bench.stage(
-        "unlearn", *METHODS["retrack"], *pairs, "--trainer.callbacks", "[]", label="make retrack pairs"
-    )
+    make(bench, "retrack", *pairs, label="make retrack pairs")
     scores = {method: _scores(bench, method) for method in OPERATORS}
     rows: list[dict[str, object]] = []
     oracle = scores["retrain"]

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from benchmarks import oracles
 from benchmarks.agree import score
 from benchmarks.stages import Asked
-from benchmarks.tables import write_table
+from benchmarks.tables import with_interval, write_table
 from guda_lightning.attribution import RacingAttributor
 from guda_lightning.data import load_queries
 from guda_lightning.diffusion import open_full
@@ -47,13 +47,12 @@ def run(asked: Asked) -> None:
             spent[f"{method}, race for the top {top}"] = (table.matrix(), evaluations, racing.notes()[0])
         for name, (scores, evaluations, note) in spent.items():
             found = agreement({name: scores}, oracle).metrics
-            found = found[(found.yardstick == "other seeds") & (found.method == name)].set_index("metric")
+            found = found[(found.yardstick == "other seeds") & (found.method == name)]
             row: dict[str, object] = {"": name, "evaluations a query": f"{evaluations:.0f}"}
             row["share of the paper's"] = f"1/{paper / evaluations:.0f}"
             row["known"] = " of ".join(re.findall(r"of (\d+) of (\d+)", note)[0]) if note else ""
             for metric in ("top1", "ndcg@3"):
-                value, low, high = found.loc[metric, ["value", "low", "high"]]
-                row[metric] = f"{value:.3f} [{low:.2f}, {high:.2f}]"
+                row[metric] = with_interval(found, metric)
             rows.append(row)
     notes = (
         f"Weighting uniform, δ = .05, rounds of 10 timesteps, at most 20. The paper's grid takes {PAPER} "

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks import groupings, oracles
 from benchmarks.agree import METHODS, make, score
 from benchmarks.stages import Asked, Bench
-from benchmarks.tables import write_table
+from benchmarks.tables import with_interval, write_table
 from guda_lightning.evaluation import agreement
 from guda_lightning.functional.ranking import top1_agreement
 from guda_lightning.scores import ScoreTable
@@ -111,15 +111,14 @@ def mislabelled(asked: Asked) -> None:
         found = agreement(methods, oracle).metrics
         found = found[found.yardstick == "all seeds"]
         for method in methods:
-            of_method = found[found.method == method].set_index("metric")
+            of_method = found[found.method == method]
             row: Row = {"weighting": weighting, "method": method}
             operator, _, labels = method.partition(", ")
             own = clean if labels == "right labels" else bench
             cost = own.seconds(f"make {operator}", f"attribute {operator}")
             row |= {"core seconds": f"{cost:.0f}", "oracle / method": f"{oracle_cost / cost:.0f}"}
             for metric in ("top1", "ndcg@3", "spearman"):
-                value, low, high = of_method.loc[metric, ["value", "low", "high"]]
-                row[metric] = f"{value:.3f} [{low:.2f}, {high:.2f}]"
+                row[metric] = with_interval(of_method, metric)
             rows.append(row)
     notes = "Agreement with the mean of the oracle seeds, which were retrained with the right labels."
     write_table("mislabelled", asked.command("mislabelled"), rows, notes)

@@ -8,7 +8,7 @@ from benchmarks.hard_groups import regrouped, score_method
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.attribution import Scoring
-from guda_lightning.counterfactuals import RETRAIN, CounterfactualStore
+from guda_lightning.counterfactuals import RETRAIN
 
 NUMBERS = (10, 20, 60, 200)
 MEASURED = 3  # groups that retrack unlearns; its cost is that of each group, multiplied
@@ -49,12 +49,10 @@ def run(asked: Asked) -> None:
 
 def _one_by_one(bench: Bench, made: str, scored: str, operator: str, number: int) -> tuple[float, float]:
     """Seconds and evaluations of so many groups, each with a model of its own, from those of a few."""
-    records = [r for r in CounterfactualStore(bench.run.store).records() if r.operator == operator]
-    records = [record for record in records if record.seed == 0]
-    count, per_model = len(records), Scoring().strata * Scoring().draws * oracles.QUERIES
+    spent, count = bench.evaluations(operator, seed=0)
+    per_model = Scoring().strata * Scoring().draws * oracles.QUERIES
     seconds = bench.seconds(made) / count * number + bench.seconds(scored) / (count + 1) * (number + 1)
-    trained = sum(record.network_evaluations for record in records) / count * number
-    return seconds, trained + per_model * (number + 1)
+    return seconds, spent / count * number + per_model * (number + 1)
 
 
 def _readable(value: object) -> object:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guda_lightning.cli import main
+from guda_lightning.counterfactuals import GUIDANCE, CounterfactualStore
 from guda_lightning.files import slug, write_atomic
 from guda_lightning.runs import RunFolder
 
@@ -73,6 +74,13 @@ class Bench:
             write_atomic(path, json.dumps(cost) + "\n")
         if code:
             raise SystemExit(code)
+
+    def evaluations(self, operator: str, seed: int | None = None) -> tuple[int, int]:
+        """Evaluations that training spent on an operator, pairs of groups aside, and its number of models."""
+        records = CounterfactualStore(self.run.store).records()
+        found = [r for r in records if r.operator == operator and seed in (None, r.seed)]
+        found = [record for record in found if operator == GUIDANCE or len(record.groups) == 1]
+        return sum(record.network_evaluations for record in found), len(found)
 
     def seconds(self, *labels: str) -> float:
         """Seconds of one core that the stages of these labels took; those that have not run took none."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -33,6 +34,12 @@ def write_table(name: str, command: str, rows: Sequence[Mapping[str, object]], n
     body = "\n".join(lines)
     DOCS.write_text(pattern.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text), "utf-8")
     print(body)
+
+
+def with_interval(found: pd.DataFrame, metric: str) -> str:
+    """Write a metric of one method with its interval, from rows of ``Agreement.metrics``."""
+    value, low, high = found.set_index("metric").loc[metric, ["value", "low", "high"]]
+    return f"{value:.3f} [{low:.2f}, {high:.2f}]"
 
 
 def machine() -> str:

@@ -18,9 +18,8 @@ import guda_lightning.lightning_cli  # noqa: F401  (the import that takes long)
 from guda_lightning.cli import main
 
 torch.set_num_threads(1)
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell's background job inherits that it is ignored
+# A shell's background job inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def child(job: dict[str, Any]) -> int:

@@ -25,6 +25,7 @@ from guda_lightning.guidance import (
     weights_of,
 )
 from guda_lightning.guidance.classifier import refuse_determined
+from guda_lightning.guidance.network import NoisyClassifier
 from guda_lightning.guidance.tempering import temper
 from toys import GROUPS, message, quiet_trainer, shades
 
@@ -115,7 +116,7 @@ def test_the_atoms_of_overlapping_groups_are_their_sets() -> None:
             "classifier.channels does not describe a network",
             [12],
             "one number per convolutional level, each a multiple of 8",
-            "set classifier.channels, e.g. [32, 64] for 32 x 32 images, or leave it out for 8 x 8",
+            "set classifier.channels, e.g. [32, 64] for 32 x 32 images, or leave it out",
         ),
     ],
 )
@@ -133,10 +134,21 @@ def test_more_levels_than_an_image_has_halves_are_refused() -> None:
             "classifier.channels has too many levels: each halves the image",
             "4 levels for images of shape (1, 8, 8)",
             "at most 3 levels",
-            "shorten classifier.channels",
+            "shorten classifier.channels, or leave it out",
         ),
     ):
         GroupClassifier(ClassifierPlan(channels=(8, 8, 8, 8)), shades(), SCHEDULE)
+
+
+@pytest.mark.parametrize(
+    ("side", "channels"), [(8, ()), (5, ()), (9, (32,)), (32, (32, 64)), (512, (32, 64, 128, 256, 256, 256))]
+)
+def test_large_images_are_halved_until_dense_layers_can_take_them(
+    side: int, channels: tuple[int, ...]
+) -> None:
+    assert ClassifierPlan().channels_for((3, side, side + 3)) == channels
+    network = NoisyClassifier((3, side, side + 3), 4, channels, width=16)
+    assert network(torch.zeros(2, 3, side, side + 3), torch.zeros(2)).shape == (2, 4)
 
 
 def test_a_share_of_all_samples_cannot_be_held_out() -> None:

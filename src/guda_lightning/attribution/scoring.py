@@ -75,7 +75,6 @@ class Scoring:
 class NoisedQueries(NamedTuple):
     """Some evaluations of a scoring: queries noised at the plan's timesteps."""
 
-    rows: Tensor
     noise: Tensor
     x_t: Tensor
     timesteps: Tensor
@@ -85,7 +84,7 @@ class NoisedQueries(NamedTuple):
 def noised_queries(
     queries: Queries, scoring: Scoring, schedule: NoiseSchedule, device: torch.device | str
 ) -> Iterator[NoisedQueries]:
-    """Every (query, timestep, draw) of the plan, in batches.
+    """Every (query, timestep, draw) of the plan, in order and in batches.
 
     The noise of an evaluation depends on nothing but (seed, query, timestep, draw), so two models that
     are scored alike see the same noise, in whatever batches.
@@ -94,8 +93,7 @@ def noised_queries(
         queries: ``Q`` queries.
         scoring: Seed, plan and batch size.
         schedule: The models' noise schedule.
-        device: Where the batches go. Their ``rows``, positions in ``[queries, strata, draws]``, and
-            ``timesteps`` stay on the CPU.
+        device: Where the batches go; their ``timesteps`` stay on the CPU.
     """
     plan = scoring.plan(schedule)
     timesteps = plan.draw(scoring.seed, queries.ids)
@@ -107,7 +105,7 @@ def noised_queries(
         noise = gaussian_noise(scoring.seed, ids, t, flat_draws[rows], queries.images.shape[1:]).to(device)
         x0 = queries.images[query].to(device)
         labels = None if queries.labels is None else queries.labels[query].to(device)
-        yield NoisedQueries(rows, noise, add_noise(x0, noise, *schedule.at(t, like=x0)), t, labels)
+        yield NoisedQueries(noise, add_noise(x0, noise, *schedule.at(t, like=x0)), t, labels)
 
 
 def squared_errors(
@@ -171,7 +169,7 @@ def joint_squared_errors(
             with scoring.autocast(device):
                 predicted = model.predicted_noise(batch.x_t, batch.timesteps, batch.labels)
             errors.append(of(batch, predicted).cpu())
-            on_batch(len(batch.rows))
+            on_batch(len(batch.timesteps))
     return torch.cat(errors).T.reshape(-1, *timesteps.shape), timesteps
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from guda_lightning.guidance.network import NoisyClassifier
 from guda_lightning.guidance.posterior import GroupPosterior, told
 from guda_lightning.guidance.tempering import NoiseLevel, temper
 
+DENSE_SIDE = 8  # pixels a side up to which dense layers alone are best (docs/benchmarks.md)
 NOISE_LEVELS = 10  # that are calibrated apart
 _DRAWS = 8  # of timestep and noise, per held-out image and noise level
 
@@ -27,8 +29,8 @@ class ClassifierPlan:
     """How the classifier is built and trained; the defaults are those of 8 x 8 images (docs/benchmarks.md).
 
     Attributes:
-        channels: Channels of convolutional levels, multiples of 8, each of which halves the image: such as
-            32, 64 for 32 x 32 images. None: all layers are dense, as is best for small images.
+        channels: Channels of convolutional levels, multiples of 8, each of which halves the image; an empty
+            list for dense layers alone. None: levels until a side has 8 pixels, which is none for 8 x 8.
         width: Units of each dense layer.
         features: Features that the logits are linear in.
         steps: Optimizer steps.
@@ -38,7 +40,7 @@ class ClassifierPlan:
         held_out: Share of the samples that are not trained on, but calibrated on.
     """
 
-    channels: tuple[int, ...] = ()
+    channels: tuple[int, ...] | None = None
     width: int = 256
     features: int = 64
     steps: int = 500
@@ -56,13 +58,32 @@ class ClassifierPlan:
                     expected=f"{name} >= 1",
                     fix=f"set classifier.{name}, or leave it out",
                 )
-        if any(count < 8 or count % 8 for count in self.channels):
+        if any(count < 8 or count % 8 for count in self.channels or ()):
             raise ConfigError(
                 "classifier.channels does not describe a network",
-                found=list(self.channels),
+                found=list(self.channels or ()),
                 expected="one number per convolutional level, each a multiple of 8",
-                fix="set classifier.channels, e.g. [32, 64] for 32 x 32 images, or leave it out for 8 x 8",
+                fix="set classifier.channels, e.g. [32, 64] for 32 x 32 images, or leave it out",
             )
+
+    def channels_for(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """Channels of the convolutional levels for images of a shape.
+
+        Raises:
+            ConfigError: There are more levels than the image can be halved.
+        """
+        side = min(image_shape[1:])
+        if self.channels is None:
+            count = max(0, math.ceil(math.log2(side / DENSE_SIDE)))
+            return tuple(min(32 << level, 256) for level in range(count))
+        if side >> len(self.channels) == 0:
+            raise ConfigError(
+                "classifier.channels has too many levels: each halves the image",
+                found=f"{len(self.channels)} levels for images of shape {image_shape}",
+                expected=f"at most {side.bit_length() - 1} levels",
+                fix="shorten classifier.channels, or leave it out",
+            )
+        return self.channels
 
 
 class GroupClassifier(LightningModule):
@@ -95,19 +116,12 @@ class GroupClassifier(LightningModule):
         self.atoms, self.atom = torch.from_numpy(table), torch.from_numpy(atom)
         if conditional:
             refuse_determined(self.atom, data.labels)
-        if min(data.image_shape[1:]) >> len(plan.channels) == 0:
-            raise ConfigError(
-                "classifier.channels has too many levels: each halves the image",
-                found=f"{len(plan.channels)} levels for images of shape {data.image_shape}",
-                expected=f"at most {min(data.image_shape[1:]).bit_length() - 1} levels",
-                fix="shorten classifier.channels",
-            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = NoisyClassifier(
                 data.image_shape,
                 len(self.atoms),
-                plan.channels,
+                plan.channels_for(data.image_shape),
                 plan.width,
                 plan.features,
                 data.num_classes if conditional else 0,

@@ -38,8 +38,12 @@ class StoredPosterior(NamedTuple):
 
 
 def network_hparams(plan: ClassifierPlan, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """What a record says of a classifier, so that it can be built again."""
-    plain = {**asdict(plan), "channels": list(plan.channels)}
+    """What a record says of a classifier, so that it can be built again.
+
+    Raises:
+        ConfigError: As ``ClassifierPlan.channels_for``.
+    """
+    plain = {**asdict(plan), "channels": list(plan.channels_for(image_shape))}
     return {"classifier": plain, "image_shape": list(image_shape)}
 
 

@@ -29,7 +29,8 @@ def verdicts(evaluation: Evaluation) -> list[str]:
     """
     table = agreement_table(evaluation, evaluation.weightings[0])
     return [
-        f"{row.label} {_ranks(evaluation, table, row)}{_sizes(evaluation, table, row)}."
+        f"{row.label} (weighting {table.weighting}) {_ranks(evaluation, table, row)}"
+        f"{_sizes(evaluation, table, row)}."
         for row in table.methods
     ]
 
@@ -37,12 +38,14 @@ def verdicts(evaluation: Evaluation) -> list[str]:
 def _ranks(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> str:
     if row.intervals["top1"][0] <= table.chance.values["top1"]:
         return "ranks no better than chance: do not use its order"
-    if table.oracle is None:
-        return "ranks better than chance; whether as well as a second retraining needs a second oracle seed"
+    oracle = table.oracle
+    if oracle is None:
+        return (
+            "ranks better than chance; retrain a second oracle seed to see whether it ranks as well as that"
+        )
     rows = matching(
         evaluation.comparisons, weighting=table.weighting, noise=EVERY, first=row.label, second=ORACLE
     )
-    oracle = table.oracle
     worse = [
         f"{metric} ({share(row.values[metric])} against {share(oracle.values[metric])})"
         for metric in MAIN
