@@ -7,20 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from guda_lightning.report.agreement import share
 from guda_lightning.report.agreement_text import agreement_text
 from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.verdicts import verdicts
 
 Build = Callable[..., Evaluation]
+TOGETHER = r"is not told apart from a second retraining: at most \.\d\d worse in top1"
 
 
 @pytest.mark.parametrize(
     ("method", "ranks", "sizes"),
     [
-        (lambda truth: truth, "ranks as well as a second retraining", "its scores have the oracle's size"),
+        (lambda truth: truth, TOGETHER, "its scores have the oracle's size"),
         (
             lambda truth: 10 * truth,
-            "ranks as well as a second retraining",
+            TOGETHER,
             "differences between groups are .* times as large under the oracle",
         ),
         (
@@ -56,3 +58,12 @@ def test_one_seed_cannot_tell_how_well_retraining_repeats(evaluation: Build) -> 
         "mine (weighting elbo) ranks better than chance; retrain a second oracle seed to see whether it "
         "ranks as well as that; "
     )
+
+
+def test_the_margin_is_the_lower_end_of_the_paired_interval(evaluation: Build) -> None:
+    built = evaluation(mine=lambda truth: truth + 0.5 * torch.randn_like(truth))
+    frame = built.comparisons
+    chosen = (frame["metric"] == "top1") & (frame["first"] == "mine") & (frame["second"] == "oracle")
+    (low,) = frame["low"][chosen & (frame["weighting"] == built.weightings[0])]
+    assert low < 0
+    assert f"at most {share(-low, 2)} worse in top1" in verdicts(built)[0]

@@ -24,8 +24,9 @@ ONE_SEED = "The oracle's own agreement needs a second seed: guda retrain -c ... 
 def verdicts(evaluation: Evaluation) -> list[str]:
     """Whether each method may stand in for retraining here, under the weighting that retraining repeats best.
 
-    A method ranks as well as a second retraining unless the paired interval of the difference says that it
-    does not, and no better than chance if the interval of its top-1 agreement reaches that.
+    A method falls short of a second retraining where the paired interval of the difference is below zero.
+    Where it is not, its lower end says how much worse the method may be: much, with few groups or queries. A
+    method is no better than chance if the interval of its top-1 agreement reaches that.
     """
     table = agreement_table(evaluation, evaluation.weightings[0])
     return [
@@ -46,16 +47,16 @@ def _ranks(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> 
     rows = matching(
         evaluation.comparisons, weighting=table.weighting, noise=EVERY, first=row.label, second=ORACLE
     )
+    difference = {found["metric"]: found for found in rows}
     worse = [
         f"{metric} ({share(row.values[metric])} against {share(oracle.values[metric])})"
         for metric in MAIN
-        if any(found["metric"] == metric and found["high"] < 0 for found in rows)
+        if difference[metric]["high"] < 0
     ]
-    return (
-        f"falls short of a second retraining in {' and '.join(worse)}"
-        if worse
-        else "ranks as well as a second retraining"
-    )
+    if worse:
+        return f"falls short of a second retraining in {' and '.join(worse)}"
+    margin = max(0.0, -difference["top1"]["low"])
+    return f"is not told apart from a second retraining: at most {share(margin, 2)} worse in top1"
 
 
 def _sizes(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> str:
