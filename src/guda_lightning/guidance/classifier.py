@@ -19,7 +19,7 @@ from guda_lightning.guidance.network import NoisyClassifier
 from guda_lightning.guidance.posterior import GroupPosterior, told
 from guda_lightning.guidance.tempering import NoiseLevel, temper
 
-DENSE_SIDE = 8  # pixels a side up to which dense layers alone are best (docs/benchmarks.md)
+DENSE_SIDE = 8  # pixels a side up to which dense layers alone do as well, for less (docs/benchmarks.md)
 NOISE_LEVELS = 10  # that are calibrated apart
 _DRAWS = 8  # of timestep and noise, per held-out image and noise level
 
