@@ -279,6 +279,36 @@ def test_unfit_parquet_is_explained(tmp_path: Path, message) -> None:
         Parquet(str(path)).load()
 
 
+def with_prompts(path: Path, prompts: list[object]) -> None:
+    cifar_layout(path, len(prompts))
+    pq.write_table(pq.read_table(path).append_column("text", [prompts]), path)
+
+
+def test_prompts_come_from_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    with_prompts(path, ["A cat", " a dog"])
+    assert Parquet(str(path), prompt_column="text").load().prompts == ("A cat", " a dog")
+    assert Parquet(str(path)).load().prompts is None
+    hub = HubDataset(str(tmp_path), image_column="img", prompt_column="text").load()
+    assert hub.prompts == ("A cat", " a dog")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "row"), [(["A cat", None], 1), (["A cat", "a dog", " "], 2), ([3, 4], 0), ([["A cat"]], 0)]
+)
+def test_a_row_without_a_text_is_refused(tmp_path: Path, message, prompts: list[object], row: int) -> None:
+    path = tmp_path / "a.parquet"
+    with_prompts(path, prompts)
+    pattern = message(
+        f"row {row} of {path} has no usable prompt",
+        repr(prompts[row]),
+        "a text",
+        "correct the column, or name another one",
+    )
+    with pytest.raises(DataError, match=pattern):
+        Parquet(str(path), prompt_column="text").load()
+
+
 def saved(tmp_path: Path) -> datasets.Dataset:
     pixels = cifar_layout(tmp_path / "a.parquet", 4)
     features = datasets.Features(
@@ -337,7 +367,7 @@ def test_a_local_folder_in_the_hub_layout_is_read(tmp_path: Path, message) -> No
         HubDataset(str(folder), image_column="img", split="tset").load()
 
 
-def test_a_table_without_samples_or_with_unfit_labels_is_refused(message) -> None:
+def test_a_table_that_does_not_fit_together_is_refused(message) -> None:
     def read(index: int) -> Image.Image:
         return Image.new("L", (2, 2), index)
 
@@ -353,6 +383,15 @@ def test_a_table_without_samples_or_with_unfit_labels_is_refused(message) -> Non
     )
     with pytest.raises(DataError, match=pattern):
         ImageTable(("a", "b"), read, ("dog",), ("cat",))
+    for prompts, empty in ((("A cat",), 0), (("A cat", " "), 1), (("A cat", "a dog", ""), 1)):
+        pattern = message(
+            "the prompts do not fit the samples",
+            f"{len(prompts)} prompts, {empty} of them empty",
+            "2 prompts, none of them empty",
+            "give every sample a prompt",
+        )
+        with pytest.raises(DataError, match=pattern):
+            ImageTable(("a", "b"), read, prompts=prompts)
 
 
 @pytest.mark.skipif(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from guda_lightning.data.datamodule import GroupDataModule
 from guda_lightning.data.duplicates import NearDuplicate, near_duplicates
 from guda_lightning.data.held_out import HeldOutDataModule
+from guda_lightning.data.parquet import HubDataset, Parquet
 from guda_lightning.data.queries import load_queries, query_hash, save_queries
-from guda_lightning.data.sources import Digits, HubDataset, ImageFolder, ImageTable, Parquet, Source
+from guda_lightning.data.sources import Digits, ImageFolder
+from guda_lightning.data.table import ImageTable, Source
 from guda_lightning.data.unlearn import UnlearnDataModule
 
 __all__ = [

@@ -1,0 +1,145 @@
+"""What every source yields: images with ids and, perhaps, labels and prompts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from guda_lightning.data.images import IMAGE_ERRORS, Channels, reason, to_bytes
+from guda_lightning.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """Training images, decoded when asked for.
+
+    Attributes:
+        ids: One stable, unique name per sample.
+        read: Opens the picture at a position of ``ids``.
+        labels: One label name per sample, or None without labels.
+        label_names: All label names in the order of the class indices, also those without samples.
+        prompts: One text per sample for a text-to-image model, or None without texts.
+
+    Raises:
+        DataError: No samples, repeated ids, or labels or prompts that do not fit.
+    """
+
+    ids: tuple[str, ...]
+    read: Callable[[int], Image]
+    labels: tuple[str, ...] | None = None
+    label_names: tuple[str, ...] = ()
+    prompts: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise DataError(
+                "the source has no samples",
+                found="0 images",
+                expected="at least 1",
+                fix="check its path or split",
+            )
+        if len(set(self.ids)) < len(self.ids):
+            repeated = next(name for name, count in Counter(self.ids).items() if count > 1)
+            raise DataError(
+                f"two samples have the id '{repeated}'",
+                found=f"{len(set(self.ids))} different ids for {len(self.ids)} samples",
+                expected="one id per sample",
+                fix="name a column with unique ids, or none to number the rows",
+            )
+        if self.labels is not None and (
+            len(self.labels) != len(self.ids) or not set(self.labels) <= set(self.label_names)
+        ):
+            raise DataError(
+                "the labels do not fit the samples",
+                found=f"{len(self.labels)} labels, without a name: "
+                f"{sorted(set(self.labels) - set(self.label_names))[:3]}",
+                expected=f"{len(self.ids)} labels out of {len(self.label_names)} names",
+                fix="give every sample a label and every label a name",
+            )
+        if self.prompts is not None:
+            texts = sum(bool(prompt.strip()) for prompt in self.prompts)
+            if not texts == len(self.prompts) == len(self.ids):
+                raise DataError(
+                    "the prompts do not fit the samples",
+                    found=f"{len(self.prompts)} prompts, {len(self.prompts) - texts} of them empty",
+                    expected=f"{len(self.ids)} prompts, none of them empty",
+                    fix="give every sample a prompt",
+                )
+
+    def pixels(
+        self,
+        indices: Sequence[int] | NDArray[np.int64] | None = None,
+        *,
+        image_size: int | None = None,
+        channels: Channels | None = None,
+    ) -> Tensor:
+        """Decode images into memory.
+
+        Args:
+            indices: Positions of the samples; default all.
+            image_size: Side in pixels; other images are cropped to a centred square and resized (Lanczos).
+            channels: 1 for gray, 3 for RGB; default gray when every image is, else RGB.
+
+        Returns:
+            ``[samples, channels, height, width]`` uint8.
+
+        Raises:
+            DataError: An image is damaged, or sizes differ and no size was asked for.
+        """
+        from tqdm import tqdm
+
+        size = None if image_size is None else (image_size, image_size)
+        order = range(len(self.ids)) if indices is None else [int(index) for index in indices]
+        arrays: list[NDArray[np.uint8]] = []
+        # Shown only in a terminal and only when it takes a while.
+        for index in tqdm(order, desc="reading images", unit="image", disable=None, delay=2):
+            try:
+                array = to_bytes(self.read(index), size, channels)
+            except IMAGE_ERRORS as error:
+                raise DataError(
+                    f"the image '{self.ids[index]}' cannot be read",
+                    found=reason(error),
+                    expected="a complete picture of 8 bits per channel",
+                    fix="repair, convert or remove it",
+                ) from error
+            if arrays and array.shape[1:] != arrays[0].shape[1:]:
+                raise DataError(
+                    "the images differ in size",
+                    found=f"'{self.ids[order[0]]}' is {_size(arrays[0])}, "
+                    f"'{self.ids[index]}' is {_size(array)}",
+                    expected="one width and height",
+                    fix="set data.image_size, which crops to a square and resizes",
+                )
+            arrays.append(array)
+        depth = max(len(array) for array in arrays)
+        pixels = torch.empty((len(arrays), depth, *arrays[0].shape[1:]), dtype=torch.uint8)
+        for row, array in zip(pixels.numpy(), arrays, strict=True):
+            row[:] = array  # a gray image among coloured ones is repeated over the channels
+        return pixels
+
+
+class Source(ABC):
+    """Anything that yields training images with ids and, perhaps, labels and prompts."""
+
+    @abstractmethod
+    def load(self) -> ImageTable:
+        """List the samples, without decoding their pixels.
+
+        Raises:
+            DataError: The data cannot be found or read.
+        """
+
+
+def _size(array: NDArray[np.uint8]) -> str:
+    return f"{array.shape[2]} x {array.shape[1]} pixels"
