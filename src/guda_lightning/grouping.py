@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guda_lightning.errors import ConfigError, DataError, GroupError
-from guda_lightning.files import sha256_json
+from guda_lightning.files import read_rows, require_columns, sha256_json
 
 Indices = NDArray[np.int64]
 JOINT = "+"  # between the names of groups that are removed together
@@ -100,8 +98,8 @@ class Grouping:
         path = Path(path)
         positions = {sample_id: position for position, sample_id in enumerate(sample_ids)}
         groups: list[tuple[str, ...]] = [()] * len(sample_ids)
-        for line, row in _rows(path):
-            _require_columns(path, line, row, (id_column, group_column))
+        for line, row in read_rows(path, "group metadata", example='{"id": "0", "group": "cats"}'):
+            require_columns(path, line, row, (id_column, group_column))
             sample_id = str(row[id_column])
             if sample_id not in positions:
                 raise DataError(
@@ -345,62 +343,6 @@ def _nearest(word: str, words: Iterable[str]) -> str:
 
 def _repeated(names: Sequence[str]) -> list[str]:
     return [name for name in names if names.count(name) > 1]
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield line numbers and rows of a CSV or JSONL file."""
-    if path.suffix not in (".csv", ".jsonl"):
-        raise DataError(
-            f"{path} is no group metadata",
-            found=f"a name ending in '{path.suffix}'",
-            expected="a .csv or .jsonl file",
-            fix="save the table in one of these formats",
-        )
-    try:
-        # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                reader = csv.DictReader(file)
-                for row in reader:
-                    # Empty cells are there; a short line has None, which counts as a missing column.
-                    yield reader.line_num, {key: value for key, value in row.items() if value is not None}
-            else:
-                for line, text in enumerate(file, start=1):
-                    if text.strip():
-                        yield line, _json_object(path, line, text)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"the group metadata {path} cannot be read",
-            found=error.strerror if isinstance(error, OSError) else error,
-            expected="a readable UTF-8 file",
-            fix="check the path",
-        ) from error
-
-
-def _json_object(path: Path, line: int, text: str) -> dict[str, object]:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        row = error
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{path}, line {line}: broken JSON",
-            found=text.strip()[:80],
-            expected='one object per line, such as {"id": "0", "group": "cats"}',
-            fix="correct the line",
-        )
-    return row
-
-
-def _require_columns(path: Path, line: int, row: Mapping[str, object], columns: Sequence[str]) -> None:
-    for column in columns:
-        if column not in row:
-            raise DataError(
-                f"{path}, line {line}: no column '{column}'",
-                found=f"the columns {', '.join(map(repr, row))}",
-                expected=f"a column '{column}'",
-                fix="name the columns so, or fill in the line",
-            )
 
 
 def _names(path: Path, line: int, value: object, separator: str) -> tuple[str, ...]:
