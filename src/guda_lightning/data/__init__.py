@@ -6,6 +6,7 @@ from guda_lightning.data.datamodule import GroupDataModule
 from guda_lightning.data.duplicates import NearDuplicate, near_duplicates
 from guda_lightning.data.held_out import HeldOutDataModule
 from guda_lightning.data.parquet import HubDataset, Parquet
+from guda_lightning.data.prompts import PromptParts, PromptTemplate
 from guda_lightning.data.queries import load_queries, query_hash, save_queries
 from guda_lightning.data.sources import Digits, ImageFolder
 from guda_lightning.data.table import ImageTable, Source
@@ -20,6 +21,8 @@ __all__ = [
     "ImageTable",
     "NearDuplicate",
     "Parquet",
+    "PromptParts",
+    "PromptTemplate",
     "Source",
     "UnlearnDataModule",
     "load_queries",

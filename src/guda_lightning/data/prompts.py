@@ -1,0 +1,92 @@
+"""Prompts made of what a picture shows and of words for its style, and taken apart again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from guda_lightning.errors import ConfigError, DataError
+
+SEPARATOR = ", "  # between descriptors
+
+
+@dataclass(frozen=True)
+class PromptParts:
+    """What a prompt says.
+
+    Attributes:
+        content: What the picture shows, such as ``Dogs``.
+        descriptors: Words for its style, such as ``("vertical", "impasto")``; perhaps none.
+    """
+
+    content: str
+    descriptors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """Sentences with a place for the content and a later one for the descriptors of a style.
+
+    Args:
+        templates: Texts with ``{content}`` and then ``{style}``. The first one makes prompts, all of them
+            take prompts apart. Without descriptors, a prompt ends with the content.
+
+    Raises:
+        ConfigError: No template, or one without these two places.
+    """
+
+    templates: list[str] = field(
+        default_factory=lambda: [  # those of UnlearnCanvas
+            "A depiction of {content}, artistic style featuring {style}",
+            "An artwork of {content}, with {style}",
+        ]
+    )
+
+    def __post_init__(self) -> None:
+        for template in self.templates or [""]:
+            if not re.fullmatch(r"[^{}]*\{content\}[^{}]+\{style\}[^{}]*", template):
+                raise ConfigError(
+                    f"the prompt template '{template}' cannot be used",
+                    found=f"the places {', '.join(re.findall('{.*?}', template)) or 'none'}",
+                    expected="{content}, some text, then {style}, each once",
+                    fix="write e.g. 'A depiction of {content}, artistic style featuring {style}'",
+                )
+
+    def parse(self, prompt: str) -> PromptParts:
+        """Take a prompt apart, by the first template that fits; those with a style clause come first.
+
+        Raises:
+            DataError: No template fits.
+        """
+        clauses = [template.split("{content}") for template in self.templates]
+        for before, after in [*clauses, *((before, "") for before, _ in clauses)]:
+            style = re.escape(after).replace(re.escape("{style}"), "(?P<style>.+)")
+            if match := re.fullmatch(f"{re.escape(before)}(?P<content>.+?){style}", prompt, re.DOTALL):
+                descriptors = match["style"].split(SEPARATOR) if after else ()
+                return PromptParts(match["content"], tuple(descriptors))
+        raise DataError(
+            f"the prompt '{prompt}' fits no template",
+            found=f"'{prompt}'",
+            expected=" or ".join(f"'{template}'" for template in self.templates),
+            fix="add its template to the list, or correct the prompt",
+        )
+
+    def compose(self, content: str, descriptors: Sequence[str]) -> str:
+        """Put a prompt together by the first template.
+
+        Raises:
+            DataError: ``parse`` would take it apart in another way, as with ", " inside a descriptor.
+        """
+        before, after = self.templates[0].split("{content}")
+        clause = after.replace("{style}", SEPARATOR.join(descriptors)) if descriptors else ""
+        prompt = f"{before}{content}{clause}"
+        parts = PromptParts(content, tuple(descriptors))
+        if not content or self.parse(prompt) != parts:
+            raise DataError(
+                f"the prompt '{prompt}' does not say what it was made of",
+                found=f"the content '{content}' and the descriptors {list(descriptors)}",
+                expected="words that the template's own text and ', ' do not occur in, and no empty ones",
+                fix="choose other words",
+            )
+        return prompt
