@@ -6,6 +6,7 @@ from guda_lightning.data.datamodule import GroupDataModule
 from guda_lightning.data.duplicates import NearDuplicate, near_duplicates
 from guda_lightning.data.held_out import HeldOutDataModule
 from guda_lightning.data.parquet import HubDataset, Parquet
+from guda_lightning.data.prompted_folder import PromptedFolder
 from guda_lightning.data.prompts import PromptParts, PromptTemplate
 from guda_lightning.data.queries import load_queries, query_hash, save_queries
 from guda_lightning.data.sources import Digits, ImageFolder
@@ -23,6 +24,7 @@ __all__ = [
     "Parquet",
     "PromptParts",
     "PromptTemplate",
+    "PromptedFolder",
     "Source",
     "UnlearnDataModule",
     "load_queries",
