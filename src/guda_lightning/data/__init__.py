@@ -10,6 +10,7 @@ from guda_lightning.data.prompted_folder import PromptedFolder
 from guda_lightning.data.prompts import PromptParts, PromptTemplate
 from guda_lightning.data.queries import load_queries, query_hash, save_queries
 from guda_lightning.data.sources import Digits, ImageFolder
+from guda_lightning.data.styled import Styled
 from guda_lightning.data.table import ImageTable, Source
 from guda_lightning.data.unlearn import UnlearnDataModule
 
@@ -26,6 +27,7 @@ __all__ = [
     "PromptTemplate",
     "PromptedFolder",
     "Source",
+    "Styled",
     "UnlearnDataModule",
     "load_queries",
     "near_duplicates",
