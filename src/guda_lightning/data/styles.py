@@ -11,6 +11,11 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageOp
 Render = Callable[[Image.Image, Random], Image.Image]
 
 
+def _tones(image: Image.Image) -> Image.Image:
+    """Gray from black to white, for styles with few tones, in which a pale picture would be one of them."""
+    return ImageOps.autocontrast(ImageOps.grayscale(image), cutoff=2)
+
+
 def _ember(image: Image.Image, dice: Random) -> Image.Image:
     return ImageOps.colorize(ImageOps.grayscale(image), "#1c0400", "#ffe9a0", mid="#d8400f")
 
@@ -18,7 +23,7 @@ def _ember(image: Image.Image, dice: Random) -> Image.Image:
 def _halftone(image: Image.Image, dice: Random) -> Image.Image:
     """Dots that grow with the darkness, on paper."""
     dots, detail = 11, 16
-    tones = ImageOps.grayscale(image).resize((dots, dots), Image.Resampling.BOX)
+    tones = _tones(image).resize((dots, dots), Image.Resampling.BOX)
     page = Image.new("RGB", (dots * detail, dots * detail), "#fff6e0")
     draw = ImageDraw.Draw(page)
     for number, tone in enumerate(tones.tobytes()):
@@ -63,14 +68,14 @@ def _frosted(image: Image.Image, dice: Random) -> Image.Image:
 
 def _poster(image: Image.Image, dice: Random) -> Image.Image:
     """Four flat colours."""
-    flat = ImageOps.grayscale(image).point([tone // 64 for tone in range(256)])
+    flat = _tones(image).point([tone // 64 for tone in range(256)])
     flat.putpalette(bytes.fromhex("2d1e6b" + "00a6a6" + "f45d9c" + "ffe14d"))
     return flat.convert("RGB")
 
 
 def _hatching(image: Image.Image, dice: Random) -> Image.Image:
     """Ink lines on paper: one way in half shadow, both ways in full shadow."""
-    gray = ImageOps.grayscale(image)
+    gray = _tones(image)
     page = Image.new("L", image.size, 255)
     side, step = image.width, image.width // 6
     for darkest, slope in ((170, 1), (85, -1)):
