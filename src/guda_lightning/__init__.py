@@ -18,6 +18,8 @@ _HOMES = {
     "Grouping": "grouping",
     "GuidanceAttributor": "attribution",
     "GudaTrainer": "trainer",
+    "LatentDataModule": "latent",
+    "LatentDiffusionModule": "latent",
     "PixelSimilarity": "attribution",
     "Scoring": "attribution",
     "RacingAttributor": "attribution",
@@ -35,6 +37,8 @@ __all__ = [
     "Grouping",
     "GudaTrainer",
     "GuidanceAttributor",
+    "LatentDataModule",
+    "LatentDiffusionModule",
     "PixelSimilarity",
     "RacingAttributor",
     "ScoreTable",
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from guda_lightning.data import GroupDataModule
     from guda_lightning.diffusion import DiffusionModule, FullModel
     from guda_lightning.grouping import Grouping
+    from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
     from guda_lightning.scores import ScoreTable
     from guda_lightning.trainer import GudaTrainer
     from guda_lightning.unlearning import UnlearnModule

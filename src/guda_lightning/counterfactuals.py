@@ -23,7 +23,7 @@ RETRAIN = "retrain"  # the operator of the oracle: training from scratch without
 GUIDANCE = "guidance"  # the operator of one classifier for all groups: no weights of a counterfactual
 _STAGES = {RETRAIN: ("guda retrain", "--seeds"), GUIDANCE: ("guda guide", "--seed")}
 _FORMAT = 1
-_MODEL, _RECORD = "model.safetensors", "record.json"
+_MODEL, _ADAPTER, _RECORD = "model.safetensors", "adapter.safetensors", "record.json"
 _MADE_FROM = {
     "full_hash": "full model",
     "grouping_hash": "grouping",
@@ -117,6 +117,12 @@ class CounterfactualRecord:
     network_evaluations: int
     files: dict[str, str] = field(default_factory=dict)
     complete: bool = False
+
+    @property
+    def weights_hash(self) -> str:
+        """Hash of the file with its weights, once the store holds it."""
+        (digest,) = self.files.values()
+        return digest
 
     @property
     def hparams_hash(self) -> str:
@@ -214,10 +220,11 @@ class CounterfactualStore:
         weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
         path = self.path(record.key)
         with atomic_folder(path) as folder:
-            save_file(weights, folder / _MODEL)
-            hashes = {_MODEL: sha256_file(folder / _MODEL)}
+            model = _ADAPTER if "lora" in record.hparams else _MODEL
+            save_file(weights, folder / model)
+            hashes = {model: sha256_file(folder / model)}
             (folder / _RECORD).write_text(replace(record, files=hashes, complete=True).to_json(), "utf-8")
-            shutil.copymode(folder / _RECORD, folder / _MODEL)  # safetensors lets only the owner read
+            shutil.copymode(folder / _RECORD, folder / model)  # safetensors lets only the owner read
         return path
 
     def load(
@@ -247,7 +254,7 @@ class CounterfactualStore:
                     expected=f"sha256 {written}",
                     fix=f"remove {self.path(key)} and {_command(key.operator, key.groups, key.seed)}",
                 )
-        return load_file(self.path(key) / _MODEL), record
+        return load_file(self.path(key) / next(iter(record.files))), record
 
     def check(self, key: CounterfactualKey, *, expect: Mapping[str, str]) -> CounterfactualRecord:
         """Read a counterfactual's record and refuse what was made from something else, weights unread.

@@ -103,6 +103,11 @@ class GudaCLI(LightningCLI):
             "--run", type=str | None, help="Run folder: everything is read and written there."
         )
         parser.link_arguments("run", "trainer.default_root_dir")
+        parser.add_argument(
+            "--pretrained",
+            type=str | None,
+            help="Folder or hub name of a diffusers pipeline, for ${pretrained} in a configuration.",
+        )
 
     def before_instantiate_classes(self) -> None:
         """Refuse a stage that has nothing to work on.

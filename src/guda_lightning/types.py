@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -19,17 +19,33 @@ class Queries:
     Attributes:
         ids: One stable, unique name per query.
         images: ``[queries, channels, height, width]``, float32 in [-1, 1].
-        labels: ``[queries]`` int64 class labels for a label-conditional model, else None.
+        labels: ``[queries]`` int64 class labels or numbers of prompts, for a conditional model, else None.
+        prompts: The texts that they were made from, or None.
+        latents: ``[queries, ...]`` what a latent model takes in place of the images; None for a pixel model.
     """
 
     ids: tuple[str, ...]
     images: Tensor
     labels: Tensor | None = None
+    prompts: tuple[str, ...] | None = None
+    latents: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def inputs(self) -> Tensor:
+        """``[queries, ...]`` clean samples as the model takes them."""
+        return self.images if self.latents is None else self.latents
+
     def take(self, rows: Sequence[int]) -> Queries:
         """Some of the queries."""
-        labels = None if self.labels is None else self.labels[list(rows)]
-        return Queries(tuple(self.ids[row] for row in rows), self.images[list(rows)], labels)
+        chosen = list(rows)
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in chosen),
+            images=self.images[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            prompts=None if self.prompts is None else tuple(self.prompts[row] for row in chosen),
+            latents=None if self.latents is None else self.latents[chosen],
+        )

@@ -365,7 +365,7 @@ def test_unlearning_pairs_forget_and_retain() -> None:
     data = GroupDataModule(Digits(), batch_size=128)
     view = data.unlearning(["3"])
     assert view.grouping is data.grouping
-    assert view.image_shape == (1, 8, 8)
+    assert view.input_shape == (1, 8, 8)
     loader = view.train_dataloader()
     batches = [batch for batch, _, _ in loader]
     assert len(batches) == 1614 // 128  # an epoch of the larger side

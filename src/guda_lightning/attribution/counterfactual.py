@@ -11,6 +11,7 @@ from torch import Tensor
 from guda_lightning.attribution.elbo import ELBOAttributor
 from guda_lightning.attribution.scoring import Scoring, squared_errors
 from guda_lightning.diffusion import DiffusionModel, FullModel
+from guda_lightning.diffusion.adapters import set_own_weights
 from guda_lightning.grouping import Grouping
 from guda_lightning.scores import SquaredErrors
 from guda_lightning.types import Queries
@@ -55,7 +56,7 @@ class CounterfactualAttributor(ELBOAttributor):
         self.fitted_groups, first = tuple(self._keys), next(iter(self._keys.values()))
         self.method, self._hparams_hash = first.operator, first.hparams_hash
         self._hashes = {
-            group: self.store.check(key, expect=self._expect).files["model.safetensors"]
+            group: self.store.check(key, expect=self._expect).weights_hash
             for group, key in self._keys.items()
         }
         return self
@@ -77,8 +78,7 @@ class CounterfactualAttributor(ELBOAttributor):
         for number, group in enumerate(self.fitted_groups):
             rows = wanted[:, number].nonzero().flatten()
             if len(rows):
-                weights, _ = self.store.load(self._keys[group], expect=self._expect)
-                model.denoiser.load_state_dict(weights)
+                self._become(model, group)
                 asked = queries.take(rows.tolist())
                 groups[number, rows], _ = squared_errors(
                     model, asked, scoring, device=self.device, on_batch=self.on_batch
@@ -96,11 +96,15 @@ class CounterfactualAttributor(ELBOAttributor):
         self, model: DiffusionModel, queries: Queries, group: str | None, identity: dict[str, object]
     ) -> SquaredErrors:
         if group is not None:
-            weights, _ = self.store.load(self._keys[group], expect=self._expect)
-            model.denoiser.load_state_dict(weights)
+            self._become(model, group)
         values, timesteps = squared_errors(
             model, queries, self.scoring, device=self.device, on_batch=self.on_batch
         )
         errors = SquaredErrors(queries.ids, values, timesteps, identity)
         self._keep(errors)
         return errors
+
+    def _become(self, model: DiffusionModel, group: str) -> None:
+        """Make a copy of the full model, or the counterfactual of another group, that of this one."""
+        weights, record = self.store.load(self._keys[group], expect=self._expect)
+        set_own_weights(model.denoiser, weights, self.store.path(record.key))

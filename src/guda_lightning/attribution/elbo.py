@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -161,7 +162,7 @@ class ELBOAttributor(Attributor):
     def _network(self) -> DiffusionModel:
         """A copy of the full model on the device, whose weights may be replaced."""
         network = copy.deepcopy(self._full.model.denoiser).to(self.device)
-        return DiffusionModel(network, self._full.model.schedule, self._full.model.prediction)
+        return replace(self._full.model, denoiser=network)
 
     def _missing(self, queries: Queries) -> int:
         """Number of models whose squared errors were not kept."""

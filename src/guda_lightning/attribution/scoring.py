@@ -102,8 +102,8 @@ def noised_queries(
     for rows in torch.arange(flat_timesteps.numel()).split(scoring.batch_size):
         query, t = rows // per_query, flat_timesteps[rows]
         ids = [queries.ids[i] for i in query.tolist()]
-        noise = gaussian_noise(scoring.seed, ids, t, flat_draws[rows], queries.images.shape[1:]).to(device)
-        x0 = queries.images[query].to(device)
+        noise = gaussian_noise(scoring.seed, ids, t, flat_draws[rows], queries.inputs.shape[1:]).to(device)
+        x0 = queries.inputs[query].to(device)
         labels = None if queries.labels is None else queries.labels[query].to(device)
         yield NoisedQueries(noise, add_noise(x0, noise, *schedule.at(t, like=x0)), t, labels)
 

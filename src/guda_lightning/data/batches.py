@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from guda_lightning.data.images import to_unit
+from guda_lightning.data.images import as_input
 from guda_lightning.grouping import Indices
 
 Batch = dict[str, Tensor]
@@ -24,7 +24,7 @@ class Samples(Dataset[Batch]):
     resumed run with epoch 0, because Lightning starts them before it calls ``set_epoch``.
 
     Args:
-        images: ``[samples, channels, height, width]`` uint8, all of them.
+        inputs: ``[samples, channels, height, width]`` uint8 pixels or float32 latents, all of them.
         labels: ``[samples]`` int64, or None.
         membership: ``[samples, groups]`` bool.
         chosen: Indices of the samples that this data set holds.
@@ -33,13 +33,13 @@ class Samples(Dataset[Batch]):
 
     def __init__(
         self,
-        images: Tensor,
+        inputs: Tensor,
         labels: Tensor | None,
         membership: Tensor,
         chosen: Indices,
         batch_keys: Mapping[str, str],
     ) -> None:
-        self.images, self.labels, self.membership = images, labels, membership
+        self.inputs, self.labels, self.membership = inputs, labels, membership
         self.chosen = torch.from_numpy(chosen)
         self.batch_keys = batch_keys
 
@@ -50,10 +50,10 @@ class Samples(Dataset[Batch]):
         return {key: value[0] for key, value in self.__getitems__([item]).items()}
 
     def __getitems__(self, items: Sequence[int]) -> Batch:
-        """Return one batch: ``image`` in [-1, 1], ``label`` if there are any, ``index`` and ``groups``."""
+        """Return one batch: ``image`` (in [-1, 1], or latents), ``index``, ``groups`` and any ``label``."""
         positions = torch.as_tensor(items)
         index = self.chosen[positions % len(self)]
-        image = to_unit(self.images[index])
+        image = as_input(self.inputs[index])  # a copy: indexed by a tensor
         mirrored = positions >= len(self)
         image[mirrored] = image[mirrored].flip(-1)
         batch = {"image": image, "index": index, "groups": self.membership[index]}
@@ -93,7 +93,7 @@ class SeededSampler(DistributedSampler[Any]):
         super().__init__(
             samples, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=drop_last
         )
-        self.chosen, self.everyone = samples.chosen.numpy(), len(samples.images)
+        self.chosen, self.everyone = samples.chosen.numpy(), len(samples.inputs)
         self.mirror = mirror
         self.passes = 0
 

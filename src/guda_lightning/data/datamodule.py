@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -15,11 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from guda_lightning.data.batches import Batch, Samples, make_loader
-from guda_lightning.data.images import to_unit
-from guda_lightning.data.sources import ImageTable, Source
+from guda_lightning.data.images import as_input, to_unit
+from guda_lightning.data.queries import with_labels
+from guda_lightning.data.table import ImageTable, Source
 from guda_lightning.data.unlearn import UnlearnDataModule
 from guda_lightning.errors import ConfigError, DataError, GroupError
 from guda_lightning.grouping import Grouping, Indices
+from guda_lightning.types import Queries
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,12 @@ class _Loaded:
     """What a source holds, in memory and shared by every view of it."""
 
     ids: tuple[str, ...]
-    images: Tensor
+    inputs: Tensor
     labels: Tensor | None
-    label_names: tuple[str, ...]
     grouping: Grouping
     membership: Tensor
+    table: ImageTable
+    rows: Indices  # of the table, one a sample
 
 
 class GroupDataModule(LightningDataModule):
@@ -102,22 +106,28 @@ class GroupDataModule(LightningDataModule):
     def _loaded(self) -> _Loaded:
         table = self.source.load()
         grouping = _grouping(table, self.groups)
-        chosen = np.arange(len(table.ids))
-        if self.limit is not None and self.limit < len(chosen):
-            chosen = np.sort(np.random.default_rng(self.seed).permutation(chosen)[: self.limit])
-            grouping = grouping.take(chosen)
+        rows = np.arange(len(table.ids))
+        if self.limit is not None and self.limit < len(rows):
+            rows = np.sort(np.random.default_rng(self.seed).permutation(rows)[: self.limit])
+            grouping = grouping.take(rows)
+        inputs, labels = self._read(table, rows)
+        return _Loaded(
+            ids=tuple(table.ids[row] for row in rows),
+            inputs=inputs,
+            labels=labels,
+            grouping=grouping,
+            membership=torch.from_numpy(grouping.membership()),
+            table=table,
+            rows=rows,
+        )
+
+    def _read(self, table: ImageTable, rows: Indices) -> tuple[Tensor, Tensor | None]:
+        """What the model takes, ``[samples, ...]``, and the number of each sample's condition."""
         labels = None
         if table.labels is not None:
             classes = {name: number for number, name in enumerate(table.label_names)}
-            labels = torch.tensor([classes[table.labels[index]] for index in chosen])
-        return _Loaded(
-            ids=tuple(table.ids[index] for index in chosen),
-            images=table.pixels(chosen, image_size=self.image_size, channels=self.channels),
-            labels=labels,
-            label_names=table.label_names,
-            grouping=grouping,
-            membership=torch.from_numpy(grouping.membership()),
-        )
+            labels = torch.tensor([classes[table.labels[row]] for row in rows])
+        return table.pixels(rows, image_size=self.image_size, channels=self.channels), labels
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -125,9 +135,14 @@ class GroupDataModule(LightningDataModule):
         return self._loaded.ids
 
     @property
+    def inputs(self) -> Tensor:
+        """``[samples, ...]`` what the model takes, those of removed groups included: here the images."""
+        return self._loaded.inputs
+
+    @property
     def images(self) -> Tensor:
         """``[samples, channels, height, width]`` uint8, those of removed groups included."""
-        return self._loaded.images
+        return self._loaded.inputs
 
     @property
     def labels(self) -> Tensor | None:
@@ -141,19 +156,41 @@ class GroupDataModule(LightningDataModule):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        channels, height, width = self.images.shape[1:]
+        """Channels, height, width of a picture."""
+        return self.input_shape
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of what the model takes."""
+        channels, height, width = self.inputs.shape[1:]
         return channels, height, width
 
     @property
     def num_classes(self) -> int:
         """Number of classes; 0 when the source has no labels."""
-        return len(self._loaded.label_names)
+        return len(self._loaded.table.label_names)
 
     @property
     def label_index(self) -> dict[str, int]:
         """Name of each class to its index."""
-        return {name: number for number, name in enumerate(self._loaded.label_names)}
+        return {name: number for number, name in enumerate(self._loaded.table.label_names)}
+
+    @property
+    def prompts(self) -> Callable[[Tensor], Mapping[str, Tensor]] | None:
+        """Embeddings of prompts by their numbers, where these are the labels; None: labels are classes."""
+        return None
+
+    @property
+    def sample_prompts(self) -> list[str]:
+        """The prompt of every sample; none where the model takes no prompts."""
+        return []
+
+    @property
+    def hash(self) -> str:
+        """Identity of the training data: ids and what the model sees (sha256)."""
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        digest.update(self.inputs.numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def removed(self) -> tuple[str, ...]:
@@ -230,15 +267,43 @@ class GroupDataModule(LightningDataModule):
 
     def examples(self, count: int = 4) -> dict[str, Tensor]:
         """Return up to ``count`` images of every group, always the same: ``[n, C, H, W]`` in [-1, 1]."""
-        return {name: to_unit(self.images[indices]) for name, indices in self._picked(count).items()}
+        return {name: to_unit(self.pixels(indices)) for name, indices in self._picked(count).items()}
+
+    def pixels(self, indices: Indices) -> Tensor:
+        """Return some of the images: ``[images, channels, height, width]`` uint8."""
+        return self.images[indices]
+
+    def seen_inputs(self, indices: Indices) -> Tensor:
+        """Return what a model trained on these samples saw: ``[samples, ...]`` float32.
+
+        With ``horizontal_flip`` the mirrored copies follow the samples themselves.
+        """
+        return self._mirrored(as_input(self.inputs[indices]))
 
     def seen_images(self, indices: Indices) -> Tensor:
-        """Return what a model trained on these samples saw: ``[images, channels, height, width]`` in [-1, 1].
+        """Return the pictures of ``seen_inputs``: ``[images, channels, height, width]`` in [-1, 1]."""
+        return self._mirrored(to_unit(self.pixels(indices)))
 
-        With ``horizontal_flip`` the mirrored copies follow the images themselves.
-        """
-        images = to_unit(self.images[indices])
+    def _mirrored(self, images: Tensor) -> Tensor:
         return torch.cat([images, images.flip(-1)]) if self.horizontal_flip else images
+
+    def as_queries(self, queries: Queries, conditional: bool) -> Queries:
+        """Give queries what the model takes besides their images: class labels, for a conditional model.
+
+        Raises:
+            QueryError: They have no labels, or labels that the model has no class for.
+        """
+        return with_labels(queries, conditional, self.num_classes)
+
+    def drawn(self, num: int, conditional: bool) -> Queries:
+        """Conditions to draw ``num`` samples under: the classes in turn; images are still empty."""
+        ids = tuple(f"sample-{index:0{len(str(num - 1))}d}" for index in range(num))
+        labels = torch.arange(num) % self.num_classes if conditional else None
+        return Queries(ids, torch.empty(num, 0), labels)
+
+    def pictures(self, samples: Tensor) -> Tensor:
+        """Turn what the model drew into images: ``[samples, channels, height, width]`` in [-1, 1]."""
+        return samples.clamp(-1, 1)
 
     def loader(
         self,
@@ -255,7 +320,7 @@ class GroupDataModule(LightningDataModule):
         """
         loaded = self._loaded
         return make_loader(
-            Samples(loaded.images, loaded.labels, loaded.membership, indices, batch_keys or {}),
+            Samples(loaded.inputs, loaded.labels, loaded.membership, indices, batch_keys or {}),
             trainer,
             train=train,
             mirror=train and self.horizontal_flip,

@@ -76,6 +76,11 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
+def as_input(samples: Tensor) -> Tensor:
+    """Turn bytes into numbers in [-1, 1]; latents, which are numbers already, stay as they are."""
+    return to_unit(samples) if samples.dtype == torch.uint8 else samples
+
+
 def from_unit(images: Tensor) -> Tensor:
     """Turn numbers in [-1, 1] into the nearest bytes, any shape; numbers outside are clipped."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()

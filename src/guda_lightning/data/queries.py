@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -30,8 +31,8 @@ def load_queries(path: str | Path, image_shape: tuple[int, int, int], *, resize:
     """Read one image, or a folder of images with the folders inside it.
 
     An id is the path inside the folder without its suffix. A ``metadata.jsonl`` in the folder, with
-    ``file_name`` and perhaps a whole-number ``label`` on each line, gives the order and the class labels;
-    without it, queries are sorted by path and have no labels.
+    ``file_name`` and perhaps a whole-number ``label`` or a text ``prompt`` on each line, gives the order, the
+    class labels and the prompts; without it, queries are sorted by path and have neither.
 
     Args:
         path: The file or folder.
@@ -43,7 +44,7 @@ def load_queries(path: str | Path, image_shape: tuple[int, int, int], *, resize:
         QueryError: No images, a damaged one, one of another shape, two of one id, or unfit metadata.
     """
     path = Path(path)
-    names, labels = _listing(path)
+    names, labels, prompts = _listing(path)
     folder = path if path.is_dir() else path.parent
     ids = tuple(PurePosixPath(name).with_suffix("").as_posix() for name in names)
     for position, query_id in enumerate(ids):
@@ -55,7 +56,7 @@ def load_queries(path: str | Path, image_shape: tuple[int, int, int], *, resize:
                 fix="rename or remove one of them",
             )
     images = torch.stack([_image(folder / name, image_shape, resize) for name in names])
-    return Queries(ids, to_unit(images), None if labels is None else torch.tensor(labels))
+    return Queries(ids, to_unit(images), None if labels is None else torch.tensor(labels), prompts)
 
 
 def save_queries(folder: str | Path, queries: Queries, record: Mapping[str, Any]) -> None:
@@ -80,13 +81,12 @@ def save_queries(folder: str | Path, queries: Queries, record: Mapping[str, Any]
     for query_id in queries.ids:
         _check_name(query_id)
     pixels = from_unit(queries.images)
-    stored = Queries(queries.ids, to_unit(pixels), queries.labels)
-    labels = [None] * len(queries) if queries.labels is None else queries.labels.tolist()
+    stored = replace(queries, images=to_unit(pixels))
     with atomic_folder(folder) as temporary:
         lines = []
-        for query_id, image, label in zip(queries.ids, pixels.numpy(), labels, strict=True):
+        for row, (query_id, image) in enumerate(zip(queries.ids, pixels.numpy(), strict=True)):
             name = f"{query_id}.png"
-            lines.append({"file_name": name} | ({} if label is None else {"label": label}))
+            lines.append({"file_name": name, **_condition(queries, row)})
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             array = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
             Image.fromarray(np.ascontiguousarray(array)).save(temporary / name)
@@ -97,23 +97,58 @@ def save_queries(folder: str | Path, queries: Queries, record: Mapping[str, Any]
         (temporary / "record.json").write_text(canonical_json(complete, indent=2) + "\n", "utf-8")
 
 
+def with_labels(queries: Queries, conditional: bool, num_classes: int) -> Queries:
+    """The queries with class labels for a conditional model, without them for any other, and without prompts.
+
+    Raises:
+        QueryError: A conditional model got queries without labels, or with labels that it has no class for.
+    """
+    if conditional and queries.labels is not None:
+        wrong = queries.labels[(queries.labels < 0) | (queries.labels >= num_classes)]
+        if len(wrong):
+            raise QueryError(
+                "a query has a label that the model has no class for",
+                found=f"label {int(wrong[0])}",
+                expected=f"0 to {num_classes - 1}",
+                fix="correct metadata.jsonl beside the queries",
+            )
+    if conditional and queries.labels is None:
+        raise QueryError(
+            "a label-conditional model cannot score queries without labels",
+            found=f"{len(queries)} queries without labels",
+            expected="a metadata.jsonl beside them with file_name and label on each line",
+            fix="write it, or use queries that `guda sample` drew",
+        )
+    return replace(queries, prompts=None, labels=queries.labels if conditional else None)
+
+
+def _condition(queries: Queries, row: int) -> dict[str, Any]:
+    """What the metadata say of a query besides its file: its prompt, or its class label."""
+    if queries.prompts is not None:
+        return {"prompt": queries.prompts[row]}
+    return {} if queries.labels is None else {"label": int(queries.labels[row])}
+
+
 def query_hash(queries: Queries) -> str:
-    """Hash of ids, labels and exact pixels (sha256): what a stored score was computed on."""
+    """Hash of ids, conditions and exact pixels (sha256): what a stored score was computed on."""
     pixels = queries.images.detach().cpu().float().contiguous().numpy().astype("<f4")
+    # A prompt's number depends on which others were seen before.
+    numbered = queries.labels is not None and queries.prompts is None
     return sha256_json(
         {
             "ids": queries.ids,
-            "labels": None if queries.labels is None else queries.labels.tolist(),
+            "labels": queries.labels.tolist() if queries.labels is not None and numbered else None,
+            **({} if queries.prompts is None else {"prompts": queries.prompts}),
             "shape": pixels.shape,
             "pixels": hashlib.sha256(pixels.tobytes()).hexdigest(),
         }
     )
 
 
-def _listing(path: Path) -> tuple[list[str], list[int] | None]:
-    """File names inside the folder, and their labels if there are any."""
+def _listing(path: Path) -> tuple[list[str], list[int] | None, tuple[str, ...] | None]:
+    """File names inside the folder, their labels and their prompts if there are any."""
     if path.is_file():
-        return [path.name], None
+        return [path.name], None, None
     if not path.is_dir():
         raise QueryError(
             f"there are no queries at {path}",
@@ -131,10 +166,10 @@ def _listing(path: Path) -> tuple[list[str], list[int] | None]:
             fix="correct the path, or convert the images",
         )
     metadata = path / "metadata.jsonl"
-    return _metadata(metadata, names) if metadata.is_file() else (names, None)
+    return _metadata(metadata, names) if metadata.is_file() else (names, None, None)
 
 
-def _metadata(path: Path, names: list[str]) -> tuple[list[str], list[int] | None]:
+def _metadata(path: Path, names: list[str]) -> tuple[list[str], list[int] | None, tuple[str, ...] | None]:
     def refuse(found: object, expected: str) -> QueryError:
         return QueryError(
             f"{path} does not fit its images",
@@ -145,6 +180,7 @@ def _metadata(path: Path, names: list[str]) -> tuple[list[str], list[int] | None
 
     listed: list[str] = []
     labels: list[int] = []
+    prompts: list[str] = []
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
@@ -157,6 +193,11 @@ def _metadata(path: Path, names: list[str]) -> tuple[list[str], list[int] | None
             if isinstance(label, bool) or not isinstance(label, int):
                 raise refuse(f"line {number}: label {label!r}", "the class index as a whole number")
             labels.append(label)
+        prompt = row.get("prompt")
+        if prompt is not None:
+            if not isinstance(prompt, str):
+                raise refuse(f"line {number}: prompt {prompt!r}", "the prompt as a text")
+            prompts.append(prompt)
         listed.append(row["file_name"])
     if sorted(listed) != names:
         odd = sorted(set(listed) ^ set(names))
@@ -164,9 +205,12 @@ def _metadata(path: Path, names: list[str]) -> tuple[list[str], list[int] | None
             f"{len(listed)} lines for {len(names)} images" + (f", unmatched: '{odd[0]}'" if odd else ""),
             "one line per image of the folder",
         )
-    if labels and len(labels) < len(listed):
-        raise refuse(f"{len(labels)} labels for {len(listed)} images", "a label on every line, or on none")
-    return listed, labels or None
+    for name, given in (("label", labels), ("prompt", prompts)):
+        if given and len(given) < len(listed):
+            raise refuse(
+                f"{len(given)} {name}s for {len(listed)} images", f"a {name} on every line, or on none"
+            )
+    return listed, labels or None, tuple(prompts) or None
 
 
 def _image(path: Path, image_shape: tuple[int, int, int], resize: bool) -> torch.Tensor:

@@ -19,8 +19,6 @@ from guda_lightning.errors import DataError, MissingExtraError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Digits", "ImageFolder", "ImageTable", "Source", "list_images"]
-
 
 @dataclass(frozen=True)
 class Digits(Source):

@@ -45,9 +45,9 @@ class UnlearnDataModule(LightningDataModule):
         return self.parent.grouping
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, int, int]:
         """Channels, height, width, as in the parent."""
-        return self.parent.image_shape
+        return self.parent.input_shape
 
     def train_dataloader(self) -> CombinedLoader:
         """Pairs of forget and retain batches."""
@@ -60,9 +60,9 @@ class UnlearnDataModule(LightningDataModule):
         return self.parent.loader(self.trainer, self.parent.probe, train=False)
 
     def forget_images(self) -> Tensor:
-        """``[samples, channels, height, width]`` in [-1, 1]; with flips, also the mirrored copies."""
-        return self.parent.seen_images(self.forget)
+        """``[samples, ...]`` as the model takes them; with flips, the mirrored copies too."""
+        return self.parent.seen_inputs(self.forget)
 
     def retain_images(self) -> Tensor:
-        """``[samples, channels, height, width]`` in [-1, 1]; with flips, also the mirrored copies."""
-        return self.parent.seen_images(self.retain)
+        """``[samples, ...]`` as the model takes them; with flips, the mirrored copies too."""
+        return self.parent.seen_inputs(self.retain)

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -125,7 +126,7 @@ def seconds_per_evaluation(
         ConfigError: The network does not take samples of this shape.
     """
     network = copy.deepcopy(model.denoiser).to(device)
-    timed = DiffusionModel(network, model.schedule, model.prediction)
+    timed = replace(model, denoiser=network)
     size = 1
     with evaluating(network):
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from guda_lightning.diffusion.model import (
+    Condition,
     DiffusionModel,
     diffusion_model,
     find,
@@ -71,7 +72,13 @@ class FullModel:
         else:
             path = denoiser
         model = diffusion_model(module, path, scheduler)
+        if isinstance(module, DiffusionModule):
+            model = replace(model, prompts=module.prompts)
         return cls(model, find(module, scheduler, "scheduler"), weights_hash(model.denoiser.state_dict()))
+
+    def prompted(self, prompts: Condition | None) -> FullModel:
+        """The same model, told the embeddings of prompts."""
+        return replace(self, model=replace(self.model, prompts=prompts))
 
 
 def refuse_nonfinite(full: FullModel, where: str) -> None:
@@ -150,7 +157,7 @@ def open_full(
         network = _network(path, read_json(path / "config.json").get("_class_name"))
         of_module = FullModel.of(module, denoiser, scheduler)
         return FullModel(
-            DiffusionModel(network, of_module.model.schedule, of_module.model.prediction),
+            replace(of_module.model, denoiser=network),
             of_module.scheduler,
             weights_hash(network.state_dict()),
         )

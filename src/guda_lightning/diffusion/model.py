@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -13,6 +15,8 @@ from guda_lightning.errors import ConfigError
 from guda_lightning.functional.prediction import to_noise
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.types import PredictionType
+
+Condition = Callable[[Tensor], Mapping[str, Tensor]]  # numbers of prompts to arguments of a network
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,14 @@ class DiffusionModel:
             tensor, a tuple that starts with one, or an object with the attribute ``sample``.
         schedule: The noise schedule that it was trained on.
         prediction: What its output predicts.
+        prompts: For a text-conditional network, whose labels are numbers of prompts: their embeddings by the
+            names of the network's arguments, such as ``encoder_hidden_states``.
     """
 
     denoiser: nn.Module
     schedule: NoiseSchedule
     prediction: PredictionType
+    prompts: Condition | None = None
 
     def output(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output, ``[batch, ...]``.
@@ -37,21 +44,34 @@ class DiffusionModel:
         Args:
             x_t: ``[batch, ...]`` noised samples.
             timesteps: ``[batch]`` int64 indices into the schedule.
-            labels: ``[batch]`` int64 class labels, for a conditional network.
+            labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional network.
         """
         return self.call(x_t, self.schedule.model_timesteps[timesteps.cpu()].to(x_t.device), labels)
 
     def call(self, x_t: Tensor, told: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output for the timesteps that it is told, ``[batch]``, as samplers give them."""
-        if labels is None:
-            return output_tensor(self.denoiser(x_t, told))
-        return output_tensor(self.denoiser(x_t, told, class_labels=labels))
+        condition: Mapping[str, Tensor] = {}
+        if labels is not None and self.prompts is not None:
+            condition = {name: value.to(x_t.device) for name, value in self.prompts(labels).items()}
+        elif labels is not None:
+            condition = {"class_labels": labels}
+        if _named(type(self.denoiser)):
+            output = output_tensor(self.denoiser(hidden_states=x_t, timestep=told, **condition))
+        else:
+            output = output_tensor(self.denoiser(x_t, told, **condition))
+        # A network that also predicts its variance gives twice the channels, the prediction first.
+        return output[:, : x_t.shape[1]] if output.shape[1] == 2 * x_t.shape[1] else output
 
     def predicted_noise(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """ε̂, whatever the network predicts: ``[batch, ...]`` float32."""
         gamma, sigma = self.schedule.at(timesteps, like=x_t)
         output = self.output(x_t, timesteps, labels).to(torch.float32)
         return to_noise(output, x_t, gamma, sigma, self.prediction)
+
+
+def _named(network: type[nn.Module]) -> bool:
+    """Whether a network is called as diffusers' transformers are, whose second argument is the prompt."""
+    return "hidden_states" in inspect.signature(network.forward).parameters
 
 
 def output_tensor(output: Any) -> Tensor:

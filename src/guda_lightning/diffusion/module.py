@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
+from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model
 from guda_lightning.errors import ConfigError, NumericsError
 from guda_lightning.functional.prediction import add_noise, to_output
 from guda_lightning.functional.schedule import NoiseSchedule
@@ -31,6 +32,7 @@ class Noised(NamedTuple):
     gamma: Tensor
     sigma: Tensor
     labels: Tensor | None
+    rows: Tensor | None = None  # of the training data, where the batch says
 
 
 def noised(
@@ -96,17 +98,18 @@ class DiffusionModule(LightningModule):
         )
         if self.ema is not None:
             self.ema.requires_grad_(False)
+        self.prompts: Condition | None = None  # of a text-conditional denoiser
         self._averaged_step = 0
 
     @property
     def student(self) -> DiffusionModel:
         """The model that is being trained."""
-        return diffusion_model(self)
+        return replace(diffusion_model(self), prompts=self.prompts)
 
     @property
     def averaged(self) -> DiffusionModel:
         """The model to save, sample and score: the moving average if there is one."""
-        return diffusion_model(self) if self.ema is None else diffusion_model(self, denoiser="ema.module")
+        return self.student if self.ema is None else replace(self.student, denoiser=self.ema.module)
 
     def noised(self, batch: Batch, generator: torch.Generator | None = None) -> Noised:
         """The batch's images, noised at random timesteps.
@@ -122,7 +125,8 @@ class DiffusionModule(LightningModule):
                 fix="use data with labels, or set model.init_args.conditional to false",
             )
         labels = batch["label"] if self.conditional else None
-        return noised(batch["image"], labels, self._schedule, generator)
+        made = noised(batch["image"], labels, self._schedule, generator)
+        return made._replace(rows=batch.get("index"))
 
     def denoising_loss(self, model: DiffusionModel, batch: Noised) -> Tensor:
         """Mean squared error of the network's own prediction, a scalar."""
@@ -164,7 +168,7 @@ class DiffusionModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer over the denoiser, with its schedule advancing every step."""
-        optimizer = self.optimizer(self.denoiser.parameters())
+        optimizer = self.optimizer([p for p in self.denoiser.parameters() if p.requires_grad])
         if self.lr_scheduler is None:
             return optimizer
         return {

@@ -23,6 +23,7 @@ def sample(
     seed: int,
     steps: int,
     labels: Tensor | None = None,
+    prompt_guidance: float = 1.0,
     device: torch.device | str = "cpu",
     on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
@@ -36,12 +37,14 @@ def sample(
         indices: Which samples: each has a random stream of its own, so that batching changes nothing.
         seed: Seed of all samples.
         steps: Denoising steps, at most the schedule's length.
-        labels: ``[batch]`` int64 class labels for a conditional model.
+        labels: ``[batch]`` int64 class labels or numbers of prompts for a conditional model.
+        prompt_guidance: w of classifier-free guidance, ``output(∅) + w (output(c) − output(∅))``, where ∅ is
+            the prompt of number 0 (Ho and Salimans, arXiv 2207.12598); 1 is the conditional model itself.
         device: Where the model is.
         on_step: Called after every denoising step.
 
     Returns:
-        ``[batch, *shape]`` float32 on the CPU, clipped to [-1, 1].
+        ``[batch, *shape]`` float32 on the CPU.
 
     Raises:
         ConfigError: As in ``sampler``.
@@ -55,9 +58,12 @@ def sample(
     with evaluating(model.denoiser):
         for told in walker.timesteps:
             output = model.call(x, told.to(device).expand(len(x)), labels)
+            if prompt_guidance != 1 and labels is not None:
+                without = model.call(x, told.to(device).expand(len(x)), torch.zeros_like(labels))
+                output = without + prompt_guidance * (output - without)
             x = walker.step(output, told, x, generator=streams).prev_sample
             on_step()
-    return x.clamp(-1, 1).to("cpu", torch.float32)
+    return x.to("cpu", torch.float32)
 
 
 def sampler(model: DiffusionModel, scheduler: Any, steps: int) -> Any:

@@ -119,9 +119,9 @@ class GroupClassifier(LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = NoisyClassifier(
-                data.image_shape,
+                data.input_shape,
                 len(self.atoms),
-                plan.channels_for(data.image_shape),
+                plan.channels_for(data.input_shape),
                 plan.width,
                 plan.features,
                 data.num_classes if conditional else 0,

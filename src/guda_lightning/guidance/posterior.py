@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -188,4 +188,4 @@ class GuidedDenoiser(nn.Module):
 
 def guided(full: DiffusionModel, posterior: GroupPosterior, groups: Sequence[str]) -> DiffusionModel:
     """The counterfactual without some groups, as a model to score or to sample from."""
-    return DiffusionModel(GuidedDenoiser(full, posterior, groups), full.schedule, full.prediction)
+    return replace(full, denoiser=GuidedDenoiser(full, posterior, groups))

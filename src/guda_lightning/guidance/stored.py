@@ -126,4 +126,4 @@ def open_posterior(
     network.load_state_dict(weights)
     network.eval().requires_grad_(False).to(device)
     posterior = GroupPosterior(network, schedule, atoms.to(device), record.groups, temperatures.to(device))
-    return StoredPosterior(posterior, record, record.files["model.safetensors"])
+    return StoredPosterior(posterior, record, record.weights_hash)

@@ -21,7 +21,6 @@ from guda_lightning.stages.choices import (
     chosen_seeds,
     refuse_choices,
     table_names,
-    with_labels,
 )
 from guda_lightning.stages.costs import evaluation_seconds, say, say_cost
 from guda_lightning.stages.records import read_back
@@ -71,7 +70,7 @@ class AttributeStage(StageTrainer):
         run, seeds = self.run_folder, chosen_seeds(seed or 0, "--seed")
         source = self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
-        asked = with_labels(asked, self._is_conditional(model), datamodule.num_classes)
+        asked = datamodule.as_queries(asked, self._is_conditional(model))
         with tqdm(desc="attribute", unit="evaluation", leave=False, disable=None) as bar:
             options: dict[str, Any] = {
                 "scoring": scoring,

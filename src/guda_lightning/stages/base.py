@@ -87,7 +87,7 @@ class StageTrainer(Trainer):
         refuse_nonfinite(full, str(path or self.run_folder.root))
         if path is None:
             refuse_other_data(record, datamodule)
-        return full
+        return full.prompted(datamodule.prompts)
 
     def _at_start(self, model: LightningModule) -> FullModel:
         """Give an untrained module the weights that training starts from.

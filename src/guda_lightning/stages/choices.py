@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from guda_lightning.counterfactuals import CounterfactualKey
-from guda_lightning.errors import ConfigError, QueryError, StoreError
+from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.files import sha256_json
 from guda_lightning.grouping import JOINT, Grouping, split_names
-from guda_lightning.types import Queries
 
 
 def chosen_groups(grouping: Grouping, asked: Sequence[str] | str | None) -> list[str]:
@@ -52,31 +51,6 @@ def table_names(queries: Path | None, name: str | None) -> list[str]:
 def own_seed(key: CounterfactualKey) -> int:
     """A seed for one group alone, from the seed of all groups and its name."""
     return int(sha256_json([key.seed, list(key.groups)])[:7], 16)
-
-
-def with_labels(queries: Queries, conditional: bool, num_classes: int) -> Queries:
-    """The queries with class labels for a conditional model, and without them for any other.
-
-    Raises:
-        QueryError: A conditional model got queries without labels, or with labels that it has no class for.
-    """
-    if conditional and queries.labels is not None:
-        wrong = queries.labels[(queries.labels < 0) | (queries.labels >= num_classes)]
-        if len(wrong):
-            raise QueryError(
-                "a query has a label that the model has no class for",
-                found=f"label {int(wrong[0])}",
-                expected=f"0 to {num_classes - 1}",
-                fix="correct metadata.jsonl beside the queries",
-            )
-    if conditional and queries.labels is None:
-        raise QueryError(
-            "a label-conditional model cannot score queries without labels",
-            found=f"{len(queries)} queries without labels",
-            expected="a metadata.jsonl beside them with file_name and label on each line",
-            fix="write it, or use queries that `guda sample` drew",
-        )
-    return queries if conditional else Queries(queries.ids, queries.images)
 
 
 def refuse_missing_start(path: Path) -> None:

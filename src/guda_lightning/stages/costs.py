@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ def evaluation_seconds(
     conditional: bool,
 ) -> float:
     """Measured seconds of one network evaluation without gradients."""
-    return seconds_per_evaluation(model, datamodule.image_shape, batch_size, conditional, device)
+    told = replace(model, prompts=datamodule.prompts)  # a module takes them only when its training begins
+    return seconds_per_evaluation(told, datamodule.input_shape, batch_size, conditional, device)
 
 
 def say_fit_cost(

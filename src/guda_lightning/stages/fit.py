@@ -19,7 +19,6 @@ from guda_lightning.stages.costs import say, say_fit_cost, spent
 from guda_lightning.stages.records import (
     RECORD,
     begin,
-    data_hash,
     log_record,
     refuse_other_config,
     write_record,
@@ -77,7 +76,7 @@ class FitStage(StageTrainer):
             if isinstance(datamodule, GroupDataModule):
                 record |= {
                     "grouping_hash": datamodule.grouping.hash,
-                    "data_hash": data_hash(datamodule),
+                    "data_hash": datamodule.hash,
                 }
             log_record(trainer, record)
         if self.is_global_zero:

@@ -51,7 +51,7 @@ class GuideStage(StageTrainer):
         chosen_groups(datamodule.grouping, None)  # each can be removed
         source = self._open_full(full, model, datamodule)
         hparams = {
-            **network_hparams(classifier, datamodule.image_shape),
+            **network_hparams(classifier, datamodule.input_shape),
             **training_hparams(datamodule, self),
             "batch_size": classifier.batch_size,
         }

@@ -25,7 +25,6 @@ from guda_lightning.stages.choices import (
     chosen_groups,
     refuse_choices,
     table_names,
-    with_labels,
 )
 from guda_lightning.stages.costs import evaluation_seconds, say, say_cost
 from guda_lightning.stages.records import begin, is_stored, made_from
@@ -97,7 +96,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         source = self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
         conditional = self._is_conditional(model)
-        asked = with_labels(asked, conditional, datamodule.num_classes)
+        asked = datamodule.as_queries(asked, conditional)
         hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self)
         work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams)
         real = attributor or CounterfactualAttributor(

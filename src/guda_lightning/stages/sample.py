@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one
 from guda_lightning.stages.costs import evaluation_seconds, say, say_cost
 from guda_lightning.stages.records import RECORD, begin, made_from, refuse_other_config
-from guda_lightning.types import Queries
 
 
 class SampleStage(StageTrainer):
@@ -67,10 +67,9 @@ class SampleStage(StageTrainer):
             say(f"sample: {folder} is complete, skipped")
             return
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
-        labels = torch.arange(num) % datamodule.num_classes if self._is_conditional(model) else None
-        images = self._sampled(source, datamodule, labels, batch_size, asked, unfinished)
-        ids = tuple(f"sample-{index:0{len(str(num - 1))}d}" for index in range(num))
-        save_queries(folder, Queries(ids, images, labels), {"config": asked})
+        drawn = datamodule.drawn(num, self._is_conditional(model))
+        images = self._sampled(source, datamodule, drawn.labels, batch_size, asked, unfinished)
+        save_queries(folder, replace(drawn, images=images), {"config": asked})
         shutil.rmtree(unfinished, ignore_errors=True)  # only now: hours of work lie there
         say(f"sample: {num} images in {folder}")
 
@@ -114,7 +113,7 @@ class SampleStage(StageTrainer):
                     batch = sample(
                         full.model,
                         full.scheduler,
-                        datamodule.image_shape,
+                        datamodule.input_shape,
                         indices.tolist(),
                         seed=asked["seed"],
                         steps=steps,
@@ -124,4 +123,4 @@ class SampleStage(StageTrainer):
                     )
                     write_atomic(part, to_safetensors({"images": batch}))
                 images.append(load_file(part)["images"])
-        return torch.cat(images)
+        return datamodule.pictures(torch.cat(images))

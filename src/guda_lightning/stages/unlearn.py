@@ -12,6 +12,7 @@ from guda_lightning.callbacks import ELBOAttributionCallback
 from guda_lightning.callbacks.wandb import closing_runs
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.grouping import JOINT
 from guda_lightning.stages.base import StageTrainer, callbacks, fit
 from guda_lightning.stages.choices import at_least_one, chosen_groups
@@ -39,6 +40,7 @@ class UnlearnStage(StageTrainer):
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
+        lora: Lora | None = None,
     ) -> None:
         """Make the counterfactual of each group: the full model, made to forget it.
 
@@ -53,6 +55,7 @@ class UnlearnStage(StageTrainer):
             optimizer: Builds the optimizer.
             lr_scheduler: Builds a learning-rate schedule that advances every step.
             seed: Seed of the noise and the timesteps.
+            lora: Unlearn in a low-rank adapter, a small file a group; left out, in all weights.
 
         Raises:
             GudaError: No full model, an unknown or empty group, or an objective that does not fit.
@@ -63,11 +66,12 @@ class UnlearnStage(StageTrainer):
         coalitions = {name: datamodule.grouping.coalition(name) for name in names}
         for forgotten in coalitions.values():
             objective.check(len(datamodule.grouping.retain(forgotten)))
+            objective.read(datamodule.unlearning(forgotten))
         source = self._open_full(full, model, datamodule)
         store = CounterfactualStore(self.run_folder.store)
-        hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self)
+        hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self, lora)
         conditional = self._is_conditional(model)
-        work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams)
+        work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams, lora)
         self.made = work.key(coalitions[names[0]])
         origin = made_from(source, datamodule.grouping)
         todo = [name for name in names if not is_stored(store, work.key(coalitions[name]), origin)]

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
+from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.diffusion.cost import BACKWARD_FACTOR
 from guda_lightning.files import sha256_json
 from guda_lightning.stages.costs import step_seconds
@@ -27,9 +28,10 @@ class Unlearning:
         objective: What to minimise.
         optimizer: Builds the optimizer.
         lr_scheduler: Builds the learning-rate schedule.
-        conditional: Whether the denoiser takes class labels.
+        conditional: Whether the denoiser takes class labels or prompts.
         seed: Seed of the noise and the timesteps.
         hparams: Every hyper-parameter, as ``unlearning_hparams`` gives them.
+        lora: The adapter to unlearn in; None changes all weights.
     """
 
     full: FullModel
@@ -39,6 +41,7 @@ class Unlearning:
     conditional: bool
     seed: int
     hparams: Mapping[str, Any]
+    lora: Lora | None = None
 
     @property
     def steps(self) -> int:
@@ -60,6 +63,7 @@ class Unlearning:
             self.lr_scheduler,
             conditional=self.conditional,
             seed=self.seed,
+            lora=self.lora,
         )
 
     def seconds(self, datamodule: GroupDataModule, device: torch.device | str) -> float:

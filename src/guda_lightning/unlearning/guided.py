@@ -46,7 +46,7 @@ class Guided(Objective):
             StoreError: There is no such classifier.
         """
         record = find_classifier(self._store, seed=self._seed, hparams=self._classifier)
-        return {"forget_weight": self.forget_weight, "classifier": record.files["model.safetensors"]}
+        return {"forget_weight": self.forget_weight, "classifier": record.weights_hash}
 
     def bind(
         self,

@@ -13,6 +13,7 @@ from torch import nn
 
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule
+from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.errors import ConfigError
 from guda_lightning.files import sha256_json
 from guda_lightning.unlearning.objectives import Objective
@@ -25,6 +26,7 @@ def unlearning_hparams(
     steps: int,
     data: GroupDataModule,
     trainer: Trainer,
+    lora: Lora | None = None,
 ) -> dict[str, Any]:
     """All hyper-parameters of an unlearning, as JSON values.
 
@@ -35,8 +37,10 @@ def unlearning_hparams(
         steps: Optimizer steps.
         data: The training data of the full model.
         trainer: The trainer that runs it, or one of the same settings.
+        lora: The adapter that it trains; None trains all weights.
     """
     return {
+        **({} if lora is None else {"lora": {"rank": lora.rank, "targets": list(lora.targets)}}),
         "objective": {"class": type(objective).__name__, **objective.hparams},
         "steps": steps,
         "data_seed": data.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +18,7 @@ from torchmetrics import MeanMetric
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
 from guda_lightning.data import UnlearnDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
+from guda_lightning.diffusion.adapters import Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.errors import ConfigError
@@ -71,8 +73,9 @@ class UnlearnModule(DiffusionModule):
         groups: Names of the groups to forget.
         optimizer: Builds the optimizer from the student's parameters.
         lr_scheduler: Builds a learning-rate schedule that advances every step.
-        conditional: Whether the denoiser takes class labels.
-        seed: Seed of the noise and the timesteps.
+        conditional: Whether the denoiser takes class labels or prompts.
+        seed: Seed of the noise and the timesteps, and of the adapter.
+        lora: Unlearn in a low-rank adapter beside the full model's weights; None changes all weights.
     """
 
     def __init__(
@@ -84,28 +87,34 @@ class UnlearnModule(DiffusionModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         conditional: bool = False,
         seed: int = 0,
+        lora: Lora | None = None,
     ) -> None:
+        student = copy.deepcopy(full.model.denoiser).train().requires_grad_(True)
+        if lora is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                add_adapter(student, lora)
         super().__init__(
-            denoiser=copy.deepcopy(full.model.denoiser).train().requires_grad_(True),
+            denoiser=student,
             scheduler=full.scheduler,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             conditional=conditional,
             seed=seed,
         )
+        self.prompts = full.model.prompts
         self.full_denoiser = copy.deepcopy(full.model.denoiser).eval().requires_grad_(False)
         self.cost = TrainingCost(self.denoiser, self.full_denoiser)
         self._alarmed = False
         self.full_hash = full.hash
-        self.objective = objective
+        self.objective, self.lora = objective, lora
         self.groups = tuple(groups)
         self.drift, self.retain_loss, self.forget_loss = MeanMetric(), MeanMetric(), MeanMetric()
 
     @property
     def full(self) -> DiffusionModel:
         """The frozen full model, on this module's device."""
-        student = self.student
-        return DiffusionModel(self.full_denoiser, student.schedule, student.prediction)
+        return replace(self.student, denoiser=self.full_denoiser)
 
     def train(self, mode: bool = True) -> UnlearnModule:
         """Set the student's mode; the full model stays in evaluation mode, without dropout."""
@@ -144,6 +153,7 @@ class UnlearnModule(DiffusionModule):
             "grouping_hash": data.grouping.hash,
             "schedule_hash": self._schedule.hash,
         }
+        self.objective.read(data)
         self.objective.bind(self.groups, self._schedule, made_from, self.device)
         retain = data.retain_images().to(self.device)
         self.objective.check(len(retain))
@@ -197,7 +207,7 @@ class UnlearnModule(DiffusionModule):
         )
         if self.trainer.is_global_zero:
             store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
-            store.save(self.denoiser.state_dict(), record)
+            store.save(own_weights(self.denoiser), record)
         return record
 
     def _made_with(self, data: object) -> dict[str, Any]:
@@ -215,6 +225,7 @@ class UnlearnModule(DiffusionModule):
             self.trainer.global_step,
             data.parent,
             self.trainer,
+            self.lora,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

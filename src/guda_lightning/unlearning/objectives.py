@@ -97,6 +97,13 @@ class Objective(ABC):
             num_retain: Samples in the retain set.
         """
 
+    def read(self, data: object) -> None:  # noqa: B027  (most need no more than clean samples)
+        """Look at the data besides its samples, before anything is loaded, and refuse what does not fit.
+
+        Args:
+            data: The datamodule that pairs forget and retain samples.
+        """
+
     @property
     def full_passes(self) -> int:
         """Forward passes of the full model that a step makes, each of one batch."""

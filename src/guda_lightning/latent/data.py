@@ -1,0 +1,172 @@
+"""``LatentDataModule``: images and prompts as a latent text-to-image model takes them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from guda_lightning.data import GroupDataModule
+from guda_lightning.data.images import to_unit
+from guda_lightning.data.table import ImageTable, Source
+from guda_lightning.errors import DataError, QueryError
+from guda_lightning.grouping import Indices
+from guda_lightning.latent.cache import TensorCache
+from guda_lightning.latent.encoders import Encoders
+from guda_lightning.latent.prompts import PromptTable
+from guda_lightning.types import Queries
+
+_CHUNK = 256  # images or prompts a file of the cache: what an interruption loses at most
+
+
+class LatentDataModule(GroupDataModule):
+    """Training images as latents in memory, and prompts as the numbers of their embeddings.
+
+    A batch is that of ``GroupDataModule``: ``image`` holds latents, ``label`` the number of the prompt. VAE
+    and text encoder run once: what they make is kept on disk by the hash of what it was made from, goes on
+    where it was interrupted, and is read by every later stage.
+
+    Args:
+        source: Where the images and their prompts come from.
+        pretrained: The diffusers pipeline whose VAE and text encoder are used: a folder or a hub name.
+        cache: Folder for latents and embeddings; None makes them again each time.
+        batch_size: Images per step and process.
+        image_size: Side in pixels: crops to a centred square and resizes (Lanczos). None: all have one size.
+        encode_batch_size: Images or prompts that are encoded at a time; changes nothing but memory.
+        groups: As in ``GroupDataModule``, and so are the others.
+        probe_per_group: Fixed training samples of every group in the validation set.
+        seed: Seed of order, probe set and limit.
+        limit: Number of samples to draw at random from the source. None: all.
+        batch_keys: What a LightningModule of your own calls the entries of a batch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        pretrained: str,
+        cache: str | None = None,
+        batch_size: int = 4,
+        image_size: int | None = None,
+        encode_batch_size: int = 8,
+        groups: str | None = None,
+        probe_per_group: int = 2,
+        seed: int = 0,
+        limit: int | None = None,
+        batch_keys: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            source,
+            batch_size,
+            image_size,
+            channels=3,
+            groups=groups,
+            probe_per_group=probe_per_group,
+            seed=seed,
+            limit=limit,
+            batch_keys=batch_keys,
+        )
+        self.encoders = Encoders(pretrained, encode_batch_size)
+        self._cache = TensorCache(None if cache is None else Path(cache))
+
+    @cached_property
+    def table(self) -> PromptTable:
+        """All prompts that were met so far, and their embeddings."""
+        return PromptTable(self.encoders.embeddings, self._embeddings)
+
+    @property
+    def prompts(self) -> PromptTable:
+        """See ``GroupDataModule.prompts``."""
+        return self.table
+
+    @property
+    def images(self) -> Tensor:
+        """``[samples, 3, height, width]`` uint8, decoded anew: they may be too many to hold."""
+        return self.pixels(np.arange(len(self.ids)))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of a picture."""
+        channels, height, width = self.pixels(np.arange(1)).shape[1:]
+        return channels, height, width
+
+    @property
+    def hash(self) -> str:
+        """Identity of the training data: ids, latents, prompts and the encoders of both (sha256)."""
+        digest = hashlib.sha256(f"{super().hash} {self.encoders.hash}".encode())
+        digest.update("\n".join(self.sample_prompts).encode())
+        return digest.hexdigest()
+
+    @property
+    def sample_prompts(self) -> list[str]:
+        """The prompt of every sample."""
+        labels = self.labels
+        return [] if labels is None else [self.table.texts[number] for number in labels.tolist()]
+
+    def pixels(self, indices: Indices) -> Tensor:
+        """Return some of the images: ``[images, 3, height, width]`` uint8, decoded anew."""
+        rows = self._loaded.rows[indices]
+        return self._loaded.table.pixels(rows, image_size=self.image_size, channels=self.channels)
+
+    def as_queries(self, queries: Queries, conditional: bool) -> Queries:
+        """Encode queries: latents of their images and numbers of their prompts.
+
+        Raises:
+            QueryError: They have no prompts.
+        """
+        if queries.prompts is None:
+            raise QueryError(
+                "a text-to-image model cannot score queries without their prompts",
+                found=f"{len(queries)} queries without prompts",
+                expected="a metadata.jsonl beside them with file_name and prompt on each line",
+                fix="write it, or use queries that `guda sample` drew",
+            )
+        labels = self.table.numbers(queries.prompts)
+        return replace(queries, labels=labels, latents=self.encoders.latents(queries.images))
+
+    def drawn(self, num: int, conditional: bool) -> Queries:
+        """Conditions to draw ``num`` samples under: prompts of training samples in a random order."""
+        samples, order = self.sample_prompts, np.random.default_rng(self.seed).permutation(len(self.ids))
+        chosen = tuple(samples[sample] for sample in np.resize(order, num))
+        return replace(super().drawn(num, False), labels=self.table.numbers(chosen), prompts=chosen)
+
+    def pictures(self, samples: Tensor) -> Tensor:
+        """Decode latents that the model drew: ``[samples, 3, height, width]`` in [-1, 1]."""
+        return self.encoders.images(samples)
+
+    def _read(self, table: ImageTable, rows: Indices) -> tuple[Tensor, Tensor | None]:
+        if table.prompts is None:
+            raise DataError(
+                "the training data has no prompts",
+                found=f"{len(table.ids)} images without texts",
+                expected="a prompt for every image",
+                fix="take PromptedFolder, Styled, or a prompt_column of Parquet or HubDataset as data.source",
+            )
+        latents = []
+        with tqdm(total=len(rows), desc="encode", unit="image", disable=None, delay=2) as bar:
+            for start in range(0, len(rows), _CHUNK):
+                chunk = rows[start : start + _CHUNK]
+                pixels = table.pixels(chunk, image_size=self.image_size, channels=self.channels)
+                latents.append(self._latents(pixels))
+                bar.update(len(chunk))
+        labels = self.table.numbers([table.prompts[row] for row in rows])
+        return torch.cat(latents), labels
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        shown = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+        key = {"encoders": self.encoders.hash, "shape": list(pixels.shape), "pixels": shown}
+        return self._cache.get(key, lambda: {"latents": self.encoders.latents(to_unit(pixels))})["latents"]
+
+    def _embeddings(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        parts = []
+        for start in range(0, len(texts), _CHUNK):
+            chunk = list(texts[start : start + _CHUNK])
+            key = {"encoders": self.encoders.hash, "texts": chunk}
+            parts.append(self._cache.get(key, partial(self.encoders.embeddings, chunk)))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

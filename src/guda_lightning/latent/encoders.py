@@ -1,0 +1,203 @@
+"""``Encoders``: what stands around the denoiser of a text-to-image pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from guda_lightning.diffusion import evaluating, weights_hash
+from guda_lightning.errors import DataError, MissingExtraError, StoreError
+from guda_lightning.files import sha256_json
+
+# What each pipeline's `encode_prompt` returns, by the names of its denoiser's arguments.
+_EMBEDDINGS: Mapping[str, tuple[str | None, ...]] = {
+    "StableDiffusionPipeline": ("encoder_hidden_states", None),
+    "PixArtAlphaPipeline": ("encoder_hidden_states", "encoder_attention_mask", None, None),
+    "PixArtSigmaPipeline": ("encoder_hidden_states", "encoder_attention_mask", None, None),
+    "StableDiffusion3Pipeline": ("encoder_hidden_states", None, "pooled_projections", None),
+}
+DENOISERS = ("unet", "transformer")  # what diffusers pipelines call theirs
+_LISTED = 3  # prompts that an error names
+
+
+class Encoders:
+    """VAE, tokenizers and text encoders of a diffusers pipeline, frozen; its denoiser is never loaded.
+
+    Args:
+        pretrained: Folder of a diffusers pipeline, or its name on the hub.
+        batch_size: Images or prompts at a time; changes nothing but memory.
+        device: Where to encode; None takes a GPU if there is one.
+    """
+
+    def __init__(self, pretrained: str, batch_size: int = 8, device: str | None = None) -> None:
+        self.pretrained, self.batch_size = pretrained, batch_size
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The pipeline without its denoiser.
+
+        Raises:
+            StoreError: It cannot be read, or is of a kind whose denoiser is called in another way.
+            MissingExtraError: transformers is not installed.
+        """
+        from diffusers import DiffusionPipeline
+
+        index = pipeline_index(self.pretrained)
+        name = index.get("_class_name")
+        if name not in _EMBEDDINGS:
+            raise StoreError(
+                f"{self.pretrained} is a pipeline of another kind",
+                found=name,
+                expected=" or ".join(_EMBEDDINGS),
+                fix="bring one of these, or wrap the denoiser in a LightningModule of your own",
+            )
+        without = {part: None for part in DENOISERS if part in index}
+        try:
+            with quiet():
+                return DiffusionPipeline.from_pretrained(self.pretrained, **without)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise unreadable(self.pretrained, error) from error
+
+    @cached_property
+    def hash(self) -> str:
+        """Identity of everything that turns images and texts into numbers."""
+        weights = {name: weights_hash(part.state_dict()) for name, part in self._networks.items()}
+        vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in self._tokenizers]
+        return sha256_json({"weights": weights, "vocabularies": vocabularies})
+
+    def latents(self, images: Tensor) -> Tensor:
+        """The mean of each image's latents, scaled as the denoiser takes them: ``[batch, ...]`` float32.
+
+        Args:
+            images: ``[batch, 3, height, width]`` in [-1, 1].
+        """
+        vae, found = self.pipeline.vae.to(self.device), []
+        with evaluating(vae):
+            for part in images.split(self.batch_size):
+                mean = vae.encode(part.to(self.device)).latent_dist.mode()
+                found.append(((mean - self._shift) * vae.config.scaling_factor).cpu().float())
+        return torch.cat(found)
+
+    def images(self, latents: Tensor) -> Tensor:
+        """The picture of each latent, ``[batch, 3, height, width]`` float32 clipped to [-1, 1]."""
+        vae, found = self.pipeline.vae.to(self.device), []
+        with evaluating(vae):
+            for part in latents.split(self.batch_size):
+                scaled = part.to(self.device) / vae.config.scaling_factor + self._shift
+                found.append(vae.decode(scaled).sample.clamp(-1, 1).cpu().float())
+        return torch.cat(found)
+
+    def embeddings(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Embeddings of prompts, ``[texts, ...]`` float32 each, by the names of the denoiser's arguments.
+
+        Raises:
+            DataError: A tokenizer would cut a prompt.
+        """
+        self._refuse_truncated(texts)
+        names = _EMBEDDINGS[type(self.pipeline).__name__]
+        parts: list[dict[str, Tensor]] = []
+        self.pipeline.to(self.device)
+        with torch.no_grad():
+            for start in range(0, len(texts), self.batch_size):
+                encoded = self.pipeline.encode_prompt(
+                    prompt=list(texts[start : start + self.batch_size]),
+                    device=self.device,
+                    num_images_per_prompt=1,
+                    do_classifier_free_guidance=False,
+                )
+                pairs = zip(names, encoded, strict=True)
+                parts.append({name: value.cpu().float() for name, value in pairs if name is not None})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _refuse_truncated(self, texts: Sequence[str]) -> None:
+        for tokenizer in self._tokenizers:
+            most = tokenizer.model_max_length
+            lengths = [len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False).input_ids]
+            long = [(text, length) for text, length in zip(texts, lengths, strict=True) if length > most]
+            if long:
+                text, length = long[0]
+                kept = tokenizer(text, truncation=True, max_length=most).input_ids
+                raise DataError(
+                    f"the tokenizer cuts {len(long)} of {len(texts)} prompts, and with them words of a style",
+                    found=f"{length} tokens of {text!r}, of which it keeps "
+                    f"{tokenizer.decode(kept, skip_special_tokens=True)!r}",
+                    expected=f"at most {most} tokens",
+                    fix="shorten the prompts, or take a pipeline with a longer context",
+                )
+
+    @property
+    def _shift(self) -> float:
+        """What is subtracted from latents before scaling."""
+        return getattr(self.pipeline.vae.config, "shift_factor", None) or 0.0
+
+    @property
+    def _networks(self) -> dict[str, nn.Module]:
+        parts = self.pipeline.components.items()
+        return {name: part for name, part in parts if isinstance(part, nn.Module)}
+
+    @property
+    def _tokenizers(self) -> list[Any]:
+        parts = self.pipeline.components.items()
+        return [part for name, part in sorted(parts) if name.startswith("tokenizer") and part is not None]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the bars and notes of the libraries, which would be about every small part that is read."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = (of_diffusers, of_transformers)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, (verbosity, bar) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bar:
+                library.enable_progress_bar()
+
+
+def pipeline_index(pretrained: str) -> dict[str, Any]:
+    """The components of a diffusers pipeline: name to library and class.
+
+    Raises:
+        StoreError: There is no such folder or hub name.
+        MissingExtraError: transformers is not installed.
+    """
+    try:
+        import transformers  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("transformers", "text") from error
+    from diffusers import DiffusionPipeline
+
+    if Path(pretrained).is_dir() and not (Path(pretrained) / "model_index.json").is_file():
+        raise unreadable(
+            pretrained, f"a folder with {sorted(p.name for p in Path(pretrained).iterdir())[:6]}"
+        )
+    try:
+        index: dict[str, Any] = DiffusionPipeline.load_config(pretrained)
+    except (OSError, ValueError) as error:
+        raise unreadable(pretrained, error) from error
+    return index
+
+
+def unreadable(pretrained: str, reason: object) -> StoreError:
+    """The error for a pipeline that cannot be opened."""
+    return StoreError(
+        f"the pipeline {pretrained} cannot be read",
+        found=" ".join(str(reason).split())[:200],
+        expected="a folder that DiffusionPipeline.save_pretrained wrote, or a name on the hub",
+        fix="correct the path; a hub name needs a connection the first time",
+    )

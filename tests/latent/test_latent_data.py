@@ -1,0 +1,131 @@
+"""Latents and prompts as training data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.latent.conftest import Coloured
+
+from guda_lightning.data import Digits
+from guda_lightning.data.images import to_unit
+from guda_lightning.errors import DataError, QueryError, StoreError
+from guda_lightning.latent import LatentDataModule
+from guda_lightning.types import Queries
+
+
+def test_a_batch_holds_latents_and_numbers_of_prompts(data: LatentDataModule) -> None:
+    batch = next(iter(data.train_dataloader()))
+    rows = batch["index"]
+    table = Coloured().load()
+    expected = data.encoders.latents(to_unit(table.pixels(rows.tolist())))
+    torch.testing.assert_close(batch["image"], expected)
+    assert [data.prompts.texts[number] for number in batch["label"]] == [table.prompts[row] for row in rows]
+    assert data.input_shape == (4, 4, 4)
+    assert data.image_shape == (3, 16, 16)
+    assert data.sample_prompts == list(table.prompts or ())
+    assert torch.equal(data.images, table.pixels())
+    assert data.examples(1)["red"].shape == (1, 3, 16, 16)
+
+
+def test_what_was_encoded_is_read_again(
+    data: LatentDataModule, pretrained: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = data.inputs
+    again = LatentDataModule(Coloured(), pretrained, str(data._cache.folder), batch_size=6)
+    for method in ("latents", "embeddings"):
+        monkeypatch.setattr(again.encoders, method, lambda part: pytest.fail("encoded again"))
+    assert torch.equal(again.inputs, first)
+    numbers = torch.arange(len(data.prompts))
+    for name, values in data.prompts(numbers).items():
+        assert torch.equal(again.prompts(numbers)[name], values)
+    assert again.hash == data.hash
+
+
+def test_more_images_cost_only_what_is_new(
+    data: LatentDataModule, pretrained: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guda_lightning.latent.data._CHUNK", 9)
+    encoded: list[int] = []
+
+    def module(count: int) -> LatentDataModule:
+        made = LatentDataModule(Coloured(count), pretrained, str(data._cache.folder))
+        encode = made.encoders.latents
+        monkeypatch.setattr(made.encoders, "latents", lambda x: (encoded.append(len(x)), encode(x))[1])
+        return made
+
+    assert len(module(3).inputs) == 9
+    assert len(module(6).inputs) == 18
+    assert encoded == [9, 9]
+
+
+def test_a_damaged_cache_is_refused(data: LatentDataModule, pretrained: str) -> None:
+    data.setup()
+    folder = data._cache.folder
+    assert folder is not None
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(StoreError) as caught:
+        LatentDataModule(Coloured(), pretrained, str(folder)).setup()
+    problem, _, expected, fix = str(caught.value).splitlines()
+    assert problem.endswith(".safetensors is damaged")
+    assert expected == "  expected: tensors that were written whole"
+    assert fix == "  fix:      remove the file: it is made again"
+
+
+def test_queries_are_encoded_and_known_by_their_prompts(data: LatentDataModule) -> None:
+    images = to_unit(Coloured().load().pixels([0, 4]))
+    asked = Queries(("a", "b"), images, prompts=(data.sample_prompts[4], "something else"))
+    ready = data.as_queries(asked, conditional=True)
+    torch.testing.assert_close(ready.latents, data.encoders.latents(images))
+    assert torch.equal(ready.inputs, ready.latents)
+    assert ready.labels is not None
+    assert [data.prompts.texts[number] for number in ready.labels] == list(asked.prompts or ())
+    assert ready.take([1]).prompts == asked.prompts[1:]
+
+
+def test_queries_without_prompts_are_refused(data: LatentDataModule) -> None:
+    with pytest.raises(QueryError) as caught:
+        data.as_queries(Queries(("a",), torch.zeros(1, 3, 16, 16)), conditional=True)
+    assert str(caught.value) == (
+        "a text-to-image model cannot score queries without their prompts\n"
+        "  found:    1 queries without prompts\n"
+        "  expected: a metadata.jsonl beside them with file_name and prompt on each line\n"
+        "  fix:      write it, or use queries that `guda sample` drew"
+    )
+
+
+def test_data_without_prompts_is_refused(pretrained: str) -> None:
+    with pytest.raises(DataError) as caught:
+        LatentDataModule(Digits(), pretrained).setup()
+    assert str(caught.value) == (
+        "the training data has no prompts\n"
+        "  found:    1797 images without texts\n"
+        "  expected: a prompt for every image\n"
+        "  fix:      take PromptedFolder, Styled, or a prompt_column of Parquet or HubDataset as data.source"
+    )
+
+
+def test_prompts_to_draw_are_those_of_training_samples(data: LatentDataModule) -> None:
+    drawn = data.drawn(30, conditional=True)
+    assert drawn.prompts is not None
+    assert sorted(drawn.prompts[:18]) == sorted(data.sample_prompts)  # every sample once before any twice
+    assert data.drawn(4, conditional=True).prompts == drawn.prompts[:4]
+    assert data.pictures(data.inputs[:2]).shape == (2, 3, 16, 16)
+
+
+class Reworded(Coloured):
+    """The same pictures, one of them with another prompt."""
+
+    def load(self):  # type: ignore[no-untyped-def]
+        table = super().load()
+        return replace(table, prompts=("something else", *(table.prompts or ())[1:]))
+
+
+def test_another_prompt_is_other_data(data: LatentDataModule, pretrained: str, tmp_path: Path) -> None:
+    other = LatentDataModule(Reworded(), pretrained, str(tmp_path / "cache"))
+    assert np.array_equal(other.inputs.numpy(), data.inputs.numpy())
+    assert other.hash != data.hash

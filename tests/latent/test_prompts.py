@@ -1,0 +1,42 @@
+"""Prompts by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from guda_lightning.latent.prompts import NO_PROMPT, PromptTable
+
+
+class Lengths:
+    """Embeds a text as its length, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        self.asked.append(list(texts))
+        return {"states": torch.tensor([[float(len(text))] for text in texts])}
+
+
+def test_prompts_are_numbered_in_the_order_they_are_met() -> None:
+    encode = Lengths()
+    table = PromptTable(encode)
+    assert table.numbers(["bb", "a", "bb"]).tolist() == [1, 2, 1]
+    assert table.numbers(["ccc", "a"]).tolist() == [3, 2]
+    assert table.texts == ["", "bb", "a", "ccc"]
+    assert len(table) == 4
+    assert encode.asked == [[""], ["bb", "a"], ["ccc"]]  # each once
+    found = table(torch.tensor([3, NO_PROMPT, 1]))
+    assert found["states"].tolist() == [[3.0], [0.0], [2.0]]
+
+
+def test_what_is_asked_once_is_not_kept() -> None:
+    encode, stored = Lengths(), Lengths()
+    table = PromptTable(encode, stored)
+    condition = table.once(["four", "x"])
+    assert condition(torch.tensor([1, 0, 0]))["states"].tolist() == [[1.0], [4.0], [4.0]]
+    assert table.texts == [""]
+    assert (encode.asked, stored.asked) == ([["four", "x"]], [[""]])
