@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from guda_lightning.files import slug
+from guda_lightning.files import sha256_json, slug
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,16 @@ class RunFolder:
         """Samples of the full model, one PNG each."""
         return self.root / "queries"
 
-    def without(self, groups: str) -> Path:
-        """Samples of the full model guided away from some groups, one PNG each."""
-        return self.root / "without" / slug(groups)
+    @property
+    def without(self) -> Path:
+        """Pictures from the noise of the queries, by operator and groups."""
+        return self.root / "without"
+
+    def without_groups(self, operator: str, groups: str) -> Path:
+        """What an operator's counterfactual without some groups draws, one PNG each."""
+        name = slug(groups)
+        # As it is where that tells it from all others, for people to type.
+        return self.without / operator / (name if name == groups else f"{name}-{sha256_json(groups)[:8]}")
 
     @property
     def store(self) -> Path:

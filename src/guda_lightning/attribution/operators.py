@@ -19,6 +19,11 @@ def elbo_attributor(store: str | Path, operator: str | None, **options: Any) -> 
         operator: ``guidance``, the name of an objective, or ``retrain``; None where the store holds one kind.
         **options: As for every ``ELBOAttributor``.
     """
-    if operator == GUIDANCE or (operator is None and CounterfactualStore(store).operators() == [GUIDANCE]):
+    if by_guidance(CounterfactualStore(store), operator):
         return GuidanceAttributor(store, **options)
     return CounterfactualAttributor(store, operator, **options)
+
+
+def by_guidance(store: CounterfactualStore, operator: str | None) -> bool:
+    """Whether the counterfactuals are those of guidance: it was named, or the store holds nothing else."""
+    return operator == GUIDANCE or (operator is None and store.operators() == [GUIDANCE])

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from torch import Tensor
 
 from guda_lightning import charts
+from guda_lightning.callbacks.pictures import side_by_side
 from guda_lightning.data.images import from_unit
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
@@ -150,6 +151,23 @@ def log_placebo(loggers: Sequence[Logger], queries: pd.DataFrame, record: Mappin
             logger.log_hyperparams(dict(record))
             logger.log_table("placebo/queries", dataframe=queries)
             logger.log_metrics({f"placebo/attributable/{name}": share for name, share in shares.items()})
+
+
+def log_without(loggers: Sequence[Logger], columns: Mapping[str, Queries], made: Mapping[str, Any]) -> None:
+    """Log what models without groups draw from the noise of the queries, as one picture, to every W&B logger.
+
+    Args:
+        loggers: Others than W&B are left alone.
+        columns: Title to pictures of the same queries, as in ``side_by_side``.
+        made: How they were drawn: ``operator``, ``counterfactual_seed``, ``seed`` and ``steps``.
+    """
+    caption = (
+        f"{made['operator']}, counterfactuals of seed {made['counterfactual_seed']}; the pictures of a row "
+        f"come from the same noise, seed {made['seed']}, {made['steps']} steps"
+    )
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image("without/pictures", [side_by_side(columns)], caption=[caption])
 
 
 def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

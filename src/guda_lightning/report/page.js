@@ -339,6 +339,14 @@ function curveGrid(limit) {
   $("more-curves").textContent = `Show the other ${rest}`;
 }
 
+// ---- pictures with and without groups
+
+function outline() {
+  for (const cell of document.querySelectorAll("#without td[data-group]")) {
+    cell.classList.toggle("top", topOf(Number(cell.dataset.query)) === Number(cell.dataset.group));
+  }
+}
+
 // ---- events
 
 function render() {
@@ -347,6 +355,7 @@ function render() {
   groupList();
   cards();
   heat();
+  outline();
 }
 
 const refilter = (change) => (event) => {

@@ -22,12 +22,13 @@ from guda_lightning.report.agreement_section import agreement_section
 from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.placebo import Placebo
 from guda_lightning.report.summary import summary, views
+from guda_lightning.report.without import Without
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 
 MAX_THUMBNAILS = 1000  # about 6 MB of pictures
 MAX_EXAMPLES = 3  # per group
-QUERY_PIXELS, EXAMPLE_PIXELS = 208, 72  # longest side, twice what the style sheet shows
+QUERY_PIXELS, WITHOUT_PIXELS, EXAMPLE_PIXELS = 208, 160, 72  # longest side, twice what the style sheet shows
 PIXEL_ART = 64  # up to this size pictures are stored exactly and enlarged without blur
 
 LABELS = {"elbo": "ELBO", "uniform": "Uniform", "middle": "Middle"}
@@ -57,6 +58,7 @@ def write_page(
     title: str,
     agreement: Evaluation | None = None,
     placebo: Placebo | None = None,
+    without: Without | None = None,
 ) -> Path:
     """Write ``index.html``: one file that loads nothing from the network.
 
@@ -73,6 +75,7 @@ def write_page(
         title: Of the page.
         agreement: How well methods agree with the oracle, if that was evaluated.
         placebo: Which queries random groups explain as well, if that was tested.
+        without: What counterfactuals draw from the noise of the queries, if that was drawn.
 
     Returns:
         The path of the page.
@@ -117,6 +120,7 @@ def write_page(
         curves=bool(points),
         agreement=None if agreement is None else _agreement(agreement),
         placebo=[] if placebo is None else placebo.lines,
+        without=None if without is None else _without(without, table),
         undecided_below=f"{UNDECIDED_BELOW:g}",
         thumbnails=MAX_THUMBNAILS,
         hidden_thumbnails=max(0, len(table.queries) - MAX_THUMBNAILS),
@@ -171,6 +175,25 @@ def _agreement(evaluation: Evaluation) -> dict[str, Any]:
     for part in section["weightings"]:
         part["chart"] = f"data:image/svg+xml;base64,{base64.b64encode(part['chart'].encode()).decode()}"
     return section
+
+
+def _without(without: Without, table: ScoreTable) -> dict[str, Any]:
+    """The section's text and pictures, and whose scores say which picture to outline."""
+    query, group = (_positions(table.queries), _positions(table.groups)) if without.scored else ({}, {})
+    return {
+        "caption": without.caption,
+        "scored": without.scored,
+        "groups": [(name, group.get(name)) for name in without.groups],
+        "rows": [
+            {
+                "name": name,
+                "query": query.get(name),
+                "full": _data_uri(without.full.images[row], WITHOUT_PIXELS),
+                "pictures": [_data_uri(images[row], WITHOUT_PIXELS) for images in without.groups.values()],
+            }
+            for row, name in enumerate(without.full.ids)
+        ],
+    }
 
 
 def _positions(names: Sequence[str]) -> dict[str, int]:

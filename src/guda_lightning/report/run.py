@@ -14,6 +14,7 @@ from guda_lightning.files import read_json, sha256_json
 from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.page import write_page
 from guda_lightning.report.placebo import Placebo
+from guda_lightning.report.without import Without
 from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
 
@@ -39,8 +40,8 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
     if not run.examples.is_file():
         raise _lost(run, path, f"no file {run.examples}", "a few training images of every group")
     examples = load_file(run.examples)
-    shape = next(iter(examples.values())).shape[1:]
-    queries = load_queries(run.queries_of(path), (shape[0], shape[1], shape[2]))
+    channels, height, width = next(iter(examples.values())).shape[1:]
+    queries = load_queries(run.queries_of(path), (channels, height, width))
     if query_hash(queries) != table.record["query_hash"]:
         raise _lost(run, path, f"other images in {run.queries_of(path)}", "the queries of the table")
     made = _made_with(table)
@@ -72,6 +73,9 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
     placebo = _placebo(run, path, table)
     if placebo is None and ScoreTable.exists(run.placebo / path.name):
         facts["Placebo groups"] = "scored again since"
+    without = Without.of(run, table, (channels, height, width))
+    if without is None and Without.exists(run):
+        facts["With and without"] = "drawn from another full model than the queries, or from other noise"
     return write_page(
         run.report,
         queries=queries,
@@ -82,6 +86,7 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         title=run.name,
         agreement=_evaluation(run, table),
         placebo=placebo,
+        without=without,
     )
 
 

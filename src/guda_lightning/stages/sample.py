@@ -1,9 +1,9 @@
-"""``guda sample``: queries drawn from the full model."""
+"""``guda sample``: queries drawn from the full model, and the same noise without groups."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,27 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from tqdm import tqdm
 
-from guda_lightning.counterfactuals import CounterfactualStore
-from guda_lightning.data import GroupDataModule, save_queries
-from guda_lightning.diffusion import FullModel, sample, sampler
-from guda_lightning.files import sha256_json, write_atomic
-from guda_lightning.grouping import JOINT
-from guda_lightning.guidance import guided, open_posterior
+from guda_lightning.callbacks.pictures import MAX_COLUMNS, MAX_ROWS
+from guda_lightning.callbacks.wandb import closing_runs, log_without, stage_loggers
+from guda_lightning.data import GroupDataModule, load_queries, save_queries
+from guda_lightning.diffusion import sample, sampler
+from guda_lightning.files import write_atomic
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one
-from guda_lightning.stages.costs import evaluation_seconds, say, say_cost
-from guda_lightning.stages.records import RECORD, begin, made_from, refuse_other_config
+from guda_lightning.stages.costs import evaluation_seconds, say, say_cost, say_skipped
+from guda_lightning.stages.records import RECORD, begin
+from guda_lightning.stages.without import (
+    Drawing,
+    drawings_without,
+    groups_without,
+    number_of_queries,
+    refuse_options,
+)
+from guda_lightning.types import Queries
 
 
 class SampleStage(StageTrainer):
-    """Draws from the full model."""
+    """Draws from the full model and from counterfactuals."""
 
     def sample(
         self,
@@ -38,7 +45,10 @@ class SampleStage(StageTrainer):
         batch_size: int = 64,
         seed: int = 0,
         full: Path | None = None,
-        without: str | None = None,
+        without: list[str] | str | None = None,
+        operator: str | None = None,
+        counterfactual_seed: int | None = None,
+        hparams: str | None = None,
     ) -> None:
         """Draw queries from the full model into RUN/queries, one PNG each.
 
@@ -50,70 +60,87 @@ class SampleStage(StageTrainer):
             batch_size: Images at a time; changes no image.
             seed: Seed of the images; image i is the same whatever ``num`` is.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
-            without: Groups to guide the full model away from, such as ``3`` or ``3+7``. Image i comes from
-                the same noise as query i, into RUN/without/GROUPS. Needs the classifier of ``guda guide``.
+            without: Draw from counterfactuals instead: without each of these groups, such as ``3,7`` or,
+                removed together, ``3+7``, or ``all``. Image i comes from the noise of query i, into
+                RUN/without/OPERATOR/GROUPS.
+            operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``,
+                ``retrain``, or ``guidance`` for its classifier; may be left out where the store holds those
+                of one kind.
+            counterfactual_seed: Seed that the counterfactuals were made with; 0 if left out.
+            hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
         """
         for name, value in (("num", num), ("steps", steps), ("batch_size", batch_size)):
             at_least_one(name, value)
-        source = self._open_full(full, model, datamodule)
-        folder, unfinished = self.run_folder.queries, self.run_folder.checkpoints("sample")
+        run, source = self.run_folder, self._open_full(full, model, datamodule)
         asked: dict[str, Any] = {"full_hash": source.hash, "num": num, "steps": steps, "seed": seed}
+        if without is None:
+            refuse_options(operator=operator, counterfactual_seed=counterfactual_seed, hparams=hparams)
+            queries = num
+            drawings = [Drawing(run.queries, run.checkpoints("sample"), asked, lambda: source.model)]
+        else:
+            groups = groups_without(datamodule.grouping, without)
+            queries = number_of_queries(run.queries, asked)
+            drawings = drawings_without(
+                run,
+                source,
+                datamodule.grouping,
+                groups,
+                asked,
+                operator=operator,
+                seed=counterfactual_seed or 0,
+                hparams=hparams,
+                device=self.strategy.root_device,
+            )
+        left = [drawing for drawing in drawings if not drawing.complete]
         if without is not None:
-            source, asked = self._without(source, datamodule, without, asked)
-            folder = self.run_folder.without(asked["without"])
-            unfinished = self.run_folder.checkpoints(f"sample-{folder.name}")
-        if (folder / RECORD).is_file():
-            refuse_other_config(folder / RECORD, asked)
-            say(f"sample: {folder} is complete, skipped")
+            say_skipped("sample", [one.asked["without"] for one in drawings if one not in left])
+        elif not left:
+            say(f"sample: {run.queries} is complete, skipped")
+        if not left:
             return
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
-        drawn = datamodule.drawn(num, self._is_conditional(model))
-        images = self._sampled(source, datamodule, drawn.labels, batch_size, asked, unfinished)
-        save_queries(folder, replace(drawn, images=images), {"config": asked})
-        shutil.rmtree(unfinished, ignore_errors=True)  # only now: hours of work lie there
-        say(f"sample: {num} images in {folder}")
+        labels = torch.arange(num) % datamodule.num_classes if self._is_conditional(model) else None
+        ids = tuple(f"sample-{index:0{len(str(queries - 1))}d}" for index in range(num))
+        self._say_cost(left, datamodule, batch_size, labels is not None)
+        for one in left:
+            images = self._sampled(one, source.scheduler, datamodule.image_shape, labels, batch_size)
+            save_queries(one.folder, Queries(ids, images, labels), {"config": one.asked})
+            shutil.rmtree(one.unfinished, ignore_errors=True)  # only now: hours of work lie there
+            say(f"sample: {num} images in {one.folder}")
+        if without is not None:
+            self._log(drawings, datamodule.image_shape)
 
-    def _without(
-        self, source: FullModel, datamodule: GroupDataModule, without: str, asked: dict[str, Any]
-    ) -> tuple[FullModel, dict[str, Any]]:
-        """The full model guided away from some groups, and what identifies its samples."""
-        groups = datamodule.grouping.coalition(without)
-        stored = open_posterior(
-            CounterfactualStore(self.run_folder.store),
-            source.model.schedule,
-            seed=0,
-            hparams=None,
-            expect=made_from(source, datamodule.grouping),
-            device=self.strategy.root_device,
-        )
-        away = guided(source.model, stored.posterior, groups)
-        named = {**asked, "without": JOINT.join(groups), "classifier": stored.hash}
-        return FullModel(away, source.scheduler, sha256_json(named)), named
+    def _say_cost(
+        self, left: Sequence[Drawing], datamodule: GroupDataModule, batch_size: int, conditional: bool
+    ) -> None:
+        num, steps = left[0].asked["num"], left[0].asked["steps"]
+        device = self.strategy.root_device
+        per_evaluation = evaluation_seconds(left[0].read(), datamodule, batch_size, device, conditional)
+        groups = f"{len(left)} groups x " if "without" in left[0].asked else ""
+        say_cost(f"sample: {groups}{num} images x {steps} steps", per_evaluation * num * steps * len(left))
 
     def _sampled(
         self,
-        full: FullModel,
-        datamodule: GroupDataModule,
+        drawing: Drawing,
+        scheduler: Any,
+        shape: tuple[int, int, int],
         labels: torch.Tensor | None,
         batch_size: int,
-        asked: dict[str, Any],
-        unfinished: Path,
     ) -> torch.Tensor:
-        """All samples, in batches that are kept until the last one is done."""
-        num, steps, device = asked["num"], asked["steps"], self.strategy.root_device
-        per_evaluation = evaluation_seconds(full.model, datamodule, batch_size, device, labels is not None)
-        say_cost(f"sample: {num} images x {steps} steps", per_evaluation * num * steps)
-        begin(unfinished, {**asked, "batch_size": batch_size})
-        full.model.denoiser.to(device)
+        """All samples of one model, in batches that are kept until the last one is done."""
+        asked, model, device = drawing.asked, drawing.read(), self.strategy.root_device
+        num, steps = asked["num"], asked["steps"]
+        begin(drawing.unfinished, {**asked, "batch_size": batch_size})
+        model.denoiser.to(device)
         images = []
         with tqdm(total=num * steps, desc="sample", unit="evaluation", disable=None) as bar:
             for indices in torch.arange(num).split(batch_size):
-                part = unfinished / f"{int(indices[0])}.safetensors"
+                part = drawing.unfinished / f"{int(indices[0])}.safetensors"
                 if not part.is_file():
                     batch = sample(
-                        full.model,
-                        full.scheduler,
-                        datamodule.input_shape,
+                        model,
+                        scheduler,
+                        shape,
                         indices.tolist(),
                         seed=asked["seed"],
                         steps=steps,
@@ -123,4 +150,19 @@ class SampleStage(StageTrainer):
                     )
                     write_atomic(part, to_safetensors({"images": batch}))
                 images.append(load_file(part)["images"])
-        return datamodule.pictures(torch.cat(images))
+        return torch.cat(images)
+
+    def _log(self, drawings: Sequence[Drawing], shape: tuple[int, int, int]) -> None:
+        """Log the first pictures of every group beside the queries, as one picture."""
+        run, made = self.run_folder, drawings[0].asked
+        folders = {"full model": run.queries} if (run.queries / RECORD).is_file() else {}
+        folders |= {f"without {one.asked['without']}": one.folder for one in drawings[:MAX_COLUMNS]}
+        name = f"sample {made['operator']}-{made['counterfactual_seed']}"
+        with closing_runs():
+            loggers = stage_loggers(self.loggers, run.name, "sample", name)
+            for logger in loggers:
+                logger.log_hyperparams({"drawings": [one.asked for one in drawings]})
+            if loggers:
+                rows = range(min(MAX_ROWS, made["num"]))
+                shown = {title: load_queries(folder, shape).take(rows) for title, folder in folders.items()}
+                log_without(loggers, shown, made)

@@ -1,0 +1,170 @@
+"""What `guda sample` draws: models without groups, and the queries that their pictures stand beside."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from guda_lightning.attribution.operators import by_guidance
+from guda_lightning.counterfactuals import GUIDANCE, CounterfactualKey, CounterfactualStore
+from guda_lightning.diffusion import DiffusionModel, FullModel
+from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.files import read_json
+from guda_lightning.grouping import Grouping
+from guda_lightning.guidance import guided, open_posterior
+from guda_lightning.runs import RunFolder
+from guda_lightning.stages.choices import chosen_groups
+from guda_lightning.stages.records import RECORD, made_from, refuse_other_config
+
+ALL = "all"  # instead of groups: each of them
+
+
+class Drawing(NamedTuple):
+    """Images of one model.
+
+    Attributes:
+        folder: Where they go.
+        unfinished: Where batches are kept until the last one is done.
+        asked: What identifies them.
+        read: Reads the model; it may share its network with the one that was read before.
+    """
+
+    folder: Path
+    unfinished: Path
+    asked: dict[str, Any]
+    read: Callable[[], DiffusionModel]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the images are there; others in their place are refused.
+
+        Raises:
+            StoreError: They were made from something else.
+        """
+        record = self.folder / RECORD
+        if record.is_file():
+            refuse_other_config(record, self.asked)
+        return record.is_file()
+
+
+def groups_without(grouping: Grouping, asked: Sequence[str] | str) -> list[str]:
+    """The groups to do without, one after the other: those asked for, or all.
+
+    Raises:
+        GroupError: As in ``chosen_groups``.
+    """
+    every = asked == ALL and ALL not in grouping.names
+    return chosen_groups(grouping, None if every else asked)
+
+
+def drawings_without(
+    run: RunFolder,
+    full: FullModel,
+    grouping: Grouping,
+    groups: Sequence[str],
+    asked: Mapping[str, Any],
+    *,
+    operator: str | None,
+    seed: int,
+    hparams: str | None,
+    device: torch.device,
+) -> list[Drawing]:
+    """What the counterfactuals without some groups are to draw, all of one operator.
+
+    Args:
+        run: Where counterfactuals lie, and pictures will.
+        full: The full model.
+        grouping: Today's groups.
+        groups: Which ones, as ``chosen_groups`` names them.
+        asked: What identifies the noise.
+        operator: As in ``CounterfactualStore.select``.
+        seed: Likewise.
+        hparams: Likewise.
+        device: Where a classifier works.
+
+    Raises:
+        StoreError: One is missing, or made from another full model, grouping or schedule; or several fit.
+    """
+    store, expect = CounterfactualStore(run.store), made_from(full, grouping)
+
+    def drawing(operator: str, name: str, weights: str, read: Callable[[], DiffusionModel]) -> Drawing:
+        made = {
+            "operator": operator,
+            "counterfactual_seed": seed,
+            "without": name,
+            "counterfactual": weights,
+        }
+        folder = run.without_groups(operator, name)
+        unfinished = run.checkpoints(f"sample-{operator}-{folder.name}")
+        return Drawing(folder, unfinished, {**asked, **made}, read)
+
+    if by_guidance(store, operator):
+        stored = open_posterior(
+            store, full.model.schedule, seed=seed, hparams=hparams, expect=expect, device=device
+        )
+        away = partial(guided, full.model, stored.posterior)
+        return [
+            drawing(GUIDANCE, name, stored.hash, partial(away, grouping.coalition(name))) for name in groups
+        ]
+    network = copy.deepcopy(full.model.denoiser)
+    model = DiffusionModel(network, full.model.schedule, full.model.prediction)
+
+    def read(key: CounterfactualKey) -> DiffusionModel:
+        network.load_state_dict(store.load(key, expect=expect)[0])
+        return model
+
+    keys = store.select(operator, seed, hparams=hparams, groups=groups)
+    weights = {name: store.check(key, expect=expect).files["model.safetensors"] for name, key in keys.items()}
+    return [drawing(key.operator, name, weights[name], partial(read, key)) for name, key in keys.items()]
+
+
+def number_of_queries(folder: Path, asked: Mapping[str, Any]) -> int:
+    """How many queries there are for pictures to stand beside; as many as asked for where none were drawn.
+
+    Args:
+        folder: RUN/queries.
+        asked: What the pictures will be drawn with.
+
+    Raises:
+        StoreError: The queries come from other noise, another model or fewer of it than the pictures.
+    """
+    if not (folder / RECORD).is_file():
+        return int(asked["num"])
+    drawn = read_json(folder / RECORD).get("config", {})
+    count = int(drawn.get("num", 0))
+    fixes = {
+        "full_hash": "draw with the full model of the queries",
+        "steps": f"pass --steps {drawn.get('steps')}",
+        "seed": f"pass --seed {drawn.get('seed')}",
+        "num": f"pass --num {count} or less",
+    }
+    for name, fix in fixes.items():
+        if asked[name] > count if name == "num" else asked[name] != drawn.get(name):
+            raise StoreError(
+                f"the pictures would not stand beside the queries of {folder}",
+                found=f"{name} = {asked[name]}",
+                expected=f"{name} = {drawn.get(name)}{' or less' if name == 'num' else ''}",
+                fix=f"{fix}, or use another --run",
+            )
+    return count
+
+
+def refuse_options(**options: object) -> None:
+    """Refuse options that are about counterfactuals where the full model is drawn from.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name} is about counterfactuals, and the full model is drawn from",
+                found=f"{name} {value}, and no groups to do without",
+                expected="groups, or none of these options",
+                fix=f"pass --without GROUPS, or leave out --{name}",
+            )
