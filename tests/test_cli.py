@@ -115,7 +115,11 @@ def test_the_help_of_a_stage_begins_with_its_own_options(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("stage", "options"),
     [
-        ("sample", ["num", "steps", "batch_size", "seed", "full"]),
+        (
+            "sample",
+            ["num", "steps", "batch_size", "seed", "full"]
+            + ["without", "operator", "counterfactual_seed", "hparams"],
+        ),
         ("attribute", ["queries", "operator", "scoring", "weighting", "groups", "seed", "hparams", "resize"]),
         (
             "placebo",

@@ -12,6 +12,7 @@ import torch
 
 from guda_lightning import CounterfactualStore, ScoreTable
 from guda_lightning.cli import main
+from guda_lightning.runs import RunFolder
 
 CONF = Path(__file__).parent / "conf"
 SHARED = ["-c", f"{CONF}/digits.yaml"]
@@ -217,17 +218,25 @@ def test_the_same_noise_is_sampled_without_a_group(
     finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sample = ["sample", *SHARED, "-c", f"{CONF}/sample.yaml", "--run", str(finished_run)]
+    sample += ["--operator", "guidance"]
     assert main([*sample, "--without", "3"]) == 2
-    assert "fix:      run guda guide" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"error: there is no classifier in {finished_run / 'store'}\n"
+        "  found:    none of any kind\n"
+        "  expected: one with seed 0\n"
+        "  fix:      run guda guide\n"
+    )
     succeed(*GUIDE, "--run", finished_run)
-    succeed(*sample, "--without", "7+3")
-    found = finished_run / "without" / "3-7"
-    names = {path.name for path in found.glob("*.png")}
-    assert names == {path.name for path in (finished_run / "queries").glob("*.png")}
-    record = json.loads((found / "record.json").read_text())
-    assert record["config"]["without"] == "3+7"
+    succeed(*sample, "--without", "7+3,1")
+    folder = RunFolder(finished_run)
+    for groups in ("3+7", "1"):
+        found = folder.without_groups("guidance", groups)
+        names = {path.name for path in found.glob("*.png")}
+        assert names == {path.name for path in (finished_run / "queries").glob("*.png")}
+        config = json.loads((found / "record.json").read_text())["config"]
+        assert (config["operator"], config["without"]) == ("guidance", groups)
     capsys.readouterr()
-    succeed(*sample, "--without", "3+7")
-    assert f"{found} is complete, skipped" in capsys.readouterr().out
+    succeed(*sample, "--without", "1,3+7")
+    assert capsys.readouterr().out == "sample: 2 complete, skipped: 1, 3+7\n"
     assert main([*sample, "--without", "33"]) == 2
     assert "unknown group '33'" in capsys.readouterr().err

@@ -31,6 +31,7 @@ HELP = f"""guda {__version__}: which groups of my training data made this genera
   guda guide      -c digits.yaml                    or: one classifier for all groups, no unlearning
   guda retrain    -c digits.yaml [--seeds 0,1,2]    the oracle: train anew without each group
   guda sample     -c digits.yaml [--num 64]         draw queries from the full model
+                                 [--without 3,7]    or the same noise without each group
   guda attribute  -c digits.yaml [--queries FILE|FOLDER]
                                                     score queries against every group
   guda placebo    -c digits.yaml -c unlearn/retrack.yaml

@@ -42,7 +42,9 @@ class RunFolder:
         """What an operator's counterfactual without some groups draws, one PNG each."""
         name = slug(groups)
         # As it is where that tells it from all others, for people to type.
-        return self.without / operator / (name if name == groups else f"{name}-{sha256_json(groups)[:8]}")
+        return (
+            self.without / slug(operator) / (name if name == groups else f"{name}-{sha256_json(groups)[:8]}")
+        )
 
     @property
     def store(self) -> Path:

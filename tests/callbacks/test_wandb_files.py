@@ -29,11 +29,13 @@ from guda_lightning import (
     Scoring,
     UnlearnModule,
 )
+from guda_lightning.callbacks.pictures import CAPTION, CELL, GAP, side_by_side
 from guda_lightning.cli import main
 from guda_lightning.data import load_queries
 from guda_lightning.data.images import from_unit
 from guda_lightning.files import read_json
 from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.types import Queries
 from guda_lightning.unlearning import ReTrack
 from toys import quiet_trainer, shades, tiny_unet
 
@@ -141,6 +143,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     trainer(folder, logger(folder)).sample(model(), data, num=3, steps=3)
     trainer(folder, logger(folder)).attribute(model(), data, groups=["dark", "bright"], scoring=SCORING)
+    for _ in range(2):  # what is complete is not logged again
+        trainer(folder, [logger(folder), CSVLogger(folder, name="csv")]).sample(
+            model(), data, num=2, steps=3, without="dark,bright"
+        )
     return folder
 
 
@@ -155,6 +161,7 @@ def test_there_is_one_run_for_every_stage_and_group(written: dict[str, WandbFile
         ("toy", "unlearn", "unlearn dark"),
         ("toy", "unlearn", "unlearn bright"),
         ("toy", "attribute", "attribute retrack-0"),
+        ("toy", "sample", "sample retrack-0"),
     }
     assert {run.whole["state"] for run in written.values()} == {"finished"}
     assert {run.whole["project"] for run in written.values()} == {"guda"}
@@ -216,6 +223,30 @@ def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
     assert len(rows) == len(thumbnails) == 6  # two probe samples of each of three groups
 
 
+def test_pictures_without_groups_stand_beside_the_queries(
+    folder: Path, written: dict[str, WandbFiles]
+) -> None:
+    run = written["sample retrack-0"]
+    assert [made["without"] for made in run.config["drawings"]] == ["dark", "bright"]
+    assert run.whole["summary"]["without/pictures"]["captions"] == [
+        "retrack, counterfactuals of seed 0; the pictures of a row come from the same noise, seed 0, 3 steps"
+    ]
+    picture, step = run.picture("without/pictures"), CELL + GAP
+    assert picture.shape == (GAP + CAPTION + 2 * (step + CAPTION), GAP + 3 * step, 3)
+    columns = ["queries", "without/retrack/dark", "without/retrack/bright"]
+    for column, name in enumerate(columns):
+        drawn = load_queries(folder / "toy" / name, (1, 8, 8))
+        left, above = GAP + column * step, picture[: GAP + CAPTION]
+        assert (above[:, left : left + CELL] < 100).any()  # the title
+        for row in range(2):
+            top = GAP + CAPTION + row * (step + CAPTION)
+            cell = picture[top : top + CELL, left : left + CELL]
+            pixels = from_unit(drawn.images[row])[0].numpy().repeat(CELL // 8, 0).repeat(CELL // 8, 1)
+            assert np.array_equal(cell, np.stack([pixels] * 3, axis=2))
+            below = picture[top + CELL : top + step + CAPTION, left : left + CELL]
+            assert (below < 200).any() == (column == 0)  # the name of the query, once
+
+
 @pytest.mark.parametrize(
     ("run", "name"),
     [
@@ -233,6 +264,20 @@ def test_heat_map_and_curves_are_no_blank_pictures(
     assert 0.02 < ink.mean() < 0.9
     saturation = picture.max(axis=2).astype(int) - picture.min(axis=2)
     assert (saturation > 60).sum() > 20  # coloured cells or lines, not text alone
+
+
+def test_large_pictures_and_long_names_fit_into_their_cells() -> None:
+    images = torch.linspace(-1, 1, 400)[:, None].expand(2, 3, 400, 200)
+    name = "a very long name " * 20
+    picture = np.asarray(
+        side_by_side({name: Queries((name, "q"), images), "b": Queries(("p", "q"), -images)})
+    )
+    step = CELL + GAP
+    assert picture.shape == (GAP + CAPTION + 2 * (step + CAPTION), GAP + 2 * step, 3)
+    assert (picture[: GAP + CAPTION, step : GAP + step] == 255).all()  # the gap between two titles
+    first = picture[GAP + CAPTION : GAP + CAPTION + CELL, GAP:step]
+    assert (first[:, CELL // 2 :] == 255).all()  # twice as high as wide
+    assert first[0, 0, 0] < 10 and first[-1, 0, 0] > 245
 
 
 def test_other_loggers_get_the_scalars_too(folder: Path) -> None:

@@ -13,7 +13,9 @@ from guda_lightning.charts import UNDECIDED_BELOW, margins, with_error
 from guda_lightning.report.agreement import agreement_table
 from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.placebo import Placebo
+from guda_lightning.report.without import Without
 from guda_lightning.scores import ScoreTable
+from guda_lightning.types import Queries
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = [
@@ -253,11 +255,54 @@ def test_queries_that_are_not_attributable_carry_a_badge_under_the_shown_weighti
     assert tab.title() == "Digits"
 
 
+def pictures(table: ScoreTable, groups: list[str], scored: bool = True) -> Without:
+    rows = [5, 0, 63]
+    full = Queries(tuple(table.queries[q] for q in rows), torch.rand(3, 3, 8, 8) * 2 - 1)
+    return Without(full, {group: -full.images for group in groups}, scored, f"by {HOSTILE}")
+
+
+def test_the_picture_without_the_top_group_is_outlined_under_the_shown_weighting(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.goto(page(table, without=pictures(table, [*GROUPS, "style 1+style 2"])).as_uri())
+    tab.get_by_role("navigation").get_by_role("link", name="With and without").click()
+    section = tab.get_by_role("region", name="With and without")
+    assert section.get_by_role("columnheader").all_inner_texts() == [
+        "query",
+        "full model",
+        *(f"without {group}" for group in [*GROUPS, "style 1+style 2"]),
+    ]
+    outlined = section.locator("td.top img")
+    for weighting in ("elbo", "uniform"):
+        if weighting == "uniform":
+            tab.get_by_role("radio", name="Uniform").check(force=True)
+        top = {query: group for query, group, _ in _expected(table, weighting)}
+        assert outlined.evaluate_all("images => images.map((image) => image.alt)") == [
+            f"{query} without {top[query]}" for query in ("q5", "q0", "q63")
+        ]
+        assert set(outlined.evaluate_all("all => all.map((one) => getComputedStyle(one).outlineStyle)")) == {
+            "solid"
+        }
+    decoded = section.locator("img").first.evaluate("image => image.decode().then(() => image.naturalWidth)")
+    assert decoded == 8
+    assert tab.title() == "Digits"
+
+
+def test_no_picture_of_other_queries_is_outlined(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.goto(page(table, without=pictures(table, GROUPS, scored=False)).as_uri())
+    assert tab.locator("#without img").count() == 3 * (1 + len(GROUPS))
+    assert tab.locator("#without td.top").count() == 0
+
+
 @pytest.mark.parametrize("width", [320, 390, 1300])
 def test_nothing_is_wider_than_the_window(
     tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation], width: int
 ) -> None:
     tab.set_viewport_size({"width": width, "height": 800})
     placebo = Placebo(["x" * 300], {"elbo": frozenset(table.queries)})
-    tab.goto(page(table, agreement=evaluation("a very long name " * 5), placebo=placebo).as_uri())
+    without = pictures(table, [f"a very long name {i} " * 5 for i in range(12)])
+    sections = {"agreement": evaluation("a very long name " * 5), "placebo": placebo, "without": without}
+    tab.goto(page(table, **sections).as_uri())
     assert tab.evaluate("document.documentElement.scrollWidth") <= width

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -9,15 +11,22 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from PIL import Image
 
 from guda_lightning import CounterfactualStore, ScoreTable
+from guda_lightning.cli import main
 from guda_lightning.files import sha256_json
 from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.placebo import placebo_frame, placebo_lines, placebo_tests
 from guda_lightning.report.run import report_run
+
+CONF = Path(__file__).parents[1] / "conf"
 
 
 def text_of(page: Path) -> str:
@@ -163,6 +172,118 @@ def test_queries_that_random_groups_explain_as_well_are_told(finished_run: Path)
     text = text_of(report_run(finished_run))
     assert "Placebo groups scored again since" in text
     assert "ot attributable" not in text
+
+
+def draw(run: Path, *options: str) -> None:
+    """What `guda sample --without` draws."""
+    shared = ["-c", f"{CONF}/digits.yaml", "-c", f"{CONF}/sample.yaml", "--run", str(run)]
+    assert main(["sample", *shared, *options]) == 0
+
+
+class Section(HTMLParser):
+    """The section of pictures: titles of columns, and the attributes of every picture and its cell by row."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.titles: list[str] = []
+        self.rows: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+        self._cell: dict[str, Any] = {}
+        text = re.search(r'<section id="without".*?</section>', page.read_text(), re.DOTALL)[0]
+        self.text = " ".join(unescape(re.sub(r"<[^>]+>", " ", text)).split())
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = dict(attributes)
+        if tag == "th" and found["scope"] == "col":
+            self.titles.append(found.get("title", "full"))
+        elif tag == "th":
+            self.rows[found["title"]] = []
+        elif tag == "td":
+            self._cell = found
+        elif tag == "img":
+            list(self.rows.values())[-1].append((self._cell, found))
+
+    def pixels(self, query: str) -> list[bytes]:
+        data = [image["src"].removeprefix("data:image/png;base64,") for _, image in self.rows[query]]
+        return [Image.open(io.BytesIO(base64.b64decode(one))).tobytes() for one in data]
+
+
+def test_pictures_stand_beside_those_of_the_full_model(finished_run: Path) -> None:
+    assert 'id="without"' not in report_run(finished_run).read_text()
+    draw(finished_run, "--without", "all")
+    section = Section(report_run(finished_run))
+    table = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
+    part = table.select(weighting=table.weightings[0])
+    scores = part.matrix()
+    groups = [table.groups[g] for g in scores.mean(dim=0).argsort(descending=True)]
+    assert section.titles == ["full", "full", *groups]  # query, full model, and the groups by influence
+    rows = [table.queries[q] for q in scores.amax(dim=1).argsort(descending=True)]
+    assert list(section.rows) == rows
+    assert (
+        "from the same noise: retrack, seed of the counterfactuals 0; pictures in 10 steps, seed 0. "
+        "Outlined: the query's top group." in section.text
+    )
+    for query, cells in section.rows.items():
+        folders = ["queries", *(f"without/retrack/{group}" for group in groups)]
+        files = [finished_run / folder / f"{query}.png" for folder in folders]
+        assert section.pixels(query) == [Image.open(file).tobytes() for file in files]
+        assert [cell for cell, _ in cells][1:] == [
+            {"data-query": str(part.queries.index(query)), "data-group": str(part.groups.index(group))}
+            for group in groups
+        ]
+        assert [image["alt"] for _, image in cells][:2] == [
+            f"{query} of the full model",
+            f"{query} without {groups[0]}",
+        ]
+
+
+def test_own_images_are_not_mistaken_for_the_queries(finished_run: Path) -> None:
+    draw(finished_run, "--without", "3,7", "--num", "4")
+    path = finished_run / "scores" / "retrack-0.parquet"
+    table = ScoreTable.load(path)
+    theirs = finished_run / "queries" / "record.json"
+    record = json.loads(theirs.read_text())
+    theirs.write_text(json.dumps({**record, "query_hash": "of others with the same names"}))
+    section = Section(report_run(finished_run))
+    assert list(section.rows) == [f"sample-{index}" for index in range(4)]  # as drawn
+    assert all(not cell for cells in section.rows.values() for cell, _ in cells)
+    assert "Outlined" not in section.text
+    assert table.record["query_hash"] == record["query_hash"]
+
+
+def test_pictures_of_the_tables_own_operator_come_first(finished_run: Path) -> None:
+    draw(finished_run, "--without", "3")
+    own = finished_run / "without" / "retrack" / "3"
+    other = Path(shutil.copytree(own, finished_run / "without" / "another" / "7"))
+    record = json.loads((other / "record.json").read_text())
+    record["config"] |= {"operator": "another", "without": "7"}
+    (other / "record.json").write_text(json.dumps(record))
+    assert Section(report_run(finished_run)).titles == ["full", "full", "3"]
+    (own / "record.json").unlink()  # not complete
+    section = Section(report_run(finished_run))
+    assert section.titles == ["full", "full", "7"]
+    assert "another, seed of the counterfactuals 0" in section.text
+
+
+@pytest.mark.parametrize("changed", ["full_hash", "seed", "steps"])
+def test_pictures_of_other_noise_or_another_model_are_not_shown(finished_run: Path, changed: str) -> None:
+    draw(finished_run, "--without", "3")
+    path = finished_run / "without" / "retrack" / "3" / "record.json"
+    record = json.loads(path.read_text())
+    record["config"][changed] = "another"
+    path.write_text(json.dumps(record))
+    page = report_run(finished_run)
+    assert 'id="without"' not in page.read_text()
+    told = "With and without drawn from another full model than the queries, or from other noise"
+    assert told in text_of(page)
+    shutil.rmtree(finished_run / "without")
+    assert "With and without" not in text_of(report_run(finished_run))
+
+
+def test_pictures_without_queries_are_not_shown(finished_run: Path) -> None:
+    draw(finished_run, "--without", "3")
+    shutil.rmtree(finished_run / "queries")
+    assert 'id="without"' not in report_run(finished_run).read_text()
 
 
 def test_the_newest_table_of_a_method_comes_before_the_oracles(finished_run: Path) -> None:

@@ -100,7 +100,7 @@ def drawings_without(
             "counterfactual": weights,
         }
         folder = run.without_groups(operator, name)
-        unfinished = run.checkpoints(f"sample-{operator}-{folder.name}")
+        unfinished = run.checkpoints(f"sample-{folder.parent.name}-{folder.name}")
         return Drawing(folder, unfinished, {**asked, **made}, read)
 
     if by_guidance(store, operator):
