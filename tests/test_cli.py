@@ -117,8 +117,7 @@ def test_the_help_of_a_stage_begins_with_its_own_options(capsys: pytest.CaptureF
     [
         (
             "sample",
-            ["num", "steps", "batch_size", "seed", "full"]
-            + ["without", "operator", "counterfactual_seed", "hparams"],
+            ["num", "steps", "seed", "full", "without", "operator", "counterfactual_seed", "hparams"],
         ),
         ("attribute", ["queries", "operator", "scoring", "weighting", "groups", "seed", "hparams", "resize"]),
         (

@@ -265,7 +265,6 @@ def test_the_picture_without_the_top_group_is_outlined_under_the_shown_weighting
     tab: Page, page: Callable[..., Path], table: ScoreTable
 ) -> None:
     tab.goto(page(table, without=pictures(table, [*GROUPS, "style 1+style 2"])).as_uri())
-    tab.get_by_role("navigation").get_by_role("link", name="With and without").click()
     section = tab.get_by_role("region", name="With and without")
     assert section.get_by_role("columnheader").all_inner_texts() == [
         "query",
@@ -283,6 +282,7 @@ def test_the_picture_without_the_top_group_is_outlined_under_the_shown_weighting
         assert set(outlined.evaluate_all("all => all.map((one) => getComputedStyle(one).outlineStyle)")) == {
             "solid"
         }
+    tab.get_by_role("navigation").get_by_role("link", name="With and without").click()
     decoded = section.locator("img").first.evaluate("image => image.decode().then(() => image.naturalWidth)")
     assert decoded == 8
     assert tab.title() == "Digits"
