@@ -22,6 +22,7 @@ _Chart = TypeVar("_Chart", bound="alt.TopLevelMixin")
 UNDECIDED_BELOW = 2.0  # combined standard errors between the two top groups, about 95 %
 MAX_HEATMAP_QUERIES = 200  # columns stay wider than a pixel
 MAX_CURVE_GROUPS = 24  # small multiples stay readable on one picture
+MAX_PICTURE_QUERIES, MAX_PICTURE_GROUPS = 8, 12  # with and without groups: more are not seen at one glance
 
 # Blue against orange stays apart in every common colour blindness and in print.
 POSITIVE, NEGATIVE, NEUTRAL, INK = "#2563a8", "#c2571a", "#f4f4f2", "#3f4147"

@@ -22,6 +22,7 @@ from PIL import Image
 from guda_lightning import CounterfactualStore, ScoreTable
 from guda_lightning.cli import main
 from guda_lightning.files import sha256_json
+from guda_lightning.report import without
 from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.placebo import placebo_frame, placebo_lines, placebo_tests
 from guda_lightning.report.run import report_run
@@ -237,6 +238,18 @@ def test_pictures_stand_beside_those_of_the_full_model(finished_run: Path) -> No
         ]
 
 
+def test_the_most_influential_groups_and_queries_are_kept(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(finished_run, "--without", "all")
+    whole = Section(report_run(finished_run))
+    monkeypatch.setattr(without, "MAX_PICTURE_GROUPS", 2)
+    monkeypatch.setattr(without, "MAX_PICTURE_QUERIES", 3)
+    section = Section(report_run(finished_run))
+    assert section.titles == whole.titles[:4]
+    assert section.rows == {query: cells[:3] for query, cells in list(whole.rows.items())[:3]}
+
+
 def test_own_images_are_not_mistaken_for_the_queries(finished_run: Path) -> None:
     draw(finished_run, "--without", "3,7", "--num", "4")
     path = finished_run / "scores" / "retrack-0.parquet"
@@ -274,16 +287,17 @@ def test_pictures_of_other_noise_or_another_model_are_not_shown(finished_run: Pa
     path.write_text(json.dumps(record))
     page = report_run(finished_run)
     assert 'id="without"' not in page.read_text()
-    told = "With and without drawn from another full model than the queries, or from other noise"
-    assert told in text_of(page)
+    assert "With and without drawn, but not from the full model and the noise of the queries" in text_of(page)
     shutil.rmtree(finished_run / "without")
     assert "With and without" not in text_of(report_run(finished_run))
 
 
-def test_pictures_without_queries_are_not_shown(finished_run: Path) -> None:
+def test_pictures_are_shown_beside_queries_only(finished_run: Path) -> None:
     draw(finished_run, "--without", "3")
     shutil.rmtree(finished_run / "queries")
     assert 'id="without"' not in report_run(finished_run).read_text()
+    draw(finished_run, "--num", "3")  # now fewer than there are pictures
+    assert list(Section(report_run(finished_run)).rows) == ["sample-0", "sample-1", "sample-2"]
 
 
 def test_the_newest_table_of_a_method_comes_before_the_oracles(finished_run: Path) -> None:

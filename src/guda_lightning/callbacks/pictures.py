@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw as Pen
     from torch import Tensor
 
-MAX_ROWS, MAX_COLUMNS = 8, 12  # queries and groups: more are not seen at one glance
 CELL, GAP, CAPTION = 96, 4, 18  # pixels: of a picture's longest side, between pictures, of a line of text
 
 

@@ -75,7 +75,7 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         facts["Placebo groups"] = "scored again since"
     without = Without.of(run, table, (channels, height, width))
     if without is None and Without.exists(run):
-        facts["With and without"] = "drawn from another full model than the queries, or from other noise"
+        facts["With and without"] = "drawn, but not from the full model and the noise of the queries"
     return write_page(
         run.report,
         queries=queries,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from guda_lightning.charts import group_summaries
+from guda_lightning.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES, group_summaries
 from guda_lightning.data import load_queries
 from guda_lightning.files import read_json
 from guda_lightning.report.summary import views
@@ -17,7 +17,6 @@ from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 
-MAX_ROWS, MAX_COLUMNS = 8, 12  # queries and groups: more are not seen at one glance
 _RECORD = "record.json"
 
 
@@ -51,11 +50,12 @@ class Without:
         """
         if not (run.queries / _RECORD).is_file():
             return None
-        drawn = read_json(run.queries / _RECORD)
+        record = read_json(run.queries / _RECORD)
+        drawn = record.get("config", {})
         found = {
             folder: config
             for folder, config in _configs(run).items()
-            if all(config[name] == drawn["config"].get(name) for name in ("full_hash", "steps", "seed"))
+            if all(config[name] == drawn.get(name) for name in ("full_hash", "steps", "seed"))
             and config["full_hash"] == table.record.get("full_hash", config["full_hash"])
         }
         if not found:
@@ -66,16 +66,16 @@ class Without:
         means = {one.group: one.mean for one in group_summaries(part)}
         of_groups = {c["without"]: folder for folder, c in found.items() if c["operator"] == operator}
         lowest = float("-inf")  # a group without a score comes last
-        groups = sorted(of_groups, key=lambda name: -means.get(name, lowest))[:MAX_COLUMNS]
+        groups = sorted(of_groups, key=lambda name: -means.get(name, lowest))[:MAX_PICTURE_GROUPS]
         configs = [found[of_groups[name]] for name in groups]
         seeds = ", ".join(map(str, sorted({config["counterfactual_seed"] for config in configs})))
         full = load_queries(run.queries, shape)
-        rows: list[int] = list(range(min(config["num"] for config in configs)))  # that all groups have
-        scored = table.record.get("query_hash") == drawn["query_hash"]
+        rows: list[int] = list(range(min(len(full), *(config["num"] for config in configs))))  # that all have
+        scored = table.record.get("query_hash") == record.get("query_hash")
         if scored:
             best = dict(zip(part.queries, part.matrix().amax(dim=1).tolist(), strict=True))
             rows.sort(key=lambda row: -best.get(full.ids[row], lowest))
-        rows = rows[:MAX_ROWS]
+        rows = rows[:MAX_PICTURE_QUERIES]
         return cls(
             full.take(rows),
             {name: load_queries(of_groups[name], shape).images[rows] for name in groups},

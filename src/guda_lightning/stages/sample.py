@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from tqdm import tqdm
 
-from guda_lightning.callbacks.pictures import MAX_COLUMNS, MAX_ROWS
 from guda_lightning.callbacks.wandb import closing_runs, log_without, stage_loggers
+from guda_lightning.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
 from guda_lightning.data import GroupDataModule, load_queries, save_queries
 from guda_lightning.diffusion import sample, sampler
 from guda_lightning.files import write_atomic
@@ -50,7 +50,7 @@ class SampleStage(StageTrainer):
         counterfactual_seed: int | None = None,
         hparams: str | None = None,
     ) -> None:
-        """Draw queries from the full model into RUN/queries, one PNG each.
+        """Draw queries from the full model into RUN/queries, or the same noise without groups, one PNG each.
 
         Args:
             model: The full model's module.
@@ -156,13 +156,13 @@ class SampleStage(StageTrainer):
         """Log the first pictures of every group beside the queries, as one picture."""
         run, made = self.run_folder, drawings[0].asked
         folders = {"full model": run.queries} if (run.queries / RECORD).is_file() else {}
-        folders |= {f"without {one.asked['without']}": one.folder for one in drawings[:MAX_COLUMNS]}
+        folders |= {f"without {one.asked['without']}": one.folder for one in drawings[:MAX_PICTURE_GROUPS]}
         name = f"sample {made['operator']}-{made['counterfactual_seed']}"
         with closing_runs():
             loggers = stage_loggers(self.loggers, run.name, "sample", name)
             for logger in loggers:
                 logger.log_hyperparams({"drawings": [one.asked for one in drawings]})
             if loggers:
-                rows = range(min(MAX_ROWS, made["num"]))
+                rows = range(min(MAX_PICTURE_QUERIES, made["num"]))
                 shown = {title: load_queries(folder, shape).take(rows) for title, folder in folders.items()}
                 log_without(loggers, shown, made)
