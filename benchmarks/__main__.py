@@ -18,6 +18,7 @@ from benchmarks import (
     forget_target,
     hard_groups,
     many_groups,
+    styles,
     sweeps,
 )
 from benchmarks.stages import Asked
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "groups": many_groups.run,
     "early": early.run,
     "sweeps": sweeps.run,
+    "styles": styles.run,
     "cifar10": agree.cifar10,
     "cifar10_steps": sweeps.cifar10,
 }

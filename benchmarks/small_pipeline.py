@@ -70,8 +70,8 @@ class Sizes:
     """
 
     images: int = 600
-    clip_steps: int = 600
-    vae_steps: int = 1500
+    clip_steps: int = 400
+    vae_steps: int = 800
     base_steps: int = 1500
     width: int = 32
 

@@ -16,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.trainer import GudaTrainer
 
 _OURS = (
@@ -163,17 +163,27 @@ class GudaCLI(LightningCLI):
         """Build trainer, model and data.
 
         Raises:
-            ConfigError: One of them refuses its arguments.
+            GudaError: One of them refuses its arguments.
         """
         try:
             super().instantiate_classes()
         except (MisconfigurationException, ValueError, TypeError) as error:
+            refused = _cause(error)
+            if refused is not None:
+                raise refused from None
             raise ConfigError(
                 "the configuration cannot be built",
                 found=" ".join(str(error).split())[-300:],
                 expected="arguments that the trainer, the model and the data accept",
                 fix=f"`guda {self.subcommand} ... --print_config` shows all values",
             ) from error
+
+
+def _cause(error: BaseException | None) -> GudaError | None:
+    """The error of ours that another library has wrapped, if there is one."""
+    while error is not None and not isinstance(error, GudaError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def run_stage(arguments: Sequence[str]) -> GudaTrainer:

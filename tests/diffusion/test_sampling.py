@@ -40,7 +40,6 @@ def test_an_image_does_not_depend_on_its_batch(scheduler: Any, classes: int | No
     together = draw([0, 1, 2, 3, 4])
     assert together.shape == (5, *SHAPE)
     assert together.dtype == torch.float32
-    assert float(together.abs().max()) <= 1
     apart = torch.cat([draw([3, 0]), draw([1]), draw([4, 2])])[[1, 2, 4, 0, 3]]
     assert torch.allclose(together, apart, atol=1e-5)
     assert not torch.allclose(together[0], together[3], atol=1e-2)

@@ -17,7 +17,7 @@ from guda_lightning import charts
 from guda_lightning.attribution import CounterfactualAttributor, Scoring, score_table, squared_errors
 from guda_lightning.callbacks.gathering import Collected, Scored, distinct, gathered, merged
 from guda_lightning.callbacks.wandb import log_attribution
-from guda_lightning.data import load_queries, query_hash
+from guda_lightning.data import GroupDataModule, UnlearnDataModule, load_queries, query_hash
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.errors import ConfigError, QueryError
 from guda_lightning.grouping import Grouping
@@ -151,8 +151,7 @@ class ELBOAttributionCallback(Callback):
         """Collect the validation batch, up to this rank's share of ``max_queries``."""
         images = self._images(batch)
         if self.queries is not None:
-            channels, height, width = images.shape[1:]
-            self._fixed = self._fixed or load_queries(self.queries, (channels, height, width))
+            self._fixed = self._fixed or self._read(self.queries, trainer, pl_module, images)
             return
         room = -(-self.max_queries // trainer.world_size) - sum(len(part.ids) for part in self._collected)
         if room > 0 and not trainer.sanity_checking:
@@ -270,11 +269,19 @@ class ELBOAttributionCallback(Callback):
             ids = [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in images]
         return Collected(tuple(ids), images, labels, own)
 
+    def _read(self, path: str | Path, trainer: Trainer, pl_module: LightningModule, like: Tensor) -> Queries:
+        """The fixed queries, as the model takes them; without data of ours, of the shape of a batch."""
+        data = _group_data(trainer)
+        if data is None:
+            channels, height, width = like.shape[1:]
+            return load_queries(path, (channels, height, width))
+        return data.as_queries(load_queries(path, data.image_shape), self._is_conditional(pl_module))
+
     def _share(self, fixed: Queries, trainer: Trainer) -> Collected:
         """This rank's share of the fixed queries."""
         none = torch.zeros(len(fixed), dtype=torch.bool)
         rows = range(trainer.global_rank, len(fixed), trainer.world_size)
-        return Collected(fixed.ids, fixed.images, fixed.labels, none).take(list(rows))
+        return Collected(fixed.ids, fixed.inputs, fixed.labels, none).take(list(rows))
 
     def _score(
         self, pl_module: LightningModule, queries: Queries, groups: tuple[str, ...]
@@ -323,13 +330,22 @@ class ELBOAttributionCallback(Callback):
         if trainer.is_global_zero:
             # Inside fit, Lightning files a validation's scalars under the batch that has just been stepped.
             step = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)
-            queries = Queries(scored.of.ids, scored.of.images)
+            data = _group_data(trainer)
+            images = scored.of.images if data is None else data.pictures(scored.of.images)
+            queries = Queries(scored.of.ids, images)
             log_attribution(trainer.loggers, table, queries, self.history, "influence", step=step)
 
 
 def _grouping(trainer: Trainer) -> Grouping | None:
     """Which samples belong to which groups, if the trainer's data knows."""
     return getattr(getattr(trainer, "datamodule", None), "grouping", None)
+
+
+def _group_data(trainer: Trainer) -> GroupDataModule | None:
+    """The trainer's data, if it is ours; while unlearning, that of all groups."""
+    data: Any = getattr(trainer, "datamodule", None)
+    data = data.parent if isinstance(data, UnlearnDataModule) else data
+    return data if isinstance(data, GroupDataModule) else None
 
 
 def _described(value: Any) -> str:

@@ -7,7 +7,7 @@ from guda_lightning.data.duplicates import NearDuplicate, near_duplicates
 from guda_lightning.data.held_out import HeldOutDataModule
 from guda_lightning.data.parquet import HubDataset, Parquet
 from guda_lightning.data.prompted_folder import PromptedFolder
-from guda_lightning.data.prompts import PromptParts, PromptTemplate
+from guda_lightning.data.prompts import PromptParts, PromptTemplate, read_prompts
 from guda_lightning.data.queries import load_queries, query_hash, save_queries
 from guda_lightning.data.sources import Digits, ImageFolder
 from guda_lightning.data.styled import Styled
@@ -32,5 +32,6 @@ __all__ = [
     "load_queries",
     "near_duplicates",
     "query_hash",
+    "read_prompts",
     "save_queries",
 ]

@@ -20,7 +20,7 @@ from guda_lightning.data.images import as_input, to_unit
 from guda_lightning.data.queries import with_labels
 from guda_lightning.data.table import ImageTable, Source
 from guda_lightning.data.unlearn import UnlearnDataModule
-from guda_lightning.errors import ConfigError, DataError, GroupError
+from guda_lightning.errors import ConfigError, DataError, GroupError, QueryError
 from guda_lightning.grouping import Grouping, Indices
 from guda_lightning.types import Queries
 
@@ -295,9 +295,20 @@ class GroupDataModule(LightningDataModule):
         """
         return with_labels(queries, conditional, self.num_classes)
 
-    def drawn(self, num: int, conditional: bool) -> Queries:
-        """Conditions to draw ``num`` samples under: the classes in turn; images are still empty."""
-        ids = tuple(f"sample-{index:0{len(str(num - 1))}d}" for index in range(num))
+    def drawn(self, num: int, conditional: bool, prompts: Sequence[str] | None = None) -> Queries:
+        """Give the conditions to draw ``num`` samples under: the classes in turn; images are still empty.
+
+        Raises:
+            QueryError: There are prompts, and the model takes none.
+        """
+        if prompts is not None:
+            raise QueryError(
+                "this model takes no prompts",
+                found=f"{len(prompts)} prompts",
+                expected="a text-to-image model, with a LatentDataModule",
+                fix="leave out --prompts",
+            )
+        ids = tuple(f"sample-{index}" for index in range(num))
         labels = torch.arange(num) % self.num_classes if conditional else None
         return Queries(ids, torch.empty(num, 0), labels)
 

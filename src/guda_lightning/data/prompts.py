@@ -5,10 +5,41 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from guda_lightning.errors import ConfigError, DataError
+from guda_lightning.files import read_rows, require_columns
 
+_EXAMPLE = '{"prompt": "A depiction of Dogs, artistic style featuring vivid, impasto"}'
 SEPARATOR = ", "  # between descriptors
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Read prompts: one a line of a ``.txt`` file, or the column ``prompt`` of a ``.csv`` or ``.jsonl`` file.
+
+    Raises:
+        DataError: The file is missing or broken, or has no prompts.
+    """
+    if path.suffix == ".txt":
+        if not path.is_file():
+            raise DataError(
+                f"there are no prompts at {path}",
+                found="nothing there",
+                expected="a .txt, .csv or .jsonl file",
+                fix="correct the path",
+            )
+        prompts = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    else:
+        prompts = []
+        for line, row in read_rows(path, "prompts", _EXAMPLE):
+            require_columns(path, line, row, ("prompt",))
+            prompts.append(str(row["prompt"]).strip())
+    found = [prompt for prompt in prompts if prompt]
+    if not found:
+        raise DataError(
+            f"{path} has no prompts", found="0 prompts", expected="at least 1", fix="write one on a line"
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -130,10 +130,12 @@ class LatentDataModule(GroupDataModule):
         labels = self.table.numbers(queries.prompts)
         return replace(queries, labels=labels, latents=self.encoders.latents(queries.images))
 
-    def drawn(self, num: int, conditional: bool) -> Queries:
-        """Conditions to draw ``num`` samples under: prompts of training samples in a random order."""
-        samples, order = self.sample_prompts, np.random.default_rng(self.seed).permutation(len(self.ids))
-        chosen = tuple(samples[sample] for sample in np.resize(order, num))
+    def drawn(self, num: int, conditional: bool, prompts: Sequence[str] | None = None) -> Queries:
+        """Give the conditions to draw samples under: prompts in turn, or those of random training samples."""
+        if prompts is None:
+            order = np.random.default_rng(self.seed).permutation(len(self.ids)).tolist()
+            prompts = [self.sample_prompts[sample] for sample in order]
+        chosen = tuple(prompts[position % len(prompts)] for position in range(num))
         return replace(super().drawn(num, False), labels=self.table.numbers(chosen), prompts=chosen)
 
     def pictures(self, samples: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from tqdm import tqdm
 
 from guda_lightning.callbacks.wandb import closing_runs, log_without, stage_loggers
 from guda_lightning.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
-from guda_lightning.data import GroupDataModule, load_queries, save_queries
+from guda_lightning.data import GroupDataModule, load_queries, read_prompts, save_queries
 from guda_lightning.diffusion import sample, sampler
-from guda_lightning.files import write_atomic
+from guda_lightning.files import sha256_json, write_atomic
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one
 from guda_lightning.stages.costs import evaluation_seconds, say, say_cost, say_skipped
@@ -29,8 +30,8 @@ from guda_lightning.stages.without import (
     groups_without,
     number_of_queries,
     refuse_options,
+    refuse_prompts,
 )
-from guda_lightning.types import Queries
 
 
 class SampleStage(StageTrainer):
@@ -44,6 +45,8 @@ class SampleStage(StageTrainer):
         steps: int = 100,
         batch_size: int = 64,
         seed: int = 0,
+        prompts: Path | None = None,
+        prompt_guidance: float = 1.0,
         full: Path | None = None,
         without: list[str] | str | None = None,
         operator: str | None = None,
@@ -59,6 +62,10 @@ class SampleStage(StageTrainer):
             steps: Denoising steps.
             batch_size: Images at a time; changes no image.
             seed: Seed of the images; image i is the same whatever ``num`` is.
+            prompts: Prompts of a text-to-image model, in turn: a .txt file with one a line, or .jsonl or .csv
+                with a column ``prompt``. Left out, those of training samples; without groups, those of the
+                queries.
+            prompt_guidance: Strength of classifier-free guidance by the prompt; 1 is the model itself.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
             without: Draw from counterfactuals instead: without each of these groups, such as ``3,7`` or,
                 removed together, ``3+7``, or ``all``. Image i comes from the noise of query i, into
@@ -73,13 +80,20 @@ class SampleStage(StageTrainer):
             at_least_one(name, value)
         run, source = self.run_folder, self._open_full(full, model, datamodule)
         asked: dict[str, Any] = {"full_hash": source.hash, "num": num, "steps": steps, "seed": seed}
+        asked |= {"prompt_guidance": prompt_guidance}
+        texts: Sequence[str] | None = None if prompts is None else read_prompts(prompts)
         if without is None:
             refuse_options(operator=operator, counterfactual_seed=counterfactual_seed, hparams=hparams)
+            if texts is not None:
+                asked["prompts"] = sha256_json(texts)
             queries = num
             drawings = [Drawing(run.queries, run.checkpoints("sample"), asked, lambda: source.model)]
         else:
             groups = groups_without(datamodule.grouping, without)
+            refuse_prompts(prompts)
             queries = number_of_queries(run.queries, asked)
+            if (run.queries / RECORD).is_file():
+                texts = load_queries(run.queries, datamodule.image_shape).prompts
             drawings = drawings_without(
                 run,
                 source,
@@ -99,12 +113,13 @@ class SampleStage(StageTrainer):
         if not left:
             return
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
-        labels = torch.arange(num) % datamodule.num_classes if self._is_conditional(model) else None
+        drawn = datamodule.drawn(num, self._is_conditional(model), texts)
         ids = tuple(f"sample-{index:0{len(str(queries - 1))}d}" for index in range(num))
-        self._say_cost(left, datamodule, batch_size, labels is not None)
+        self._say_cost(left, datamodule, batch_size, drawn.labels is not None)
         for one in left:
-            images = self._sampled(one, source.scheduler, datamodule.image_shape, labels, batch_size)
-            save_queries(one.folder, Queries(ids, images, labels), {"config": one.asked})
+            samples = self._sampled(one, source.scheduler, datamodule.input_shape, drawn.labels, batch_size)
+            made = replace(drawn, ids=ids, images=datamodule.pictures(samples))
+            save_queries(one.folder, made, {"config": one.asked})
             shutil.rmtree(one.unfinished, ignore_errors=True)  # only now: hours of work lie there
             say(f"sample: {num} images in {one.folder}")
         if without is not None:
@@ -145,6 +160,7 @@ class SampleStage(StageTrainer):
                         seed=asked["seed"],
                         steps=steps,
                         labels=None if labels is None else labels[indices],
+                        prompt_guidance=asked["prompt_guidance"],
                         device=device,
                         on_step=partial(bar.update, len(indices)),
                     )

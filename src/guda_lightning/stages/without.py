@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 from guda_lightning.attribution.operators import by_guidance
 from guda_lightning.counterfactuals import GUIDANCE, CounterfactualKey, CounterfactualStore
 from guda_lightning.diffusion import DiffusionModel, FullModel
+from guda_lightning.diffusion.adapters import set_own_weights
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.files import read_json
 from guda_lightning.grouping import Grouping
@@ -112,14 +114,14 @@ def drawings_without(
             drawing(GUIDANCE, name, stored.hash, partial(away, grouping.coalition(name))) for name in groups
         ]
     network = copy.deepcopy(full.model.denoiser)
-    model = DiffusionModel(network, full.model.schedule, full.model.prediction)
+    model = replace(full.model, denoiser=network)
 
     def read(key: CounterfactualKey) -> DiffusionModel:
-        network.load_state_dict(store.load(key, expect=expect)[0])
+        set_own_weights(network, store.load(key, expect=expect)[0], store.path(key))
         return model
 
     keys = store.select(operator, seed, hparams=hparams, groups=groups)
-    weights = {name: store.check(key, expect=expect).files["model.safetensors"] for name, key in keys.items()}
+    weights = {name: store.check(key, expect=expect).weights_hash for name, key in keys.items()}
     return [drawing(key.operator, name, weights[name], partial(read, key)) for name, key in keys.items()]
 
 
@@ -141,6 +143,7 @@ def number_of_queries(folder: Path, asked: Mapping[str, Any]) -> int:
         "full_hash": "draw with the full model of the queries",
         "steps": f"pass --steps {drawn.get('steps')}",
         "seed": f"pass --seed {drawn.get('seed')}",
+        "prompt_guidance": f"pass --prompt_guidance {drawn.get('prompt_guidance')}",
         "num": f"pass --num {count} or less",
     }
     for name, fix in fixes.items():
@@ -168,3 +171,18 @@ def refuse_options(**options: object) -> None:
                 expected="groups, or none of these options",
                 fix=f"pass --without GROUPS, or leave out --{name}",
             )
+
+
+def refuse_prompts(prompts: Path | None) -> None:
+    """Refuse prompts of their own for pictures that stand beside queries.
+
+    Raises:
+        ConfigError: Some are given.
+    """
+    if prompts is not None:
+        raise ConfigError(
+            "pictures without groups have the prompts of the queries",
+            found=f"prompts {prompts}",
+            expected="no prompts",
+            fix="leave out --prompts, or draw queries from them first",
+        )

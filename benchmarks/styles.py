@@ -1,0 +1,170 @@
+"""Styles of a small Stable Diffusion: anchors and adapters against fine-tuning without each style."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+
+from benchmarks import figures, small_pipeline
+from benchmarks.stages import Asked, Bench
+from benchmarks.tables import with_interval, write_table
+from guda_lightning.cli import main
+from guda_lightning.counterfactuals import CounterfactualStore
+from guda_lightning.data import PromptTemplate
+from guda_lightning.data.styles import STYLES
+from guda_lightning.files import write_atomic
+from guda_lightning.types import Weighting
+
+EVALUATED = tuple(STYLES)[:6]
+STRATEGIES = ("weighted_style", "uniform_style", "style_removed", "matched_retain")
+RANKS = (1, 4, 16)
+EACH = 16  # queries of each evaluated style
+SHOWN = ("top1", "ndcg@3", "spearman")
+GROUPS = ("--groups", ",".join(EVALUATED))
+NOTES = (
+    f"{len(EVALUATED)} of {len(STYLES)} styles evaluated, {EACH} queries of each; core seconds of training and "
+    "scoring 100 evaluations a query and model, those of the oracle of one seed. The pipeline's own training, "
+    "the same for all, is not counted. Agreement with the mean of the other oracle seeds, each left out in "
+    "turn, with 95 % intervals over queries and seeds."
+)
+
+
+def run(asked: Asked) -> None:
+    """Train the pipeline, fine-tune it on all styles and without each, unlearn each, and compare."""
+    folder = asked.runs / "styles"
+    small_pipeline.make(folder)
+    bench = Bench(
+        folder / "run",
+        *("-c", "styles.yaml", "--pretrained", str(folder / "pipeline"), "--trainer.logger", "false"),
+        seeds=asked.seeds or 2,
+    )
+    bench.stage("fit")
+    prompts = _prompts(folder / "prompts.txt")
+    bench.stage("sample", "--num", str(EACH * len(EVALUATED)), "--steps", "100", "--prompts", prompts)
+    for seed in range(bench.seeds):
+        bench.stage("retrain", "--seeds", str(seed), *GROUPS, label=f"retrain {seed}")
+        _score(bench, "retrain", f"retrain {seed}", "--seed", str(seed))
+    clip = ("--objective.init_args.clip", str(folder / "clip"))
+    for strategy in STRATEGIES:
+        options = clip if strategy == "weighted_style" else ()
+        bench.stage("unlearn", "-c", f"unlearn/{strategy}.yaml", *options, *GROUPS, label=f"make {strategy}")
+        _score(bench, strategy, strategy, "--hparams", _hparams(bench, strategy, None))
+    quiet = ("--trainer.callbacks", "[]")
+    bench.stage("unlearn", "-c", "unlearn/retrack.yaml", *quiet, *GROUPS, label="make retrack")
+    _score(bench, "retrack", "retrack")
+    for rank in RANKS:
+        adapter = ("--lora.rank", str(rank), "--optimizer.init_args.lr", "3.0e-3")
+        label = f"weighted_style rank{rank}"
+        options = ("-c", "unlearn/weighted_style.yaml", *clip, *adapter, *GROUPS)
+        bench.stage("unlearn", *options, label=f"make {label}")
+        chosen = _hparams(bench, "weighted_style", rank)
+        _score(bench, "weighted_style", label, "--hparams", chosen, "--name", f"rank{rank}")
+    some = ("--attributor.init_args.groups", f"[{','.join(EVALUATED)}]")
+    bench.stage("attribute", "-c", "attribute/similarity.yaml", *some, label="attribute similarity")
+    if code := main(["evaluate", str(bench.run.root)]):
+        raise SystemExit(code)
+    rows = _table(bench)
+    write_table("styles", asked.command("styles"), rows, NOTES)
+    figures.dots(
+        _dots(bench),
+        "styles",
+        "Styles of a small Stable Diffusion",
+        f"agreement with fine-tuning without each of {len(EVALUATED)} styles, {EACH * len(EVALUATED)} queries",
+    )
+
+
+def _score(bench: Bench, operator: str, label: str, *options: str) -> None:
+    scored = ("-c", "attribute/elbo.yaml", "--operator", operator, *GROUPS)
+    bench.stage("attribute", *scored, *options, label=f"attribute {label}")
+
+
+def _prompts(path: Path) -> str:
+    """A file of prompts: every evaluated style in turn, with any digit and any three of its words."""
+    dice, template = random.Random(0), PromptTemplate()
+    lines = [
+        template.compose(str(dice.randrange(10)), dice.sample(STYLES[style][1], 3))
+        for _ in range(EACH)
+        for style in EVALUATED
+    ]
+    write_atomic(path, "\n".join(lines) + "\n")
+    return str(path)
+
+
+def _hparams(bench: Bench, operator: str, rank: int | None) -> str:
+    """The start of the hash of the hyper-parameters of an operator's adapters, or of its whole models."""
+    found = {
+        record.hparams_hash
+        for record in CounterfactualStore(bench.run.store).records()
+        if record.operator == operator and record.hparams.get("lora", {}).get("rank") == rank
+    }
+    (digest,) = found
+    return digest[:12]
+
+
+def _label(method: str) -> str:
+    """The label of the stages that made a table of ``guda evaluate``."""
+    operator, _, name = method.partition("-0")
+    return f"{operator} {name[1:]}" if name else operator
+
+
+def _table(bench: Bench) -> list[dict[str, object]]:
+    found = _agreement(bench)
+    seeds = range(bench.seeds)
+    oracle = (
+        sum(bench.seconds(f"retrain {seed}", f"attribute retrain {seed}") for seed in seeds) / bench.seeds
+    )
+    rows = []
+    for method in found.method.unique():
+        label = "another oracle seed" if method == "oracle" else _label(method)
+        own = bench.seconds(f"make {label}", f"attribute {label}")
+        cost = oracle if method == "oracle" else own
+        row: dict[str, object] = {
+            "method": label,
+            "core seconds": f"{cost:.0f}",
+            "oracle / method": f"{oracle / cost:.1f}",
+            "MB a group": f"{_megabytes(bench, method):.2f}",
+        }
+        for weighting in get_args(Weighting):
+            chosen = found[(found.method == method) & (found.weighting == weighting)]
+            row |= {f"{metric} {weighting}": with_interval(chosen, metric) for metric in SHOWN}
+        rows.append(row)
+    return sorted(rows, key=lambda row: str(row["top1 uniform"]), reverse=True)
+
+
+def _megabytes(bench: Bench, method: str) -> float:
+    """Size of one counterfactual's weights on disk."""
+    operator, _, rank = _label(method).partition(" rank")
+    operator = "retrain" if method == "oracle" else operator
+    wanted = int(rank) if rank else None
+    store = CounterfactualStore(bench.run.store)
+    for record in store.records():
+        if record.operator == operator and record.hparams.get("lora", {}).get("rank") == wanted:
+            (name,) = record.files
+            return (store.path(record.key) / name).stat().st_size / 1e6
+    return 0.0
+
+
+def _dots(bench: Bench) -> list[dict[str, object]]:
+    """Rows of a figure: every method's agreement under every weighting."""
+    found = _agreement(bench)
+    return [
+        {
+            "setting": {"top1": "top-1", "ndcg@3": "NDCG@3"}[row.metric],
+            "recipe": "another oracle seed" if row.method == "oracle" else _label(row.method),
+            "weighting": row.weighting,
+            "value": row.value,
+            "low": row.low,
+            "high": row.high,
+            "chance": row.chance,
+        }
+        for row in found[found.metric.isin(["top1", "ndcg@3"])].itertuples()
+    ]
+
+
+def _agreement(bench: Bench) -> pd.DataFrame:
+    """What ``guda evaluate`` found: each oracle seed left out in turn, all draws."""
+    found = pd.read_parquet(bench.run.evaluation / "metrics.parquet")
+    return found[(found.noise == "all draws") & (found.yardstick == "other seeds")]
