@@ -25,10 +25,10 @@ EACH = 16  # queries of each evaluated style
 SHOWN = ("top1", "ndcg@3", "spearman")
 GROUPS = ("--groups", ",".join(EVALUATED))
 NOTES = (
-    f"{len(EVALUATED)} of {len(STYLES)} styles evaluated, {EACH} queries of each; core seconds of training and "
-    "scoring 100 evaluations a query and model, those of the oracle of one seed. The pipeline's own training, "
-    "the same for all, is not counted. Agreement with the mean of the other oracle seeds, each left out in "
-    "turn, with 95 % intervals over queries and seeds."
+    f"{len(EVALUATED)} of {len(STYLES)} styles evaluated, {EACH} queries of each; core seconds of training "
+    "and of scoring 100 evaluations a query and model, those of the oracle of one seed. The pipeline's own "
+    "training, the same for all, is not counted. Agreement with the mean of the other oracle seeds, each "
+    "left out in turn, with 95 % intervals over queries and seeds."
 )
 
 
@@ -72,7 +72,7 @@ def run(asked: Asked) -> None:
         _dots(bench),
         "styles",
         "Styles of a small Stable Diffusion",
-        f"agreement with fine-tuning without each of {len(EVALUATED)} styles, {EACH * len(EVALUATED)} queries",
+        f"agreement with fine-tuning without each of {len(EVALUATED)} styles; {EACH} queries of each",
     )
 
 

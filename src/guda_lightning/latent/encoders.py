@@ -180,7 +180,8 @@ def pipeline_index(pretrained: str) -> dict[str, Any]:
         import transformers  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("transformers", "text") from error
-    from diffusers import DiffusionPipeline
+    with quiet():
+        from diffusers import DiffusionPipeline
 
     if Path(pretrained).is_dir() and not (Path(pretrained) / "model_index.json").is_file():
         raise unreadable(
