@@ -6,10 +6,11 @@ import copy
 
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from guda_lightning.diffusion.adapters import (
+    BeneathAdapter,
     Lora,
     add_adapter,
     has_adapter,
@@ -17,6 +18,7 @@ from guda_lightning.diffusion.adapters import (
     own_weights,
     set_own_weights,
 )
+from guda_lightning.diffusion.model import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError, StoreError
 
 
@@ -76,6 +78,28 @@ def test_an_adapter_alone_makes_its_counterfactual_of_the_full_model(network: nn
     for counterfactual in (first, second, first):  # one after the other in the same network
         set_own_weights(moving, own_weights(counterfactual), "here")
         assert torch.equal(output(moving), output(counterfactual))
+
+
+def test_beneath_an_adapter_lies_the_full_model(network: nn.Module) -> None:
+    adapted = changed(network)
+    before = output(adapted)
+    adapted.train()
+    for parameter in adapted.parameters():
+        parameter.requires_grad_(False)
+    trained = [p for name, p in adapted.named_parameters() if "lora_A" in name]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    scheduler = DDPMScheduler()
+    full = BeneathAdapter(adapted, noise_schedule(scheduler), prediction_type(scheduler))
+    x, timesteps = torch.randn(2, 1, 8, 8), torch.tensor([5, 700])
+    with torch.no_grad():
+        expected = network(x, timesteps).sample
+    found = full.output(x, timesteps)
+    assert torch.equal(found, expected)
+    assert not found.requires_grad
+    assert adapted.training
+    assert [p for p in adapted.parameters() if p.requires_grad] == trained
+    assert torch.equal(output(adapted.eval()), before)  # and the adapter is back
 
 
 def test_all_weights_make_their_counterfactual(network: nn.Module) -> None:

@@ -56,11 +56,11 @@ class PixelSimilarity(Attributor):
             GroupError: The groups are those of other data, or one does not exist or cannot be removed.
         """
         self._data, self._grouping = data, grouping or data.grouping
-        if self._grouping.num_samples != len(data.images):
+        if self._grouping.num_samples != len(data.ids):
             raise GroupError(
                 "the groups are those of other training data",
                 found=f"groups over {self._grouping.num_samples} samples",
-                expected=f"groups over {len(data.images)} samples",
+                expected=f"groups over {len(data.ids)} samples",
                 fix="take the grouping of the same data section",
             )
         chosen = self.groups or [name for name in self._grouping.names if self._grouping.size(name)]

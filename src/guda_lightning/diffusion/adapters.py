@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from guda_lightning.diffusion.model import DiffusionModel
+from guda_lightning.diffusion.weights import evaluating
 from guda_lightning.errors import ConfigError, MissingExtraError, StoreError
 
 _MARK = ".lora_"  # in the name of every weight of an adapter
@@ -51,6 +54,34 @@ def add_adapter(network: nn.Module, lora: Lora) -> None:
 def has_adapter(network: nn.Module) -> bool:
     """Whether an adapter is in a network."""
     return any(_MARK in name for name, _ in network.named_parameters())
+
+
+@contextmanager
+def adapter_off(network: nn.Module) -> Iterator[None]:
+    """The network as it is without its adapter."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
+    trained = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter, before in trained:  # which peft changes
+            parameter.requires_grad_(before)
+
+
+@dataclass(frozen=True)
+class BeneathAdapter(DiffusionModel):
+    """The full model that an adapter stands beside, in the same network: there is no second copy of it."""
+
+    def call(self, x_t: Tensor, told: Tensor, labels: Tensor | None = None) -> Tensor:
+        """See ``DiffusionModel.call``; without gradients."""
+        with adapter_off(self.denoiser), evaluating(self.denoiser):
+            return super().call(x_t, told, labels)
 
 
 def own_weights(network: nn.Module) -> dict[str, Tensor]:

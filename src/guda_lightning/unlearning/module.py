@@ -12,13 +12,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
 from guda_lightning.data import UnlearnDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
-from guda_lightning.diffusion.adapters import Lora, add_adapter, own_weights
+from guda_lightning.diffusion.adapters import BeneathAdapter, Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.errors import ConfigError
@@ -103,8 +103,10 @@ class UnlearnModule(DiffusionModule):
             seed=seed,
         )
         self.prompts = full.model.prompts
-        self.full_denoiser = copy.deepcopy(full.model.denoiser).eval().requires_grad_(False)
-        self.cost = TrainingCost(self.denoiser, self.full_denoiser)
+        self.full_denoiser: nn.Module | None = None
+        if lora is None:
+            self.full_denoiser = copy.deepcopy(full.model.denoiser).eval().requires_grad_(False)
+        self.cost = TrainingCost(*(n for n in (self.denoiser, self.full_denoiser) if n is not None))
         self._alarmed = False
         self.full_hash = full.hash
         self.objective, self.lora = objective, lora
@@ -113,13 +115,17 @@ class UnlearnModule(DiffusionModule):
 
     @property
     def full(self) -> DiffusionModel:
-        """The frozen full model, on this module's device."""
-        return replace(self.student, denoiser=self.full_denoiser)
+        """The frozen full model, on this module's device; beneath the adapter, if there is one."""
+        student = self.student
+        if self.full_denoiser is None:
+            return BeneathAdapter(student.denoiser, student.schedule, student.prediction, student.prompts)
+        return replace(student, denoiser=self.full_denoiser)
 
     def train(self, mode: bool = True) -> UnlearnModule:
         """Set the student's mode; the full model stays in evaluation mode, without dropout."""
         super().train(mode)
-        self.full_denoiser.eval()
+        if self.full_denoiser is not None:
+            self.full_denoiser.eval()
         return self
 
     def configure_callbacks(self) -> list[Callback]:
@@ -127,7 +133,7 @@ class UnlearnModule(DiffusionModule):
         return [self.cost]
 
     def on_fit_start(self) -> None:
-        """Hand the clean data to the objective, on the student's device.
+        """Hand the clean data to the objective, which takes to the student's device what it needs there.
 
         Raises:
             ConfigError: The datamodule does not pair forget and retain samples, or those of other groups.
@@ -155,9 +161,9 @@ class UnlearnModule(DiffusionModule):
         }
         self.objective.read(data)
         self.objective.bind(self.groups, self._schedule, made_from, self.device)
-        retain = data.retain_images().to(self.device)
+        retain = data.retain_images()
         self.objective.check(len(retain))
-        self.objective.prepare(data.forget_images().to(self.device), retain)
+        self.objective.prepare(data.forget_images(), retain)
 
     def save(
         self,

@@ -126,7 +126,7 @@ class Objective(ABC):
         """
 
     def prepare(self, forget: Tensor, retain: Tensor) -> None:  # noqa: B027  (most need no data at hand)
-        """Take the clean data, ``[samples, channels, height, width]`` each, before the first step."""
+        """Take the clean data, ``[samples, ...]`` each, on the CPU, before the first step."""
 
     @abstractmethod
     def forget_term(self, batch: Noised, student: DiffusionModel, full: DiffusionModel) -> ForgetTerm | None:
@@ -249,6 +249,7 @@ class ReTrack(Objective):
 
     def forget_term(self, batch: Noised, student: DiffusionModel, full: DiffusionModel) -> ForgetTerm:
         """Target: the posterior mean over retain samples and the noise that leads from it to x_t."""
+        self._forget, self._retain = self._forget.to(batch.x_t.device), self._retain.to(batch.x_t.device)
         x_t, x0 = batch.x_t.flatten(1), batch.x0.flatten(1)
         gamma, sigma = batch.gamma.flatten(1), batch.sigma.flatten(1)
         # Searched for each batch, one matrix product: mirrored samples have mirrored neighbours.
