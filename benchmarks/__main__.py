@@ -18,6 +18,7 @@ from benchmarks import (
     forget_target,
     hard_groups,
     many_groups,
+    memory,
     styles,
     sweeps,
 )
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "early": early.run,
     "sweeps": sweeps.run,
     "styles": styles.run,
+    "memory": lambda asked: memory.run(),
     "cifar10": agree.cifar10,
     "cifar10_steps": sweeps.cifar10,
 }
