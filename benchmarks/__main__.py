@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -22,10 +23,11 @@ from benchmarks import (
     styles,
     sweeps,
 )
-from benchmarks.stages import Asked
+from benchmarks.sizes import TOY, Size
+from benchmarks.stages import DOCS, Asked
 
 BENCHMARKS: dict[str, Callable[[Asked], None]] = {
-    "forget_target": lambda asked: forget_target.run(),
+    "forget_target": forget_target.run,
     "demo": demo.run,
     "digits": agree.digits,
     "guidance": agree.guidance,
@@ -46,7 +48,9 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
 }
 TWO_CORES = ("forget_target", "demo")  # as a user runs them; the others are measured on one core
 
-if __name__ == "__main__":
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmarks that were asked for."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument(
@@ -56,14 +60,30 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, help="oracle seeds: 3 on the digits, 2 on CIFAR-10")
     parser.add_argument("--steps", type=int, help="training steps of the CIFAR-10 models: 2000")
     parser.add_argument("--classes", type=int, help="classes whose parts are retrained: 10")
-    chosen = parser.parse_args()
-    asked = Asked(chosen.runs, chosen.cifar10, chosen.seeds, chosen.steps, chosen.classes)
+    parser.add_argument(
+        "--toy",
+        type=Path,
+        metavar="FOLDER",
+        help="run all of the code at a tiny size, with everything made and written in this folder",
+    )
+    chosen = parser.parse_args(arguments)
     names = chosen.names or [name for name in BENCHMARKS if not name.startswith("cifar10") or chosen.cifar10]
     for name in names:
         if name not in BENCHMARKS:
             parser.error(f"no benchmark {name!r}: choose from {', '.join(BENCHMARKS)}")
         if name.startswith("cifar10") and not (chosen.cifar10 and chosen.cifar10.is_file()):
             parser.error(f"{name} needs --cifar10 FILE: Parquet with the columns img and label")
+    runs, docs, size = chosen.runs, DOCS, Size()
+    if chosen.toy is not None:
+        runs, docs, size = chosen.toy / "runs", chosen.toy / "docs", TOY
+        docs.mkdir(parents=True, exist_ok=True)
+        shutil.copy(DOCS / "benchmarks.md", docs)
+    asked = Asked(runs, chosen.cifar10, chosen.seeds, chosen.steps, chosen.classes, docs, size)
+    for name in names:
         if name not in TWO_CORES:
             torch.set_num_threads(1)
         BENCHMARKS[name](asked)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,16 +36,16 @@ NOTES = (
 def digits(asked: Asked) -> None:
     """All objectives against three oracle seeds, and what makes those agree."""
     bench = oracles.digits(asked)
-    score_all(bench, ("guidance", *METHODS))
-    write_table("digits", asked.command("digits"), table(bench), NOTES)
-    _yardstick(bench, "digits")
+    score_all(bench, ("guidance", *METHODS)[: asked.size.kinds])
+    write_table(asked.docs, "digits", asked.command("digits"), table(bench), NOTES)
+    _yardstick(asked, bench, "digits")
 
 
 def guidance(asked: Asked) -> None:
     """One classifier for all groups, beside unlearning each."""
     bench = oracles.digits(asked)
     score_all(bench, ("guidance", "retrack", "guided"))
-    write_table("guidance", asked.command("guidance"), table(bench), NOTES)
+    write_table(asked.docs, "guidance", asked.command("guidance"), table(bench), NOTES)
 
 
 def speed(asked: Asked) -> None:
@@ -65,24 +65,25 @@ def speed(asked: Asked) -> None:
     if code := main(["evaluate", str(bench.run.root), "--oracle", *oracle, "--scores", *others]):
         raise SystemExit(code)
     notes = NOTES.replace("100 evaluations", "50 timesteps")
-    write_table("speed", asked.command("speed"), table(bench, FIFTY), notes)
+    write_table(asked.docs, "speed", asked.command("speed"), table(bench, FIFTY), notes)
 
 
 def cifar10(asked: Asked) -> None:
     """The main objectives against two oracle seeds, on real images."""
     bench = oracles.cifar10(asked)
     score_all(bench, ("guidance", "retrack", "guided"))
-    write_table("cifar10", asked.command("cifar10"), table(bench), NOTES)
-    _yardstick(bench, "cifar10")
+    write_table(asked.docs, "cifar10", asked.command("cifar10"), table(bench), NOTES)
+    _yardstick(asked, bench, "cifar10")
 
 
-def _yardstick(bench: Bench, name: str) -> None:
+def _yardstick(asked: Asked, bench: Bench, name: str) -> None:
     rows = [row for row in yardstick.run(bench) if row["metric"] == "top1"]
     figures.dots(
+        asked.docs,
         rows,
         f"yardstick_{name}",
         "What makes the oracle a yardstick",
-        f"{name}: top-1 agreement of two oracle seeds, {oracles.QUERIES} queries",
+        f"{name}: top-1 agreement of two oracle seeds, {asked.size.queries} queries",
     )
 
 

@@ -37,14 +37,14 @@ def run(asked: Asked) -> None:
         "Seconds of one core to train the classifier, and their share of the full model's training. "
         "Agreement with the mean of the other oracle seeds, 95 % intervals."
     )
-    write_table("classifiers", asked.command("classifiers"), rows, notes)
+    write_table(asked.docs, "classifiers", asked.command("classifiers"), rows, notes)
 
 
 def _rows(data: str, bench: Bench) -> list[dict[str, object]]:
     paths, cost = [], {}
-    for name, options in PLANS.items():
+    for name, options in list(PLANS.items())[: bench.size.kinds]:
         root = bench.run.root / "classifiers" / name.replace(" ", "-").replace(",", "")
-        one = Bench(root, *bench.options, "--full", str(bench.run.full))
+        one = bench.beside(root)
         one.stage("guide", *options, label="guide")
         scored = ("-c", "attribute/elbo.yaml", "--operator", "guidance", "--name", root.name)
         one.stage("attribute", *scored, "--queries", str(bench.run.queries), label="attribute")

@@ -11,7 +11,6 @@ from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.scores import ScoreTable
 
-PAIRS = ("3+8", "4+9", "1+7")  # digits that look alike
 OPERATORS = ("retrain", "guidance", "retrack")
 NAME = "pairs"
 
@@ -19,16 +18,17 @@ NAME = "pairs"
 def run(asked: Asked) -> None:
     """Remove three pairs of classes."""
     bench = oracles.digits(asked)
-    pairs = ("--groups", ",".join(PAIRS))
+    pairs = ("--groups", ",".join(asked.size.pairs))
     bench.stage("retrain", "--seeds", "0", *pairs, label="make retrain pairs")
     make(bench, "guidance")
     make(bench, "retrack")
     make(bench, "retrack", *pairs, label="make retrack pairs")
-    scores = {method: _scores(bench, method) for method in OPERATORS}
+    groups = [*map(str, range(asked.size.classes)), *asked.size.pairs]
+    scores = {method: _scores(bench, method, groups) for method in OPERATORS}
     rows: list[dict[str, object]] = []
     oracle = scores["retrain"]
-    top = torch.stack([_column(oracle, str(digit)) for digit in range(10)]).argmax(dim=0)
-    for pair in PAIRS:
+    top = torch.stack([_column(oracle, str(digit)) for digit in range(asked.size.classes)]).argmax(dim=0)
+    for pair in asked.size.pairs:
         members = pair.split("+")
         chosen = torch.isin(top, torch.tensor([int(name) for name in members]))
         for method, table in scores.items():
@@ -50,12 +50,12 @@ def run(asked: Asked) -> None:
         "interaction is what removing both costs beyond what each costs alone, its correlation is over "
         "these queries."
     )
-    write_table("coalitions", asked.command("coalitions"), rows, notes)
+    write_table(asked.docs, "coalitions", asked.command("coalitions"), rows, notes)
 
 
-def _scores(bench: Bench, method: str) -> ScoreTable:
+def _scores(bench: Bench, method: str, names: list[str]) -> ScoreTable:
     """Scores of every class and every pair."""
-    groups = ("--groups", ",".join([*map(str, range(10)), *PAIRS]), "--name", NAME)
+    groups = ("--groups", ",".join(names), "--name", NAME)
     scored = ("-c", "attribute/elbo.yaml", "--operator", method)
     bench.stage("attribute", *scored, *groups, label=f"attribute {method} {NAME}")
     return ScoreTable.load(bench.run.table(method, 0, NAME)).select(weighting="uniform")

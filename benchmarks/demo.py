@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.sizes import Size
 from benchmarks.stages import Asked
 from benchmarks.tables import write_table
 from guda_lightning.cli import main
@@ -24,19 +25,19 @@ def run(asked: Asked) -> None:
     run = RunFolder(asked.runs / "demo")
     measured = run.root / "demo.json"
     if not measured.is_file():
-        child = f"from benchmarks.demo import demo; demo({str(run.root)!r})"
+        child = f"from benchmarks.demo import demo, Size; demo({str(run.root)!r}, {asked.size!r})"
         environment = {"GOMP_SPINCOUNT": "10000", **os.environ}  # as the command `guda` does
         subprocess.run([sys.executable, "-c", child], check=True, env=environment)
-    write_table("stages", "make benchmark", _stages(run, json.loads(measured.read_text())))
+    write_table(asked.docs, "stages", "make benchmark", _stages(run, json.loads(measured.read_text())))
 
 
-def demo(root: str) -> None:
+def demo(root: str, size: Size) -> None:
     """What `guda run -c digits.yaml` does, timed stage by stage."""
     seconds = {
-        "fit": _stage(root, "fit"),
-        "sample": _stage(root, "sample"),
-        "unlearn": _stage(root, "unlearn", "-c", "unlearn/retrack.yaml"),
-        "attribute": _stage(root, "attribute", "-c", "attribute/elbo.yaml"),
+        "fit": _stage(root, size, "fit"),
+        "sample": _stage(root, size, "sample"),
+        "unlearn": _stage(root, size, "unlearn", "-c", "unlearn/retrack.yaml"),
+        "attribute": _stage(root, size, "attribute", "-c", "attribute/elbo.yaml"),
     }
     start = time.perf_counter()
     if main(["report", root]):
@@ -46,10 +47,11 @@ def demo(root: str) -> None:
     (Path(root) / "demo.json").write_text(json.dumps({"seconds": seconds, "peak_gib": peak}))
 
 
-def _stage(root: str, name: str, *arguments: str) -> float:
+def _stage(root: str, size: Size, name: str, *arguments: str) -> float:
     """Run one stage; its seconds."""
     start = time.perf_counter()
-    if main([name, "-c", "digits.yaml", "--run", root, *arguments]):
+    options = (*size.everywhere, "--run", root, *arguments, *size.stages.get(name, ()))
+    if main([name, "-c", "digits.yaml", *options]):
         raise SystemExit(1)
     return time.perf_counter() - start
 

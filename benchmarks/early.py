@@ -59,7 +59,7 @@ def run(asked: Asked) -> None:
         f"timesteps × {1 + len(first.groups)} models. Agreement with one oracle seed at a time; `known`: "
         "queries whose top was decided."
     )
-    write_table("early", asked.command("early"), rows, notes)
+    write_table(asked.docs, "early", asked.command("early"), rows, notes)
 
 
 def _passes(method: str, timesteps: int, groups: int) -> float:

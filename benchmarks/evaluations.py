@@ -34,7 +34,7 @@ def run(asked: Asked) -> None:
         (DRAWS, "draws per timestep", "draws", "More timesteps or more draws", "100 evaluations"),
     ):
         rows = measure(bench, plans)
-        figures.lines(rows, x, name, title, f"digits, {of}, {dashed}")
+        figures.lines(asked.docs, rows, x, name, title, f"digits, {of}, {dashed}")
 
 
 def measure(bench: Bench, plans: Mapping[int, tuple[int, int]]) -> Sequence[dict[str, object]]:

@@ -10,15 +10,15 @@ import altair as alt
 from guda_lightning.charts import INK, NEGATIVE, POSITIVE, png, styled
 
 COLORS = {"elbo": NEGATIVE, "uniform": POSITIVE, "middle": "#7a7a7a"}
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
-def dots(rows: Sequence[Mapping[str, object]], name: str, title: str, subtitle: str) -> None:
+def dots(docs: Path, rows: Sequence[Mapping[str, object]], name: str, title: str, subtitle: str) -> None:
     """Draw one dot with its interval per row, one panel per setting and a colour per weighting.
 
     Args:
+        docs: The folder whose folder images it goes into.
         rows: ``setting``, ``recipe``, ``weighting``, ``value``, ``low``, ``high``, ``chance``.
-        name: Of the file in docs/images.
+        name: Of the file.
         title: What is shown.
         subtitle: How it was measured.
     """
@@ -43,16 +43,19 @@ def dots(rows: Sequence[Mapping[str, object]], name: str, title: str, subtitle: 
                 base.mark_point(filled=True, size=50, opacity=1).encode(x=x),
             ).properties(width=300, height=28 * len(recipes), title=alt.TitleParams(setting, fontSize=11))
         )
-    _save(alt.vconcat(*panels, title=alt.TitleParams(title, subtitle=subtitle)), name)
+    _save(docs, alt.vconcat(*panels, title=alt.TitleParams(title, subtitle=subtitle)), name)
 
 
-def lines(rows: Sequence[Mapping[str, object]], x: str, name: str, title: str, subtitle: str) -> None:
+def lines(
+    docs: Path, rows: Sequence[Mapping[str, object]], x: str, name: str, title: str, subtitle: str
+) -> None:
     """Draw agreement along a setting, one line with its band per method; a dashed line is the oracle's own.
 
     Args:
+        docs: The folder whose folder images it goes into.
         rows: ``x``, ``method``, ``metric``, ``value``, ``low``, ``high``, ``oracle``.
         x: What the axis ``x`` counts; drawn on a logarithmic scale.
-        name: Of the file in docs/images.
+        name: Of the file.
         title: What is shown.
         subtitle: How it was measured.
     """
@@ -74,15 +77,16 @@ def lines(rows: Sequence[Mapping[str, object]], x: str, name: str, title: str, s
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     panels = alt.Facet("metric:N", title=None, sort=sorted(metrics, key=lambda name: name.split()[0]))
     faceted = chart.properties(width=200, height=150).facet(panels, columns=len(COLORS))
-    _save(faceted.properties(title=alt.TitleParams(title, subtitle=subtitle)), name)
+    _save(docs, faceted.properties(title=alt.TitleParams(title, subtitle=subtitle)), name)
 
 
-def growth(rows: Sequence[Mapping[str, object]], name: str, title: str, subtitle: str) -> None:
+def growth(docs: Path, rows: Sequence[Mapping[str, object]], name: str, title: str, subtitle: str) -> None:
     """Draw core seconds and network evaluations against the number of groups, a line per method.
 
     Args:
+        docs: The folder whose folder images it goes into.
         rows: ``groups``, ``method``, ``core seconds``, ``network evaluations``.
-        name: Of the file in docs/images.
+        name: Of the file.
         title: What is shown.
         subtitle: How it was measured.
     """
@@ -97,9 +101,10 @@ def growth(rows: Sequence[Mapping[str, object]], name: str, title: str, subtitle
         ).properties(width=240, height=190)
         for of in ("core seconds", "network evaluations")
     ]
-    _save(alt.hconcat(*panels, title=alt.TitleParams(title, subtitle=subtitle)), name)
+    _save(docs, alt.hconcat(*panels, title=alt.TitleParams(title, subtitle=subtitle)), name)
 
 
-def _save(chart: alt.TopLevelMixin, name: str) -> None:
-    IMAGES.mkdir(exist_ok=True)
-    (IMAGES / f"{name}.png").write_bytes(png(styled(chart)))
+def _save(docs: Path, chart: alt.TopLevelMixin, name: str) -> None:
+    images = docs / "images"
+    images.mkdir(exist_ok=True)
+    (images / f"{name}.png").write_bytes(png(styled(chart)))

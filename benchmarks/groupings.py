@@ -13,25 +13,30 @@ from sklearn.datasets import load_digits
 from guda_lightning.files import write_atomic
 
 
-def split(path: Path, share: float) -> str:
+def digits(path: Path, classes: int) -> str:
+    """The first classes alone; the other images are in no group."""
+    return _write(path, _of(load_digits().target, classes))
+
+
+def split(path: Path, share: float, classes: int) -> str:
     """Every class split at random into two groups: ``3a``, a share of its images, and ``3b``, the others."""
     targets = load_digits().target
     rng = np.random.default_rng(0)
-    names = np.empty(len(targets), dtype="<U2")
-    for digit in range(10):
+    names = np.full(len(targets), "", dtype="<U2")
+    for digit in range(classes):
         members = rng.permutation(np.flatnonzero(targets == digit))
         names[members] = f"{digit}b"
         names[members[: math.ceil(share * len(members))]] = f"{digit}a"
     return _write(path, names)
 
 
-def mislabelled(path: Path, share: float = 0.05) -> str:
+def mislabelled(path: Path, classes: int, share: float = 0.05) -> str:
     """A share of all images in a wrong class, drawn at random."""
     targets = load_digits().target.copy()
     rng = np.random.default_rng(0)
     wrong = rng.permutation(len(targets))[: round(share * len(targets))]
     targets[wrong] = (targets[wrong] + rng.integers(1, 10, len(wrong))) % 10
-    return _write(path, targets.astype(str))
+    return _write(path, _of(targets, classes))
 
 
 def hashed(path: Path, number: int) -> str:
@@ -46,10 +51,14 @@ def names(path: Path) -> list[str]:
         return sorted({row["group"] for row in csv.DictReader(file)})
 
 
+def _of(targets: np.ndarray, classes: int) -> np.ndarray:
+    return np.where(targets < classes, targets.astype(str), "")
+
+
 def _write(path: Path, names: np.ndarray) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", "group"])
-    rows.writerows(enumerate(names))
+    rows.writerows((index, name) for index, name in enumerate(names) if name)
     write_atomic(path, text.getvalue())
     return str(path)

@@ -19,7 +19,6 @@ from guda_lightning.types import Weighting
 
 COMPARED = ("guidance", "retrack")
 PARTS = ("retrain", "guidance", "guided", "retrack", "similarity")
-GROUPS = 20  # two parts of each of ten classes
 EACH = ("retrain", "guided", "retrack")  # that have a model for each group
 
 Row = dict[str, object]
@@ -28,26 +27,29 @@ Row = dict[str, object]
 def halves(asked: Asked) -> None:
     """Every class in two random halves: one half alone must count for far less than the whole class."""
     bench, whole, rows, notes = _parts(asked, "halves", 0.5, "ab")
-    joint, slope = _unions(bench, whole)
+    joint, slope = _unions(bench, whole, asked.size.classes)
     notes += (
         " Removed together by guidance (`--groups 0a+0b,...`), the halves of each class have top-1 agreement "
         f"{joint:.3f} with the retrained classes (uniform), slope {slope:.2f}."
     )
-    write_table("halves", asked.command("halves"), rows, notes)
+    write_table(asked.docs, "halves", asked.command("halves"), rows, notes)
 
 
 def tenths(asked: Asked) -> None:
     """A tenth of every class as a group of its own, about 18 images: what the smallest groups can tell."""
     _, _, rows, notes = _parts(asked, "tenths", 0.1, "a")
-    write_table("tenths", asked.command("tenths"), rows, notes)
+    write_table(asked.docs, "tenths", asked.command("tenths"), rows, notes)
 
 
 def _parts(asked: Asked, name: str, share: float, shown: str) -> tuple[Bench, Bench, list[Row], str]:
     """Score parts of classes, and the classes; a table of what the shown parts count for."""
     whole = oracles.digits(asked)
     score(whole, PARTS[1:])
-    classes = asked.classes or 10
-    bench = regrouped(asked.runs / name, groupings.split(asked.runs / f"{name}.csv", share), whole)
+    classes = asked.classes or asked.size.classes
+    every = 2 * asked.size.classes  # two parts of each class
+    bench = regrouped(
+        asked.runs / name, groupings.split(asked.runs / f"{name}.csv", share, asked.size.classes), whole
+    )
     groups = [f"{digit}{part}" for digit in range(classes) for part in shown]
     only = ("--groups", ",".join(groups))
     bench.stage("retrain", "--seeds", "0", *only, label="make retrain")
@@ -61,9 +63,9 @@ def _parts(asked: Asked, name: str, share: float, shown: str) -> tuple[Bench, Be
         of_classes = _matrix(whole, "retrain", weighting, own=False)
         top = of_classes.argmax(dim=1)
         chosen = torch.nonzero(top < classes).flatten()  # queries of a class whose parts were retrained
-        oracle_cost = _seconds(bench, "retrain", len(groups))
+        oracle_cost = _seconds(bench, "retrain") / len(groups)
         for method in PARTS:
-            made = len(groups) if method in EACH else GROUPS
+            cost = _seconds(bench, method) / (len(groups) if method in EACH else every)
             of_part, parts = _matrix(bench, method, weighting), _table(bench, method).groups
             all_of_it = _matrix(whole, method, weighting, own=False)[chosen, top[chosen]]
             columns = torch.tensor([[parts.index(f"{c}{part}") for part in shown] for c in top[chosen]])
@@ -71,13 +73,13 @@ def _parts(asked: Asked, name: str, share: float, shown: str) -> tuple[Bench, Be
             row: Row = {
                 "weighting": weighting,
                 "method": "oracle" if method == "retrain" else method,
-                "core seconds": f"{_seconds(bench, method, made):.0f}",
-                "oracle / method": f"{oracle_cost / _seconds(bench, method, made):.0f}",
+                "core seconds": f"{cost * every:.0f}",
+                "oracle / method": f"{oracle_cost / cost:.0f}",
                 "whole class": f"{all_of_it.mean():.3g}",
                 "part of it": f"{mean:.3g}",
                 "part / whole": f"{mean / all_of_it.mean():.2f}",
             }
-            if len(groups) == GROUPS:
+            if len(groups) == every:
                 oracle = _matrix(bench, "retrain", weighting)
                 found = agreement({method: of_part}, oracle[None]).metrics.set_index("metric").value
                 for metric in ("top1", "ndcg@3"):
@@ -86,7 +88,7 @@ def _parts(asked: Asked, name: str, share: float, shown: str) -> tuple[Bench, Be
     notes = (
         f"Mean scores of each query's top class, by the ten-class oracle, and of its parts ({share:.0%} of "
         f"its images); cosines for similarity. {len(chosen)} queries with a top class among the {classes} "
-        f"whose parts were retrained. Seconds of one core for {GROUPS} groups; those of "
+        f"whose parts were retrained. Seconds of one core for {every} groups; those of "
         f"{', '.join(EACH)} are of {len(groups)}, multiplied."
     )
     return bench, whole, rows, notes
@@ -95,7 +97,7 @@ def _parts(asked: Asked, name: str, share: float, shown: str) -> tuple[Bench, Be
 def mislabelled(asked: Asked) -> None:
     """Five per cent of the images in a wrong class, judged by the oracle of the right classes."""
     clean = oracles.digits(asked)
-    groups = groupings.mislabelled(asked.runs / "mislabelled.csv")
+    groups = groupings.mislabelled(asked.runs / "mislabelled.csv", asked.size.classes)
     bench = regrouped(asked.runs / "mislabelled", groups, clean)
     score(clean, COMPARED)
     for method in COMPARED:
@@ -121,12 +123,12 @@ def mislabelled(asked: Asked) -> None:
                 row[metric] = with_interval(of_method, metric)
             rows.append(row)
     notes = "Agreement with the mean of the oracle seeds, which were retrained with the right labels."
-    write_table("mislabelled", asked.command("mislabelled"), rows, notes)
+    write_table(asked.docs, "mislabelled", asked.command("mislabelled"), rows, notes)
 
 
 def regrouped(root: Path, groups: str, base: Bench) -> Bench:
     """The digits under other groups, with the full model and the queries of the ten classes."""
-    return Bench(root, *base.options, "--data.init_args.groups", groups, "--full", str(base.run.full))
+    return base.beside(root, "--data.init_args.groups", groups)
 
 
 def score_method(bench: Bench, method: str, *options: str) -> None:
@@ -139,10 +141,10 @@ def score_method(bench: Bench, method: str, *options: str) -> None:
     bench.stage("attribute", *scored, *queries, *options, label=f"attribute {method}")
 
 
-def _unions(bench: Bench, whole: Bench) -> tuple[float, float]:
+def _unions(bench: Bench, whole: Bench, classes: int) -> tuple[float, float]:
     """Agreement of guidance away from both halves of a class with the oracle of that class, and the slope."""
     queries = ("--queries", str(whole.run.queries))
-    unions = ("--groups", ",".join(f"{digit}a+{digit}b" for digit in range(10)), "--name", "unions")
+    unions = ("--groups", ",".join(f"{digit}a+{digit}b" for digit in range(classes)), "--name", "unions")
     scored = ("-c", "attribute/elbo.yaml", "--operator", "guidance")
     bench.stage("attribute", *scored, *queries, *unions, label="attribute unions")
     table = ScoreTable.load(bench.run.table("guidance", 0, "queries", "unions")).select(weighting="uniform")
@@ -152,9 +154,9 @@ def _unions(bench: Bench, whole: Bench) -> tuple[float, float]:
     return float(top1_agreement(scores, oracle).mean()), float(slope)
 
 
-def _seconds(bench: Bench, method: str, groups: int) -> float:
-    """Seconds of one core for all groups, from those of some of them."""
-    return bench.seconds(f"make {method}", f"attribute {method}") * GROUPS / groups
+def _seconds(bench: Bench, method: str) -> float:
+    """Seconds of one core for all groups that were made."""
+    return bench.seconds(f"make {method}", f"attribute {method}")
 
 
 def _matrix(bench: Bench, method: str, weighting: str, seed: int = 0, *, own: bool = True) -> Tensor:

@@ -10,16 +10,15 @@ from benchmarks.tables import write_table
 from guda_lightning.attribution import Scoring
 from guda_lightning.counterfactuals import RETRAIN
 
-NUMBERS = (10, 20, 60, 200)
 MEASURED = 3  # groups that retrack unlearns; its cost is that of each group, multiplied
 
 
 def run(asked: Asked) -> None:
     """Guidance for random subgroups of the digits, beside unlearning and retraining each of them."""
     whole = oracles.digits(asked)
-    per_query = float(Scoring().strata * Scoring().draws * oracles.QUERIES)
+    per_query = float(Scoring().strata * Scoring().draws * asked.size.queries)
     rows: list[dict[str, object]] = []
-    for number in NUMBERS:
+    for number in asked.size.groups:
         path = asked.runs / f"groups_{number}.csv"
         bench = regrouped(asked.runs / f"groups_{number}", groupings.hashed(path, number), whole)
         names = groupings.names(path)[:MEASURED]
@@ -36,21 +35,21 @@ def run(asked: Asked) -> None:
             {"groups": number, "method": method, "core seconds": seconds, "network evaluations": evaluations}
             for method, (seconds, evaluations) in spent.items()
         ]
-    subtitle = f"digits, {oracles.QUERIES} queries × {Scoring().strata * Scoring().draws} evaluations"
-    figures.growth(rows, "groups", "Cost as the number of groups grows", subtitle)
+    subtitle = f"digits, {asked.size.queries} queries × {Scoring().strata * Scoring().draws} evaluations"
+    figures.growth(asked.docs, rows, "groups", "Cost as the number of groups grows", subtitle)
     notes = (
         f"Training and scoring. Guidance is measured as it is; retrack on {MEASURED} groups and retraining "
         "on the ten classes, multiplied. Evaluations are those of the diffusion network; guidance's "
         "classifier counts by its seconds alone."
     )
     shown = [{name: _readable(value) for name, value in row.items()} for row in rows]
-    write_table("groups", asked.command("groups"), shown, notes)
+    write_table(asked.docs, "groups", asked.command("groups"), shown, notes)
 
 
 def _one_by_one(bench: Bench, made: str, scored: str, operator: str, number: int) -> tuple[float, float]:
     """Seconds and evaluations of so many groups, each with a model of its own, from those of a few."""
     spent, count = bench.evaluations(operator, seed=0)
-    per_model = Scoring().strata * Scoring().draws * oracles.QUERIES
+    per_model = Scoring().strata * Scoring().draws * bench.size.queries
     seconds = bench.seconds(made) / count * number + bench.seconds(scored) / (count + 1) * (number + 1)
     return seconds, spent / count * number + per_model * (number + 1)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from benchmarks import groupings
 from benchmarks.snapshots import fragment
 from benchmarks.stages import Asked, Bench
-
-QUERIES = 160
 
 
 def digits(asked: Asked) -> Bench:
     """Ten classes of handwritten digits."""
-    options = ("-c", "digits.yaml", "--trainer.logger", "false")
-    return with_oracle(Bench(asked.runs / "digits", *options, seeds=asked.seeds or 3, steps=1000))
+    options = ["-c", "digits.yaml", "--trainer.logger", "false"]
+    if asked.size.classes < 10:
+        some = groupings.digits(asked.runs / "digits.csv", asked.size.classes)
+        options += ["--data.init_args.groups", some]
+    root, seeds = asked.runs / "digits", asked.seeds or 3
+    return with_oracle(Bench(root, *options, seeds=seeds, steps=1000, size=asked.size))
 
 
 def cifar10(asked: Asked) -> Bench:
@@ -19,15 +22,17 @@ def cifar10(asked: Asked) -> Bench:
     steps = asked.steps or 2000
     options = (
         *("-c", "cifar10_small.yaml", "--trainer.logger", "false", "--trainer.max_steps", str(steps)),
-        *("--data.init_args.source.init_args.path", str(asked.cifar10), "--data.init_args.limit", "20000"),
+        *("--data.init_args.source.init_args.path", str(asked.cifar10)),
+        *("--data.init_args.limit", str(asked.size.images)),
     )
-    return with_oracle(Bench(asked.runs / "cifar10", *options, seeds=asked.seeds or 2, steps=steps))
+    root, seeds = asked.runs / "cifar10", asked.seeds or 2
+    return with_oracle(Bench(root, *options, seeds=seeds, steps=steps, size=asked.size))
 
 
 def with_oracle(bench: Bench) -> Bench:
     """Full model, queries, and the oracle of every group and seed, scored at the end and at some steps."""
     bench.stage("fit")
-    bench.stage("sample", "--num", str(QUERIES))
+    bench.stage("sample", "--num", str(bench.size.queries))
     steps = [bench.steps // 4, bench.steps // 2, bench.steps]
     watched = fragment(
         bench.run.root / "snapshots.yaml", [bench.run.queries], bench.run.root / "snapshots", steps

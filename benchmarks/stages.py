@@ -7,11 +7,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.sizes import TOY, Size
 from guda_lightning.cli import main
 from guda_lightning.counterfactuals import GUIDANCE, CounterfactualStore
 from guda_lightning.files import slug, write_atomic
 from guda_lightning.runs import RunFolder
 
+DOCS = Path(__file__).parents[1] / "docs"
 aside = 0.0  # seconds of the processor that a stage spent on what is no part of it, such as snapshots
 
 
@@ -25,6 +27,8 @@ class Asked:
         seeds: Oracle seeds, where other than a benchmark's own number.
         steps: Training steps of the CIFAR-10 models, where other than their configuration's.
         classes: Classes of digits whose parts are retrained, where not all of them.
+        docs: Folder of benchmarks.md, whose tables are rewritten, and of images.
+        size: How large everything is.
     """
 
     runs: Path
@@ -32,6 +36,8 @@ class Asked:
     seeds: int | None = None
     steps: int | None = None
     classes: int | None = None
+    docs: Path = DOCS
+    size: Size = Size()  # noqa: RUF009  (frozen)
 
     def command(self, name: str) -> str:
         """How to measure the same again."""
@@ -42,7 +48,8 @@ class Asked:
         classes = (
             "" if self.classes is None or name not in ("halves", "tenths") else f" --classes {self.classes}"
         )
-        return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}"
+        toy = " --toy FOLDER" if self.size is TOY else ""
+        return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}{toy}"
 
 
 class Bench:
@@ -53,11 +60,24 @@ class Bench:
         options: Arguments of every stage, such as ``-c digits.yaml``.
         seeds: Oracle seeds, counted from 0.
         steps: Steps of a whole training.
+        size: Adds the options that make it a toy.
     """
 
-    def __init__(self, root: Path, *options: str, seeds: int = 1, steps: int = 0) -> None:
-        self.run, self.options, self.seeds, self.steps = RunFolder(root), options, seeds, steps
+    def __init__(
+        self,
+        root: Path,
+        *options: str,
+        seeds: int = 1,
+        steps: int = 0,
+        size: Size = Size(),  # noqa: B008  (frozen)
+    ) -> None:
+        self.run, self.options, self.size = RunFolder(root), options, size
+        self.seeds, self.steps = seeds, size.steps or steps
         self._costs = root / "costs"
+
+    def beside(self, root: Path, *options: str) -> Bench:
+        """Another run folder with the same full model, under more options."""
+        return Bench(root, *self.options, *options, "--full", str(self.run.full), size=self.size)
 
     def stage(self, name: str, *arguments: str, label: str = "") -> None:
         """Run a stage unless it has run to its end before; what several attempts cost is added up."""
@@ -67,7 +87,8 @@ class Bench:
             return
         spent_before, aside_before = time.process_time(), aside
         try:
-            code = main([name, *self.options, "--run", str(self.run.root), *arguments])
+            options = (*self.options, *self.size.everywhere, "--run", str(self.run.root))
+            code = main([name, *options, *arguments, *self.size.stages.get(name, ())])
             cost["complete"] = code == 0
         finally:
             cost["seconds"] += time.process_time() - spent_before - (aside - aside_before)

@@ -31,11 +31,8 @@ from guda_lightning.types import Weighting
 
 SCORING = Scoring(strata=16, draws=1)  # along the training
 IMAGE_SHAPE = {1: (1, 8, 8), 3: (3, 8, 8)}  # by the channels that a network takes
-STEPS = [15, 30, 60, 120]
-LONG = ("retrack", "zero_target", "finetune lr 1e-3")  # the others stop at SHORT steps
-SHORT = 30
+LONG = ("retrack", "zero_target", "finetune lr 1e-3")  # of steps; the others stop early
 SHOWN = ("top1", "ndcg@3")
-CALIBRATION_GROUPS = 3  # the first three; the other groups are held out
 LR, WEIGHT = "--optimizer.init_args.lr", "--objective.init_args.forget_weight"
 NEIGHBOURS = "--objective.init_args.neighbours"
 RETRACK = ("-c", "unlearn/retrack.yaml")
@@ -61,25 +58,36 @@ COUNTS = {1: "retrack K 1", 10: "retrack K 10"}  # besides all of them
 
 def sweep(bench: Bench, names: Sequence[str] = tuple(SWEEPS)) -> None:
     """Unlearn every group under the named hyper-parameters and keep squared errors along the way."""
-    full = ("--full", str(bench.run.full))
-    calibration = Bench(bench.run.root / "calibration", *bench.options, *full)
+    calibration = bench.beside(bench.run.root / "calibration")
     calibration.stage("sample", "--num", "64", "--seed", "1")
     for seed in range(bench.seeds):
         scored = ("-c", "attribute/elbo.yaml", "--operator", "retrain", "--seed", str(seed))
         asked = ("--queries", str(calibration.run.queries))
         bench.stage("attribute", *scored, *asked, label=f"calibration retrain {seed}")
-    for name in names:
+    for name in swept(bench, names):
         root = folder(bench, name)
-        one = Bench(root, *bench.options, *full)
+        one = bench.beside(root)
         watched = fragment(
-            root / "watched.yaml", [bench.run.queries, calibration.run.queries], root, steps(name), SCORING
+            root / "watched.yaml",
+            [bench.run.queries, calibration.run.queries],
+            root,
+            steps(bench, name),
+            SCORING,
         )
-        one.stage("unlearn", *SWEEPS[name], "-c", watched, "--steps", str(steps(name)[-1]), label="unlearn")
+        one.stage(
+            "unlearn", *SWEEPS[name], "-c", watched, "--steps", str(steps(bench, name)[-1]), label="unlearn"
+        )
 
 
-def steps(name: str) -> list[int]:
+def swept(bench: Bench, names: Sequence[str] = tuple(SWEEPS)) -> list[str]:
+    """Those of some hyper-parameters that a sweep is large enough for."""
+    return [name for name in names if name in list(SWEEPS)[: bench.size.kinds]]
+
+
+def steps(bench: Bench, name: str) -> list[int]:
     """After how many steps a set of hyper-parameters is scored; all but a few stop early."""
-    return STEPS if name in LONG else [step for step in STEPS if step <= SHORT]
+    size = bench.size
+    return [step for step in size.unlearning if step <= size.short or name in LONG]
 
 
 def folder(bench: Bench, name: str) -> Path:
@@ -135,24 +143,35 @@ class Sweep:
 def chosen(sweep: Sweep, weighting: Weighting, names: Sequence[str] = tuple(SWEEPS)) -> pd.DataFrame:
     """All hyper-parameters, best first, by the calibration groups and queries alone."""
     candidates = {
-        f"{name}, {step} steps": sweep.scores(name, step, weighting) for name in names for step in steps(name)
+        f"{name}, {step} steps": sweep.scores(name, step, weighting)
+        for name in swept(sweep.bench, names)
+        for step in steps(sweep.bench, name)
     }
     groups = sweep.groups
-    return choose(candidates, sweep.oracle(weighting).mean(0), groups, groups[:CALIBRATION_GROUPS])
+    calibration = groups[: len(groups) // 3]  # the others are held out
+    return choose(candidates, sweep.oracle(weighting).mean(0), groups, calibration)
 
 
 def along(sweep: Sweep, names: Sequence[str]) -> list[dict[str, object]]:
     """Agreement with the mean of the oracle's seeds along the steps, for a figure."""
+    shown = swept(sweep.bench, names)
     return [
         row
-        for step in STEPS
-        for row in _points(sweep, step, {name: (name, step) for name in names if step in steps(name)})
+        for step in sweep.bench.size.unlearning
+        for row in _points(
+            sweep, step, {name: (name, step) for name in shown if step in steps(sweep.bench, name)}
+        )
     ]
 
 
 def by_setting(sweep: Sweep, names: Mapping[float, str]) -> list[dict[str, object]]:
     """Agreement of retrack along one hyper-parameter, after the steps that all settings were given."""
-    return [row for x, name in names.items() for row in _points(sweep, x, {"retrack": (name, SHORT)})]
+    return [
+        row
+        for x, name in names.items()
+        if name in swept(sweep.bench)
+        for row in _points(sweep, x, {"retrack": (name, sweep.bench.size.short)})
+    ]
 
 
 def _points(sweep: Sweep, x: float, chosen: Mapping[str, tuple[str, int]]) -> list[dict[str, object]]:
@@ -186,13 +205,22 @@ def run(asked: Asked) -> None:
         "Chosen by R² of the oracle's scores on 3 of the 10 groups and 64 queries of their own; agreement "
         "is on all groups and the 160 evaluated queries, with the mean of the oracle seeds."
     )
-    write_table("sweeps", asked.command("sweeps"), rows, notes)
+    write_table(asked.docs, "sweeps", asked.command("sweeps"), rows, notes)
     subtitle = "digits, with 95 % intervals; dashed: the oracle's agreement with itself"
-    figures.lines(along(shown, LONG), "steps", "steps", "Agreement along unlearning", subtitle)
-    figures.lines(by_setting(shown, WEIGHTS), "λ", "forget_weight", "The weight of the forget term", subtitle)
+    figures.lines(asked.docs, along(shown, LONG), "steps", "steps", "Agreement along unlearning", subtitle)
+    figures.lines(
+        asked.docs,
+        by_setting(shown, WEIGHTS),
+        "λ",
+        "forget_weight",
+        "The weight of the forget term",
+        subtitle,
+    )
     sizes = shown.oracles[0].record["group_sizes"].values()
     counts = {**COUNTS, sum(sizes) - max(sizes): "retrack"}
-    figures.lines(by_setting(shown, counts), "K", "neighbours", "Neighbours of ReTrack's target", subtitle)
+    figures.lines(
+        asked.docs, by_setting(shown, counts), "K", "neighbours", "Neighbours of ReTrack's target", subtitle
+    )
 
 
 def cifar10(asked: Asked) -> None:
@@ -201,7 +229,7 @@ def cifar10(asked: Asked) -> None:
     sweep(bench, ("retrack",))
     rows = along(Sweep(bench, calibration=False), ("retrack",))
     subtitle = "CIFAR-10 at 8 x 8, with 95 % intervals; dashed: the oracle's agreement with itself"
-    figures.lines(rows, "steps", "steps_cifar10", "Agreement along unlearning", subtitle)
+    figures.lines(asked.docs, rows, "steps", "steps_cifar10", "Agreement along unlearning", subtitle)
 
 
 def _rows(shown: Sweep, calibration: Sweep, weighting: Weighting) -> list[dict[str, object]]:

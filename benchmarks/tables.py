@@ -12,11 +12,20 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
+def write_table(
+    docs: Path, name: str, command: str, rows: Sequence[Mapping[str, object]], notes: str = ""
+) -> None:
+    """Replace the table of one benchmark in docs/benchmarks.md.
 
-def write_table(name: str, command: str, rows: Sequence[Mapping[str, object]], notes: str = "") -> None:
-    """Replace the table of one benchmark; say with what command, on what machine and when it was measured."""
+    Args:
+        docs: The folder of benchmarks.md.
+        name: Of the markers that the table stands between.
+        command: With which it was measured.
+        rows: Cells by column, the same columns in each.
+        notes: What the reader of the table should know.
+    """
+    page = docs / "benchmarks.md"
     header = list(rows[0])
     lines = [
         f"`{command}` · {machine()} · {datetime.date.today().isoformat()}",
@@ -27,12 +36,12 @@ def write_table(name: str, command: str, rows: Sequence[Mapping[str, object]], n
     ]
     if notes:
         lines += ["", notes]
-    text = DOCS.read_text("utf-8")
+    text = page.read_text("utf-8")
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"{DOCS} has no markers <!-- {name} --> and <!-- /{name} -->")
+        raise SystemExit(f"{page} has no markers <!-- {name} --> and <!-- /{name} -->")
     body = "\n".join(lines)
-    DOCS.write_text(pattern.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text), "utf-8")
+    page.write_text(pattern.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text), "utf-8")
     print(body)
 
 

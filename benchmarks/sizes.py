@@ -1,0 +1,66 @@
+"""How large the benchmarks are: as measured, or as a toy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Size:
+    """The numbers that make a benchmark take hours; the defaults are those that are measured.
+
+    Attributes:
+        queries: Queries that methods are compared on.
+        steps: Training steps of the full model and the oracle, where other than a benchmark's own number.
+        classes: Digits that are groups; the others are in no group.
+        pairs: Digits that are removed together.
+        groups: Numbers of groups that costs are compared at.
+        unlearning: Steps after which a sweep scores.
+        short: Of these, after which most of its hyper-parameters stop.
+        images: Images of CIFAR-10.
+        kinds: How many methods, classifiers or hyper-parameters are compared at most.
+        timed: Images that a step is timed on, of digits alone, where other than a benchmark's own number.
+        everywhere: Options of every stage, after a benchmark's own.
+        stages: Options of a stage by its name, after all others.
+    """
+
+    queries: int = 160
+    steps: int | None = None
+    classes: int = 10
+    pairs: Sequence[str] = ("3+8", "4+9", "1+7")  # digits that look alike
+    groups: Sequence[int] = (10, 20, 60, 200)
+    unlearning: Sequence[int] = (15, 30, 60, 120)
+    short: int = 30
+    images: int = 20000
+    kinds: int | None = None
+    timed: int | None = None
+    everywhere: Sequence[str] = ()
+    stages: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+_NETWORK = "--model.init_args.denoiser.init_args."
+TOY = Size(
+    queries=6,
+    steps=8,
+    classes=4,  # one more than the leading groups that a race looks for
+    pairs=("0+1",),
+    groups=(4,),
+    unlearning=(1, 2),
+    short=2,
+    images=400,
+    kinds=2,
+    timed=4,
+    everywhere=(
+        *(f"{_NETWORK}block_out_channels", "[8,8]"),
+        *(f"{_NETWORK}norm_num_groups", "4"),
+        *(f"{_NETWORK}attention_head_dim", "8"),
+        *("--trainer.max_steps", "8"),
+        *("--trainer.enable_progress_bar", "false"),
+    ),
+    stages={
+        "guide": ("--classifier.steps", "4"),
+        "unlearn": ("--steps", "2", "--trainer.limit_val_batches", "0"),
+        "sample": ("--steps", "3", "--num", "6"),
+    },
+)
