@@ -4,21 +4,124 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.stages import DOCS
 from benchmarks.tables import write_table
 
-# The names in the first column that tells rows apart, of the tables that a benchmark writes.
-TABLES = {
-    "forget-target": ["10", "all 1619"],
-    "stages": ["fit", "sample", "unlearn", "attribute", "report", r"all \(peak memory \d\.\d\d GiB\)"],
-    "digits": ["another oracle seed", "guidance", "retrack", "similarity"],
-    "guidance": ["another oracle seed", "guidance", "guided", "retrack", "similarity"],
-    "speed": ["another oracle seed", "guidance", "retrack"],
-    "classifiers": ["dense (default)", "dense, 1500 steps", "another oracle seed"],
+Toy = Callable[..., None]
+ORACLE = "another oracle seed"
+# What tells the rows of a table apart, as a column and the values that it has.
+TABLES: dict[str, tuple[str, set[str]]] = {
+    "forget-target": ("neighbours", {"10", "all 1619"}),
+    "stages": ("network evaluations", {"512", "18", "960", "6600", "0", "8090"}),
+    "digits": ("method", {ORACLE, "guidance", "retrack", "similarity"}),
+    "guidance": ("method", {ORACLE, "guidance", "retrack", "guided", "similarity"}),
+    "speed": ("method", {ORACLE, "guidance", "retrack"}),
+    "classifiers": ("classifier", {ORACLE, "dense (default)", "dense, 1500 steps"}),
+    "halves": ("method", {"oracle", "guidance", "guided", "retrack", "similarity"}),
+    "tenths": ("method", {"oracle", "guidance", "guided", "retrack", "similarity"}),
+    "mislabelled": (
+        "method",
+        {
+            f"{method}, {labels}"
+            for method in ("guidance", "retrack")
+            for labels in ("right labels", "5 % wrong")
+        },
+    ),
+    "coalitions": ("method", {"oracle", "guidance", "retrack"}),
+    "groups": ("method", {"retraining", "guidance", "retrack"}),
+    "early": (
+        "",
+        {
+            f"{method}, {how}"
+            for method in ("guidance", "retrack")
+            for how in ("100 timesteps", "race for the top 1", "race for the top 3")
+        },
+    ),
+    "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
-FIGURES = {"yardstick_digits", "evaluations", "draws", "groups", "forget_weight", "neighbours", "steps"}
+FIGURES = {"draws", "evaluations", "forget_weight", "groups", "neighbours", "steps", "yardstick_digits"}
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    """Run benchmarks as toys in a temporary folder."""
+
+    def run(*names: str) -> None:
+        main([*names, "--toy", str(tmp_path), "--seeds", "2", "--classes", "2"])
+
+    return run
+
+
+def rows(page: Path, name: str) -> list[dict[str, str]]:
+    """The table between the markers of a benchmark."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", page.read_text("utf-8"), re.DOTALL)
+    assert found
+    lines = [line for line in found[1].splitlines() if line.startswith("|")]
+    header, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(header, cells, strict=True)) for cells in body]
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def stages(folder: Path) -> dict[Path, bytes]:
+    """What every stage that has run to its end did cost, to the last digit."""
+    return {path: path.read_bytes() for path in folder.rglob("costs/*.json")}
+
+
+@pytest.mark.slow
+def test_every_benchmark_runs_as_a_toy_and_goes_on_where_it_was_stopped(toy: Toy, tmp_path: Path) -> None:
+    measured = files(DOCS)
+    names = [name for name in BENCHMARKS if not name.startswith("cifar10")]
+    toy(*names)
+    assert files(DOCS) == measured
+    page = tmp_path / "docs" / "benchmarks.md"
+    assert {name.replace("_", "-") for name in names} - TABLES.keys() == {"demo", "evaluations"}
+    for name, (column, expected) in TABLES.items():
+        assert {row[column] for row in rows(page, name)} == expected, name
+    assert {path.stem for path in (tmp_path / "docs" / "images").glob("*.png")} == FIGURES
+    assert "python -m benchmarks digits --seeds 2 --toy FOLDER" in page.read_text("utf-8")
+
+    before = stages(tmp_path)
+    toy("digits")
+    assert stages(tmp_path) == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "GUDA_CIFAR10" not in os.environ, reason="GUDA_CIFAR10 does not name a Parquet file of CIFAR-10"
+)
+def test_those_of_cifar10_run_as_toys(tmp_path: Path) -> None:
+    given = ["--cifar10", os.environ["GUDA_CIFAR10"]]
+    main(["cifar10", "cifar10_steps", *given, "--toy", str(tmp_path), "--seeds", "2"])
+    found = {row["method"] for row in rows(tmp_path / "docs" / "benchmarks.md", "cifar10")}
+    assert found == {ORACLE, "guidance", "retrack", "guided", "similarity"}
+    images = {path.stem for path in (tmp_path / "docs" / "images").glob("*.png")}
+    assert images == {"steps_cifar10", "yardstick_cifar10"}
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is_made(
+    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, said in (
+        ("digit", f"no benchmark 'digit': choose from {', '.join(BENCHMARKS)}"),
+        ("cifar10", "cifar10 needs --cifar10 FILE: Parquet with the columns img and label"),
+    ):
+        with pytest.raises(SystemExit):
+            toy("digits", name)
+        assert capsys.readouterr().err.splitlines()[-1] == f"python -m benchmarks: error: {said}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_without_a_place_for_the_table_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text("# Benchmarks\n")
+    with pytest.raises(SystemExit, match=f"^{page} has no markers <!-- new --> and <!-- /new -->$"):
+        write_table(tmp_path, "new", "a command", [{"method": "a"}])
+    assert page.read_text() == "# Benchmarks\n"

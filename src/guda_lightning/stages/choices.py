@@ -84,6 +84,23 @@ def refuse_choices(**choices: object) -> None:
             )
 
 
+def refuse_two_methods(attributor: object, objective: object, classifier: object) -> None:
+    """Refuse a placebo test of two methods at once.
+
+    Raises:
+        ConfigError: More than one is given.
+    """
+    if attributor is not None:
+        refuse_choices(objective=objective, classifier=classifier)
+    if objective is not None and classifier is not None:
+        raise ConfigError(
+            "an objective unlearns and a classifier guides, and both were given",
+            found=f"an objective {type(objective).__name__}, and a classifier",
+            expected="one of them",
+            fix="leave out --objective, or --classifier",
+        )
+
+
 def at_least_one(name: str, value: int) -> None:
     """Refuse a count below one.
 

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule
 
 from guda_lightning.callbacks.wandb import closing_runs
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
-from guda_lightning.data import GroupDataModule, HeldOutDataModule
+from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion.cost import TrainingCost
-from guda_lightning.guidance import (
-    ClassifierPlan,
-    GroupClassifier,
-    NoiseLevel,
-    guidance_key,
-    network_hparams,
-    weights_of,
-)
+from guda_lightning.guidance import ClassifierPlan, GroupClassifier, NoiseLevel, weights_of
 from guda_lightning.stages.base import StageTrainer, fit
 from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.stages.costs import say, spent
+from guda_lightning.stages.guiding import Guiding, guiding_hparams
 from guda_lightning.stages.records import begin, is_stored, log_record, made_from
-from guda_lightning.unlearning.hparams import training_hparams
 
 
 class GuideStage(StageTrainer):
@@ -50,20 +44,33 @@ class GuideStage(StageTrainer):
         """
         chosen_groups(datamodule.grouping, None)  # each can be removed
         source = self._open_full(full, model, datamodule)
-        hparams = {
-            **network_hparams(classifier, datamodule.input_shape),
-            **training_hparams(datamodule, self),
-            "batch_size": classifier.batch_size,
-        }
+        hparams = guiding_hparams(classifier, datamodule, self)
+        work = Guiding(source, classifier, self._is_conditional(model), seed, hparams)
         store, origin = CounterfactualStore(self.run_folder.store), made_from(source, datamodule.grouping)
-        key = guidance_key(datamodule.grouping.names, seed, hparams)
-        if is_stored(store, key, origin):
+        if is_stored(store, work.key(datamodule.grouping), origin):
             say("guide: the classifier is complete, skipped")
             return
-        module = GroupClassifier(
-            classifier, datamodule, source.model.schedule, self._is_conditional(model), seed
+        module = work.module(datamodule)
+        say(
+            f"guide: {classifier.steps} steps of {classifier.batch_size} images through a classifier of "
+            f"{sum(p.numel() for p in module.network.parameters())} parameters"
         )
-        data = HeldOutDataModule(datamodule, classifier.held_out, classifier.batch_size, seed)
+        record = self._train_classifier(work, module, datamodule, store, origin)
+        say(f"guide: classifier of {len(record.groups)} groups done, {spent(vars(record))}")
+        for level in module.levels:
+            say(_described(level))
+
+    def _train_classifier(
+        self,
+        work: Guiding,
+        module: GroupClassifier,
+        datamodule: GroupDataModule,
+        store: CounterfactualStore,
+        origin: dict[str, str],
+        **overrides: Any,
+    ) -> CounterfactualRecord:
+        """Train a classifier on a fresh trainer, calibrate and store it."""
+        key, data = work.key(datamodule.grouping), work.data(datamodule)
         with closing_runs():
             cost = TrainingCost(module.network)
             trainer, checkpoint = self._fresh(
@@ -71,25 +78,24 @@ class GuideStage(StageTrainer):
                 "classifier",
                 self.run_folder.checkpoints(key.folder_name),
                 cost,
-                max_steps=classifier.steps,
-                max_epochs=-1,
-                limit_val_batches=0,
-                num_sanity_val_steps=0,
-                enable_model_summary=False,
-            )
-            say(
-                f"guide: {classifier.steps} steps of {classifier.batch_size} images through a classifier of "
-                f"{sum(p.numel() for p in module.network.parameters())} parameters"
+                **{
+                    "max_steps": work.plan.steps,
+                    "max_epochs": -1,
+                    "limit_val_batches": 0,
+                    "num_sanity_val_steps": 0,
+                    "enable_model_summary": False,
+                    **overrides,
+                },
             )
             begin(checkpoint.folder, origin)
-            log_record(trainer, {"groups": list(key.groups), "hparams": hparams, **origin})
+            log_record(trainer, {"groups": list(key.groups), "hparams": work.hparams, **origin})
             fit(trainer, module, data, checkpoint)
         module.calibrate(data)
         record = CounterfactualRecord(
             operator=key.operator,
             groups=key.groups,
-            seed=seed,
-            hparams=hparams,
+            seed=work.seed,
+            hparams=work.hparams,
             full_hash=origin["full_hash"],
             grouping_hash=origin["grouping_hash"],
             schedule_hash=origin["schedule_hash"],
@@ -104,9 +110,7 @@ class GuideStage(StageTrainer):
             store.save(weights_of(module), record)
             checkpoint.discard()
         trainer.strategy.barrier()  # no rank reads what rank zero still writes
-        say(f"guide: classifier of {len(key.groups)} groups done, {spent(vars(record))}")
-        for level in module.levels:
-            say(_described(level))
+        return record
 
 
 def _described(level: NoiseLevel) -> str:

@@ -10,33 +10,41 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from tqdm import tqdm
 
-from guda_lightning.attribution import Attributor, CounterfactualAttributor, Scoring
+from guda_lightning.attribution import Attributor, Scoring
 from guda_lightning.callbacks.wandb import closing_runs, log_placebo, stage_loggers
-from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import GroupDataModule, load_queries, near_duplicates
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation import refuse_few
 from guda_lightning.files import sha256_json
+from guda_lightning.guidance import ClassifierPlan
 from guda_lightning.report.placebo import NAMED, placebo_frame, placebo_lines, placebo_tests, write_parquet
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.attribute import AttributeStage
 from guda_lightning.stages.choices import (
     at_least_one,
     chosen_groups,
-    refuse_choices,
+    refuse_two_methods,
     table_names,
 )
-from guda_lightning.stages.costs import evaluation_seconds, say, say_cost
-from guda_lightning.stages.records import begin, is_stored, made_from
+from guda_lightning.stages.costs import say
+from guda_lightning.stages.guide import GuideStage
+from guda_lightning.stages.guiding import Guiding, guiding_hparams
+from guda_lightning.stages.records import begin
+from guda_lightning.stages.repeated import (
+    Repeated,
+    RepeatedAttributor,
+    RepeatedGuidance,
+    RepeatedUnlearning,
+)
 from guda_lightning.stages.unlearn import UnlearnStage
 from guda_lightning.stages.unlearning import Unlearning
-from guda_lightning.types import Queries, Weighting
+from guda_lightning.types import Weighting
 from guda_lightning.unlearning import Objective, ReTrack
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.module import default_optimizer
 
 
-class PlaceboStage(UnlearnStage, AttributeStage):
+class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
     """Scores queries against groups dealt at random."""
 
     def placebo(
@@ -46,6 +54,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         partitions: int = 99,
         attributor: Attributor | None = None,
         objective: Objective | None = None,
+        classifier: ClassifierPlan | None = None,
         steps: int = 60,
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -67,15 +76,16 @@ class PlaceboStage(UnlearnStage, AttributeStage):
             model: The full model's module.
             datamodule: The training data with its groups.
             partitions: Random partitions, at least 99.
-            attributor: The method, such as PixelSimilarity; left out, unlearning by an objective.
+            attributor: The method, such as PixelSimilarity; left out, counterfactuals.
             objective: What unlearning minimises; ReTrack with its defaults if left out.
+            classifier: That of guidance, as it was given to ``guda guide``; left out, unlearning.
             steps: Optimizer steps per group.
             optimizer: Builds the optimizer.
             lr_scheduler: Builds a learning-rate schedule that advances every step.
             scoring: Timesteps, draws, seed, batch size and precision.
             weighting: The weighting that is printed; files and page hold both.
             level: Share of false discoveries to allow among the queries called attributable.
-            seed: Seed of unlearning, of the scored table.
+            seed: Seed of unlearning or of the classifier, of the scored table.
             queries: An image or a folder of images; RUN/queries if left out.
             resize: Whether to resize queries of another size than the training images.
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
@@ -83,8 +93,7 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         """
         at_least_one("steps", steps)
         refuse_few(partitions, level)
-        if attributor is not None:
-            refuse_choices(objective=objective)
+        refuse_two_methods(attributor, objective, classifier)
         if self.world_size > 1:
             raise ConfigError(
                 "guda placebo works in one process",
@@ -92,16 +101,24 @@ class PlaceboStage(UnlearnStage, AttributeStage):
                 expected="one: partitions are made, scored and thrown away one after the other",
                 fix="pass --trainer.devices 1 --trainer.num_nodes 1",
             )
-        run, objective = self.run_folder, objective or ReTrack()
-        source = self._open_full(full, model, datamodule)
+        run, source = self.run_folder, self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
         conditional = self._is_conditional(model)
         asked = datamodule.as_queries(asked, conditional)
-        hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self)
-        work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams)
-        real = attributor or CounterfactualAttributor(
-            run.store, objective.name, scoring, seed=seed, hparams=sha256_json(hparams)
-        )
+        where = (scoring, run.store, self.strategy.root_device)
+        method: Repeated
+        if attributor is not None:
+            method = RepeatedAttributor(attributor, source)
+        elif classifier is not None:
+            hparams = guiding_hparams(classifier, datamodule, self)
+            guiding = Guiding(source, classifier, conditional, seed, hparams)
+            method = RepeatedGuidance(guiding, self._train_classifier, *where)
+        else:
+            objective = objective or ReTrack()
+            hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self)
+            work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams)
+            method = RepeatedUnlearning(work, self._unlearn_groups, *where)
+        real = method.real
         real.fit(source, datamodule, datamodule.grouping)
         groups = chosen_groups(datamodule.grouping, None)
         if list(real.fitted_groups) != groups:
@@ -128,22 +145,15 @@ class PlaceboStage(UnlearnStage, AttributeStage):
             say(f"placebo: {result} is complete, skipped")
         else:
             begin(folder, {"of": identity["of"]})
-            if attributor is None:
-                left = sum(
-                    not ScoreTable.exists(folder / f"{number}.parquet") for number in range(partitions)
-                )
-                if left:
-                    self._say_placebo_cost(work, scoring, datamodule, asked, left)
+            left = sum(not ScoreTable.exists(folder / f"{number}.parquet") for number in range(partitions))
+            if left:
+                method.say_cost(datamodule, asked, left)
             parts = []
             for number in tqdm(range(partitions), desc="placebo", unit="partition", disable=None):
                 part = folder / f"{number}.parquet"
                 if not ScoreTable.exists(part):
                     view = datamodule.regrouped(datamodule.grouping.permuted(number, f"placebo {number}"))
-                    if attributor is None:
-                        table = self._unlearned(work, scoring, view, asked, folder)
-                    else:
-                        table = attributor.fit(source, view, view.grouping).score(asked)
-                    table.save(part)
+                    method.score(view, asked, folder).save(part)
                 parts.append(ScoreTable.load(part))
             random = ScoreTable(ScoreTable.concat(parts).table, {**identity, **_duplicates(datamodule)})
         known = random.record.get("level") == level
@@ -161,41 +171,6 @@ class PlaceboStage(UnlearnStage, AttributeStage):
         write_parquet(run.placebo / "queries" / path.name, frame)
         shown = {name: test for name, test in tests.items() if name == weighting or weighting not in tests}
         say("\n".join(f"placebo {path.stem}, {line}" for line in placebo_lines(observed, random, shown)))
-
-    def _unlearned(
-        self, work: Unlearning, scoring: Scoring, view: GroupDataModule, asked: Queries, folder: Path
-    ) -> ScoreTable:
-        """Scores of one random partition; its counterfactuals are not kept."""
-        store, origin = CounterfactualStore(folder / "store"), made_from(work.full, view.grouping)
-        for name in chosen_groups(view.grouping, None):
-            if not is_stored(store, work.key((name,)), origin):
-                self._unlearn_groups(work, (name,), view, store, origin, **_SILENT)
-        attributor = CounterfactualAttributor(
-            store.root,
-            work.objective.name,
-            scoring,
-            seed=work.seed,
-            cache=folder / "errors",
-            device=self.strategy.root_device,
-        )
-        table = attributor.fit(work.full, view, view.grouping).score(asked)
-        shutil.rmtree(store.root)
-        return table
-
-    def _say_placebo_cost(
-        self, work: Unlearning, scoring: Scoring, data: GroupDataModule, asked: Queries, partitions: int
-    ) -> None:
-        groups, device = len(chosen_groups(data.grouping, None)), self.strategy.root_device
-        each = evaluation_seconds(work.full.model, data, scoring.batch_size, device, work.conditional)
-        scores = len(asked) * scoring.plan(work.full.model.schedule).evaluations * each
-        say_cost(
-            f"placebo: {partitions} partitions x {groups} groups ({work.objective.name})",
-            partitions * groups * (work.seconds(data, device) + scores),
-        )
-
-
-# Nothing of a random group is worth a log, a curve or a checkpoint callback of the user's.
-_SILENT = {"logger": False, "callbacks": [], "enable_progress_bar": False, "limit_val_batches": 0}
 
 
 def _duplicates(datamodule: GroupDataModule) -> dict[str, Any]:
