@@ -42,7 +42,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "early": early.run,
     "sweeps": sweeps.run,
     "styles": styles.run,
-    "memory": lambda asked: memory.run(),
+    "memory": memory.run,
     "cifar10": agree.cifar10,
     "cifar10_steps": sweeps.cifar10,
 }

@@ -8,6 +8,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from benchmarks.sizes import TOY
+from benchmarks.stages import Asked
 from benchmarks.tables import write_table
 from guda_lightning.diffusion.adapters import Lora, add_adapter, own_weights
 
@@ -32,9 +34,9 @@ NOTES = (
 )
 
 
-def run(toy: bool = False) -> None:
+def run(asked: Asked) -> None:
     """Write the table of memory."""
-    config = {**UNET, "block_out_channels": (32, 32, 32, 32)} if toy else UNET
+    config = {**UNET, "block_out_channels": (32, 32, 32, 32)} if asked.size is TOY else UNET
     with torch.device("meta"):
         full = UNet2DConditionModel(**config).to(torch.bfloat16)
         adapted = UNet2DConditionModel(**config).to(torch.bfloat16)
@@ -76,7 +78,7 @@ def run(toy: bool = False) -> None:
         f" On disk a group is a model of {4 * weights:.1f} GB, or an adapter: {', '.join(sizes)}; "
         f"60 styles at rank {RANK} are {60 * 4 * trained:.2f} GB."
     )
-    write_table("memory", "python -m benchmarks memory", rows, NOTES + disk)
+    write_table(asked.docs, "memory", asked.command("memory"), rows, NOTES + disk)
 
 
 def _saved(network: Any, batch: int, checkpointing: bool) -> float:

@@ -21,7 +21,10 @@ class Size:
         images: Images of CIFAR-10.
         kinds: How many methods, classifiers or hyper-parameters are compared at most.
         timed: Images that a step is timed on, of digits alone, where other than a benchmark's own number.
-        everywhere: Options of every stage, after a benchmark's own.
+        styled: Digits that are rendered in every style.
+        pipeline: Steps of the parts of a small pipeline, where other than its own numbers.
+        network: Options of every stage with a UNet of its own, after a benchmark's own.
+        everywhere: Options of every stage, likewise.
         stages: Options of a stage by its name, after all others.
     """
 
@@ -35,6 +38,9 @@ class Size:
     images: int = 20000
     kinds: int | None = None
     timed: int | None = None
+    styled: int = 600
+    pipeline: int | None = None
+    network: Sequence[str] = ()
     everywhere: Sequence[str] = ()
     stages: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -51,10 +57,14 @@ TOY = Size(
     images=400,
     kinds=2,
     timed=4,
-    everywhere=(
+    styled=20,
+    pipeline=2,
+    network=(
         *(f"{_NETWORK}block_out_channels", "[8,8]"),
         *(f"{_NETWORK}norm_num_groups", "4"),
         *(f"{_NETWORK}attention_head_dim", "8"),
+    ),
+    everywhere=(
         *("--trainer.max_steps", "8"),
         *("--trainer.enable_progress_bar", "false"),
     ),

@@ -87,7 +87,7 @@ class Bench:
             return
         spent_before, aside_before = time.process_time(), aside
         try:
-            options = (*self.options, *self.size.everywhere, "--run", str(self.run.root))
+            options = (*self.options, *self.size.network, *self.size.everywhere, "--run", str(self.run.root))
             code = main([name, *options, *arguments, *self.size.stages.get(name, ())])
             cost["complete"] = code == 0
         finally:

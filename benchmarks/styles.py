@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -21,73 +23,82 @@ from guda_lightning.types import Weighting
 EVALUATED = tuple(STYLES)[:6]
 STRATEGIES = ("weighted_style", "uniform_style", "style_removed", "matched_retain")
 RANKS = (1, 4, 16)
-EACH = 16  # queries of each evaluated style
 SHOWN = ("top1", "ndcg@3", "spearman")
-GROUPS = ("--groups", ",".join(EVALUATED))
 NOTES = (
-    f"{len(EVALUATED)} of {len(STYLES)} styles evaluated, {EACH} queries of each; core seconds of training "
-    "and of scoring 100 evaluations a query and model, those of the oracle of one seed. The pipeline's own "
-    "training, the same for all, is not counted. Agreement with the mean of the other oracle seeds, each "
-    "left out in turn, with 95 % intervals over queries and seeds."
+    "{each} queries of each of {styles} of {all} styles; core seconds of training and of scoring 100 "
+    "evaluations a query and model, those of the oracle of one seed. The pipeline's own training, the same "
+    "for all, is not counted. Agreement with the mean of the other oracle seeds, each left out in turn, with "
+    "95 % intervals over queries and seeds."
 )
 
 
 def run(asked: Asked) -> None:
     """Train the pipeline, fine-tune it on all styles and without each, unlearn each, and compare."""
     folder = asked.runs / "styles"
-    small_pipeline.make(folder)
+    sizes = small_pipeline.Sizes(asked.size.styled)
+    if asked.size.pipeline is not None:
+        sizes = small_pipeline.Sizes(asked.size.styled, *[asked.size.pipeline] * 3)
+    small_pipeline.make(folder, sizes)
     bench = Bench(
         folder / "run",
         *("-c", "styles.yaml", "--pretrained", str(folder / "pipeline"), "--trainer.logger", "false"),
+        *("--data.init_args.source.init_args.limit", str(asked.size.styled)),
         seeds=asked.seeds or 2,
+        size=replace(asked.size, network=()),
     )
     bench.stage("fit")
-    prompts = _prompts(folder / "prompts.txt")
-    bench.stage("sample", "--num", str(EACH * len(EVALUATED)), "--steps", "100", "--prompts", prompts)
+    evaluated = EVALUATED[: asked.size.kinds]
+    groups = ("--groups", ",".join(evaluated))
+    each = max(1, asked.size.queries // 10)
+    prompts = _prompts(folder / "prompts.txt", evaluated, each)
+    bench.stage("sample", "--num", str(each * len(evaluated)), "--steps", "100", "--prompts", prompts)
     for seed in range(bench.seeds):
-        bench.stage("retrain", "--seeds", str(seed), *GROUPS, label=f"retrain {seed}")
-        _score(bench, "retrain", f"retrain {seed}", "--seed", str(seed))
+        bench.stage("retrain", "--seeds", str(seed), *groups, label=f"retrain {seed}")
+        _score(bench, "retrain", f"retrain {seed}", *groups, "--seed", str(seed))
     clip = ("--objective.init_args.clip", str(folder / "clip"))
-    for strategy in STRATEGIES:
+    for strategy in STRATEGIES[: asked.size.kinds]:
         options = clip if strategy == "weighted_style" else ()
-        bench.stage("unlearn", "-c", f"unlearn/{strategy}.yaml", *options, *GROUPS, label=f"make {strategy}")
-        _score(bench, strategy, strategy, "--hparams", _hparams(bench, strategy, None))
+        bench.stage("unlearn", "-c", f"unlearn/{strategy}.yaml", *options, *groups, label=f"make {strategy}")
+        _score(bench, strategy, strategy, *groups, "--hparams", _hparams(bench, strategy, None))
     quiet = ("--trainer.callbacks", "[]")
-    bench.stage("unlearn", "-c", "unlearn/retrack.yaml", *quiet, *GROUPS, label="make retrack")
-    _score(bench, "retrack", "retrack")
-    for rank in RANKS:
+    bench.stage("unlearn", "-c", "unlearn/retrack.yaml", *quiet, *groups, label="make retrack")
+    _score(bench, "retrack", "retrack", *groups)
+    for rank in RANKS[: asked.size.kinds]:
         adapter = ("--lora.rank", str(rank), "--optimizer.init_args.lr", "3.0e-3")
         label = f"weighted_style rank{rank}"
-        options = ("-c", "unlearn/weighted_style.yaml", *clip, *adapter, *GROUPS)
+        options = ("-c", "unlearn/weighted_style.yaml", *clip, *adapter, *groups)
         bench.stage("unlearn", *options, label=f"make {label}")
         chosen = _hparams(bench, "weighted_style", rank)
-        _score(bench, "weighted_style", label, "--hparams", chosen, "--name", f"rank{rank}")
-    some = ("--attributor.init_args.groups", f"[{','.join(EVALUATED)}]")
+        named = ("--hparams", chosen, "--name", f"rank{rank}")
+        _score(bench, "weighted_style", label, *groups, *named)
+    some = ("--attributor.init_args.groups", f"[{','.join(evaluated)}]")
     bench.stage("attribute", "-c", "attribute/similarity.yaml", *some, label="attribute similarity")
     if code := main(["evaluate", str(bench.run.root)]):
         raise SystemExit(code)
+    notes = NOTES.format(each=each, styles=len(evaluated), all=len(STYLES))
     rows = _table(bench)
-    write_table("styles", asked.command("styles"), rows, NOTES)
+    write_table(asked.docs, "styles", asked.command("styles"), rows, notes)
     figures.dots(
+        asked.docs,
         _dots(bench),
         "styles",
         "Styles of a small Stable Diffusion",
-        f"agreement with fine-tuning without each of {len(EVALUATED)} styles; {EACH} queries of each",
+        f"agreement with fine-tuning without each of {len(evaluated)} styles",
     )
 
 
 def _score(bench: Bench, operator: str, label: str, *options: str) -> None:
-    scored = ("-c", "attribute/elbo.yaml", "--operator", operator, *GROUPS)
+    scored = ("-c", "attribute/elbo.yaml", "--operator", operator)
     bench.stage("attribute", *scored, *options, label=f"attribute {label}")
 
 
-def _prompts(path: Path) -> str:
-    """A file of prompts: every evaluated style in turn, with any digit and any three of its words."""
+def _prompts(path: Path, styles: Sequence[str], each: int) -> str:
+    """A file of prompts: every style in turn, with any digit and any three of its words."""
     dice, template = random.Random(0), PromptTemplate()
     lines = [
         template.compose(str(dice.randrange(10)), dice.sample(STYLES[style][1], 3))
-        for _ in range(EACH)
-        for style in EVALUATED
+        for _ in range(each)
+        for style in styles
     ]
     write_atomic(path, "\n".join(lines) + "\n")
     return str(path)

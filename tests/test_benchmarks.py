@@ -42,9 +42,28 @@ TABLES: dict[str, tuple[str, set[str]]] = {
             for how in ("100 timesteps", "race for the top 1", "race for the top 3")
         },
     ),
+    "styles": (
+        "method",
+        {ORACLE, "weighted_style", "uniform_style", "retrack", "similarity"}
+        | {f"weighted_style rank{rank}" for rank in (1, 4)},
+    ),
+    "memory": (
+        "stage",
+        {f"{stage}, {what}" for stage in ("fit", "unlearn") for what in ("all weights", "LoRA")}
+        | {"attribute, 16 evaluations at a time"},
+    ),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
-FIGURES = {"draws", "evaluations", "forget_weight", "groups", "neighbours", "steps", "yardstick_digits"}
+FIGURES = {
+    "draws",
+    "evaluations",
+    "forget_weight",
+    "groups",
+    "neighbours",
+    "steps",
+    "styles",
+    "yardstick_digits",
+}
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ class GuideStage(StageTrainer):
             operator=key.operator,
             groups=key.groups,
             seed=work.seed,
-            hparams=work.hparams,
+            hparams=dict(work.hparams),
             full_hash=origin["full_hash"],
             grouping_hash=origin["grouping_hash"],
             schedule_hash=origin["schedule_hash"],
