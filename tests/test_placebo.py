@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +24,7 @@ from guda_lightning.data import Digits, GroupDataModule, load_queries
 from guda_lightning.evaluation import placebo_test
 from guda_lightning.files import sha256_json
 from guda_lightning.grouping import Grouping
+from guda_lightning.guidance import ClassifierPlan
 from guda_lightning.stages import placebo as stage
 
 CONF = Path(__file__).parent / "conf"
@@ -372,45 +375,82 @@ def test_copies_in_another_group_are_named(scored: Path, tmp_path: Path, guda: G
     )
 
 
-@pytest.fixture
-def one_group(tmp_path: Path, guda: Guda) -> list[object]:
-    """A run of a network with one group and two queries, unlearned and scored; its options."""
-    groups = tmp_path / "groups.csv"
-    data = GroupDataModule(Digits(), limit=24, seed=0)
-    with groups.open("w", newline="") as file:
+@dataclass(frozen=True)
+class Trained:
+    """A method that trains, as a test of few groups and steps runs it."""
+
+    name: str
+    make: list[object]  # the stage that trains
+    score: list[object]  # more options of guda attribute
+    test: list[object]  # more options of guda placebo
+    groups: dict[str, slice]  # of the 24 samples
+    cost: str  # that is told for 98 partitions
+
+
+CLASSIFIER = ["--classifier.steps", 2, "--classifier.width", 8, "--classifier.held_out", 0]
+UNLEARNED = Trained(
+    "retrack",
+    ["unlearn", *UNLEARN, "--steps", 1],
+    [],
+    [*UNLEARN, "--steps", 1],
+    {"a": slice(0, 10)},
+    "placebo: 98 partitions x 1 groups (retrack): about ",
+)
+GUIDED = Trained(
+    "guidance",
+    ["guide", *DIGITS, *CLASSIFIER],
+    ["--operator", "guidance"],
+    [*DIGITS, *CLASSIFIER],
+    {"a": slice(0, 10), "b": slice(6, 20)},  # overlapping, and some in no group
+    "placebo: 98 partitions x 1 classifier (guidance): about ",
+)
+
+
+def write_groups(path: Path, ids: Sequence[str], members: Mapping[str, Iterable[int]]) -> Path:
+    with path.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["id", "group"])
-        table.writerows([name, "a"] for name in data.ids[:10])
+        for name, indices in members.items():
+            table.writerows([ids[index], name] for index in indices)
+    return path
+
+
+def scored_by(method: Trained, tmp_path: Path, guda: Guda) -> list[object]:
+    """A run of a network with few groups and two queries, made and scored by a method; its options."""
+    ids = GroupDataModule(Digits(), limit=24, seed=0).ids
+    members = {name: range(24)[part] for name, part in method.groups.items()}
+    groups = write_groups(tmp_path / "groups.csv", ids, members)
     options = ["--run", tmp_path / "run", "--data.init_args.groups", groups, "--data.init_args.limit", 24]
     guda("fit", *DIGITS, *options)
     guda("sample", *DIGITS, *options, "--num", 2, "--steps", 3)
-    guda("unlearn", *UNLEARN, *options, "--steps", 1)
-    guda("attribute", *DIGITS, *FEW, *options)
+    guda(*method.make, *options)
+    guda("attribute", *DIGITS, *FEW, *method.score, *options)
     return options
 
 
 @pytest.mark.slow
-def test_unlearning_is_repeated_on_random_groups_and_leaves_only_scores(
-    one_group: list[object], tmp_path: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", [UNLEARNED, GUIDED], ids=["unlearning", "guidance"])
+def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
+    method: Trained, tmp_path: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
+    options, run, name = scored_by(method, tmp_path, guda), tmp_path / "run", f"{method.name}-0"
     before, folders_before = files(run), folders(run)
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    placebo = ["placebo", *UNLEARN, *FEW, *one_group, "--steps", 1]
+    placebo = ["placebo", *method.test, *FEW, *options]
     with monkeypatch.context() as patch:  # after the first partition
         patch.setattr(stage, "tqdm", lambda paths, **_: [paths[0]])
         patch.setattr(stage, "near_duplicates", interrupt)
         assert main(list(map(str, placebo))) == 130
-    first = (run / "placebo" / "retrack-0" / "0.parquet").read_bytes()
-    assert not (run / "placebo" / "retrack-0" / "store").exists()
+    first = (run / "placebo" / name / "0.parquet").read_bytes()
+    assert not (run / "placebo" / name / "store").exists()
 
     out = guda(*placebo)
-    assert out.startswith("placebo: 98 partitions x 1 groups (retrack): about ")
+    assert out.startswith(method.cost)
     after = files(run)
-    made = {"placebo/retrack-0.parquet", "placebo/queries/retrack-0.parquet"}
+    made = {f"placebo/{name}.parquet", f"placebo/queries/{name}.parquet"}
     assert after.keys() - before.keys() == made
     assert {name: after[name] for name in before} == before
     assert folders(run) - folders_before == {"placebo", "placebo/queries"}
@@ -419,28 +459,60 @@ def test_unlearning_is_repeated_on_random_groups_and_leaves_only_scores(
     data = GroupDataModule(Digits(), limit=24, seed=0)
     real = GroupDataModule(Digits(), limit=24, seed=0, groups=str(tmp_path / "groups.csv")).grouping
     dealt = real.permuted(5, "placebo 5")
-    groups = tmp_path / "dealt.csv"
-    with groups.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["id", "group"])
-        for name in dealt.names:
-            table.writerows([data.ids[index], name] for index in dealt.forget([name]))
+    members = {name: dealt.forget([name]) for name in dealt.names}
+    groups = write_groups(tmp_path / "dealt.csv", data.ids, members)
     other = ["--run", tmp_path / "other", "--full", shutil.copytree(run / "full" / "unet", tmp_path / "unet")]
     other += ["--data.init_args.groups", groups, "--data.init_args.limit", 24]
-    guda("unlearn", *UNLEARN, *other, "--steps", 1)
-    guda("attribute", *DIGITS, *FEW, *other, "--queries", run / "queries")
-    expected = ScoreTable.load(tmp_path / "other" / "scores" / "retrack-0-queries.parquet")
-    random = ScoreTable.load(run / "placebo" / "retrack-0.parquet")
-    observed = ScoreTable.load(run / "scores" / "retrack-0.parquet")
-    frame = pd.read_parquet(run / "placebo" / "queries" / "retrack-0.parquet")
+    guda(*method.make, *other)
+    guda("attribute", *DIGITS, *FEW, *method.score, *other, "--queries", run / "queries")
+    expected = ScoreTable.load(tmp_path / "other" / "scores" / f"{name}-queries.parquet")
+    random = ScoreTable.load(run / "placebo" / f"{name}.parquet")
+    observed = ScoreTable.load(run / "scores" / f"{name}.parquet")
+    frame = pd.read_parquet(run / "placebo" / "queries" / f"{name}.parquet")
+    count = len(method.groups)
     for weighting in ("elbo", "uniform"):
         part, wanted = random.select(weighting=weighting), expected.select(weighting=weighting)
         columns = [part.groups.index(name) for name in wanted.groups]
-        assert columns == [5]
+        assert columns == [*range(5 * count, 6 * count)]
         torch.testing.assert_close(part.matrix()[:, columns], wanted.matrix(), rtol=1e-9, atol=1e-9)
-        partitions = torch.stack(part.matrix().split(1, dim=1))
+        partitions = torch.stack(part.matrix().split(count, dim=1))
         test = placebo_test(observed.select(weighting=weighting).matrix(), partitions)
         assert frame["p"][frame["weighting"] == weighting].tolist() == test.p.tolist()
     (tmp_path / "first.parquet").write_bytes(first)
-    assert ScoreTable.load(tmp_path / "first.parquet").groups == random.groups[:1]
-    assert len(CounterfactualStore(run / "store").records()) == 1  # the real group's
+    assert ScoreTable.load(tmp_path / "first.parquet").groups == random.groups[:count]
+    assert len(CounterfactualStore(run / "store").records()) == 1  # of the real groups
+
+
+def test_two_methods_at_once_are_refused(finished_run: Path, refused: Refused) -> None:
+    classifier = ["--classifier.steps", 2]
+    assert refused("placebo", *UNLEARN, *classifier, "--run", finished_run) == message(
+        "an objective unlearns and a classifier guides, and both were given",
+        "an objective ReTrack, and a classifier",
+        "one of them",
+        "leave out --objective, or --classifier",
+    )
+    plan = ClassifierPlan(steps=2)
+    assert refused("placebo", *SIMILAR, *classifier, "--run", finished_run) == message(
+        "classifier is about counterfactuals, and another attributor was given",
+        f"classifier {plan}",
+        "an attributor, or options of counterfactuals",
+        "leave out --classifier, or the attributor",
+    )
+    assert not (finished_run / "placebo").exists()
+
+
+def test_guidance_needs_the_classifier_of_the_real_groups(finished_run: Path, refused: Refused) -> None:
+    other = ["--classifier.steps", 2]
+    hparams = refused("placebo", *DIGITS, *other, "--run", finished_run)
+    assert re.fullmatch(
+        re.escape(
+            message(
+                f"there is no classifier in {finished_run / 'store'}",
+                "none of any kind",
+                "one with seed 0, hyper-parameters HASH",
+                "run guda guide",
+            )
+        ).replace("HASH", "[0-9a-f]{64}"),
+        hparams,
+    )
+    assert not (finished_run / "placebo").exists()
