@@ -314,6 +314,57 @@ def test_without_the_full_models_seed_the_offset_is_named_and_sizes_are_refused(
     assert OFFSET in Evaluation.load(run / "evaluation").record["notes"]
 
 
+@pytest.mark.parametrize(("top", "decided"), [(1, ["top1"]), (3, ["top1", "ndcg@3"])])
+def test_a_race_is_judged_by_what_it_decides(
+    top: int, decided: list[str], run: Path, plant: Plant, guda: Guda
+) -> None:
+    for seed in range(2):
+        oracle = TRUTH + 8 * noise(seed)
+        plant(f"retrain-{seed}", {"elbo": oracle + 50 * noise(9 + seed), "uniform": oracle / 1000})
+    plant("guidance-0", TRUTH)
+    race = {**RECORD, "race_weighting": "uniform", "top": top}
+    plant("guidance_race-0", {"uniform": TRUTH / 1000}, record=race)
+    out = guda("evaluate", run, "--resamples", 50, "--calibrate", "a,b,c")
+    evaluation = Evaluation.load(run / "evaluation")
+    found, whole = metrics(run, weighting="uniform"), "guidance-0"
+    for metric in METRICS:
+        expected = found[whole, metric] if metric in decided else float("nan")
+        assert found["guidance_race-0", metric] == pytest.approx(expected, nan_ok=True), metric
+        assert np.isfinite(found["oracle", metric]) and np.isfinite(found[whole, metric])
+    pairs = evaluation.comparisons
+    pairs = pairs[(pairs[["first", "second"]] == "guidance_race-0").any(axis=1)]
+    assert set(pairs[pairs["probability"].notna()]["metric"]) == set(decided)
+    assert set(evaluation.magnitudes["method"]) == {"guidance-0"}
+    assert evaluation.calibration is not None and set(evaluation.calibration["method"]) == {"guidance-0"}
+
+    note = (
+        f"guidance_race-0 is a race for the top {top} of each query: other groups got no more evaluations "
+        f"once they could not lead, so that it is judged by {' and '.join(decided)} alone. Its other ranks, "
+        "and the size of its scores, mean nothing: score with attribute/elbo.yaml to compare those."
+    )
+    assert evaluation.record["notes"][0] == note
+    assert note in " ".join(out.split())
+    row = next(line for line in out.split("weighting uniform")[1].splitlines() if "race" in line)
+    assert len(re.findall(r"(?<= )–(?= |$)", row)) == len(METRICS) - len(decided)
+    verdict = "is not told apart from a second retraining: at most 0.00 worse in top1"
+    for name, size in (("guidance-0", "; "), ("guidance_race-0", ".")):
+        assert f"{name} (weighting uniform) {verdict.replace('0.00', '.00')}{size}" in " ".join(out.split())
+
+
+def test_a_race_for_whole_groups_says_nothing_of_scores_per_sample(
+    run: Path, plant: Plant, guda: Guda
+) -> None:
+    paired(run)
+    for seed in range(2):
+        plant(f"retrain-{seed}", TRUTH + 8 * noise(seed))
+    race = {**RECORD, "race_weighting": "uniform", "top": 1}
+    plant("guidance_race-0", {"uniform": TRUTH / 1000}, record=race)
+    out = guda("evaluate", run, "--resamples", 50, "--per", "sample")
+    note = "guidance_race-0 is left out: a race finds the groups that lead as a whole, not per sample"
+    assert note in " ".join(out.split())
+    assert set(Evaluation.load(run / "evaluation").metrics["method"]) == {"oracle"}
+
+
 def test_the_oracle_is_no_method(run: Path, plant: Plant, guda: Guda, refused: Callable[..., None]) -> None:
     drawn = {"seed": 0, "plan": {"draws": 1, "starts": [0]}, "schedule_hash": "s"}
     models = {**RECORD, **drawn, "counterfactuals": {"a": "hash of a"}}

@@ -16,6 +16,7 @@ from guda_lightning.attribution import stored_errors, table_of_draw
 from guda_lightning.diffusion import open_schedule
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation import agreement, calibrate, choose, refuse_none_held_out
+from guda_lightning.evaluation.races import only_decided, race_note, race_of
 from guda_lightning.evaluation.tables import PLURAL, SAME, method_tables, oracle_tables, reason
 from guda_lightning.files import read_json, sha256_json
 from guda_lightning.grouping import asked_groups
@@ -99,8 +100,9 @@ def evaluate(
         ConfigError: There is nothing to compare, or no group left to test a calibration on.
         GroupError: A group to calibrate on does not exist.
     """
+    methods, races, of_races = _races(methods, per)
     _refuse_too_little(methods, oracles)
-    first, notes = next(iter(oracles.values())), list(notes)
+    first, notes = next(iter(oracles.values())), [*notes, *of_races]
     chosen = [] if calibration is None else asked_groups(calibration, first.groups)
     refuse_none_held_out(first.groups, chosen)
     reference = _paired_with_full(run, oracles)
@@ -141,9 +143,10 @@ def evaluate(
             )
             labels = {"weighting": weighting, "noise": noise, "per": per}
             for name, parts in frames.items():
-                parts.append(_labelled(getattr(found, name), **labels))
-            if noise == EVERY and chosen and scores:
-                fitted = _calibration(scores, seeds.mean(dim=0), first.groups, chosen)
+                parts.append(_labelled(only_decided(getattr(found, name), races), **labels))
+            sized = {name: matrix for name, matrix in scores.items() if name not in races}
+            if noise == EVERY and chosen and sized:
+                fitted = _calibration(sized, seeds.mean(dim=0), first.groups, chosen)
                 calibrations.append(_labelled(fitted, **labels))
     joined = {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
     record = {
@@ -163,6 +166,16 @@ def evaluate(
     }
     joint = pd.concat(calibrations, ignore_index=True) if calibrations else None
     return Evaluation(**joined, record=record, calibration=joint)
+
+
+def _races(methods: Tables, per: str) -> tuple[Tables, dict[str, int], list[str]]:
+    """The methods that can be compared, how many leading groups those of a race were about, and notes."""
+    races = {name: top for name, table in methods.items() if (top := race_of(table)) is not None}
+    if per == "group":
+        return methods, races, [race_note(name, top) for name, top in races.items()]
+    kept = {name: table for name, table in methods.items() if name not in races}
+    left_out = "is left out: a race finds the groups that lead as a whole, not per sample"
+    return kept, {}, [f"{name} {left_out}" for name in races]
 
 
 def _refuse_too_little(methods: Tables, oracles: Tables) -> None:

@@ -112,6 +112,7 @@ def _points(row: AgreementRow) -> list[dict[str, Any]]:
         {"metric": metric, "value": row.values[metric], "low": low, "high": high}
         for metric in MAIN
         for low, high in [row.intervals[metric]]
+        if math.isfinite(row.values[metric])
     ]
 
 
@@ -125,7 +126,9 @@ def share(value: float, digits: int = 3) -> str:
 
 
 def interval(ends: tuple[float, float]) -> str:
-    """Write an interval of shares: ``.76–.87``."""
+    """Write an interval of shares, ``.76–.87``, or nothing if there is none."""
+    if not all(map(math.isfinite, ends)):
+        return ""
     return "–".join(share(end, 2) for end in ends)
 
 
