@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
@@ -108,6 +110,28 @@ def test_guided_noise_is_that_of_the_data_without_the_groups(
     noise = ideal_noise(x_t, gamma, sigma, kept)
     expected = to_output((x_t - sigma * noise) / gamma, noise, gamma, sigma, prediction)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+NESTED = ("genus", "one", "other", "apart")
+# Two species that make up their genus, and others.
+NESTED_ATOMS = torch.tensor([[0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]).bool()
+
+
+def test_a_group_is_removed_as_the_groups_that_make_it_up_are() -> None:
+    full, posterior = parts("epsilon")
+    posterior = replace(posterior, atoms=NESTED_ATOMS, groups=NESTED)
+    _, x_t, timesteps = noised(full.schedule)
+    genus, children, child = (
+        guided(full, posterior, groups).predicted_noise(x_t, timesteps)
+        for groups in (("genus",), ("one", "other"), ("one",))
+    )
+    gamma, sigma = full.schedule.at(timesteps, like=x_t)
+    without_both = ideal_noise(x_t, gamma, sigma, torch.tensor([True, False, False, True]))
+    for found in (genus, children):
+        torch.testing.assert_close(found, without_both.to(found), atol=1e-5, rtol=1e-5)
+    without_one = ideal_noise(x_t, gamma, sigma, torch.tensor([True, False, True, True]))
+    torch.testing.assert_close(child, without_one.to(child), atol=1e-5, rtol=1e-5)
+    assert (genus - child).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "flow"])

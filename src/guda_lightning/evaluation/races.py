@@ -48,5 +48,6 @@ def race_note(method: str, top: int) -> str:
     return (
         f"{method} is a race for the top {top} of each query: other groups got no more evaluations "
         f"once they could not lead, so that it is judged by {' and '.join(decided_metrics(top))} alone. Its "
-        "other ranks, and the size of its scores, mean nothing: score with attribute/elbo.yaml to compare those."
+        "other ranks, and the size of its scores, mean nothing: score with attribute/elbo.yaml to compare "
+        "those."
     )
