@@ -97,8 +97,8 @@ class GroupClassifier(LightningModule):
         seed: Seed of initialisation, noise and timesteps.
 
     Raises:
-        ConfigError: The labels of a conditional model tell the group already, or the network has more levels
-            than the image can be halved.
+        ConfigError: Labels or prompts of a conditional model tell the group already, or the network has more
+            levels than the image can be halved.
     """
 
     def __init__(
@@ -114,6 +114,13 @@ class GroupClassifier(LightningModule):
         self.groups = data.grouping.names
         table, atom = data.grouping.atoms()
         self.atoms, self.atom = torch.from_numpy(table), torch.from_numpy(atom)
+        if data.prompts is not None:
+            raise ConfigError(
+                "guidance has nothing to tell: prompts say what the groups are",
+                found="a text-to-image model",
+                expected="a model without a condition, or of class labels that do not determine the groups",
+                fix="use guda unlearn, e.g. with unlearn/weighted_style.yaml",
+            )
         if conditional:
             refuse_determined(self.atom, data.labels)
         with torch.random.fork_rng(devices=[]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -103,6 +104,8 @@ class Encoders:
         """
         self._refuse_truncated(texts)
         names = _EMBEDDINGS[type(self.pipeline).__name__]
+        accepted = inspect.signature(self.pipeline.encode_prompt).parameters
+        others = [name for name in ("prompt_2", "prompt_3") if name in accepted]
         parts: list[dict[str, Tensor]] = []
         self.pipeline.to(self.device)
         with torch.no_grad():
@@ -112,6 +115,7 @@ class Encoders:
                     device=self.device,
                     num_images_per_prompt=1,
                     do_classifier_free_guidance=False,
+                    **dict.fromkeys(others),  # the same prompt for every text encoder
                 )
                 pairs = zip(names, encoded, strict=True)
                 parts.append({name: value.cpu().float() for name, value in pairs if name is not None})
