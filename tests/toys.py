@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from guda_lightning.guidance import ClassifierPlan, GroupClassifier, guidance_ke
 from guda_lightning.types import Queries
 
 GROUPS = ("dark", "bright", "noisy")
+COLOURED_SIZE = 16
+COLOURS = {"red": ("warm", "hot"), "green": ("leafy", "fresh"), "blue": ("cold", "wet")}
 
 
 def message(problem: str, found: object, expected: object, fix: str) -> str:
@@ -148,3 +151,31 @@ def posterior_noise(x_t: Tensor, gamma: Tensor, sigma: Tensor, atoms: Tensor) ->
         log_density = torch.logsumexp(-squared / (2 * sigma**2), dim=1).sum()
         (gradient,) = torch.autograd.grad(log_density, x)
     return -sigma * gradient
+
+
+@dataclass(frozen=True)
+class Coloured(Source):
+    """Noise in one channel: picture i of content i % 4, in three colours."""
+
+    count: int = 6
+
+    def load(self) -> ImageTable:
+        base = np.random.default_rng(0).integers(0, 255, (self.count, COLOURED_SIZE, COLOURED_SIZE), np.uint8)
+        samples = [(number, colour) for number in range(self.count) for colour in COLOURS]
+
+        def read(index: int) -> Image.Image:
+            number, colour = samples[index]
+            pixels = np.zeros((COLOURED_SIZE, COLOURED_SIZE, 3), np.uint8)
+            pixels[..., list(COLOURS).index(colour)] = base[number]
+            return Image.fromarray(pixels)
+
+        return ImageTable(
+            tuple(f"{number}/{colour}" for number, colour in samples),
+            read,
+            tuple(colour for _, colour in samples),
+            tuple(COLOURS),
+            tuple(
+                f"A depiction of {number % 4}, artistic style featuring {', '.join(COLOURS[colour])}"
+                for number, colour in samples
+            ),
+        )

@@ -12,7 +12,6 @@ from benchmarks.pipelines import text_config, word_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tests.latent.conftest import COLOURS, Coloured
 from transformers import CLIPTextModelWithProjection
 
 from guda_lightning import FullModel, UnlearnModule
@@ -23,6 +22,7 @@ from guda_lightning.errors import ConfigError, DataError, StoreError
 from guda_lightning.functional.anchors import style_probabilities, style_prototype
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
 from guda_lightning.unlearning import Anchor
+from toys import COLOURS, Coloured
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.latent.conftest import Coloured
 
 from guda_lightning.data import Digits
 from guda_lightning.data.images import to_unit
 from guda_lightning.errors import DataError, QueryError, StoreError
 from guda_lightning.latent import LatentDataModule
 from guda_lightning.types import Queries
+from toys import Coloured
 
 
 def test_a_batch_holds_latents_and_numbers_of_prompts(data: LatentDataModule) -> None:

@@ -17,7 +17,6 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from tests.latent.conftest import Coloured
 from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from guda_lightning import FullModel, GudaTrainer, ScoreTable
@@ -25,6 +24,7 @@ from guda_lightning.errors import ConfigError
 from guda_lightning.guidance import ClassifierPlan, GroupClassifier
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
 from guda_lightning.unlearning import Anchor
+from toys import Coloured
 
 TEXTS = list(Coloured().load().prompts or ())
 

@@ -1,0 +1,73 @@
+"""The callback on a latent model: scores on latents, pictures decoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import wandb
+from benchmarks.pipelines import stable_diffusion
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
+from test_wandb_files import runs
+
+from guda_lightning import ELBOAttributionCallback, FullModel, Scoring, UnlearnModule
+from guda_lightning.data import save_queries
+from guda_lightning.data.images import from_unit, to_unit
+from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
+from guda_lightning.types import Queries
+from guda_lightning.unlearning import ReTrack
+from toys import Coloured
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> LatentDataModule:
+    """Coloured pictures as latents of an untrained pipeline."""
+    texts = list(Coloured().load().prompts or ())
+    stable_diffusion(texts, 16, width=16, text_width=32, vae_width=8).save_pretrained(tmp_path / "pipeline")
+    return LatentDataModule(Coloured(), str(tmp_path / "pipeline"), batch_size=6)
+
+
+@pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode")
+@pytest.mark.parametrize("fixed", [False, True], ids=["validation samples", "images on disk"])
+def test_pictures_are_decoded_and_scores_are_those_of_the_latents(
+    fixed: bool, data: LatentDataModule, tmp_path: Path
+) -> None:
+    full = FullModel.of(LatentDiffusionModule(data.encoders.pretrained)).prompted(data.prompts)
+    student = UnlearnModule(full, ReTrack(), ["red"], conditional=True)
+    images = to_unit(Coloured().load().pixels([0, 4]))
+    if fixed:
+        asked = Queries(("a", "b"), images, prompts=tuple(data.sample_prompts[row] for row in (0, 4)))
+        save_queries(tmp_path / "queries", asked, {})
+    callback = ELBOAttributionCallback(
+        queries=tmp_path / "queries" if fixed else None, scoring=Scoring(strata=2, draws=1)
+    )
+    logger = WandbLogger(project="guda", name="latents", save_dir=tmp_path, offline=True)
+    Trainer(
+        default_root_dir=tmp_path,
+        max_steps=2,
+        val_check_interval=1,
+        check_val_every_n_epoch=None,
+        accelerator="cpu",
+        logger=logger,
+        log_every_n_steps=1,
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+    ).fit(student, datamodule=data.unlearning(["red"]))
+    wandb.finish()
+    table = callback.table
+    assert table is not None
+    assert len(table.queries) == (2 if fixed else 6)
+    assert torch.isfinite(table.matrix()).all()
+    (run,) = runs(tmp_path).values()
+    columns, rows, thumbnails = run.table("influence/scores")
+    assert columns == ["query", "image", "top group", "red"]
+    assert [row[0] for row in rows] == list(table.queries)
+    latents = data.encoders.latents(images)
+    shown = latents if fixed else data.inputs[[int(query) for query in table.queries]]
+    decoded = from_unit(data.pictures(shown)).permute(0, 2, 3, 1).numpy()
+    assert all(np.array_equal(thumbnail, one) for thumbnail, one in zip(thumbnails, decoded, strict=True))
