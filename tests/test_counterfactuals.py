@@ -315,12 +315,12 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import torch
 from pathlib import Path
-from guda_lightning import counterfactuals
+from guda_lightning.counterfactuals import store
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 torch.set_num_threads(1)
 root, value, wait = sys.argv[1], float(sys.argv[2]), sys.argv[3]
 record = CounterfactualRecord("retrack", ("3",), 0, {"lr": 1e-4}, "f", "g", "m", "s", [], {}, value, 1, 1)
-def hashed(path, original=counterfactuals.sha256_file):
+def hashed(path, original=store.sha256_file):
     print("ready", flush=True)  # the weights are there, the record is not
     if wait == "for ever":
         time.sleep(60)
@@ -328,7 +328,7 @@ def hashed(path, original=counterfactuals.sha256_file):
         while not Path(root, "go").exists():
             time.sleep(0.001)
     return original(path)
-counterfactuals.sha256_file = hashed
+store.sha256_file = hashed
 CounterfactualStore(root).save({"w": torch.full((1000, 1000), value)}, record)
 """
 SAVED = CounterfactualKey("retrack", ("3",), 0, sha256_json({"lr": 1e-4}))

@@ -1,0 +1,53 @@
+"""What errors of the store say: which counterfactual, and the command that makes it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from guda_lightning.counterfactuals.record import (
+    GUIDANCE,
+    RETRAIN,
+    CounterfactualKey,
+    CounterfactualRecord,
+)
+from guda_lightning.files import canonical_json
+
+_STAGES = {RETRAIN: ("guda retrain", "--seeds"), GUIDANCE: ("guda guide", "--seed")}
+
+
+def described(key: CounterfactualKey) -> str:
+    """Which counterfactual."""
+    return f"the counterfactual '{key.operator}' without {', '.join(key.groups)} (seed {key.seed})"
+
+
+def command(operator: str, groups: Sequence[str] | None, seed: int) -> str:
+    """How to make the counterfactuals of some groups."""
+    stage, option = _STAGES.get(operator, ("guda unlearn", "--seed"))
+    options = [f"--groups {shlex.quote(','.join(groups))}"] if groups and operator != GUIDANCE else []
+    options += [f"{option} {seed}"] if seed else []
+    return f"run {stage}" + (f" with {' '.join(options)}" if options else "")
+
+
+def described_hparams(records: Sequence[CounterfactualRecord]) -> list[str]:
+    """One line per set of hyper-parameters: its hash, its number of groups, and what the sets differ in."""
+    sets = {record.hparams_hash: _flatten(record.hparams) for record in records}
+    names = sorted({name for hparams in sets.values() for name in hparams})
+    differing = [name for name in names if len({hparams.get(name, "unset") for hparams in sets.values()}) > 1]
+    return [
+        f"{digest[:8]} ({sum(record.hparams_hash == digest for record in records)} groups: "
+        + ", ".join(f"{name}={hparams.get(name, 'unset')}" for name in differing)
+        + ")"
+        for digest, hparams in sorted(sets.items())
+    ]
+
+
+def _flatten(hparams: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in hparams.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = canonical_json(value)
+    return flat
