@@ -13,9 +13,10 @@ import pandas as pd
 from benchmarks import figures, small_pipeline
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import with_interval, write_table
+from guda_lightning.callbacks.pictures import side_by_side
 from guda_lightning.cli import main
 from guda_lightning.counterfactuals import CounterfactualStore
-from guda_lightning.data import PromptTemplate
+from guda_lightning.data import PromptTemplate, load_queries
 from guda_lightning.data.styles import STYLES
 from guda_lightning.files import write_atomic
 from guda_lightning.types import Weighting
@@ -73,6 +74,9 @@ def run(asked: Asked) -> None:
         _score(bench, "weighted_style", label, *groups, *named)
     some = ("--attributor.init_args.groups", f"[{','.join(evaluated)}]")
     bench.stage("attribute", "-c", "attribute/similarity.yaml", *some, label="attribute similarity")
+    for operator in ("retrain", STRATEGIES[0]):
+        chosen = _hparams(bench, operator, None)
+        _pictures(asked, bench, evaluated, operator, chosen)
     if code := main(["evaluate", str(bench.run.root)]):
         raise SystemExit(code)
     notes = NOTES.format(each=each, styles=len(evaluated), all=len(STYLES))
@@ -85,6 +89,21 @@ def run(asked: Asked) -> None:
         "Styles of a small Stable Diffusion",
         f"agreement with fine-tuning without each of {len(evaluated)} styles",
     )
+
+
+def _pictures(asked: Asked, bench: Bench, styles: Sequence[str], operator: str, hparams: str) -> None:
+    """One query of each style, drawn with all of them and without each, as one picture."""
+    count, names = str(len(styles)), ",".join(styles)
+    of = ("--without", names, "--operator", operator, "--hparams", hparams)
+    bench.stage("sample", "--num", count, "--steps", "100", *of, label=f"sample without {operator}")
+    folders = {"all styles": bench.run.queries}
+    folders |= {f"no {style}": bench.run.without_groups(operator, style) for style in styles}
+    rows = range(len(styles))
+    shape = (3, small_pipeline.SIZE, small_pipeline.SIZE)
+    drawn = {title: load_queries(folder, shape).take(rows) for title, folder in folders.items()}
+    (asked.docs / "images").mkdir(exist_ok=True)
+    named = {t: replace(q, ids=tuple(styles)) for t, q in drawn.items()}
+    side_by_side(named).save(asked.docs / "images" / f"styles_{operator}.png")
 
 
 def _score(bench: Bench, operator: str, label: str, *options: str) -> None:
