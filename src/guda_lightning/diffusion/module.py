@@ -48,7 +48,12 @@ def noised(
 def seed_step(module: LightningModule, seed: int, batch_idx: int) -> None:
     """Key all randomness of a training step by (seed, epoch, batch, rank): a resumed run repeats it."""
     key = f"{seed} {module.current_epoch} {batch_idx} {module.global_rank}"
-    torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big"))
+    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+    if module.device.type == "cpu":
+        # torch.manual_seed would also queue a call, with a stack trace, for every GPU that may be used later.
+        torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)
 
 
 class DiffusionModule(LightningModule):

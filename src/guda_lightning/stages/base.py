@@ -118,11 +118,14 @@ class StageTrainer(Trainer):
         return path
 
     def _fresh(
-        self, stage: str, name: str, folder: Path, *callbacks: Callback, **overrides: Any
+        self, stage: str, name: str, folder: Path, *callbacks: Callback, epochs: int = 1, **overrides: Any
     ) -> tuple[Trainer, ResumeCheckpoint]:
-        """An unused trainer for one training, and the checkpoint that it resumes from."""
+        """An unused trainer for one training, and the checkpoint that it resumes from.
+
+        A user's ``resume_every_n_epochs`` counts where it is more than ``epochs``.
+        """
         recipe = {**self._recipe, **overrides}
-        checkpoint = ResumeCheckpoint(folder, self._resume_every_n_epochs)
+        checkpoint = ResumeCheckpoint(folder, max(epochs, self._resume_every_n_epochs))
         given = copy.deepcopy(recipe.get("callbacks") or [])
         recipe["callbacks"] = [*(given if isinstance(given, list) else [given]), *callbacks, checkpoint]
         recipe["enable_checkpointing"] = True

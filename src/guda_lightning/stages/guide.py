@@ -18,6 +18,8 @@ from guda_lightning.stages.costs import say, spent
 from guda_lightning.stages.guiding import Guiding, guiding_hparams
 from guda_lightning.stages.records import begin, is_stored, log_record, made_from
 
+_CHECKPOINTS = 10  # of a training: its epochs take less time than writing one
+
 
 class GuideStage(StageTrainer):
     """Trains the classifier that guides the full model away from any group."""
@@ -73,11 +75,13 @@ class GuideStage(StageTrainer):
         key, data = work.key(datamodule.grouping), work.data(datamodule)
         with closing_runs():
             cost = TrainingCost(module.network)
+            batches = max(1, len(data.kept) // work.plan.batch_size)
             trainer, checkpoint = self._fresh(
                 "guide",
                 "classifier",
                 self.run_folder.checkpoints(key.folder_name),
                 cost,
+                epochs=work.plan.steps // batches // _CHECKPOINTS + 1,
                 **{
                     "max_steps": work.plan.steps,
                     "max_epochs": -1,
