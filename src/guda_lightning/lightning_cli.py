@@ -186,6 +186,17 @@ def _cause(error: BaseException | None) -> GudaError | None:
     return error
 
 
+def _cli_of(stage: str) -> type[GudaCLI]:
+    """A CLI with one subcommand: making the parsers of all stages takes longer than parsing."""
+
+    class OneStage(GudaCLI):
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {stage: GudaCLI.subcommands()[stage]}
+
+    return OneStage
+
+
 def run_stage(arguments: Sequence[str]) -> GudaTrainer:
     """Parse the arguments of one stage, run it, and return the trainer that it ran on."""
     # Lightning reports its hardware and tips for every trainer, and a stage makes one for every group.
@@ -198,7 +209,7 @@ def run_stage(arguments: Sequence[str]) -> GudaTrainer:
             "ignore", "LightningCLI's args parameter"
         )  # main(args) is meant for Python, too
         warnings.filterwarnings("ignore", ".*does not have many workers")  # batches are cut from memory
-        cli = GudaCLI(
+        cli = _cli_of(arguments[0])(
             trainer_class=GudaTrainer,
             model_class=LightningModule,
             subclass_mode_model=True,
@@ -208,10 +219,7 @@ def run_stage(arguments: Sequence[str]) -> GudaTrainer:
             parser_kwargs={
                 "prog": "guda",
                 "parser_mode": "omegaconf+",
-                **{
-                    stage: {"usage": f"guda {stage} -c FILE [-c FILE ...] [--OPTION VALUE ...]"}
-                    for stage in GudaCLI.subcommands()
-                },
+                arguments[0]: {"usage": f"guda {arguments[0]} -c FILE [-c FILE ...] [--OPTION VALUE ...]"},
             },
             auto_configure_optimizers=False,
             args=list(arguments),
