@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,24 +100,24 @@ def test_every_stage(config: list[str], pipeline: Path, tmp_path: Path, capsys: 
     metrics = pd.read_parquet(run / "evaluation" / "metrics.parquet")
     assert {"weighted_style-0", "matched_retain-0", "retrack-0"} <= set(metrics.method)
 
-    without = [
-        "sample",
-        *config,
-        "--num",
-        "2",
-        "--steps",
-        "3",
-        "--prompt_guidance",
-        "2.0",
-        "--without",
-        "all",
-    ]
+    same_noise = ["--num", "2", "--steps", "3", "--prompt_guidance", "2.0"]
+    without = ["sample", *config, *same_noise, "--without", "all"]
     assert main([*without, "--operator", "weighted_style"]) == 0
     pictures = load_queries(run / "without" / "weighted_style" / "ember", (3, 16, 16))
     assert pictures.prompts == (lines[0], lines[1])
     assert main(["report", str(run), "--scores", str(run / "scores" / "weighted_style-0.parquet")]) == 0
     page = (run / "report" / "index.html").read_text()
     assert "With and without" in page
+
+    # Other prompts: the pictures of the first ones are neither shown beside them nor taken for theirs.
+    capsys.readouterr()
+    shutil.rmtree(run / "queries")
+    prompts.write_text("A depiction of 7\n")
+    assert main([*drawn, "--prompt_guidance", "2.0"]) == 0
+    assert main([*without, "--operator", "weighted_style"]) == 2
+    assert "prompts = " in capsys.readouterr().err
+    assert main(["report", str(run), "--scores", str(run / "scores" / "weighted_style-0.parquet")]) == 0
+    assert 'id="without"' not in (run / "report" / "index.html").read_text()
 
 
 def test_interrupted_encoding_and_a_rerun_lose_nothing(config: list[str], tmp_path: Path) -> None:

@@ -257,3 +257,13 @@ def test_folders_tell_groups_apart_that_would_be_written_alike() -> None:
     folders = {run.without_groups("retrack", name) for name in alike}
     assert len(folders) == len(alike)
     assert {folder.parent for folder in folders} == {Path("run/without/retrack")}
+
+
+def test_guidance_by_prompts_needs_prompts(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample(finished_run, "--prompt_guidance", 2) == 2
+    assert capsys.readouterr().err == (
+        "error: a model without prompts cannot be guided by them\n"
+        "  found:    prompt_guidance 2.0\n"
+        "  expected: 1, or a text-to-image model\n"
+        "  fix:      leave out --prompt_guidance\n"
+    )

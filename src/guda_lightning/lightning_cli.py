@@ -41,6 +41,8 @@ _FROM_FIT_TRAINER = (
     "start",
 )
 
+_STORAGE = ("cache", "encode_batch_size", "gradient_checkpointing")  # change where and how, not what
+
 
 class StageParser(LightningArgumentParser):
     """Help that begins with a stage's own options, where LightningCLI begins with 40 of the Trainer."""
@@ -150,6 +152,9 @@ class GudaCLI(LightningCLI):
         parser = self._parser(self.subcommand)  # which writes paths and enumerations as text
         config = json.loads(parser.dump(self.config[self.subcommand], format="json", skip_none=False))
         made_from = {key: config.get(key) for key in _FROM_FIT}
+        for section in ("model", "data"):
+            for name in _STORAGE:
+                ((made_from[section] or {}).get("init_args") or {}).pop(name, None)
         made_from["trainer"] = {key: config["trainer"][key] for key in _FROM_FIT_TRAINER}
         return made_from
 

@@ -22,6 +22,7 @@ class Queries:
         labels: ``[queries]`` int64 class labels or numbers of prompts, for a conditional model, else None.
         prompts: The texts that they were made from, or None.
         latents: ``[queries, ...]`` what a latent model takes in place of the images; None for a pixel model.
+        encoders: Identity of what encoded images and prompts; None for a pixel model.
     """
 
     ids: tuple[str, ...]
@@ -29,6 +30,7 @@ class Queries:
     labels: Tensor | None = None
     prompts: tuple[str, ...] | None = None
     latents: Tensor | None = None
+    encoders: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

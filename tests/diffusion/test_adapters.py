@@ -166,3 +166,28 @@ def test_a_rank_below_one_is_refused() -> None:
     assert str(caught.value) == (
         "the rank of a LoRA is out of range\n  found:    0\n  expected: rank >= 1\n  fix:      set lora.rank"
     )
+
+
+def test_a_rank_above_the_width_of_a_layer_comes_back() -> None:
+    base = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
+    adapted = copy.deepcopy(base)
+    add_adapter(adapted, Lora(rank=12, targets=("0", "1")))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_()
+    moving, x = copy.deepcopy(base), torch.randn(3, 8)
+    set_own_weights(moving, own_weights(adapted), "here")
+    with torch.no_grad():
+        assert torch.equal(moving(x), adapted(x))
+
+
+def test_a_second_adapter_is_refused(network: nn.Module) -> None:
+    adapted = changed(network)
+    with pytest.raises(ConfigError) as caught:
+        add_adapter(adapted, Lora())
+    assert str(caught.value) == (
+        "UNet2DModel has an adapter already\n"
+        "  found:    a LoRA in its layers\n"
+        "  expected: a network of ordinary layers\n"
+        "  fix:      merge that adapter first, or leave lora out"
+    )

@@ -15,11 +15,12 @@ from hypothesis.extra.numpy import arrays
 from transformers import CLIPTextModelWithProjection
 
 from guda_lightning import FullModel, UnlearnModule
-from guda_lightning.data import Digits, GroupDataModule, UnlearnDataModule
+from guda_lightning.data import Digits, GroupDataModule, PromptTemplate, UnlearnDataModule
 from guda_lightning.diffusion import noised
 from guda_lightning.diffusion.module import Noised
 from guda_lightning.errors import ConfigError, DataError, StoreError
 from guda_lightning.functional.anchors import style_probabilities, style_prototype
+from guda_lightning.grouping import Grouping
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
 from guda_lightning.unlearning import Anchor
 from toys import COLOURS, Coloured
@@ -267,4 +268,42 @@ def test_pictures_in_one_style_alone_have_no_match(data: LatentDataModule) -> No
         "  found:    'alone', and no id that differs from it in the name of the group alone\n"
         "  expected: ids such as 'Van_Gogh/Dogs/3.jpg' and 'Cubism/Dogs/3.jpg'\n"
         "  fix:      name the samples so, or take another strategy"
+    )
+
+
+def test_groups_inside_the_forgotten_one_lend_no_words(data: LatentDataModule) -> None:
+    """A parent of red and green is forgotten: only blue stays."""
+    members = {name: data.grouping.forget([name]) for name in COLOURS}
+    warm = np.sort(np.concatenate([members["red"], members["green"]]))
+    nested = data.regrouped(Grouping({**members, "warm": warm}, len(data.ids)))
+    objective = Anchor("uniform_style", descriptors=1)
+    objective.read(nested.unlearning(["warm"]))
+    words = {
+        text.rpartition("featuring ")[2]
+        for text in objective.anchors(batch_of(data.unlearning(["red"]), [0] * 50))
+    }
+    assert words == set(COLOURS["blue"])
+
+
+def test_without_another_style_there_is_nothing_to_borrow(data: LatentDataModule) -> None:
+    alone = data.regrouped(Grouping({"red": data.grouping.forget(["red"])}, len(data.ids)))
+    with pytest.raises(DataError) as caught:
+        Anchor("uniform_style").read(alone.unlearning(["red"]))
+    assert str(caught.value) == (
+        "no other style stays without red\n"
+        "  found:    no group with samples that are retained\n"
+        "  expected: at least one, whose words an anchor prompt borrows\n"
+        "  fix:      take the strategy style_removed, or group the other samples too"
+    )
+
+
+def test_prompts_without_words_for_a_style_are_refused(forgetting: UnlearnDataModule) -> None:
+    template = PromptTemplate(["A depiction of {content}, drawn as {style}"])
+    with pytest.raises(DataError) as caught:
+        Anchor("style_removed", template=template).read(forgetting)
+    assert str(caught.value) == (
+        "4 prompts to forget have no words for a style: anchors would replace nothing\n"
+        "  found:    'A depiction of 0, artistic style featuring warm, hot'\n"
+        "  expected: descriptors, as in 'A depiction of {content}, drawn as {style}'\n"
+        "  fix:      set objective.init_args.template to the form of your prompts"
     )

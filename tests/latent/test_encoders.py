@@ -90,3 +90,11 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
         "  expected: a folder that DiffusionPipeline.save_pretrained wrote, or a name on the hub\n"
         "  fix:      correct the path; a hub name needs a connection the first time"
     )
+
+
+def test_another_scale_of_the_same_vae_has_another_hash(pretrained: str, tmp_path: Path) -> None:
+    shutil.copytree(pretrained, tmp_path / "other")
+    path = tmp_path / "other" / "vae" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "scaling_factor": 2 * config["scaling_factor"]}))
+    assert Encoders(str(tmp_path / "other")).hash != Encoders(pretrained).hash

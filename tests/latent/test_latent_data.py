@@ -129,3 +129,19 @@ def test_another_prompt_is_other_data(data: LatentDataModule, pretrained: str, t
     other = LatentDataModule(Reworded(), pretrained, str(tmp_path / "cache"))
     assert np.array_equal(other.inputs.numpy(), data.inputs.numpy())
     assert other.hash != data.hash
+
+
+def test_how_many_are_encoded_at_a_time_is_no_part_of_the_data(pretrained: str) -> None:
+    one, eight = (LatentDataModule(Coloured(), pretrained, encode_batch_size=size) for size in (1, 8))
+    assert one.hash == eight.hash
+
+
+def test_sizes_that_the_vae_does_not_give_back_are_refused(pretrained: str) -> None:
+    with pytest.raises(DataError) as caught:
+        LatentDataModule(Coloured(), pretrained, image_size=14).setup()
+    assert str(caught.value) == (
+        "the VAE cannot encode and decode these images\n"
+        "  found:    14 x 14 pixels, and before 14 x 14\n"
+        "  expected: one size, with sides that are multiples of 4\n"
+        "  fix:      set data.image_size to a multiple of 4"
+    )

@@ -12,6 +12,7 @@ from diffusers import (
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
     PixArtTransformer2DModel,
+    PNDMScheduler,
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
@@ -19,11 +20,15 @@ from lightning.pytorch import Trainer
 
 from guda_lightning import FullModel
 from guda_lightning.data import Digits, GroupDataModule
-from guda_lightning.diffusion import DiffusionModel, diffusion_model, sample
+from guda_lightning.diffusion import DiffusionModel, diffusion_model, open_full, sample, sampler
 from guda_lightning.diffusion.adapters import Lora, has_adapter
 from guda_lightning.diffusion.model import noise_schedule, prediction_type
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
+from guda_lightning.stages.unlearning import Unlearning
+from guda_lightning.unlearning import Anchor
+from guda_lightning.unlearning.hparams import module_hparams
+from guda_lightning.unlearning.module import default_optimizer
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
@@ -229,3 +234,55 @@ def test_transformers_of_stable_diffusion_3_predict_a_flow() -> None:
         found = model.predicted_noise(x, index, numbers)
     torch.testing.assert_close(gamma + sigma, torch.ones_like(gamma))
     torch.testing.assert_close(found, x + gamma * velocity)
+
+
+def test_data_of_another_pipeline_is_refused(pretrained: str, data: LatentDataModule, tmp_path: Path) -> None:
+    (tmp_path / "other").symlink_to(pretrained)
+    module = LatentDiffusionModule(str(tmp_path / "other"))
+    with pytest.raises(ConfigError) as caught:
+        trainer(tmp_path).fit(module, datamodule=data)
+    assert str(caught.value) == (
+        "the data was encoded for another pipeline than the denoiser's\n"
+        f"  found:    {pretrained}\n"
+        f"  expected: {tmp_path / 'other'}\n"
+        "  fix:      set pretrained of model and data to the same; --pretrained does, where both use it"
+    )
+
+
+def test_latents_are_not_clipped_while_they_are_drawn(pretrained: str, data: LatentDataModule) -> None:
+    model = FullModel.of(LatentDiffusionModule(pretrained)).prompted(data.prompts).model
+    silent = PNDMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    assert sampler(model, silent, 10).config.clip_sample is False
+    bounded = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    assert sampler(model, bounded, 10).config.clip_sample is True  # what a scheduler says counts
+
+
+def test_unlearning_computes_activations_twice_where_training_did(
+    pretrained: str, data: LatentDataModule
+) -> None:
+    full = FullModel.of(LatentDiffusionModule(pretrained)).prompted(data.prompts)
+    training = (default_optimizer, None, True, 0, {"steps": 1}, None)
+    for asked in (False, True):
+        made = Unlearning(full, Anchor("style_removed"), *training, asked).module(("red",))
+        assert made.denoiser.is_gradient_checkpointing is asked
+
+
+def test_oracles_of_another_adapter_are_others(pretrained: str) -> None:
+    modules = [LatentDiffusionModule(pretrained, lora=lora) for lora in (None, Lora(2), Lora(4))]
+    found = [module_hparams(module, FullModel.of(module).model) for module in modules]
+    assert len({str(sorted(one.items(), key=str)) for one in found}) == 3
+    assert found[2]["lora"]["rank"] == 4
+
+
+def test_a_checkpoint_with_an_unmerged_lora_is_refused(pretrained: str, tmp_path: Path) -> None:
+    module = LatentDiffusionModule(pretrained)
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {"denoiser.to_q.lora_A.default.weight": torch.zeros(1)}}, path)
+    with pytest.raises(StoreError) as caught:
+        open_full(path, module)
+    assert str(caught.value) == (
+        f"{path} holds a LoRA beside the weights that it was trained on\n"
+        "  found:    an adapter that is not merged yet\n"
+        "  expected: the weights of a whole model\n"
+        "  fix:      let the training end: RUN/full holds them merged"
+    )

@@ -40,3 +40,13 @@ def test_what_is_asked_once_is_not_kept() -> None:
     assert condition(torch.tensor([1, 0, 0]))["states"].tolist() == [[1.0], [4.0], [4.0]]
     assert table.texts == [""]
     assert (encode.asked, stored.asked) == ([["four", "x"]], [[""]])
+
+
+def test_what_is_asked_again_is_not_encoded_again() -> None:
+    encode = Lengths()
+    table = PromptTable(encode)
+    table.numbers(["known"])
+    for _ in range(2):
+        found = table.once(["new", "known", "new"])(torch.tensor([0, 1, 2]))
+        assert found["states"].tolist() == [[3.0], [5.0], [3.0]]
+    assert encode.asked == [[""], ["known"], ["new"]]

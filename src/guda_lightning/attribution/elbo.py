@@ -93,7 +93,7 @@ class ELBOAttributor(Attributor):
             "weightings": list(get_args(Weighting)),  # a table that lacks one is made again, from kept errors
             "counterfactuals": self._hashes,
             "hparams_hash": self._hparams_hash,
-            "query_hash": query_hash(queries),
+            **_identity(queries),
         }
 
     def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:
@@ -144,7 +144,7 @@ class ELBOAttributor(Attributor):
 
     def _identities(self, queries: Queries) -> dict[str | None, dict[str, object]]:
         """What identifies the squared errors of the full model (None) and of each group's counterfactual."""
-        record = {**self.scoring.record(self._full.model.schedule), "query_hash": query_hash(queries)}
+        record = {**self.scoring.record(self._full.model.schedule), **_identity(queries)}
         models: list[tuple[str | None, str]] = [(None, self._full.hash), *self._hashes.items()]
         return {group: error_identity(record, model) for group, model in models}
 
@@ -171,3 +171,9 @@ class ELBOAttributor(Attributor):
 
     def _path(self, identity: dict[str, object]) -> Path | None:
         return None if self.cache is None else error_path(self.cache, identity)
+
+
+def _identity(queries: Queries) -> dict[str, str]:
+    """What identifies queries as a model takes them."""
+    encoders = {} if queries.encoders is None else {"encoders": queries.encoders}
+    return {"query_hash": query_hash(queries), **encoders}

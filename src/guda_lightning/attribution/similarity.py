@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,11 @@ class PixelSimilarity(Attributor):
         for name in chosen:
             self._grouping.check([name])
         self.fitted_groups = tuple(chosen)
-        self._images_hash = hashlib.sha256(data.images.contiguous().numpy().data).hexdigest()
+        digest = hashlib.sha256()
+        for start in range(0, len(data.ids), _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, len(data.ids)))
+            digest.update(data.pixels(rows).contiguous().numpy().data)
+        self._images_hash = digest.hexdigest()
         return self
 
     def score(self, queries: Queries) -> ScoreTable:

@@ -23,7 +23,8 @@ def error_identity(record: Mapping[str, Any], model: str) -> dict[str, object]:
         record: Of a score table: how and what it scored.
         model: Hash of the model's weights.
     """
-    return {**{name: record[name] for name in (*_SCORING, "query_hash")}, "model": model}
+    names = (*_SCORING, "query_hash", *(["encoders"] if "encoders" in record else []))
+    return {**{name: record[name] for name in names}, "model": model}
 
 
 def error_path(folder: Path, identity: Mapping[str, object]) -> Path:

@@ -330,8 +330,9 @@ class ELBOAttributionCallback(Callback):
         if trainer.is_global_zero:
             # Inside fit, Lightning files a validation's scalars under the batch that has just been stepped.
             step = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)
-            data = _group_data(trainer)
-            images = scored.of.images if data is None else data.pictures(scored.of.images)
+            data, images = _group_data(trainer), scored.of.images
+            if data is not None and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+                images = data.pictures(images)  # which a latent model has to decode
             queries = Queries(scored.of.ids, images)
             log_attribution(trainer.loggers, table, queries, self.history, "influence", step=step)
 

@@ -273,6 +273,10 @@ class GroupDataModule(LightningDataModule):
         """Return some of the images: ``[images, channels, height, width]`` uint8."""
         return self.images[indices]
 
+    def small_images(self) -> Tensor:
+        """Return all images at a size that they can be compared at: ``[samples, channels, h, w]`` uint8."""
+        return self.images
+
     def seen_inputs(self, indices: Indices) -> Tensor:
         """Return what a model trained on these samples saw: ``[samples, ...]`` float32.
 

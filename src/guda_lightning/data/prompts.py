@@ -28,12 +28,19 @@ def read_prompts(path: Path) -> list[str]:
                 expected="a .txt, .csv or .jsonl file",
                 fix="correct the path",
             )
-        prompts = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        prompts = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     else:
         prompts = []
         for line, row in read_rows(path, "prompts", _EXAMPLE):
             require_columns(path, line, row, ("prompt",))
-            prompts.append(str(row["prompt"]).strip())
+            if not isinstance(row["prompt"], str):
+                raise DataError(
+                    f"{path}, line {line}: a prompt is no text",
+                    found=repr(row["prompt"]),
+                    expected="a text",
+                    fix="correct the line",
+                )
+            prompts.append(row["prompt"].strip())
     found = [prompt for prompt in prompts if prompt]
     if not found:
         raise DataError(

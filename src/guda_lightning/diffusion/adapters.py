@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,9 +42,16 @@ def add_adapter(network: nn.Module, lora: Lora) -> None:
     """Put an adapter into a network, in place; it changes no output yet and is all that is trainable.
 
     Raises:
-        ConfigError: No layer has such a name.
+        ConfigError: No layer has such a name, or there is an adapter already.
         MissingExtraError: peft is not installed.
     """
+    if has_adapter(network):
+        raise ConfigError(
+            f"{type(network).__name__} has an adapter already",
+            found="a LoRA in its layers",
+            expected="a network of ordinary layers",
+            fix="merge that adapter first, or leave lora out",
+        )
     _inject(network, lora.targets, lora.rank)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(_MARK in name)
@@ -105,7 +111,7 @@ def set_own_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: o
         network.load_state_dict(weights)
         return
     targets = sorted({name.split(_MARK)[0] for name in weights})
-    rank = min(min(value.shape[:2]) for value in weights.values())
+    rank = max(len(value) for name, value in weights.items() if ".lora_A" in name)  # A: [rank, inputs]
     try:
         if not has_adapter(network):
             _inject(network, targets, rank)
@@ -137,13 +143,6 @@ def merge_adapter(network: nn.Module) -> None:
     if hasattr(network, "peft_config"):
         del network.peft_config
     network.requires_grad_(True)
-
-
-def without_adapter(network: nn.Module) -> nn.Module:
-    """A copy with the adapter merged."""
-    merged = copy.deepcopy(network)
-    merge_adapter(merged)
-    return merged
 
 
 def _inject(network: nn.Module, targets: Sequence[str], rank: int) -> None:

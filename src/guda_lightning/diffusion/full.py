@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin, SchedulerMixin
+from diffusers import DDPMScheduler, ModelMixin, SchedulerMixin
 from lightning.pytorch import LightningModule
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -149,7 +149,15 @@ def open_full(
             fix="run `guda fit` with the same configuration first, or pass --full PATH",
         )
     if path.is_file():
-        load_weights(module, _read_checkpoint(path), path)
+        weights = _read_checkpoint(path)
+        if any(".lora_" in name for name in weights):
+            raise StoreError(
+                f"{path} holds a LoRA beside the weights that it was trained on",
+                found="an adapter that is not merged yet",
+                expected="the weights of a whole model",
+                fix="let the training end: RUN/full holds them merged",
+            )
+        load_weights(module, weights, path)
         return FullModel.of(module, denoiser, scheduler)
     if (path / _INDEX).is_file():
         return _open_pipeline(path)
@@ -183,7 +191,11 @@ def open_schedule(path: Path) -> NoiseSchedule:
     Raises:
         StoreError: The folder has no scheduler, or one that the installed diffusers cannot read.
     """
-    config = read_json(path / "scheduler" / "scheduler_config.json")
+    folder = path / "scheduler"
+    try:  # as diffusers does: some of its schedulers write numbers that JSON does not have
+        config = DDPMScheduler.load_config(folder)
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from error
     return noise_schedule(_component(path / "scheduler", config.get("_class_name"), SchedulerMixin))
 
 

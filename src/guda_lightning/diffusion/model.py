@@ -52,7 +52,8 @@ class DiffusionModel:
         """The network's raw output for the timesteps that it is told, ``[batch]``, as samplers give them."""
         condition: Mapping[str, Tensor] = {}
         if labels is not None and self.prompts is not None:
-            condition = {name: value.to(x_t.device) for name, value in self.prompts(labels).items()}
+            embedded = self.prompts(labels).items()
+            condition = {name: value.to(x_t.device, x_t.dtype) for name, value in embedded}
         elif labels is not None:
             condition = {"class_labels": labels}
         if _named(type(self.denoiser)):

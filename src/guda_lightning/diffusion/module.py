@@ -70,7 +70,7 @@ class DiffusionModule(LightningModule):
         lr_scheduler: Builds a learning-rate schedule that advances every step.
         ema_decay: Decay of the exponential moving average of the weights, which is then the model that
             is saved, sampled and scored; None keeps no average.
-        conditional: Whether the denoiser takes class labels.
+        conditional: Whether the denoiser takes class labels or prompts.
         seed: Seed of the noise and the timesteps of training.
     """
 

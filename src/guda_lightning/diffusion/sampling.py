@@ -87,6 +87,8 @@ def sampler(model: DiffusionModel, scheduler: Any, steps: int) -> Any:
     kind: Any = FlowMatchEulerDiscreteScheduler if model.prediction == "flow" else DDPMScheduler
     # Without this list diffusers would put its own defaults in place of those of the scheduler's class.
     config = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
+    if model.prompts is not None:  # latents have no bounds; DDPM sets some where a scheduler says nothing
+        config = {"clip_sample": False, **config}
     walker = kind.from_config(config)
     if noise_schedule(walker).hash != model.schedule.hash:
         raise ConfigError(

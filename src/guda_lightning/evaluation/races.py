@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -21,7 +22,7 @@ def race_of(table: ScoreTable) -> int | None:
 
 def decided_metrics(top: int) -> list[str]:
     """The measures that depend on the leading groups alone."""
-    return [metric for metric in METRICS if _LEADING.get(metric, len(METRICS)) <= top]
+    return [metric for metric in METRICS if _LEADING.get(metric, math.inf) <= top]
 
 
 def only_decided(frame: pd.DataFrame, races: Mapping[str, int]) -> pd.DataFrame:

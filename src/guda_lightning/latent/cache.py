@@ -47,6 +47,6 @@ class TensorCache:
                     expected="tensors that were written whole",
                     fix="remove the file: it is made again",
                 ) from error
-        made = dict(make())
-        write_atomic(path, to_safetensors({name: value.contiguous() for name, value in made.items()}))
-        return made
+        made = {name: value.contiguous() for name, value in make().items()}
+        write_atomic(path, to_safetensors(made))
+        return load_file(path)  # of two processes that make it at once, both take what the later one wrote

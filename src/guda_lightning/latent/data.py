@@ -17,12 +17,14 @@ from guda_lightning.data import GroupDataModule
 from guda_lightning.data.images import to_unit
 from guda_lightning.data.table import ImageTable, Source
 from guda_lightning.errors import DataError, QueryError
+from guda_lightning.files import sha256_json
 from guda_lightning.grouping import Indices
 from guda_lightning.latent.cache import TensorCache
 from guda_lightning.latent.encoders import Encoders
 from guda_lightning.latent.prompts import PromptTable
 from guda_lightning.types import Queries
 
+_SMALL = 64  # pixels a side: near-duplicates show, and a hundred thousand images fit into memory
 _CHUNK = 256  # images or prompts a file of the cache: what an interruption loses at most
 
 
@@ -74,16 +76,13 @@ class LatentDataModule(GroupDataModule):
         )
         self.encoders = Encoders(pretrained, encode_batch_size)
         self._cache = TensorCache(None if cache is None else Path(cache))
+        self._pixel_hashes: list[str] = []
+        self._side: tuple[int, int] | None = None
 
     @cached_property
-    def table(self) -> PromptTable:
-        """All prompts that were met so far, and their embeddings."""
-        return PromptTable(self.encoders.embeddings, self._embeddings)
-
-    @property
     def prompts(self) -> PromptTable:
-        """See ``GroupDataModule.prompts``."""
-        return self.table
+        """All prompts that were met so far, and their embeddings: the labels are their numbers."""
+        return PromptTable(self.encoders.embeddings, self._embeddings)
 
     @property
     def images(self) -> Tensor:
@@ -98,21 +97,29 @@ class LatentDataModule(GroupDataModule):
 
     @property
     def hash(self) -> str:
-        """Identity of the training data: ids, latents, prompts and the encoders of both (sha256)."""
-        digest = hashlib.sha256(f"{super().hash} {self.encoders.hash}".encode())
-        digest.update("\n".join(self.sample_prompts).encode())
-        return digest.hexdigest()
+        """Identity of the training data: ids, pixels, prompts and the encoders (sha256).
+
+        Not the latents: their last bits depend on how many are encoded at a time, and on what device.
+        """
+        self.setup()
+        parts = [self.ids, self._pixel_hashes, self.sample_prompts, self.encoders.hash]
+        return sha256_json(parts)
 
     @property
     def sample_prompts(self) -> list[str]:
         """The prompt of every sample."""
         labels = self.labels
-        return [] if labels is None else [self.table.texts[number] for number in labels.tolist()]
+        return [] if labels is None else [self.prompts.texts[number] for number in labels.tolist()]
 
     def pixels(self, indices: Indices) -> Tensor:
         """Return some of the images: ``[images, 3, height, width]`` uint8, decoded anew."""
         rows = self._loaded.rows[indices]
         return self._loaded.table.pixels(rows, image_size=self.image_size, channels=self.channels)
+
+    def small_images(self) -> Tensor:
+        """Return all images, at most 64 pixels a side: ``[samples, 3, h, w]`` uint8, decoded anew."""
+        side = min(_SMALL, *self.image_shape[1:])
+        return self._loaded.table.pixels(self._loaded.rows, image_size=side, channels=self.channels)
 
     def as_queries(self, queries: Queries, conditional: bool) -> Queries:
         """Encode queries: latents of their images and numbers of their prompts.
@@ -127,16 +134,18 @@ class LatentDataModule(GroupDataModule):
                 expected="a metadata.jsonl beside them with file_name and prompt on each line",
                 fix="write it, or use queries that `guda sample` drew",
             )
-        labels = self.table.numbers(queries.prompts)
-        return replace(queries, labels=labels, latents=self.encoders.latents(queries.images))
+        labels = self.prompts.numbers(queries.prompts)
+        latents = self.encoders.latents(queries.images)
+        return replace(queries, labels=labels, latents=latents, encoders=self.encoders.hash)
 
     def drawn(self, num: int, conditional: bool, prompts: Sequence[str] | None = None) -> Queries:
         """Give the conditions to draw samples under: prompts in turn, or those of random training samples."""
         if prompts is None:
             order = np.random.default_rng(self.seed).permutation(len(self.ids)).tolist()
-            prompts = [self.sample_prompts[sample] for sample in order]
+            texts = self.sample_prompts
+            prompts = [texts[sample] for sample in order]
         chosen = tuple(prompts[position % len(prompts)] for position in range(num))
-        return replace(super().drawn(num, False), labels=self.table.numbers(chosen), prompts=chosen)
+        return replace(super().drawn(num, False), labels=self.prompts.numbers(chosen), prompts=chosen)
 
     def pictures(self, samples: Tensor) -> Tensor:
         """Decode latents that the model drew: ``[samples, 3, height, width]`` in [-1, 1]."""
@@ -150,20 +159,34 @@ class LatentDataModule(GroupDataModule):
                 expected="a prompt for every image",
                 fix="take PromptedFolder, Styled, or a prompt_column of Parquet or HubDataset as data.source",
             )
-        latents = []
+        self._pixel_hashes, latents = [], []
         with tqdm(total=len(rows), desc="encode", unit="image", disable=None, delay=2) as bar:
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
                 pixels = table.pixels(chunk, image_size=self.image_size, channels=self.channels)
                 latents.append(self._latents(pixels))
                 bar.update(len(chunk))
-        labels = self.table.numbers([table.prompts[row] for row in rows])
+        labels = self.prompts.numbers([table.prompts[row] for row in rows])
         return torch.cat(latents), labels
 
     def _latents(self, pixels: Tensor) -> Tensor:
         shown = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+        self._pixel_hashes.append(shown)
         key = {"encoders": self.encoders.hash, "shape": list(pixels.shape), "pixels": shown}
+        self._refuse_shape(pixels)
         return self._cache.get(key, lambda: {"latents": self.encoders.latents(to_unit(pixels))})["latents"]
+
+    def _refuse_shape(self, pixels: Tensor) -> None:
+        height, width = pixels.shape[2:]
+        self._side = self._side or (height, width)
+        factor = self.encoders.pipeline.vae_scale_factor
+        if self._side != (height, width) or height % factor or width % factor:
+            raise DataError(
+                "the VAE cannot encode and decode these images",
+                found=f"{width} x {height} pixels, and before {self._side[1]} x {self._side[0]}",
+                expected=f"one size, with sides that are multiples of {factor}",
+                fix=f"set data.image_size to a multiple of {factor}",
+            )
 
     def _embeddings(self, texts: Sequence[str]) -> dict[str, Tensor]:
         parts = []

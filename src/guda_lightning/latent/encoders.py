@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -25,7 +26,7 @@ _EMBEDDINGS: Mapping[str, tuple[str | None, ...]] = {
     "StableDiffusion3Pipeline": ("encoder_hidden_states", None, "pooled_projections", None),
 }
 DENOISERS = ("unet", "transformer")  # what diffusers pipelines call theirs
-_LISTED = 3  # prompts that an error names
+_NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")  # to encode images and prompts
 
 
 class Encoders:
@@ -60,7 +61,9 @@ class Encoders:
                 expected=" or ".join(_EMBEDDINGS),
                 fix="bring one of these, or wrap the denoiser in a LightningModule of your own",
             )
-        without = {part: None for part in DENOISERS if part in index}
+        without: dict[str, Any] = dict.fromkeys(part for part in (*DENOISERS, *_NOT_NEEDED) if part in index)
+        if "requires_safety_checker" in index:
+            without["requires_safety_checker"] = False
         try:
             with quiet():
                 return DiffusionPipeline.from_pretrained(self.pretrained, **without)
@@ -70,9 +73,13 @@ class Encoders:
     @cached_property
     def hash(self) -> str:
         """Identity of everything that turns images and texts into numbers."""
+        scale = [self.pipeline.vae.config.scaling_factor, self._shift]
         weights = {name: weights_hash(part.state_dict()) for name, part in self._networks.items()}
-        vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in self._tokenizers]
-        return sha256_json({"weights": weights, "vocabularies": vocabularies})
+        tokenizers = [
+            [sorted(tokenizer.get_vocab().items()), tokenizer.model_max_length]
+            for tokenizer in self._tokenizers
+        ]
+        return sha256_json([type(self.pipeline).__name__, scale, weights, tokenizers])
 
     def latents(self, images: Tensor) -> Tensor:
         """The mean of each image's latents, scaled as the denoiser takes them: ``[batch, ...]`` float32.
@@ -85,6 +92,7 @@ class Encoders:
             for part in images.split(self.batch_size):
                 mean = vae.encode(part.to(self.device)).latent_dist.mode()
                 found.append(((mean - self._shift) * vae.config.scaling_factor).cpu().float())
+        vae.to("cpu")  # what trains next may need the room
         return torch.cat(found)
 
     def images(self, latents: Tensor) -> Tensor:
@@ -94,6 +102,7 @@ class Encoders:
             for part in latents.split(self.batch_size):
                 scaled = part.to(self.device) / vae.config.scaling_factor + self._shift
                 found.append(vae.decode(scaled).sample.clamp(-1, 1).cpu().float())
+        vae.to("cpu")
         return torch.cat(found)
 
     def embeddings(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -107,8 +116,9 @@ class Encoders:
         accepted = inspect.signature(self.pipeline.encode_prompt).parameters
         others = [name for name in ("prompt_2", "prompt_3") if name in accepted]
         parts: list[dict[str, Tensor]] = []
-        self.pipeline.to(self.device)
-        with torch.no_grad():
+        for network in self._text_encoders:
+            network.to(self.device)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for start in range(0, len(texts), self.batch_size):
                 encoded = self.pipeline.encode_prompt(
                     prompt=list(texts[start : start + self.batch_size]),
@@ -123,7 +133,7 @@ class Encoders:
 
     def _refuse_truncated(self, texts: Sequence[str]) -> None:
         for tokenizer in self._tokenizers:
-            most = tokenizer.model_max_length
+            most = min(tokenizer.model_max_length, self._longest)
             lengths = [len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False).input_ids]
             long = [(text, length) for text, length in zip(texts, lengths, strict=True) if length > most]
             if long:
@@ -138,9 +148,19 @@ class Encoders:
                 )
 
     @property
+    def _longest(self) -> int:
+        """Tokens that the pipeline itself keeps of a prompt, whatever the tokenizer would."""
+        limit = inspect.signature(self.pipeline.encode_prompt).parameters.get("max_sequence_length")
+        return sys.maxsize if limit is None else int(limit.default)
+
+    @property
     def _shift(self) -> float:
         """What is subtracted from latents before scaling."""
         return getattr(self.pipeline.vae.config, "shift_factor", None) or 0.0
+
+    @property
+    def _text_encoders(self) -> list[nn.Module]:
+        return [part for name, part in self._networks.items() if name.startswith("text_encoder")]
 
     @property
     def _networks(self) -> dict[str, nn.Module]:

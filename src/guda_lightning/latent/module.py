@@ -15,6 +15,7 @@ from guda_lightning.diffusion.adapters import Lora, add_adapter, has_adapter, me
 from guda_lightning.diffusion.model import prediction_type
 from guda_lightning.diffusion.module import Batch, Noised
 from guda_lightning.errors import ConfigError
+from guda_lightning.latent.data import LatentDataModule
 from guda_lightning.latent.encoders import DENOISERS, pipeline_index, unreadable
 from guda_lightning.latent.prompts import NO_PROMPT
 
@@ -81,7 +82,7 @@ class LatentDiffusionModule(DiffusionModule):
         super().__init__(
             denoiser, scheduler or own, optimizer, lr_scheduler, ema_decay, conditional=True, seed=seed
         )
-        self.prompt_dropout, self.lora = prompt_dropout, lora
+        self.pretrained, self.prompt_dropout, self.lora = pretrained, prompt_dropout, lora
         self.gradient_checkpointing = gradient_checkpointing
 
     def configure_model(self) -> None:
@@ -106,6 +107,14 @@ class LatentDiffusionModule(DiffusionModule):
                 found=f"datamodule {type(data).__name__}",
                 expected="a LatentDataModule",
                 fix="set data.class_path to guda_lightning.LatentDataModule, of the same pipeline",
+            )
+        of_data = data.encoders.pretrained if isinstance(data, LatentDataModule) else self.pretrained
+        if of_data != self.pretrained:
+            raise ConfigError(
+                "the data was encoded for another pipeline than the denoiser's",
+                found=of_data,
+                expected=self.pretrained,
+                fix="set pretrained of model and data to the same; --pretrained does, where both use it",
             )
         super().setup(stage)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 Encode = Callable[[Sequence[str]], Mapping[str, Tensor]]
+_REMEMBERED = 1024  # prompts that are not in the table: 240 MB of Stable Diffusion's embeddings
 NO_PROMPT = 0  # the number of the empty prompt
 
 
@@ -29,6 +30,7 @@ class PromptTable:
         self.texts: list[str] = []
         self._number: dict[str, int] = {}
         self._embeddings: dict[str, Tensor] = {}
+        self._last: dict[str, dict[str, Tensor]] = {}
         self.numbers([""])
 
     def __len__(self) -> int:
@@ -51,6 +53,21 @@ class PromptTable:
         return torch.tensor([self._number[text] for text in texts], dtype=torch.int64)
 
     def once(self, texts: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]]:
-        """A condition of these prompts alone, numbered from 0, that the table does not keep."""
-        embeddings = self._encode(list(texts))
+        """A condition of these prompts alone, numbered from 0.
+
+        Those that the table does not have do not enter it; the last ones of them are remembered.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._number and text not in self._last]
+        if new:
+            rows = self._encode(new)
+            for place, text in enumerate(new):
+                self._last[text] = {name: values[place] for name, values in rows.items()}
+        found = [self._last[text] if text in self._last else self._row(text) for text in texts]
+        while len(self._last) > _REMEMBERED:
+            del self._last[next(iter(self._last))]
+        embeddings = {name: torch.stack([row[name] for row in found]) for name in found[0]}
         return lambda numbers: {name: values[numbers.cpu()] for name, values in embeddings.items()}
+
+    def _row(self, text: str) -> dict[str, Tensor]:
+        """The embeddings of a prompt of the table."""
+        return {name: values[self._number[text]] for name, values in self._embeddings.items()}

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from guda_lightning.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES, group_summaries
 from guda_lightning.data import load_queries
-from guda_lightning.files import read_json
+from guda_lightning.files import read_json, sha256_json
 from guda_lightning.report.summary import views
 from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 
 _RECORD = "record.json"
+_NOISE = ("full_hash", "steps", "seed", "prompt_guidance")  # what pictures must share with the queries
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,13 @@ class Without:
         """
         if not (run.queries / _RECORD).is_file():
             return None
-        record = read_json(run.queries / _RECORD)
+        record, full = read_json(run.queries / _RECORD), load_queries(run.queries, shape)
         drawn = record.get("config", {})
         found = {
             folder: config
             for folder, config in _configs(run).items()
-            if all(config[name] == drawn.get(name) for name in ("full_hash", "steps", "seed"))
+            if all(config.get(name) == drawn.get(name) for name in _NOISE)
+            and config.get("prompts") == _first_prompts(full, config["num"])
             and config["full_hash"] == table.record.get("full_hash", config["full_hash"])
         }
         if not found:
@@ -69,7 +71,6 @@ class Without:
         groups = sorted(of_groups, key=lambda name: -means.get(name, lowest))[:MAX_PICTURE_GROUPS]
         configs = [found[of_groups[name]] for name in groups]
         seeds = ", ".join(map(str, sorted({config["counterfactual_seed"] for config in configs})))
-        full = load_queries(run.queries, shape)
         rows: list[int] = list(range(min(len(full), *(config["num"] for config in configs))))  # that all have
         scored = table.record.get("query_hash") == record.get("query_hash")
         if scored:
@@ -88,6 +89,11 @@ class Without:
     def exists(run: RunFolder) -> bool:
         """Whether there are any pictures, whatever they belong to."""
         return bool(_configs(run))
+
+
+def _first_prompts(queries: Queries, count: int) -> str | None:
+    """What a record says of the prompts of the first queries."""
+    return None if queries.prompts is None else sha256_json(queries.prompts[:count])
 
 
 def _configs(run: RunFolder) -> dict[Path, dict[str, Any]]:

@@ -44,7 +44,7 @@ class StageTrainer(Trainer):
     Args:
         denoiser: Where a LightningModule that is no ``DiffusionModule`` has its network, by dotted path.
         scheduler: Where it has its noise scheduler, by dotted path.
-        conditional: Whether its network takes class labels; a ``DiffusionModule`` says so itself.
+        conditional: Whether its network takes class labels or prompts; a ``DiffusionModule`` says so itself.
         resume_every_n_epochs: How often a training writes the checkpoint to go on from when interrupted.
         start: Weights that ``fit`` and ``retrain`` begin with, a diffusers folder or a Lightning checkpoint:
             the pretrained model that is fine-tuned. Left out, they begin with those the module is built with.

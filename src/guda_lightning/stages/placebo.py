@@ -13,6 +13,7 @@ from tqdm import tqdm
 from guda_lightning.attribution import Attributor, Scoring
 from guda_lightning.callbacks.wandb import closing_runs, log_placebo, stage_loggers
 from guda_lightning.data import GroupDataModule, load_queries, near_duplicates
+from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation import refuse_few
 from guda_lightning.files import sha256_json
@@ -60,6 +61,7 @@ class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
         lr_scheduler: LRSchedulerCallable | None = None,
         scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
         weighting: Weighting = "elbo",
+        lora: Lora | None = None,
         level: float = 0.05,
         seed: int = 0,
         queries: Path | None = None,
@@ -84,6 +86,7 @@ class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
             lr_scheduler: Builds a learning-rate schedule that advances every step.
             scoring: Timesteps, draws, seed, batch size and precision.
             weighting: The weighting that is printed; files and page hold both.
+            lora: The low-rank adapter that unlearning trains; left out, all weights.
             level: Share of false discoveries to allow among the queries called attributable.
             seed: Seed of unlearning or of the classifier, of the scored table.
             queries: An image or a folder of images; RUN/queries if left out.
@@ -115,8 +118,8 @@ class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
             method = RepeatedGuidance(guiding, self._train_classifier, *where)
         else:
             objective = objective or ReTrack()
-            hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self)
-            work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams)
+            hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self, lora)
+            work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams, lora)
             method = RepeatedUnlearning(work, self._unlearn_groups, *where)
         real = method.real
         real.fit(source, datamodule, datamodule.grouping)
@@ -175,6 +178,6 @@ class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
 
 def _duplicates(datamodule: GroupDataModule) -> dict[str, Any]:
     """Training images of different groups that are nearly the same, for the record."""
-    pairs = near_duplicates(datamodule.images, datamodule.grouping)
+    pairs = near_duplicates(datamodule.small_images(), datamodule.grouping)
     named = [{"first": datamodule.ids[p.first], "second": datamodule.ids[p.second]} for p in pairs[:NAMED]]
     return {"near_duplicate_pairs": len(pairs), "near_duplicates": named}

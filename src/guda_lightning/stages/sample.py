@@ -29,6 +29,7 @@ from guda_lightning.stages.without import (
     drawings_without,
     groups_without,
     number_of_queries,
+    refuse_guidance,
     refuse_options,
     refuse_prompts,
 )
@@ -81,24 +82,27 @@ class SampleStage(StageTrainer):
         run, source = self.run_folder, self._open_full(full, model, datamodule)
         asked: dict[str, Any] = {"full_hash": source.hash, "num": num, "steps": steps, "seed": seed}
         asked |= {"prompt_guidance": prompt_guidance}
-        texts: Sequence[str] | None = None if prompts is None else read_prompts(prompts)
+        refuse_guidance(prompt_guidance, datamodule)
+        queries, texts = num, None
         if without is None:
             refuse_options(operator=operator, counterfactual_seed=counterfactual_seed, hparams=hparams)
-            if texts is not None:
-                asked["prompts"] = sha256_json(texts)
-            queries = num
-            drawings = [Drawing(run.queries, run.checkpoints("sample"), asked, lambda: source.model)]
+            texts = None if prompts is None else tuple(read_prompts(prompts))
         else:
-            groups = groups_without(datamodule.grouping, without)
             refuse_prompts(prompts)
             queries = number_of_queries(run.queries, asked)
             if (run.queries / RECORD).is_file():
                 texts = load_queries(run.queries, datamodule.image_shape).prompts
+        drawn = datamodule.drawn(num, self._is_conditional(model), texts)
+        if drawn.prompts is not None:
+            asked["prompts"] = sha256_json(drawn.prompts)
+        if without is None:
+            drawings = [Drawing(run.queries, run.checkpoints("sample"), asked, lambda: source.model)]
+        else:
             drawings = drawings_without(
                 run,
                 source,
                 datamodule.grouping,
-                groups,
+                groups_without(datamodule.grouping, without),
                 asked,
                 operator=operator,
                 seed=counterfactual_seed or 0,
@@ -113,7 +117,6 @@ class SampleStage(StageTrainer):
         if not left:
             return
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
-        drawn = datamodule.drawn(num, self._is_conditional(model), texts)
         ids = tuple(f"sample-{index:0{len(str(queries - 1))}d}" for index in range(num))
         self._say_cost(left, datamodule, batch_size, drawn.labels is not None)
         for one in left:
@@ -132,7 +135,9 @@ class SampleStage(StageTrainer):
         device = self.strategy.root_device
         per_evaluation = evaluation_seconds(left[0].read(), datamodule, batch_size, device, conditional)
         groups = f"{len(left)} groups x " if "without" in left[0].asked else ""
-        say_cost(f"sample: {groups}{num} images x {steps} steps", per_evaluation * num * steps * len(left))
+        passes = 1 if left[0].asked["prompt_guidance"] == 1 else 2  # with the prompt, and without
+        seconds = per_evaluation * num * steps * len(left) * passes
+        say_cost(f"sample: {groups}{num} images x {steps} steps", seconds)
 
     def _sampled(
         self,

@@ -71,7 +71,10 @@ class UnlearnStage(StageTrainer):
         store = CounterfactualStore(self.run_folder.store)
         hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self, lora)
         conditional = self._is_conditional(model)
-        work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams, lora)
+        checkpointing = bool(getattr(model, "gradient_checkpointing", False))
+        work = Unlearning(
+            source, objective, optimizer, lr_scheduler, conditional, seed, hparams, lora, checkpointing
+        )
         self.made = work.key(coalitions[names[0]])
         origin = made_from(source, datamodule.grouping)
         todo = [name for name in names if not is_stored(store, work.key(coalitions[name]), origin)]

@@ -32,6 +32,7 @@ class Unlearning:
         seed: Seed of the noise and the timesteps.
         hparams: Every hyper-parameter, as ``unlearning_hparams`` gives them.
         lora: The adapter to unlearn in; None changes all weights.
+        checkpointing: Whether to save memory by computing activations twice.
     """
 
     full: FullModel
@@ -42,6 +43,7 @@ class Unlearning:
     seed: int
     hparams: Mapping[str, Any]
     lora: Lora | None = None
+    checkpointing: bool = False
 
     @property
     def steps(self) -> int:
@@ -55,7 +57,7 @@ class Unlearning:
 
     def module(self, groups: tuple[str, ...]) -> UnlearnModule:
         """A student that has not begun to forget these groups."""
-        return UnlearnModule(
+        module = UnlearnModule(
             self.full,
             self.objective,
             groups,
@@ -65,6 +67,10 @@ class Unlearning:
             seed=self.seed,
             lora=self.lora,
         )
+        if self.checkpointing:
+            network: Any = module.denoiser
+            network.enable_gradient_checkpointing()
+        return module
 
     def seconds(self, datamodule: GroupDataModule, device: torch.device | str) -> float:
         """Estimated seconds per group: a step learns from a forget and a retain batch."""

@@ -13,6 +13,7 @@ import torch
 
 from guda_lightning.attribution.operators import by_guidance
 from guda_lightning.counterfactuals import GUIDANCE, CounterfactualKey, CounterfactualStore
+from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.diffusion.adapters import set_own_weights
 from guda_lightning.errors import ConfigError, StoreError
@@ -185,4 +186,19 @@ def refuse_prompts(prompts: Path | None) -> None:
             found=f"prompts {prompts}",
             expected="no prompts",
             fix="leave out --prompts, or draw queries from them first",
+        )
+
+
+def refuse_guidance(prompt_guidance: float, datamodule: GroupDataModule) -> None:
+    """Refuse guidance by the prompt where there are no prompts.
+
+    Raises:
+        ConfigError: It is asked for.
+    """
+    if prompt_guidance != 1 and datamodule.prompts is None:
+        raise ConfigError(
+            "a model without prompts cannot be guided by them",
+            found=f"prompt_guidance {prompt_guidance}",
+            expected="1, or a text-to-image model",
+            fix="leave out --prompt_guidance",
         )

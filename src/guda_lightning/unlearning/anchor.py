@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -131,15 +132,26 @@ class Anchor(Objective):
             self._matches, self._prompts = _matches(data), prompts
             return
         self._parts = {text: self.template.parse(text) for text in dict.fromkeys(prompts)}
+        self._refuse_plain([prompts[row] for row in data.forget.tolist()])
         if self.strategy != "style_removed":
             self._styles = _styles(data, [self._parts[text] for text in prompts])
             self._weights: dict[str, Tensor] = {}
             self._prototypes: Tensor | None = None
 
+    def _refuse_plain(self, prompts: Sequence[str]) -> None:
+        plain = [text for text in dict.fromkeys(prompts) if not self._parts[text].descriptors]
+        if plain:
+            raise DataError(
+                f"{len(plain)} prompts to forget have no words for a style: anchors would replace nothing",
+                found=f"'{plain[0]}'",
+                expected="descriptors, as in " + " or ".join(f"'{one}'" for one in self.template.templates),
+                fix="set objective.init_args.template to the form of your prompts",
+            )
+
     def forget_term(self, batch: Noised, student: DiffusionModel, full: DiffusionModel) -> ForgetTerm:
         """Target: the full model's output on the same x_t under the anchor prompts."""
         anchors = self.anchors(batch)
-        distinct = list(dict.fromkeys(anchors))
+        distinct = list(dict.fromkeys(anchors))  # few texts, drawn again and again
         numbers = torch.tensor([distinct.index(text) for text in anchors], device=batch.x_t.device)
         anchored = replace(full, prompts=self._table.once(distinct))
         target = anchored.output(batch.x_t, batch.timesteps, numbers)
@@ -177,15 +189,16 @@ class Anchor(Objective):
 
 
 def _styles(data: UnlearnDataModule, parts: Sequence[PromptParts]) -> Mapping[str, list[str]]:
-    """The words of every group that stays, sorted.
+    """The words of every other group's samples that stay, sorted.
 
     Raises:
-        DataError: One has no words.
+        DataError: There is none, or one has no words.
     """
     found = {}
     for name in data.grouping.names:
-        if name not in data.groups and data.grouping.size(name):
-            members = data.grouping.forget([name]).tolist()
+        own = data.grouping.forget([name]) if data.grouping.size(name) else data.retain[:0]
+        members = np.intersect1d(own, data.retain).tolist()
+        if name not in data.groups and members:
             found[name] = sorted({word for row in members for word in parts[row].descriptors})
             if not found[name]:
                 raise DataError(
@@ -194,6 +207,13 @@ def _styles(data: UnlearnDataModule, parts: Sequence[PromptParts]) -> Mapping[st
                     expected="descriptors, which an anchor prompt borrows",
                     fix="write them into the prompts, or take the strategy style_removed",
                 )
+    if not found:
+        raise DataError(
+            f"no other style stays without {', '.join(data.groups)}",
+            found="no group with samples that are retained",
+            expected="at least one, whose words an anchor prompt borrows",
+            fix="take the strategy style_removed, or group the other samples too",
+        )
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import torch
@@ -96,13 +97,22 @@ def module_hparams(module: LightningModule, model: DiffusionModel) -> dict[str, 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """The public ones that are JSON values."""
-    listed = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    listed = {name: _listed(value) for name, value in values.items()}
     return {name: value for name, value in listed.items() if name[0] != "_" and _is_plain(value)}
+
+
+def _listed(value: Any) -> Any:
+    """Dataclasses as mappings, tuples as lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _listed(part) for name, part in asdict(value).items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _is_plain(value: object) -> bool:
     if isinstance(value, list):
         return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
     return isinstance(value, (int, str, type(None))) or (isinstance(value, float) and math.isfinite(value))
 
 

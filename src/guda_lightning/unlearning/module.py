@@ -213,7 +213,8 @@ class UnlearnModule(DiffusionModule):
         )
         if self.trainer.is_global_zero:
             store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
-            store.save(own_weights(self.denoiser), record)
+            weights = self.denoiser.state_dict() if self.lora is None else own_weights(self.denoiser)
+            store.save(weights, record)
         return record
 
     def _made_with(self, data: object) -> dict[str, Any]:
