@@ -28,9 +28,9 @@ RANK = 8
 NOTES = (
     "Weights, gradients and both moments of Adam in fp32, weights cast to bf16 while autocast runs, and all "
     "tensors that autograd saves in bf16, counted on torch's meta device; 1 GB more for CUDA, and 1 GB taken "
-    "for a forward pass of 16 evaluations. What gradient checkpointing computes again, a block at a time, comes "
-    "on top. Images of 512 × 512 (latents of 4 × 64 × 64), 77 tokens. VAE and text encoder run before training; "
-    f"anchors keep the text encoder. LoRA of rank {RANK} on all attention."
+    "for a forward pass of 16 evaluations. What gradient checkpointing computes again, a block at a time, "
+    "comes on top. Images of 512 × 512 (latents of 4 × 64 × 64), 77 tokens. VAE and text encoder run before "
+    f"training; anchors keep the text encoder. LoRA of rank {RANK} on all attention."
 )
 
 
