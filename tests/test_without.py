@@ -189,9 +189,9 @@ def test_options_of_counterfactuals_need_groups(
     assert sample(finished_run, f"--{option}", value) == 2
     assert capsys.readouterr().err == (
         f"error: {option} is about counterfactuals, and the full model is drawn from\n"
-        f"  found:    {option} {value}, and no groups to do without\n"
+        f"  found:    {option} {value}\n"
         "  expected: groups, or none of these options\n"
-        f"  fix:      pass --without GROUPS, or leave out --{option}\n"
+        f"  fix:      leave out --{option}, or pass --without GROUPS\n"
     )
 
 

@@ -17,6 +17,7 @@ from guda_lightning.report import summary
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import (
+    ATTRIBUTOR,
     chosen_groups,
     chosen_seeds,
     refuse_choices,
@@ -82,7 +83,7 @@ class AttributeStage(StageTrainer):
                 elbo_attributor(run.store, operator, seed=one, **options) for one in seeds
             ]
             if attributor is not None:
-                refuse_choices(operator=operator, hparams=hparams, groups=groups, seed=seed)
+                refuse_choices(*ATTRIBUTOR, operator=operator, hparams=hparams, groups=groups, seed=seed)
                 attributors = [attributor]
             for one_of in attributors:
                 one_of.work_on(self.strategy.root_device, bar.update)

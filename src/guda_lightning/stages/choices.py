@@ -10,6 +10,13 @@ from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.files import sha256_json
 from guda_lightning.grouping import JOINT, Grouping, split_names
 
+# For `refuse_choices` where another attributor scores.
+ATTRIBUTOR = (
+    "another attributor was given",
+    "an attributor, or options of counterfactuals",
+    "the attributor",
+)
+
 
 def chosen_groups(grouping: Grouping, asked: Sequence[str] | str | None) -> list[str]:
     """The groups that a stage works on: those asked for (a list, or ``a,b``), or all that have samples.
@@ -68,8 +75,14 @@ def refuse_missing_start(path: Path) -> None:
         )
 
 
-def refuse_choices(**choices: object) -> None:
-    """Refuse options that are about counterfactuals where another attributor scores.
+def refuse_choices(instead: str, expected: str, fix: str, **choices: object) -> None:
+    """Refuse options that are about counterfactuals where there are none.
+
+    Args:
+        instead: What there is.
+        expected: What should be given.
+        fix: What else may be done than to leave the option out.
+        **choices: The options; None where one is not given.
 
     Raises:
         ConfigError: One is given.
@@ -77,10 +90,10 @@ def refuse_choices(**choices: object) -> None:
     for name, value in choices.items():
         if value is not None:
             raise ConfigError(
-                f"{name} is about counterfactuals, and another attributor was given",
+                f"{name} is about counterfactuals, and {instead}",
                 found=f"{name} {value}",
-                expected="an attributor, or options of counterfactuals",
-                fix=f"leave out --{name}, or the attributor",
+                expected=expected,
+                fix=f"leave out --{name}, or {fix}",
             )
 
 
@@ -91,7 +104,7 @@ def refuse_two_methods(attributor: object, objective: object, classifier: object
         ConfigError: More than one is given.
     """
     if attributor is not None:
-        refuse_choices(objective=objective, classifier=classifier)
+        refuse_choices(*ATTRIBUTOR, objective=objective, classifier=classifier)
     if objective is not None and classifier is not None:
         raise ConfigError(
             "an objective unlearns and a classifier guides, and both were given",

@@ -21,7 +21,7 @@ from guda_lightning.data import GroupDataModule, load_queries, read_prompts, sav
 from guda_lightning.diffusion import sample, sampler
 from guda_lightning.files import sha256_json, write_atomic
 from guda_lightning.stages.base import StageTrainer
-from guda_lightning.stages.choices import at_least_one
+from guda_lightning.stages.choices import at_least_one, refuse_choices
 from guda_lightning.stages.costs import evaluation_seconds, say, say_cost, say_skipped
 from guda_lightning.stages.records import RECORD, begin
 from guda_lightning.stages.without import (
@@ -30,7 +30,6 @@ from guda_lightning.stages.without import (
     groups_without,
     number_of_queries,
     refuse_guidance,
-    refuse_options,
     refuse_prompts,
 )
 
@@ -85,7 +84,12 @@ class SampleStage(StageTrainer):
         refuse_guidance(prompt_guidance, datamodule)
         queries, texts = num, None
         if without is None:
-            refuse_options(operator=operator, counterfactual_seed=counterfactual_seed, hparams=hparams)
+            refuse_choices(
+                "the full model is drawn from",
+                "groups, or none of these options",
+                "pass --without GROUPS",
+                **{"operator": operator, "counterfactual_seed": counterfactual_seed, "hparams": hparams},
+            )
             texts = None if prompts is None else tuple(read_prompts(prompts))
         else:
             refuse_prompts(prompts)

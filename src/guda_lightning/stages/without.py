@@ -158,22 +158,6 @@ def number_of_queries(folder: Path, asked: Mapping[str, Any]) -> int:
     return count
 
 
-def refuse_options(**options: object) -> None:
-    """Refuse options that are about counterfactuals where the full model is drawn from.
-
-    Raises:
-        ConfigError: One is given.
-    """
-    for name, value in options.items():
-        if value is not None:
-            raise ConfigError(
-                f"{name} is about counterfactuals, and the full model is drawn from",
-                found=f"{name} {value}, and no groups to do without",
-                expected="groups, or none of these options",
-                fix=f"pass --without GROUPS, or leave out --{name}",
-            )
-
-
 def refuse_prompts(prompts: Path | None) -> None:
     """Refuse prompts of their own for pictures that stand beside queries.
 
