@@ -58,8 +58,12 @@ def slug(text: str, max_length: int = 40) -> str:
     return dashed.strip("-.")[:max_length].strip("-.") or "unnamed"
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
     """Read a JSON object.
+
+    Args:
+        path: The file.
+        infinities: Whether to accept the numbers that JSON does not have, as others' libraries write them.
 
     Raises:
         StoreError: The file is missing, half-written, or holds something other than an object.
@@ -74,7 +78,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
         )
 
     try:
-        value = json.loads(Path(path).read_text("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(
+            Path(path).read_text("utf-8"), parse_constant=float if infinities else _refuse_constant
+        )
     except OSError as error:
         raise refuse(error.strerror) from error
     except ValueError as error:

@@ -13,6 +13,7 @@ from diffusers import (
     DDPMScheduler,
     DiffusionPipeline,
     DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
 )
@@ -24,9 +25,11 @@ from guda_lightning.diffusion import (
     FullModel,
     evaluating,
     open_full,
+    open_schedule,
     save_full,
     weights_hash,
 )
+from guda_lightning.diffusion.model import noise_schedule
 from guda_lightning.errors import ConfigError, StoreError
 from toys import message, quiet_trainer, shades, tiny_unet
 
@@ -320,3 +323,10 @@ def test_the_hash_sees_names_types_shapes_and_values() -> None:
     ]
     assert len({weights_hash(state) for state in (base, *others)}) == 6
     assert weights_hash(base) == weights_hash({"b": base["b"], "a": torch.zeros(3, 2).T})
+
+
+def test_a_schedule_with_infinities_in_its_configuration_is_read(tmp_path: Path) -> None:
+    scheduler = DPMSolverMultistepScheduler(beta_schedule="scaled_linear")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    assert "Infinity" in (tmp_path / "scheduler" / "scheduler_config.json").read_text()
+    assert open_schedule(tmp_path).hash == noise_schedule(scheduler).hash

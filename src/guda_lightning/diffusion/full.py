@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, ModelMixin, SchedulerMixin
+from diffusers import ModelMixin, SchedulerMixin
 from lightning.pytorch import LightningModule
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -192,10 +192,7 @@ def open_schedule(path: Path) -> NoiseSchedule:
         StoreError: The folder has no scheduler, or one that the installed diffusers cannot read.
     """
     folder = path / "scheduler"
-    try:  # as diffusers does: some of its schedulers write numbers that JSON does not have
-        config = DDPMScheduler.load_config(folder)
-    except (OSError, ValueError) as error:
-        raise _unreadable(folder, error) from error
+    config = read_json(folder / "scheduler_config.json", infinities=True)
     return noise_schedule(_component(path / "scheduler", config.get("_class_name"), SchedulerMixin))
 
 
