@@ -306,3 +306,23 @@ def test_nothing_is_wider_than_the_window(
     sections = {"agreement": evaluation("a very long name " * 5), "placebo": placebo, "without": without}
     tab.goto(page(table, **sections).as_uri())
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_prompts_stand_beside_their_queries_and_are_found(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    prompts = tuple(f"A depiction of {number}, {HOSTILE}" for number in range(64))
+    queries = Queries(table.queries, torch.zeros(64, 3, 8, 8), prompts=prompts)
+    tab.goto(page(table, queries=queries).as_uri())
+    assert tab.locator("#cards .prompt").first.inner_text() == prompts[0]
+    tab.locator("#find").fill("depiction of 63,")
+    assert tab.locator("#cards li").count() == 1
+    tab.locator("#cards button").click()
+    assert tab.locator("#detail-prompt").inner_text() == prompts[63]
+
+
+def test_without_prompts_there_is_no_room_for_them(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.goto(page(table).as_uri())
+    assert tab.locator("#cards .prompt").count() == 0

@@ -155,7 +155,7 @@ function select() {
   visible = queries.map((_, q) => q).filter((q) =>
     (state.group === null || topOf(q) === state.group)
     && (state.show === "all" || undecided(q) === (state.show === "undecided"))
-    && queries[q].id.toLowerCase().includes(wanted));
+    && `${queries[q].id} ${queries[q].prompt ?? ""}`.toLowerCase().includes(wanted));
   const score = (q) => state.view.scores[q][topOf(q)];
   const orders = {
     score: (a, b) => score(b) - score(a),
@@ -177,6 +177,7 @@ function card(q) {
       el("span", { class: "id" }, el("span", { title: queries[q].id }, queries[q].id),
         state.view.unattributable[q] ? badge("not attributable") : null,
         undecided(q) ? badge("undecided") : null),
+      queries[q].prompt ? el("span", { class: "prompt", title: queries[q].prompt }, queries[q].prompt) : null,
       el("span", {}, ...rows))));
 }
 
@@ -204,6 +205,7 @@ function open(q) {
   const high = Math.max(0, ...scores[q].map((s, g) => s + 1.96 * stderr[q][g]));
   const lead = margin(q);
   $("detail-title").textContent = queries[q].id;
+  $("detail-prompt").textContent = queries[q].prompt ?? "";
   $("detail-picture").replaceChildren(picture(queries[q].image, `Query ${queries[q].id}`));
   $("detail-verdict").textContent = order.length < 2 || lead === Infinity
     ? `Group ${groups[order[0]].name} has the highest score.`

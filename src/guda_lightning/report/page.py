@@ -94,6 +94,9 @@ def write_page(
             fix="score queries with guda attribute",
         )
     pictures = _query_pictures(queries, table)
+    prompts = {
+        query: {"prompt": text} for query, text in zip(queries.ids, queries.prompts or (), strict=False)
+    }
     points = _curve_points(curves)
     data = {
         "undecidedBelow": UNDECIDED_BELOW,
@@ -108,7 +111,8 @@ def write_page(
             for group in table.groups
         ],
         "queries": [
-            {"id": query, "image": picture} for query, picture in zip(table.queries, pictures, strict=True)
+            {"id": query, "image": picture, **prompts.get(query, {})}
+            for query, picture in zip(table.queries, pictures, strict=True)
         ],
         "views": [_view(table, placebo, *key) for key in views(table)],
         "curves": points,
