@@ -133,11 +133,11 @@ def query_hash(queries: Queries) -> str:
     """Hash of ids, conditions and exact pixels (sha256): what a stored score was computed on."""
     pixels = queries.images.detach().cpu().float().contiguous().numpy().astype("<f4")
     # A prompt's number depends on which others were seen before.
-    numbered = queries.labels is not None and queries.prompts is None
+    labels = queries.labels if queries.prompts is None else None
     return sha256_json(
         {
             "ids": queries.ids,
-            "labels": queries.labels.tolist() if queries.labels is not None and numbered else None,
+            "labels": None if labels is None else labels.tolist(),
             **({} if queries.prompts is None else {"prompts": queries.prompts}),
             "shape": pixels.shape,
             "pixels": hashlib.sha256(pixels.tobytes()).hexdigest(),

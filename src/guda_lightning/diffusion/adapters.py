@@ -12,7 +12,7 @@ from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.diffusion.weights import evaluating
 from guda_lightning.errors import ConfigError, MissingExtraError, StoreError
 
-_MARK = ".lora_"  # in the name of every weight of an adapter
+ADAPTED = ".lora_"  # in the name of every weight of an adapter
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention layer of diffusers
 
 
@@ -54,12 +54,12 @@ def add_adapter(network: nn.Module, lora: Lora) -> None:
         )
     _inject(network, lora.targets, lora.rank)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(_MARK in name)
+        parameter.requires_grad_(ADAPTED in name)
 
 
 def has_adapter(network: nn.Module) -> bool:
     """Whether an adapter is in a network."""
-    return any(_MARK in name for name, _ in network.named_parameters())
+    return any(ADAPTED in name for name, _ in network.named_parameters())
 
 
 @contextmanager
@@ -93,7 +93,7 @@ class BeneathAdapter(DiffusionModel):
 def own_weights(network: nn.Module) -> dict[str, Tensor]:
     """What sets a network apart from its full model: its adapter if it has one, else all weights."""
     weights: dict[str, Tensor] = network.state_dict()
-    return {n: value for n, value in weights.items() if _MARK in n} if has_adapter(network) else weights
+    return {n: value for n, value in weights.items() if ADAPTED in n} if has_adapter(network) else weights
 
 
 def set_own_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: object) -> None:
@@ -107,10 +107,10 @@ def set_own_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: o
     Raises:
         StoreError: They are those of another network.
     """
-    if not all(_MARK in name for name in weights):
+    if not all(ADAPTED in name for name in weights):
         network.load_state_dict(weights)
         return
-    targets = sorted({name.split(_MARK)[0] for name in weights})
+    targets = sorted({name.split(ADAPTED)[0] for name in weights})
     rank = max(len(value) for name, value in weights.items() if ".lora_A" in name)  # A: [rank, inputs]
     try:
         if not has_adapter(network):

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from guda_lightning.diffusion.adapters import ADAPTED
 from guda_lightning.diffusion.model import (
     Condition,
     DiffusionModel,
@@ -27,7 +28,7 @@ from guda_lightning.files import canonical_json, read_json, write_atomic
 from guda_lightning.functional.schedule import NoiseSchedule
 
 _INDEX = "model_index.json"
-_NETWORKS = ("unet", "transformer")  # what diffusers pipelines call their denoiser
+DENOISERS = ("unet", "transformer")  # what diffusers pipelines call their denoiser
 _OWN_WEIGHTS = "denoiser/model.safetensors"  # a denoiser that is no diffusers model
 
 
@@ -150,7 +151,7 @@ def open_full(
         )
     if path.is_file():
         weights = _read_checkpoint(path)
-        if any(".lora_" in name for name in weights):
+        if any(ADAPTED in name for name in weights):
             raise StoreError(
                 f"{path} holds a LoRA beside the weights that it was trained on",
                 found="an adapter that is not merged yet",
@@ -198,12 +199,12 @@ def open_schedule(path: Path) -> NoiseSchedule:
 
 def _open_pipeline(path: Path) -> FullModel:
     index = read_json(path / _INDEX)
-    name = next((n for n in _NETWORKS if n in index), None)
+    name = next((n for n in DENOISERS if n in index), None)
     if name is None or "scheduler" not in index:
         raise StoreError(
             f"{path / _INDEX} names no denoiser and scheduler",
             found=f"components {sorted(k for k in index if not k.startswith('_'))}",
-            expected=f"{' or '.join(_NETWORKS)}, and scheduler",
+            expected=f"{' or '.join(DENOISERS)}, and scheduler",
             fix="pass the folder of a diffusion pipeline, as save_pretrained writes it",
         )
     network = _network(path / name, index[name][1])

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from guda_lightning.diffusion import evaluating, weights_hash
+from guda_lightning.diffusion.full import DENOISERS
 from guda_lightning.errors import DataError, MissingExtraError, StoreError
 from guda_lightning.files import sha256_json
 
@@ -25,7 +26,6 @@ _EMBEDDINGS: Mapping[str, tuple[str | None, ...]] = {
     "PixArtSigmaPipeline": ("encoder_hidden_states", "encoder_attention_mask", None, None),
     "StableDiffusion3Pipeline": ("encoder_hidden_states", None, "pooled_projections", None),
 }
-DENOISERS = ("unet", "transformer")  # what diffusers pipelines call theirs
 _NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")  # to encode images and prompts
 
 
@@ -35,12 +35,11 @@ class Encoders:
     Args:
         pretrained: Folder of a diffusers pipeline, or its name on the hub.
         batch_size: Images or prompts at a time; changes nothing but memory.
-        device: Where to encode; None takes a GPU if there is one.
     """
 
-    def __init__(self, pretrained: str, batch_size: int = 8, device: str | None = None) -> None:
+    def __init__(self, pretrained: str, batch_size: int = 8) -> None:
         self.pretrained, self.batch_size = pretrained, batch_size
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def pipeline(self) -> Any:

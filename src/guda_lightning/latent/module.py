@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 
 from guda_lightning.diffusion import DiffusionModule
 from guda_lightning.diffusion.adapters import Lora, add_adapter, has_adapter, merge_adapter
+from guda_lightning.diffusion.full import DENOISERS
 from guda_lightning.diffusion.model import prediction_type
 from guda_lightning.diffusion.module import Batch, Noised
 from guda_lightning.errors import ConfigError
 from guda_lightning.latent.data import LatentDataModule
-from guda_lightning.latent.encoders import DENOISERS, pipeline_index, unreadable
+from guda_lightning.latent.encoders import pipeline_index, unreadable
 from guda_lightning.latent.prompts import NO_PROMPT
 
 
@@ -24,7 +25,7 @@ class LatentDiffusionModule(DiffusionModule):
     """The denoiser of a diffusers text-to-image pipeline, trained on latents and embedded prompts.
 
     Latents, the numbers of prompts and their embeddings come from a ``LatentDataModule`` of the same
-    pipeline; neither VAE nor text encoder is held while training.
+    pipeline; neither VAE nor text encoder is on the GPU while training.
 
     Args:
         pretrained: Folder of a diffusers pipeline, or its name on the hub: training starts from its denoiser.

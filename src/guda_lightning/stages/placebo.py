@@ -38,7 +38,7 @@ from guda_lightning.stages.repeated import (
     RepeatedUnlearning,
 )
 from guda_lightning.stages.unlearn import UnlearnStage
-from guda_lightning.stages.unlearning import Unlearning
+from guda_lightning.stages.unlearning import Unlearning, saves_memory
 from guda_lightning.types import Weighting
 from guda_lightning.unlearning import Objective, ReTrack
 from guda_lightning.unlearning.hparams import unlearning_hparams
@@ -119,7 +119,17 @@ class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
         else:
             objective = objective or ReTrack()
             hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self, lora)
-            work = Unlearning(source, objective, optimizer, lr_scheduler, conditional, seed, hparams, lora)
+            work = Unlearning(
+                source,
+                objective,
+                optimizer,
+                lr_scheduler,
+                conditional,
+                seed,
+                hparams,
+                lora,
+                saves_memory(model),
+            )
             method = RepeatedUnlearning(work, self._unlearn_groups, *where)
         real = method.real
         real.fit(source, datamodule, datamodule.grouping)

@@ -18,7 +18,7 @@ from guda_lightning.stages.base import StageTrainer, callbacks, fit
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from guda_lightning.stages.costs import say, say_cost, say_skipped, spent
 from guda_lightning.stages.records import begin, is_stored, log_record, made_from
-from guda_lightning.stages.unlearning import Unlearning
+from guda_lightning.stages.unlearning import Unlearning, saves_memory
 from guda_lightning.unlearning import Objective, ReTrack
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.module import default_optimizer
@@ -71,9 +71,8 @@ class UnlearnStage(StageTrainer):
         store = CounterfactualStore(self.run_folder.store)
         hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self, lora)
         conditional = self._is_conditional(model)
-        checkpointing = bool(getattr(model, "gradient_checkpointing", False))
         work = Unlearning(
-            source, objective, optimizer, lr_scheduler, conditional, seed, hparams, lora, checkpointing
+            source, objective, optimizer, lr_scheduler, conditional, seed, hparams, lora, saves_memory(model)
         )
         self.made = work.key(coalitions[names[0]])
         origin = made_from(source, datamodule.grouping)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from guda_lightning.counterfactuals import CounterfactualKey
@@ -17,6 +18,11 @@ from guda_lightning.diffusion.cost import BACKWARD_FACTOR
 from guda_lightning.files import sha256_json
 from guda_lightning.stages.costs import step_seconds
 from guda_lightning.unlearning import Objective, UnlearnModule
+
+
+def saves_memory(model: LightningModule) -> bool:
+    """Whether the full model was trained with gradient checkpointing, so that its students need it too."""
+    return bool(getattr(model, "gradient_checkpointing", False))
 
 
 @dataclass(frozen=True)
