@@ -136,13 +136,13 @@ def _every_stage(arguments: list[str]) -> int:
         _check(stage, options)  # what is misspelt for the last stage shows before the first one works
     for stage, options in stages.items():
         trainer = _stage(stage, options)
-        if not trainer.is_global_zero:  # a process that Lightning started to train with
-            return 0
         if (
             trainer.made is not None
         ):  # of several kinds of counterfactuals in the store, score the one just made
             made = ["--operator", trainer.made.operator, "--hparams", trainer.made.hparams_hash[:12]]
             stages["attribute"] += [*made, "--seed", str(trainer.made.seed)]
+    if not trainer.is_global_zero:
+        return 0
     return _report([str(trainer.run_folder.root), "--scores", str(trainer.table_path)])
 
 

@@ -36,8 +36,6 @@ _FROM_FIT_TRAINER = (
     "gradient_clip_val",
     "gradient_clip_algorithm",
     "limit_train_batches",
-    "devices",
-    "num_nodes",
     "start",
 )
 
@@ -156,6 +154,13 @@ class GudaCLI(LightningCLI):
             for name in _STORAGE:
                 ((made_from[section] or {}).get("init_args") or {}).pop(name, None)
         made_from["trainer"] = {key: config["trainer"][key] for key in _FROM_FIT_TRAINER}
+        # What one step learns from: the batches of all processes together, however many those are.
+        trainer: Any = self.trainer
+        loaded = (made_from["data"] or {}).get("init_args") or {}
+        if isinstance(loaded.get("batch_size"), int):
+            loaded["batch_size"] *= trainer.world_size
+        else:
+            made_from["trainer"]["world_size"] = trainer.world_size
         return made_from
 
     def _build(self) -> LightningModule:

@@ -11,6 +11,7 @@ import torch
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import QueryError
 from guda_lightning.grouping import Grouping
+from guda_lightning.ranks import Ranks
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 
@@ -52,6 +53,12 @@ class Attributor(ABC):
 
     def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:  # noqa: B027
         """Say where to compute, and what is to be told the number of evaluations after every batch."""
+
+    def share_with(self, ranks: Ranks) -> None:  # noqa: B027
+        """Say which processes score the same queries, so that each does a part; all get all scores.
+
+        An attributor that does not look at this scores everything in each of them.
+        """
 
     def notes(self) -> list[str]:
         """What a user should know about the last scoring besides its scores."""

@@ -31,6 +31,7 @@ from guda_lightning.functional.coalitions import (
     uniform,
 )
 from guda_lightning.grouping import JOINT, Grouping
+from guda_lightning.ranks import Ranks
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 
@@ -179,6 +180,10 @@ class CoalitionAttributor(Attributor):
     def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:
         """See ``Attributor.work_on``."""
         self.inner.work_on(device, on_batch)
+
+    def share_with(self, ranks: Ranks) -> None:
+        """See ``Attributor.share_with``."""
+        self.inner.share_with(ranks)
 
     @property
     def _pairs(self) -> bool:

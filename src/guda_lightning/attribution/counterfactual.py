@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from guda_lightning.attribution.elbo import ELBOAttributor
-from guda_lightning.attribution.scoring import Scoring, squared_errors
+from guda_lightning.attribution.scoring import Scoring, shared_errors, squared_errors
 from guda_lightning.diffusion import DiffusionModel, FullModel
-from guda_lightning.diffusion.adapters import set_own_weights
+from guda_lightning.diffusion.adapters import set_own_weights, whole_weights
+from guda_lightning.diffusion.sharding import is_sharded, load_whole
 from guda_lightning.grouping import Grouping
 from guda_lightning.scores import SquaredErrors
 from guda_lightning.types import Queries
@@ -73,16 +74,14 @@ class CounterfactualAttributor(ELBOAttributor):
     def measure(self, queries: Queries, scoring: Scoring, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See ``ELBOAttributor.measure``."""
         model = self._network()
-        full, timesteps = squared_errors(model, queries, scoring, device=self.device, on_batch=self.on_batch)
+        full, timesteps = self._errors(model, queries, scoring)
         groups = full.new_full((len(self.fitted_groups), *full.shape), torch.nan)
         for number, group in enumerate(self.fitted_groups):
             rows = wanted[:, number].nonzero().flatten()
             if len(rows):
                 self._become(model, group)
                 asked = queries.take(rows.tolist())
-                groups[number, rows], _ = squared_errors(
-                    model, asked, scoring, device=self.device, on_batch=self.on_batch
-                )
+                groups[number, rows], _ = self._errors(model, asked, scoring)
         return full, groups, timesteps
 
     def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:
@@ -97,14 +96,22 @@ class CounterfactualAttributor(ELBOAttributor):
     ) -> SquaredErrors:
         if group is not None:
             self._become(model, group)
-        values, timesteps = squared_errors(
-            model, queries, self.scoring, device=self.device, on_batch=self.on_batch
-        )
+        values, timesteps = self._errors(model, queries, self.scoring)
         errors = SquaredErrors(queries.ids, values, timesteps, identity)
         self._keep(errors)
         return errors
 
+    def _errors(self, model: DiffusionModel, queries: Queries, scoring: Scoring) -> tuple[Tensor, Tensor]:
+        def measure(part: Queries) -> tuple[Tensor, Tensor]:
+            return squared_errors(model, part, scoring, device=self.device, on_batch=self.on_batch)
+
+        return shared_errors(measure, queries, self.ranks)
+
     def _become(self, model: DiffusionModel, group: str) -> None:
         """Make a copy of the full model, or the counterfactual of another group, that of this one."""
         weights, record = self.store.load(self._keys[group], expect=self._expect)
-        set_own_weights(model.denoiser, weights, self.store.path(record.key))
+        origin = self.store.path(record.key)
+        if is_sharded(model.denoiser):  # an adapter would have to be there before the weights are spread
+            load_whole(model.denoiser, whole_weights(self._full.model.denoiser, weights, origin))
+        else:
+            set_own_weights(model.denoiser, weights, origin)

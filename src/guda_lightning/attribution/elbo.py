@@ -18,7 +18,9 @@ from guda_lightning.attribution.stored import error_identity, error_path
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import query_hash
 from guda_lightning.diffusion import DiffusionModel, FullModel
+from guda_lightning.diffusion.sharding import shard
 from guda_lightning.grouping import Grouping
+from guda_lightning.ranks import ALONE, Ranks
 from guda_lightning.scores import ScoreTable, SquaredErrors
 from guda_lightning.types import Queries, Weighting
 
@@ -56,6 +58,7 @@ class ELBOAttributor(Attributor):
         self.store = CounterfactualStore(store)
         self.scoring, self.seed, self.hparams = scoring, seed, hparams
         self.groups, self.cache, self.device, self.on_batch = groups, cache, device, on_batch
+        self.ranks = ALONE
 
     def score(self, queries: Queries) -> ScoreTable:
         """Score every query under the full model and every counterfactual, on the same noise.
@@ -99,6 +102,10 @@ class ELBOAttributor(Attributor):
     def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:
         """See ``Attributor.work_on``; before ``fit``."""
         self.device, self.on_batch = device, on_batch
+
+    def share_with(self, ranks: Ranks) -> None:
+        """See ``Attributor.share_with``; before ``score``."""
+        self.ranks = ranks
 
     @abstractmethod
     def measure(self, queries: Queries, scoring: Scoring, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,18 +158,24 @@ class ELBOAttributor(Attributor):
     def _cached(self, identity: dict[str, object]) -> SquaredErrors | None:
         """Squared errors of this identity, if they were kept."""
         path = self._path(identity)
-        return SquaredErrors.load(path, expect=identity) if path is not None and path.is_file() else None
+        if path is None or not self.ranks.agreed(path.is_file()):
+            return None
+        return SquaredErrors.load(path, expect=identity)
 
     def _keep(self, errors: SquaredErrors) -> None:
         """Keep squared errors under the identity that is their record."""
         path = self._path(errors.record)
         if path is not None:
-            errors.save(path)
+            if not self.ranks.rank:
+                errors.save(path)
+            self.ranks.meet()
 
     def _network(self) -> DiffusionModel:
         """A copy of the full model on the device, whose weights may be replaced."""
-        network = copy.deepcopy(self._full.model.denoiser).to(self.device)
-        return replace(self._full.model, denoiser=network)
+        network = copy.deepcopy(self._full.model.denoiser)
+        if self.ranks.mesh is not None:
+            shard(network, self.ranks.mesh)
+        return replace(self._full.model, denoiser=network.to(self.device))
 
     def _missing(self, queries: Queries) -> int:
         """Number of models whose squared errors were not kept."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.attribution.elbo import ELBOAttributor
-from guda_lightning.attribution.scoring import NoisedQueries, Scoring, joint_squared_errors
+from guda_lightning.attribution.scoring import NoisedQueries, Scoring, joint_squared_errors, shared_errors
 from guda_lightning.counterfactuals import GUIDANCE
 from guda_lightning.diffusion import FullModel
 from guda_lightning.files import sha256_json
@@ -74,9 +74,13 @@ class GuidanceAttributor(ELBOAttributor):
 
     def measure(self, queries: Queries, scoring: Scoring, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See ``ELBOAttributor.measure``; what is not wanted would cost nothing."""
-        values, timesteps = joint_squared_errors(
-            self._network(), queries, scoring, self._joint_errors, device=self.device, on_batch=self.on_batch
-        )
+        model = self._network()
+
+        def measure(part: Queries) -> tuple[Tensor, Tensor]:
+            of = self._joint_errors
+            return joint_squared_errors(model, part, scoring, of, device=self.device, on_batch=self.on_batch)
+
+        values, timesteps = shared_errors(measure, queries, self.ranks)
         groups = values[1:].clone()
         groups[~wanted.T] = torch.nan
         return values[0], groups, timesteps

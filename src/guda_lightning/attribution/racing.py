@@ -18,6 +18,7 @@ from guda_lightning.diffusion import FullModel
 from guda_lightning.functional.elbo import delta_elbo, elbo
 from guda_lightning.functional.racing import Race, boundary, race
 from guda_lightning.grouping import Grouping
+from guda_lightning.ranks import Ranks
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries, Weighting
 
@@ -125,6 +126,10 @@ class RacingAttributor(Attributor):
     def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:
         """See ``Attributor.work_on``."""
         self.inner.work_on(device, on_batch)
+
+    def share_with(self, ranks: Ranks) -> None:
+        """See ``Attributor.share_with``."""
+        self.inner.share_with(ranks)
 
     def notes(self) -> list[str]:
         """How the last race ended."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -15,6 +15,7 @@ from guda_lightning.functional.elbo import TimestepPlan, paired_difference, squa
 from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.functional.prediction import add_noise
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.ranks import Ranks
 from guda_lightning.scores import ScoreTable, SquaredErrors
 from guda_lightning.types import Queries, Weighting
 
@@ -171,6 +172,35 @@ def joint_squared_errors(
             errors.append(of(batch, predicted).cpu())
             on_batch(len(batch.timesteps))
     return torch.cat(errors).T.reshape(-1, *timesteps.shape), timesteps
+
+
+def shared_errors(
+    measure: Callable[[Queries], tuple[Tensor, Tensor]], queries: Queries, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
+    """Let every rank measure a share of the queries, dealt like cards, and give all of them everything.
+
+    Every rank measures equally many, some of the first ones again where the shares are uneven: networks that
+    are spread over ranks compute together.
+
+    Args:
+        measure: Squared errors ``[..., queries, strata, draws]`` and timesteps, as ``squared_errors``.
+        queries: ``Q`` queries, at least one, the same on all ranks.
+        ranks: Who shares them.
+
+    Returns:
+        What ``measure`` returns for all queries, each once.
+    """
+    if ranks.count == 1:
+        return measure(queries)
+    share = -(-len(queries) // ranks.count)
+    mine = [(ranks.rank + turn * ranks.count) % len(queries) for turn in range(share)]
+    errors, timesteps = zip(*ranks.gathered(measure(queries.take(mine))), strict=True)
+    return _dealt(errors, len(queries)), _dealt(timesteps, len(queries))
+
+
+def _dealt(parts: Sequence[Tensor], count: int) -> Tensor:
+    """The shares of all ranks ``[..., share, strata, draws]`` as one, in the order of the queries."""
+    return torch.stack(list(parts), dim=-3).flatten(-4, -3)[..., :count, :, :]
 
 
 def score_table(

@@ -14,13 +14,20 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from guda_lightning import charts
-from guda_lightning.attribution import CounterfactualAttributor, Scoring, score_table, squared_errors
-from guda_lightning.callbacks.gathering import Collected, Scored, distinct, gathered, merged
+from guda_lightning.attribution import (
+    CounterfactualAttributor,
+    Scoring,
+    score_table,
+    shared_errors,
+    squared_errors,
+)
+from guda_lightning.callbacks.gathering import Collected, dealt, distinct
 from guda_lightning.callbacks.wandb import log_attribution
 from guda_lightning.data import GroupDataModule, UnlearnDataModule, load_queries, query_hash
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.errors import ConfigError, QueryError
 from guda_lightning.grouping import Grouping
+from guda_lightning.ranks import Ranks
 from guda_lightning.scores import ScoreTable, SquaredErrors
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import UnlearnModule
@@ -36,8 +43,8 @@ class ELBOAttributionCallback(Callback):
 
     Logs ``influence/GROUP``, the mean score, through all of the trainer's loggers; on an ``UnlearnModule``
     also ``influence/own`` and ``influence/other`` (validation samples of the group itself and of the
-    others). To W&B it logs a table with thumbnails, a heat map and the curves as well. Under DDP every
-    rank scores its own queries and rank zero logs all of them, each once.
+    others). To W&B it logs a table with thumbnails, a heat map and the curves as well. Of several
+    processes each scores a share of the queries, and rank zero logs all of them, each once.
 
     Args:
         store: Folder of the counterfactual store; None takes ``store`` in the trainer's ``default_root_dir``.
@@ -125,7 +132,7 @@ class ELBOAttributionCallback(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the store: what does not fit the module is refused before the first batch."""
-        self._collected = []
+        self._collected, self._ranks = [], Ranks.of(trainer)
         if isinstance(pl_module, UnlearnModule):
             self._full = FullModel(pl_module.full, pl_module.scheduler, pl_module.full_hash)
         elif self.store is not None:
@@ -138,6 +145,7 @@ class ELBOAttributionCallback(Callback):
                 hparams=self.hparams,
                 device=pl_module.device,
             ).fit(self._full, None, _grouping(trainer))
+            self._attributor.share_with(self._ranks)
 
     def on_validation_batch_end(
         self,
@@ -161,26 +169,18 @@ class ELBOAttributionCallback(Callback):
         """Score, gather and log."""
         if trainer.sanity_checking:
             return
-        mine = distinct(self._collected) if self._fixed is None else self._share(self._fixed, trainer)
-        if not self._is_conditional(pl_module):
-            mine = mine._replace(labels=None)
-        queries = Queries(mine.ids, mine.images, mine.labels)
-        groups = self._groups(pl_module)
-        scored = merged(gathered(Scored(mine, *self._score(pl_module, queries, groups)), trainer))
         if self._fixed is None:
-            scored = scored.first(self.max_queries)
-        queries = Queries(scored.of.ids, scored.of.images, scored.of.labels)
-        self.table = ScoreTable.from_matrix(
-            scored.scores,
-            scored.stderr,
-            query_ids=scored.of.ids,
-            groups=groups,
-            n_draws=self.scoring.plan(self._full.model.schedule).evaluations,
-            method=self._method(pl_module),
-            weighting=self.weighting,
-            seed=pl_module.seed if isinstance(pl_module, UnlearnModule) else self.seed,
-            record=self._record(trainer, pl_module, queries),
-        )
+            scored = dealt(self._ranks.gathered(distinct(self._collected))).first(self.max_queries)
+        else:
+            fixed, none = self._fixed, torch.zeros(len(self._fixed), dtype=torch.bool)
+            scored = Collected(fixed.ids, fixed.inputs, fixed.labels, none)
+        labels = scored.labels if self._is_conditional(pl_module) else None
+        queries = Queries(scored.ids, scored.images, labels)
+        if isinstance(pl_module, UnlearnModule):
+            table = self._score_student(trainer, pl_module, queries)
+        else:
+            table = self._attributor.score(queries)
+        self.table = table.select(weighting=self.weighting)
         self._log(trainer, pl_module, self.table, scored)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -209,24 +209,6 @@ class ELBOAttributionCallback(Callback):
                 expected="a validation loader with at least one batch",
                 fix="pass val_dataloaders, also for fixed queries, or leave ELBOAttributionCallback out",
             )
-
-    def _method(self, pl_module: LightningModule) -> str:
-        return pl_module.objective.name if isinstance(pl_module, UnlearnModule) else self._attributor.method
-
-    def _groups(self, pl_module: LightningModule) -> tuple[str, ...]:
-        return (
-            ("+".join(pl_module.groups),)
-            if isinstance(pl_module, UnlearnModule)
-            else self._attributor.fitted_groups
-        )
-
-    def _record(self, trainer: Trainer, pl_module: LightningModule, queries: Queries) -> dict[str, object]:
-        if not isinstance(pl_module, UnlearnModule):
-            return self._attributor.record(queries)
-        (group,), grouping = self._groups(pl_module), _grouping(trainer)
-        sizes = {} if grouping is None else {"group_sizes": {group: len(grouping.forget(pl_module.groups))}}
-        scoring = self.scoring.record(self._full.model.schedule)
-        return {**scoring, **sizes, "full_hash": self._full.hash, "query_hash": query_hash(queries)}
 
     def _is_conditional(self, pl_module: LightningModule) -> bool:
         if isinstance(pl_module, DiffusionModule):
@@ -277,63 +259,54 @@ class ELBOAttributionCallback(Callback):
             return load_queries(path, (channels, height, width))
         return data.as_queries(load_queries(path, data.image_shape), self._is_conditional(pl_module))
 
-    def _share(self, fixed: Queries, trainer: Trainer) -> Collected:
-        """This rank's share of the fixed queries."""
-        none = torch.zeros(len(fixed), dtype=torch.bool)
-        rows = range(trainer.global_rank, len(fixed), trainer.world_size)
-        return Collected(fixed.ids, fixed.inputs, fixed.labels, none).take(list(rows))
-
-    def _score(
-        self, pl_module: LightningModule, queries: Queries, groups: tuple[str, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """Scores and standard errors, ``[queries, groups]`` each."""
-        if not len(queries):  # more ranks than queries
-            none = torch.zeros(0, len(groups), dtype=torch.float64)
-            return none, none
-        if isinstance(pl_module, UnlearnModule):
-            table = self._score_student(pl_module, queries, groups[0])
-        else:
-            table = self._attributor.score(queries)
-        chosen = table.select(weighting=self.weighting)
-        return chosen.matrix(), chosen.stderr_matrix()
-
-    def _score_student(self, pl_module: UnlearnModule, queries: Queries, group: str) -> ScoreTable:
+    def _score_student(self, trainer: Trainer, pl_module: UnlearnModule, queries: Queries) -> ScoreTable:
+        """Scores of the one counterfactual that is being made."""
+        group, schedule = "+".join(pl_module.groups), self._full.model.schedule
+        hashed, grouping = query_hash(queries), _grouping(trainer)
         # The full model is frozen: measured again only for other queries.
-        key = f"{self._full.hash} {query_hash(queries)}"
+        key = f"{self._full.hash} {hashed}"
         if key not in self._full_errors:
             self._full_errors = {key: self._errors(pl_module.full, queries, pl_module)}
+        sizes = {} if grouping is None else {"group_sizes": {group: len(grouping.forget(pl_module.groups))}}
+        made = {"full_hash": self._full.hash, "query_hash": hashed}
         return score_table(
             self._full_errors[key],
             {group: self._errors(pl_module.student, queries, pl_module)},
-            self._full.model.schedule,
+            schedule,
             self.scoring,
             method=pl_module.objective.name,
             seed=pl_module.seed,
-            record={},
+            record={**self.scoring.record(schedule), **sizes, **made},
         )
 
     def _errors(self, model: DiffusionModel, queries: Queries, pl_module: LightningModule) -> SquaredErrors:
-        errors, timesteps = squared_errors(model, queries, self.scoring, device=pl_module.device)
+        def measure(part: Queries) -> tuple[Tensor, Tensor]:
+            return squared_errors(model, part, self.scoring, device=pl_module.device)
+
+        errors, timesteps = shared_errors(measure, queries, self._ranks)
         return SquaredErrors(queries.ids, errors, timesteps, self.scoring.record(model.schedule))
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule, table: ScoreTable, scored: Scored) -> None:
-        mean = scored.scores.mean(dim=0).tolist()
+    def _log(
+        self, trainer: Trainer, pl_module: LightningModule, table: ScoreTable, scored: Collected
+    ) -> None:
+        scores = table.matrix()
+        mean = scores.mean(dim=0).tolist()
         scalars = {f"influence/{group}": value for group, value in zip(table.groups, mean, strict=True)}
-        mine = scored.of.own
+        mine = scored.own
         if bool(mine.any()) and not bool(mine.all()):
-            own, other = float(scored.scores[mine].mean()), float(scored.scores[~mine].mean())
+            own, other = float(scores[mine].mean()), float(scores[~mine].mean())
             scalars |= {"influence/own": own, "influence/other": other}
             row = {"group": table.groups[0], "step": trainer.global_step, "own": own, "other": other}
             self.history.append(row)
         # Every rank has gathered the same numbers: averaging them over ranks changes nothing.
-        pl_module.log_dict(scalars, sync_dist=True, batch_size=len(scored.of.ids))
+        pl_module.log_dict(scalars, sync_dist=True, batch_size=len(scored.ids))
         if trainer.is_global_zero:
             # Inside fit, Lightning files a validation's scalars under the batch that has just been stepped.
             step = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)
-            data, images = _group_data(trainer), scored.of.images
+            data, images = _group_data(trainer), scored.images
             if data is not None and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
                 images = data.pictures(images)  # which a latent model has to decode
-            queries = Queries(scored.of.ids, images)
+            queries = Queries(scored.ids, images)
             log_attribution(trainer.loggers, table, queries, self.history, "influence", step=step)
 
 

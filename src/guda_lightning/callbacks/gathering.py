@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
-from lightning.pytorch import Trainer
 from torch import Tensor
 
 
@@ -26,21 +24,9 @@ class Collected(NamedTuple):
         ids = tuple(self.ids[row] for row in rows)
         return Collected(ids, self.images[list(rows)], labels, self.own[list(rows)])
 
-
-class Scored(NamedTuple):
-    """Queries with their scores and standard errors, ``[queries, groups]`` on the CPU."""
-
-    of: Collected
-    scores: Tensor
-    stderr: Tensor
-
-    def take(self, rows: Sequence[int]) -> Scored:
-        """Some of the queries, in the order of ``rows``."""
-        return Scored(self.of.take(rows), self.scores[list(rows)], self.stderr[list(rows)])
-
-    def first(self, count: int) -> Scored:
+    def first(self, count: int) -> Collected:
         """At most the first ``count`` queries."""
-        return self.take(range(min(count, len(self.of.ids))))
+        return self.take(range(min(count, len(self.ids))))
 
 
 def distinct(parts: Sequence[Collected]) -> Collected:
@@ -49,29 +35,16 @@ def distinct(parts: Sequence[Collected]) -> Collected:
     return joined.take(_first_rows(joined.ids))
 
 
-def gathered(part: Scored, trainer: Trainer) -> list[Scored]:
-    """The parts of all ranks, on every rank."""
-    if trainer.world_size == 1:
-        return [part]
-    ranks: list[Any] = [None] * trainer.world_size
-    dist.all_gather_object(ranks, part)
-    return ranks
-
-
-def merged(ranks: Sequence[Scored]) -> Scored:
+def dealt(ranks: Sequence[Collected]) -> Collected:
     """The queries of all ranks in the order in which a sampler dealt them, each once.
 
     A distributed sampler deals like cards, and repeats some samples to make ranks even.
     """
-    joined = Scored(
-        _cat([rank.of for rank in ranks]),
-        torch.cat([rank.scores for rank in ranks]),
-        torch.cat([rank.stderr for rank in ranks]),
-    )
-    ends = torch.tensor([len(rank.of.ids) for rank in ranks]).cumsum(0).tolist()
-    hands = [range(end - len(rank.of.ids), end) for rank, end in zip(ranks, ends, strict=True)]
-    dealt = joined.take([row for round_ in zip_longest(*hands) for row in round_ if row is not None])
-    return dealt.take(_first_rows(dealt.of.ids))
+    ends = torch.tensor([len(rank.ids) for rank in ranks]).cumsum(0).tolist()
+    hands = [range(end - len(rank.ids), end) for rank, end in zip(ranks, ends, strict=True)]
+    joined = _cat(ranks)
+    queries = joined.take([row for round_ in zip_longest(*hands) for row in round_ if row is not None])
+    return queries.take(_first_rows(queries.ids))
 
 
 def _cat(parts: Sequence[Collected]) -> Collected:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from guda_lightning.data.images import as_input
 from guda_lightning.grouping import Indices
+from guda_lightning.ranks import Ranks
 
 Batch = dict[str, Tensor]
 
@@ -133,17 +134,15 @@ def make_loader(
         batch_size: Samples per batch and process.
         seed: Seed of order and flips.
     """
-    # None for a strategy of one process. With tensor parallelism this differs from rank and world size.
-    ranks = trainer.distributed_sampler_kwargs if trainer is not None else None
-    num_replicas, rank = (ranks["num_replicas"], ranks["rank"]) if ranks else (1, 0)
-    drop_last = train and len(samples) >= batch_size * num_replicas
+    ranks = Ranks.of(trainer)
+    drop_last = train and len(samples) >= batch_size * ranks.count
     sampler = SeededSampler(
         samples,
         seed=seed,
         shuffle=train,
         mirror=mirror,
-        num_replicas=num_replicas,
-        rank=rank,
+        num_replicas=ranks.count,
+        rank=ranks.rank,
         drop_last=drop_last,
     )
     return DataLoader(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,6 +130,26 @@ def set_own_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: o
         )
     network.load_state_dict(dict(weights), strict=False)
     network.requires_grad_(False)
+
+
+def whole_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: object) -> Mapping[str, Tensor]:
+    """All weights of a counterfactual, an adapter added to those of its full model.
+
+    Args:
+        network: The full model's; left as it is.
+        weights: As ``own_weights`` gave them.
+        origin: Where they are from, for the message.
+
+    Raises:
+        StoreError: They are those of another network.
+    """
+    if not all(ADAPTED in name for name in weights):
+        return weights
+    copied = copy.deepcopy(network)
+    set_own_weights(copied, weights, origin)
+    merge_adapter(copied)
+    merged: dict[str, Tensor] = copied.state_dict()
+    return merged
 
 
 def merge_adapter(network: nn.Module) -> None:

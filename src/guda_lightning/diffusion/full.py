@@ -22,6 +22,7 @@ from guda_lightning.diffusion.model import (
     prediction_type,
 )
 from guda_lightning.diffusion.module import DiffusionModule
+from guda_lightning.diffusion.sharding import whole
 from guda_lightning.diffusion.weights import weights_hash
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.files import canonical_json, read_json, write_atomic
@@ -52,6 +53,8 @@ class FullModel:
     ) -> FullModel:
         """The full model inside a LightningModule: our moving average, or by dotted path in any other.
 
+        One whose weights are spread over processes is gathered on the CPU; all of them must call this.
+
         Args:
             module: The module to take it from.
             denoiser: Path of the network; may be left out for a ``DiffusionModule``.
@@ -73,6 +76,7 @@ class FullModel:
         else:
             path = denoiser
         model = diffusion_model(module, path, scheduler)
+        model = replace(model, denoiser=whole(model.denoiser))
         if isinstance(module, DiffusionModule):
             model = replace(model, prompts=module.prompts)
         return cls(model, find(module, scheduler, "scheduler"), weights_hash(model.denoiser.state_dict()))

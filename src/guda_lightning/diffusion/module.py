@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model
+from guda_lightning.diffusion.sharding import gather, shard
 from guda_lightning.errors import ConfigError, NumericsError
 from guda_lightning.functional.prediction import add_noise, to_output
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.ranks import ALONE, Ranks
 
 Batch = Mapping[str, Any]
 
@@ -36,24 +38,49 @@ class Noised(NamedTuple):
 
 
 def noised(
-    x0: Tensor, labels: Tensor | None, schedule: NoiseSchedule, generator: torch.Generator | None = None
+    x0: Tensor,
+    labels: Tensor | None,
+    schedule: NoiseSchedule,
+    generator: torch.Generator | None = None,
+    ranks: Ranks = ALONE,
 ) -> Noised:
-    """Noise each sample at a timestep drawn uniformly from the whole schedule."""
-    timesteps = torch.randint(len(schedule), (len(x0),), generator=generator, device=x0.device)
-    noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+    """Noise each sample at a timestep drawn uniformly from the whole schedule.
+
+    Args:
+        x0: ``[batch, ...]`` clean samples.
+        labels: ``[batch]`` int64 labels, for a conditional network.
+        schedule: The noise schedule.
+        generator: Where timesteps and noise come from, the same on all ranks; None is torch's own.
+        ranks: Who share the batch: all together draw what one process draws for the whole batch.
+    """
+    total, mine = len(x0) * ranks.count, slice(ranks.rank, None, ranks.count)  # dealt as samplers deal
+    timesteps = torch.randint(len(schedule), (total,), generator=generator, device=x0.device)[mine]
+    shape = (total, *x0.shape[1:])
+    noise = torch.randn(shape, generator=generator, device=x0.device, dtype=x0.dtype)[mine]
     gamma, sigma = schedule.at(timesteps, like=x0)
     return Noised(x0, noise, add_noise(x0, noise, gamma, sigma), timesteps, gamma, sigma, labels)
 
 
-def seed_step(module: LightningModule, seed: int, batch_idx: int) -> None:
-    """Key all randomness of a training step by (seed, epoch, batch, rank): a resumed run repeats it."""
-    key = f"{seed} {module.current_epoch} {batch_idx} {module.global_rank}"
-    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+def seed_step(module: LightningModule, seed: int, batch_idx: int) -> torch.Generator:
+    """Key all randomness of a training step by (seed, epoch, batch): a resumed run repeats it.
+
+    Torch's own generators, which dropout draws from, are keyed by the rank too.
+
+    Returns:
+        A generator on the module's device for what all ranks draw together.
+    """
+    step = f"{seed} {module.current_epoch} {batch_idx}"
+    own = _number(f"{step} rank {module.global_rank}")
     if module.device.type == "cpu":
         # torch.manual_seed would also queue a call, with a stack trace, for every GPU that may be used later.
-        torch.default_generator.manual_seed(number)
+        torch.default_generator.manual_seed(own)
     else:
-        torch.manual_seed(number)
+        torch.manual_seed(own)
+    return torch.Generator(module.device).manual_seed(_number(f"{step} 0"))
+
+
+def _number(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
 
 
 class DiffusionModule(LightningModule):
@@ -61,7 +88,8 @@ class DiffusionModule(LightningModule):
 
     A batch is a mapping with ``image`` (``[batch, channels, height, width]`` in [-1, 1]) and, for a
     conditional model, ``label`` (``[batch]`` int64). All randomness of a training step is a pure function
-    of (seed, epoch, batch, rank), so a resumed run repeats what an uninterrupted one does.
+    of (seed, epoch, batch), so a resumed run repeats what an uninterrupted one does, and several processes
+    that share a batch repeat what one does with the whole of it (but for dropout, which is each one's own).
 
     Args:
         denoiser: A diffusers model such as UNet2DModel, or any module called alike.
@@ -105,6 +133,8 @@ class DiffusionModule(LightningModule):
             self.ema.requires_grad_(False)
         self.prompts: Condition | None = None  # of a text-conditional denoiser
         self._averaged_step = 0
+        self._ranks = ALONE
+        self._generator: torch.Generator | None = None  # of this step, the same on all ranks
 
     @property
     def student(self) -> DiffusionModel:
@@ -130,7 +160,7 @@ class DiffusionModule(LightningModule):
                 fix="use data with labels, or set model.init_args.conditional to false",
             )
         labels = batch["label"] if self.conditional else None
-        made = noised(batch["image"], labels, self._schedule, generator)
+        made = noised(batch["image"], labels, self._schedule, generator, self._ranks)
         return made._replace(rows=batch.get("index"))
 
     def denoising_loss(self, model: DiffusionModel, batch: Noised) -> Tensor:
@@ -141,16 +171,17 @@ class DiffusionModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Read the noise schedule once: diffusers schedulers are mutable."""
+        self._ranks = Ranks.of(self._trainer)
         self._model = self.student
         self._schedule = self._model.schedule
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key all randomness of the step, dropout included."""
-        seed_step(self, self.seed, batch_idx)
+        self._generator = seed_step(self, self.seed, batch_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Denoising loss of one batch."""
-        loss = self.denoising_loss(self._model, self.noised(batch))
+        loss = self.denoising_loss(self._model, self.noised(batch, self._generator))
         self.log("train/loss", loss, prog_bar=True)
         return self.finite(loss)
 
@@ -166,6 +197,21 @@ class DiffusionModule(LightningModule):
         generator = torch.Generator(images.device).manual_seed(batch_idx)
         loss = self.denoising_loss(self.averaged, self.noised(batch, generator))
         self.log("val/loss", loss, prog_bar=True, batch_size=len(images), sync_dist=True)
+
+    def configure_model(self) -> None:
+        """Spread the weights of all networks over the processes, where the trainer shards (FSDP2)."""
+        mesh = Ranks.of(self._trainer).mesh
+        if mesh is not None:
+            for network in self._networks():
+                shard(network, mesh)
+
+    def _networks(self) -> list[nn.Module]:
+        """All networks that this module evaluates."""
+        return [self.denoiser, *([] if self.ema is None else [self.ema.module])]
+
+    def on_fit_end(self) -> None:
+        """Gather the weights again: what is saved and scored is an ordinary network."""
+        gather(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue the moving average where the checkpoint left it."""

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from guda_lightning.diffusion.sharding import is_sharded
+
 
 def weights_hash(state_dict: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes: the identity of a model."""
@@ -24,8 +26,12 @@ def weights_hash(state_dict: Mapping[str, Tensor]) -> str:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every submodule's own mode comes back afterwards."""
     modes = {part: part.training for part in module.modules()}
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    module.eval().requires_grad_(False)  # torch takes other kernels for trainable weights, gradients or not
+    trained = []
+    if not is_sharded(module):  # FSDP2 remembers for ever what was frozen at the first pass
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:  # torch takes other kernels for trainable weights, gradients or not
+        parameter.requires_grad_(False)
+    module.eval()
     try:
         with torch.no_grad():
             yield

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from guda_lightning.data import GroupDataModule, HeldOutDataModule
 from guda_lightning.diffusion import evaluating, noised, seed_step
 from guda_lightning.diffusion.module import Batch
+from guda_lightning.diffusion.sharding import gather, shard
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.guidance.network import NoisyClassifier
 from guda_lightning.guidance.posterior import GroupPosterior, told
 from guda_lightning.guidance.tempering import NoiseLevel, temper
+from guda_lightning.ranks import Ranks
 
 DENSE_SIDE = 8  # pixels a side up to which dense layers alone do as well, for less (docs/benchmarks.md)
 NOISE_LEVELS = 10  # that are calibrated apart
@@ -144,13 +146,24 @@ class GroupClassifier(LightningModule):
             self.network, self.schedule, self.atoms.to(self.device), self.groups, temperatures
         )
 
+    def configure_model(self) -> None:
+        """Spread the network over the processes, where the trainer shards (FSDP2)."""
+        mesh = Ranks.of(self._trainer).mesh
+        if mesh is not None:
+            shard(self.network, mesh)
+
+    def on_fit_end(self) -> None:
+        """Gather the network again."""
+        gather(self)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key all randomness of the step."""
-        seed_step(self, self.seed, batch_idx)
+        self._generator = seed_step(self, self.seed, batch_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of the atoms of noised samples."""
-        sample = noised(batch["image"], batch.get("label") if self.conditional else None, self.schedule)
+        labels = batch.get("label") if self.conditional else None
+        sample = noised(batch["image"], labels, self.schedule, self._generator, Ranks.of(self.trainer))
         logits = self.network(*told(self.schedule, sample.x_t, sample.timesteps), sample.labels)
         loss = nn.functional.cross_entropy(logits, self.atom[batch["index"].cpu()].to(self.device))
         self.log("guide/loss", loss, prog_bar=True)

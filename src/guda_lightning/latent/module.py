@@ -93,6 +93,7 @@ class LatentDiffusionModule(DiffusionModule):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 add_adapter(self.denoiser, self.lora)
+        super().configure_model()
 
     def setup(self, stage: str) -> None:
         """Take the prompts from the data.
@@ -124,11 +125,13 @@ class LatentDiffusionModule(DiffusionModule):
         made = super().noised(batch, generator)
         if not self.training or made.labels is None or not self.prompt_dropout:
             return made
-        kept = torch.rand(len(made.x0), device=made.x0.device) >= self.prompt_dropout
+        total, mine = len(made.x0) * self._ranks.count, slice(self._ranks.rank, None, self._ranks.count)
+        kept = torch.rand(total, generator=generator, device=made.x0.device)[mine] >= self.prompt_dropout
         return made._replace(labels=torch.where(kept, made.labels, NO_PROMPT))
 
     def on_fit_end(self) -> None:
         """Merge the adapter: what is saved and scored is an ordinary denoiser."""
+        super().on_fit_end()
         if has_adapter(self.denoiser):
             merge_adapter(self.denoiser)
 

@@ -13,6 +13,7 @@ from guda_lightning.attribution import Attributor, Scoring, elbo_attributor
 from guda_lightning.callbacks.wandb import closing_runs, log_attribution, stage_loggers
 from guda_lightning.data import GroupDataModule, load_queries, save_queries
 from guda_lightning.files import write_atomic
+from guda_lightning.ranks import Ranks
 from guda_lightning.report import summary
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.base import StageTrainer
@@ -23,8 +24,9 @@ from guda_lightning.stages.choices import (
     refuse_choices,
     table_names,
 )
-from guda_lightning.stages.costs import evaluation_seconds, say, say_cost
+from guda_lightning.stages.costs import evaluation_seconds, quiet, say, say_cost
 from guda_lightning.stages.records import read_back
+from guda_lightning.stages.strategies import start_processes
 from guda_lightning.types import Queries, Weighting
 
 
@@ -72,7 +74,7 @@ class AttributeStage(StageTrainer):
         source = self._open_full(full, model, datamodule)
         asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
         asked = datamodule.as_queries(asked, self._is_conditional(model))
-        with tqdm(desc="attribute", unit="evaluation", leave=False, disable=None) as bar:
+        with tqdm(desc="attribute", unit="evaluation", leave=False, disable=quiet(self)) as bar:
             options: dict[str, Any] = {
                 "scoring": scoring,
                 "hparams": hparams,
@@ -86,12 +88,15 @@ class AttributeStage(StageTrainer):
                 refuse_choices(*ATTRIBUTOR, operator=operator, hparams=hparams, groups=groups, seed=seed)
                 attributors = [attributor]
             for one_of in attributors:
-                one_of.work_on(self.strategy.root_device, bar.update)
+                one_of.work_on(self.strategy.root_device, lambda count: bar.update(count * self.world_size))
             fitted = [one.fit(source, datamodule, datamodule.grouping) for one in attributors]
+            start_processes(self)
+            ranks = Ranks.of(self)
             for one in fitted:
+                one.share_with(ranks)
                 self.table_path = path = run.table(one.method, one.seed, *table_names(queries, name))
                 table = self._complete_table(path, one, asked)
-                if table is None:
+                if ranks.agreed(table is None):
                     evaluations = one.evaluations(asked)
                     bar.reset(total=evaluations)
                     if evaluations:
@@ -105,11 +110,13 @@ class AttributeStage(StageTrainer):
                             per_evaluation * evaluations,
                         )
                     table = one.score(asked)
-                    self._write_table(path, table, asked, datamodule, weighting)
+                    if self.is_global_zero:
+                        self._write_table(path, table, asked, datamodule, weighting)
+                    ranks.meet()
                     for note in one.notes():
                         say(note)
                     say(f"attribute: {path} written")
-                else:
+                elif table is not None:
                     say(summary(self._shown(table, weighting)))
                     say(f"attribute: {path} is complete, skipped")
 

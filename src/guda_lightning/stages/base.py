@@ -26,6 +26,7 @@ from guda_lightning.runs import RunFolder
 from guda_lightning.stages.choices import refuse_missing_start
 from guda_lightning.stages.costs import say
 from guda_lightning.stages.records import RECORD, refuse_other_data
+from guda_lightning.stages.strategies import refuse_strategy
 
 _EXPECTED_WARNINGS = (
     ".*module\\(s\\) in eval mode at the start of training",  # the frozen full model, and moving averages
@@ -70,6 +71,7 @@ class StageTrainer(Trainer):
             name: value if name == "logger" else copy.deepcopy(value) for name, value in kwargs.items()
         }
         super().__init__(**kwargs)
+        refuse_strategy(self)
 
     @property
     def run_folder(self) -> RunFolder:

@@ -21,6 +21,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def quiet(trainer: Trainer) -> bool | None:
+    """What tqdm takes for ``disable``: one bar on the screen, and none where it is no terminal."""
+    return None if trainer.is_global_zero else True
+
+
 def say_skipped(stage: str, names: Sequence[str]) -> None:
     """Tell the user what is complete already."""
     if names:

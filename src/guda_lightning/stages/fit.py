@@ -58,7 +58,8 @@ class FitStage(StageTrainer):
             if isinstance(datamodule, GroupDataModule):
                 conditional = self._is_conditional(model)
                 say_fit_cost("fit", trainer, model, full, datamodule, conditional)
-            begin(checkpoint.folder, config)
+            if self.is_global_zero:
+                begin(checkpoint.folder, config)
             log_record(trainer, {"config": config})
             fit(trainer, model, datamodule, checkpoint)
             full = FullModel.of(model, **self._paths)

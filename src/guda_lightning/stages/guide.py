@@ -91,7 +91,8 @@ class GuideStage(StageTrainer):
                     **overrides,
                 },
             )
-            begin(checkpoint.folder, origin)
+            if self.is_global_zero:
+                begin(checkpoint.folder, origin)
             log_record(trainer, {"groups": list(key.groups), "hparams": work.hparams, **origin})
             fit(trainer, module, data, checkpoint)
         module.calibrate(data)

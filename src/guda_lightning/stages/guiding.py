@@ -58,5 +58,5 @@ def guiding_hparams(plan: ClassifierPlan, datamodule: GroupDataModule, trainer: 
     return {
         **network_hparams(plan, datamodule.input_shape),
         **training_hparams(datamodule, trainer),
-        "batch_size": plan.batch_size,
+        "batch_size": plan.batch_size * trainer.world_size,
     }

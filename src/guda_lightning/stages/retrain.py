@@ -126,7 +126,8 @@ class RetrainStage(StageTrainer):
             cost = TrainingCost(*networks(model, FullModel.of(model, **self._paths)))
             folder = self.run_folder.checkpoints(key.folder_name)
             trainer, checkpoint = self._fresh("retrain", name, folder, cost)
-            begin(checkpoint.folder, origin)
+            if self.is_global_zero:
+                begin(checkpoint.folder, origin)
             log_record(trainer, {"groups": key.groups, "hparams": hparams, **origin})
             fit(trainer, model, view, checkpoint)
         record = CounterfactualRecord(

@@ -20,10 +20,12 @@ from guda_lightning.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
 from guda_lightning.data import GroupDataModule, load_queries, read_prompts, save_queries
 from guda_lightning.diffusion import sample, sampler
 from guda_lightning.files import sha256_json, write_atomic
+from guda_lightning.ranks import Ranks
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, refuse_choices
-from guda_lightning.stages.costs import evaluation_seconds, say, say_cost, say_skipped
+from guda_lightning.stages.costs import evaluation_seconds, quiet, say, say_cost, say_skipped
 from guda_lightning.stages.records import RECORD, begin
+from guda_lightning.stages.strategies import start_processes
 from guda_lightning.stages.without import (
     Drawing,
     drawings_without,
@@ -123,13 +125,20 @@ class SampleStage(StageTrainer):
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
         ids = tuple(f"sample-{index:0{len(str(queries - 1))}d}" for index in range(num))
         self._say_cost(left, datamodule, batch_size, drawn.labels is not None)
+        start_processes(self)
+        ranks = Ranks.of(self)
         for one in left:
-            samples = self._sampled(one, source.scheduler, datamodule.input_shape, drawn.labels, batch_size)
-            made = replace(drawn, ids=ids, images=datamodule.pictures(samples))
-            save_queries(one.folder, made, {"config": one.asked})
-            shutil.rmtree(one.unfinished, ignore_errors=True)  # only now: hours of work lie there
+            parts = self._sampled(
+                one, source.scheduler, datamodule.input_shape, drawn.labels, batch_size, ranks
+            )
+            if self.is_global_zero:
+                samples = torch.cat([load_file(part)["images"] for part in parts])
+                made = replace(drawn, ids=ids, images=datamodule.pictures(samples))
+                save_queries(one.folder, made, {"config": one.asked})
+                shutil.rmtree(one.unfinished, ignore_errors=True)  # only now: hours of work lie there
+            ranks.meet()
             say(f"sample: {num} images in {one.folder}")
-        if without is not None:
+        if without is not None and self.is_global_zero:
             self._log(drawings, datamodule.image_shape)
 
     def _say_cost(
@@ -150,16 +159,26 @@ class SampleStage(StageTrainer):
         shape: tuple[int, int, int],
         labels: torch.Tensor | None,
         batch_size: int,
-    ) -> torch.Tensor:
-        """All samples of one model, in batches that are kept until the last one is done."""
+        ranks: Ranks,
+    ) -> list[Path]:
+        """Draw all samples of one model, in batches that are kept until the last one is done.
+
+        Returns:
+            Their files, in order.
+        """
         asked, model, device = drawing.asked, drawing.read(), self.strategy.root_device
         num, steps = asked["num"], asked["steps"]
-        begin(drawing.unfinished, {**asked, "batch_size": batch_size})
+        if self.is_global_zero:
+            begin(drawing.unfinished, {**asked, "batch_size": batch_size})
+        ranks.meet()
         model.denoiser.to(device)
-        images = []
-        with tqdm(total=num * steps, desc="sample", unit="evaluation", disable=None) as bar:
-            for indices in torch.arange(num).split(batch_size):
-                part = drawing.unfinished / f"{int(indices[0])}.safetensors"
+        parts = {
+            drawing.unfinished / f"{int(i[0])}.safetensors": i for i in torch.arange(num).split(batch_size)
+        }
+        mine = list(parts.items())[ranks.rank :: ranks.count]
+        total = sum(map(len, dict(mine).values())) * steps
+        with tqdm(total=total, desc="sample", unit="evaluation", disable=quiet(self)) as bar:
+            for part, indices in mine:
                 if not part.is_file():
                     batch = sample(
                         model,
@@ -174,8 +193,8 @@ class SampleStage(StageTrainer):
                         on_step=partial(bar.update, len(indices)),
                     )
                     write_atomic(part, to_safetensors({"images": batch}))
-                images.append(load_file(part)["images"])
-        return torch.cat(images)
+        ranks.meet()
+        return list(parts)
 
     def _log(self, drawings: Sequence[Drawing], shape: tuple[int, int, int]) -> None:
         """Log the first pictures of every group beside the queries, as one picture."""

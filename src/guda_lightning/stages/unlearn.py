@@ -111,7 +111,8 @@ class UnlearnStage(StageTrainer):
                 enable_model_summary=False,
                 **overrides,
             )
-            begin(checkpoint.folder, origin)
+            if self.is_global_zero:
+                begin(checkpoint.folder, origin)
             log_record(trainer, {"groups": list(groups), "hparams": work.hparams, **origin})
             fit(trainer, module, datamodule.unlearning(groups), checkpoint)
             curves = [c.history for c in callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]

@@ -51,16 +51,18 @@ def unlearning_hparams(
 
 
 def training_hparams(data: GroupDataModule, trainer: Trainer) -> dict[str, Any]:
-    """What any training of these data on this trainer depends on, as JSON values."""
+    """What any training of these data on this trainer depends on, as JSON values.
+
+    Processes share a batch: how many there are makes no difference but for dropout.
+    """
     return {
-        "batch_size": data.batch_size,
+        "batch_size": data.batch_size * trainer.world_size,
         "horizontal_flip": data.horizontal_flip,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "gradient_clip_val": trainer.gradient_clip_val,
         "gradient_clip_algorithm": str(trainer.gradient_clip_algorithm or "norm"),
         "limit_train_batches": trainer.limit_train_batches,
         "precision": str(trainer.precision),
-        "world_size": trainer.world_size,
     }
 
 

@@ -132,6 +132,9 @@ class UnlearnModule(DiffusionModule):
         """Any trainer tells the record what the training cost."""
         return [self.cost]
 
+    def _networks(self) -> list[nn.Module]:
+        return [*super()._networks(), *([] if self.full_denoiser is None else [self.full_denoiser])]
+
     def on_fit_start(self) -> None:
         """Hand the clean data to the objective, which takes to the student's device what it needs there.
 
@@ -237,7 +240,7 @@ class UnlearnModule(DiffusionModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective's loss on one pair of forget and retain batches."""
-        forget, retain = self.noised(batch["forget"]), self.noised(batch["retain"])
+        forget, retain = (self.noised(batch[side], self._generator) for side in ("forget", "retain"))
         loss = self.objective.loss(self._model, self._full, forget, retain)
         self.log("unlearn/loss", loss.total, prog_bar=True, batch_size=len(retain.x0))
         self.log_dict({f"unlearn/{k}": v for k, v in loss.parts.items()}, batch_size=len(retain.x0))

@@ -1,0 +1,61 @@
+"""The processes that share a piece of work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.device_mesh import DeviceMesh
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """All processes, as one of them sees them; every method must be called by all of them.
+
+    Attributes:
+        rank: This process.
+        count: Number of processes.
+        mesh: What weights are spread over, under FSDP2; None: every process holds all of them.
+    """
+
+    rank: int = 0
+    count: int = 1
+    mesh: DeviceMesh | None = None
+
+    @classmethod
+    def of(cls, trainer: Trainer | None) -> Ranks:
+        """Those that a trainer deals samples to, once it has started them."""
+        dealt = None if trainer is None else trainer.distributed_sampler_kwargs
+        if trainer is None or dealt is None:  # a strategy of one process
+            return cls()
+        strategy = trainer.strategy
+        mesh = strategy.device_mesh["data_parallel"] if isinstance(strategy, ModelParallelStrategy) else None
+        return cls(dealt["rank"], dealt["num_replicas"], mesh)
+
+    def agreed(self, value: _Value) -> _Value:
+        """The value that rank zero has: what files say may differ for a moment between machines."""
+        if self.count == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def gathered(self, value: _Value) -> list[_Value]:
+        """The values of all ranks, in their order."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def meet(self) -> None:
+        """Wait for all others, so that none reads what another still writes."""
+        self.gathered(None)
+
+
+ALONE = Ranks()

@@ -1,0 +1,72 @@
+"""How a stage spreads over processes."""
+
+from __future__ import annotations
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+from guda_lightning.errors import ConfigError
+
+FSDP2 = "fsdp2"
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Weights, gradients and optimizer states spread over all processes; ``--trainer.strategy fsdp2``.
+
+    Lightning's ``ModelParallelStrategy`` with one dimension, all processes, and with checkpoints of a single
+    file each, which every other strategy resumes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        """Meet the other processes."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+
+if FSDP2 not in StrategyRegistry:
+    StrategyRegistry.register(FSDP2, FSDP2Strategy, "FSDP2 over all processes, single-file checkpoints")
+
+
+def refuse_strategy(trainer: Trainer) -> None:
+    """Refuse a strategy under which a stage would lose its results, or could not go on.
+
+    Raises:
+        ConfigError: It starts processes that hand nothing back, or writes checkpoints in pieces.
+    """
+    strategy = trainer.strategy
+    name = type(strategy).__name__
+    if isinstance(strategy.launcher, _MultiProcessingLauncher):
+        raise ConfigError(
+            "this strategy hands no trained weights back from its processes",
+            found=f"{name} that spawns or forks",
+            expected="a strategy whose processes run the same command",
+            fix="set trainer.strategy to ddp or fsdp2; in a notebook, run the command in a shell",
+        )
+    if isinstance(strategy, FSDPStrategy):
+        raise ConfigError(
+            "FSDP1 is not supported",
+            found=name,
+            expected="FSDP2, which shards frozen weights too and works on any device",
+            fix="set trainer.strategy to fsdp2",
+        )
+    if isinstance(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint:
+        raise ConfigError(
+            "checkpoints in pieces cannot be resumed by other strategies",
+            found=f"{name} with save_distributed_checkpoint=True",
+            expected="checkpoints of a single file",
+            fix="set trainer.strategy to fsdp2, or save_distributed_checkpoint to false",
+        )
+
+
+def start_processes(trainer: Trainer) -> None:
+    """Start the processes of a trainer that will not train, and meet them; once there, they stay."""
+    strategy = trainer.strategy
+    strategy.connect(LightningModule())  # which some strategies tell of their processes
+    if strategy.launcher is None:
+        strategy.setup_environment()
+    else:
+        strategy.launcher.launch(strategy.setup_environment, trainer=trainer)
