@@ -35,7 +35,8 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     for part in network.children():
         for block in part if isinstance(part, nn.ModuleList) else ():
             fully_shard(block, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+    # Torch would leave the last of them gathered after a pass, where nobody expects whole weights.
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
 
 
 def whole(network: nn.Module) -> nn.Module:

@@ -278,7 +278,7 @@ class UnlearnModule(DiffusionModule):
             metric: MeanMetric = getattr(self, name)
             mean = metric.compute()
             if not bool(mean.isnan()):
-                self.log(f"unlearn/{name}", mean)
+                self.log(f"unlearn/{name}", mean, sync_dist=True)  # of equal numbers
             metric.reset()
 
     def is_forget(self, batch: Batch) -> Tensor:
