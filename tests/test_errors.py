@@ -22,6 +22,7 @@ def test_every_kind_is_seen() -> None:
         "MissingExtraError",
         "NumericsError",
         "QueryError",
+        "RankError",
         "StoreError",
     }
 

@@ -66,13 +66,27 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments[0], arguments[1:])
     except GudaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refused(error)
+    except RuntimeError as error:
+        from guda_lightning.ranks import lost_rank
+
+        lost = lost_rank(error)
+        if lost is None:
+            raise
+        return _refused(lost)
     except KeyboardInterrupt:
         print(f"\n{AFTER_INTERRUPT}", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as exit_:  # jsonargparse and argparse have printed why
         return exit_.code if isinstance(exit_.code, int) else 2
+
+
+def _refused(error: GudaError) -> int:
+    rank = int(
+        os.environ.get("LOCAL_RANK", "0")
+    )  # on several machines, the first process of each speaks for all
+    print(f"error{f' (process {rank})' if rank else ''}: {error}", file=sys.stderr)
+    return 2
 
 
 def _run(command: str, arguments: list[str]) -> int:

@@ -50,6 +50,10 @@ class NumericsError(GudaError):
     """A loss, weight or score is not finite."""
 
 
+class RankError(GudaError):
+    """Another process of the same run is gone."""
+
+
 class MissingExtraError(GudaError):
     """An optional dependency is not installed.
 

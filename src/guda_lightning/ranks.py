@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -9,6 +10,8 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh
+
+from guda_lightning.errors import RankError
 
 _Value = TypeVar("_Value")
 
@@ -59,3 +62,19 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def lost_rank(error: RuntimeError) -> RankError | None:
+    """What to tell the user where an error says that another process is gone; None: it says otherwise."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    text = " ".join(str(error).split())
+    if not isinstance(error, dist.DistError) and "/gloo/" not in text:
+        return None
+    return RankError(
+        f"rank {dist.get_rank()} of {dist.get_world_size()} has lost another one",
+        found=re.sub(r"^\[\S*pair\.cc:\d+\] ", "", text).partition(". ")[0][:160],
+        expected="all processes alive until the end",
+        fix="see what the other process printed last, nothing where it was killed, as for want of memory; "
+        "then the same command goes on from the last whole epoch, group or batch",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -55,8 +55,9 @@ def guiding_hparams(plan: ClassifierPlan, datamodule: GroupDataModule, trainer: 
         datamodule: The training data of the full model.
         trainer: The trainer that runs it, or one of the same settings.
     """
+    of_all = replace(plan, batch_size=plan.batch_size * trainer.world_size)  # processes
     return {
-        **network_hparams(plan, datamodule.input_shape),
+        **network_hparams(of_all, datamodule.input_shape),
         **training_hparams(datamodule, trainer),
-        "batch_size": plan.batch_size * trainer.world_size,
+        "batch_size": of_all.batch_size,
     }

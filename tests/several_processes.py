@@ -1,0 +1,160 @@
+"""Stages through the command line, in one process or in two; tests run it as a script."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+
+TESTS = Path(__file__).parent
+CONF = TESTS / "conf"
+RANK = int(os.environ.get("LOCAL_RANK", "0"))
+ONE = "one"  # process
+TWO = ("ddp", "fsdp2")
+BATCH = 16  # of all processes together; there are 16 images a group
+QUERIES = 5  # not a multiple of two
+OPERATORS = ("retrack", "guidance")
+
+
+class StopAfterEpoch(Callback):
+    """Ctrl-C in all processes at once, after the first of two epochs is on disk."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+
+class Die(Callback):
+    """What the operating system does to a process that takes too much memory."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_rank == self.rank and trainer.global_step == 3:
+            os.kill(os.getpid(), 9)
+
+
+def stage(name: str, run: Path, strategy: str, *arguments: str, code: int = 0, **trainer: Any) -> None:
+    """Run one stage; SGD, because Adam would blow rounding errors of the first steps up."""
+    from guda_lightning.cli import main
+
+    processes = 1 if strategy == ONE else 2
+    sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.5}}
+    source = {"class_path": "toys.Shades"}
+    data = {"source": source, "limit": None, "batch_size": BATCH // processes, "probe_per_group": 3}
+    shared = {"devices": processes, "strategy": "auto" if strategy == ONE else strategy, "max_steps": 6}
+    options = {
+        "model": {"init_args": {"optimizer": sgd}},
+        "data": {"init_args": data},
+        "trainer": {**shared, **trainer},
+    }
+    run.mkdir(exist_ok=True)
+    file = run / f"{name}-{RANK}.yaml"
+    file.write_text(yaml.safe_dump(options), "utf-8")
+    given = ["-c", str(CONF / "digits.yaml"), "-c", str(file), "--run", str(run), *arguments]
+    found = main([name, *given])
+    assert found == code, (name, arguments, found)
+
+
+def whole_run(folder: Path, strategy: str) -> None:
+    """Every stage, logged to W&B."""
+    run = folder / strategy
+    saved = {"save_dir": str(run)}
+    wandb = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {**saved, "offline": True}}
+    csv = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": saved}
+    unlearn = ["-c", str(CONF / "unlearn.yaml"), "--optimizer", "torch.optim.SGD", "--optimizer.lr", ".05"]
+    stage("fit", run, strategy, logger=wandb)
+    stage("retrain", run, strategy, "--groups", "dark")
+    stage("unlearn", run, strategy, *unlearn, logger=wandb)
+    stage("unlearn", run, strategy, *unlearn, "--seed", "1", "--lora.rank", "2", "--optimizer.lr", "10")
+    size = f"--classifier.batch_size={BATCH if strategy == ONE else BATCH // 2}"
+    stage("guide", run, strategy, "-c", str(CONF / "guide.yaml"), size)
+    stage("sample", run, strategy, "--num", str(QUERIES), "--steps", "4", "--batch_size", "2")
+    if strategy == ONE:
+        scores(run, strategy)
+    logged = ["-c", str(CONF / "attribute.yaml"), "--operator", "guidance"]
+    stage("attribute", run, strategy, *logged, logger=wandb)
+    watch = {
+        "class_path": "guda_lightning.ELBOAttributionCallback",
+        "init_args": {"operator": "retrack", "scoring": {"strata": 2, "draws": 1}},
+    }
+    stage("validate", run, strategy, callbacks=[watch], logger=csv)
+
+
+def scores(run: Path, strategy: str) -> None:
+    """All ways to score the same queries."""
+    attribute = ["-c", str(CONF / "attribute.yaml"), "--queries", str(run / "queries")]
+    for operator in OPERATORS:
+        stage("attribute", run, strategy, *attribute, "--operator", operator)
+    stage("attribute", run, strategy, *attribute, "--operator", "retrack", "--seed", "1")  # the LoRAs
+    race = ["--attributor", "guda_lightning.RacingAttributor", f"--attributor.store={run / 'store'}"]
+    stage("attribute", run, strategy, *attribute, *race, "--attributor.rounds=[2,3]")
+
+
+def scored_run(folder: Path, strategy: str) -> None:
+    """The models of one process, scored by another strategy."""
+    run = folder / f"scored-{strategy}"
+    if RANK == 0:
+        shutil.copytree(folder / ONE, run, ignore=shutil.ignore_patterns("scores", "errors", "wandb"))
+    _meet()
+    scores(run, strategy)
+
+
+def stopped_run(folder: Path, strategy: str) -> None:
+    stop = [{"class_path": "several_processes.StopAfterEpoch"}]
+    stage("fit", folder / f"stopped-{strategy}", strategy, code=130, callbacks=stop)
+
+
+def resumed_run(folder: Path, stopped: str, strategy: str) -> None:
+    run = folder / f"{stopped}-{strategy}"
+    if RANK == 0:
+        shutil.copytree(folder / f"stopped-{stopped}", run)
+    _meet()
+    stage("fit", run, strategy)
+
+
+def _meet() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+class Written:
+    """The files of a folder that this process writes itself, by an audit hook of Python's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.names = str(folder), set[str]()
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "os.rename" or (event == "open" and set(str(arguments[1])) & set("wax+"))
+        path = str(arguments[1 if event == "os.rename" else 0]) if writes else ""
+        if path.startswith(self.folder) and not any(part.startswith(".") for part in Path(path).parts):
+            self.names.add(path)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(TESTS))
+    torch.set_num_threads(1)
+    work = Path(sys.argv[1])
+    if sys.argv[2:]:
+        rank, strategy = int(sys.argv[2]), sys.argv[3]
+        dies = [{"class_path": "several_processes.Die", "init_args": {"rank": rank}}]
+        stage("fit", work, strategy, code=2, callbacks=dies)
+    else:
+        written = Written(work)
+        for strategy in TWO:
+            whole_run(work, strategy)
+            scored_run(work, strategy)
+            stopped_run(work, strategy)
+        for strategy in TWO:
+            for stopped in (ONE, *TWO):
+                resumed_run(work, stopped, strategy)
+        (work / f"written-{RANK}.json").write_text(json.dumps(sorted(written.names)), "utf-8")
