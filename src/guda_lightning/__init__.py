@@ -12,6 +12,7 @@ _HOMES = {
     "CounterfactualAttributor": "attribution",
     "CounterfactualStore": "counterfactuals",
     "DiffusionModule": "diffusion",
+    "FSDP2Strategy": "stages.strategies",
     "ELBOAttributionCallback": "callbacks",
     "FullModel": "diffusion",
     "GroupDataModule": "data",
@@ -32,6 +33,7 @@ __all__ = [
     "CounterfactualStore",
     "DiffusionModule",
     "ELBOAttributionCallback",
+    "FSDP2Strategy",
     "FullModel",
     "GroupDataModule",
     "Grouping",
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from guda_lightning.grouping import Grouping
     from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
     from guda_lightning.scores import ScoreTable
+    from guda_lightning.stages.strategies import FSDP2Strategy
     from guda_lightning.trainer import GudaTrainer
     from guda_lightning.unlearning import UnlearnModule
 

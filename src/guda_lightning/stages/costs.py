@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from guda_lightning.data import GroupDataModule
@@ -32,9 +33,14 @@ def say_skipped(stage: str, names: Sequence[str]) -> None:
         say(f"{stage}: {len(names)} complete, skipped: {', '.join(names)}")
 
 
-def say_cost(what: str, seconds: float) -> None:
-    """Tell the user what a stage will cost before it starts."""
-    say(f"{what}: about {readable_seconds(seconds)}")
+def say_cost(what: str, seconds: float | None) -> None:
+    """Tell the user what a stage will cost before it starts; None: nobody knows."""
+    say(what if seconds is None else f"{what}: about {readable_seconds(seconds)}")
+
+
+def is_timed(trainer: Trainer) -> bool:
+    """Whether a network may be tried out before the work: one that is spread need not fit one device."""
+    return not isinstance(trainer.strategy, ModelParallelStrategy)
 
 
 def spent(record: Mapping[str, Any]) -> str:
@@ -72,12 +78,15 @@ def say_fit_cost(
     steps = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps >= 0 else None
     counts = [count for count in (steps, None if epochs is None else epochs * batches) if count is not None]
     network = model.student if isinstance(model, DiffusionModule) else full.model
-    per_step = step_seconds(network, datamodule, BACKWARD_FACTOR, trainer.strategy.root_device, conditional)
+    size, device = datamodule.batch_size * trainer.world_size, trainer.strategy.root_device
+    per_step = (
+        step_seconds(network, datamodule, BACKWARD_FACTOR, device, conditional) if is_timed(trainer) else None
+    )
     if counts:
-        steps_of = f"{what} {min(counts)} steps of {datamodule.batch_size} images"
-        say_cost(steps_of, per_step * min(counts) * models)
-    else:
-        say(f"{what} no end is set, each step of {datamodule.batch_size} images takes about {per_step:.2g} s")
+        steps_of = f"{what} {min(counts)} steps of {size} images"
+        say_cost(steps_of, None if per_step is None else per_step * min(counts) * models)
+    elif per_step is not None:
+        say(f"{what} no end is set, each step of {size} images takes about {per_step:.2g} s")
 
 
 def step_seconds(

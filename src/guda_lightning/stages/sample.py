@@ -149,7 +149,7 @@ class SampleStage(StageTrainer):
         per_evaluation = evaluation_seconds(left[0].read(), datamodule, batch_size, device, conditional)
         groups = f"{len(left)} groups x " if "without" in left[0].asked else ""
         passes = 1 if left[0].asked["prompt_guidance"] == 1 else 2  # with the prompt, and without
-        seconds = per_evaluation * num * steps * len(left) * passes
+        seconds = per_evaluation * num * steps * len(left) * passes / self.world_size
         say_cost(f"sample: {groups}{num} images x {steps} steps", seconds)
 
     def _sampled(

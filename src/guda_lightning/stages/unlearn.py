@@ -16,7 +16,7 @@ from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.grouping import JOINT
 from guda_lightning.stages.base import StageTrainer, callbacks, fit
 from guda_lightning.stages.choices import at_least_one, chosen_groups
-from guda_lightning.stages.costs import say, say_cost, say_skipped, spent
+from guda_lightning.stages.costs import is_timed, say, say_cost, say_skipped, spent
 from guda_lightning.stages.records import begin, is_stored, log_record, made_from
 from guda_lightning.stages.unlearning import Unlearning, saves_memory
 from guda_lightning.unlearning import Objective, ReTrack
@@ -81,7 +81,7 @@ class UnlearnStage(StageTrainer):
         if todo:
             say_cost(
                 f"unlearn: {len(todo)} groups x {steps} steps ({objective.name})",
-                work.seconds(datamodule, self.strategy.root_device) * len(todo),
+                work.seconds(datamodule, self.strategy.root_device) * len(todo) if is_timed(self) else None,
             )
         for position, name in enumerate(todo, start=1):
             record = self._unlearn_groups(work, coalitions[name], datamodule, store, origin)
