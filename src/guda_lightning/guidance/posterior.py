@@ -57,7 +57,7 @@ class GroupPosterior:
                     fix="correct the name, or run guda guide with today's groups",
                 )
         member = [[group in coalition for group in self.groups] for coalition in coalitions]
-        return removed_atoms(self.atoms, torch.tensor(member)).to(self.atoms.device)
+        return removed_atoms(self.atoms, torch.tensor(member, device=self.atoms.device))
 
     def logits(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """``[batch, atoms]``, calibrated.

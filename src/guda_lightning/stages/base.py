@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,7 @@ class StageTrainer(Trainer):
         self._start = start
         self.made: CounterfactualKey | None = None  # by the last `unlearn`, of one of its groups
         self.table_path: Path | None = None  # of the last `attribute`
-        # Before the trainer uses them: callbacks have state. This trainer's own loggers are never used.
-        self._recipe = {
-            name: value if name == "logger" else copy.deepcopy(value) for name, value in kwargs.items()
-        }
+        self._recipe = _unused(kwargs)
         super().__init__(**kwargs)
         refuse_strategy(self)
 
@@ -126,9 +124,9 @@ class StageTrainer(Trainer):
 
         A user's ``resume_every_n_epochs`` counts where it is more than ``epochs``.
         """
-        recipe = {**self._recipe, **overrides}
+        recipe = _unused({**self._recipe, **overrides})
         checkpoint = ResumeCheckpoint(folder, max(epochs, self._resume_every_n_epochs))
-        given = copy.deepcopy(recipe.get("callbacks") or [])
+        given = recipe.get("callbacks") or []
         recipe["callbacks"] = [*(given if isinstance(given, list) else [given]), *callbacks, checkpoint]
         recipe["enable_checkpointing"] = True
         logger = recipe.get("logger")
@@ -136,6 +134,14 @@ class StageTrainer(Trainer):
             loggers = logger if isinstance(logger, list) else [logger]
             recipe["logger"] = stage_loggers(loggers, self.run_folder.name, stage, f"{stage} {name}")
         return Trainer(**recipe), checkpoint
+
+
+def _unused(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies for one trainer: callbacks and strategies keep what a training left in them.
+
+    Loggers are no copies: those of each training are made from them.
+    """
+    return {name: value if name == "logger" else copy.deepcopy(value) for name, value in arguments.items()}
 
 
 def fit(
