@@ -202,3 +202,25 @@ def test_a_kill_while_a_finished_table_is_replaced_leaves_the_old_one(hit: Hit, 
     assert main(["report", str(finished_run)]) == 0
     assert main(again) == 0
     assert ScoreTable.load(table).groups == ("3",)
+
+
+def test_a_training_whose_time_is_over_is_not_taken_for_a_finished_one(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    fit = command("fit", "--run", run)
+    assert main([*fit, "--trainer.max_time", "00:00:00:00"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "trainer.max_time was over before the training was\n"
+        "  found:    0 of 12 (max_steps)\n"
+        "  expected: all steps or epochs\n"
+        "  fix:      raise max_time, which counts all attempts, or leave it out: the same command goes on "
+        "from the last whole epoch\n"
+    )
+    assert not (run / "full").exists()
+    assert main([*fit, "--trainer.max_time", "01:00:00:00"]) == 0
+    hashes = [
+        json.loads((folder / "full" / "record.json").read_text())["full_hash"]
+        for folder in (run, finished_run)
+    ]
+    assert hashes[0] == hashes[1]

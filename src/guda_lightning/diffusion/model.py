@@ -39,7 +39,7 @@ class DiffusionModel:
     prompts: Condition | None = None
 
     def output(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The network's raw output, ``[batch, ...]``.
+        """The network's raw output, ``[batch, ...]`` of the dtype of ``x_t``, whatever autocast computed in.
 
         Args:
             x_t: ``[batch, ...]`` noised samples.
@@ -61,7 +61,8 @@ class DiffusionModel:
         else:
             output = output_tensor(self.denoiser(x_t, told, **condition))
         # A network that also predicts its variance gives twice the channels, the prediction first.
-        return output[:, : x_t.shape[1]] if output.shape[1] == 2 * x_t.shape[1] else output
+        output = output[:, : x_t.shape[1]] if output.shape[1] == 2 * x_t.shape[1] else output
+        return output.to(x_t.dtype)
 
     def predicted_noise(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """ε̂, whatever the network predicts: ``[batch, ...]`` float32."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from torch import nn
 
 from guda_lightning.callbacks import ResumeCheckpoint
@@ -22,7 +23,7 @@ from guda_lightning.diffusion import (
     open_full,
     refuse_nonfinite,
 )
-from guda_lightning.errors import QueryError
+from guda_lightning.errors import ConfigError, QueryError
 from guda_lightning.runs import RunFolder
 from guda_lightning.stages.choices import refuse_missing_start
 from guda_lightning.stages.costs import say
@@ -154,6 +155,7 @@ def fit(
 
     Raises:
         KeyboardInterrupt: The user interrupted; nothing counts as complete.
+        ConfigError: Its time was over before its steps or epochs were: likewise.
     """
     if checkpoint.path is not None:
         say(f"going on from {checkpoint.path}")
@@ -166,6 +168,24 @@ def fit(
         if trainer.interrupted:
             raise KeyboardInterrupt from exit_
         raise
+    _refuse_out_of_time(trainer)
+
+
+def _refuse_out_of_time(trainer: Trainer) -> None:
+    """Refuse what Lightning takes for a finished training: one that ``max_time`` cut short."""
+    timers = [callback for callback in callbacks(trainer) if isinstance(callback, Timer)]
+    left = [seconds for timer in timers if (seconds := timer.time_remaining()) is not None]
+    ends = {"max_steps": (trainer.global_step, trainer.max_steps)}
+    ends["max_epochs"] = (trainer.current_epoch, trainer.max_epochs or -1)
+    set_ends = {name: end for name, end in ends.items() if end[1] >= 0}
+    if min(left, default=1) <= 0 and set_ends and all(now < end for now, end in set_ends.values()):
+        raise ConfigError(
+            "trainer.max_time was over before the training was",
+            found=", ".join(f"{now} of {end} ({name})" for name, (now, end) in set_ends.items()),
+            expected="all steps or epochs",
+            fix="raise max_time, which counts all attempts, or leave it out: the same command goes on from the "
+            "last whole epoch",
+        )
 
 
 def networks(model: LightningModule, full: FullModel) -> list[nn.Module]:

@@ -95,7 +95,7 @@ class GuideStage(StageTrainer):
                 begin(checkpoint.folder, origin)
             log_record(trainer, {"groups": list(key.groups), "hparams": work.hparams, **origin})
             fit(trainer, module, data, checkpoint)
-        module.calibrate(data)
+        module.to(self.strategy.root_device).calibrate(data)
         record = CounterfactualRecord(
             operator=key.operator,
             groups=key.groups,
