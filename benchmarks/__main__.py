@@ -18,6 +18,7 @@ from benchmarks import (
     evaluations,
     forget_target,
     hard_groups,
+    hot_loops,
     many_groups,
     memory,
     styles,
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "sweeps": sweeps.run,
     "styles": styles.run,
     "memory": memory.run,
+    "hot_loops": hot_loops.run,
     "cifar10": agree.cifar10,
     "cifar10_steps": sweeps.cifar10,
 }
