@@ -203,6 +203,51 @@ def test_data_that_are_not_numbers_stop_training_before_the_weights_do(tmp_path:
     assert all(bool(value.isfinite().all()) for value in model.denoiser.parameters())
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"max_epochs": 1, "limit_val_batches": 0},  # the last step of a training
+        {"max_epochs": 1, "val_check_interval": 2},  # a validation right after the step
+        {"max_epochs": 2, "limit_val_batches": 0},  # a later step
+    ],
+)
+def test_on_a_gpu_a_loss_is_looked_at_a_step_late_and_nothing_of_its_weights_is_written(
+    how: dict[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class AfterEveryStep(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt", weights_only=True)
+
+    class NeverValidated(Callback):
+        def on_validation_batch_start(self, *_: Any) -> None:
+            raise AssertionError("a lost model is validated")
+
+    monkeypatch.setattr(DiffusionModule, "_at_once", False)
+    images = torch.zeros(8, 1, 8, 8)
+    images[5, 0, 3, 3] = torch.nan
+    batches: DataLoader[Any] = DataLoader([{"image": image} for image in images], batch_size=4)
+    model = module(optimizer=torch.optim.SGD)
+    expected = message(
+        "the training loss is not finite at step 1",
+        "nan",
+        "a finite number",
+        "check the images for NaN, lower the learning rate, or set trainer.gradient_clip_val=1.0",
+    )
+    with pytest.raises(NumericsError, match=expected):
+        quiet_trainer(tmp_path, callbacks=[NeverValidated()], **how).fit(model, batches, batches)
+    assert not all(bool(value.isfinite().all()) for value in model.denoiser.parameters())
+
+    model = module(optimizer=torch.optim.SGD)
+    with pytest.raises(NumericsError, match=expected):
+        quiet_trainer(tmp_path, callbacks=[AfterEveryStep()], **how).fit(model, batches, batches)
+    with pytest.raises(NumericsError, match=expected):  # nor later
+        model.trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    (found,) = tmp_path.glob("*.ckpt")
+    assert found.name == "1.ckpt"
+    kept = torch.load(found, weights_only=True)["state_dict"]
+    assert all(bool(value.isfinite().all()) for value in kept.values())
+
+
 def test_validation_uses_the_average_and_the_same_noise_every_time(tmp_path: Path) -> None:
     model, data = module(dropout=0.5, ema_decay=0.7), shades()
     trainer = quiet_trainer(tmp_path)

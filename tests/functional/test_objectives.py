@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from guda_lightning.errors import NumericsError
 from guda_lightning.functional.objectives import density_ratio, nearest_neighbours, retain_posterior
 from guda_lightning.functional.prediction import add_noise
 from guda_lightning.functional.schedule import NoiseSchedule
@@ -263,20 +262,10 @@ def test_retain_neighbours_need_no_copy_of_the_retain_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "found"),
-    [
-        ({"retain": torch.tensor([[0.0], [float("nan")]])}, "logits from nan to nan, sigma from 1"),
-        ({"sigma": torch.zeros(1, 1)}, "logits from -inf to -inf, sigma from 0"),
-    ],
+    "broken", [{"retain": torch.tensor([[0.0], [float("nan")]])}, {"sigma": torch.zeros(1, 1)}]
 )
-def test_weights_that_are_not_finite_are_refused(broken: dict[str, Tensor], found: str) -> None:
+def test_a_target_without_weights_is_no_number(broken: dict[str, Tensor]) -> None:
     one = torch.ones(1, 1)
     batch = {"x_t": 2 * one, "x0": one, "gamma": one, "sigma": one, "retain": torch.tensor([[0.0], [1.0]])}
-    with pytest.raises(NumericsError) as error:
-        retain_posterior(**{**batch, **broken})
-    assert str(error.value) == (
-        "the weights over retain neighbours are not finite\n"
-        f"  found:    {found}\n"
-        "  expected: finite distances and sigma > 0\n"
-        "  fix:      check the training images for NaN and leave timesteps without noise out"
-    )
+    assert retain_posterior(**batch).mean.isfinite().all()
+    assert retain_posterior(**{**batch, **broken}).mean.isnan().all()

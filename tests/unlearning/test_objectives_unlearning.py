@@ -419,3 +419,45 @@ def test_the_density_ratio_needs_all_of_retain() -> None:
     )
     with pytest.raises(ConfigError, match=expected):
         ReTrack(neighbours=3, density_ratio=True)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Finetune(),
+        NegGrad(),
+        ZeroTarget(preserve="distill"),
+        ReTrack(),
+        ReTrack(neighbours=2, kl_cap=1.0),
+        ReTrack(density_ratio=True),
+    ],
+    ids=lambda objective: f"{objective.name} {objective.hparams}",
+)
+def test_no_number_of_a_step_is_read_from_the_device(
+    objective: Objective, prediction: PredictionType
+) -> None:
+    # A meta tensor has no numbers: reading one, as a GPU would be waited for, is an error.
+    schedule = FLOW if prediction == "flow" else DDPM
+    student, full = (DiffusionModel(tiny_unet(n).to("meta"), schedule, prediction) for n in range(2))
+    forget, retain = (noised(images(5, 0).to("meta"), None, schedule) for _ in range(2))
+    objective = copy.deepcopy(objective)
+    objective.prepare(images(5, 0), images(9, 1))
+    loss = objective.loss(student, full, forget, retain)
+    loss.total.backward()
+    assert loss.total.is_meta
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(loss.total.isfinite())
+
+
+def test_retrack_refuses_a_timestep_without_noise() -> None:
+    clean = NoiseSchedule.from_alphas_cumprod(torch.tensor([1.0, 0.9, 0.5]))
+    expected = message(
+        "ReTrack needs noise at every timestep",
+        "none at timestep 0 of 3",
+        "sigma > 0",
+        "train the full model with a noise schedule whose first step adds noise",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        ReTrack().bind(["bright"], clean, {}, torch.device("cpu"))
+    ReTrack().bind(["bright"], DDPM, {}, torch.device("cpu"))

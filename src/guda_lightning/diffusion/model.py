@@ -46,7 +46,7 @@ class DiffusionModel:
             timesteps: ``[batch]`` int64 indices into the schedule.
             labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional network.
         """
-        return self.call(x_t, self.schedule.model_timesteps[timesteps.cpu()].to(x_t.device), labels)
+        return self.call(x_t, self.schedule.told(timesteps, x_t), labels)
 
     def call(self, x_t: Tensor, told: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output for the timesteps that it is told, ``[batch]``, as samplers give them."""

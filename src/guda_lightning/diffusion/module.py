@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from guda_lightning.diffusion.late import Late
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model
 from guda_lightning.diffusion.sharding import gather, shard
 from guda_lightning.errors import ConfigError, NumericsError
@@ -133,6 +135,7 @@ class DiffusionModule(LightningModule):
             self.ema.requires_grad_(False)
         self.prompts: Condition | None = None  # of a text-conditional denoiser
         self._averaged_step = 0
+        self._late = Late()  # what the last step said
         self._ranks = ALONE
         self._generator: torch.Generator | None = None  # of this step, the same on all ranks
 
@@ -174,6 +177,7 @@ class DiffusionModule(LightningModule):
         self._ranks = Ranks.of(self._trainer)
         self._model = self.student
         self._schedule = self._model.schedule
+        self._late.clear()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key all randomness of the step, dropout included."""
@@ -183,13 +187,18 @@ class DiffusionModule(LightningModule):
         """Denoising loss of one batch."""
         loss = self.denoising_loss(self._model, self.noised(batch, self._generator))
         self.log("train/loss", loss, prog_bar=True)
-        return self.finite(loss)
+        self.watch(loss=loss)
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Update the moving average once per optimizer step."""
         if self.ema is not None and self.global_step > self._averaged_step:
             self.ema.update_parameters(self.denoiser)
             self._averaged_step = self.global_step
+
+    def on_validation_start(self) -> None:
+        """Do not validate a model that is lost."""
+        self.look()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Denoising loss of the averaged model, with the same noise at every validation."""
@@ -213,6 +222,14 @@ class DiffusionModule(LightningModule):
         """Gather the weights again: what is saved and scored is an ordinary network."""
         gather(self)
 
+    def on_train_end(self) -> None:
+        """Look at the last step too."""
+        self.look()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Do not write NaN weights."""
+        self.look()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue the moving average where the checkpoint left it."""
         self._averaged_step = checkpoint["global_step"]
@@ -227,17 +244,39 @@ class DiffusionModule(LightningModule):
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
         }
 
-    def finite(self, loss: Tensor) -> Tensor:
-        """The loss, if it is a number.
+    def watch(self, **numbers: Tensor) -> None:
+        """Look at ``loss`` and other scalars of a step: at once, or on a GPU at those of the step before.
 
         Raises:
-            NumericsError: It is not: training stops rather than write NaN weights.
+            NumericsError: As in ``look``.
         """
-        if not bool(torch.isfinite(loss)):
+        self.look()
+        self._late.put(self.global_step, numbers)
+        if self._at_once:
+            self.look()
+
+    @property
+    def _at_once(self) -> bool:
+        """Whether to look at a number makes nobody wait."""
+        return self.device.type == "cpu"
+
+    def look(self) -> None:
+        """Look at what the last step said, before anything is made of its weights.
+
+        Raises:
+            NumericsError: Its loss is no number: training stops rather than write NaN weights.
+        """
+        said = self._late.read()
+        if said is not None:
+            self.said(*said)
+            self._late.clear()
+
+    def said(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Refuse a loss that is no number."""
+        if not math.isfinite(numbers["loss"]):
             raise NumericsError(
-                f"the training loss is not finite at step {self.global_step}",
-                found=float(loss.detach()),
+                f"the training loss is not finite at step {step}",
+                found=numbers["loss"],
                 expected="a finite number",
                 fix="check the images for NaN, lower the learning rate, or set trainer.gradient_clip_val=1.0",
             )
-        return loss

@@ -188,8 +188,23 @@ class NoiseSchedule:
             Two tensors ``[batch, 1, ...]`` on the device and of the dtype of ``like``.
         """
         shape = (-1,) + (1,) * (like.ndim - 1)
-        index = timesteps.cpu()
-        return (
-            self.gamma[index].to(like).view(shape),
-            self.sigma[index].to(like).view(shape),
-        )
+        gamma, sigma, _ = self._beside(like)
+        index = timesteps.to(like.device)
+        return gamma[index].view(shape), sigma[index].view(shape)
+
+    def told(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        """What a network is told for each timestep, ``[batch]`` on the device of ``like``."""
+        return self._beside(like)[2][timesteps.to(like.device)]
+
+    def _beside(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """γ, σ and ``model_timesteps`` where they are looked up: on a GPU, so that no step waits for it."""
+        key = like.device, like.dtype
+        if key not in self._copies:
+            with torch.inference_mode(False):  # training uses what a validation has copied
+                copies = self.gamma.to(like), self.sigma.to(like), self.model_timesteps.to(like.device)
+            self._copies[key] = copies
+        return self._copies[key]
+
+    @cached_property
+    def _copies(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]]:
+        return {}

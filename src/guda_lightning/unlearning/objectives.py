@@ -243,6 +243,23 @@ class ReTrack(Objective):
                 fix="lower objective.init_args.neighbours, or set it to null to sum over all",
             )
 
+    def bind(
+        self,
+        groups: Sequence[str],
+        schedule: NoiseSchedule,
+        made_from: Mapping[str, str],
+        device: torch.device,
+    ) -> None:
+        """Refuse a schedule with timesteps without noise, where there are no weights over retain samples."""
+        clean = (schedule.sigma == 0).nonzero().flatten().tolist()
+        if clean:
+            raise ConfigError(
+                "ReTrack needs noise at every timestep",
+                found=f"none at timestep {clean[0]} of {len(schedule)}",
+                expected="sigma > 0",
+                fix="train the full model with a noise schedule whose first step adds noise",
+            )
+
     def prepare(self, forget: Tensor, retain: Tensor) -> None:
         """Keep the flattened sets, in the precision that distances between near-duplicates need."""
         self._forget, self._retain = forget.flatten(1).double(), retain.flatten(1).double()
