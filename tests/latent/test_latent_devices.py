@@ -1,4 +1,4 @@
-"""Latent text-to-image models train and unlearn on another device: prompts, latents and adapters follow."""
+"""Text-to-image models train and unlearn on another device: prompts, latents and adapters follow."""
 
 from __future__ import annotations
 

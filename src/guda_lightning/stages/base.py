@@ -183,8 +183,8 @@ def _refuse_out_of_time(trainer: Trainer) -> None:
             "trainer.max_time was over before the training was",
             found=", ".join(f"{now} of {end} ({name})" for name, (now, end) in set_ends.items()),
             expected="all steps or epochs",
-            fix="raise max_time, which counts all attempts, or leave it out: the same command goes on from the "
-            "last whole epoch",
+            fix="raise max_time, which counts all attempts, or leave it out: the same command goes on "
+            "from the last whole epoch",
         )
 
 
