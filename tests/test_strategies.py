@@ -15,7 +15,7 @@ from guda_lightning import FSDP2Strategy, GudaTrainer
 from guda_lightning.diffusion.sharding import gather, is_sharded, load_whole, shard, whole
 from guda_lightning.errors import ConfigError
 from guda_lightning.ranks import ALONE, Ranks, lost_rank
-from guda_lightning.stages.strategies import refuse_strategy
+from guda_lightning.strategies import refuse_strategy
 from toys import message, tiny_unet
 
 ON_CPU: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}

@@ -12,7 +12,7 @@ _HOMES = {
     "CounterfactualAttributor": "attribution",
     "CounterfactualStore": "counterfactuals",
     "DiffusionModule": "diffusion",
-    "FSDP2Strategy": "stages.strategies",
+    "FSDP2Strategy": "strategies",
     "ELBOAttributionCallback": "callbacks",
     "FullModel": "diffusion",
     "GroupDataModule": "data",
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from guda_lightning.grouping import Grouping
     from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
     from guda_lightning.scores import ScoreTable
-    from guda_lightning.stages.strategies import FSDP2Strategy
+    from guda_lightning.strategies import FSDP2Strategy
     from guda_lightning.trainer import GudaTrainer
     from guda_lightning.unlearning import UnlearnModule
 

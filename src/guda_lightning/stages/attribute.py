@@ -26,7 +26,7 @@ from guda_lightning.stages.choices import (
 )
 from guda_lightning.stages.costs import evaluation_seconds, quiet, say, say_cost
 from guda_lightning.stages.records import read_back
-from guda_lightning.stages.strategies import start_processes
+from guda_lightning.strategies import start_processes
 from guda_lightning.types import Queries, Weighting
 
 

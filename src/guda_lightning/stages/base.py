@@ -28,7 +28,7 @@ from guda_lightning.runs import RunFolder
 from guda_lightning.stages.choices import refuse_missing_start
 from guda_lightning.stages.costs import say
 from guda_lightning.stages.records import RECORD, refuse_other_data
-from guda_lightning.stages.strategies import refuse_strategy
+from guda_lightning.strategies import refuse_strategy
 
 _EXPECTED_WARNINGS = (
     ".*module\\(s\\) in eval mode at the start of training",  # the frozen full model, and moving averages

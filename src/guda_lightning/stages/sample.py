@@ -25,7 +25,6 @@ from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, refuse_choices
 from guda_lightning.stages.costs import evaluation_seconds, quiet, say, say_cost, say_skipped
 from guda_lightning.stages.records import RECORD, begin
-from guda_lightning.stages.strategies import start_processes
 from guda_lightning.stages.without import (
     Drawing,
     drawings_without,
@@ -34,6 +33,7 @@ from guda_lightning.stages.without import (
     refuse_guidance,
     refuse_prompts,
 )
+from guda_lightning.strategies import start_processes
 
 
 class SampleStage(StageTrainer):
