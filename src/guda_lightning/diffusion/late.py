@@ -15,12 +15,12 @@ class Late:
     """
 
     def __init__(self) -> None:
-        self.clear()
+        self._kept: tuple[int, tuple[str, ...], Tensor] | None = None
+        self._copied: torch.cuda.Event | None = None
 
     def put(self, step: int, numbers: Mapping[str, Tensor]) -> None:
         """Start copying scalars of a step to the host."""
         scalars = torch.stack([value.detach().float() for value in numbers.values()])
-        self._copied: torch.cuda.Event | None = None
         self._kept = step, tuple(numbers), scalars.to("cpu", non_blocking=True)
         if scalars.is_cuda:
             self._copied = torch.cuda.Event()
@@ -37,4 +37,4 @@ class Late:
 
     def clear(self) -> None:
         """Forget them."""
-        self._kept: tuple[int, tuple[str, ...], Tensor] | None = None
+        self._kept = self._copied = None
