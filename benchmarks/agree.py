@@ -8,7 +8,7 @@ from typing import get_args
 import pandas as pd
 
 from benchmarks import figures, oracles, yardstick
-from benchmarks.stages import Asked, Bench
+from benchmarks.stages import Asked, Bench, unit
 from benchmarks.tables import with_interval, write_table
 from guda_lightning.cli import main
 from guda_lightning.types import Weighting
@@ -38,7 +38,7 @@ def digits(asked: Asked) -> None:
     bench = oracles.digits(asked)
     score_all(bench, ("guidance", *METHODS)[: asked.size.kinds])
     write_table(asked.docs, "digits", asked.command("digits"), table(bench), NOTES)
-    _yardstick(asked, bench, "digits")
+    draw_yardstick(asked, bench, "digits")
 
 
 def guidance(asked: Asked) -> None:
@@ -73,10 +73,11 @@ def cifar10(asked: Asked) -> None:
     bench = oracles.cifar10(asked)
     score_all(bench, ("guidance", "retrack", "guided"))
     write_table(asked.docs, "cifar10", asked.command("cifar10"), table(bench), NOTES)
-    _yardstick(asked, bench, "cifar10")
+    draw_yardstick(asked, bench, "cifar10")
 
 
-def _yardstick(asked: Asked, bench: Bench, name: str) -> None:
+def draw_yardstick(asked: Asked, bench: Bench, name: str) -> None:
+    """Draw how well two oracle seeds agree under each recipe."""
     rows = [row for row in yardstick.run(bench) if row["metric"] == "top1"]
     figures.dots(
         asked.docs,
@@ -140,7 +141,7 @@ def table(bench: Bench, name: str = "") -> list[dict[str, object]]:
         made = bench.evaluations(operator)[0] // made_of
         row: dict[str, object] = {
             "method": "another oracle seed" if method == "oracle" else operator,
-            "core seconds": f"{cost:.0f}",
+            unit(): f"{cost:.0f}",
             "oracle / method": f"{oracle / cost:.0f}",
             "training evaluations": f"{made:,}",
         }

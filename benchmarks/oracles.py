@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import groupings
+from benchmarks.sizes import Size
 from benchmarks.snapshots import fragment
 from benchmarks.stages import Asked, Bench
 
@@ -27,6 +28,17 @@ def cifar10(asked: Asked) -> Bench:
     )
     root, seeds = asked.runs / "cifar10", asked.seeds or 2
     return with_oracle(Bench(root, *options, seeds=seeds, steps=steps, size=asked.size))
+
+
+def cifar10_gpu(asked: Asked, size: Size) -> Bench:
+    """Ten classes of CIFAR-10 as it is, by the network of cifar10_gpu.yaml."""
+    steps = asked.steps or 1000
+    options = (
+        *("-c", "cifar10_gpu.yaml", "--trainer.logger", "false", "--trainer.max_steps", str(steps)),
+        *("--data.init_args.source.init_args.path", str(asked.cifar10)),
+    )
+    root, seeds = asked.runs / "cifar10_gpu", asked.seeds or 2
+    return with_oracle(Bench(root, *options, seeds=seeds, steps=steps, size=size))
 
 
 def with_oracle(bench: Bench) -> Bench:

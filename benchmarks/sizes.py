@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -73,4 +73,26 @@ TOY = Size(
         "unlearn": ("--steps", "2", "--trainer.limit_val_batches", "0"),
         "sample": ("--steps", "3", "--num", "6"),
     },
+)
+
+GPU = Size(
+    stages={
+        "unlearn": ("--steps", "150", "--data.init_args.batch_size", "128"),
+        "guide": ("--classifier.steps", "2000", "--classifier.batch_size", "512"),
+    }
+)
+TOY_GPU = replace(  # of images that a CPU has the time for
+    TOY,
+    queries=3,
+    network=(
+        *TOY.network,
+        *(f"{_NETWORK}down_block_types", "[DownBlock2D,DownBlock2D]"),
+        *(f"{_NETWORK}up_block_types", "[UpBlock2D,UpBlock2D]"),
+    ),
+    everywhere=(
+        *TOY.everywhere,
+        *("--trainer.precision", "32-true"),
+        *("--data.init_args.image_size", "8", "--data.init_args.batch_size", "8"),
+    ),
+    stages={**TOY.stages, "sample": ("--steps", "3", "--num", "3")},
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ class Snapshots(Callback):
         """Score at the steps asked for; the average does not hold the last step yet."""
         if trainer.global_step not in self.steps:
             return
-        started = time.process_time()
+        started = stages.clock()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, DiffusionModule)
         (group,) = data.groups if isinstance(data, UnlearnDataModule) else data.removed
@@ -53,7 +52,7 @@ class Snapshots(Callback):
                     errors, timesteps = squared_errors(model, asked, self.scoring, device=pl_module.device)
                     record = self.scoring.record(model.schedule)
                     SquaredErrors(asked.ids, errors, timesteps, record).save(path)
-        stages.aside += time.process_time() - started
+        stages.aside += stages.clock() - started
 
 
 def snapshot(folder: Path, queries: Path, group: str, seed: int, step: int, kind: str) -> Path:

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from benchmarks.sizes import TOY, Size
 from guda_lightning.cli import main
 from guda_lightning.counterfactuals import GUIDANCE, CounterfactualStore
@@ -14,7 +16,17 @@ from guda_lightning.files import slug, write_atomic
 from guda_lightning.runs import RunFolder
 
 DOCS = Path(__file__).parents[1] / "docs"
-aside = 0.0  # seconds of the processor that a stage spent on what is no part of it, such as snapshots
+aside = 0.0  # seconds that a stage spent on what is no part of it, such as snapshots
+
+
+def clock() -> float:
+    """Seconds of one core, hardly changed by other work; where a GPU works, of the clock on the wall."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+
+def unit() -> str:
+    """What the clock counts, as the head of a column."""
+    return "seconds" if torch.cuda.is_available() else "core seconds"
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class Asked:
 
 
 class Bench:
-    """A run folder and what its stages cost: seconds of one core, hardly changed by other work.
+    """A run folder and what its stages cost.
 
     Args:
         root: The run folder.
@@ -85,13 +97,13 @@ class Bench:
         cost = json.loads(path.read_text()) if path.is_file() else {"seconds": 0.0, "complete": False}
         if cost["complete"]:
             return
-        spent_before, aside_before = time.process_time(), aside
+        spent_before, aside_before = clock(), aside
         try:
             options = (*self.options, *self.size.network, *self.size.everywhere, "--run", str(self.run.root))
             code = main([name, *options, *arguments, *self.size.stages.get(name, ())])
             cost["complete"] = code == 0
         finally:
-            cost["seconds"] += time.process_time() - spent_before - (aside - aside_before)
+            cost["seconds"] += clock() - spent_before - (aside - aside_before)
             write_atomic(path, json.dumps(cost) + "\n")
         if code:
             raise SystemExit(code)
@@ -104,6 +116,6 @@ class Bench:
         return sum(record.network_evaluations for record in found), len(found)
 
     def seconds(self, *labels: str) -> float:
-        """Seconds of one core that the stages of these labels took; those that have not run took none."""
+        """Seconds that the stages of these labels took; those that have not run took none."""
         files = [self._costs / f"{slug(label)}.json" for label in labels]
         return sum(float(json.loads(path.read_text())["seconds"]) for path in files if path.is_file())

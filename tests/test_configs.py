@@ -53,7 +53,7 @@ def base_of(name: str) -> list[str]:
 def test_no_folder_was_forgotten() -> None:
     folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*.yaml")}
     assert folders == {"configs", "configs/unlearn", "configs/attribute", "configs/retrain"}
-    assert ["cifar10.yaml", "cifar10_small.yaml", "digits.yaml", *LATENT] == EVERY
+    assert ["cifar10.yaml", "cifar10_gpu.yaml", "cifar10_small.yaml", "digits.yaml", *LATENT] == EVERY
 
 
 @pytest.mark.parametrize("name", COMPLETE)
