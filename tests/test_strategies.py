@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from diffusers import DDPMScheduler
+from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
-from guda_lightning import FSDP2Strategy, GudaTrainer
+from guda_lightning import DiffusionModule, FSDP2Strategy, GudaTrainer
 from guda_lightning.diffusion.sharding import gather, is_sharded, load_whole, shard, whole
 from guda_lightning.errors import ConfigError
 from guda_lightning.ranks import ALONE, Ranks, lost_rank
-from guda_lightning.strategies import refuse_strategy
+from guda_lightning.strategies import refuse_strategy, refuse_unsharded
 from toys import message, tiny_unet
 
 ON_CPU: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
@@ -65,6 +68,22 @@ def test_the_older_sharding_is_refused() -> None:
         refuse_strategy(trainer)
 
 
+def test_a_module_that_would_not_spread_is_refused(tmp_path: Path) -> None:
+    class Foreign(LightningModule):
+        pass
+
+    expected = message(
+        "Foreign does not spread its weights, as fsdp2 needs",
+        "no method configure_model",
+        "one that calls guda_lightning.diffusion.shard(network, mesh) for each of its networks",
+        "write it, with mesh = self.device_mesh['data_parallel'], or set trainer.strategy to ddp",
+    )
+    trainer = GudaTrainer(strategy="fsdp2", devices=2, default_root_dir=tmp_path, **ON_CPU)
+    with pytest.raises(ConfigError, match=expected):
+        refuse_unsharded(trainer, Foreign())
+    refuse_unsharded(trainer, DiffusionModule(tiny_unet(), DDPMScheduler(20)))
+
+
 def test_a_process_alone_agrees_with_itself() -> None:
     assert Ranks.of(None) is not None
     assert Ranks.of(None) == ALONE
@@ -107,4 +126,13 @@ def test_a_spread_network_is_gathered_as_it_was(one_process: Any) -> None:
     gather(module)
     assert not is_sharded(module["network"])
     assert all(torch.equal(value, doubled[name]) for name, value in module["network"].state_dict().items())
+    fully_shard(original, mesh=one_process)
+    expected = message(
+        "a network was spread by torch alone, and how it was before is not known",
+        "FSDPUNet2DModel that fully_shard was applied to",
+        "guda_lightning.diffusion.shard(network, mesh), which keeps that",
+        "call it in configure_model in place of fully_shard",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        whole(original)
     copy.deepcopy(module)  # which torch refuses for spread networks

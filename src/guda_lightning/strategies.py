@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from guda_lightning.errors import ConfigError
 
@@ -59,6 +60,21 @@ def refuse_strategy(trainer: Trainer) -> None:
             found=f"{name} with save_distributed_checkpoint=True",
             expected="checkpoints of a single file",
             fix="set trainer.strategy to fsdp2, or save_distributed_checkpoint to false",
+        )
+
+
+def refuse_unsharded(trainer: Trainer, module: LightningModule) -> None:
+    """Refuse a module that would not spread its weights where the trainer asks for that.
+
+    Raises:
+        ConfigError: It has no ``configure_model``.
+    """
+    if isinstance(trainer.strategy, ModelParallelStrategy) and not is_overridden("configure_model", module):
+        raise ConfigError(
+            f"{type(module).__name__} does not spread its weights, as {FSDP2} needs",
+            found="no method configure_model",
+            expected="one that calls guda_lightning.diffusion.shard(network, mesh) for each of its networks",
+            fix="write it, with mesh = self.device_mesh['data_parallel'], or set trainer.strategy to ddp",
         )
 
 

@@ -12,6 +12,7 @@ from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
 from guda_lightning.diffusion.module import DiffusionModule, noised, seed_step
 from guda_lightning.diffusion.sampling import sample, sampler
 from guda_lightning.diffusion.schedules import WarmupCosine
+from guda_lightning.diffusion.sharding import shard
 from guda_lightning.diffusion.weights import evaluating, weights_hash
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "sampler",
     "save_full",
     "seed_step",
+    "shard",
     "weights_hash",
 ]

@@ -12,6 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from guda_lightning.errors import ConfigError
+
 _PLAIN: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()  # of sharded networks, without weights
 
 
@@ -43,9 +45,19 @@ def whole(network: nn.Module) -> nn.Module:
     """The network itself, or an ordinary one on the CPU with all weights of one that is spread.
 
     All processes must call it.
+
+    Raises:
+        ConfigError: Something else than ``shard`` has spread it.
     """
     if not is_sharded(network):
         return network
+    if network not in _PLAIN:
+        raise ConfigError(
+            "a network was spread by torch alone, and how it was before is not known",
+            found=f"{type(network).__name__} that fully_shard was applied to",
+            expected="guda_lightning.diffusion.shard(network, mesh), which keeps that",
+            fix="call it in configure_model in place of fully_shard",
+        )
     plain = copy.deepcopy(_PLAIN[network])
     # One weight at a time is whole on the device.
     weights = {

@@ -28,7 +28,7 @@ from guda_lightning.runs import RunFolder
 from guda_lightning.stages.choices import refuse_missing_start
 from guda_lightning.stages.costs import say
 from guda_lightning.stages.records import RECORD, refuse_other_data
-from guda_lightning.strategies import refuse_strategy
+from guda_lightning.strategies import refuse_strategy, refuse_unsharded
 
 _EXPECTED_WARNINGS = (
     ".*module\\(s\\) in eval mode at the start of training",  # the frozen full model, and moving averages
@@ -157,6 +157,7 @@ def fit(
         KeyboardInterrupt: The user interrupted; nothing counts as complete.
         ConfigError: Its time was over before its steps or epochs were: likewise.
     """
+    refuse_unsharded(trainer, module)
     if checkpoint.path is not None:
         say(f"going on from {checkpoint.path}")
     try:

@@ -23,6 +23,7 @@ from guda_lightning.stages.records import (
     refuse_other_config,
     write_record,
 )
+from guda_lightning.strategies import refuse_unsharded
 
 
 class FitStage(StageTrainer):
@@ -110,4 +111,5 @@ class FitStage(StageTrainer):
             )
         with closing_runs():
             trainer, _ = self._fresh("validate", "full", self.run_folder.checkpoints("validate"))
+            refuse_unsharded(trainer, model)
             trainer.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=verbose)
