@@ -56,6 +56,27 @@ def test_checkpoints_in_pieces_are_refused(tmp_path: Path) -> None:
     GudaTrainer(strategy=in_one, devices=2, default_root_dir=tmp_path, **ON_CPU)
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [{"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}, {"SLURM_STEP_NUM_TASKS": "2"}],
+    ids=["torchrun", "srun"],
+)
+def test_processes_that_would_repeat_the_work_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    expected = message(
+        "more processes were started than the trainer has, or fewer",
+        "2 processes by torchrun or srun, and a trainer of 1",
+        "as many: each process too many would do the same work, into the same files",
+        "set trainer.devices to the processes of a machine, trainer.num_nodes to the machines, and "
+        "trainer.strategy to ddp or fsdp2",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        GudaTrainer(devices=1, default_root_dir=tmp_path, **ON_CPU)
+
+
 def test_the_older_sharding_is_refused() -> None:
     expected = message(
         "FSDP1 is not supported",

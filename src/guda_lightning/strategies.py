@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -36,10 +38,20 @@ def refuse_strategy(trainer: Trainer) -> None:
     """Refuse a strategy under which a stage would lose its results, or could not go on.
 
     Raises:
-        ConfigError: It starts processes that hand nothing back, or writes checkpoints in pieces.
+        ConfigError: It starts processes that hand nothing back, writes checkpoints in pieces, or has fewer
+            processes than were started.
     """
     strategy = trainer.strategy
     name = type(strategy).__name__
+    started = _started()
+    if started > 1 and started != trainer.world_size:
+        raise ConfigError(
+            "more processes were started than the trainer has, or fewer",
+            found=f"{started} processes by torchrun or srun, and a trainer of {trainer.world_size}",
+            expected="as many: each process too many would do the same work, into the same files",
+            fix="set trainer.devices to the processes of a machine, trainer.num_nodes to the machines, and "
+            "trainer.strategy to ddp or fsdp2",
+        )
     if isinstance(strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(
             "this strategy hands no trained weights back from its processes",
@@ -61,6 +73,12 @@ def refuse_strategy(trainer: Trainer) -> None:
             expected="checkpoints of a single file",
             fix="set trainer.strategy to fsdp2, or save_distributed_checkpoint to false",
         )
+
+
+def _started() -> int:
+    """The processes that somebody else has started for this command."""
+    variable = "WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS"
+    return int(os.environ.get(variable, "1"))
 
 
 def refuse_unsharded(trainer: Trainer, module: LightningModule) -> None:
