@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -16,6 +18,7 @@ from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.cost import EvaluationCounter
 from guda_lightning.errors import GroupError, QueryError, StoreError
 from guda_lightning.functional.elbo import paired_difference
+from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.grouping import Grouping
 from guda_lightning.scores import ScoreTable, SquaredErrors
 from guda_lightning.types import Queries, Weighting
@@ -84,6 +87,27 @@ def test_scores_follow_from_the_errors_of_each_model(store: CounterfactualStore,
             score, stderr = paired_difference(errors, others, timesteps, plan, schedule, weighting)
             assert torch.allclose(chosen.matrix()[:, column], score, rtol=1e-6)
             assert torch.allclose(chosen.stderr_matrix()[:, column], stderr, rtol=1e-6)
+
+
+def test_errors_are_those_of_a_plain_loop_and_of_networks_of_their_own(
+    store: CounterfactualStore, full: FullModel
+) -> None:
+    fitted = attributor(store).fit(full, None, GROUPING)
+    wanted = torch.ones(len(QUERIES), len(GROUPS), dtype=torch.bool)
+    of_full, of_groups, timesteps = fitted.measure(QUERIES, SCORING, wanted)
+    schedule = full.model.schedule
+    for seed, found in enumerate((of_full, *of_groups)):
+        network = tiny_unet(seed).eval().requires_grad_(False)
+        for query, stratum, draw in np.ndindex(*timesteps.shape):
+            t = timesteps[query, stratum, draw]
+            noise = gaussian_noise(0, [QUERIES.ids[query]], t[None], torch.tensor([draw]), (1, 8, 8))
+            gamma, sigma = schedule.gamma[t].float(), schedule.sigma[t].float()
+            x_t = gamma * QUERIES.images[query] + sigma * noise
+            expected = (noise - network(x_t, t[None]).sample).double().square().sum()
+            assert float(found[query, stratum, draw]) == pytest.approx(float(expected), rel=1e-5)
+        # In the same batches and format the bits are those of a network that was never another's.
+        network.to(memory_format=torch.channels_last)
+        assert torch.equal(squared_errors(replace(full.model, denoiser=network), QUERIES, SCORING)[0], found)
 
 
 def test_an_identical_counterfactual_scores_exactly_zero(tmp_path: Path, full: FullModel) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.attribution.elbo import ELBOAttributor
+from guda_lightning.attribution.prefetch import in_turn
 from guda_lightning.attribution.scoring import Scoring, shared_errors, squared_errors
 from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.diffusion.adapters import set_own_weights, whole_weights
@@ -76,26 +80,31 @@ class CounterfactualAttributor(ELBOAttributor):
         model = self._network()
         full, timesteps = self._errors(model, queries, scoring)
         groups = full.new_full((len(self.fitted_groups), *full.shape), torch.nan)
-        for number, group in enumerate(self.fitted_groups):
-            rows = wanted[:, number].nonzero().flatten()
-            if len(rows):
-                self._become(model, group)
-                asked = queries.take(rows.tolist())
-                groups[number, rows], _ = self._errors(model, asked, scoring)
+        rows = {name: wanted[:, column].nonzero().flatten() for column, name in enumerate(self.fitted_groups)}
+        asked = [group for group, chosen in rows.items() if len(chosen)]
+        with closing(self._become_each(model, asked)) as counterfactuals:
+            for group in counterfactuals:
+                part = queries.take(rows[group].tolist())
+                groups[self.fitted_groups.index(group), rows[group]], _ = self._errors(model, part, scoring)
         return full, groups, timesteps
 
     def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:
-        model = self._network()
-        return {
-            group: self._cached(identity) or self._measured(model, queries, group, identity)
-            for group, identity in self._identities(queries).items()
-        }
+        identities = self._identities(queries)
+        cached = {group: self._cached(identity) for group, identity in identities.items()}
+        found = {group: errors for group, errors in cached.items() if errors is not None}
+        missing = [group for group in self.fitted_groups if group not in found]
+        if len(found) < len(identities):
+            model = self._network()
+            if None not in found:
+                found[None] = self._measured(model, queries, identities[None])
+            with closing(self._become_each(model, missing)) as counterfactuals:
+                for group in counterfactuals:
+                    found[group] = self._measured(model, queries, identities[group])
+        return found
 
     def _measured(
-        self, model: DiffusionModel, queries: Queries, group: str | None, identity: dict[str, object]
+        self, model: DiffusionModel, queries: Queries, identity: dict[str, object]
     ) -> SquaredErrors:
-        if group is not None:
-            self._become(model, group)
         values, timesteps = self._errors(model, queries, self.scoring)
         errors = SquaredErrors(queries.ids, values, timesteps, identity)
         self._keep(errors)
@@ -107,10 +116,16 @@ class CounterfactualAttributor(ELBOAttributor):
 
         return shared_errors(measure, queries, self.ranks)
 
-    def _become(self, model: DiffusionModel, group: str) -> None:
+    def _become_each(self, model: DiffusionModel, groups: Sequence[str]) -> Generator[str, None, None]:
+        """Make a copy of the full model the counterfactual of one group after another."""
+        yield from in_turn(groups, self._read, partial(self._become, model))
+
+    def _read(self, group: str) -> Mapping[str, Tensor]:
+        return self.store.load(self._keys[group], expect=self._expect)[0]
+
+    def _become(self, model: DiffusionModel, group: str, weights: Mapping[str, Tensor]) -> None:
         """Make a copy of the full model, or the counterfactual of another group, that of this one."""
-        weights, record = self.store.load(self._keys[group], expect=self._expect)
-        origin = self.store.path(record.key)
+        origin = self.store.path(self._keys[group])
         if is_sharded(model.denoiser):  # an adapter would have to be there before the weights are spread
             load_whole(model.denoiser, whole_weights(self._full.model.denoiser, weights, origin))
         else:

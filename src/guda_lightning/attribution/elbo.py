@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -172,8 +172,10 @@ class ELBOAttributor(Attributor):
 
     def _network(self) -> DiffusionModel:
         """A copy of the full model on the device, whose weights may be replaced."""
-        network = copy.deepcopy(self._full.model.denoiser)
-        if self.ranks.mesh is not None:
+        network: Any = copy.deepcopy(self._full.model.denoiser)
+        if self.ranks.mesh is None:  # convolutions are faster so (docs/benchmarks.md); FSDP2 refuses it
+            network.to(memory_format=torch.channels_last)
+        else:
             shard(network, self.ranks.mesh)
         return replace(self._full.model, denoiser=network.to(self.device))
 

@@ -94,7 +94,7 @@ def noised_queries(
         queries: ``Q`` queries.
         scoring: Seed, plan and batch size.
         schedule: The models' noise schedule.
-        device: Where the batches go; their ``timesteps`` stay on the CPU.
+        device: Where the batches go.
     """
     plan = scoring.plan(schedule)
     timesteps = plan.draw(scoring.seed, queries.ids)
@@ -103,10 +103,17 @@ def noised_queries(
     for rows in torch.arange(flat_timesteps.numel()).split(scoring.batch_size):
         query, t = rows // per_query, flat_timesteps[rows]
         ids = [queries.ids[i] for i in query.tolist()]
-        noise = gaussian_noise(scoring.seed, ids, t, flat_draws[rows], queries.inputs.shape[1:]).to(device)
-        x0 = queries.inputs[query].to(device)
-        labels = None if queries.labels is None else queries.labels[query].to(device)
+        noise = gaussian_noise(scoring.seed, ids, t, flat_draws[rows], queries.inputs.shape[1:])
+        noise, x0, t = (_sent(values, device) for values in (noise, queries.inputs[query], t))
+        labels = None if queries.labels is None else _sent(queries.labels[query], device)
         yield NoisedQueries(noise, add_noise(x0, noise, *schedule.at(t, like=x0)), t, labels)
+
+
+def _sent(values: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the CPU on a device; a GPU is not waited for, so that the next noise is made meanwhile."""
+    if torch.device(device).type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def squared_errors(
@@ -169,9 +176,9 @@ def joint_squared_errors(
         for batch in noised_queries(queries, scoring, model.schedule, device):
             with scoring.autocast(device):
                 predicted = model.predicted_noise(batch.x_t, batch.timesteps, batch.labels)
-            errors.append(of(batch, predicted).cpu())
+            errors.append(of(batch, predicted))
             on_batch(len(batch.timesteps))
-    return torch.cat(errors).T.reshape(-1, *timesteps.shape), timesteps
+    return torch.cat(errors).cpu().T.reshape(-1, *timesteps.shape), timesteps
 
 
 def shared_errors(
