@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from guda_lightning import __version__
 from guda_lightning.errors import ConfigError, GudaError, QueryError
+from guda_lightning.spread.task import end_with_driver
 
 if TYPE_CHECKING:
     from guda_lightning.trainer import GudaTrainer
@@ -55,6 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
         # This process is ours. OpenMP's threads spin 30 times longer than this before they sleep, and starve
         # each other on shared cores (docs/decisions.md); torch is not imported yet.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        end_with_driver()
         sys.path.insert(0, os.getcwd())  # as `python -m` does: a user's own module is named by class_path
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help", "help"):

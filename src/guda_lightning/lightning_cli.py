@@ -89,9 +89,9 @@ class GudaCLI(LightningCLI):
                 "weights_only",
             },
             "validate": {"model", "dataloaders", "datamodule", "weights_only"},
-            "unlearn": model_and_data,
+            "unlearn": model_and_data | {"resolved"},
             "guide": model_and_data,
-            "retrain": {"build", "datamodule", "config"},
+            "retrain": {"build", "datamodule", "config", "resolved"},
             "sample": model_and_data,
             "attribute": model_and_data,
             "placebo": model_and_data,
@@ -135,10 +135,23 @@ class GudaCLI(LightningCLI):
         trainer: Any = self.trainer
         trainer.fit_full(model, self.datamodule, config=self._made_from())
 
+    def unlearn(self, model: LightningModule, **options: Any) -> None:
+        """Unlearn: as LightningCLI does, but the processes of a spread are told the configuration."""
+        trainer: Any = self.trainer
+        trainer.unlearn(model, resolved=self._resolved(), **options)
+
     def retrain(self, model: LightningModule, **options: Any) -> None:
         """Train the oracle: every model of it is built anew from the configuration."""
         trainer: Any = self.trainer
-        trainer.retrain(self._build, config=self._made_from(), **options)
+        config = self._made_from()
+        trainer.retrain(self._build, config=config, resolved=self._resolved(), **options)
+
+    def _resolved(self) -> str:
+        """The configuration of a stage as YAML with all values, for processes that do the same elsewhere."""
+        config = self.config[self.subcommand].clone()
+        config.spread = None
+        dumped: str = self._parser(self.subcommand).dump(config, skip_none=False)
+        return dumped
 
     def validate(self, model: LightningModule, **options: Any) -> None:
         """Validate: as LightningCLI does, but the weights are RUN/full unless a checkpoint is named."""

@@ -89,6 +89,11 @@ class RunFolder:
         """The queries that a score table is about."""
         return self.scores / "queries" / table.stem
 
+    @property
+    def spread(self) -> Path:
+        """What tasks of a spread print, and the configuration that they run."""
+        return self.root / "spread"
+
     def checkpoints(self, what: str) -> Path:
         """Where an unfinished training keeps what it resumes from."""
         return self.root / "checkpoints" / what

@@ -20,6 +20,7 @@ from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModule, FullModel
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.files import sha256_json
+from guda_lightning.spread import Spread
 from guda_lightning.stages.base import StageTrainer, fit, networks
 from guda_lightning.stages.choices import chosen_groups, chosen_seeds, own_seed
 from guda_lightning.stages.costs import say, say_fit_cost, say_skipped, spent
@@ -32,6 +33,7 @@ from guda_lightning.stages.records import (
     refuse_other_config,
     without_seeds,
 )
+from guda_lightning.stages.spreading import Spreading
 from guda_lightning.unlearning.hparams import module_hparams, training_hparams
 
 
@@ -47,6 +49,8 @@ class RetrainStage(StageTrainer):
         paired: bool = True,
         full: Path | None = None,
         config: Mapping[str, Any] | None = None,
+        spread: Spread | None = None,
+        resolved: str | None = None,
     ) -> None:
         """Train the oracle: the same model from the start, without each group, into the same store.
 
@@ -62,10 +66,14 @@ class RetrainStage(StageTrainer):
             full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
             config: What the module is made from; must be what RUN/full was made from. Left out, oracles are
                 told apart by what ``build`` makes, as far as that shows (``module_hparams``).
+            spread: Trains the models in other processes, several at a time, such as Processes or RayCluster;
+                left out, here and one after the other.
+            resolved: The configuration of this stage as YAML, which the processes of a spread run.
 
         Raises:
             GudaError: No full model, or one of another configuration; an unknown or empty group; bad seeds.
         """
+        spreading = Spreading.of(self, spread, resolved)
         names, chosen = chosen_groups(datamodule.grouping, groups), chosen_seeds(seeds)
         config, record = dict(config or {}), self.run_folder.full / RECORD
         if full is None and record.is_file():
@@ -106,6 +114,9 @@ class RetrainStage(StageTrainer):
                 say_fit_cost(
                     "retrain", self, model, started, view, self._is_conditional(model), models=len(todo)
                 )
+            if spreading is not None:
+                spreading.make("retrain", todo, seeds=True)
+                return
             made = self._retrain_group(model, view, store, key, hparams, origin)
             say(
                 f"retrain: {key.name} (seed {key.seed}) done ({position} of {len(todo)}), {spent(vars(made))}"

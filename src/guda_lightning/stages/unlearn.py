@@ -14,10 +14,12 @@ from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualS
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.grouping import JOINT
+from guda_lightning.spread import Spread
 from guda_lightning.stages.base import StageTrainer, callbacks, fit
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from guda_lightning.stages.costs import is_timed, say, say_cost, say_skipped, spent
 from guda_lightning.stages.records import begin, is_stored, log_record, made_from
+from guda_lightning.stages.spreading import Spreading
 from guda_lightning.stages.unlearning import Unlearning, saves_memory
 from guda_lightning.unlearning import Objective, ReTrack
 from guda_lightning.unlearning.hparams import unlearning_hparams
@@ -41,6 +43,8 @@ class UnlearnStage(StageTrainer):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
         lora: Lora | None = None,
+        spread: Spread | None = None,
+        resolved: str | None = None,
     ) -> None:
         """Make the counterfactual of each group: the full model, made to forget it.
 
@@ -56,10 +60,14 @@ class UnlearnStage(StageTrainer):
             lr_scheduler: Builds a learning-rate schedule that advances every step.
             seed: Seed of the noise and the timesteps.
             lora: Unlearn in a low-rank adapter, a small file a group; left out, in all weights.
+            spread: Makes the counterfactuals in other processes, several at a time, such as Processes or
+                RayCluster; left out, here and one after the other.
+            resolved: The configuration of this stage as YAML, which the processes of a spread run.
 
         Raises:
             GudaError: No full model, an unknown or empty group, or an objective that does not fit.
         """
+        spreading = Spreading.of(self, spread, resolved)
         objective = objective or ReTrack()
         at_least_one("steps", steps)
         names = chosen_groups(datamodule.grouping, groups)
@@ -83,6 +91,9 @@ class UnlearnStage(StageTrainer):
                 f"unlearn: {len(todo)} groups x {steps} steps ({objective.name})",
                 work.seconds(datamodule, self.strategy.root_device) * len(todo) if is_timed(self) else None,
             )
+        if todo and spreading is not None:
+            spreading.make("unlearn", [work.key(coalitions[name]) for name in todo])
+            return
         for position, name in enumerate(todo, start=1):
             record = self._unlearn_groups(work, coalitions[name], datamodule, store, origin)
             say(f"unlearn: {name} done ({position} of {len(todo)}), {spent(vars(record))}")

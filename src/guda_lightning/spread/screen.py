@@ -1,0 +1,95 @@
+"""All tasks on one screen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from guda_lightning.spread.base import Ended
+from guda_lightning.spread.progress import read_progress
+from guda_lightning.spread.task import Task
+
+
+class Screen:
+    """One line for all tasks and one for each that runs; on what is no terminal, messages alone.
+
+    Args:
+        title: What the tasks are about.
+        tasks: All of them.
+    """
+
+    def __init__(self, title: str, tasks: Sequence[Task]) -> None:
+        self._title, self._tasks, self._over = title, tasks, set[Task]()
+        self._lines: dict[Task, Any] = {}
+        self._all = self._line(
+            0, len(tasks), bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+        )
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for line in (*self._lines.values(), self._all):
+            line.close()
+
+    def watch(self, looks: Iterator[list[Ended]]) -> Iterator[list[Ended]]:
+        """The same, with all lines redrawn at every look."""
+        for ended in looks:
+            self._refresh()
+            yield ended
+
+    def end(self, task: Task, message: str) -> None:
+        """A task is over: its line makes room, and a message stays above all lines."""
+        self._over.add(task)
+        task.progress.unlink(missing_ok=True)
+        if task in self._lines:
+            self._lines.pop(task).close()
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(message, flush=True)
+
+    def _refresh(self) -> None:
+        """Draw how far all are."""
+        if self._all.disable:
+            return
+        done = float(len(self._over))
+        for task in self._tasks:
+            progress = None if task in self._over else read_progress(task.progress)
+            if progress is None:
+                continue
+            if task not in self._lines:
+                self._lines[task] = self._line(
+                    self._free(), progress.total, desc=f"  {task.name}", initial=progress.step, unit="step"
+                )
+            done += progress.step / progress.total if progress.total else 0
+            _draw(self._lines[task], progress.step)
+        self._all.set_description_str(
+            f"{self._title}: {len(self._over)} of {len(self._tasks)}", refresh=False
+        )
+        _draw(self._all, done)
+
+    def _line(self, position: int, total: int | None, **options: Any) -> Any:
+        return tqdm(
+            total=total,
+            position=position,
+            leave=False,
+            disable=None,
+            file=sys.stdout,
+            dynamic_ncols=True,
+            **options,
+        )
+
+    def _free(self) -> int:
+        """The highest place below the first line that no task has."""
+        taken = {abs(line.pos) for line in self._lines.values()}
+        return min(set(range(1, len(taken) + 2)) - taken)
+
+
+def _draw(line: Any, value: float) -> None:
+    line.n = value
+    line.refresh()
