@@ -156,16 +156,34 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     Raises:
         StoreError: The disk is full. The file that was there before is untouched.
     """
-    path = Path(path)
     content = data.encode() if isinstance(data, str) else data
+    with atomic_file(path, f"at least {len(content)} bytes free") as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def atomic_file(path: str | Path, room: str = "room for the whole file") -> Iterator[Path]:
+    """Fill a file, a piece at a time, that appears under its name only when it is whole and on the disk.
+
+    Missing parent folders are made; an existing file is replaced.
+
+    Args:
+        path: Name of the file when the block has ended without an error.
+        room: What the disk should have, for an error.
+
+    Yields:
+        The path to write to, whose name starts with a dot. It is gone after any error.
+
+    Raises:
+        StoreError: The disk is full. The file that was there before is untouched.
+    """
+    path = Path(path)
     temporary = _temporary(path)
-    with _full_disk_explained(path, f"at least {len(content)} bytes free"):
+    with _full_disk_explained(path, room):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary
+            _fsync(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, GudaError, NumericsError
-from guda_lightning.files import canonical_json, write_atomic
+from guda_lightning.files import atomic_file, canonical_json
 from guda_lightning.squared_errors import SquaredErrors, refuse_repeats, unreadable
 
 if TYPE_CHECKING:
@@ -269,10 +270,26 @@ class ScoreTable:
 
     def save(self, path: str | Path) -> None:
         """Write one Parquet file, atomically, with the record as JSON in the schema's metadata."""
-        sink = pa.BufferOutputStream()
-        metadata = {"guda_lightning": canonical_json({"format": 1, "record": self.record})}
-        pq.write_table(self.table.replace_schema_metadata(metadata), sink, write_page_checksum=True)
-        write_atomic(path, sink.getvalue().to_pybytes())
+        ScoreTable.save_parts(path, [self], self.record)
+
+    @staticmethod
+    def save_parts(path: str | Path, parts: Iterable[ScoreTable], record: Mapping[str, Any]) -> None:
+        """Write tables that share no rows as one, with one of them in memory at a time.
+
+        Args:
+            path: The file.
+            parts: The tables, in order; their own records are dropped.
+            record: What made all of them, as JSON values.
+        """
+        schema = _SCHEMA.with_metadata(
+            {"guda_lightning": canonical_json({"format": 1, "record": dict(record)})}
+        )
+        with (
+            atomic_file(path) as temporary,
+            pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
+        ):
+            for part in parts:
+                writer.write_table(part.table, row_group_size=max(1, len(part)))
 
     @classmethod
     def load(cls, path: str | Path) -> ScoreTable:
@@ -281,15 +298,21 @@ class ScoreTable:
         Raises:
             StoreError: The file is missing, damaged or no score table.
         """
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                table = file.read()
-            about = json.loads(table.schema.metadata[b"guda_lightning"])
-            if about["format"] != 1:
-                raise ValueError(f"format {about['format']} instead of 1")
-            return cls(table.replace_schema_metadata(None), about["record"])
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, GudaError) as error:
-            raise unreadable(path, error, "a score table written by guda-lightning") from error
+        with _stored(path) as (file, record):
+            return cls(file.read().replace_schema_metadata(None), record)
+
+    @classmethod
+    def load_parts(cls, path: str | Path) -> Iterator[ScoreTable]:
+        """Read what ``save_parts`` wrote, table by table, each with the record of all; raises as ``load``."""
+        with _stored(path) as (file, record):
+            for number in range(file.num_row_groups):
+                yield cls(file.read_row_group(number).replace_schema_metadata(None), record)
+
+    @staticmethod
+    def load_record(path: str | Path) -> dict[str, Any]:
+        """Read the record of a stored table, but no row; raises as ``load``."""
+        with _stored(path) as (_, record):
+            return record
 
     @staticmethod
     def exists(path: str | Path) -> bool:
@@ -325,6 +348,19 @@ class ScoreTable:
         matrix = np.empty(present.shape)
         matrix[rows, columns] = self.table[column].to_numpy()
         return torch.from_numpy(matrix)
+
+
+@contextmanager
+def _stored(path: str | Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
+    """A stored table's open file and its record; what goes wrong in the block is the file's fault."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            about = json.loads(file.schema_arrow.metadata[b"guda_lightning"])
+            if about["format"] != 1:
+                raise ValueError(f"format {about['format']} instead of 1")
+            yield file, about["record"]
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, GudaError) as error:
+        raise unreadable(path, error, "a score table written by guda-lightning") from error
 
 
 def _per_sample(record: Mapping[str, Any]) -> bool:

@@ -8,7 +8,8 @@ from guda_lightning.data.held_out import HeldOutDataModule
 from guda_lightning.data.parquet import HubDataset, Parquet
 from guda_lightning.data.prompted_folder import PromptedFolder
 from guda_lightning.data.prompts import PromptParts, PromptTemplate, read_prompts
-from guda_lightning.data.queries import load_queries, query_hash, save_queries
+from guda_lightning.data.queries import QueryHash, query_hash, save_queries
+from guda_lightning.data.query_folder import QueryFolder, load_queries
 from guda_lightning.data.sources import Digits, ImageFolder
 from guda_lightning.data.styled import Styled
 from guda_lightning.data.table import ImageTable, Source
@@ -26,6 +27,8 @@ __all__ = [
     "PromptParts",
     "PromptTemplate",
     "PromptedFolder",
+    "QueryFolder",
+    "QueryHash",
     "Source",
     "Styled",
     "UnlearnDataModule",
