@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from guda_lightning.errors import MissingExtraError
+from guda_lightning.errors import ConfigError, MissingExtraError
 from guda_lightning.scores import ScoreTable
 
 if TYPE_CHECKING:
@@ -47,14 +47,60 @@ class GroupSummary:
     top: int
 
 
+class Tally:
+    """Numbers over all queries of one method, weighting and seed, whose table may come in parts.
+
+    Attributes:
+        groups: The groups, in the order of the first part.
+        queries: Number of queries so far.
+        undecided: Number of queries so far whose two top groups are too close to call.
+    """
+
+    def __init__(self) -> None:
+        self.groups: tuple[str, ...] = ()
+        self.queries = self.undecided = 0
+
+    def add(self, table: ScoreTable) -> None:
+        """Take the next part.
+
+        Raises:
+            ConfigError: It scores other groups than the parts before it.
+        """
+        scores, stderr = table.matrix(), table.stderr_matrix()
+        count, mean = len(scores), scores.mean(dim=0)
+        if not self.queries:
+            self.groups, self._single = table.groups, stderr[0]
+            self._mean, self._scatter = torch.zeros_like(mean), torch.zeros_like(mean)
+            self._top = torch.zeros(len(mean), dtype=torch.int64)
+        if table.groups != self.groups:
+            raise ConfigError(
+                "the parts of a score table do not score the same groups",
+                found=", ".join(table.groups),
+                expected=", ".join(self.groups),
+                fix="score all queries alike with guda attribute",
+            )
+        # Mean and scatter of two samples together, without the difference of large numbers.
+        total, step = self.queries + count, mean - self._mean
+        self._scatter = self._scatter + (scores - mean).square().sum(dim=0)
+        self._scatter = self._scatter + step.square() * (self.queries * count / total)
+        self._mean = self._mean + step * (count / total)
+        self._top += torch.bincount(scores.argmax(dim=1), minlength=len(mean))
+        self.undecided += int((margins(scores, stderr) < UNDECIDED_BELOW).sum())
+        self.queries = total
+
+    def summaries(self) -> list[GroupSummary]:
+        """Every group over the queries so far."""
+        count = self.queries
+        errors = (self._scatter / (count - 1) / count).sqrt() if count > 1 else self._single
+        rows = zip(self.groups, self._mean.tolist(), errors.tolist(), self._top.tolist(), strict=True)
+        return [GroupSummary(*row) for row in rows]
+
+
 def group_summaries(table: ScoreTable) -> list[GroupSummary]:
     """Summarise every group over the queries of one method, weighting and seed, in the table's order."""
-    scores, stderr = table.matrix(), table.stderr_matrix()
-    count = len(scores)
-    errors = scores.std(dim=0) / math.sqrt(count) if count > 1 else stderr[0]
-    top = torch.bincount(scores.argmax(dim=1), minlength=len(table.groups))
-    rows = zip(table.groups, scores.mean(dim=0).tolist(), errors.tolist(), top.tolist(), strict=True)
-    return [GroupSummary(*row) for row in rows]
+    tally = Tally()
+    tally.add(table)
+    return tally.summaries()
 
 
 def margins(scores: Tensor, stderr: Tensor) -> Tensor:

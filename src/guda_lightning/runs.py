@@ -94,6 +94,10 @@ class RunFolder:
         """What tasks of a spread print, and the configuration that they run."""
         return self.root / "spread"
 
+    def parts_of(self, table: Path) -> Path:
+        """The parts of an unfinished score table, one for each chunk of its queries."""
+        return table.with_suffix(".parts")
+
     def checkpoints(self, what: str) -> Path:
         """Where an unfinished training keeps what it resumes from."""
         return self.root / "checkpoints" / what

@@ -98,6 +98,16 @@ class SquaredErrors:
                 )
         return loaded
 
+    @classmethod
+    def concat(cls, parts: Sequence[SquaredErrors], record: Mapping[str, object]) -> SquaredErrors:
+        """Join those of one model on different queries; ``record`` is what made all of them."""
+        return cls(
+            tuple(query_id for part in parts for query_id in part.query_ids),
+            torch.cat([part.errors for part in parts]),
+            torch.cat([part.timesteps for part in parts]),
+            dict(record),
+        )
+
     def _digest(self) -> str:
         digest = hashlib.sha256()
         for tensor in (self.errors, self.timesteps):

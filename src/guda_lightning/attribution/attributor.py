@@ -15,6 +15,8 @@ from guda_lightning.ranks import Ranks
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 
+_ROW_BYTES = 512  # of a score under three weightings, while its table is built
+
 
 class Attributor(ABC):
     """Anything that scores query × group.
@@ -45,11 +47,18 @@ class Attributor(ABC):
 
     @abstractmethod
     def record(self, queries: Queries) -> dict[str, object]:
-        """What identifies the scores of these queries, as JSON values."""
+        """What identifies the scores of these queries, as JSON values.
+
+        Of other queries, its entry ``query_hash`` differs and nothing else.
+        """
 
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations that scoring these queries still needs, at most."""
         return 0
+
+    def bytes_per_query(self) -> int:
+        """About how much memory ``score`` needs for every query besides its picture, known after ``fit``."""
+        return _ROW_BYTES * len(self.fitted_groups)
 
     def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:  # noqa: B027
         """Say where to compute, and what is to be told the number of evaluations after every batch."""

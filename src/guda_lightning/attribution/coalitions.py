@@ -177,6 +177,10 @@ class CoalitionAttributor(Attributor):
         """Network evaluations that the scores of all coalitions still need."""
         return self.inner.evaluations(queries)
 
+    def bytes_per_query(self) -> int:
+        """See ``Attributor.bytes_per_query``."""
+        return self.inner.bytes_per_query()
+
     def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:
         """See ``Attributor.work_on``."""
         self.inner.work_on(device, on_batch)

@@ -24,6 +24,8 @@ from guda_lightning.ranks import ALONE, Ranks
 from guda_lightning.scores import ScoreTable, SquaredErrors
 from guda_lightning.types import Queries, Weighting
 
+_ERROR_BYTES = 16  # of a squared error and its timestep
+
 
 class ELBOAttributor(Attributor):
     """``ELBO(full) − ELBO(counterfactual)`` for every group, from squared errors on the same noise.
@@ -98,6 +100,12 @@ class ELBOAttributor(Attributor):
             "hparams_hash": self._hparams_hash,
             **_identity(queries),
         }
+
+    def bytes_per_query(self) -> int:
+        """See ``Attributor.bytes_per_query``: squared errors and their timesteps, of every model."""
+        models = 1 + len(self.fitted_groups)
+        evaluations = self.scoring.plan(self._full.model.schedule).evaluations
+        return super().bytes_per_query() + _ERROR_BYTES * models * evaluations
 
     def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:
         """See ``Attributor.work_on``; before ``fit``."""

@@ -23,6 +23,7 @@ from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries, Weighting
 
 _ROUND = 2**32  # between the noise seeds of two rounds
+_PAIR_BYTES = 96  # three numbers, and what a round computes them from
 
 
 class RacingAttributor(Attributor):
@@ -122,6 +123,10 @@ class RacingAttributor(Attributor):
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations at most: if every query needs every round."""
         return self.inner.evaluations_of(len(queries) * self.round.strata * self.rounds[1])
+
+    def bytes_per_query(self) -> int:
+        """See ``Attributor.bytes_per_query``: also moments of the differences of every two groups."""
+        return self.inner.bytes_per_query() + _PAIR_BYTES * len(self.fitted_groups) ** 2
 
     def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:
         """See ``Attributor.work_on``."""

@@ -36,7 +36,8 @@ def stored_errors(table: ScoreTable, folder: Path) -> dict[str | None, SquaredEr
     """What a table derives from: errors of the full model (None) and of each group's counterfactual.
 
     Args:
-        table: A table whose record names counterfactuals.
+        table: A table whose record names counterfactuals and, where its queries were scored in several
+            chunks, those.
         folder: Where `CounterfactualAttributor` kept them.
 
     Raises:
@@ -45,10 +46,12 @@ def stored_errors(table: ScoreTable, folder: Path) -> dict[str | None, SquaredEr
     hashes = table.record["counterfactuals"]
     models: dict[str | None, str] = {None: table.record["full_hash"]}
     models.update({group: hashes[group] for group in table.groups})
+    chunks = [{**table.record, **chunk} for chunk in table.record.get("chunks", [{}])]
     errors = {}
     for group, model in models.items():
-        identity = error_identity(table.record, model)
-        errors[group] = SquaredErrors.load(error_path(folder, identity), expect=identity)
+        identities = [error_identity(chunk, model) for chunk in chunks]
+        parts = [SquaredErrors.load(error_path(folder, one), expect=one) for one in identities]
+        errors[group] = SquaredErrors.concat(parts, error_identity(table.record, model))
     return errors
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -297,7 +298,15 @@ class GroupDataModule(LightningDataModule):
         Raises:
             QueryError: They have no labels, or labels that the model has no class for.
         """
+        return self.conditioned(queries, conditional)
+
+    def conditioned(self, queries: Queries, conditional: bool) -> Queries:
+        """Give queries what ``as_queries`` does, but encode nothing: it identifies them. Raises likewise."""
         return with_labels(queries, conditional, self.num_classes)
+
+    def forgetting_prompts(self) -> AbstractContextManager[None]:
+        """Forget the prompts that are first met inside the block when it ends, and their numbers."""
+        return nullcontext()
 
     def drawn(self, num: int, conditional: bool, prompts: Sequence[str] | None = None) -> Queries:
         """Give the conditions to draw ``num`` samples under: the classes in turn; images are still empty.

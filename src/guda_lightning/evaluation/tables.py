@@ -169,8 +169,9 @@ def _fitting(path: Path, table: ScoreTable, oracle_path: Path, oracle: ScoreTabl
         ("query", table.queries, oracle.queries),
         ("group", table.groups, oracle.groups),
     ):
-        missing = [name for name in expected_names if name not in set(found_names)]
-        extra = [name for name in found_names if name not in set(expected_names)] if kind == "query" else []
+        found, expected = set(found_names), set(expected_names)
+        missing = [name for name in expected_names if name not in found]
+        extra = [name for name in found_names if name not in expected] if kind == "query" else []
         if missing or extra:
             what = f"lacks the {kind} '{missing[0]}'" if missing else f"adds the {kind} '{extra[0]}' to those"
             raise StoreError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -127,6 +128,12 @@ class LatentDataModule(GroupDataModule):
         Raises:
             QueryError: They have no prompts.
         """
+        asked = self.conditioned(queries, conditional)
+        labels = self.prompts.numbers(asked.prompts or ())
+        return replace(asked, labels=labels, latents=self.encoders.latents(asked.images))
+
+    def conditioned(self, queries: Queries, conditional: bool) -> Queries:
+        """See ``GroupDataModule.conditioned``: prompts, and the identity of the encoders."""
         if queries.prompts is None:
             raise QueryError(
                 "a text-to-image model cannot score queries without their prompts",
@@ -134,9 +141,11 @@ class LatentDataModule(GroupDataModule):
                 expected="a metadata.jsonl beside them with file_name and prompt on each line",
                 fix="write it, or use queries that `guda sample` drew",
             )
-        labels = self.prompts.numbers(queries.prompts)
-        latents = self.encoders.latents(queries.images)
-        return replace(queries, labels=labels, latents=latents, encoders=self.encoders.hash)
+        return replace(queries, encoders=self.encoders.hash)
+
+    def forgetting_prompts(self) -> AbstractContextManager[None]:
+        """See ``GroupDataModule.forgetting_prompts``."""
+        return self.prompts.forgetting()
 
     def drawn(self, num: int, conditional: bool, prompts: Sequence[str] | None = None) -> Queries:
         """Give the conditions to draw samples under: prompts in turn, or those of random training samples."""

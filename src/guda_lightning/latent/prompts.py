@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -51,6 +52,18 @@ class PromptTable:
             self._number |= {text: len(self.texts) + place for place, text in enumerate(new)}
             self.texts += new
         return torch.tensor([self._number[text] for text in texts], dtype=torch.int64)
+
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Forget the prompts that are first met inside the block when it ends, and their numbers."""
+        known, embeddings = len(self.texts), dict(self._embeddings)
+        try:
+            yield
+        finally:
+            for text in self.texts[known:]:
+                del self._number[text]
+            del self.texts[known:]
+            self._embeddings = embeddings
 
     def once(self, texts: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]]:
         """A condition of these prompts alone, numbered from 0.

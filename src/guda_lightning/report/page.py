@@ -56,6 +56,7 @@ def write_page(
     curves: Sequence[Mapping[str, Any]],
     facts: Mapping[str, str],
     title: str,
+    out_of: int = 0,
     agreement: Evaluation | None = None,
     placebo: Placebo | None = None,
     without: Without | None = None,
@@ -73,6 +74,7 @@ def write_page(
             groups' training images after so many steps of unlearning it. May be empty.
         facts: What the reader should know about the run: models, hashes, seeds, costs.
         title: Of the page.
+        out_of: Number of queries that were scored, where those of the table are only the first of them.
         agreement: How well methods agree with the oracle, if that was evaluated.
         placebo: Which queries random groups explain as well, if that was tested.
         without: What counterfactuals draw from the noise of the queries, if that was drawn.
@@ -119,6 +121,8 @@ def write_page(
     }
     page = _template().render(
         title=title,
+        shown=len(table.queries),
+        out_of=out_of,
         version=__version__,
         facts=facts,
         curves=bool(points),

@@ -26,7 +26,8 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
 
     Args:
         root: The run folder.
-        scores: The score table to show; the newest one of a method, or else of the oracle, if left out.
+        scores: The score table to show; the newest one of a method, or else of the oracle, if left out. Of
+            one that was scored in chunks of queries, the first chunk is shown.
 
     Returns:
         The page.
@@ -36,13 +37,15 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
     """
     run = RunFolder(root)
     path = scores or _newest(run)
-    table = ScoreTable.load(path)
+    chunks = ScoreTable.load_record(path).get("chunks", [])
+    table = next(ScoreTable.load_parts(path)) if chunks else ScoreTable.load(path)
+    shown = chunks[0] if chunks else table.record
     if not run.examples.is_file():
         raise _lost(run, path, f"no file {run.examples}", "a few training images of every group")
     examples = load_file(run.examples)
     channels, height, width = next(iter(examples.values())).shape[1:]
     queries = load_queries(run.queries_of(path), (channels, height, width))
-    if query_hash(queries) != table.record["query_hash"]:
+    if query_hash(queries) != shown["query_hash"]:
         raise _lost(run, path, f"other images in {run.queries_of(path)}", "the queries of the table")
     made = _made_with(table)
     counterfactuals = [r for r in CounterfactualStore(run.store).records() if made & set(r.files.values())]
@@ -84,6 +87,7 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         curves=[row for r in counterfactuals if r.operator != GUIDANCE for row in r.history],
         facts=facts,
         title=run.name,
+        out_of=sum(chunk["queries"] for chunk in chunks),
         agreement=_evaluation(run, table),
         placebo=placebo,
         without=without,
@@ -102,7 +106,9 @@ def _placebo(run: RunFolder, path: Path, table: ScoreTable) -> Placebo | None:
     if not ScoreTable.exists(run.placebo / path.name):
         return None
     random = ScoreTable.load(run.placebo / path.name)
-    return Placebo.of(table, random) if random.record["of"] == sha256_json(table.record) else None
+    if random.record["of"] != sha256_json(table.record):
+        return None
+    return Placebo.of(ScoreTable.load(path), random)  # of all queries, whichever the page shows
 
 
 def _evaluation(run: RunFolder, table: ScoreTable) -> Evaluation | None:
@@ -116,7 +122,7 @@ def _evaluation(run: RunFolder, table: ScoreTable) -> Evaluation | None:
     changed = [
         name
         for name, digest in found.tables.items()
-        if paths[name].is_file() and sha256_json(ScoreTable.load(paths[name]).record) != digest
+        if paths[name].is_file() and sha256_json(ScoreTable.load_record(paths[name])) != digest
     ]
     note = [f"Scored again since: {', '.join(changed)}. Run guda evaluate again."] if changed else []
     return replace(found, record={**found.record, "notes": [*note, *found.record["notes"]]})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from guda_lightning.charts import UNDECIDED_BELOW, group_summaries, margins, with_error
+from collections.abc import Iterable
+
+from guda_lightning.charts import UNDECIDED_BELOW, Tally, margins, with_error
 from guda_lightning.scores import ScoreTable
 
 MAX_GROUPS, MAX_QUERIES, TOP = 40, 8, 3
@@ -13,8 +15,20 @@ def summary(table: ScoreTable) -> str:
 
     A table with several methods, weightings or seeds is summarised one after the other.
     """
-    parts = [_one(table.select(method, weighting, seed)) for method, weighting, seed in views(table)]
-    return "\n\n".join(parts)
+    return summary_of_parts([table])
+
+
+def summary_of_parts(parts: Iterable[ScoreTable]) -> str:
+    """Write the ``summary`` of a table that comes in parts, of which one is in memory at a time."""
+    tallies: dict[tuple[str, str, int], Tally] = {}
+    first: dict[tuple[str, str, int], list[str]] = {}
+    for part in parts:
+        for view in views(part):
+            chosen = part.select(*view)
+            tallies.setdefault(view, Tally()).add(chosen)
+            lines = first.setdefault(view, [])
+            lines += _query_lines(chosen, MAX_QUERIES - len(lines))
+    return "\n\n".join(_one(view, tally, first[view]) for view, tally in tallies.items())
 
 
 def views(table: ScoreTable) -> list[tuple[str, str, int]]:
@@ -23,33 +37,37 @@ def views(table: ScoreTable) -> list[tuple[str, str, int]]:
     return [(row["method"], row["weighting"], row["seed"]) for row in keys.to_pylist()]
 
 
-def _one(table: ScoreTable) -> str:
-    scores, stderr = table.matrix(), table.stderr_matrix()
-    decided = margins(scores, stderr) >= UNDECIDED_BELOW
-    method, weighting, seed = views(table)[0]
+def _one(view: tuple[str, str, int], tally: Tally, queries: list[str]) -> str:
+    method, weighting, seed = view
     lines = [
-        f"{method}, weighting {weighting}, seed {seed}: {len(table.queries)} queries, "
-        f"{len(table.groups)} groups, {len(table.queries) - int(decided.sum())} undecided",
+        f"{method}, weighting {weighting}, seed {seed}: {tally.queries} queries, "
+        f"{len(tally.groups)} groups, {tally.undecided} undecided",
         "",
         f"{'group':<40}{'mean score':>26}{'leads':>10}",
     ]
-    groups = sorted(group_summaries(table), key=lambda row: -row.mean)
+    groups = sorted(tally.summaries(), key=lambda row: -row.mean)
     lines += [
         f"{cut(row.group, 38):<40}{with_error(row.mean, row.stderr):>26}{row.top:>10}"
         for row in groups[:MAX_GROUPS]
     ]
     lines += _rest(len(groups) - MAX_GROUPS, "groups")
-    lines += ["", f"{'query':<21}top groups, ? where the first two are too close to call"]
-    for query, row, errors, clear in zip(
-        table.queries[:MAX_QUERIES], scores, stderr, decided.tolist(), strict=False
-    ):
+    lines += ["", f"{'query':<21}top groups, ? where the first two are too close to call", *queries]
+    lines += _rest(tally.queries - MAX_QUERIES, "queries")
+    return "\n".join(lines)
+
+
+def _query_lines(table: ScoreTable, count: int) -> list[str]:
+    """The top groups of the first queries, one query a line."""
+    scores, stderr = table.matrix()[:count], table.stderr_matrix()[:count]
+    decided = margins(scores, stderr) >= UNDECIDED_BELOW
+    lines = []
+    for query, row, errors, clear in zip(table.queries, scores, stderr, decided.tolist(), strict=False):
         cells = [f"{cut(query, 18):<18}{' ' if clear else '?'}  "]
         for g in row.topk(min(TOP, len(table.groups))).indices.tolist():
             number = with_error(float(row[g]), float(errors[g]))
             cells.append(f"{cut(table.groups[g], 24 - len(number))} {number}".ljust(26))
         lines.append("".join(cells).rstrip())
-    lines += _rest(len(table.queries) - MAX_QUERIES, "queries")
-    return "\n".join(lines)
+    return lines
 
 
 def cut(text: str, width: int) -> str:

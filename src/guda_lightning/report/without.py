@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from guda_lightning.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES, group_summaries
-from guda_lightning.data import load_queries
+from guda_lightning.data import QueryFolder
 from guda_lightning.files import read_json, sha256_json
 from guda_lightning.report.summary import views
 from guda_lightning.runs import RunFolder
@@ -51,7 +51,7 @@ class Without:
         """
         if not (run.queries / _RECORD).is_file():
             return None
-        record, full = read_json(run.queries / _RECORD), load_queries(run.queries, shape)
+        record, full = read_json(run.queries / _RECORD), QueryFolder(run.queries, shape)
         drawn = record.get("config", {})
         found = {
             folder: config
@@ -78,8 +78,8 @@ class Without:
             rows.sort(key=lambda row: -best.get(full.ids[row], lowest))
         rows = rows[:MAX_PICTURE_QUERIES]
         return cls(
-            full.take(rows),
-            {name: load_queries(of_groups[name], shape).images[rows] for name in groups},
+            full.load(rows),
+            {name: QueryFolder(of_groups[name], shape).load(rows).images for name in groups},
             scored,
             f"{operator}, seed of the counterfactuals {seeds}; pictures in {configs[0]['steps']} steps, "
             f"seed {configs[0]['seed']}",
@@ -91,7 +91,7 @@ class Without:
         return bool(_configs(run))
 
 
-def _first_prompts(queries: Queries, count: int) -> str | None:
+def _first_prompts(queries: QueryFolder, count: int) -> str | None:
     """What a record says of the prompts of the first queries."""
     return None if queries.prompts is None else sha256_json(queries.prompts[:count])
 

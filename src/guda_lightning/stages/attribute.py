@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from tqdm import tqdm
 
 from guda_lightning.attribution import Attributor, Scoring, elbo_attributor
 from guda_lightning.callbacks.wandb import closing_runs, log_attribution, stage_loggers
-from guda_lightning.data import GroupDataModule, load_queries, save_queries
+from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
 from guda_lightning.files import write_atomic
 from guda_lightning.ranks import Ranks
-from guda_lightning.report import summary
+from guda_lightning.report import summary_of_parts
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import (
@@ -24,10 +25,10 @@ from guda_lightning.stages.choices import (
     refuse_choices,
     table_names,
 )
-from guda_lightning.stages.costs import evaluation_seconds, quiet, say, say_cost
-from guda_lightning.stages.records import read_back
+from guda_lightning.stages.chunks import AskedQueries, ChunkedTable, is_complete
+from guda_lightning.stages.costs import evaluation_seconds, is_timed, quiet, say, say_cost
 from guda_lightning.strategies import start_processes
-from guda_lightning.types import Queries, Weighting
+from guda_lightning.types import Weighting
 
 
 class AttributeStage(StageTrainer):
@@ -51,6 +52,11 @@ class AttributeStage(StageTrainer):
     ) -> None:
         """Score queries against every group's counterfactual and write RUN/scores.
 
+        Any number of queries: they are read and scored in chunks of at most 1024, fewer where pictures are
+        large or groups and timesteps many, so that a chunk takes at most about 1 GiB. What is scored is
+        written before the next chunk begins; run again, the stage goes on there. Beyond one chunk, page and
+        W&B show the first one; the table has them all.
+
         Args:
             model: The full model's module.
             datamodule: The training data with its groups.
@@ -71,9 +77,9 @@ class AttributeStage(StageTrainer):
                 table per method, seed and name.
         """
         run, seeds = self.run_folder, chosen_seeds(seed or 0, "--seed")
-        source = self._open_full(full, model, datamodule)
-        asked = load_queries(self._query_path(queries), datamodule.image_shape, resize=resize)
-        asked = datamodule.as_queries(asked, self._is_conditional(model))
+        source, conditional = self._open_full(full, model, datamodule), self._is_conditional(model)
+        folder = QueryFolder(self._query_path(queries), datamodule.image_shape, resize=resize)
+        asked = AskedQueries(folder, datamodule, conditional)
         with tqdm(desc="attribute", unit="evaluation", leave=False, disable=quiet(self)) as bar:
             options: dict[str, Any] = {
                 "scoring": scoring,
@@ -95,53 +101,64 @@ class AttributeStage(StageTrainer):
             for one in fitted:
                 one.share_with(ranks)
                 self.table_path = path = run.table(one.method, one.seed, *table_names(queries, name))
-                table = self._complete_table(path, one, asked)
-                if ranks.agreed(table is None):
-                    evaluations = one.evaluations(asked)
+                table = ranks.agreed(ChunkedTable.of(one, asked, run.parts_of(path)))
+                if ranks.agreed(is_complete(path, table.record)):
+                    say(self._summary(path, weighting))
+                    say(f"attribute: {path} is complete, skipped")
+                else:
+                    evaluations = sum(chunk.evaluations for chunk in table.chunks)
                     bar.reset(total=evaluations)
+                    done = len(asked) - sum(len(chunk.rows) for chunk in table.left)
+                    if done:
+                        say(f"attribute: {done} of {len(asked)} queries are scored already")
                     if evaluations:
-                        per_evaluation = evaluation_seconds(
-                            *(source.model, datamodule, scoring.batch_size),
-                            *(self.strategy.root_device, asked.labels is not None),
+                        told = conditional or datamodule.prompts is not None
+                        where = (scoring.batch_size, self.strategy.root_device, told)
+                        each = (
+                            evaluation_seconds(source.model, datamodule, *where) if is_timed(self) else None
                         )
                         say_cost(
-                            f"attribute: {len(asked)} queries, {len(one.fitted_groups)} groups, "
+                            f"attribute: {len(asked) - done} queries, {len(one.fitted_groups)} groups, "
                             f"{evaluations} network evaluations",
-                            per_evaluation * evaluations,
+                            None if each is None else each * evaluations / self.world_size,
                         )
-                    table = one.score(asked)
+                    notes = []
+                    for chunk in table.left:
+                        chunk.score(one, asked, ranks)
+                        which = f"{chunk.name}, " if table.several else ""
+                        notes += [f"{which}{note}" for note in one.notes()]
                     if self.is_global_zero:
-                        self._write_table(path, table, asked, datamodule, weighting)
+                        self._write_table(path, table, asked, weighting)
                     ranks.meet()
-                    for note in one.notes():
+                    for note in notes:
                         say(note)
                     say(f"attribute: {path} written")
-                elif table is not None:
-                    say(summary(self._shown(table, weighting)))
-                    say(f"attribute: {path} is complete, skipped")
-
-    def _complete_table(self, path: Path, attributor: Attributor, asked: Queries) -> ScoreTable | None:
-        """The table at a path, if it is the one that would be made now."""
-        if not ScoreTable.exists(path):
-            return None
-        table = ScoreTable.load(path)
-        return table if table.record == read_back(attributor.record(asked)) else None
-
-    def _shown(self, table: ScoreTable, weighting: Weighting) -> ScoreTable:
-        """What summaries show of a table: one weighting, if it has it."""
-        return table.select(weighting=weighting) if weighting in table.weightings else table
+                if self.is_global_zero:
+                    shutil.rmtree(run.parts_of(path), ignore_errors=True)
 
     def _write_table(
-        self, path: Path, table: ScoreTable, asked: Queries, datamodule: GroupDataModule, weighting: Weighting
+        self, path: Path, table: ChunkedTable, asked: AskedQueries, weighting: Weighting
     ) -> None:
-        """Write a score table with all that its page needs, and log it."""
-        run, shown = self.run_folder, self._shown(table, weighting)
+        """Write a score table with all that its page needs, and log it; of a long one the first chunk."""
+        run, first = self.run_folder, table.chunks[0]
+        queries = asked.read(first.rows)
         with closing_runs():
             loggers = stage_loggers(self.loggers, run.name, "attribute", f"attribute {path.stem}")
             for logger in loggers:
                 logger.log_hyperparams(dict(table.record))
-            log_attribution(loggers, shown, asked, (), "attribution")
-        save_queries(run.queries_of(path), asked, {"of": path.name})
-        write_atomic(run.examples, to_safetensors(datamodule.examples()))
+            shown = _weighted(ScoreTable.load(first.part), weighting)
+            log_attribution(loggers, shown, queries, (), "attribution")
+        save_queries(run.queries_of(path), queries, {"of": path.name})
+        write_atomic(run.examples, to_safetensors(asked.data.examples()))
         table.save(path)
-        say(summary(shown))
+        say(self._summary(path, weighting))
+        if table.several:
+            say(f"attribute: page and W&B show the first {len(queries)} of {len(asked)} queries")
+
+    def _summary(self, path: Path, weighting: Weighting) -> str:
+        return summary_of_parts(_weighted(part, weighting) for part in ScoreTable.load_parts(path))
+
+
+def _weighted(table: ScoreTable, weighting: Weighting) -> ScoreTable:
+    """What summaries show of a table: one weighting, if it has it."""
+    return table.select(weighting=weighting) if weighting in table.weightings else table

@@ -27,6 +27,7 @@ from guda_lightning.stages.choices import (
     refuse_two_methods,
     table_names,
 )
+from guda_lightning.stages.chunks import is_complete
 from guda_lightning.stages.costs import say
 from guda_lightning.stages.guide import GuideStage
 from guda_lightning.stages.guiding import Guiding, guiding_hparams
@@ -142,14 +143,14 @@ class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
                 fix="leave out the attributor's groups",
             )
         path = run.table(real.method, real.seed, *table_names(queries, name))
-        observed = self._complete_table(path, real, asked)
-        if observed is None:
+        if not is_complete(path, real.record(asked)):
             raise StoreError(
                 f"the real groups have not been scored by {real.method} with these options",
                 found=f"another table at {path}" if ScoreTable.exists(path) else f"no table {path}",
                 expected="the score table that random groups are compared with",
                 fix="run guda attribute with the same queries, seed, name and scoring first",
             )
+        observed = ScoreTable.load(path)
         folder, result = run.placebo / path.stem, run.placebo / path.name
         identity = {"of": sha256_json(observed.record), "partitions": partitions}
         complete = ScoreTable.exists(result) and identity.items() <= ScoreTable.load(result).record.items()

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from guda_lightning.callbacks.wandb import closing_runs, log_without, stage_loggers
 from guda_lightning.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
-from guda_lightning.data import GroupDataModule, load_queries, read_prompts, save_queries
+from guda_lightning.data import GroupDataModule, QueryFolder, read_prompts, save_queries
 from guda_lightning.diffusion import sample, sampler
 from guda_lightning.files import sha256_json, write_atomic
 from guda_lightning.ranks import Ranks
@@ -97,7 +97,7 @@ class SampleStage(StageTrainer):
             refuse_prompts(prompts)
             queries = number_of_queries(run.queries, asked)
             if (run.queries / RECORD).is_file():
-                texts = load_queries(run.queries, datamodule.image_shape).prompts
+                texts = QueryFolder(run.queries, datamodule.image_shape).prompts
         drawn = datamodule.drawn(num, self._is_conditional(model), texts)
         if drawn.prompts is not None:
             asked["prompts"] = sha256_json(drawn.prompts)
@@ -208,5 +208,5 @@ class SampleStage(StageTrainer):
                 logger.log_hyperparams({"drawings": [one.asked for one in drawings]})
             if loggers:
                 rows = range(min(MAX_PICTURE_QUERIES, made["num"]))
-                shown = {title: load_queries(folder, shape).take(rows) for title, folder in folders.items()}
+                shown = {title: QueryFolder(folder, shape).load(rows) for title, folder in folders.items()}
                 log_without(loggers, shown, made)

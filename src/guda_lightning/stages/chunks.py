@@ -1,0 +1,163 @@
+"""Scoring in chunks of queries: what is in memory at a time, what of it is done, and what is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from guda_lightning.attribution import Attributor
+from guda_lightning.data import GroupDataModule, QueryFolder, QueryHash
+from guda_lightning.errors import QueryError
+from guda_lightning.ranks import Ranks
+from guda_lightning.scores import ScoreTable
+from guda_lightning.stages.records import read_back
+from guda_lightning.types import Queries
+
+CHUNK_QUERIES = 1024  # at most: enough that changing the weights costs little beside scoring with them
+CHUNK_BYTES = 2**30  # at most: fewer queries where pictures are large, or groups and timesteps many
+
+
+@dataclass(frozen=True)
+class AskedQueries:
+    """Queries on disk, and the data that say how a model takes them."""
+
+    folder: QueryFolder
+    data: GroupDataModule
+    conditional: bool
+
+    def __len__(self) -> int:
+        return len(self.folder)
+
+    def read(self, rows: Sequence[int]) -> Queries:
+        """Some queries with all that identifies them, not encoded.
+
+        Raises:
+            QueryError: An image is damaged or of another shape, or what the model takes besides is missing.
+        """
+        return self.data.conditioned(self.folder.load(rows), self.conditional)
+
+    @contextmanager
+    def encoded(self, rows: Sequence[int]) -> Iterator[Queries]:
+        """Some queries as the model takes them, while the block lasts; raises as ``read``."""
+        with self.data.forgetting_prompts():
+            yield self.data.as_queries(self.folder.load(rows), self.conditional)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Queries that are scored together.
+
+    Attributes:
+        rows: Their numbers among all queries.
+        part: The file of their scores.
+        record: What identifies these.
+        done: Whether they are there.
+        evaluations: Network evaluations that are left.
+    """
+
+    rows: range
+    part: Path
+    record: Mapping[str, Any]
+    done: bool
+    evaluations: int
+
+    @property
+    def name(self) -> str:
+        """What to call it, counted from 1."""
+        return f"queries {self.rows.start + 1} to {self.rows.stop}"
+
+    def score(self, attributor: Attributor, asked: AskedQueries, ranks: Ranks) -> None:
+        """Score the queries, together with all ranks, and write their part of the table.
+
+        Raises:
+            QueryError: They are others than when the chunk was planned.
+        """
+        with asked.encoded(self.rows) as queries:
+            if read_back(attributor.record(queries)) != self.record:
+                raise QueryError(
+                    "the queries changed while they were scored",
+                    found=f"other images, labels or prompts among {self.name}",
+                    expected="what was there when guda attribute began",
+                    fix="run it again: what is scored already is kept",
+                )
+            table = attributor.score(queries)
+        if ranks.rank == 0:
+            table.save(self.part)
+        ranks.meet()
+
+
+@dataclass(frozen=True)
+class ChunkedTable:
+    """A score table as the chunks that it is made of.
+
+    Attributes:
+        chunks: In the order of the queries.
+        record: What identifies the scores of all of them.
+    """
+
+    chunks: Sequence[Chunk]
+    record: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, attributor: Attributor, asked: AskedQueries, folder: Path) -> ChunkedTable:
+        """Read every query once, and see which parts of the table are done.
+
+        Args:
+            attributor: What scores, fitted.
+            asked: The queries.
+            folder: Where the parts lie.
+
+        Raises:
+            QueryError: A query cannot be scored.
+            StoreError: A part is damaged.
+        """
+        size = _chunk_size(attributor, asked.folder.image_shape)
+        digest, chunks = QueryHash(), []
+        with tqdm(total=len(asked), desc="read", unit="query", leave=False, disable=None, delay=2) as bar:
+            for start in range(0, len(asked), size):
+                rows, part = range(start, min(start + size, len(asked))), folder / f"{start}.parquet"
+                queries = asked.read(rows)
+                digest.add(queries)
+                record = read_back(attributor.record(queries))
+                done = ScoreTable.exists(part) and ScoreTable.load_record(part) == record
+                left = 0 if done else attributor.evaluations(queries)
+                chunks.append(Chunk(rows, part, record, done, left))
+                bar.update(len(rows))
+        if len(chunks) == 1:  # whose errors and parts are those of all queries
+            return cls(chunks, chunks[0].record)
+        each = [{"queries": len(one.rows), "query_hash": one.record["query_hash"]} for one in chunks]
+        return cls(chunks, {**chunks[0].record, "query_hash": digest.hexdigest(), "chunks": each})
+
+    @property
+    def several(self) -> bool:
+        """Whether the queries are too many to be in memory together."""
+        return len(self.chunks) > 1
+
+    @property
+    def left(self) -> list[Chunk]:
+        """The chunks that are to be scored."""
+        return [chunk for chunk in self.chunks if not chunk.done]
+
+    def save(self, path: Path) -> None:
+        """Write the table from its parts, one after the other."""
+        ScoreTable.save_parts(path, (ScoreTable.load(chunk.part) for chunk in self.chunks), self.record)
+
+
+def is_complete(path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a table is there that has this record; in which chunks it was made is no matter."""
+    return ScoreTable.exists(path) and _unchunked(ScoreTable.load_record(path)) == _unchunked(record)
+
+
+def _unchunked(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in read_back(record).items() if name != "chunks"}
+
+
+def _chunk_size(attributor: Attributor, image_shape: tuple[int, int, int]) -> int:
+    bytes_per_query = 4 * math.prod(image_shape) + attributor.bytes_per_query()
+    return max(1, min(CHUNK_QUERIES, CHUNK_BYTES // bytes_per_query))
