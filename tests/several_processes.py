@@ -11,7 +11,11 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from guda_lightning import FSDP2Strategy
 
 TESTS = Path(__file__).parent
 CONF = TESTS / "conf"
@@ -29,6 +33,20 @@ class StopAfterEpoch(Callback):
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.current_epoch == 1:
             raise KeyboardInterrupt
+
+
+class HoldsItsShare(Callback):
+    """Under FSDP2 a process holds half of all weights, the frozen full model's among them."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        held = sum(local(weight).numel() for weight in pl_module.parameters())
+        share = held / sum(weight.numel() for weight in pl_module.parameters())
+        spread = isinstance(trainer.strategy, FSDP2Strategy)
+        assert 0.45 < share < 0.6 if spread else share == 1, share
+
+
+def local(weight: Tensor) -> Tensor:
+    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 class Die(Callback):
@@ -73,7 +91,8 @@ def whole_run(folder: Path, strategy: str) -> None:
     unlearn = ["-c", str(CONF / "unlearn.yaml"), "--optimizer", "torch.optim.SGD", "--optimizer.lr", ".05"]
     stage("fit", run, strategy, logger=wandb)
     stage("retrain", run, strategy, "--groups", "dark")
-    stage("unlearn", run, strategy, *unlearn, logger=wandb)
+    held = [{"class_path": "several_processes.HoldsItsShare"}]
+    stage("unlearn", run, strategy, *unlearn, logger=wandb, callbacks=held)
     stage("unlearn", run, strategy, *unlearn, "--seed", "1", "--lora.rank", "2", "--optimizer.lr", "10")
     size = f"--classifier.batch_size={BATCH if strategy == ONE else BATCH // 2}"
     stage("guide", run, strategy, "-c", str(CONF / "guide.yaml"), size)
