@@ -78,12 +78,17 @@ def test_scores_follow_from_the_errors_of_each_model(store: CounterfactualStore,
     table = fitted.score(QUERIES)
     assert (table.queries, table.groups, table.methods) == (QUERIES.ids, GROUPS, ("retrack",))
     schedule, plan = full.model.schedule, SCORING.plan(full.model.schedule)
-    errors, timesteps = squared_errors(full.model, QUERIES, SCORING)
+    (errors, timesteps), *groups = (
+        squared_errors(
+            DiffusionModel(tiny_unet(seed).to(memory_format=torch.channels_last), schedule, "epsilon"),
+            QUERIES,
+            SCORING,
+        )
+        for seed in range(4)
+    )
     for weighting in get_args(Weighting):
         chosen = table.select(weighting=weighting)
-        for column in range(3):
-            counterfactual = DiffusionModel(tiny_unet(column + 1), schedule, "epsilon")
-            others, _ = squared_errors(counterfactual, QUERIES, SCORING)
+        for column, (others, _) in enumerate(groups):
             score, stderr = paired_difference(errors, others, timesteps, plan, schedule, weighting)
             assert torch.allclose(chosen.matrix()[:, column], score, rtol=1e-6)
             assert torch.allclose(chosen.stderr_matrix()[:, column], stderr, rtol=1e-6)
