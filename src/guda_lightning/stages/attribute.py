@@ -106,12 +106,11 @@ class AttributeStage(StageTrainer):
                     say(self._summary(path, weighting))
                     say(f"attribute: {path} is complete, skipped")
                 else:
-                    evaluations = sum(chunk.evaluations for chunk in table.chunks)
-                    bar.reset(total=evaluations)
+                    bar.reset(total=table.evaluations)
                     done = len(asked) - sum(len(chunk.rows) for chunk in table.left)
                     if done:
                         say(f"attribute: {done} of {len(asked)} queries are scored already")
-                    if evaluations:
+                    if table.evaluations:
                         told = conditional or datamodule.prompts is not None
                         where = (scoring.batch_size, self.strategy.root_device, told)
                         each = (
@@ -119,14 +118,10 @@ class AttributeStage(StageTrainer):
                         )
                         say_cost(
                             f"attribute: {len(asked) - done} queries, {len(one.fitted_groups)} groups, "
-                            f"{evaluations} network evaluations",
-                            None if each is None else each * evaluations / self.world_size,
+                            f"{table.evaluations} network evaluations",
+                            None if each is None else each * table.evaluations / self.world_size,
                         )
-                    notes = []
-                    for chunk in table.left:
-                        chunk.score(one, asked, ranks)
-                        which = f"{chunk.name}, " if table.several else ""
-                        notes += [f"{which}{note}" for note in one.notes()]
+                    notes = self._score_left(table, one, asked)
                     if self.is_global_zero:
                         self._write_table(path, table, asked, weighting)
                     ranks.meet()
@@ -135,6 +130,17 @@ class AttributeStage(StageTrainer):
                     say(f"attribute: {path} written")
                 if self.is_global_zero:
                     shutil.rmtree(run.parts_of(path), ignore_errors=True)
+
+    def _score_left(self, table: ChunkedTable, attributor: Attributor, asked: AskedQueries) -> list[str]:
+        """Score the chunks that are left and write each as it is done; what the user should know of them."""
+        notes = []
+        for chunk in table.left:
+            scores = chunk.score(attributor, asked)
+            if self.is_global_zero:
+                scores.save(chunk.part)
+            which = f"{chunk.name}, " if table.several else ""
+            notes += [f"{which}{note}" for note in attributor.notes()]
+        return notes
 
     def _write_table(
         self, path: Path, table: ChunkedTable, asked: AskedQueries, weighting: Weighting

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from guda_lightning.attribution import Attributor
 from guda_lightning.data import GroupDataModule, QueryFolder, QueryHash
 from guda_lightning.errors import QueryError
-from guda_lightning.ranks import Ranks
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.records import read_back
 from guda_lightning.types import Queries
@@ -72,8 +71,8 @@ class Chunk:
         """What to call it, counted from 1."""
         return f"queries {self.rows.start + 1} to {self.rows.stop}"
 
-    def score(self, attributor: Attributor, asked: AskedQueries, ranks: Ranks) -> None:
-        """Score the queries, together with all ranks, and write their part of the table.
+    def score(self, attributor: Attributor, asked: AskedQueries) -> ScoreTable:
+        """Score the queries.
 
         Raises:
             QueryError: They are others than when the chunk was planned.
@@ -86,10 +85,7 @@ class Chunk:
                     expected="what was there when guda attribute began",
                     fix="run it again: what is scored already is kept",
                 )
-            table = attributor.score(queries)
-        if ranks.rank == 0:
-            table.save(self.part)
-        ranks.meet()
+            return attributor.score(queries)
 
 
 @dataclass(frozen=True)
@@ -138,6 +134,11 @@ class ChunkedTable:
     def several(self) -> bool:
         """Whether the queries are too many to be in memory together."""
         return len(self.chunks) > 1
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations that are left."""
+        return sum(chunk.evaluations for chunk in self.chunks)
 
     @property
     def left(self) -> list[Chunk]:
