@@ -84,9 +84,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _refused(error: GudaError) -> int:
-    rank = int(
-        os.environ.get("LOCAL_RANK", "0")
-    )  # on several machines, the first process of each speaks for all
+    rank = int(os.environ.get("LOCAL_RANK", "0"))  # of the processes of this machine
     print(f"error{f' (process {rank})' if rank else ''}: {error}", file=sys.stderr)
     return 2
 
