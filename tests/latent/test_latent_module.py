@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from lightning.pytorch import Trainer
+from safetensors.torch import load_file, save_file
 
 from guda_lightning import FullModel
 from guda_lightning.data import Digits, GroupDataModule
@@ -29,6 +31,7 @@ from guda_lightning.stages.unlearning import Unlearning
 from guda_lightning.unlearning import Anchor
 from guda_lightning.unlearning.hparams import module_hparams
 from guda_lightning.unlearning.module import default_optimizer
+from toys import message
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
@@ -286,3 +289,20 @@ def test_a_checkpoint_with_an_unmerged_lora_is_refused(pretrained: str, tmp_path
         "  expected: the weights of a whole model\n"
         "  fix:      let the training end: RUN/full holds them merged"
     )
+
+
+def test_a_denoiser_with_missing_weights_is_refused(pretrained: str, tmp_path: Path) -> None:
+    folder = tmp_path / "pipeline"
+    shutil.copytree(pretrained, folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["conv_in.bias"]
+    save_file(weights, file)
+    expected = message(
+        f"the pipeline {folder} cannot be read",
+        "missing_keys ['conv_in.bias']",
+        "a folder that DiffusionPipeline.save_pretrained wrote, or a name on the hub",
+        "correct the path; a hub name needs a connection the first time",
+    )
+    with pytest.raises(StoreError, match=expected):
+        LatentDiffusionModule(str(folder))

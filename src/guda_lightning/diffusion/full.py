@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -222,11 +223,16 @@ def _network(folder: Path, class_name: str | None) -> torch.nn.Module:
     network, loaded = _component(
         folder, class_name, ModelMixin, low_cpu_mem_usage=False, output_loading_info=True
     )  # low memory usage needs accelerate
-    wrong = {name: sorted(keys) for name, keys in loaded.items() if keys}
-    if wrong:
-        raise _unreadable(folder, "; ".join(f"{name} {keys}" for name, keys in sorted(wrong.items())))
+    if wrong := made_up(loaded):
+        raise _unreadable(folder, wrong)
     module: torch.nn.Module = network.eval()
     return module
+
+
+def made_up(loaded: Mapping[str, Any]) -> str:
+    """What diffusers has made up or left out, by its information on a loading; empty where all is well."""
+    wrong = {name: sorted(keys) for name, keys in loaded.items() if keys}
+    return "; ".join(f"{name} {keys}" for name, keys in sorted(wrong.items()))
 
 
 def _component(folder: Path, class_name: str | None, base: type, **options: bool) -> Any:

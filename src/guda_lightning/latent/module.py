@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from guda_lightning.diffusion import DiffusionModule
 from guda_lightning.diffusion.adapters import Lora, add_adapter, has_adapter, merge_adapter
-from guda_lightning.diffusion.full import DENOISERS
+from guda_lightning.diffusion.full import DENOISERS, made_up
 from guda_lightning.diffusion.model import prediction_type
 from guda_lightning.diffusion.module import Batch, Noised
 from guda_lightning.errors import ConfigError
@@ -146,9 +146,13 @@ def _denoiser(pretrained: str) -> Any:
         raise unreadable(pretrained, f"components {sorted(part for part in index if part[0] != '_')}")
     kind: Any = getattr(diffusers, index[name][1])
     try:
-        network = kind.from_pretrained(pretrained, subfolder=name, low_cpu_mem_usage=False)
+        network, loaded = kind.from_pretrained(
+            pretrained, subfolder=name, low_cpu_mem_usage=False, output_loading_info=True
+        )
     except (OSError, ValueError, SafetensorError) as error:
         raise unreadable(pretrained, error) from error
+    if wrong := made_up(loaded):
+        raise unreadable(pretrained, wrong)
     return network.train()
 
 
