@@ -22,12 +22,14 @@ from benchmarks import (
     hot_loops,
     many_groups,
     memory,
+    sizing,
     styles,
     sweeps,
 )
 from benchmarks.sizes import TOY, Size
 from benchmarks.slices import OVER, slice_of
 from benchmarks.stages import DOCS, Asked
+from benchmarks.tables import PAGES
 
 BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "forget_target": forget_target.run,
@@ -46,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "sweeps": sweeps.run,
     "styles": styles.run,
     "memory": memory.run,
+    "sizing": sizing.run,
     "hot_loops": hot_loops.run,
     "cifar10": agree.cifar10,
     "cifar10_steps": sweeps.cifar10,
@@ -94,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.toy is not None:
         runs, docs, size = chosen.toy / "runs", chosen.toy / "docs", TOY
         docs.mkdir(parents=True, exist_ok=True)
-        shutil.copy(DOCS / "benchmarks.md", docs)
+        for page in PAGES:
+            shutil.copy(DOCS / page, docs)
     asked = Asked(runs, chosen.cifar10, chosen.seeds, chosen.steps, chosen.classes, docs, size)
     with slice_of(chosen.minutes):
         for name in names:

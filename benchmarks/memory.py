@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from diffusers import UNet2DConditionModel
-from torch import Tensor
 
+from benchmarks.networks import SD15, Counted, saved
 from benchmarks.sizes import TOY
 from benchmarks.stages import Asked
 from benchmarks.tables import write_table
 from guda_lightning.diffusion.adapters import Lora, add_adapter, own_weights
 
-UNET = {  # the configuration of Stable Diffusion 1.5
-    "sample_size": 64,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
-}
 TEXT_GB = 0.49  # CLIP ViT-L/14's text tower in fp32: what anchors encode with
 GPUS = (16, 24, 80)
 CONTEXT_GB = 1.0  # CUDA's own, and what the allocator cannot use
@@ -36,12 +26,12 @@ NOTES = (
 
 def run(asked: Asked) -> None:
     """Write the table of memory."""
-    config = {**UNET, "block_out_channels": (32, 32, 32, 32)} if asked.size is TOY else UNET
+    config = {**SD15, "block_out_channels": (32, 32, 32, 32)} if asked.size is TOY else SD15
+    counted = Counted(config, prompted=True)
+    full, adapted = (counted.build(dtype=torch.bfloat16) for _ in range(2))
     with torch.device("meta"):
-        full = UNet2DConditionModel(**config).to(torch.bfloat16)
-        adapted = UNet2DConditionModel(**config).to(torch.bfloat16)
         add_adapter(adapted, Lora(RANK))
-        adapted.to(torch.bfloat16)
+    torch.nn.Module.to(adapted, torch.bfloat16)
     weights = sum(parameter.numel() for parameter in full.parameters()) / 1e9
     trained = sum(value.numel() for value in own_weights(adapted).values()) / 1e9
     rows = []
@@ -53,7 +43,12 @@ def run(asked: Asked) -> None:
     ):
         static = 4 * weights * copies + 2 * weights + 12 * learned + extra + CONTEXT_GB
         for checkpointing in (False, True):
-            total = static + _saved(network, batch, checkpointing)
+            (
+                network.enable_gradient_checkpointing
+                if checkpointing
+                else network.disable_gradient_checkpointing
+            )()
+            total = static + saved(network, counted.inputs(batch, dtype=torch.bfloat16))
             rows.append(
                 {
                     "stage": name,
@@ -79,27 +74,3 @@ def run(asked: Asked) -> None:
         f"60 styles at rank {RANK} are {60 * 4 * trained:.2f} GB."
     )
     write_table(asked.docs, "memory", asked.command("memory"), rows, NOTES + disk)
-
-
-def _saved(network: Any, batch: int, checkpointing: bool) -> float:
-    """GB that autograd holds when the backward pass begins, each storage once."""
-    sizes: dict[int, int] = {}
-    parameters = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
-            sizes[storage._cdata] = storage.nbytes()
-            kept.append(tensor)  # so that no other storage takes its place
-        return tensor
-
-    kept: list[Tensor] = []
-    (network.enable_gradient_checkpointing if checkpointing else network.disable_gradient_checkpointing)()
-    network.train()
-    x = torch.zeros(batch, 4, 64, 64, dtype=torch.bfloat16, device="meta")
-    states = torch.zeros(batch, 77, 768, dtype=torch.bfloat16, device="meta")
-    told = torch.zeros(batch, dtype=torch.int64, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = network(x, told, encoder_hidden_states=states).sample
-    del output
-    return sum(sizes.values()) / 1e9

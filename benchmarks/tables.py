@@ -1,4 +1,4 @@
-"""Tables in docs/benchmarks.md, each between markers that name its benchmark."""
+"""Tables in the pages of docs, each between markers that name its benchmark."""
 
 from __future__ import annotations
 
@@ -12,20 +12,28 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+PAGES = ("benchmarks.md", "sizing.md")  # that hold tables
+
 
 def write_table(
-    docs: Path, name: str, command: str, rows: Sequence[Mapping[str, object]], notes: str = ""
+    docs: Path,
+    name: str,
+    command: str,
+    rows: Sequence[Mapping[str, object]],
+    notes: str = "",
+    page: str = PAGES[0],
 ) -> None:
-    """Replace the table of one benchmark in docs/benchmarks.md.
+    """Replace the table of one benchmark in a page of docs.
 
     Args:
-        docs: The folder of benchmarks.md.
+        docs: The folder of the page.
         name: Of the markers that the table stands between.
         command: With which it was measured.
         rows: Cells by column, the same columns in each.
         notes: What the reader of the table should know.
+        page: Name of the page.
     """
-    page = docs / "benchmarks.md"
+    path = docs / page
     header = list(rows[0])
     lines = [
         f"`{command}` · {machine()} · {datetime.date.today().isoformat()}",
@@ -36,12 +44,12 @@ def write_table(
     ]
     if notes:
         lines += ["", notes]
-    text = page.read_text("utf-8")
+    text = path.read_text("utf-8")
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"{page} has no markers <!-- {name} --> and <!-- /{name} -->")
+        raise SystemExit(f"{path} has no markers <!-- {name} --> and <!-- /{name} -->")
     body = "\n".join(lines)
-    page.write_text(pattern.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text), "utf-8")
+    path.write_text(pattern.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text), "utf-8")
     print(body)
 
 

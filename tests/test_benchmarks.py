@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
+import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.slices import OVER, slice_of
 from benchmarks.stages import DOCS
 from benchmarks.tables import write_table
+from PIL import Image
 
 Toy = Callable[..., None]
 ORACLE = "another oracle seed"
@@ -51,6 +60,13 @@ TABLES: dict[str, tuple[str, set[str]]] = {
         "stage",
         {f"{stage}, {what}" for stage in ("fit", "unlearn") for what in ("all weights", "LoRA")}
         | {"attribute, 16 evaluations at a time"},
+    ),
+    "sizing-rate": ("network", {"0.70 M, 8 × 8", "2.79 M, 8 × 8"}),
+    "sizing-small": ("method", {"guidance", "retrack, all weights", "retraining, one seed"}),
+    "sizing-paper": ("method", {"guidance", "retrack, all weights", "retraining, one seed"}),
+    "sizing-sd": (
+        "method",
+        {"anchors, LoRA of rank 8", "anchors, all weights", "retraining, one seed"},
     ),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
@@ -96,11 +112,11 @@ def stages(folder: Path) -> dict[Path, bytes]:
 
 
 def named_rows_are_there(folder: Path, names: Sequence[str]) -> None:
-    page = folder / "docs" / "benchmarks.md"
     for name in (name.replace("_", "-") for name in names):
-        if name in TABLES:
-            column, expected = TABLES[name]
-            assert {row[column] for row in rows(page, name)} == expected, name
+        page = folder / "docs" / ("sizing.md" if name == "sizing" else "benchmarks.md")
+        for table in (table for table in TABLES if table == name or table.startswith(f"{name}-")):
+            column, expected = TABLES[table]
+            assert {row[column] for row in rows(page, table)} == expected, table
 
 
 @pytest.mark.slow
@@ -124,7 +140,7 @@ def test_benchmarks_run_as_toys_and_go_on_where_they_were_stopped(toy: Toy, tmp_
 def test_every_benchmark_runs_as_a_toy(toy: Toy, tmp_path: Path) -> None:
     names = [name for name in BENCHMARKS if not name.startswith("cifar10")]
     toy(*names)
-    assert {name.replace("_", "-") for name in names} - TABLES.keys() == {"demo", "evaluations"}
+    assert {name.replace("_", "-") for name in names} - TABLES.keys() == {"demo", "evaluations", "sizing"}
     named_rows_are_there(tmp_path, names)
     assert {path.stem for path in (tmp_path / "docs" / "images").glob("*.png")} == FIGURES
 
@@ -140,6 +156,52 @@ def test_those_of_cifar10_run_as_toys(tmp_path: Path) -> None:
     assert found == {ORACLE, "guidance", "retrack", "guided", "similarity"}
     images = {path.stem for path in (tmp_path / "docs" / "images").glob("*.png")}
     assert images == {"steps_cifar10", "yardstick_cifar10"}
+
+
+@pytest.fixture
+def tiny_cifar10(tmp_path: Path) -> Path:
+    """A folder with noise in place of CIFAR-10: eight pictures in each of two of the classes."""
+    rng, pictures = np.random.default_rng(0), []
+    for _ in range(16):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(file, "PNG")
+        pictures.append({"bytes": file.getvalue(), "path": ""})
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pq.write_table(pa.table({"img": pictures, "label": [0, 1] * 8}), folder / "train.parquet")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_benchmark_in_slices_ends_by_its_own_clock_and_goes_on(
+    tiny_cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["cifar10_gpu", "--cifar10", str(tiny_cifar10), "--toy", str(tmp_path)]
+    page, handlers = tmp_path / "docs" / "benchmarks.md", [signal.SIGINT, signal.SIGALRM]
+    before = [signal.getsignal(number) for number in handlers]
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--minutes", "0.05"])
+    assert end.value.code == OVER == 75
+    assert capsys.readouterr().out.endswith("\nslice over, run the same command again\n")
+    assert [signal.getsignal(number) for number in handlers] == before
+    assert "Not measured yet" in page.read_text("utf-8")
+    finished = {path: cost for path, cost in stages(tmp_path).items() if json.loads(cost)["complete"]}
+
+    main(command)
+    assert finished.items() <= stages(tmp_path).items()  # what was complete has not run again
+    found = {row["method"] for row in rows(page, "cifar10_gpu")}
+    assert found == {ORACLE, "guidance", "retrack", "zero_target", "similarity"}
+
+
+def test_a_slice_that_is_not_over_leaves_other_ends_alone() -> None:
+    begun = time.monotonic()
+    with pytest.raises(SystemExit, match=r"^1$"), slice_of(1):
+        raise SystemExit(1)
+    with pytest.raises(KeyboardInterrupt), slice_of(None):
+        raise KeyboardInterrupt
+    with pytest.raises(SystemExit, match=r"^75$"), slice_of(0.001):
+        time.sleep(60)
+    assert time.monotonic() - begun < 30
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_made(
