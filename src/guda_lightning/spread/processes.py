@@ -13,7 +13,6 @@ from functools import cached_property
 
 from guda_lightning.errors import ConfigError
 from guda_lightning.spread.base import LOOK_SECONDS, Ended, Spread
-from guda_lightning.spread.progress import PROGRESS
 from guda_lightning.spread.task import ENDS_WITH_DRIVER, Task
 
 _GRACE_SECONDS = 10.0  # for a process to notice that it has to end
@@ -93,7 +92,7 @@ class Processes(Spread):
             _let_go(running)
 
     def _start(self, task: Task, place: int) -> _Child:
-        environ = {**os.environ, PROGRESS: str(task.progress), ENDS_WITH_DRIVER: "1"}
+        environ = {**task.environment(os.environ), ENDS_WITH_DRIVER: "1"}
         if self._gpus:
             environ["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
         environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // self.room())))

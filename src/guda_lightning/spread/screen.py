@@ -17,6 +17,8 @@ from guda_lightning.spread.task import Task
 class Screen:
     """One line for all tasks and one for each that runs; on what is no terminal, messages alone.
 
+    Files that say how far tasks are do not outlive it.
+
     Args:
         title: What the tasks are about.
         tasks: All of them.
@@ -37,6 +39,8 @@ class Screen:
     ) -> None:
         for line in (*self._lines.values(), self._all):
             line.close()
+        for task in self._tasks:
+            task.progress.unlink(missing_ok=True)
 
     def watch(self, looks: Iterator[list[Ended]]) -> Iterator[list[Ended]]:
         """The same, with all lines redrawn at every look."""
@@ -47,7 +51,6 @@ class Screen:
     def end(self, task: Task, message: str) -> None:
         """A task is over: its line makes room, and a message stays above all lines."""
         self._over.add(task)
-        task.progress.unlink(missing_ok=True)
         if task in self._lines:
             self._lines.pop(task).close()
         with tqdm.external_write_mode(file=sys.stdout):

@@ -8,12 +8,17 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from guda_lightning.errors import StoreError
 from guda_lightning.spread.progress import PROGRESS
 
+# By these, Lightning would take a task for one of several processes of a training: whatever srun or torchrun
+# has started Ray's workers, or this driver, did not start the task.
+_LAUNCHERS = ("SLURM_", "JSM_NAMESPACE_", "TORCHELASTIC_", "MASTER_")
+_RANKS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 ENDS_WITH_DRIVER = "GUDA_ENDS_WITH_STDIN"  # set where standard input is a pipe that the driver holds
 
 
@@ -41,6 +46,15 @@ class Task:
     def arguments(self) -> tuple[str, ...]:
         """Those of the command ``guda``."""
         return (self.stage, "-c", str(self.config), *self.options)
+
+    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """What its process is told, beside what it inherits."""
+        kept = {
+            name: value
+            for name, value in inherited.items()
+            if not name.startswith(_LAUNCHERS) and name not in _RANKS
+        }
+        return {**kept, PROGRESS: str(self.progress)}
 
     @property
     def progress(self) -> Path:
@@ -72,7 +86,9 @@ def run_here(task: Task) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(log, stream.fileno())
-    os.environ[PROGRESS] = str(task.progress)
+    environment = task.environment(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
     sys.argv[1:] = task.arguments
     try:
         # As `python -m guda_lightning`, also for Lightning, which starts further processes of a training so.

@@ -93,8 +93,8 @@ class Spreading:
         say(f"{stage}: {min(self.spread.room(), len(tasks))} at a time, logs in {self.run.spread}")
         write_atomic(config, self.resolved)
         for task in tasks:
-            task.log.unlink(missing_ok=True)
-            task.progress.unlink(missing_ok=True)
+            for file in (task.log, task.progress):  # of an earlier command, which somebody may have killed
+                file.unlink(missing_ok=True)
         done: list[Task] = []
         failed: dict[Task, str] = {}
         with Screen(stage, list(tasks)) as screen, closing(self.spread.run(list(tasks))) as looks:
