@@ -161,7 +161,7 @@ def test_every_file_has_one_writer(folder: Path) -> None:
     assert {part.parent.name for part in parts} == {"sample"}  # the batches that it drew
 
 
-@pytest.mark.parametrize(("stopped", "strategy"), permutations([ONE, *TWO], 2))
+@pytest.mark.parametrize(("stopped", "strategy"), list(permutations([ONE, *TWO], 2)))
 def test_each_strategy_goes_on_from_the_checkpoint_of_another(
     folder: Path, stopped: str, strategy: str
 ) -> None:
