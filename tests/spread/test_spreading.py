@@ -1,0 +1,99 @@
+"""What a stage makes of a spread: refusals before work, and one error for all that is missing in the end."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from guda_lightning import GudaTrainer
+from guda_lightning.counterfactuals import CounterfactualKey
+from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.runs import RunFolder
+from guda_lightning.spread import Processes, RayCluster
+from guda_lightning.stages import spreading
+from guda_lightning.stages.spreading import Spreading
+from toys import message, shades
+
+KEYS = [CounterfactualKey("retrack", (group,), 0, "0" * 64) for group in ("a/b", "3")]
+
+
+def trainer(folder: Path) -> GudaTrainer:
+    return GudaTrainer(default_root_dir=folder, accelerator="cpu", devices=1, logger=False)
+
+
+def test_all_that_failed_is_named_with_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder(tmp_path)
+    logs = [run.spread / f"{key.folder_name}.log" for key in KEYS]
+    with pytest.raises(StoreError) as caught:
+        Spreading(Processes(1), "steps: 3\n", run).make("nope", KEYS)
+    tail = logs[0].read_text().splitlines()
+    assert tail[0] == "error: guda has no command 'nope'" and len(tail) <= 5
+    expected = message(
+        "nope: 2 of 2 counterfactuals are missing",
+        "\n".join(
+            [f"a/b: exit code 2, {logs[0]}; 3: exit code 2, {logs[1]}", *(f"    {line}" for line in tail)]
+        ),
+        f"all of them in {run.store}",
+        "mend what the logs say, and rerun the same command: what is complete is kept",
+    )
+    assert re.match(expected, str(caught.value))
+    assert capsys.readouterr().out.splitlines() == [
+        f"nope: 1 at a time, logs in {run.spread}",
+        "nope: a/b failed: exit code 2",
+        "nope: 3 failed: exit code 2",
+    ]
+    (config,) = run.spread.glob("*.yaml")
+    assert config.read_text() == "steps: 3\n"
+    assert all(log.is_file() for log in logs) and len(list(run.spread.iterdir())) == 3
+
+
+def test_a_task_that_stores_nothing_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreading, "_HIDDEN_SECONDS", 0)
+    run = RunFolder(tmp_path)
+    found = re.escape(f"3 (seed 0): nothing at {run.store / KEYS[1].folder_name}, ")
+    with pytest.raises(StoreError, match=found):
+        Spreading(Processes(1), "", run).make("--version", KEYS[1:], seeds=True)
+
+
+@pytest.mark.parametrize("stage", ["unlearn", "retrain"])
+def test_python_has_no_command_to_spread(stage: str, tmp_path: Path) -> None:
+    expected = message(
+        "a spread runs commands",
+        "a stage called from Python, without its configuration",
+        "`guda unlearn` or `guda retrain`",
+        "use the command line with --spread, or leave out the spread",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        getattr(trainer(tmp_path), stage)(None, shades(), spread=Processes(1))
+
+
+def test_one_of_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = trainer(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    expected = message(
+        "a spread starts its processes itself",
+        "one of 2 processes of the same command",
+        "one process",
+        "start guda without torchrun, or leave out the spread",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        Spreading.of(driver, Processes(1), "")
+
+
+def test_other_devices_than_the_trainers(tmp_path: Path) -> None:
+    driver, half, two = trainer(tmp_path), RayCluster(num_gpus=0.5), RayCluster(num_gpus=2)
+    assert Spreading.of(driver, half, "") == Spreading(half, "", RunFolder(tmp_path))
+    expected = message(
+        "tasks see other devices than the trainer is configured for",
+        "a trainer of 1 devices, tasks of 2",
+        "the same number",
+        "pass --trainer.devices 2 --trainer.num_nodes 1, or change the spread",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        Spreading.of(driver, two, "")
+
+
+def test_no_spread(tmp_path: Path) -> None:
+    assert Spreading.of(trainer(tmp_path), None, "") is None
