@@ -23,6 +23,7 @@ from benchmarks import (
     many_groups,
     memory,
     sizing,
+    streaming,
     styles,
     sweeps,
 )
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "styles": styles.run,
     "memory": memory.run,
     "sizing": sizing.run,
+    "streaming": streaming.run,
     "hot_loops": hot_loops.run,
     "cifar10": agree.cifar10,
     "cifar10_steps": sweeps.cifar10,

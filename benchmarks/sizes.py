@@ -22,6 +22,7 @@ class Size:
         kinds: How many methods, classifiers or hyper-parameters are compared at most.
         timed: Images that a step is timed on, of digits alone, where other than a benchmark's own number.
         styled: Digits that are rendered in every style.
+        streamed: Numbers of queries that memory is compared at.
         pipeline: Steps of the parts of a small pipeline, where other than its own numbers.
         network: Options of every stage with a UNet of its own, after a benchmark's own.
         everywhere: Options of every stage, likewise.
@@ -39,6 +40,7 @@ class Size:
     kinds: int | None = None
     timed: int | None = None
     styled: int = 600
+    streamed: Sequence[int] = (300, 1_000, 10_000, 100_000)
     pipeline: int | None = None
     network: Sequence[str] = ()
     everywhere: Sequence[str] = ()
@@ -58,6 +60,7 @@ TOY = Size(
     kinds=2,
     timed=4,
     styled=20,
+    streamed=(3, 5),
     pipeline=2,
     network=(
         *(f"{_NETWORK}block_out_channels", "[8,8]"),

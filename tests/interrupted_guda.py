@@ -1,7 +1,8 @@
 """Runs guda in forked children that a signal hits at a chosen moment; one import of torch serves all of them.
 
 Reads one JSON object a line from standard input: ``arguments`` of guda, the ``signal`` to send, and the
-moment: just before the ``number``-th time that something is renamed to a path that contains ``path``. Writing
+moment: just before the ``number``-th time that something is renamed to a path that contains ``path``. Queries
+are scored in chunks of ``chunk``. Writing
 to a temporary name and renaming is how everything here is written, so that is the worst moment. What guda
 prints goes to ``log``. Answers with one line: the exit status as ``os.waitstatus_to_exitcode`` gives it.
 """
@@ -16,6 +17,7 @@ import torch
 
 import guda_lightning.lightning_cli  # noqa: F401  (the import that takes long)
 from guda_lightning.cli import main
+from guda_lightning.stages import chunks
 
 torch.set_num_threads(1)
 # A shell's background job inherits that Ctrl-C is ignored.
@@ -36,6 +38,7 @@ def child(job: dict[str, Any]) -> int:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     sys.addaudithook(watch)
+    chunks.CHUNK_QUERIES = job["chunk"]
     return main(job["arguments"])
 
 

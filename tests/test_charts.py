@@ -14,6 +14,7 @@ from PIL import Image
 from guda_lightning import charts
 from guda_lightning.errors import ConfigError, MissingExtraError
 from guda_lightning.scores import ScoreTable
+from toys import message
 
 
 def _table(scores: torch.Tensor, stderr: torch.Tensor | None = None, weighting: str = "elbo") -> ScoreTable:
@@ -157,3 +158,30 @@ def test_a_missing_extra_is_named(module: str, package: str, monkeypatch: pytest
     )
     with pytest.raises(MissingExtraError, match=f"^{re.escape(message)}$"):
         charts.heatmap(_table(torch.randn(2, 2)))
+
+
+def test_a_tally_of_parts_has_the_numbers_of_all_queries() -> None:
+    scores = 1e8 + torch.randn(7, 3, dtype=torch.float64)  # squares would lose what differs
+    tally = charts.Tally()
+    for rows in (slice(0, 1), slice(1, 5), slice(5, 7)):
+        tally.add(_table(scores[rows]))
+    found = tally.summaries()
+    reference = scores.numpy()
+    assert tally.queries == 7
+    assert [row.mean for row in found] == pytest.approx(list(reference.mean(axis=0)), rel=1e-14)
+    errors = reference.std(axis=0, ddof=1) / 7**0.5
+    assert [row.stderr for row in found] == pytest.approx(list(errors), rel=1e-6)
+    assert [row.top for row in found] == np.bincount(reference.argmax(axis=1), minlength=3).tolist()
+
+
+def test_parts_of_other_groups_are_refused() -> None:
+    tally = charts.Tally()
+    tally.add(_table(torch.randn(2, 2)))
+    expected = message(
+        "the parts of a score table do not score the same groups",
+        "group 0, group 1, group 2",
+        "group 0, group 1",
+        "score all queries alike with guda attribute",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        tally.add(_table(torch.randn(2, 3)))

@@ -14,6 +14,7 @@ import torch
 
 from guda_lightning import CounterfactualStore, ScoreTable
 from guda_lightning.cli import main
+from guda_lightning.stages.chunks import CHUNK_QUERIES
 
 CONF = Path(__file__).parent / "conf"
 KILLED = -9
@@ -54,9 +55,12 @@ def children() -> Iterator[subprocess.Popen[str]]:
 def hit(children: subprocess.Popen[str], tmp_path: Path) -> Hit:
     """Run guda, send a signal just before the n-th rename to a path; its exit status and what it printed."""
 
-    def run(signal: str, number: int, path: str, arguments: list[str]) -> tuple[int, str]:
+    def run(
+        signal: str, number: int, path: str, arguments: list[str], chunk: int = CHUNK_QUERIES
+    ) -> tuple[int, str]:
         log = tmp_path / "log.txt"
         job = {"signal": signal, "number": number, "path": path, "arguments": arguments, "log": str(log)}
+        job["chunk"] = chunk
         assert children.stdin is not None and children.stdout is not None
         children.stdin.write(json.dumps(job) + "\n")
         children.stdin.flush()
@@ -224,3 +228,42 @@ def test_a_training_whose_time_is_over_is_not_taken_for_a_finished_one(
         for folder in (run, finished_run)
     ]
     assert hashes[0] == hashes[1]
+
+
+def test_a_scoring_in_chunks_that_is_killed_over_and_over_scores_nothing_twice(
+    hit: Hit, finished_run: Path
+) -> None:
+    scores = finished_run / "scores"
+    before = ScoreTable.load(scores / "retrack-0.parquet")
+    shutil.rmtree(scores)
+    attribute, parts = command("attribute", "--run", finished_run), scores / "retrack-0.parts"
+
+    def done(count: int) -> str:
+        return f"attribute: {count} of 5 queries are scored already\n"
+
+    def killed(number: int, path: object) -> str:
+        code, out = hit("SIGKILL", number, str(path), attribute, chunk=2)
+        assert code == KILLED and not (scores / "retrack-0.parquet").exists()
+        return out
+
+    # Five queries in three chunks, 10 groups and the full model, 5 strata x 2 draws.
+    out = killed(2, parts)  # before the second part is written
+    assert out.startswith("attribute: 5 queries, 10 groups, 550 network evaluations")
+    assert whole(parts) == ["0.parquet"]
+    out = killed(3, scores / "errors")  # in the third chunk, when the errors of two models are kept
+    assert out.startswith(f"{done(2)}attribute: 3 queries, 10 groups, 110 network evaluations")
+    assert whole(parts) == ["0.parquet", "2.parquet"]  # the second one from kept errors
+    out = killed(1, parts / "4.parquet")
+    assert out.startswith(f"{done(4)}attribute: 1 queries, 10 groups, 90 network evaluations")
+    out = killed(1, scores / "retrack-0.parquet")
+    assert out.startswith(done(4)) and "network evaluations" not in out
+    code, out = hit("SIGINT", 1, str(scores / "queries"), attribute, chunk=2)
+    assert code == 130 and out.startswith(done(5))
+
+    assert hit("SIGKILL", 1, "never", attribute, chunk=2)[0] == 0
+    table = ScoreTable.load(scores / "retrack-0.parquet")
+    assert whole(scores) == ["errors", "queries", "retrack-0.parquet"]
+    assert {**table.record, "chunks": None} == {**before.record, "chunks": None}
+    for weighting in before.weightings:
+        mine, theirs = (one.select(weighting=weighting).matrix() for one in (table, before))
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6 * float(theirs.abs().max()))

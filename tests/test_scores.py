@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -445,3 +446,33 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     refused("the columns are not those of a score table")
     path.unlink()
     refused("no such file")
+
+
+def test_parts_are_written_and_read_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    made: list[int] = []
+
+    def parts() -> Iterator[ScoreTable]:
+        for number in range(3):
+            made.append(number)
+            yield table(torch.full((2, 3), float(number)), query_ids=[f"{number}a", f"{number}b"])
+
+    ScoreTable.save_parts(path, parts(), {"made": "of parts"})
+    whole, found = ScoreTable.load(path), []
+    assert made == [0, 1, 2]
+    for part in ScoreTable.load_parts(path):
+        found.append(part)
+        assert part.record == whole.record == {"made": "of parts"}
+    assert [part.queries for part in found] == [("0a", "0b"), ("1a", "1b"), ("2a", "2b")]
+    assert ScoreTable.concat(found).table.equals(whole.table)
+    assert ScoreTable.load_record(path) == whole.record
+
+    def broken() -> Iterator[ScoreTable]:
+        yield table()
+        raise KeyboardInterrupt
+
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        ScoreTable.save_parts(path, broken(), {})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["table.parquet"]

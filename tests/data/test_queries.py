@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from guda_lightning.data import load_queries, query_hash, save_queries
+from guda_lightning.data import QueryFolder, QueryHash, load_queries, query_hash, save_queries
 from guda_lightning.errors import QueryError
 from guda_lightning.types import Queries
 
@@ -187,3 +188,28 @@ def test_a_failed_save_leaves_the_queries_before_it(tmp_path: Path) -> None:
         save_queries(tmp_path / "q", some(1), {"loss": float("nan")})
     assert len(load_queries(tmp_path / "q", (3, 4, 5))) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["q"]
+
+
+def test_a_folder_is_listed_at_once_and_read_in_pieces(tmp_path: Path) -> None:
+    save_queries(tmp_path / "q", some(5), {})
+    whole = load_queries(tmp_path / "q", (3, 4, 5))
+    (tmp_path / "q" / "cats" / "5.png").write_bytes(b"damaged")  # the first one, which nobody asks for
+    folder = QueryFolder(tmp_path / "q", (3, 4, 5))
+    assert (len(folder), folder.ids, folder.labels, folder.prompts) == (5, whole.ids, [0, 1, 2, 3, 4], None)
+    part = folder.load(range(3, 5))
+    assert part.ids == whole.ids[3:]
+    assert torch.equal(part.images, whole.images[3:])
+    assert part.labels is not None and part.labels.tolist() == [3, 4]
+    with pytest.raises(QueryError, match=r"cats/5.png cannot be read\n"):
+        folder.load([4, 0])
+
+
+@pytest.mark.parametrize("told", ["labels", "prompts", "nothing"])
+def test_the_hash_of_pieces_is_that_of_the_whole(told: str) -> None:
+    queries = some(5, labels=told == "labels")
+    if told == "prompts":
+        queries = replace(queries, prompts=tuple("abcde"))
+    digest = QueryHash()
+    for rows in ([0, 1], [2], [3, 4]):
+        digest.add(queries.take(rows))
+    assert digest.hexdigest() == query_hash(queries)

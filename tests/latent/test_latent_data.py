@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from guda_lightning.data import Digits
+from guda_lightning.data import Digits, query_hash
 from guda_lightning.data.images import to_unit
 from guda_lightning.errors import DataError, QueryError, StoreError
 from guda_lightning.latent import LatentDataModule
@@ -85,6 +85,21 @@ def test_queries_are_encoded_and_known_by_their_prompts(data: LatentDataModule) 
     assert ready.labels is not None
     assert [data.prompts.texts[number] for number in ready.labels] == list(asked.prompts or ())
     assert ready.take([1]).prompts == asked.prompts[1:]
+
+
+def test_queries_are_identified_without_encoding_them(
+    data: LatentDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = to_unit(Coloured().load().pixels([0, 4]))
+    asked = Queries(("a", "b"), images, prompts=(data.sample_prompts[4], "something else"))
+    with data.forgetting_prompts():
+        ready = data.as_queries(asked, conditional=True)
+        assert "something else" in data.prompts.texts
+    assert "something else" not in data.prompts.texts
+    for method in ("latents", "embeddings"):
+        monkeypatch.setattr(data.encoders, method, lambda part: pytest.fail("encoded"))
+    known = data.conditioned(asked, conditional=True)
+    assert (query_hash(known), known.encoders) == (query_hash(ready), ready.encoders)
 
 
 def test_queries_without_prompts_are_refused(data: LatentDataModule) -> None:

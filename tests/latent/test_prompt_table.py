@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -50,3 +51,16 @@ def test_what_is_asked_again_is_not_encoded_again() -> None:
         found = table.once(["new", "known", "new"])(torch.tensor([0, 1, 2]))
         assert found["states"].tolist() == [[3.0], [5.0], [3.0]]
     assert encode.asked == [[""], ["known"], ["new"]]
+
+
+def test_what_is_met_in_a_block_is_forgotten_after_it() -> None:
+    encode = Lengths()
+    table = PromptTable(encode)
+    table.numbers(["known"])
+    with pytest.raises(KeyboardInterrupt), table.forgetting():
+        assert table.numbers(["known", "new"]).tolist() == [1, 2]
+        assert table(torch.tensor([2]))["states"].tolist() == [[3.0]]
+        raise KeyboardInterrupt
+    assert table.texts == ["", "known"]
+    assert table.numbers(["other"]).tolist() == [2]
+    assert table(torch.tensor([1, 2]))["states"].tolist() == [[5.0], [5.0]]

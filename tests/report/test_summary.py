@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from guda_lightning.report import summary
+from guda_lightning.report import summary, summary_of_parts
 from guda_lightning.scores import ScoreTable
 
 EXPECTED = """\
@@ -58,3 +58,18 @@ def test_weightings_and_seeds_follow_each_other(score_table: Callable[..., Score
         "retrack, weighting uniform, seed 0",
         "retrack, weighting elbo, seed 1",
     ]
+
+
+def test_parts_are_summarised_like_the_whole(score_table: Callable[..., ScoreTable]) -> None:
+    scores, names = 1e6 + torch.randn(23, 4), [f"q{i}" for i in range(23)]
+    stderr = torch.rand(23, 4)
+
+    def both(rows: slice) -> ScoreTable:
+        one = score_table(scores[rows], stderr[rows], queries=names[rows])
+        other = score_table(-scores[rows], stderr[rows], queries=names[rows], weighting="uniform")
+        return ScoreTable.concat([one, other])
+
+    parts = [both(slice(start, start + 5)) for start in range(0, 23, 5)]
+    text = summary_of_parts(iter(parts))
+    assert text == summary(both(slice(None)))
+    assert "retrack, weighting uniform, seed 0: 23 queries, 4 groups, " in text
