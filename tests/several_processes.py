@@ -167,8 +167,11 @@ class Written:
 
 
 if __name__ == "__main__":
+    from guda_lightning.stages import chunks
+
     sys.path.insert(0, str(TESTS))
     torch.set_num_threads(1)
+    chunks.CHUNK_QUERIES = 2  # the last chunk has fewer queries than there are processes
     work = Path(sys.argv[1])
     if sys.argv[2:]:
         rank, strategy = int(sys.argv[2]), sys.argv[3]

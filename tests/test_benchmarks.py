@@ -68,6 +68,7 @@ TABLES: dict[str, tuple[str, set[str]]] = {
         "method",
         {"anchors, LoRA of rank 8", "anchors, all weights", "retraining, one seed"},
     ),
+    "streaming": ("queries", {"3", "5"}),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
 QUICK = ("digits", "halves", "coalitions", "early", "memory")

@@ -23,6 +23,7 @@ from guda_lightning.report.run import report_run
 from guda_lightning.scores import SquaredErrors
 from guda_lightning.stages import chunks
 from guda_lightning.stages.chunks import AskedQueries, ChunkedTable
+from guda_lightning.types import Queries
 from toys import Shades, gray_queries, message, tiny_unet
 
 CONF = Path(__file__).parent / "conf"
@@ -120,12 +121,21 @@ def test_a_complete_table_is_skipped_whatever_its_chunks(
     assert table_path.read_bytes() == before
 
 
-def test_the_page_shows_the_first_chunk_and_says_so(
+def test_page_and_wandb_show_the_first_chunk_and_say_so(
     finished_run: Path, attribute: Attribute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    logged: list[tuple[tuple[str, ...], ...]] = []
+
+    def log(loggers: object, table: ScoreTable, queries: Queries, *others: object) -> None:
+        logged.append((table.queries, queries.ids, table.weightings))
+
+    monkeypatch.setattr(
+        "guda_lightning.stages.attribute.log_attribution", log
+    )  # tests/callbacks/test_wandb_files.py
     in_chunks_of(monkeypatch, 2)
     forget_scores(finished_run)
     attribute()
+    assert logged == [(("sample-0", "sample-1"), ("sample-0", "sample-1"), ("elbo",))]
     saved = finished_run / "scores" / "queries" / "retrack-0"
     assert sorted(path.name for path in saved.glob("*.png")) == ["sample-0.png", "sample-1.png"]
     text = " ".join(report_run(finished_run).read_text().split())
