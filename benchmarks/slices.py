@@ -29,6 +29,9 @@ def slice_of(minutes: float | None) -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal over
+        if _in_finaliser(frame):  # Python would swallow what is raised there
+            signal.setitimer(signal.ITIMER_REAL, 0.05, _AGAIN)
+            return
         over = True
         raise KeyboardInterrupt
 
@@ -48,3 +51,11 @@ def slice_of(minutes: float | None) -> Iterator[None]:
         signal.signal(signal.SIGINT, ctrl_c)  # which Lightning ignores once it was interrupted
         if left:  # somebody else's alarm
             signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - begun)), interval)
+
+
+def _in_finaliser(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False

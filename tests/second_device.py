@@ -120,6 +120,7 @@ def second_device() -> Iterator[torch.device]:
     with pytest.MonkeyPatch.context() as patch, _Functions(), _Dispatch():
         patch.setattr(torch, "Generator", _Generator)
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        patch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
         torch._C._set_only_lift_cpu_tensors(
             True
         )  # `torch.tensor(..., device=)` makes one on the CPU and moves it

@@ -183,7 +183,7 @@ def test_a_benchmark_in_slices_ends_by_its_own_clock_and_goes_on(
     with pytest.raises(SystemExit) as end:
         main([*command, "--minutes", "0.05"])
     assert end.value.code == OVER == 75
-    assert capsys.readouterr().out.endswith("\nslice over, run the same command again\n")
+    assert capsys.readouterr().out.endswith("slice over, run the same command again\n")
     assert [signal.getsignal(number) for number in handlers] == before
     assert "Not measured yet" in page.read_text("utf-8")
     finished = {path: cost for path, cost in stages(tmp_path).items() if json.loads(cost)["complete"]}
@@ -194,6 +194,11 @@ def test_a_benchmark_in_slices_ends_by_its_own_clock_and_goes_on(
     assert found == {ORACLE, "guidance", "retrack", "zero_target", "similarity"}
 
 
+class _Busy:
+    def __del__(self) -> None:
+        time.sleep(0.2)
+
+
 def test_a_slice_that_is_not_over_leaves_other_ends_alone() -> None:
     begun = time.monotonic()
     with pytest.raises(SystemExit, match=r"^1$"), slice_of(1):
@@ -201,6 +206,9 @@ def test_a_slice_that_is_not_over_leaves_other_ends_alone() -> None:
     with pytest.raises(KeyboardInterrupt), slice_of(None):
         raise KeyboardInterrupt
     with pytest.raises(SystemExit, match=r"^75$"), slice_of(0.001):
+        time.sleep(60)
+    with pytest.raises(SystemExit, match=r"^75$"), slice_of(0.001):
+        _Busy()  # ends at once, and its finaliser is busy when the time is over
         time.sleep(60)
     assert time.monotonic() - begun < 30
 

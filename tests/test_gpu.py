@@ -27,7 +27,7 @@ from guda_lightning.cli import main
 from guda_lightning.data import Digits, GroupDataModule, load_queries
 from guda_lightning.diffusion import DiffusionModule, FullModel, open_full
 from second_device import second_device
-from toys import quiet_trainer
+from toys import gray_queries, quiet_trainer
 
 CONF = Path(__file__).parent / "conf"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -151,7 +151,7 @@ def test_the_callback_scores_there_as_on_the_cpu(place: Place, finished_run: Pat
     assert close(validated(**place.trainer), theirs, place.tolerance)
 
 
-@pytest.mark.parametrize("place", [pytest.param(CPU, id="cpu"), ON_CUDA], indirect=False)
+@pytest.mark.parametrize("place", [pytest.param(CPU, id="cpu"), ON_CUDA])
 def test_bf16_is_finite_and_close(place: Place, finished_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run("fit", folder, place, "--trainer.precision", "bf16-mixed")
@@ -174,33 +174,24 @@ def test_bf16_is_finite_and_close(place: Place, finished_run: Path, tmp_path: Pa
     assert bool(((rounded - exact).abs() <= 0.02 * exact).all())  # 8 bits of bf16 round to .004
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", [pytest.param(CPU, id="cpu"), ON_CUDA])
-def test_fsdp2_on_all_devices_trains_what_one_process_trains(
-    place: Place, finished_run: Path, tmp_path: Path
-) -> None:
-    devices = max(1, min(2, torch.cuda.device_count()))
-    folder = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "guda_lightning",
-        "fit",
-        "-c",
-        f"{CONF}/digits.yaml",
-        "--run",
-        str(folder),
-    ]
-    spread = ["--trainer.strategy", "fsdp2", "--trainer.devices", str(devices)]
-    shared = ["--data.init_args.batch_size", str(16 // devices)]  # of each process
-    ended = subprocess.run([*command, *place.options, *spread, *shared], capture_output=True, text=True)
+@pytest.mark.gpu
+def test_fsdp2_on_all_gpus_trains_what_one_trains(tmp_path: Path) -> None:
+    """What tests/test_several_processes.py asks of every pair of strategies on CPUs."""
+    devices = min(2, torch.cuda.device_count())
+    alone, spread = tmp_path / "alone", tmp_path / "spread"
+    run("fit", alone, CUDA)
+    command = [sys.executable, "-m", "guda_lightning", "fit", "-c", f"{CONF}/digits.yaml", *CUDA.options]
+    shared = ["--trainer.devices", str(devices), "--data.init_args.batch_size", str(16 // devices)]
+    strategy = ["--trainer.strategy", "fsdp2", "--run", str(spread)]
+    ended = subprocess.run([*command, *shared, *strategy], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    if place is CUDA:  # whose random numbers are not those of the CPU
-        alone = tmp_path / "alone"
-        run("fit", alone, place)
-    else:
-        alone = finished_run
-    records = [json.loads((made / "full" / "record.json").read_text()) for made in (folder, alone)]
+    records = [json.loads((made / "full" / "record.json").read_text()) for made in (spread, alone)]
     assert [record["steps"] for record in records] == [12, 12]
-    ours, theirs = (load_file(made / "full/unet" / WEIGHTS) for made in (folder, alone))
-    assert all(close(ours[name], theirs[name], max(1e-3, place.tolerance)) for name in theirs)
+    # Errors rather than weights: Adam makes steps of the smallest gradients, whose signs are noise.
+    ours, theirs = (
+        squared_errors(FullModel.of(opened(made)).model, gray_queries("a", "b"), Scoring(strata=10, draws=1))[
+            0
+        ]
+        for made in (spread, alone)
+    )
+    assert bool(((ours - theirs).abs() <= 0.02 * theirs).all())
