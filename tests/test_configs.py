@@ -18,6 +18,7 @@ LATENT = ["styles.yaml", "unlearncanvas.yaml"]  # need a pipeline: tests/test_te
 COMPLETE = [name for name in EVERY if name not in LATENT]
 UNLEARN = sorted(f"unlearn/{path.name}" for path in (ROOT / "configs/unlearn").glob("*.yaml"))
 ATTRIBUTE = sorted(f"attribute/{path.name}" for path in (ROOT / "configs/attribute").glob("*.yaml"))
+SPREAD = sorted(f"spread/{path.name}" for path in (ROOT / "configs/spread").glob("*.yaml"))
 CALLBACKS = sorted(f"callbacks/{path.name}" for path in (ROOT / "callbacks").glob("*.yaml"))
 DATA = "--data.init_args.source.init_args.path"
 
@@ -52,7 +53,7 @@ def base_of(name: str) -> list[str]:
 
 def test_no_folder_was_forgotten() -> None:
     folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*.yaml")}
-    assert folders == {"configs", "configs/unlearn", "configs/attribute", "configs/retrain"}
+    assert folders == {"configs", "configs/unlearn", "configs/attribute", "configs/retrain", "configs/spread"}
     assert ["cifar10.yaml", "cifar10_gpu.yaml", "cifar10_small.yaml", "digits.yaml", *LATENT] == EVERY
 
 
@@ -148,6 +149,15 @@ def test_independent_oracles(parsed: Any) -> None:
     assert parsed("retrain", "-c", "digits.yaml")["paired"] is True
     config = parsed("retrain", "-c", "digits.yaml", "-c", "retrain/independent.yaml", "--seeds", "0,1")
     assert (config["paired"], config["seeds"]) == (False, "0,1")
+
+
+@pytest.mark.parametrize("stage", ["unlearn", "retrain"])
+@pytest.mark.parametrize("name", SPREAD)
+def test_spreads(stage: str, name: str, parsed: Any) -> None:
+    config = parsed(stage, "-c", "digits.yaml", "-c", name)
+    given = yaml.safe_load((ROOT / "configs" / name).read_text())["spread"]
+    assert config["spread"]["class_path"] == given["class_path"]
+    assert config["spread"]["init_args"].items() >= given.get("init_args", {}).items()
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "unlearn"])

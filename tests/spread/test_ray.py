@@ -55,7 +55,8 @@ def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(
     assert driver.returncode == 0, out
 
     assert out.startswith(REFUSED)
-    lines = out.removeprefix(REFUSED).splitlines()
+    # Ray says itself that it has lost a worker.
+    lines = [line for line in out.removeprefix(REFUSED).splitlines() if "(raylet)" not in line]
     assert lines[0].startswith("unlearn: 3 groups x 12 steps (zero_target)")
     assert lines[1] == "unlearn: 2 at a time, logs in run/spread"
     done = [re.sub(r", .*", "", line) for line in lines[2:]]

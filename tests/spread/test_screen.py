@@ -68,16 +68,24 @@ def test_one_line_for_all_and_one_for_each_that_runs(tmp_path: Path, monkeypatch
             yield [Ended(one, None), Ended(three, "exit code 2")]
 
         for ended in screen.watch(work()):
+            if ended:
+                print("said by another")
             for task, problem in ended:
                 screen.end(task, f"{task.name}: {problem}")
 
     assert shown == [
         ["unlearn: 0 of 3:   0%"],
         ["unlearn: 0 of 3:  25%", "  one:  25%", "  two:  50%"],
-        ["two: None", "unlearn: 0 of 3:  42%", "  one:  75%"],
-        ["two: None", "unlearn: 1 of 3:  58%", "  one:  75%", "  three: 5step [00:00"],
+        ["said by another", "two: None", "unlearn: 0 of 3:  42%", "  one:  75%"],
+        ["said by another", "two: None", "unlearn: 1 of 3:  58%", "  one:  75%", "  three: 5step [00:00"],
     ]
-    assert [line for line in terminal.lines() if line] == ["two: None", "one: None", "three: exit code 2"]
+    assert [line for line in terminal.lines() if line] == [
+        "said by another",
+        "two: None",
+        "said by another",
+        "one: None",
+        "three: exit code 2",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 

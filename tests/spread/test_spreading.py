@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from spread_place import CONF
 
-from guda_lightning import GudaTrainer
+from guda_lightning import CounterfactualStore, GudaTrainer
+from guda_lightning.cli import main
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.runs import RunFolder
-from guda_lightning.spread import Processes, RayCluster
+from guda_lightning.spread import Ended, Processes, RayCluster, Spread, Task
+from guda_lightning.spread.progress import Progress, read_progress
 from guda_lightning.stages import spreading
 from guda_lightning.stages.spreading import Spreading
 from toys import message, shades
@@ -97,3 +103,62 @@ def test_other_devices_than_the_trainers(tmp_path: Path) -> None:
 
 def test_no_spread(tmp_path: Path) -> None:
     assert Spreading.of(trainer(tmp_path), None, "") is None
+
+
+class Here(Spread):
+    """Runs tasks one after the other in this process, by their arguments alone."""
+
+    ran: ClassVar[list[str]] = []
+    devices = None
+
+    def room(self) -> int:
+        return 1
+
+    def run(self, tasks: Sequence[Task]) -> Generator[list[Ended], None, None]:
+        for task in tasks:
+            self.ran.append(task.name)
+            yield [Ended(task, f"exit code {code}" if (code := main(task.arguments)) else None)]
+
+
+def test_retraining_is_told_groups_and_seeds(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Tasks have the stage's configuration: another one would make other counterfactuals.
+    shared = ["retrain", "-c", f"{CONF}/digits.yaml", "--groups", "3,7+1", "--seeds", "0,1"]
+    alone = Path(shutil.copytree(finished_run, tmp_path / "alone"))
+    assert main([*shared, "--run", str(alone)]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(Here, "ran", [])
+    spread = [*shared, "--run", str(finished_run), "--spread", f"{__name__}.Here"]
+    assert main(spread) == 0
+    names = ["3 (seed 0)", "1+7 (seed 0)", "3 (seed 1)", "1+7 (seed 1)"]
+    assert Here.ran == names
+    said = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if ") done (" in line]
+    assert said[1::2] == [f"retrain: {name} done ({number} of 4)" for number, name in enumerate(names, 1)]
+    records = [
+        [record for record in CounterfactualStore(run / "store").records() if record.operator == "retrain"]
+        for run in (alone, finished_run)
+    ]
+    assert [record.key for record in records[0]] == [record.key for record in records[1]]
+    assert [record.files for record in records[0]] == [record.files for record in records[1]]  # bit for bit
+    assert main(spread) == 0
+    assert capsys.readouterr().out == f"retrain: 4 complete, skipped: {', '.join(names)}\n"
+    assert Here.ran == names
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0, 4), (1e9, 0)])
+def test_a_task_says_how_far_it_is(
+    seconds: float, steps: int, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guda_lightning.callbacks.progress._SECONDS", seconds)
+    monkeypatch.setenv("GUDA_PROGRESS", str(tmp_path / "3.progress"))
+    unlearn = ["unlearn", "-c", f"{CONF}/digits.yaml", "-c", f"{CONF}/zero_target.yaml"]
+    assert main([*unlearn, "--run", str(finished_run), "--groups", "3"]) == 0
+    assert read_progress(tmp_path / "3.progress") == Progress(step=steps, total=4)
+    assert [path.name for path in tmp_path.glob("3.*")] == ["3.progress"]
+
+
+def test_a_task_is_none_of_the_processes_that_started_it(tmp_path: Path) -> None:
+    task = Task("3", "unlearn", tmp_path, (), tmp_path / "3.log", tmp_path)
+    inherited = {"SLURM_PROCID": "1", "RANK": "1", "MASTER_PORT": "7", "WORLD_SIZE": "2", "HOME": "/home/me"}
+    assert task.environment(inherited) == {"HOME": "/home/me", "GUDA_PROGRESS": str(tmp_path / "3.progress")}

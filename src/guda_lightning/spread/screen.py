@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, redirect_stdout
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib import DummyTqdmFile
 
 from guda_lightning.spread.base import Ended
 from guda_lightning.spread.progress import read_progress
@@ -26,17 +28,21 @@ class Screen:
 
     def __init__(self, title: str, tasks: Sequence[Task]) -> None:
         self._title, self._tasks, self._over = title, tasks, set[Task]()
+        self._file, self._others = sys.stdout, ExitStack()
         self._lines: dict[Task, Any] = {}
         self._all = self._line(
             0, len(tasks), bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
         )
 
     def __enter__(self) -> Screen:
+        if not self._all.disable:  # what others print, as Ray does of lost workers, goes above
+            self._others.enter_context(redirect_stdout(DummyTqdmFile(self._file)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._others.close()
         for line in (*self._lines.values(), self._all):
             line.close()
         for task in self._tasks:
@@ -53,8 +59,7 @@ class Screen:
         self._over.add(task)
         if task in self._lines:
             self._lines.pop(task).close()
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(message, flush=True)
+        print(message, flush=True)
 
     def _refresh(self) -> None:
         """Draw how far all are."""
@@ -82,7 +87,7 @@ class Screen:
             position=position,
             leave=False,
             disable=None,
-            file=sys.stdout,
+            file=self._file,
             dynamic_ncols=True,
             **options,
         )
