@@ -44,7 +44,7 @@ def parse(words: list[str]) -> None:
         started = get_args_parser().parse_args(arguments)
         assert (started.module, started.training_script) == (True, "guda_lightning")
         trainer = dict(zip(started.training_script_args, started.training_script_args[1:], strict=False))
-        assert trainer["--trainer.num_nodes"] == started.nnodes
+        assert trainer.get("--trainer.num_nodes", "1") == started.nnodes.partition(":")[0]
         assert trainer["--trainer.devices"] == started.nproc_per_node
         parse(["guda", *started.training_script_args])
     else:
