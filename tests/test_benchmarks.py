@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.profiled import own_times
 from benchmarks.slices import OVER, slice_of
 from benchmarks.stages import DOCS
 from benchmarks.tables import write_table
@@ -71,9 +72,10 @@ TABLES: dict[str, tuple[str, set[str]]] = {
         {"anchors, LoRA of rank 8", "anchors, all weights", "retraining, one seed"},
     ),
     "streaming": ("queries", {"3", "5"}),
+    "hot-loops": ("form", {"bare", "ours", "straightforward", "reference"}),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
-QUICK = ("digits", "halves", "coalitions", "early", "memory")
+QUICK = ("digits", "halves", "coalitions", "early", "memory", "hot_loops")
 FIGURES = {
     "draws",
     "evaluations",
@@ -212,6 +214,13 @@ def test_a_slice_that_is_not_over_leaves_other_ends_alone() -> None:
         time.sleep(60)
     assert time.monotonic() - begun < 30
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_time_under_a_label_inside_another_counts_once() -> None:
+    found = own_times(
+        [(0, 10, "outer"), (1, 4, "inner"), (2, 3, "outer"), (4, 5, "inner"), (12, 15, "inner")]
+    )
+    assert found == {"outer": 10 - 3 - 1 + 1, "inner": 3 - 1 + 1 + 3}
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_made(

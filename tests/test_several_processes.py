@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import several_processes
 from guda_lightning import CounterfactualStore, ScoreTable
 from guda_lightning.data import load_queries
-from several_processes import BATCH, DDP, ONE, QUERIES, SCORED, TWO, WATCHED
+from several_processes import BATCH, DDP, FSDP2, ONE, QUERIES, SCORED, TWO, WATCHED
 
 pytestmark = [
     pytest.mark.slow,
@@ -120,9 +120,11 @@ def test_scores_are_those_of_one_process_each_query_once(folder: Path, strategy:
     assert len(one) == len(two)
     for weighting in one.weightings:
         first, second = (part.select(weighting=weighting) for part in (one, two))
-        scale = 1e-5 * float(first.matrix().abs().max())
-        torch.testing.assert_close(second.matrix(), first.matrix(), rtol=1e-5, atol=scale)
-        torch.testing.assert_close(second.stderr_matrix(), first.stderr_matrix(), rtol=1e-5, atol=scale)
+        # Under FSDP2 a LoRA is added to the weights that it stands beside elsewhere.
+        tolerance = 1e-4 if (strategy, table) == (FSDP2, "retrack-1") else 1e-5
+        scale = tolerance * float(first.matrix().abs().max())
+        torch.testing.assert_close(second.matrix(), first.matrix(), rtol=tolerance, atol=scale)
+        torch.testing.assert_close(second.stderr_matrix(), first.stderr_matrix(), rtol=tolerance, atol=scale)
 
 
 def test_samples_are_those_of_one_process(folder: Path) -> None:
