@@ -53,9 +53,9 @@ class AttributeStage(StageTrainer):
         """Score queries against every group's counterfactual and write RUN/scores.
 
         Any number of queries: they are read and scored in chunks of at most 1024, fewer where pictures are
-        large or groups and timesteps many, so that a chunk takes at most about 1 GiB. What is scored is
-        written before the next chunk begins; run again, the stage goes on there. Beyond one chunk, page and
-        W&B show the first one; the table has them all.
+        large or groups and timesteps many, so that a chunk takes at most about 1 GiB; the list of all takes
+        less than 1 kB a query. What is scored is written before the next chunk begins; run again, the stage
+        goes on there. Beyond one chunk, page and W&B show the first one; the table has them all.
 
         Args:
             model: The full model's module.
