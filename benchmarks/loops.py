@@ -64,8 +64,8 @@ class Setting:
 
 _DIGITS, _CIFAR10 = SETTINGS.values()
 MEASURED = {
-    "digits": Setting(_DIGITS["unet"], _DIGITS["shape"], 20, 50, 256, 64, 12, 7),
-    "CIFAR-10": Setting(_CIFAR10["unet"], _CIFAR10["shape"], 1, 5, 10, 2, 3, 3),
+    "digits": Setting(_DIGITS["unet"], _DIGITS["shape"], 20, 50, 256, 64, 8, 5),
+    "CIFAR-10": Setting(_CIFAR10["unet"], _CIFAR10["shape"], 4, 5, 10, 2, 2, 2),
 }
 TOYS = {
     "digits": Setting(
