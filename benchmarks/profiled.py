@@ -25,8 +25,9 @@ from guda_lightning.unlearning import objectives as objectives_module
 NOTES = (
     "Shares of the time of the clock of one repeat, by labels in torch's profiler; what a label encloses "
     "under a label of its own is not counted twice. `network`: forward, backward and the optimizer's "
-    "step; `hash`: keys of noise; `weights`: waiting for those of counterfactuals and swapping them; `target`: of "
-    "forget and retain samples; `rest`: the loop around them, and Lightning with its start and end."
+    "step; `hash`: keys of noise; `weights`: waiting for those of counterfactuals and swapping them; "
+    "`target`: of forget and retain samples; `rest`: the loop around them, and Lightning with its start "
+    "and end."
 )
 _LABELS: dict[str, tuple[tuple[Any, str], ...]] = {
     "network": ((UNet2DModel, "forward"), (torch.Tensor, "backward"), (torch.optim.AdamW, "step")),
