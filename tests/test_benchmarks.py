@@ -223,13 +223,6 @@ def test_time_under_a_label_inside_another_counts_once() -> None:
     assert found == {"outer": 10 - 3 - 1 + 1, "inner": 3 - 1 + 1 + 3}
 
 
-def test_time_under_a_label_inside_another_counts_once() -> None:
-    found = own_times(
-        [(0, 10, "outer"), (1, 4, "inner"), (2, 3, "outer"), (4, 5, "inner"), (12, 15, "inner")]
-    )
-    assert found == {"outer": 10 - 3 - 1 + 1, "inner": 3 - 1 + 1 + 3}
-
-
 def test_what_cannot_be_run_is_refused_before_anything_is_made(
     toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
