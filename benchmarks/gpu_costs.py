@@ -97,9 +97,8 @@ class Recipe:
         """Operations of one evaluation of the classifier."""
         channels, height, width = self.network.inputs(1)["sample"].shape[1:]
         shape = channels, height, width
-        with torch.device("meta"):
-            network = NoisyClassifier(shape, 10, ClassifierPlan().channels_for(shape))
-            return flops(network, torch.zeros(1, *shape), torch.zeros(1))
+        network = NoisyClassifier(shape, 10, ClassifierPlan().channels_for(shape)).to("meta")
+        return flops(network, torch.zeros(1, *shape, device="meta"), torch.zeros(1, device="meta"))
 
     def score(self, models: int, noise: float, jacobian: int = 0) -> float:
         """Seconds to score the queries, not counting what reads models.

@@ -103,6 +103,7 @@ def test_the_help_of_a_stage_begins_with_its_own_options(capsys: pytest.CaptureF
         "lr_scheduler",
         "seed",
         "lora",
+        "spread",
     ]
     # All of Lightning's options are named, and none of them is explained.
     flags = re.findall(r"--trainer\.\w+", out[out.index("arguments of lightning.Trainer") :])

@@ -174,6 +174,7 @@ def test_processes_share_an_epoch(batch_size: int, expected: int) -> None:
     class Rank:
         def __init__(self, rank: int) -> None:
             self.distributed_sampler_kwargs = {"num_replicas": 3, "rank": rank}
+            self.strategy = None
 
     data = GroupDataModule(Ramp(), batch_size=batch_size)
     dealt = [

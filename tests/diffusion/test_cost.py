@@ -1,24 +1,27 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import costs_of_trainings
 import pytest
-from costs_of_trainings import BATCH_SIZE, STEPS, build
+import torch
+from diffusers import DDPMScheduler
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from guda_lightning import CounterfactualStore
+from guda_lightning import CounterfactualStore, DiffusionModule, GudaTrainer
 from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.diffusion.cost import TrainingCost
-from toys import quiet_trainer, shades
+from guda_lightning.unlearning import Finetune
+from toys import quiet_trainer, shades, tiny_unet
 
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller")
+BATCH_SIZE, STEPS = 8, 5
 EPOCH = 48 + 6  # images of an epoch and of the probe set
+
+
+def build() -> DiffusionModule:
+    return DiffusionModule(tiny_unet(), DDPMScheduler(20))
 
 
 class Interrupt(Callback):
@@ -102,24 +105,24 @@ def test_a_trainer_without_it_reads_its_checkpoints_without_a_warning(tmp_path: 
     assert plain.current_epoch == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_records_count_what_all_processes_did(processes: int, tmp_path: Path) -> None:
-    if processes == 1:
-        costs_of_trainings.run(tmp_path, 1)
-    else:
-        outside = {
-            name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK")
-        }
-        finished = subprocess.run(
-            [sys.executable, "-W", "ignore", costs_of_trainings.__file__, tmp_path, "2"],
-            env={**outside, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert finished.returncode == 0, finished.stderr[-3000:]
-    evaluations = STEPS * BATCH_SIZE * processes
+def test_records_count_what_was_done(tmp_path: Path) -> None:  # of two processes: test_several_processes.py
+    torch.set_num_threads(1)
+    data = shades(batch_size=BATCH_SIZE)
+    trainer = GudaTrainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        devices=1,
+        max_steps=STEPS,
+        max_epochs=-1,
+        limit_val_batches=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit_full(build(), data)
+    trainer.retrain(build, data, ["dark"], seeds=[0, 1])
+    trainer.unlearn(build(), data, Finetune(), steps=STEPS, groups=["dark"])
+    evaluations = STEPS * BATCH_SIZE
     full = json.loads((tmp_path / "full" / "record.json").read_text())
     assert (full["steps"], full["network_evaluations"]) == (STEPS, evaluations)
     records = CounterfactualStore(tmp_path / "store").records()
