@@ -36,7 +36,7 @@ def parse(words: list[str]) -> None:
     if program == "guda":
         _check(arguments[0], arguments[1:])
     elif program == "env":
-        assert arguments[0].startswith("--chdir=/")
+        assert re.fullmatch("--chdir=/.+|--unset=SLURM_STEP_NUM_TASKS", arguments[0])
         parse(arguments[1:])
     elif program == "srun":
         parse(arguments)

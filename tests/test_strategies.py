@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 
 from guda_lightning import DiffusionModule, FSDP2Strategy, GudaTrainer
 from guda_lightning.diffusion.sharding import gather, is_sharded, load_whole, shard, whole
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, RankError
 from guda_lightning.ranks import ALONE, Ranks, lost_rank
 from guda_lightning.strategies import refuse_strategy, refuse_unsharded
 from toys import message, tiny_unet
@@ -48,10 +48,19 @@ def test_checkpoints_in_pieces_are_refused(tmp_path: Path) -> None:
         "checkpoints in pieces cannot be resumed by other strategies",
         "ModelParallelStrategy with save_distributed_checkpoint=True",
         "checkpoints of a single file",
-        "set trainer.strategy to fsdp2, or save_distributed_checkpoint to false",
+        "set trainer.strategy to fsdp2",
     )
     with pytest.raises(ConfigError, match=expected):
         GudaTrainer(strategy=ModelParallelStrategy(), devices=2, default_root_dir=tmp_path, **ON_CPU)
+    expected = message(
+        "tensor parallelism is not supported",
+        "ModelParallelStrategy with tensor_parallel_size='auto'",
+        "1: processes share batches and queries, and spread weights over all of them",
+        "set trainer.strategy to fsdp2",
+    )
+    split = ModelParallelStrategy(save_distributed_checkpoint=False)
+    with pytest.raises(ConfigError, match=expected):
+        GudaTrainer(strategy=split, devices=2, default_root_dir=tmp_path, **ON_CPU)
     in_one = ModelParallelStrategy(2, 1, save_distributed_checkpoint=False)
     GudaTrainer(strategy=in_one, devices=2, default_root_dir=tmp_path, **ON_CPU)
 
@@ -110,6 +119,57 @@ def test_a_process_alone_agrees_with_itself() -> None:
     assert Ranks.of(None) == ALONE
     assert (ALONE.agreed("yes"), ALONE.gathered(3)) == ("yes", [3])
     ALONE.meet()
+
+
+def test_what_rank_zero_does_alone_fails_for_all() -> None:
+    done: list[int] = []
+    ALONE.first(lambda: done.append(1))
+    assert done == [1]
+    with pytest.raises(OSError, match="^full$"):
+        ALONE.first(lambda: _fail())
+
+    class Second(Ranks):
+        def agreed(self, value: Any) -> Any:
+            return True  # rank zero says that it has failed
+
+    expected = message(
+        "the first process has failed",
+        "an error there",
+        "its work, which the others wait for",
+        "see what it printed",
+    )
+    with pytest.raises(RankError, match=expected):
+        Second(1, 2).first(lambda: done.append(2))
+    assert done == [1]
+
+
+def _fail() -> None:
+    raise OSError("full")
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (
+            "[/src/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.1]:1: Connection reset by peer. More",
+            "Read error [10.0.0.1]:1: Connection reset by peer",
+        ),
+        ("NCCL error: remote process exited or there was a network error", None),
+        ("Duplicate GPU detected", None),
+    ],
+)
+def test_a_lost_process_is_told_from_other_errors(
+    monkeypatch: pytest.MonkeyPatch, said: str, found: str | None
+) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    error = lost_rank(RuntimeError(said))
+    if said.startswith("Duplicate"):
+        assert error is None
+        return
+    assert error is not None
+    assert (error.problem, error.found) == ("rank 1 of 2 has lost another one", found or said)
 
 
 def test_errors_of_one_process_are_what_they_are() -> None:

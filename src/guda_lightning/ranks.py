@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -56,12 +57,36 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
+    def first(self, work: Callable[[], object]) -> None:
+        """Let rank zero do something alone, such as write a file, and wait until it is done.
+
+        Raises:
+            RankError: It has failed; rank zero itself raises what happened.
+        """
+        failed = False
+        try:
+            if self.rank == 0:
+                work()
+        except BaseException:
+            failed = True
+            raise
+        finally:
+            failed = self.agreed(failed)
+        if failed:
+            raise RankError(
+                "the first process has failed",
+                found="an error there",
+                expected="its work, which the others wait for",
+                fix="see what it printed",
+            )
+
     def meet(self) -> None:
         """Wait for all others, so that none reads what another still writes."""
         self.gathered(None)
 
 
 ALONE = Ranks()
+_LOST = ("by peer", "Broken pipe", "timed out", "Timed out", "remote process")  # what gloo and NCCL say
 
 
 def lost_rank(error: RuntimeError) -> RankError | None:
@@ -69,7 +94,7 @@ def lost_rank(error: RuntimeError) -> RankError | None:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return None
     text = " ".join(str(error).split())
-    if not isinstance(error, dist.DistError) and "/gloo/" not in text:
+    if not any(sign in text for sign in _LOST):
         return None
     return RankError(
         f"rank {dist.get_rank()} of {dist.get_world_size()} has lost another one",

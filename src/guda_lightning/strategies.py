@@ -38,8 +38,8 @@ def refuse_strategy(trainer: Trainer) -> None:
     """Refuse a strategy under which a stage would lose its results, or could not go on.
 
     Raises:
-        ConfigError: It starts processes that hand nothing back, writes checkpoints in pieces, or has fewer
-            processes than were started.
+        ConfigError: It starts processes that hand nothing back, writes checkpoints in pieces, splits layers,
+            or has fewer processes than were started.
     """
     strategy = trainer.strategy
     name = type(strategy).__name__
@@ -71,7 +71,16 @@ def refuse_strategy(trainer: Trainer) -> None:
             "checkpoints in pieces cannot be resumed by other strategies",
             found=f"{name} with save_distributed_checkpoint=True",
             expected="checkpoints of a single file",
-            fix="set trainer.strategy to fsdp2, or save_distributed_checkpoint to false",
+            fix="set trainer.strategy to fsdp2",
+        )
+    if isinstance(strategy, ModelParallelStrategy) and not (
+        isinstance(strategy, FSDP2Strategy) or strategy._tensor_parallel_size == 1
+    ):
+        raise ConfigError(
+            "tensor parallelism is not supported",
+            found=f"{name} with tensor_parallel_size={strategy._tensor_parallel_size!r}",
+            expected="1: processes share batches and queries, and spread weights over all of them",
+            fix="set trainer.strategy to fsdp2",
         )
 
 

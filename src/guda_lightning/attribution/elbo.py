@@ -6,6 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -174,9 +175,7 @@ class ELBOAttributor(Attributor):
         """Keep squared errors under the identity that is their record."""
         path = self._path(errors.record)
         if path is not None:
-            if not self.ranks.rank:
-                errors.save(path)
-            self.ranks.meet()
+            self.ranks.first(partial(errors.save, path))
 
     def _network(self) -> DiffusionModel:
         """A copy of the full model on the device, whose weights may be replaced."""

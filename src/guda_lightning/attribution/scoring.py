@@ -111,7 +111,7 @@ def noised_queries(
 
 def _sent(values: Tensor, device: torch.device | str) -> Tensor:
     """A tensor of the CPU on a device; a GPU is not waited for, so that the next noise is made meanwhile."""
-    if torch.device(device).type != "cuda":
+    if torch.device(device).type != "cuda" or values.device.type != "cpu":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 

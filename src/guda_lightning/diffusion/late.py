@@ -21,7 +21,7 @@ class Late:
     def put(self, step: int, numbers: Mapping[str, Tensor]) -> None:
         """Start copying scalars of a step to the host."""
         scalars = torch.stack([value.detach().float() for value in numbers.values()])
-        self._kept = step, tuple(numbers), scalars.to("cpu", non_blocking=True)
+        self._kept = step, tuple(numbers), scalars.to("cpu", non_blocking=scalars.is_cuda)
         if scalars.is_cuda:
             self._copied = torch.cuda.Event()
             self._copied.record()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,10 @@ class Encoders:
 
     def __init__(self, pretrained: str, batch_size: int = 8) -> None:
         self.pretrained, self.batch_size = pretrained, batch_size
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cpu")
+        if torch.cuda.is_available():  # of several processes each has its own, before training says so
+            place = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+            self.device = torch.device("cuda", place)
 
     @cached_property
     def pipeline(self) -> Any:

@@ -95,7 +95,7 @@ class Processes(Spread):
         environ = {**task.environment(os.environ), ENDS_WITH_DRIVER: "1"}
         if self._gpus:
             environ["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
-        environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // self.room())))
+        environ.setdefault("OMP_NUM_THREADS", str(max(1, _processors() // self.room())))
         with task.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "guda_lightning", *task.arguments],
@@ -106,6 +106,11 @@ class Processes(Spread):
                 env=environ,
                 start_new_session=True,  # Ctrl-C is for this process, which then ends the others
             )
+
+
+def _processors() -> int:
+    """Those that this process may use; not all systems say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _let_go(children: Iterable[_Child]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,15 +24,16 @@ class Progress(NamedTuple):
 
 
 def write_progress(path: Path, progress: Progress) -> None:
-    """Replace the file; nothing is lost where the machine forgets it, so the disk need not hurry."""
+    """Replace the file; nothing is lost where the disk forgets it, or has no room for it."""
     temporary = path.with_suffix(".progress.tmp")
-    temporary.write_text(json.dumps(progress))
-    os.replace(temporary, path)
+    with suppress(OSError):
+        temporary.write_text(json.dumps(progress))
+        os.replace(temporary, path)
 
 
 def read_progress(path: Path) -> Progress | None:
-    """What the file says; None where training has not begun."""
+    """What the file says; None where training has not begun, or a network disk is replacing the file."""
     try:
         return Progress(*json.loads(path.read_text()))
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return None

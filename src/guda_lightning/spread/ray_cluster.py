@@ -66,7 +66,9 @@ class RayCluster(Spread):
         ray = self._connect()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         needs = {name: amount for name, amount in self.needs.items() if amount}
-        room = sum(min(int(node.get(name, 0) / amount) for name, amount in needs.items()) for node in nodes)
+        room = sum(
+            min(int(node.get(name, 0) / amount + 1e-9) for name, amount in needs.items()) for node in nodes
+        )
         if not room:
             have = [", ".join(f"{name} {node.get(name, 0):g}" for name in needs) for node in nodes]
             self._disconnect(ray)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
 from types import TracebackType
@@ -14,6 +16,8 @@ from tqdm.contrib import DummyTqdmFile
 from guda_lightning.spread.base import Ended
 from guda_lightning.spread.progress import read_progress
 from guda_lightning.spread.task import Task
+
+_SECONDS = 0.5  # between two looks at the files of all tasks, which may lie on a network disk
 
 
 class Screen:
@@ -50,8 +54,11 @@ class Screen:
 
     def watch(self, looks: Iterator[list[Ended]]) -> Iterator[list[Ended]]:
         """The same, with all lines redrawn at every look."""
+        drawn = -math.inf
         for ended in looks:
-            self._refresh()
+            if time.monotonic() - drawn > _SECONDS:
+                drawn = time.monotonic()
+                self._refresh()
             yield ended
 
     def end(self, task: Task, message: str) -> None:

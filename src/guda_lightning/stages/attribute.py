@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,23 +122,22 @@ class AttributeStage(StageTrainer):
                             f"{table.evaluations} network evaluations",
                             None if each is None else each * table.evaluations / self.world_size,
                         )
-                    notes = self._score_left(table, one, asked)
-                    if self.is_global_zero:
-                        self._write_table(path, table, asked, weighting)
-                    ranks.meet()
+                    notes = self._score_left(table, one, asked, ranks)
+                    ranks.first(partial(self._write_table, path, table, asked, weighting))
                     for note in notes:
                         say(note)
                     say(f"attribute: {path} written")
                 if self.is_global_zero:
                     shutil.rmtree(run.parts_of(path), ignore_errors=True)
 
-    def _score_left(self, table: ChunkedTable, attributor: Attributor, asked: AskedQueries) -> list[str]:
+    def _score_left(
+        self, table: ChunkedTable, attributor: Attributor, asked: AskedQueries, ranks: Ranks
+    ) -> list[str]:
         """Score the chunks that are left and write each as it is done; what the user should know of them."""
         notes = []
         for chunk in table.left:
             scores = chunk.score(attributor, asked)
-            if self.is_global_zero:
-                scores.save(chunk.part)
+            ranks.first(partial(scores.save, chunk.part))
             which = f"{chunk.name}, " if table.several else ""
             notes += [f"{which}{note}" for note in attributor.notes()]
         return notes

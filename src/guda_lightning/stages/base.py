@@ -25,6 +25,7 @@ from guda_lightning.diffusion import (
     refuse_nonfinite,
 )
 from guda_lightning.errors import ConfigError, QueryError
+from guda_lightning.ranks import Ranks
 from guda_lightning.runs import RunFolder
 from guda_lightning.stages.choices import refuse_missing_start
 from guda_lightning.stages.costs import say
@@ -184,7 +185,8 @@ def _refuse_out_of_time(trainer: Trainer) -> None:
     ends = {"max_steps": (trainer.global_step, trainer.max_steps)}
     ends["max_epochs"] = (trainer.current_epoch, trainer.max_epochs or -1)
     set_ends = {name: end for name, end in ends.items() if end[1] >= 0}
-    if min(left, default=1) <= 0 and set_ends and all(now < end for now, end in set_ends.values()):
+    over = min(left, default=1) <= 0 and set_ends and all(now < end for now, end in set_ends.values())
+    if Ranks.of(trainer).agreed(over):  # by one clock
         raise ConfigError(
             "trainer.max_time was over before the training was",
             found=", ".join(f"{now} of {end} ({name})" for name, (now, end) in set_ends.items()),

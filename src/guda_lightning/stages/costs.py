@@ -38,9 +38,13 @@ def say_cost(what: str, seconds: float | None) -> None:
     say(what if seconds is None else f"{what}: about {readable_seconds(seconds)}")
 
 
-def is_timed(trainer: Trainer) -> bool:
-    """Whether a network may be tried out before the work: one that is spread need not fit one device."""
-    return not isinstance(trainer.strategy, ModelParallelStrategy)
+def is_timed(trainer: Trainer, elsewhere: bool = False) -> bool:
+    """Whether a network may be tried out before the work.
+
+    One that is spread need not fit one device; and where others do the work, the GPU is theirs.
+    """
+    waits = elsewhere and trainer.strategy.root_device.type != "cpu"
+    return not (waits or isinstance(trainer.strategy, ModelParallelStrategy))
 
 
 def spent(record: Mapping[str, Any]) -> str:

@@ -75,7 +75,7 @@ class GuideStage(StageTrainer):
         key, data = work.key(datamodule.grouping), work.data(datamodule)
         with closing_runs():
             cost = TrainingCost(module.network)
-            batches = max(1, len(data.kept) // work.plan.batch_size)
+            batches = max(1, len(data.kept) // (work.plan.batch_size * self.world_size))
             trainer, checkpoint = self._fresh(
                 "guide",
                 "classifier",

@@ -34,6 +34,7 @@ from guda_lightning.stages.without import (
     refuse_prompts,
 )
 from guda_lightning.strategies import start_processes
+from guda_lightning.types import Queries
 
 
 class SampleStage(StageTrainer):
@@ -131,12 +132,7 @@ class SampleStage(StageTrainer):
             parts = self._sampled(
                 one, source.scheduler, datamodule.input_shape, drawn.labels, batch_size, ranks
             )
-            if self.is_global_zero:
-                samples = torch.cat([load_file(part)["images"] for part in parts])
-                made = replace(drawn, ids=ids, images=datamodule.pictures(samples))
-                save_queries(one.folder, made, {"config": one.asked})
-                shutil.rmtree(one.unfinished, ignore_errors=True)  # only now: hours of work lie there
-            ranks.meet()
+            ranks.first(partial(self._save, one, parts, replace(drawn, ids=ids), datamodule))
             say(f"sample: {num} images in {one.folder}")
         if without is not None and self.is_global_zero:
             self._log(drawings, datamodule.image_shape)
@@ -168,9 +164,7 @@ class SampleStage(StageTrainer):
         """
         asked, model, device = drawing.asked, drawing.read(), self.strategy.root_device
         num, steps = asked["num"], asked["steps"]
-        if self.is_global_zero:
-            begin(drawing.unfinished, {**asked, "batch_size": batch_size})
-        ranks.meet()
+        ranks.first(lambda: begin(drawing.unfinished, {**asked, "batch_size": batch_size}))
         model.denoiser.to(device)
         parts = {
             drawing.unfinished / f"{int(i[0])}.safetensors": i for i in torch.arange(num).split(batch_size)
@@ -195,6 +189,12 @@ class SampleStage(StageTrainer):
                     write_atomic(part, to_safetensors({"images": batch}))
         ranks.meet()
         return list(parts)
+
+    def _save(self, drawing: Drawing, parts: Sequence[Path], drawn: Queries, data: GroupDataModule) -> None:
+        """Write the pictures of all batches as queries."""
+        samples = torch.cat([load_file(part)["images"] for part in parts])
+        save_queries(drawing.folder, replace(drawn, images=data.pictures(samples)), {"config": drawing.asked})
+        shutil.rmtree(drawing.unfinished, ignore_errors=True)  # only now: hours of work lie there
 
     def _log(self, drawings: Sequence[Drawing], shape: tuple[int, int, int]) -> None:
         """Log the first pictures of every group beside the queries, as one picture."""

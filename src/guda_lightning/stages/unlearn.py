@@ -89,7 +89,9 @@ class UnlearnStage(StageTrainer):
         if todo:
             say_cost(
                 f"unlearn: {len(todo)} groups x {steps} steps ({objective.name})",
-                work.seconds(datamodule, self.strategy.root_device) * len(todo) if is_timed(self) else None,
+                work.seconds(datamodule, self.strategy.root_device) * len(todo)
+                if is_timed(self, spreading is not None)
+                else None,
             )
         if todo and spreading is not None:
             spreading.make("unlearn", [work.key(coalitions[name]) for name in todo])
