@@ -125,7 +125,7 @@ def test_what_rank_zero_does_alone_fails_for_all() -> None:
     done: list[int] = []
     ALONE.first(lambda: done.append(1))
     assert done == [1]
-    with pytest.raises(OSError, match="^full$"):
+    with pytest.raises(OSError, match=r"^full$"):
         ALONE.first(lambda: _fail())
 
     class Second(Ranks):
