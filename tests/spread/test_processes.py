@@ -35,7 +35,8 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(
     def interrupt() -> None:
         # 2 can only come to its end while 1 waits if both run at the same time.
         wait_until(lambda: ("1", "5") in place.steps() and "2" in place.records())
-        children.extend(psutil.Process().children(recursive=True))
+        tasks = [c for c in psutil.Process().children(recursive=True) if "guda_lightning" in c.cmdline()]
+        children.extend(tasks)
         os.kill(os.getpid(), signal.SIGINT)
 
     capsys.readouterr()

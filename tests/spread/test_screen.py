@@ -44,6 +44,7 @@ def tasks(folder: Path, *names: str) -> list[Task]:
 def test_one_line_for_all_and_one_for_each_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr("guda_lightning.spread.screen._SECONDS", 0.0)
     one, two, three = tasks(tmp_path, "one", "two", "three")
     shown: list[list[str]] = []
 

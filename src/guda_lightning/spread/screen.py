@@ -56,7 +56,7 @@ class Screen:
         """The same, with all lines redrawn at every look."""
         drawn = -math.inf
         for ended in looks:
-            if time.monotonic() - drawn > _SECONDS:
+            if time.monotonic() - drawn >= _SECONDS:
                 drawn = time.monotonic()
                 self._refresh()
             yield ended
