@@ -109,9 +109,11 @@ class QueryHash:
         self._ids += queries.ids
         self._shape = tuple(queries.images.shape[1:])
         if queries.prompts is not None:
-            self._prompts = [*(self._prompts or ()), *queries.prompts]
+            self._prompts = self._prompts or []
+            self._prompts += queries.prompts  # in place: one query may come at a time, and there may be many
         elif queries.labels is not None:  # a prompt's number depends on which others were seen before
-            self._labels = [*(self._labels or ()), *queries.labels.tolist()]
+            self._labels = self._labels or []
+            self._labels += queries.labels.tolist()
         for image in queries.images:
             self._pixels.update(image.detach().cpu().float().contiguous().numpy().astype("<f4").data)
 

@@ -72,6 +72,7 @@ def say_fit_cost(
     datamodule: GroupDataModule,
     conditional: bool,
     models: int = 1,
+    elsewhere: bool = False,
 ) -> None:
     """Tell the user what training will cost; a step of a foreign module is taken as one of ours."""
     what = f"{stage}:" if models == 1 else f"{stage}: {models} models x"
@@ -84,7 +85,9 @@ def say_fit_cost(
     network = model.student if isinstance(model, DiffusionModule) else full.model
     size, device = datamodule.batch_size * trainer.world_size, trainer.strategy.root_device
     per_step = (
-        step_seconds(network, datamodule, BACKWARD_FACTOR, device, conditional) if is_timed(trainer) else None
+        step_seconds(network, datamodule, BACKWARD_FACTOR, device, conditional)
+        if is_timed(trainer, elsewhere)
+        else None
     )
     if counts:
         steps_of = f"{what} {min(counts)} steps of {size} images"

@@ -112,7 +112,9 @@ class RetrainStage(StageTrainer):
             view = datamodule.without(key.groups, seed)
             if position == 1:
                 say_fit_cost(
-                    "retrain", self, model, started, view, self._is_conditional(model), models=len(todo)
+                    *("retrain", self, model, started, view, self._is_conditional(model)),
+                    models=len(todo),
+                    elsewhere=spreading is not None,
                 )
             if spreading is not None:
                 spreading.make("retrain", todo, seeds=True)
