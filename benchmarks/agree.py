@@ -10,7 +10,7 @@ import pandas as pd
 from benchmarks import figures, oracles, yardstick
 from benchmarks.stages import Asked, Bench, unit
 from benchmarks.tables import with_interval, write_table
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.types import Weighting
 
 DISTILL = ("--objective.init_args.preserve", "distill")

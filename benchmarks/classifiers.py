@@ -9,7 +9,7 @@ import pandas as pd
 from benchmarks import oracles
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import with_interval, write_table
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.types import Weighting
 
 PLANS: Mapping[str, Sequence[str]] = {

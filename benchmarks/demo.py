@@ -14,10 +14,10 @@ from typing import Any
 from benchmarks.sizes import Size
 from benchmarks.stages import Asked
 from benchmarks.tables import write_table
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import CounterfactualStore
-from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
+from guda_lightning.storage.runs import RunFolder
 
 
 def run(asked: Asked) -> None:

@@ -11,11 +11,11 @@ from lightning.pytorch import LightningModule
 from benchmarks import figures, oracles
 from benchmarks.agree import make
 from benchmarks.stages import Asked, Bench
-from guda_lightning.attribution import Scoring, elbo_attributor
+from guda_lightning.attribution import elbo_attributor
 from guda_lightning.data import load_queries
 from guda_lightning.diffusion import open_full
 from guda_lightning.evaluation import agreement
-from guda_lightning.scores import ScoreTable
+from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.types import Weighting
 
 METHODS = ("retrack", "guidance")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import altair as alt
 
-from guda_lightning.charts import INK, NEGATIVE, POSITIVE, png, styled
+from guda_lightning.report.charts import INK, NEGATIVE, POSITIVE, png, styled
 
 COLORS = {"elbo": NEGATIVE, "uniform": POSITIVE, "middle": "#7a7a7a"}
 

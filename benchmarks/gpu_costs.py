@@ -12,8 +12,8 @@ import torch
 from benchmarks.networks import Counted, flops, saved
 from guda_lightning.diffusion.adapters import Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import BACKWARD_FACTOR
-from guda_lightning.guidance import ClassifierPlan
-from guda_lightning.guidance.network import NoisyClassifier
+from guda_lightning.posteriors import ClassifierPlan
+from guda_lightning.posteriors.network import NoisyClassifier
 
 # bf16 of an H100, dense, and the share of it that diffusers' UNets are taken to reach.
 PEAK, UTILISATION = 989e12, 0.15

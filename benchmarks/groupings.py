@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from guda_lightning.files import write_atomic
+from guda_lightning.storage.files import write_atomic
 
 
 def digits(path: Path, classes: int) -> str:

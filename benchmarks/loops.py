@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.forget_target import SETTINGS
-from guda_lightning.attribution import CounterfactualAttributor, Scoring
+from guda_lightning.attribution import CounterfactualAttributor
 from guda_lightning.attribution.scoring import noised_queries
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule, ImageTable, Source
@@ -28,7 +28,8 @@ from guda_lightning.diffusion.model import noise_schedule
 from guda_lightning.functional.elbo import squared_error
 from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.functional.prediction import add_noise
-from guda_lightning.trainer import GudaTrainer
+from guda_lightning.scores import Scoring
+from guda_lightning.stages.trainer import GudaTrainer
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Objective, UnlearnModule
 

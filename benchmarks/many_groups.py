@@ -7,8 +7,8 @@ from benchmarks.agree import make
 from benchmarks.hard_groups import regrouped, score_method
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
-from guda_lightning.attribution import Scoring
 from guda_lightning.counterfactuals import RETRAIN
+from guda_lightning.scores import Scoring
 
 MEASURED = 3  # groups that retrack unlearns; its cost is that of each group, multiplied
 

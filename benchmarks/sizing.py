@@ -28,7 +28,7 @@ from benchmarks.sizes import TOY
 from benchmarks.stages import Asked
 from benchmarks.tables import PAGES, write_table
 from guda_lightning.diffusion.cost import readable_seconds
-from guda_lightning.guidance import ClassifierPlan
+from guda_lightning.posteriors import ClassifierPlan
 
 GROUPS = (10, 60, 1000)
 DAY = 86400.0

@@ -20,9 +20,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionConfig
 from benchmarks.pipelines import stable_diffusion, text_config
 from guda_lightning.data import Digits, ImageTable, PromptTemplate, Source, Styled
 from guda_lightning.data.images import to_bytes, to_unit
-from guda_lightning.files import atomic_folder
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
-from guda_lightning.trainer import GudaTrainer
+from guda_lightning.stages.trainer import GudaTrainer
+from guda_lightning.storage.files import atomic_folder
 
 SIZE, TEXT_WIDTH, BATCH = 32, 64, 64
 

@@ -9,11 +9,11 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks import stages
-from guda_lightning.attribution import Scoring, squared_errors
+from guda_lightning.attribution import squared_errors
 from guda_lightning.data import UnlearnDataModule, load_queries
 from guda_lightning.diffusion import DiffusionModule
-from guda_lightning.files import write_atomic
-from guda_lightning.scores import SquaredErrors
+from guda_lightning.scores import Scoring, SquaredErrors
+from guda_lightning.storage.files import write_atomic
 
 SCORING = Scoring(strata=25, draws=1)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.sizes import TOY, Size
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import GUIDANCE, CounterfactualStore
-from guda_lightning.files import slug, write_atomic
-from guda_lightning.runs import RunFolder
+from guda_lightning.storage.files import slug, write_atomic
+from guda_lightning.storage.runs import RunFolder
 
 DOCS = Path(__file__).parents[1] / "docs"
 aside = 0.0  # seconds that a stage spent on what is no part of it, such as snapshots

@@ -15,15 +15,15 @@ from PIL import Image
 from benchmarks.sizes import TOY
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
-from guda_lightning.files import write_atomic
 from guda_lightning.scores import ScoreTable
+from guda_lightning.storage.files import write_atomic
 
 SCORED = ("--operator", "retrack", "--groups", "0", "--scoring.strata", "2", "--scoring.draws", "1")
 SCORED += ("--scoring.batch_size", "1024")
 MEASURED = """\
 import json, re, sys, time
 from pathlib import Path
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 if code := main(sys.argv[2:]):
     sys.exit(code)
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())

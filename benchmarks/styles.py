@@ -13,12 +13,12 @@ import pandas as pd
 from benchmarks import figures, small_pipeline
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import with_interval, write_table
-from guda_lightning.callbacks.pictures import side_by_side
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import PromptTemplate, load_queries
-from guda_lightning.data.styles import STYLES
-from guda_lightning.files import write_atomic
+from guda_lightning.data.sources.styles import STYLES
+from guda_lightning.report.pictures import side_by_side
+from guda_lightning.storage.files import write_atomic
 from guda_lightning.types import Weighting
 
 EVALUATED = tuple(STYLES)[:6]

@@ -20,13 +20,13 @@ from benchmarks.agree import DISTILL
 from benchmarks.snapshots import fragment, snapshot
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
-from guda_lightning.attribution import Scoring, squared_errors
+from guda_lightning.attribution import squared_errors
 from guda_lightning.data import load_queries
 from guda_lightning.diffusion import open_full, open_schedule
 from guda_lightning.evaluation import agreement, choose
 from guda_lightning.functional.elbo import delta_elbo, elbo
-from guda_lightning.runs import RunFolder
-from guda_lightning.scores import ScoreTable, SquaredErrors
+from guda_lightning.scores import ScoreTable, Scoring, SquaredErrors
+from guda_lightning.storage.runs import RunFolder
 from guda_lightning.types import Weighting
 
 SCORING = Scoring(strata=16, draws=1)  # along the training

@@ -111,7 +111,7 @@ CONF = Path(__file__).parent / "conf"
 
 @pytest.fixture(scope="session")
 def _finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from guda_lightning.cli import main
+    from guda_lightning.cli.main import main
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

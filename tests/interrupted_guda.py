@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-import guda_lightning.lightning_cli  # noqa: F401  (the import that takes long)
-from guda_lightning.cli import main
+import guda_lightning.cli.lightning  # noqa: F401  (the import that takes long)
+from guda_lightning.cli.main import main
 from guda_lightning.stages import chunks
 
 torch.set_num_threads(1)

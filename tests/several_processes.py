@@ -65,7 +65,7 @@ class Die(Callback):
 
 def stage(name: str, run: Path, strategy: str, *arguments: str, code: int = 0, **trainer: Any) -> None:
     """Run one stage; SGD, because Adam would blow rounding errors of the first steps up."""
-    from guda_lightning.cli import main
+    from guda_lightning.cli.main import main
 
     processes = 1 if strategy == ONE else 2
     sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.5}}

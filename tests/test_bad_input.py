@@ -17,7 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 
 CONF = Path(__file__).parent / "conf"
 STAGES = {"fit": [], "sample": ["sample"], "unlearn": ["unlearn"], "attribute": ["attribute"]}

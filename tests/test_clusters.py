@@ -13,7 +13,7 @@ from click import UsageError
 from ray.scripts.scripts import cli as ray_cli
 from torch.distributed.run import get_args_parser
 
-from guda_lightning.cli import _check
+from guda_lightning.cli.main import _check
 
 PAGE = Path(__file__).parents[1] / "docs" / "clusters.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)

@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from guda_lightning import CounterfactualStore, ScoreTable
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 
 CONF = Path(__file__).parent / "conf"
 DIGITS = ["-c", str(CONF / "digits.yaml")]

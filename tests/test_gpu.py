@@ -22,10 +22,11 @@ from lightning.pytorch import LightningModule
 from safetensors.torch import load_file
 
 from guda_lightning import CounterfactualStore, ELBOAttributionCallback, ScoreTable
-from guda_lightning.attribution import Scoring, squared_errors
-from guda_lightning.cli import main
+from guda_lightning.attribution import squared_errors
+from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule, load_queries
 from guda_lightning.diffusion import DiffusionModule, FullModel, open_full
+from guda_lightning.scores import Scoring
 from second_device import second_device
 from toys import gray_queries, quiet_trainer
 

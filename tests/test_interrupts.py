@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from guda_lightning import CounterfactualStore, ScoreTable
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.stages.chunks import CHUNK_QUERIES
 
 CONF = Path(__file__).parent / "conf"

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from guda_lightning import CounterfactualStore, ScoreTable
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule
 
 CONF = Path(__file__).parent / "conf"

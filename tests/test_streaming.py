@@ -14,13 +14,13 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from guda_lightning import ScoreTable
-from guda_lightning.attribution import CounterfactualAttributor, PixelSimilarity, Scoring, stored_errors
-from guda_lightning.cli import main
+from guda_lightning.attribution import CounterfactualAttributor, PixelSimilarity
+from guda_lightning.cli.main import main
 from guda_lightning.data import GroupDataModule, QueryFolder, load_queries, query_hash
 from guda_lightning.diffusion import DiffusionModule, open_full
 from guda_lightning.errors import QueryError
 from guda_lightning.report.run import report_run
-from guda_lightning.scores import SquaredErrors
+from guda_lightning.scores import Scoring, SquaredErrors, stored_errors
 from guda_lightning.stages import chunks
 from guda_lightning.stages.chunks import AskedQueries, ChunkedTable
 from guda_lightning.types import Queries
@@ -131,7 +131,7 @@ def test_page_and_wandb_show_the_first_chunk_and_say_so(
 
     monkeypatch.setattr(
         "guda_lightning.stages.attribute.log_attribution", log
-    )  # tests/callbacks/test_wandb_files.py
+    )  # tests/report/test_wandb_files.py
     in_chunks_of(monkeypatch, 2)
     forget_scores(finished_run)
     attribute()

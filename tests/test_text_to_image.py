@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextModelWithProjection
 
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, Styled, load_queries
 from guda_lightning.scores import ScoreTable
 

@@ -28,7 +28,7 @@ from guda_lightning import (
     Scoring,
     UnlearnModule,
 )
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, load_queries
 from guda_lightning.errors import ConfigError
 from guda_lightning.unlearning import ReTrack

@@ -18,7 +18,13 @@ from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualS
 from guda_lightning.data import GroupDataModule, ImageTable, Source
 from guda_lightning.diffusion import FullModel
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.guidance import ClassifierPlan, GroupClassifier, guidance_key, network_hparams, weights_of
+from guda_lightning.posteriors import (
+    ClassifierPlan,
+    GroupClassifier,
+    guidance_key,
+    network_hparams,
+    weights_of,
+)
 from guda_lightning.types import Queries
 
 GROUPS = ("dark", "bright", "noisy")

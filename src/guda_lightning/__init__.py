@@ -5,24 +5,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from guda_lightning.version import __version__
 
 _HOMES = {
     "CoalitionAttributor": "attribution",
     "CounterfactualAttributor": "attribution",
     "CounterfactualStore": "counterfactuals",
     "DiffusionModule": "diffusion",
-    "FSDP2Strategy": "strategies",
+    "FSDP2Strategy": "distributed",
     "ELBOAttributionCallback": "callbacks",
     "FullModel": "diffusion",
     "GroupDataModule": "data",
-    "Grouping": "grouping",
+    "Grouping": "data",
     "GuidanceAttributor": "attribution",
-    "GudaTrainer": "trainer",
+    "GudaTrainer": "stages.trainer",
     "LatentDataModule": "latent",
     "LatentDiffusionModule": "latent",
     "PixelSimilarity": "attribution",
-    "Scoring": "attribution",
+    "Scoring": "scores",
     "RacingAttributor": "attribution",
     "ScoreTable": "scores",
     "UnlearnModule": "unlearning",
@@ -56,17 +56,15 @@ if TYPE_CHECKING:
         GuidanceAttributor,
         PixelSimilarity,
         RacingAttributor,
-        Scoring,
     )
     from guda_lightning.callbacks import ELBOAttributionCallback
     from guda_lightning.counterfactuals import CounterfactualStore
-    from guda_lightning.data import GroupDataModule
+    from guda_lightning.data import GroupDataModule, Grouping
     from guda_lightning.diffusion import DiffusionModule, FullModel
-    from guda_lightning.grouping import Grouping
+    from guda_lightning.distributed import FSDP2Strategy
     from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
-    from guda_lightning.scores import ScoreTable
-    from guda_lightning.strategies import FSDP2Strategy
-    from guda_lightning.trainer import GudaTrainer
+    from guda_lightning.scores import ScoreTable, Scoring
+    from guda_lightning.stages.trainer import GudaTrainer
     from guda_lightning.unlearning import UnlearnModule
 
 

@@ -1,6 +1,6 @@
 """``python -m guda_lightning`` is ``guda``."""
 
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

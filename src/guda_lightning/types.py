@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:  # group names start without torch
+    from torch import Tensor
 
 Weighting = Literal["elbo", "uniform", "middle"]
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+JOINT = "+"  # between the names of groups that are removed together
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,8 @@ class Queries:
             prompts=None if self.prompts is None else tuple(self.prompts[row] for row in chosen),
             latents=None if self.latents is None else self.latents[chosen],
         )
+
+
+def coalition(text: str) -> tuple[str, ...]:
+    """Names of the groups that are joined by ``+``, sorted and without repeats."""
+    return tuple(sorted({part.strip() for part in text.split(JOINT)}))

@@ -12,15 +12,15 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from guda_lightning.attribution import CounterfactualAttributor, Scoring, squared_errors
+from guda_lightning.attribution import CounterfactualAttributor, squared_errors
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.cost import EvaluationCounter
 from guda_lightning.errors import GroupError, QueryError, StoreError
 from guda_lightning.functional.elbo import paired_difference
 from guda_lightning.functional.noise import gaussian_noise
-from guda_lightning.grouping import Grouping
-from guda_lightning.scores import ScoreTable, SquaredErrors
+from guda_lightning.scores import ScoreTable, Scoring, SquaredErrors
 from guda_lightning.types import Queries, Weighting
 from toys import GROUPS, message, tiny_unet
 

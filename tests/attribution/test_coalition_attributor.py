@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution import CoalitionAttributor, GuidanceAttributor, Scoring
+from guda_lightning.attribution import CoalitionAttributor, GuidanceAttributor
 from guda_lightning.counterfactuals import CounterfactualStore
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import ConfigError, GroupError, StoreError
-from guda_lightning.grouping import Grouping
+from guda_lightning.scores import Scoring
 from toys import GROUPS, gray_queries, message, shades
 
 SCORING = Scoring(strata=4, draws=1)

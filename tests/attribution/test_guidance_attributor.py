@@ -6,12 +6,13 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from guda_lightning.attribution import GuidanceAttributor, Scoring, squared_errors
+from guda_lightning.attribution import GuidanceAttributor, squared_errors
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import DiffusionModule, FullModel
 from guda_lightning.errors import GroupError, StoreError
 from guda_lightning.functional.elbo import paired_difference
-from guda_lightning.guidance import guided, open_posterior
+from guda_lightning.posteriors import guided, open_posterior
+from guda_lightning.scores import Scoring
 from toys import GROUPS, gray_queries, shades, tiny_unet
 
 SCORING = Scoring(strata=4, draws=2, batch_size=7)

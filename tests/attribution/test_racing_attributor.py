@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution import GuidanceAttributor, RacingAttributor, Scoring
+from guda_lightning.attribution import GuidanceAttributor, RacingAttributor
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import ConfigError
+from guda_lightning.scores import Scoring
 from toys import GROUPS, gray_queries, message, shades, tiny_unet
 
 GROUPING = shades().grouping

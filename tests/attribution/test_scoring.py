@@ -7,12 +7,12 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from guda_lightning.attribution import Scoring, score_table, squared_errors
+from guda_lightning.attribution import squared_errors
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.model import noise_schedule
 from guda_lightning.errors import ConfigError, NumericsError
 from guda_lightning.functional.elbo import elbo, paired_difference
-from guda_lightning.scores import SquaredErrors
+from guda_lightning.scores import Scoring, SquaredErrors, score_table
 from guda_lightning.types import Queries, Weighting
 from toys import GaussianDenoiser, message, tiny_unet
 

@@ -15,9 +15,9 @@ from torch import Tensor
 import guda_lightning
 from guda_lightning.attribution import PixelSimilarity
 from guda_lightning.data import Digits, GroupDataModule, query_hash
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.data.images import to_unit
 from guda_lightning.errors import ConfigError, GroupError, QueryError
-from guda_lightning.grouping import Grouping
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 from toys import GROUPS, message, shades

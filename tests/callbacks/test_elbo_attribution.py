@@ -24,12 +24,12 @@ from guda_lightning import (
     Scoring,
     UnlearnModule,
 )
-from guda_lightning.attribution import score_table, squared_errors
+from guda_lightning.attribution import squared_errors
 from guda_lightning.data import load_queries
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.data.images import to_unit
 from guda_lightning.errors import ConfigError, QueryError, StoreError
-from guda_lightning.grouping import Grouping
-from guda_lightning.scores import SquaredErrors
+from guda_lightning.scores import SquaredErrors, score_table
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Finetune, ReTrack
 from toys import GROUPS, message, quiet_trainer, shades, tiny_unet

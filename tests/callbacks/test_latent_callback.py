@@ -11,7 +11,6 @@ import wandb
 from benchmarks.pipelines import stable_diffusion
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
-from test_wandb_files import runs
 
 from guda_lightning import ELBOAttributionCallback, FullModel, Scoring, UnlearnModule
 from guda_lightning.data import save_queries
@@ -20,6 +19,7 @@ from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import ReTrack
 from toys import Coloured
+from wandb_files import runs
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from guda_lightning.data import Digits, GroupDataModule, ImageFolder, ImageTable, Source
 from guda_lightning.data.batches import Samples, SeededSampler
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError, DataError, GroupError
-from guda_lightning.grouping import Grouping
 
 pytestmark = [
     # Lightning 2.6 with torch 2.13, in every CombinedLoader.

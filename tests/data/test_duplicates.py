@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from guda_lightning.data import Digits, GroupDataModule, NearDuplicate, near_duplicates
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError
-from guda_lightning.grouping import Grouping
 
 Message = Callable[[str, object, object, str], str]
 

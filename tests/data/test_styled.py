@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestCentroid
 from threadpoolctl import threadpool_limits
 
 from guda_lightning.data import Digits, ImageFolder, ImageTable, PromptTemplate, Source, Styled
-from guda_lightning.data.styles import STYLES
+from guda_lightning.data.sources.styles import STYLES
 from guda_lightning.errors import ConfigError, DataError
 
 ALL = tuple(STYLES)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError, NumericsError
-from guda_lightning.evaluation.placebo import PlaceboTest, placebo_test
-from guda_lightning.grouping import Grouping
+from guda_lightning.evaluation.placebo_test import PlaceboTest, placebo_test
 from toys import message
 
 M = 99

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from guda_lightning.evaluation.metrics import NDCG, Spearman
 from guda_lightning.functional import anchors, elbo, guidance, objectives, prediction, ranking
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.metrics import NDCG, Spearman
 from guda_lightning.types import PredictionType, Weighting
 from second_device import There, second_device
 

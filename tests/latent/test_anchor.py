@@ -16,11 +16,11 @@ from transformers import CLIPTextModelWithProjection
 
 from guda_lightning import FullModel, UnlearnModule
 from guda_lightning.data import Digits, GroupDataModule, PromptTemplate, UnlearnDataModule
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import noised
 from guda_lightning.diffusion.module import Noised
 from guda_lightning.errors import ConfigError, DataError, StoreError
 from guda_lightning.functional.anchors import style_probabilities, style_prototype
-from guda_lightning.grouping import Grouping
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
 from guda_lightning.unlearning import Anchor
 from toys import COLOURS, Coloured

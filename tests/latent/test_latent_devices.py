@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from guda_lightning.attribution import Scoring, squared_errors
+from guda_lightning.attribution import squared_errors
 from guda_lightning.diffusion import FullModel, sample
 from guda_lightning.diffusion.adapters import Lora, own_weights
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
+from guda_lightning.scores import Scoring
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Anchor, UnlearnModule
 from second_device import second_device

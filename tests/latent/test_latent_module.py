@@ -27,7 +27,7 @@ from guda_lightning.diffusion.adapters import Lora, has_adapter
 from guda_lightning.diffusion.model import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
-from guda_lightning.stages.unlearning import Unlearning
+from guda_lightning.makers.unlearner import Unlearning
 from guda_lightning.unlearning import Anchor
 from guda_lightning.unlearning.hparams import module_hparams
 from guda_lightning.unlearning.module import default_optimizer

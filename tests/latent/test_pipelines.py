@@ -21,8 +21,8 @@ from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from guda_lightning import FullModel, GudaTrainer, ScoreTable
 from guda_lightning.errors import ConfigError
-from guda_lightning.guidance import ClassifierPlan, GroupClassifier
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
+from guda_lightning.posteriors import ClassifierPlan, GroupClassifier
 from guda_lightning.unlearning import Anchor
 from toys import Coloured
 

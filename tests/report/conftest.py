@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from guda_lightning.evaluation import agreement
+from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report import write_page
-from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from guda_lightning.errors import MissingExtraError
+from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.functional.ranking import METRICS
 from guda_lightning.report.agreement import (
     agreement_chart,
@@ -20,7 +21,6 @@ from guda_lightning.report.agreement import (
     interval,
     share,
 )
-from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.verdicts import NO_UPPER_BOUND, ONE_SEED
 from guda_lightning.scores import ScoreTable
 

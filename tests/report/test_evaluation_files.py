@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from guda_lightning.errors import StoreError
-from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.evaluation.result import Evaluation
 
 Build = Callable[..., Evaluation]
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from guda_lightning.charts import UNDECIDED_BELOW, margins, with_error
+from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement import agreement_table
-from guda_lightning.report.evaluation import Evaluation
-from guda_lightning.report.placebo import Placebo
-from guda_lightning.report.without import Without
+from guda_lightning.report.placebo_section import Placebo
+from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.summaries import UNDECIDED_BELOW, margins, with_error
 from guda_lightning.types import Queries
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -20,12 +20,13 @@ import torch
 from PIL import Image
 
 from guda_lightning import CounterfactualStore, ScoreTable
-from guda_lightning.cli import main
-from guda_lightning.files import sha256_json
-from guda_lightning.report import without
-from guda_lightning.report.evaluation import Evaluation
-from guda_lightning.report.placebo import placebo_frame, placebo_lines, placebo_tests
+from guda_lightning.cli.main import main
+from guda_lightning.evaluation.placebo_test import placebo_frame, placebo_tests
+from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.report import without_section
+from guda_lightning.report.placebo_section import placebo_lines
 from guda_lightning.report.run import report_run
+from guda_lightning.storage.files import sha256_json
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -243,8 +244,8 @@ def test_the_most_influential_groups_and_queries_are_kept(
 ) -> None:
     draw(finished_run, "--without", "all")
     whole = Section(report_run(finished_run))
-    monkeypatch.setattr(without, "MAX_PICTURE_GROUPS", 2)
-    monkeypatch.setattr(without, "MAX_PICTURE_QUERIES", 3)
+    monkeypatch.setattr(without_section, "MAX_PICTURE_GROUPS", 2)
+    monkeypatch.setattr(without_section, "MAX_PICTURE_QUERIES", 3)
     section = Section(report_run(finished_run))
     assert section.titles == whole.titles[:4]
     assert section.rows == {query: cells[:3] for query, cells in list(whole.rows.items())[:3]}

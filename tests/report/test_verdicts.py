@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement import share
 from guda_lightning.report.agreement_text import agreement_text
-from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.verdicts import verdicts
 
 Build = Callable[..., Evaluation]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ray
 
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.errors import GudaError
 from guda_lightning.spread import RayCluster, Task
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from spread_place import Place, wait_until
 
-from guda_lightning.cli import AFTER_INTERRUPT, INTERRUPTED, main
+from guda_lightning.cli.main import AFTER_INTERRUPT, INTERRUPTED, main
 from guda_lightning.errors import ConfigError
 from guda_lightning.spread import Ended, Processes, Task
 from toys import message

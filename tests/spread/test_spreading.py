@@ -12,14 +12,14 @@ import pytest
 from spread_place import CONF
 
 from guda_lightning import CounterfactualStore, GudaTrainer
-from guda_lightning.cli import main
+from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.runs import RunFolder
 from guda_lightning.spread import Ended, Processes, RayCluster, Spread, Task
 from guda_lightning.spread.progress import Progress, read_progress
 from guda_lightning.stages import spreading
 from guda_lightning.stages.spreading import Spreading
+from guda_lightning.storage.runs import RunFolder
 from toys import message, shades
 
 KEYS = [CounterfactualKey("retrack", (group,), 0, "0" * 64) for group in ("a/b", "3")]

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import DiffusionModule, FullModel, noised
 from guda_lightning.errors import StoreError
-from guda_lightning.guidance import guided, open_posterior
+from guda_lightning.posteriors import guided, open_posterior
 from guda_lightning.unlearning import Guided, UnlearnModule
 from toys import classifier_store, message, quiet_trainer, shades, tiny_unet
 

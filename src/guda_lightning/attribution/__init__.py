@@ -6,9 +6,8 @@ from guda_lightning.attribution.counterfactual import CounterfactualAttributor
 from guda_lightning.attribution.guidance import GuidanceAttributor
 from guda_lightning.attribution.operators import elbo_attributor
 from guda_lightning.attribution.racing import RacingAttributor
-from guda_lightning.attribution.scoring import Scoring, score_table, shared_errors, squared_errors
+from guda_lightning.attribution.scoring import shared_errors, squared_errors
 from guda_lightning.attribution.similarity import PixelSimilarity
-from guda_lightning.attribution.stored import stored_errors, table_of_draw
 
 __all__ = [
     "Attributor",
@@ -17,11 +16,7 @@ __all__ = [
     "GuidanceAttributor",
     "PixelSimilarity",
     "RacingAttributor",
-    "Scoring",
     "elbo_attributor",
-    "score_table",
     "shared_errors",
     "squared_errors",
-    "stored_errors",
-    "table_of_draw",
 ]

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import QueryError
-from guda_lightning.grouping import Grouping
-from guda_lightning.ranks import Ranks
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 

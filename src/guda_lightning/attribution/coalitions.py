@@ -12,11 +12,11 @@ from torch import Tensor
 
 from guda_lightning.attribution.attributor import Attributor, refuse_no_queries
 from guda_lightning.attribution.operators import elbo_attributor
-from guda_lightning.attribution.scoring import Scoring
 from guda_lightning.counterfactuals import GUIDANCE
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
-from guda_lightning.files import sha256_json
 from guda_lightning.functional.coalitions import (
     CoalitionPlan,
     Estimate,
@@ -30,10 +30,10 @@ from guda_lightning.functional.coalitions import (
     shapley_permutation,
     uniform,
 )
-from guda_lightning.grouping import JOINT, Grouping
-from guda_lightning.ranks import Ranks
 from guda_lightning.scores import ScoreTable
-from guda_lightning.types import Queries
+from guda_lightning.scores.scoring import Scoring
+from guda_lightning.storage.files import sha256_json
+from guda_lightning.types import JOINT, Queries
 
 Worth = Literal["shapley", "shapley_permutation", "banzhaf", "shapley_interactions", "banzhaf_interactions"]
 

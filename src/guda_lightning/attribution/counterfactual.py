@@ -13,12 +13,13 @@ from torch import Tensor
 
 from guda_lightning.attribution.elbo import ELBOAttributor
 from guda_lightning.attribution.prefetch import in_turn
-from guda_lightning.attribution.scoring import Scoring, shared_errors, squared_errors
+from guda_lightning.attribution.scoring import shared_errors, squared_errors
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.diffusion.adapters import set_own_weights, whole_weights
-from guda_lightning.diffusion.sharding import is_sharded, load_whole
-from guda_lightning.grouping import Grouping
+from guda_lightning.distributed.sharding import is_sharded, load_whole
 from guda_lightning.scores import SquaredErrors
+from guda_lightning.scores.scoring import Scoring
 from guda_lightning.types import Queries
 
 

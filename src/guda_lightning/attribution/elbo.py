@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from guda_lightning.attribution.attributor import Attributor, refuse_no_queries
-from guda_lightning.attribution.scoring import Scoring, score_table
-from guda_lightning.attribution.stored import error_identity, error_path
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import query_hash
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, FullModel
-from guda_lightning.diffusion.sharding import shard
-from guda_lightning.grouping import Grouping
-from guda_lightning.ranks import ALONE, Ranks
+from guda_lightning.distributed.ranks import ALONE, Ranks
+from guda_lightning.distributed.sharding import shard
 from guda_lightning.scores import ScoreTable, SquaredErrors
+from guda_lightning.scores.scoring import Scoring, score_table
+from guda_lightning.scores.stored import error_identity, error_path
 from guda_lightning.types import Queries, Weighting
 
 _ERROR_BYTES = 16  # of a squared error and its timestep

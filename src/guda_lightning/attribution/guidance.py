@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from guda_lightning.attribution.elbo import ELBOAttributor
-from guda_lightning.attribution.scoring import NoisedQueries, Scoring, joint_squared_errors, shared_errors
+from guda_lightning.attribution.scoring import NoisedQueries, joint_squared_errors, shared_errors
 from guda_lightning.counterfactuals import GUIDANCE
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
-from guda_lightning.files import sha256_json
 from guda_lightning.functional.elbo import squared_error
-from guda_lightning.grouping import Grouping, coalition
-from guda_lightning.guidance import open_posterior
+from guda_lightning.posteriors import open_posterior
 from guda_lightning.scores import SquaredErrors
-from guda_lightning.types import Queries
+from guda_lightning.scores.scoring import Scoring
+from guda_lightning.storage.files import sha256_json
+from guda_lightning.types import Queries, coalition
 
 
 class GuidanceAttributor(ELBOAttributor):

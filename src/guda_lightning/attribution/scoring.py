@@ -2,75 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from guda_lightning.diffusion import DiffusionModel, evaluating
-from guda_lightning.errors import ConfigError
-from guda_lightning.functional.elbo import TimestepPlan, paired_difference, squared_error, stderr_kind
+from guda_lightning.distributed.ranks import Ranks
+from guda_lightning.functional.elbo import squared_error
 from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.functional.prediction import add_noise
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.ranks import Ranks
-from guda_lightning.scores import ScoreTable, SquaredErrors
-from guda_lightning.types import Queries, Weighting
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How queries are scored: everything besides models and queries that a score depends on.
-
-    Attributes:
-        seed: Seed of noise and timesteps.
-        strata: Strata of the timestep plan.
-        draws: Draws per stratum (or per grid point); two or more give an unbiased standard error.
-        grid: ``(start, stop, step)`` of a fixed reference grid instead of strata (biased).
-        batch_size: Network evaluations at a time; changes no score.
-        precision: Of the forward passes; errors are always summed in float64.
-    """
-
-    seed: int = 0
-    strata: int = 50
-    draws: int = 2
-    grid: tuple[int, int, int] | None = None
-    batch_size: int = 256
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-    def plan(self, schedule: NoiseSchedule) -> TimestepPlan:
-        """The timesteps to evaluate.
-
-        Raises:
-            ConfigError: They do not fit the schedule.
-        """
-        if self.batch_size < 1:
-            raise ConfigError(
-                "the scoring batch size is out of range",
-                found=self.batch_size,
-                expected="batch_size >= 1",
-                fix="set scoring.batch_size to how many images the device holds, e.g. 256",
-            )
-        if self.grid is not None:
-            return TimestepPlan.fixed(schedule, *self.grid, draws=self.draws)
-        return TimestepPlan.stratified(schedule, self.strata, self.draws)
-
-    def autocast(self, device: torch.device | str) -> torch.autocast:
-        """The precision of forward passes, as a context."""
-        return torch.autocast(torch.device(device).type, torch.bfloat16, self.precision == "bf16")
-
-    def record(self, schedule: NoiseSchedule) -> dict[str, object]:
-        """What identifies the scoring in stored errors and tables."""
-        plan = self.plan(schedule)
-        return {
-            "seed": self.seed,
-            "plan": plan.record(),
-            "stderr": stderr_kind(plan),
-            "precision": self.precision,
-            "schedule_hash": schedule.hash,
-        }
+from guda_lightning.scores.scoring import Scoring
+from guda_lightning.types import Queries
 
 
 class NoisedQueries(NamedTuple):
@@ -208,51 +153,3 @@ def shared_errors(
 def _dealt(parts: Sequence[Tensor], count: int) -> Tensor:
     """The shares of all ranks ``[..., share, strata, draws]`` as one, in the order of the queries."""
     return torch.stack(list(parts), dim=-3).flatten(-4, -3)[..., :count, :, :]
-
-
-def score_table(
-    full: SquaredErrors,
-    counterfactuals: Mapping[str, SquaredErrors],
-    schedule: NoiseSchedule,
-    scoring: Scoring,
-    *,
-    method: str,
-    seed: int,
-    record: Mapping[str, object],
-) -> ScoreTable:
-    """Scores of every query × group under every weighting, from stored squared errors alone.
-
-    A weighting that has no timestep of a plan in its range is left out.
-
-    Args:
-        full: Errors of the full model.
-        counterfactuals: Errors of each group's counterfactual, by group name.
-        schedule: The models' noise schedule.
-        scoring: How the errors were measured.
-        method: Name of the method, e.g. ``"retrack"``.
-        seed: Seed of the counterfactuals.
-        record: What else made the table; kept in its file.
-    """
-    plan = scoring.plan(schedule)
-    tables = []
-    for weighting in get_args(Weighting):
-        if not schedule.weights(weighting)[list(plan.timesteps)].any():
-            continue
-        pairs = [
-            paired_difference(full.errors, errors.errors, full.timesteps, plan, schedule, weighting)
-            for errors in counterfactuals.values()
-        ]
-        tables.append(
-            ScoreTable.from_matrix(
-                torch.stack([score for score, _ in pairs], dim=1),
-                torch.stack([stderr for _, stderr in pairs], dim=1),
-                query_ids=full.query_ids,
-                groups=tuple(counterfactuals),
-                n_draws=plan.evaluations,
-                method=method,
-                weighting=weighting,
-                seed=seed,
-                record=record,
-            )
-        )
-    return ScoreTable.concat(tables)

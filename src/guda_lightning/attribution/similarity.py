@@ -11,10 +11,10 @@ from torch import Tensor
 
 from guda_lightning.attribution.attributor import Attributor, refuse_no_queries
 from guda_lightning.data import GroupDataModule, query_hash
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.data.images import from_unit
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import ConfigError, GroupError, QueryError
-from guda_lightning.grouping import Grouping
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 

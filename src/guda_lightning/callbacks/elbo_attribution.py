@@ -13,22 +13,16 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from guda_lightning import charts
-from guda_lightning.attribution import (
-    CounterfactualAttributor,
-    Scoring,
-    score_table,
-    shared_errors,
-    squared_errors,
-)
-from guda_lightning.callbacks.gathering import Collected, dealt, distinct
-from guda_lightning.callbacks.wandb import log_attribution
+from guda_lightning.attribution import CounterfactualAttributor, shared_errors, squared_errors
 from guda_lightning.data import GroupDataModule, UnlearnDataModule, load_queries, query_hash
+from guda_lightning.data.gathering import Collected, dealt, distinct
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError, QueryError
-from guda_lightning.grouping import Grouping
-from guda_lightning.ranks import Ranks
-from guda_lightning.scores import ScoreTable, SquaredErrors
+from guda_lightning.report import charts
+from guda_lightning.report.wandb import log_attribution
+from guda_lightning.scores import ScoreTable, Scoring, SquaredErrors, score_table
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import UnlearnModule
 

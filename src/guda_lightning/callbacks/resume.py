@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from guda_lightning.files import atomic_folder
+from guda_lightning.storage.files import atomic_folder
 
 _FILE = "trainer.ckpt"
 

@@ -12,7 +12,7 @@ from guda_lightning.counterfactuals.record import (
     CounterfactualKey,
     CounterfactualRecord,
 )
-from guda_lightning.files import canonical_json
+from guda_lightning.storage.files import canonical_json
 
 _STAGES = {RETRAIN: ("guda retrain", "--seeds"), GUIDANCE: ("guda guide", "--seed")}
 

@@ -8,10 +8,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from guda_lightning import __version__
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.files import canonical_json, read_json, sha256_json, slug
-from guda_lightning.grouping import JOINT
+from guda_lightning.storage.files import canonical_json, read_json, sha256_json, slug
+from guda_lightning.types import JOINT
+from guda_lightning.version import __version__
 
 RETRAIN = "retrain"  # the operator of the oracle: training from scratch without the groups
 GUIDANCE = "guidance"  # the operator of one classifier for all groups: no weights of a counterfactual

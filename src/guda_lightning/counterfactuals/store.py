@@ -13,7 +13,7 @@ from torch import Tensor
 from guda_lightning.counterfactuals.messages import command, described, described_hparams
 from guda_lightning.counterfactuals.record import GUIDANCE, CounterfactualKey, CounterfactualRecord
 from guda_lightning.errors import NumericsError, StoreError
-from guda_lightning.files import atomic_folder, sha256_file
+from guda_lightning.storage.files import atomic_folder, sha256_file
 
 _MODEL, _ADAPTER, _RECORD = "model.safetensors", "adapter.safetensors", "record.json"
 _MADE_FROM = {

@@ -11,9 +11,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from guda_lightning.data.grouping import Indices
 from guda_lightning.data.images import as_input
-from guda_lightning.grouping import Indices
-from guda_lightning.ranks import Ranks
+from guda_lightning.distributed.ranks import Ranks
 
 Batch = dict[str, Tensor]
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from guda_lightning.data.batches import Batch, Samples, make_loader
+from guda_lightning.data.forget_retain import UnlearnDataModule
+from guda_lightning.data.grouping import Grouping, Indices
 from guda_lightning.data.images import as_input, to_unit
 from guda_lightning.data.queries import with_labels
-from guda_lightning.data.table import ImageTable, Source
-from guda_lightning.data.unlearn import UnlearnDataModule
+from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import ConfigError, DataError, GroupError, QueryError
-from guda_lightning.grouping import Grouping, Indices
 from guda_lightning.types import Queries
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError
-from guda_lightning.grouping import Grouping
 
 _CHUNK = 512  # images, or pairs of them, at a time: 13 MB at 32 x 32 in colour
 _SAMPLE = 256  # images whose nearest neighbour is looked up in full: the median is then known to about 5 %

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from guda_lightning.data.rows import read_rows, require_columns
 from guda_lightning.errors import ConfigError, DataError
-from guda_lightning.files import read_rows, require_columns
 
 _EXAMPLE = '{"prompt": "A depiction of Dogs, artistic style featuring vivid, impasto"}'
 SEPARATOR = ", "  # between descriptors

@@ -12,7 +12,7 @@ import numpy as np
 
 from guda_lightning.data.images import from_unit, to_unit
 from guda_lightning.errors import QueryError
-from guda_lightning.files import atomic_folder, canonical_json, sha256_json
+from guda_lightning.storage.files import atomic_folder, canonical_json, sha256_json
 from guda_lightning.types import Queries
 
 

@@ -12,8 +12,8 @@ from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
 from guda_lightning.diffusion.module import DiffusionModule, noised, seed_step
 from guda_lightning.diffusion.sampling import sample, sampler
 from guda_lightning.diffusion.schedules import WarmupCosine
-from guda_lightning.diffusion.sharding import shard
 from guda_lightning.diffusion.weights import evaluating, weights_hash
+from guda_lightning.distributed.sharding import shard
 
 __all__ = [
     "DiffusionModel",

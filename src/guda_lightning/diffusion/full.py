@@ -23,11 +23,12 @@ from guda_lightning.diffusion.model import (
     prediction_type,
 )
 from guda_lightning.diffusion.module import DiffusionModule
-from guda_lightning.diffusion.sharding import whole
 from guda_lightning.diffusion.weights import weights_hash
+from guda_lightning.distributed.sharding import whole
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
-from guda_lightning.files import canonical_json, read_json, write_atomic
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.storage.files import canonical_json, read_json, write_atomic
+from guda_lightning.storage.provenance import Provenance
 
 _INDEX = "model_index.json"
 DENOISERS = ("unet", "transformer")  # what diffusers pipelines call their denoiser
@@ -81,6 +82,10 @@ class FullModel:
         if isinstance(module, DiffusionModule):
             model = replace(model, prompts=module.prompts)
         return cls(model, find(module, scheduler, "scheduler"), weights_hash(model.denoiser.state_dict()))
+
+    def provenance(self, grouping_hash: str | None = None) -> Provenance:
+        """What anything made from this model and a grouping carries, and must carry to fit them."""
+        return Provenance(self.hash, self.model.schedule.hash, grouping_hash)
 
     def prompted(self, prompts: Condition | None) -> FullModel:
         """The same model, told the embeddings of prompts."""

@@ -15,13 +15,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from guda_lightning.diffusion.late import Late
+from guda_lightning.diffusion.deferred import Late
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model
-from guda_lightning.diffusion.sharding import gather, shard
+from guda_lightning.distributed.ranks import ALONE, Ranks
+from guda_lightning.distributed.sharding import gather, shard
 from guda_lightning.errors import ConfigError, NumericsError
 from guda_lightning.functional.prediction import add_noise, to_output
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.ranks import ALONE, Ranks
 
 Batch = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from guda_lightning.diffusion.sharding import is_sharded
+from guda_lightning.distributed.sharding import is_sharded
 
 
 def weights_hash(state_dict: Mapping[str, Tensor]) -> str:

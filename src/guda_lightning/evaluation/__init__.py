@@ -2,7 +2,7 @@
 
 from guda_lightning.evaluation.agreement import Agreement, agreement
 from guda_lightning.evaluation.calibration import Calibration, calibrate, choose, refuse_none_held_out
-from guda_lightning.evaluation.placebo import PlaceboTest, placebo_test, refuse_few
+from guda_lightning.evaluation.placebo_test import PlaceboTest, placebo_test, refuse_few
 
 __all__ = [
     "Agreement",

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import Tensor
 
+from guda_lightning.data.grouping import unknown_group
 from guda_lightning.errors import ConfigError, GroupError, NumericsError
 from guda_lightning.evaluation.line import least_squares
 from guda_lightning.functional.checks import checked_scores
 from guda_lightning.functional.ranking import spearman
-from guda_lightning.grouping import unknown_group
 
 _METHOD, _ORACLE = "the scores of the method", "the scores of the oracle"  # in errors
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.errors import ConfigError, GudaError, StoreError
-from guda_lightning.runs import RunFolder
 from guda_lightning.scores import ScoreTable
+from guda_lightning.storage.runs import RunFolder
 
 # What compared tables share, by its entry in their records, and what to call another one.
 SAME = {"query_hash": "other queries", "full_hash": "another full model", "grouping_hash": "other groups"}

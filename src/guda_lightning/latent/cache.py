@@ -11,7 +11,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from guda_lightning.errors import StoreError
-from guda_lightning.files import sha256_json, write_atomic
+from guda_lightning.storage.files import sha256_json, write_atomic
 
 
 class TensorCache:

@@ -15,14 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from guda_lightning.data import GroupDataModule
+from guda_lightning.data.grouping import Indices
 from guda_lightning.data.images import to_unit
-from guda_lightning.data.table import ImageTable, Source
+from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import DataError, QueryError
-from guda_lightning.files import sha256_json
-from guda_lightning.grouping import Indices
 from guda_lightning.latent.cache import TensorCache
 from guda_lightning.latent.encoders import Encoders
 from guda_lightning.latent.prompts import PromptTable
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Queries
 
 _SMALL = 64  # pixels a side: near-duplicates show, and a hundred thousand images fit into memory

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from guda_lightning.diffusion import evaluating, weights_hash
 from guda_lightning.diffusion.full import DENOISERS
 from guda_lightning.errors import DataError, MissingExtraError, StoreError
-from guda_lightning.files import sha256_json
+from guda_lightning.storage.files import sha256_json
 
 # What each pipeline's `encode_prompt` returns, by the names of its denoiser's arguments.
 _EMBEDDINGS: Mapping[str, tuple[str | None, ...]] = {

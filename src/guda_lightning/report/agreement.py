@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from guda_lightning import charts
 from guda_lightning.evaluation.agreement import ORACLE
-from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.evaluation.result import EVERY, Evaluation
+from guda_lightning.report import charts
 
 if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
 
-EVERY, SHARED, DISJOINT = "all draws", "shared draw", "disjoint draws"  # what method and oracle are scored on
 MAIN = ("top1", "ndcg@3")  # shown with intervals
 ORACLE_LABEL = "oracle agreement"
 Row = Mapping[str, Any]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from guda_lightning import charts
+from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.functional.ranking import METRICS
+from guda_lightning.report import charts
 from guda_lightning.report.agreement import (
     AgreementTable,
     against_best,
@@ -15,7 +16,6 @@ from guda_lightning.report.agreement import (
     interval,
     share,
 )
-from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.verdicts import notes, verdicts
 
 

@@ -6,12 +6,10 @@ import math
 import textwrap
 from collections.abc import Sequence
 
+from guda_lightning.evaluation.result import DISJOINT, EVERY, SHARED, Evaluation
 from guda_lightning.functional.ranking import METRICS
 from guda_lightning.report.agreement import (
-    DISJOINT,
-    EVERY,
     MAIN,
-    SHARED,
     AgreementRow,
     AgreementTable,
     Row,
@@ -23,7 +21,6 @@ from guda_lightning.report.agreement import (
     matching,
     share,
 )
-from guda_lightning.report.evaluation import Evaluation
 from guda_lightning.report.summary import cut
 from guda_lightning.report.verdicts import notes, verdicts
 

@@ -14,17 +14,18 @@ from typing import Any
 
 from torch import Tensor
 
-from guda_lightning import __version__
-from guda_lightning.charts import UNDECIDED_BELOW, color_limit, group_summaries, margins
 from guda_lightning.errors import ConfigError, MissingExtraError, NumericsError, QueryError
-from guda_lightning.files import write_atomic
+from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement_section import agreement_section
-from guda_lightning.report.evaluation import Evaluation
-from guda_lightning.report.placebo import Placebo
+from guda_lightning.report.charts import color_limit
+from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.summary import summary, views
-from guda_lightning.report.without import Without
+from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.summaries import UNDECIDED_BELOW, group_summaries, margins
+from guda_lightning.storage.files import write_atomic
 from guda_lightning.types import Queries
+from guda_lightning.version import __version__
 
 MAX_THUMBNAILS = 1000  # about 6 MB of pictures
 MAX_EXAMPLES = 3  # per group

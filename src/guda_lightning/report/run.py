@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from guda_lightning.counterfactuals import GUIDANCE, RETRAIN, CounterfactualStore
 from guda_lightning.data import load_queries, query_hash
 from guda_lightning.errors import StoreError
-from guda_lightning.files import read_json, sha256_json
-from guda_lightning.report.evaluation import Evaluation
+from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.page import write_page
-from guda_lightning.report.placebo import Placebo
-from guda_lightning.report.without import Without
-from guda_lightning.runs import RunFolder
+from guda_lightning.report.placebo_section import Placebo
+from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreTable
+from guda_lightning.storage.files import read_json, sha256_json
+from guda_lightning.storage.runs import RunFolder
 
 _WORK = {RETRAIN: "Retraining", GUIDANCE: "Classifier"}  # that went into a method, else unlearning
 

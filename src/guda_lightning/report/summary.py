@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from guda_lightning.charts import UNDECIDED_BELOW, Tally, margins, with_error
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.summaries import UNDECIDED_BELOW, Tally, margins, with_error
 
 MAX_GROUPS, MAX_QUERIES, TOP = 40, 8, 3
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from guda_lightning.evaluation.agreement import ORACLE
+from guda_lightning.evaluation.result import EVERY, Evaluation
 from guda_lightning.report.agreement import (
-    EVERY,
     MAIN,
     AgreementRow,
     AgreementTable,
@@ -12,7 +12,6 @@ from guda_lightning.report.agreement import (
     matching,
     share,
 )
-from guda_lightning.report.evaluation import Evaluation
 
 NO_UPPER_BOUND = (
     "Oracle agreement is no upper bound: a method with less noise of its own can agree better with an oracle "

@@ -11,13 +11,14 @@ from lightning.pytorch import LightningModule
 from safetensors.torch import save as to_safetensors
 from tqdm import tqdm
 
-from guda_lightning.attribution import Attributor, Scoring, elbo_attributor
-from guda_lightning.callbacks.wandb import closing_runs, log_attribution, stage_loggers
+from guda_lightning.attribution import Attributor, elbo_attributor
 from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
-from guda_lightning.files import write_atomic
-from guda_lightning.ranks import Ranks
+from guda_lightning.distributed.ranks import Ranks
+from guda_lightning.distributed.strategies import start_processes
+from guda_lightning.makers.costs import evaluation_seconds, is_timed, quiet, say, say_cost
 from guda_lightning.report import summary_of_parts
-from guda_lightning.scores import ScoreTable
+from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
+from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import (
     ATTRIBUTOR,
@@ -27,8 +28,7 @@ from guda_lightning.stages.choices import (
     table_names,
 )
 from guda_lightning.stages.chunks import AskedQueries, ChunkedTable, is_complete
-from guda_lightning.stages.costs import evaluation_seconds, is_timed, quiet, say, say_cost
-from guda_lightning.strategies import start_processes
+from guda_lightning.storage.files import write_atomic
 from guda_lightning.types import Weighting
 
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.callbacks.progress import TaskProgress
-from guda_lightning.callbacks.wandb import stage_loggers
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import (
@@ -24,13 +23,14 @@ from guda_lightning.diffusion import (
     open_full,
     refuse_nonfinite,
 )
+from guda_lightning.distributed.ranks import Ranks
+from guda_lightning.distributed.strategies import refuse_strategy, refuse_unsharded
 from guda_lightning.errors import ConfigError, QueryError
-from guda_lightning.ranks import Ranks
-from guda_lightning.runs import RunFolder
+from guda_lightning.makers.costs import say
+from guda_lightning.report.wandb import stage_loggers
 from guda_lightning.stages.choices import refuse_missing_start
-from guda_lightning.stages.costs import say
 from guda_lightning.stages.records import RECORD, refuse_other_data
-from guda_lightning.strategies import refuse_strategy, refuse_unsharded
+from guda_lightning.storage.runs import RunFolder
 
 _EXPECTED_WARNINGS = (
     ".*module\\(s\\) in eval mode at the start of training",  # the frozen full model, and moving averages

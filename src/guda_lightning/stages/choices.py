@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from guda_lightning.counterfactuals import CounterfactualKey
+from guda_lightning.data.grouping import Grouping, split_names
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.files import sha256_json
-from guda_lightning.grouping import JOINT, Grouping, split_names
+from guda_lightning.storage.files import sha256_json
+from guda_lightning.types import JOINT
 
 # For `refuse_choices` where another attributor scores.
 ATTRIBUTOR = (

@@ -8,14 +8,14 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from guda_lightning.callbacks.wandb import closing_runs
 from guda_lightning.counterfactuals import versions
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel, open_full, refuse_nonfinite, save_full
 from guda_lightning.diffusion.cost import TrainingCost
-from guda_lightning.files import atomic_folder
+from guda_lightning.distributed.strategies import refuse_unsharded
+from guda_lightning.makers.costs import say, say_fit_cost, spent
+from guda_lightning.report.wandb import closing_runs
 from guda_lightning.stages.base import StageTrainer, fit, networks
-from guda_lightning.stages.costs import say, say_fit_cost, spent
 from guda_lightning.stages.records import (
     RECORD,
     begin,
@@ -23,7 +23,7 @@ from guda_lightning.stages.records import (
     refuse_other_config,
     write_record,
 )
-from guda_lightning.strategies import refuse_unsharded
+from guda_lightning.storage.files import atomic_folder
 
 
 class FitStage(StageTrainer):

@@ -7,15 +7,15 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from guda_lightning.callbacks.wandb import closing_runs
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion.cost import TrainingCost
-from guda_lightning.guidance import ClassifierPlan, GroupClassifier, NoiseLevel, weights_of
+from guda_lightning.makers.classifier_trainer import Guiding, guiding_hparams
+from guda_lightning.makers.costs import say, spent
+from guda_lightning.posteriors import ClassifierPlan, GroupClassifier, NoiseLevel, weights_of
+from guda_lightning.report.wandb import closing_runs
 from guda_lightning.stages.base import StageTrainer, fit
 from guda_lightning.stages.choices import chosen_groups
-from guda_lightning.stages.costs import say, spent
-from guda_lightning.stages.guiding import Guiding, guiding_hparams
 from guda_lightning.stages.records import begin, is_stored, log_record, made_from
 
 _CHECKPOINTS = 10  # of a training: its epochs take less time than writing one

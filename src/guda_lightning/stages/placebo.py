@@ -10,16 +10,19 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from tqdm import tqdm
 
-from guda_lightning.attribution import Attributor, Scoring
-from guda_lightning.callbacks.wandb import closing_runs, log_placebo, stage_loggers
+from guda_lightning.attribution import Attributor
 from guda_lightning.data import GroupDataModule, load_queries, near_duplicates
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation import refuse_few
-from guda_lightning.files import sha256_json
-from guda_lightning.guidance import ClassifierPlan
-from guda_lightning.report.placebo import NAMED, placebo_frame, placebo_lines, placebo_tests, write_parquet
-from guda_lightning.scores import ScoreTable
+from guda_lightning.evaluation.placebo_test import placebo_frame, placebo_tests
+from guda_lightning.makers.classifier_trainer import Guiding, guiding_hparams
+from guda_lightning.makers.costs import say
+from guda_lightning.makers.unlearner import Unlearning, saves_memory
+from guda_lightning.posteriors import ClassifierPlan
+from guda_lightning.report.placebo_section import NAMED, placebo_lines, write_parquet
+from guda_lightning.report.wandb import closing_runs, log_placebo, stage_loggers
+from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.stages.attribute import AttributeStage
 from guda_lightning.stages.choices import (
     at_least_one,
@@ -28,9 +31,7 @@ from guda_lightning.stages.choices import (
     table_names,
 )
 from guda_lightning.stages.chunks import is_complete
-from guda_lightning.stages.costs import say
 from guda_lightning.stages.guide import GuideStage
-from guda_lightning.stages.guiding import Guiding, guiding_hparams
 from guda_lightning.stages.records import begin
 from guda_lightning.stages.repeated import (
     Repeated,
@@ -39,7 +40,7 @@ from guda_lightning.stages.repeated import (
     RepeatedUnlearning,
 )
 from guda_lightning.stages.unlearn import UnlearnStage
-from guda_lightning.stages.unlearning import Unlearning, saves_memory
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Weighting
 from guda_lightning.unlearning import Objective, ReTrack
 from guda_lightning.unlearning.hparams import unlearning_hparams

@@ -11,10 +11,10 @@ from lightning.pytorch import Trainer
 
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import StoreError
-from guda_lightning.files import canonical_json, read_json, write_atomic
-from guda_lightning.grouping import Grouping
+from guda_lightning.storage.files import canonical_json, read_json, write_atomic
 
 RECORD = "record.json"
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from guda_lightning.attribution import Attributor, Scoring, elbo_attributor
+from guda_lightning.attribution import Attributor, elbo_attributor
 from guda_lightning.counterfactuals import GUIDANCE, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
-from guda_lightning.files import sha256_json
-from guda_lightning.scores import ScoreTable
+from guda_lightning.makers.classifier_trainer import Guiding
+from guda_lightning.makers.costs import evaluation_seconds, say_cost
+from guda_lightning.makers.unlearner import Unlearning
+from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.stages.choices import chosen_groups
-from guda_lightning.stages.costs import evaluation_seconds, say_cost
-from guda_lightning.stages.guiding import Guiding
 from guda_lightning.stages.records import is_stored, made_from
-from guda_lightning.stages.unlearning import Unlearning
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Queries
 
 Train = Callable[..., CounterfactualRecord]  # the method of a stage that makes one counterfactual

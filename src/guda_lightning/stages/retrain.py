@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, seed_everything
 
-from guda_lightning.callbacks.wandb import closing_runs
 from guda_lightning.counterfactuals import (
     RETRAIN,
     CounterfactualKey,
@@ -19,11 +18,11 @@ from guda_lightning.counterfactuals import (
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModule, FullModel
 from guda_lightning.diffusion.cost import TrainingCost
-from guda_lightning.files import sha256_json
+from guda_lightning.makers.costs import say, say_fit_cost, say_skipped, spent
+from guda_lightning.report.wandb import closing_runs
 from guda_lightning.spread import Spread
 from guda_lightning.stages.base import StageTrainer, fit, networks
 from guda_lightning.stages.choices import chosen_groups, chosen_seeds, own_seed
-from guda_lightning.stages.costs import say, say_fit_cost, say_skipped, spent
 from guda_lightning.stages.records import (
     RECORD,
     begin,
@@ -34,6 +33,7 @@ from guda_lightning.stages.records import (
     without_seeds,
 )
 from guda_lightning.stages.spreading import Spreading
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.unlearning.hparams import module_hparams, training_hparams
 
 

@@ -15,15 +15,15 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from tqdm import tqdm
 
-from guda_lightning.callbacks.wandb import closing_runs, log_without, stage_loggers
-from guda_lightning.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
 from guda_lightning.data import GroupDataModule, QueryFolder, read_prompts, save_queries
 from guda_lightning.diffusion import sample, sampler
-from guda_lightning.files import sha256_json, write_atomic
-from guda_lightning.ranks import Ranks
+from guda_lightning.distributed.ranks import Ranks
+from guda_lightning.distributed.strategies import start_processes
+from guda_lightning.makers.costs import evaluation_seconds, quiet, say, say_cost, say_skipped
+from guda_lightning.report.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
+from guda_lightning.report.wandb import closing_runs, log_without, stage_loggers
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, refuse_choices
-from guda_lightning.stages.costs import evaluation_seconds, quiet, say, say_cost, say_skipped
 from guda_lightning.stages.records import RECORD, begin
 from guda_lightning.stages.without import (
     Drawing,
@@ -33,7 +33,7 @@ from guda_lightning.stages.without import (
     refuse_guidance,
     refuse_prompts,
 )
-from guda_lightning.strategies import start_processes
+from guda_lightning.storage.files import sha256_json, write_atomic
 from guda_lightning.types import Queries
 
 

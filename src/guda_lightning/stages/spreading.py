@@ -14,11 +14,11 @@ from lightning.pytorch import Trainer
 
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.files import canonical_json, sha256_json, write_atomic
-from guda_lightning.runs import RunFolder
+from guda_lightning.makers.costs import say, spent
 from guda_lightning.spread import Spread, Task
 from guda_lightning.spread.screen import Screen
-from guda_lightning.stages.costs import say, spent
+from guda_lightning.storage.files import canonical_json, sha256_json, write_atomic
+from guda_lightning.storage.runs import RunFolder
 
 _HIDDEN_SECONDS = 60.0  # a network disk may hide from one machine so long what another has written
 _TAIL = 5  # lines of a log in an error

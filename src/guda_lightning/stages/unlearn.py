@@ -9,18 +9,18 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from guda_lightning.callbacks import ELBOAttributionCallback
-from guda_lightning.callbacks.wandb import closing_runs
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion.adapters import Lora
-from guda_lightning.grouping import JOINT
+from guda_lightning.makers.costs import is_timed, say, say_cost, say_skipped, spent
+from guda_lightning.makers.unlearner import Unlearning, saves_memory
+from guda_lightning.report.wandb import closing_runs
 from guda_lightning.spread import Spread
 from guda_lightning.stages.base import StageTrainer, callbacks, fit
 from guda_lightning.stages.choices import at_least_one, chosen_groups
-from guda_lightning.stages.costs import is_timed, say, say_cost, say_skipped, spent
 from guda_lightning.stages.records import begin, is_stored, log_record, made_from
 from guda_lightning.stages.spreading import Spreading
-from guda_lightning.stages.unlearning import Unlearning, saves_memory
+from guda_lightning.types import JOINT
 from guda_lightning.unlearning import Objective, ReTrack
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.module import default_optimizer

@@ -14,15 +14,15 @@ import torch
 from guda_lightning.attribution.operators import by_guidance
 from guda_lightning.counterfactuals import GUIDANCE, CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.diffusion.adapters import set_own_weights
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.files import read_json
-from guda_lightning.grouping import Grouping
-from guda_lightning.guidance import guided, open_posterior
-from guda_lightning.runs import RunFolder
+from guda_lightning.posteriors import guided, open_posterior
 from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.stages.records import RECORD, made_from, refuse_other_config
+from guda_lightning.storage.files import read_json
+from guda_lightning.storage.runs import RunFolder
 
 ALL = "all"  # instead of groups: each of them
 

@@ -13,7 +13,7 @@ from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.module import Noised
 from guda_lightning.functional.guidance import guide_output
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.guidance import find_classifier, open_posterior
+from guda_lightning.posteriors import find_classifier, open_posterior
 from guda_lightning.unlearning.objectives import ForgetTerm, Objective
 
 

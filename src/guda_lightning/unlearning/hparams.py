@@ -16,7 +16,7 @@ from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.errors import ConfigError
-from guda_lightning.files import sha256_json
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.unlearning.objectives import Objective
 
 

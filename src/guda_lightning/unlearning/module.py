@@ -17,12 +17,12 @@ from torchmetrics import MeanMetric
 
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
 from guda_lightning.data import UnlearnDataModule
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.adapters import BeneathAdapter, Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.errors import ConfigError
-from guda_lightning.grouping import Grouping
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.objectives import Objective, plain_target
 

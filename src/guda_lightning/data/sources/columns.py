@@ -1,0 +1,190 @@
+"""Images, labels and texts in columns of a table that the library ``datasets`` opens."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guda_lightning.data.sources.source import ImageTable
+from guda_lightning.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL.Image import Image
+
+
+def load_dataset(origin: str, path: str, **options: Any) -> Dataset:
+    """Open a table with the library ``datasets``.
+
+    Args:
+        origin: What it is, for errors.
+        path: A builder of the library, a name on the hub or a local folder.
+        **options: As ``datasets.load_dataset`` takes them.
+
+    Raises:
+        DataError: It is missing or broken.
+    """
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(path, **options)
+    # DatasetsError covers a missing dataset and a broken file, ValueError an unknown split or configuration.
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        raise DataError(
+            f"{origin} cannot be read",
+            found=f"{type(error).__name__}: {error.__cause__ or error}",
+            expected="images that the library 'datasets' can open",
+            fix="correct the path, name, split or configuration",
+        ) from error
+    return dataset
+
+
+def read_column(dataset: Dataset, name: str, origin: str) -> Any:
+    """The values of a column.
+
+    Raises:
+        DataError: There is no such column.
+    """
+    if name not in dataset.column_names:
+        near = difflib.get_close_matches(name, dataset.column_names, n=1, cutoff=0.0)
+        raise DataError(
+            f"{origin} has no column '{name}'",
+            found=f"the columns {', '.join(map(repr, dataset.column_names))}",
+            expected=f"a column '{name}'",
+            fix=f"name another column, perhaps '{near[0]}'" if near else "check that this is the right file",
+        )
+    return dataset[name]
+
+
+def undecoded(dataset: Dataset, image_column: str, origin: str) -> Dataset:
+    """Keep the image column alone, as ``{"bytes", "path"}``.
+
+    Raises:
+        DataError: There is no such column, or it holds something else.
+    """
+    import datasets
+    import pyarrow
+
+    read_column(dataset, image_column, origin)
+    try:
+        return dataset.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+        raise DataError(
+            f"the column '{image_column}' of {origin} holds no images",
+            found=dataset.features[image_column],
+            expected="encoded images: bytes, paths, or both",
+            fix="name the column with the images",
+        ) from error
+
+
+def image_reader(
+    dataset: Dataset, image_column: str, order: Sequence[int] | NDArray[np.int64]
+) -> Callable[[int], Image]:
+    """A function that opens the picture at a position of ``order``, which holds rows of the column."""
+    import datasets
+
+    decoder = datasets.Image()
+
+    def read(index: int) -> Image:
+        value = dataset[int(order[index])][image_column]
+        if value is None:
+            raise ValueError("an empty cell")
+        if value["bytes"] is None and os.path.isfile(value["path"]):
+            # Given the path, Pillow would leave a damaged file open.
+            value = {"bytes": Path(value["path"]).read_bytes(), "path": value["path"]}
+        image: Image = decoder.decode_example(value)
+        return image
+
+    return read
+
+
+def read_labels(
+    dataset: Dataset, column: str, origin: str, label_names: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the label name of each row, and all names in the order of the classes.
+
+    Raises:
+        DataError: There is no such column, or a row has neither a text nor the number of a class.
+    """
+    import datasets
+
+    values = list(read_column(dataset, column, origin))
+    feature = dataset.features[column]
+    names = label_names or (feature.names if isinstance(feature, datasets.ClassLabel) else None)
+    for row, value in enumerate(values):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if isinstance(value, str) and not label_names:
+            continue
+        if not whole or (names is not None and not 0 <= value < len(names)):
+            raise DataError(
+                f"row {row} of {origin} has no usable label",
+                found=repr(value),
+                expected="a text or a whole number"
+                if names is None
+                else f"a number from 0 to {len(names) - 1}",
+                fix="correct the column, name another one, or train on a split that has labels",
+            )
+    if names is not None:
+        return tuple(names[value] for value in values), tuple(names)
+    ordered = sorted(set(values))  # numbers by value, texts by alphabet
+    return tuple(map(str, values)), tuple(map(str, ordered))
+
+
+def read_texts(dataset: Dataset, column: str, origin: str) -> tuple[str, ...]:
+    """Return the text of each row.
+
+    Raises:
+        DataError: There is no such column, or a row has no text.
+    """
+    values = list(read_column(dataset, column, origin))
+    for row, value in enumerate(values):
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(
+                f"row {row} of {origin} has no usable prompt",
+                found=repr(value),
+                expected="a text",
+                fix="correct the column, or name another one",
+            )
+    return tuple(values)
+
+
+def image_table(
+    dataset: Dataset,
+    origin: str,
+    *,
+    image_column: str,
+    label_column: str | None,
+    id_column: str | None,
+    label_names: Sequence[str] | None,
+    prompt_column: str | None,
+) -> ImageTable:
+    """The images of a table with their ids, labels and prompts, for a ``Source``.
+
+    Args:
+        dataset: The table.
+        origin: What to call it in errors.
+        image_column: Column with the images.
+        label_column: Column with the labels; None: no labels.
+        id_column: Column with the ids; None numbers the rows from 0.
+        label_names: Names of whole-number labels; None: those of the table.
+        prompt_column: Column with the prompts; None: no prompts.
+    """
+    images = undecoded(dataset, image_column, origin)
+    rows = range(len(dataset))
+    labels: tuple[str, ...] | None = None
+    names: tuple[str, ...] = ()
+    if label_column is not None:
+        labels, names = read_labels(dataset, label_column, origin, label_names)
+    return ImageTable(
+        ids=tuple(map(str, rows if id_column is None else read_column(dataset, id_column, origin))),
+        read=image_reader(images, image_column, rows),
+        labels=labels,
+        label_names=names,
+        prompts=None if prompt_column is None else read_texts(dataset, prompt_column, origin),
+    )

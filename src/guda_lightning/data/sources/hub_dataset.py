@@ -1,0 +1,70 @@
+"""Datasets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guda_lightning.data.sources.columns import image_table, load_dataset
+from guda_lightning.data.sources.source import ImageTable, Source
+from guda_lightning.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class HubDataset(Source):
+    """A dataset of the Hugging Face hub, or one that ``datasets`` saved to a local folder.
+
+    Args:
+        name: Name on the hub, such as ``uoft-cs/cifar10``, or a local folder.
+        split: Split to train on.
+        image_column: Column with the images.
+        label_column: Column with the labels: texts, whole numbers or named classes. None: no labels.
+        id_column: Column with a unique id per row; None numbers the rows from 0.
+        config: Name of the dataset's configuration where it has several.
+        prompt_column: Column with the text of each image. None: no prompts.
+    """
+
+    name: str
+    split: str = "train"
+    image_column: str = "image"
+    label_column: str | None = "label"
+    id_column: str | None = None
+    config: str | None = None
+    prompt_column: str | None = None
+
+    def load(self) -> ImageTable:
+        """List the rows of the split in their order; a hub dataset is downloaded first."""
+        origin = f"the dataset {self.name}"
+        if any(Path(self.name, marker).is_file() for marker in ("state.json", "dataset_dict.json")):
+            dataset = _saved_dataset(origin, self.name, self.split)
+        else:
+            dataset = load_dataset(origin, self.name, name=self.config, split=self.split)
+        return image_table(
+            dataset,
+            self.name,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            id_column=self.id_column,
+            label_names=None,
+            prompt_column=self.prompt_column,
+        )
+
+
+def _saved_dataset(origin: str, folder: str, split: str) -> Dataset:
+    import datasets
+
+    saved = datasets.load_from_disk(folder)
+    if isinstance(saved, datasets.Dataset):
+        return saved  # one split, saved by itself
+    if split not in saved:
+        raise DataError(
+            f"{origin} has no split '{split}'",
+            found=f"the splits {', '.join(map(repr, saved))}",
+            expected=f"a split '{split}'",
+            fix="set data.source.split to one of them",
+        )
+    return saved[split]

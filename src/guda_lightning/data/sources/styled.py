@@ -1,0 +1,122 @@
+"""Every image of a source rendered in styles, with prompts: training data for text-to-image at any scale."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from guda_lightning.data.images import to_bytes
+from guda_lightning.data.prompts import PromptTemplate
+from guda_lightning.data.sources.source import ImageTable, Source
+from guda_lightning.data.sources.styles import STYLES
+from guda_lightning.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DESCRIPTORS_PER_PROMPT = 3  # of the five that a style has; as many as in UnlearnCanvas
+
+
+@dataclass(frozen=True)
+class Styled(Source):
+    """The images of a labelled source, each of them in every style.
+
+    The labels are the styles, and the content is the base image's label: one picture, such as ``7/ember``, is
+    in the group ``ember``, and its prompt is ``A depiction of 7, artistic style featuring fiery, warm,
+    burnt``. Which descriptors it has is drawn for each picture.
+
+    Args:
+        base: Where the images come from; with labels.
+        styles: How many of the styles, in the order of ``STYLES``, or their names.
+        size: Side in pixels; images are cropped to a centred square and resized (bicubic) before they are
+            rendered.
+        seed: Seed of descriptors, textures and limit.
+        limit: Number of base images to draw at random. None: all.
+
+    Raises:
+        ConfigError: An unknown style, or a number out of range.
+    """
+
+    base: Source
+    styles: int | list[str] = 12
+    size: int = 32
+    seed: int = 0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        _within("styles", self.styles if isinstance(self.styles, int) else len(self.styles), 1, len(STYLES))
+        _within("size", self.size, 16)
+        _within("seed", self.seed, 0)
+        _within("limit", 1 if self.limit is None else self.limit, 1)
+        for name in () if isinstance(self.styles, int) else self.styles:
+            if name not in STYLES:
+                near = difflib.get_close_matches(name, STYLES, n=3, cutoff=0.0)
+                raise ConfigError(
+                    f"unknown style '{name}'",
+                    found=f"'{name}'",
+                    expected=f"one of {len(STYLES)} styles; nearest: {', '.join(map(repr, near))}",
+                    fix="correct data.source.styles",
+                )
+
+    def load(self) -> ImageTable:
+        """List every base image in every style, the styles of one image side by side.
+
+        Raises:
+            DataError: The base cannot be read or has no labels.
+        """
+        table = self.base.load()
+        contents = table.labels
+        if contents is None:
+            raise DataError(
+                "the images to be styled have no labels",
+                found="a base without labels",
+                expected="a label for every image, which its prompt names",
+                fix="sort the images into one folder per label, or name a label column",
+            )
+        names = list(STYLES)[: self.styles] if isinstance(self.styles, int) else self.styles
+        styles = tuple(name for name in STYLES if name in names)
+        chosen = np.random.default_rng(self.seed).permutation(len(table.ids))[: self.limit]
+        samples = [(int(position), style) for position in np.sort(chosen) for style in styles]
+        ids = tuple(f"{table.ids[position]}/{style}" for position, style in samples)
+        compose = PromptTemplate().compose
+
+        def read(index: int) -> Image:
+            position, style = samples[index]
+            return self._render(table.read(position), style, self._dice("picture", ids[index]))
+
+        def prompt(index: int) -> str:
+            position, style = samples[index]
+            words = self._dice("prompt", ids[index]).sample(STYLES[style][1], DESCRIPTORS_PER_PROMPT)
+            return compose(contents[position], words)
+
+        return ImageTable(
+            ids=ids,
+            read=read,
+            labels=tuple(style for _, style in samples),
+            label_names=styles,
+            prompts=tuple(map(prompt, range(len(samples)))),
+        )
+
+    def _dice(self, purpose: str, sample_id: str) -> Random:
+        return Random(f"{self.seed}/{purpose}/{sample_id}")
+
+    def _render(self, picture: Image, style: str, dice: Random) -> Image:
+        from PIL import Image, ImageOps
+
+        upright = Image.fromarray(to_bytes(picture, channels=3).transpose(1, 2, 0))
+        square = ImageOps.fit(upright, (self.size, self.size), Image.Resampling.BICUBIC)
+        return STYLES[style][0](square, dice)
+
+
+def _within(name: str, value: int, lowest: int, highest: int | None = None) -> None:
+    if value < lowest or (highest is not None and value > highest):
+        raise ConfigError(
+            f"data.source.{name} is out of range",
+            found=value,
+            expected=f"at least {lowest}" if highest is None else f"{lowest} to {highest}",
+            fix=f"correct data.source.{name}",
+        )

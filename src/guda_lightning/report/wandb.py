@@ -1,0 +1,182 @@
+"""Everything that touches W&B."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, WandbLogger
+from torch import Tensor
+
+from guda_lightning.data.images import from_unit
+from guda_lightning.report import charts
+from guda_lightning.report.pictures import side_by_side
+from guda_lightning.scores import ScoreTable
+from guda_lightning.types import Queries
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+
+def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) -> list[Logger]:
+    """Fresh copies of unused loggers for one stage: in W&B one group a run folder, one run a stage and group.
+
+    Args:
+        loggers: The user's loggers, as configured.
+        group: W&B group, where the user named none.
+        stage: W&B job type, likewise.
+        name: W&B run name, likewise.
+    """
+    fresh = [_unused_copy(logger) for logger in loggers]
+    for logger in fresh:
+        if isinstance(logger, WandbLogger):
+            # W&B reads WANDB_RUN_GROUP once a process, and WandbLogger offers nothing after construction.
+            asked = logger._wandb_init
+            defaults = {"group": group, "job_type": stage, "name": name, "settings": _settings(logger)}
+            if not isinstance(asked.get("anonymous"), str):
+                asked.pop("anonymous", None)  # W&B warns of it, whatever it is
+            asked.update({key: value for key, value in defaults.items() if not asked.get(key)})
+    return fresh
+
+
+def _settings(logger: WandbLogger) -> Any:
+    """Offline runs have no address to print, and a stage makes one for every group."""
+    import wandb
+
+    return wandb.Settings(silent=True) if logger._offline else None
+
+
+def _unused_copy(logger: Logger) -> Logger:
+    # Not copy.deepcopy(logger): WandbLogger.__getstate__ begins a W&B run.
+    fresh = object.__new__(type(logger))
+    vars(fresh).update(copy.deepcopy(vars(logger)))
+    return fresh
+
+
+@contextmanager
+def closing_runs() -> Iterator[None]:
+    """End the W&B run that a stage began, so that the next stage gets its own; leave a user's run open."""
+    import wandb
+
+    before = wandb.run
+    try:
+        yield
+    finally:
+        if before is None and wandb.run is not None:
+            wandb.finish()
+
+
+def log_attribution(
+    loggers: Sequence[Logger],
+    table: ScoreTable,
+    queries: Queries,
+    curves: Sequence[Mapping[str, Any]],
+    prefix: str,
+    step: int | None = None,
+) -> None:
+    """Log a score table to every W&B logger: rows with thumbnails, a heat map and per-group curves.
+
+    Args:
+        loggers: The trainer's loggers; others than W&B are left alone.
+        table: Scores under one weighting.
+        queries: The scored queries.
+        curves: Rows ``group, step, own, other`` of the influence so far; may be empty.
+        prefix: Before every key, e.g. ``"influence"``.
+        step: Where to put them on Lightning's axis ``trainer/global_step``; None puts them nowhere.
+    """
+    wandb_loggers = [logger for logger in loggers if isinstance(logger, WandbLogger)]
+    if not wandb_loggers:
+        return
+    import wandb
+
+    position = {query: row for row, query in enumerate(queries.ids)}
+    scores, groups = table.matrix(), table.groups
+    rows = [
+        [
+            query,
+            wandb.Image(_pixels(queries.images[position[query]])),
+            groups[int(row.argmax())],
+            *row.tolist(),
+        ]
+        for query, row in zip(table.queries, scores, strict=True)
+    ]
+    columns = ["query", "image", "top group", *groups]
+    pictures = {"heatmap": _picture(charts.heatmap(table))}
+    if curves:
+        pictures["curves"] = _picture(charts.influence_curves(list(curves)))
+    for logger in wandb_loggers:
+        logger.log_table(f"{prefix}/scores", columns=columns, data=rows, step=step)
+        for name, picture in pictures.items():
+            logger.log_image(f"{prefix}/{name}", [picture], step=step)
+
+
+def log_agreement(
+    loggers: Sequence[Logger],
+    metrics: pd.DataFrame,
+    pictures: Mapping[str, alt.TopLevelMixin],
+    record: Mapping[str, Any],
+) -> None:
+    """Log how well methods agree with the oracle to every W&B logger: all numbers, and a chart a weighting.
+
+    Args:
+        loggers: Others than W&B are left alone.
+        metrics: The table to log.
+        pictures: Weighting to chart.
+        record: What was compared, logged as configuration.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_hyperparams(dict(record))
+            logger.log_table("agreement/metrics", dataframe=metrics)
+            for weighting, picture in pictures.items():
+                logger.log_image(f"agreement/{weighting}", [_picture(picture)])
+
+
+def log_placebo(loggers: Sequence[Logger], queries: pd.DataFrame, record: Mapping[str, Any]) -> None:
+    """Log which queries can be attributed to every W&B logger: all p-values, and the share a weighting.
+
+    Args:
+        loggers: Others than W&B are left alone.
+        queries: One row per weighting and query.
+        record: What random groups were compared with, logged as configuration.
+    """
+    shares = queries.groupby("weighting")["attributable"].mean()
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_hyperparams(dict(record))
+            logger.log_table("placebo/queries", dataframe=queries)
+            logger.log_metrics({f"placebo/attributable/{name}": share for name, share in shares.items()})
+
+
+def log_without(loggers: Sequence[Logger], columns: Mapping[str, Queries], made: Mapping[str, Any]) -> None:
+    """Log what models without groups draw from the noise of the queries, as one picture, to every W&B logger.
+
+    Args:
+        loggers: Others than W&B are left alone.
+        columns: Title to pictures of the same queries, as in ``side_by_side``.
+        made: How they were drawn: ``operator``, ``counterfactual_seed``, ``seed`` and ``steps``.
+    """
+    caption = (
+        f"{made['operator']}, counterfactuals of seed {made['counterfactual_seed']}; the pictures of a row "
+        f"come from the same noise, seed {made['seed']}, {made['steps']} steps"
+    )
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image("without/pictures", [side_by_side(columns)], caption=[caption])
+
+
+def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """``[height, width, channels]`` bytes of one image in [-1, 1]."""
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] = from_unit(image).permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _picture(chart: Any) -> Any:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(charts.png(chart)))

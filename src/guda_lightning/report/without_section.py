@@ -1,0 +1,106 @@
+"""What counterfactuals draw from the noise of the queries, as a section of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from guda_lightning.data import QueryFolder
+from guda_lightning.report.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
+from guda_lightning.report.summary import views
+from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.summaries import group_summaries
+from guda_lightning.storage.files import read_json, sha256_json
+from guda_lightning.storage.runs import RunFolder
+from guda_lightning.types import Queries
+
+_RECORD = "record.json"
+_NOISE = ("full_hash", "steps", "seed", "prompt_guidance")  # what pictures must share with the queries
+
+
+@dataclass(frozen=True)
+class Without:
+    """Pictures with and without groups.
+
+    Attributes:
+        full: What the full model draws, one row each.
+        groups: Name of the groups to what the counterfactual without them draws, ``[rows, ...]``.
+        scored: Whether the scores of the page are about these queries.
+        caption: How the pictures were made.
+    """
+
+    full: Queries
+    groups: Mapping[str, Tensor]
+    scored: bool
+    caption: str
+
+    @classmethod
+    def of(cls, run: RunFolder, table: ScoreTable, shape: tuple[int, int, int]) -> Without | None:
+        """The pictures that belong to the queries of a run folder and to the full model of a score table.
+
+        Of all pictures, those of the table's own counterfactuals, else of the first operator; groups in the
+        order of their mean score; and the queries that the table scores highest.
+
+        Args:
+            run: The run folder.
+            table: The scores that the page shows.
+            shape: Of an image.
+        """
+        if not (run.queries / _RECORD).is_file():
+            return None
+        record, full = read_json(run.queries / _RECORD), QueryFolder(run.queries, shape)
+        drawn = record.get("config", {})
+        found = {
+            folder: config
+            for folder, config in _configs(run).items()
+            if all(config.get(name) == drawn.get(name) for name in _NOISE)
+            and config.get("prompts") == _first_prompts(full, config["num"])
+            and config["full_hash"] == table.record.get("full_hash", config["full_hash"])
+        }
+        if not found:
+            return None
+        operators = sorted({config["operator"] for config in found.values()})
+        operator = table.methods[0] if table.methods[0] in operators else operators[0]
+        part = table.select(*views(table)[0])  # the one that the page begins with
+        means = {one.group: one.mean for one in group_summaries(part)}
+        of_groups = {c["without"]: folder for folder, c in found.items() if c["operator"] == operator}
+        lowest = float("-inf")  # a group without a score comes last
+        groups = sorted(of_groups, key=lambda name: -means.get(name, lowest))[:MAX_PICTURE_GROUPS]
+        configs = [found[of_groups[name]] for name in groups]
+        seeds = ", ".join(map(str, sorted({config["counterfactual_seed"] for config in configs})))
+        rows: list[int] = list(range(min(len(full), *(config["num"] for config in configs))))  # that all have
+        scored = table.record.get("query_hash") == record.get("query_hash")
+        if scored:
+            best = dict(zip(part.queries, part.matrix().amax(dim=1).tolist(), strict=True))
+            rows.sort(key=lambda row: -best.get(full.ids[row], lowest))
+        rows = rows[:MAX_PICTURE_QUERIES]
+        return cls(
+            full.load(rows),
+            {name: QueryFolder(of_groups[name], shape).load(rows).images for name in groups},
+            scored,
+            f"{operator}, seed of the counterfactuals {seeds}; pictures in {configs[0]['steps']} steps, "
+            f"seed {configs[0]['seed']}",
+        )
+
+    @staticmethod
+    def exists(run: RunFolder) -> bool:
+        """Whether there are any pictures, whatever they belong to."""
+        return bool(_configs(run))
+
+
+def _first_prompts(queries: QueryFolder, count: int) -> str | None:
+    """What a record says of the prompts of the first queries."""
+    return None if queries.prompts is None else sha256_json(queries.prompts[:count])
+
+
+def _configs(run: RunFolder) -> dict[Path, dict[str, Any]]:
+    """What every folder of complete pictures was drawn with."""
+    records = sorted(run.without.glob(f"*/*/{_RECORD}"))
+    # Names that begin with a dot are what an interrupted writing left.
+    return {
+        path.parent: read_json(path)["config"] for path in records if not path.parent.name.startswith(".")
+    }

@@ -1,0 +1,123 @@
+"""The few numbers that pictures, pages and terminals show of a score table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guda_lightning.errors import ConfigError
+from guda_lightning.scores.table import ScoreTable
+
+UNDECIDED_BELOW = 2.0  # combined standard errors between the two top groups, about 95 %
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """A group over all queries.
+
+    Attributes:
+        group: Name.
+        mean: Mean score over queries.
+        stderr: Standard error of that mean. Over queries, so it holds their differences and the draws' noise;
+            with one query the score's own.
+        top: Number of queries whose highest score it has.
+    """
+
+    group: str
+    mean: float
+    stderr: float
+    top: int
+
+
+class Tally:
+    """Numbers over all queries of one method, weighting and seed, whose table may come in parts.
+
+    Attributes:
+        groups: The groups, in the order of the first part.
+        queries: Number of queries so far.
+        undecided: Number of queries so far whose two top groups are too close to call.
+    """
+
+    def __init__(self) -> None:
+        self.groups: tuple[str, ...] = ()
+        self.queries = self.undecided = 0
+
+    def add(self, table: ScoreTable) -> None:
+        """Take the next part.
+
+        Raises:
+            ConfigError: It scores other groups than the parts before it.
+        """
+        scores, stderr = table.matrix(), table.stderr_matrix()
+        count, mean = len(scores), scores.mean(dim=0)
+        if not self.queries:
+            self.groups, self._single = table.groups, stderr[0]
+            self._mean, self._scatter = torch.zeros_like(mean), torch.zeros_like(mean)
+            self._top = torch.zeros(len(mean), dtype=torch.int64)
+        if table.groups != self.groups:
+            raise ConfigError(
+                "the parts of a score table do not score the same groups",
+                found=", ".join(table.groups),
+                expected=", ".join(self.groups),
+                fix="score all queries alike with guda attribute",
+            )
+        # Mean and scatter of two samples together, without the difference of large numbers.
+        total, step = self.queries + count, mean - self._mean
+        self._scatter = self._scatter + (scores - mean).square().sum(dim=0)
+        self._scatter = self._scatter + step.square() * (self.queries * count / total)
+        self._mean = self._mean + step * (count / total)
+        self._top += torch.bincount(scores.argmax(dim=1), minlength=len(mean))
+        self.undecided += int((margins(scores, stderr) < UNDECIDED_BELOW).sum())
+        self.queries = total
+
+    def summaries(self) -> list[GroupSummary]:
+        """Every group over the queries so far."""
+        count = self.queries
+        errors = (self._scatter / (count - 1) / count).sqrt() if count > 1 else self._single
+        rows = zip(self.groups, self._mean.tolist(), errors.tolist(), self._top.tolist(), strict=True)
+        return [GroupSummary(*row) for row in rows]
+
+
+def group_summaries(table: ScoreTable) -> list[GroupSummary]:
+    """Summarise every group over the queries of one method, weighting and seed, in the table's order."""
+    tally = Tally()
+    tally.add(table)
+    return tally.summaries()
+
+
+def margins(scores: Tensor, stderr: Tensor) -> Tensor:
+    """How far the top group stands above the second, in combined standard errors.
+
+    The two scores share the full model's draws; combining their errors as if they did not is cautious.
+
+    Args:
+        scores: ``[queries, groups]``.
+        stderr: ``[queries, groups]``, standard errors of the scores.
+
+    Returns:
+        ``[queries]`` float64 ≥ 0: 0 for a tie, infinite with one group or without any error.
+        Below `UNDECIDED_BELOW` the query is undecided.
+    """
+    if scores.shape[1] < 2:
+        return scores.new_full((len(scores),), math.inf, dtype=torch.float64)
+    top, index = scores.double().topk(2, dim=1)
+    gap = top[:, 0] - top[:, 1]
+    combined = stderr.double().gather(1, index).square().sum(dim=1).sqrt()
+    return torch.where(gap > 0, gap / combined, 0.0)
+
+
+def with_error(value: float, stderr: float) -> str:
+    """Write a score with its standard error, to the two digits that the error leaves: ``125.3 ± 4.2``."""
+    if not (math.isfinite(stderr) and stderr > 0):
+        return _minus(f"{value:.3g}")
+    decimals = max(0, 1 - math.floor(math.log10(stderr)))
+    if decimals > 6:
+        return f"{_minus(f'{value:.2e}')} ± {_minus(f'{stderr:.1e}')}".replace("e−0", "e−")
+    return f"{_minus(f'{value:.{decimals}f}')} ± {stderr:.{decimals}f}"
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "−")

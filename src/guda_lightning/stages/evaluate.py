@@ -1,0 +1,78 @@
+"""``guda evaluate``: how well the score tables of a run agree with its oracle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from guda_lightning.evaluation.comparison import compare
+from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.evaluation.tables import method_tables, oracle_tables
+from guda_lightning.report import charts
+from guda_lightning.report.agreement import agreement_chart
+from guda_lightning.report.agreement_text import agreement_text
+from guda_lightning.storage.runs import RunFolder
+
+
+def evaluate_run(
+    root: Path,
+    scores: Sequence[Path] | None = None,
+    oracles: Sequence[Path] | None = None,
+    *,
+    per: Literal["group", "sample"] = "group",
+    calibration: str | None = None,
+    resamples: int = 2000,
+    wandb_project: str | None = None,
+) -> Evaluation:
+    """Compare score tables with the oracle, print the answer, write RUN/evaluation and log to W&B.
+
+    Args:
+        root: The run folder.
+        scores: Tables to compare; all of RUN/scores about the oracle's queries if left out.
+        oracles: Tables of models retrained without each group, one a seed; RUN/scores/retrain-SEED.parquet
+            if left out.
+        per: Whether a score stands for its whole group, or is divided by the group's number of samples.
+        calibration: Names of groups, such as ``3,7``, to calibrate magnitudes on.
+        resamples: Bootstrap resamples of every interval.
+        wandb_project: Log there too; offline unless ``WANDB_MODE`` says otherwise.
+
+    Raises:
+        StoreError: There is no oracle, or tables were made from something else.
+        GroupError: A group to calibrate on does not exist.
+        ConfigError: There is nothing to compare, or no group left to test a calibration on.
+    """
+    run = RunFolder(root)
+    if wandb_project is not None:
+        charts.require()
+    oracle_files = oracle_tables(run, oracles)
+    method_files, notes = method_tables(run, oracle_files, scores)
+    evaluation = compare(
+        {path.stem: table for path, table in method_files},
+        {path.stem: table for path, table in oracle_files},
+        run,
+        per=per,
+        calibration=calibration,
+        resamples=resamples,
+        notes=notes,
+    )
+    print(agreement_text(evaluation))
+    evaluation.save(run.evaluation)
+    if wandb_project is not None:
+        _log(run, wandb_project, evaluation)
+    print(f"evaluate: {run.evaluation} written; `guda report {root}` shows it on the page")
+    return evaluation
+
+
+def _log(run: RunFolder, project: str, evaluation: Evaluation) -> None:
+    from lightning.pytorch.loggers import WandbLogger
+
+    from guda_lightning.report.wandb import closing_runs, log_agreement, stage_loggers
+
+    offline = os.environ.get("WANDB_MODE", "offline") == "offline"
+    logger = WandbLogger(project=project, save_dir=run.root, offline=offline)
+    pictures = {weighting: agreement_chart(evaluation, weighting) for weighting in evaluation.weightings}
+    with closing_runs():
+        loggers = stage_loggers([logger], run.name, "evaluate", "evaluate")
+        log_agreement(loggers, evaluation.metrics, pictures, evaluation.record)

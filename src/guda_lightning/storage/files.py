@@ -1,0 +1,241 @@
+"""Files that are either whole or absent, hashes of what they hold, and tables that users write."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from guda_lightning.errors import StoreError
+
+
+def canonical_json(value: object, *, indent: int | None = None) -> str:
+    """Write a value as JSON, the same text for equal values in any key order.
+
+    Args:
+        value: Anything the ``json`` module writes.
+        indent: Spaces per level for a file that people read; None for one line without spaces.
+
+    Raises:
+        ValueError: The value holds a NaN or an infinity.
+        TypeError: The value holds something that JSON has no word for.
+    """
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.dumps(value, sort_keys=True, allow_nan=False, indent=indent, separators=separators)
+
+
+def sha256_json(value: object) -> str:
+    """Hash a value by its canonical JSON: 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hash a file's bytes: 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def slug(text: str, max_length: int = 40) -> str:
+    """Turn any text into a readable piece of a file name, made of ``[a-z0-9._-]``.
+
+    It is never empty and never starts with a dot. Two texts may share one: add a hash where it matters.
+    """
+    ascii_text = unicodedata.normalize("NFKD", text.casefold()).encode("ascii", "ignore").decode()
+    dashed = re.sub(r"[^a-z0-9._]+", "-", ascii_text)
+    return dashed.strip("-.")[:max_length].strip("-.") or "unnamed"
+
+
+def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: The file.
+        infinities: Whether to accept the numbers that JSON does not have, as others' libraries write them.
+
+    Raises:
+        StoreError: The file is missing, half-written, or holds something other than an object.
+    """
+
+    def refuse(found: object) -> StoreError:
+        return StoreError(
+            f"{path} cannot be read",
+            found=found,
+            expected="a file with one JSON object",
+            fix="remove it if it is there, and rerun the command that writes it",
+        )
+
+    try:
+        value = json.loads(
+            Path(path).read_text("utf-8"), parse_constant=float if infinities else _refuse_constant
+        )
+    except OSError as error:
+        raise refuse(error.strerror) from error
+    except ValueError as error:
+        raise refuse(f"broken JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise refuse(f"a JSON {type(value).__name__}")
+    return value
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a file that appears under its name only when it is whole and on the disk.
+
+    Missing parent folders are made; text is written as UTF-8; an existing file is replaced.
+
+    Raises:
+        StoreError: The disk is full. The file that was there before is untouched.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    with atomic_file(path, f"at least {len(content)} bytes free") as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def atomic_file(path: str | Path, room: str = "room for the whole file") -> Iterator[Path]:
+    """Fill a file, a piece at a time, that appears under its name only when it is whole and on the disk.
+
+    Missing parent folders are made; an existing file is replaced.
+
+    Args:
+        path: Name of the file when the block has ended without an error.
+        room: What the disk should have, for an error.
+
+    Yields:
+        The path to write to, whose name starts with a dot. It is gone after any error.
+
+    Raises:
+        StoreError: The disk is full. The file that was there before is untouched.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    with _full_disk_explained(path, room):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _fsync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _fsync(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Fill a folder that appears under its name only when it is whole and on the disk.
+
+    Missing parent folders are made. An existing folder is replaced only once the new one is whole; of two
+    processes that write the same folder, the last one stays.
+
+    Args:
+        path: Name of the folder when the block has ended without an error.
+
+    Yields:
+        An empty sibling folder to write into; its name starts with a dot. It is gone after any error.
+
+    Raises:
+        StoreError: The disk is full, or a file has that name. What was there before is untouched.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise StoreError(
+            f"{path} cannot be written",
+            found="a file of that name",
+            expected="a folder, or nothing",
+            fix="move the file away",
+        )
+    temporary = _temporary(path)
+    with _full_disk_explained(path, "room for the whole folder"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.mkdir()
+            yield temporary
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    _fsync(Path(folder, name))
+                _fsync(Path(folder))
+            _replace_folder(temporary, path)
+        finally:
+            _remove(temporary)
+        _fsync(path.parent)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    aside = None
+    try:
+        while True:
+            try:
+                os.rename(new, path)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            # rename() replaces no folder that has files in it, so the existing one steps aside first. Another
+            # process may do the same in between: then there is nothing to move, or something new to move.
+            if aside is not None:
+                _remove(aside)
+            aside = _temporary(path)
+            with suppress(FileNotFoundError):
+                os.rename(path, aside)
+    except BaseException:
+        if aside is not None:
+            with suppress(OSError):  # nothing was moved yet, or another process has put its folder there
+                os.rename(aside, path)
+        raise
+    finally:
+        if aside is not None:
+            _remove(aside)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:  # gigabytes take a while to remove, and nobody would come back for the rest
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _temporary(path: Path) -> Path:
+    # Cut short, because the longest file name is 255 bytes on most disks and a character may take four.
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _full_disk_explained(path: Path, expected: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        # safetensors reports a full disk as the text of an exception that is no OSError.
+        if number not in (errno.ENOSPC, errno.EDQUOT) and f"(os error {errno.ENOSPC})" not in str(error):
+            raise
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        raise StoreError(
+            f"the disk is full: {path} was not written",
+            found=f"{shutil.disk_usage(folder).free} bytes free",
+            expected=expected,
+            fix=f"free space on the disk that holds {path.parent} and rerun; finished work is kept",
+        ) from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

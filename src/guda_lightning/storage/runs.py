@@ -1,0 +1,103 @@
+"""Where everything of one run lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from guda_lightning.storage.files import sha256_json, slug
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one full model and all that was made from it.
+
+    Attributes:
+        root: The folder; need not exist yet.
+    """
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """Its name, which is also the W&B group of all its runs."""
+        return self.root.resolve().name
+
+    @property
+    def full(self) -> Path:
+        """The full model: a diffusers folder with a ``record.json``."""
+        return self.root / "full"
+
+    @property
+    def queries(self) -> Path:
+        """Samples of the full model, one PNG each."""
+        return self.root / "queries"
+
+    @property
+    def without(self) -> Path:
+        """Pictures from the noise of the queries, by operator and groups."""
+        return self.root / "without"
+
+    def without_groups(self, operator: str, groups: str) -> Path:
+        """What an operator's counterfactual without some groups draws, one PNG each."""
+        name = slug(groups)
+        # As it is where that tells it from all others, for people to type.
+        return (
+            self.without / slug(operator) / (name if name == groups else f"{name}-{sha256_json(groups)[:8]}")
+        )
+
+    @property
+    def store(self) -> Path:
+        """The counterfactual store."""
+        return self.root / "store"
+
+    @property
+    def scores(self) -> Path:
+        """Score tables, ``METHOD-SEED.parquet``."""
+        return self.root / "scores"
+
+    @property
+    def errors(self) -> Path:
+        """Squared errors that the score tables derive from, one file a model."""
+        return self.scores / "errors"
+
+    @property
+    def examples(self) -> Path:
+        """A few training images of every group, for the page."""
+        return self.root / "examples.safetensors"
+
+    @property
+    def evaluation(self) -> Path:
+        """How well the methods agree with the oracle."""
+        return self.root / "evaluation"
+
+    @property
+    def placebo(self) -> Path:
+        """Scores of random groups, one table for each score table that they are compared with."""
+        return self.root / "placebo"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report"
+
+    def table(self, method: str, seed: int, *names: str) -> Path:
+        """The score table of a method and a seed; a name tells other queries than the run's own."""
+        return self.scores / ("-".join([method, str(seed), *map(slug, names)]) + ".parquet")
+
+    def queries_of(self, table: Path) -> Path:
+        """The queries that a score table is about."""
+        return self.scores / "queries" / table.stem
+
+    @property
+    def spread(self) -> Path:
+        """What tasks of a spread print, and the configuration that they run."""
+        return self.root / "spread"
+
+    def parts_of(self, table: Path) -> Path:
+        """The parts of an unfinished score table, one for each chunk of its queries."""
+        return table.with_suffix(".parts")
+
+    def checkpoints(self, what: str) -> Path:
+        """Where an unfinished training keeps what it resumes from."""
+        return self.root / "checkpoints" / what

@@ -1,0 +1,250 @@
+"""The command line: what answers at once, what is refused, and how a newcomer is received."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import guda_lightning
+from guda_lightning.cli.main import main
+
+CONF = Path(__file__).parents[1] / "conf"
+DIGITS = str(CONF / "digits.yaml")
+HEAVY = ("torch", "lightning", "numpy", "wandb", "jsonargparse")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"], ["--version"], ["configs"]])
+def test_help_answers_at_once_without_importing_torch(arguments: list[str]) -> None:
+    script = f"""
+import sys
+from guda_lightning.cli.main import main
+code = main({arguments!r})
+heavy = [name for name in {HEAVY!r} if name in sys.modules]
+raise SystemExit(f"imported {{heavy}}" if heavy else code)
+"""
+    best = float("inf")
+    for _ in range(3):  # the shortest: other programs share this machine
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        best = min(best, time.perf_counter() - start)
+        assert (done.returncode, done.stderr) == (0, "")
+        if best < 0.3:
+            break
+    assert best < 0.3
+
+
+@pytest.mark.parametrize("command", ["run", "report", "evaluate", "configs"])
+def test_help_of_what_needs_no_trainer_imports_no_torch(command: str) -> None:
+    script = f"import sys; from guda_lightning.cli.main import main; main(['{command}', '--help'])"
+    script += "; raise SystemExit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: guda {command} ")
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"guda {guda_lightning.__version__}\n"
+
+
+def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    commands = re.findall(r"^  guda (\w+) ", out, re.MULTILINE)
+    expected = "run fit unlearn guide retrain sample attribute placebo report evaluate validate configs"
+    assert commands == expected.split()
+    assert max(map(len, out.splitlines())) <= 110
+
+
+def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unlern"]) == 2
+    assert capsys.readouterr().err == (
+        "error: guda has no command 'unlern'\n"
+        "  found:    unlern\n"
+        "  expected: run, fit, validate, unlearn, guide, retrain, sample, attribute, placebo, report, "
+        "evaluate, configs\n"
+        "  fix:      guda --help\n"
+    )
+
+
+def headings(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+
+
+def test_the_help_of_a_stage_begins_with_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unlearn", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "usage: guda unlearn -c FILE [-c FILE ...] [--OPTION VALUE ...]\n\n"
+        "Make the counterfactual of each group: the full model, made to forget it.\n\n"
+        "options of this stage:\n"
+    )
+    assert headings(out) == [
+        "options of this stage:",
+        "options of every stage:",
+        "model:",
+        "data:",
+        "model that is no DiffusionModule:",
+        "arguments of lightning.Trainer, which Lightning's documentation explains:",
+    ]
+    own = out[out.index("options of this stage:") : out.index("options of every stage:")]
+    assert re.findall(r"^  --(\w+)[ ,]", own, re.MULTILINE) == [
+        "objective",
+        "steps",
+        "groups",
+        "full",
+        "optimizer",
+        "lr_scheduler",
+        "seed",
+        "lora",
+        "spread",
+    ]
+    # All of Lightning's options are named, and none of them is explained.
+    flags = re.findall(r"--trainer\.\w+", out[out.index("arguments of lightning.Trainer") :])
+    assert {"--trainer.max_steps", "--trainer.precision", "--trainer.callbacks"} <= set(flags)
+    assert len(flags) == len(set(flags)) > 30
+    assert "Number of GPU nodes" not in out
+    assert "default_root_dir" not in out  # --run is what sets it
+
+
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        (
+            "sample",
+            ["num", "steps", "seed", "full", "without", "operator", "counterfactual_seed", "hparams"],
+        ),
+        ("attribute", ["queries", "operator", "scoring", "weighting", "groups", "seed", "hparams", "resize"]),
+        (
+            "placebo",
+            ["partitions", "attributor", "objective", "steps", "scoring", "level", "seed", "queries"],
+        ),
+        ("validate", ["verbose"]),
+    ],
+)
+def test_every_stage_describes_its_options(
+    stage: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([stage, "--help"]) == 0
+    out = capsys.readouterr().out
+    own = out[out.index("options of this stage:") : out.index("options of every stage:")]
+    for option in options:
+        assert re.search(rf"^  --{option}[ ,]", own, re.MULTILINE), option
+
+
+def test_fit_has_no_options_but_those_of_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert headings(out)[0] == "options of every stage:"
+    assert "  --run RUN             Run folder: everything is read and written there." in out
+
+
+def test_the_shipped_files_are_listed_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert {"digits.yaml", "unlearn/retrack.yaml", "callbacks/elbo_attribution.yaml"} <= set(listed)
+    assert main(["configs", "--copy", str(tmp_path / "mine")]) == 0
+    copied = capsys.readouterr().out.splitlines()
+    assert copied == [str(tmp_path / "mine" / name) for name in listed]
+    for name in listed:
+        assert yaml.safe_load((tmp_path / "mine" / name).read_text())
+    assert main(["configs", "--copy", str(tmp_path / "mine")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}/mine/{listed[0]} exists\n"
+        "  found:    a file that you may have edited\n"
+        "  expected: a folder without it\n"
+        "  fix:      choose another folder for --copy\n"
+    )
+
+
+def test_a_refused_copy_copies_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edited = tmp_path / "unlearn" / "retrack.yaml"
+    edited.parent.mkdir()
+    edited.write_text("steps: 7\n")
+    assert main(["configs", "--copy", str(tmp_path)]) == 2
+    assert capsys.readouterr().out == ""
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [edited]
+    assert edited.read_text() == "steps: 7\n"
+
+
+def test_an_option_that_does_not_exist_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "-c", DIGITS, "--run", f"{tmp_path}/run", "--trainer.max_stepz", "3"]) == 2
+    assert capsys.readouterr().err == (
+        "usage: guda fit -c FILE [-c FILE ...] [--OPTION VALUE ...]\n"
+        "tip: For details of accepted options run: guda fit --help\n"
+        "error: unrecognized arguments: --trainer.max_stepz 3\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [["-c", "nosuch.yaml"], ["--config=nosuch.yaml"]])
+def test_a_configuration_that_does_not_exist_is_named(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *option]) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(
+        r"error: the configuration nosuch\.yaml does not exist\n"
+        r"  found:    no such file, here or among \d+ that come with guda\n"
+        r"  expected: a YAML file\n"
+        r"  fix:      `guda configs` lists those that come with guda\n",
+        err,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--run", "r"], "error: the following arguments are required: fit.model\n"),
+        (["fit", "-c"], "error: argument -c/--config: expected one argument\n"),
+        (["run"], "guda run: error: the following arguments are required: -c/--config\n"),
+        (["report"], "guda report: error: the following arguments are required: run\n"),
+        (["evaluate"], "guda evaluate: error: the following arguments are required: run\n"),
+        (
+            ["evaluate", "RUN", "--resamples", "many"],
+            "guda evaluate: error: argument --resamples: invalid int value: 'many'\n",
+        ),
+        (["configs", "extra"], "guda configs: error: unrecognized arguments: extra\n"),
+    ],
+)
+def test_what_is_missing_is_named(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.endswith(message)
+
+
+def test_run_refuses_what_is_wrong_with_a_later_stage_before_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("scorin:\n  strata: 3\n")
+    run = tmp_path / "run"
+    shared = ["run", "-c", DIGITS, "--run", str(run)]
+    assert main([*shared, "--attribute", str(wrong)]) == 2
+    assert capsys.readouterr().err.endswith("error: Option 'scorin.strata' is not accepted\n")
+    assert main([*shared, "--unlearn", "nosuch.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("error: the configuration nosuch.yaml does not exist\n")
+    assert main([*shared, "--queries", f"{tmp_path}/me.png"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: there are no queries at {tmp_path}/me.png\n"
+        "  found:    nothing there\n"
+        "  expected: an image file or a folder of images\n"
+        "  fix:      correct the path\n"
+    )
+    assert main([*shared, "--trainer.max_stepz", "3"]) == 2
+    assert capsys.readouterr().err.endswith("error: unrecognized arguments: --trainer.max_stepz 3\n")
+    assert not run.exists()
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "guda_lightning", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"guda {guda_lightning.__version__}\n"

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
+from guda_lightning.data import HeldOutDataModule
+from guda_lightning.data.grouping import Grouping
+from guda_lightning.diffusion.model import noise_schedule
+from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.posteriors import (
+    ClassifierPlan,
+    GroupClassifier,
+    NoiseLevel,
+    guidance_key,
+    network_hparams,
+    open_posterior,
+    weights_of,
+)
+from guda_lightning.posteriors.classifier import refuse_determined
+from guda_lightning.posteriors.network import NoisyClassifier
+from guda_lightning.posteriors.tempering import temper
+from toys import GROUPS, message, quiet_trainer, shades
+
+SCHEDULE = noise_schedule(DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2"))
+PLAN = ClassifierPlan(channels=(8,), width=16, features=8, steps=150, batch_size=32, held_out=0.25)
+
+
+def trained(folder: Path, plan: ClassifierPlan = PLAN) -> tuple[GroupClassifier, HeldOutDataModule]:
+    data = shades(per_group=40)
+    module = GroupClassifier(plan, data, SCHEDULE)
+    held_out = HeldOutDataModule(data, plan.held_out, plan.batch_size, seed=0)
+    quiet_trainer(folder, max_steps=plan.steps).fit(module, datamodule=held_out)
+    module.calibrate(held_out)
+    return module, held_out
+
+
+def test_it_learns_which_group_a_noised_image_is_from(tmp_path: Path) -> None:
+    module, held_out = trained(tmp_path)
+    assert len(held_out.held_out) == 30
+    assert not set(held_out.held_out) & set(held_out.kept)
+    assert module.levels[0].accuracy > 0.9  # hardly any noise: dark, bright and noisy are easy to tell
+    assert module.levels[-1].accuracy < 0.6  # nothing but noise
+    scored = SCHEDULE.scored_timesteps
+    assert (module.levels[0].first, module.levels[-1].last) == (int(scored[0]), int(scored[-1]))
+    for level in module.levels:
+        temperatures = cast(Tensor, module.temperatures)[level.first : level.last + 1]
+        torch.testing.assert_close(temperatures, torch.full_like(temperatures, level.temperature))
+
+
+def test_dense_layers_alone_learn_it_too(tmp_path: Path) -> None:
+    module, _ = trained(tmp_path, replace(PLAN, channels=()))
+    assert module.levels[0].accuracy > 0.9
+
+
+def test_the_same_seed_gives_the_same_classifier(tmp_path: Path) -> None:
+    (one, _), (other, _) = trained(tmp_path), trained(tmp_path)
+    for name, weights in weights_of(one).items():
+        assert torch.equal(weights, weights_of(other)[name])
+
+
+def test_without_held_out_samples_nothing_is_tempered(tmp_path: Path) -> None:
+    module, _ = trained(tmp_path, ClassifierPlan(channels=(8,), features=8, steps=2, held_out=0))
+    assert module.levels == ()
+    assert torch.equal(weights_of(module)["temperatures"], torch.ones(100))
+
+
+def test_a_temperature_mends_overconfident_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    log_probability = torch.randn(4000, 3, generator=generator).mul(1.5).log_softmax(dim=1)
+    atom = torch.multinomial(log_probability.exp(), 1, generator=generator).flatten()
+    level = temper(2 * log_probability, atom, 1, 10)
+    assert level.temperature == pytest.approx(2, rel=0.1)
+    assert level.ece > 0.05
+    assert level.ece_tempered < 0.02
+    assert level.accuracy == pytest.approx(float((log_probability.argmax(1) == atom).double().mean()))
+    honest = temper(log_probability, atom, 1, 10)
+    assert honest.temperature == pytest.approx(1, rel=0.08)
+
+
+def test_few_held_out_samples_leave_the_logits_as_they_are() -> None:
+    assert temper(10 * torch.randn(20, 3), torch.zeros(20, dtype=torch.int64), 1, 2).temperature == 1
+
+
+def test_the_atoms_of_overlapping_groups_are_their_sets() -> None:
+    grouping = Grouping({"a": [0, 1, 2], "b": [2, 3], "empty": []}, num_samples=6)
+    table, atom = grouping.atoms()
+    assert {tuple(row) for row in table.tolist()} == {
+        (False, False, False),
+        (True, False, False),
+        (False, True, False),
+        (True, True, False),
+    }
+    assert np.array_equal(table[atom], grouping.membership())
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem", "found", "expected", "fix"),
+    [
+        (
+            {"steps": 0},
+            "classifier.steps is out of range",
+            0,
+            "steps >= 1",
+            "set classifier.steps, or leave it out",
+        ),
+        (
+            {"channels": (12,)},
+            "classifier.channels does not describe a network",
+            [12],
+            "one number per convolutional level, each a multiple of 8",
+            "set classifier.channels, e.g. [32, 64] for 32 x 32 images, or leave it out",
+        ),
+    ],
+)
+def test_a_plan_that_cannot_be_built_is_refused(
+    changes: dict[str, Any], problem: str, found: object, expected: str, fix: str
+) -> None:
+    with pytest.raises(ConfigError, match=message(problem, found, expected, fix)):
+        ClassifierPlan(**changes)
+
+
+def test_more_levels_than_an_image_has_halves_are_refused() -> None:
+    with pytest.raises(
+        ConfigError,
+        match=message(
+            "classifier.channels has too many levels: each halves the image",
+            "4 levels for images of shape (1, 8, 8)",
+            "at most 3 levels",
+            "shorten classifier.channels, or leave it out",
+        ),
+    ):
+        GroupClassifier(ClassifierPlan(channels=(8, 8, 8, 8)), shades(), SCHEDULE)
+
+
+@pytest.mark.parametrize(
+    ("side", "channels"), [(8, ()), (5, ()), (9, (32,)), (32, (32, 64)), (512, (32, 64, 128, 256, 256, 256))]
+)
+def test_large_images_are_halved_until_dense_layers_can_take_them(
+    side: int, channels: tuple[int, ...]
+) -> None:
+    assert ClassifierPlan().channels_for((3, side, side + 3)) == channels
+    network = NoisyClassifier((3, side, side + 3), 4, channels, width=16)
+    assert network(torch.zeros(2, 3, side, side + 3), torch.zeros(2)).shape == (2, 4)
+
+
+def test_a_share_of_all_samples_cannot_be_held_out() -> None:
+    with pytest.raises(
+        ConfigError,
+        match=message(
+            "the share of held-out samples is out of range",
+            1.0,
+            "0 <= held_out < 1",
+            "pass --classifier.held_out 0.1, or 0 to train on all samples without calibration",
+        ),
+    ):
+        HeldOutDataModule(shades(), 1.0, 8, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("atom", "labels", "refused"),
+    [([0, 0, 1], [0, 0, 1], True), ([0, 0, 0], [0, 1, 1], True), ([0, 1, 1], [0, 0, 1], False)],
+)
+def test_labels_that_tell_the_group_are_refused(atom: list[int], labels: list[int], refused: bool) -> None:
+    given: tuple[Tensor, Tensor] = torch.tensor(atom), torch.tensor(labels)
+    if not refused:
+        return refuse_determined(*given)
+    with pytest.raises(
+        ConfigError,
+        match=message(
+            "guidance has nothing to tell: the class labels of the conditional model determine the groups",
+            "one set of groups per label",
+            "groups that the labels do not determine, or an unconditional model",
+            "use guda unlearn, or group the samples by something else than their labels",
+        ),
+    ):
+        refuse_determined(*given)
+
+
+def stored(folder: Path, seed: int = 0, **hparams: Any) -> tuple[GroupClassifier, CounterfactualStore]:
+    module = GroupClassifier(PLAN, shades(), SCHEDULE, seed=seed)
+    store = CounterfactualStore(folder / "store")
+    values = {**network_hparams(PLAN, shades().image_shape), **hparams}
+    record = CounterfactualRecord(
+        operator="guidance",
+        groups=guidance_key(module.groups, seed, values).groups,
+        seed=seed,
+        hparams=values,
+        full_hash="full",
+        grouping_hash="grouping",
+        members_hash="grouping",
+        schedule_hash=SCHEDULE.hash,
+        history=[NoiseLevel(1, 9, 1.0, 0.1, 0.9, 0.01, 0.01).to_row()],
+        versions={},
+        seconds=1.0,
+        steps=1,
+        network_evaluations=1,
+    )
+    store.save(weights_of(module), record)
+    return module, store
+
+
+def test_a_stored_classifier_comes_back(tmp_path: Path) -> None:
+    module, store = stored(tmp_path)
+    found = open_posterior(store, SCHEDULE, seed=0, hparams=None, expect={"full_hash": "full"})
+    assert found.posterior.groups == tuple(sorted(GROUPS))
+    x, timesteps = torch.randn(5, 1, 8, 8), torch.tensor([1, 20, 40, 60, 90])
+    probability = found.posterior.logits(x, timesteps).softmax(dim=1)
+    torch.testing.assert_close(probability, module.eval().posterior.logits(x, timesteps).softmax(dim=1))
+    for group in GROUPS:  # sorted names find the same atoms
+        column = module.groups.index(group)
+        assert torch.equal(found.posterior.removed([[group]])[0], module.atoms[:, column])
+
+
+def test_a_store_without_a_classifier_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(
+        StoreError,
+        match=message(
+            f"there is no classifier in {tmp_path}", "none of any kind", "one with seed 3", "run guda guide"
+        ),
+    ):
+        open_posterior(CounterfactualStore(tmp_path), SCHEDULE, seed=3, hparams=None, expect={})
+
+
+def test_one_of_several_classifiers_has_to_be_chosen(tmp_path: Path) -> None:
+    stored(tmp_path)
+    _, store = stored(tmp_path, steps=5)
+    hashes = sorted(r.hparams_hash for r in store.records())
+    with pytest.raises(StoreError, match=r"which classifier of .*\n.*hyper-parameters .*; seed 0"):
+        open_posterior(store, SCHEDULE, seed=0, hparams=None, expect={})
+    found = open_posterior(store, SCHEDULE, seed=0, hparams=hashes[1][:6], expect={})
+    assert found.record.hparams_hash == hashes[1]

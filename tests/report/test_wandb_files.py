@@ -1,0 +1,344 @@
+"""What W&B has on disk after offline runs, read back with its own reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import wandb
+from diffusers import DDPMScheduler
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+from guda_lightning import (
+    CounterfactualStore,
+    DiffusionModule,
+    ELBOAttributionCallback,
+    FullModel,
+    GudaTrainer,
+    PixelSimilarity,
+    ScoreTable,
+    Scoring,
+    UnlearnModule,
+)
+from guda_lightning.cli.main import main
+from guda_lightning.data import load_queries
+from guda_lightning.data.images import from_unit
+from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.report.pictures import CAPTION, CELL, GAP, side_by_side
+from guda_lightning.storage.files import read_json
+from guda_lightning.types import Queries
+from guda_lightning.unlearning import ReTrack
+from toys import quiet_trainer, shades, tiny_unet
+from wandb_files import WandbFiles, runs
+
+SCORING = Scoring(strata=2, draws=2)
+IN_EVAL = "ignore:Found .* module.s. in eval mode"
+pytestmark = [
+    pytest.mark.filterwarnings(IN_EVAL),
+    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller"),
+]
+
+
+def logger(folder: Path, **arguments: Any) -> WandbLogger:
+    return WandbLogger(project="guda", save_dir=folder, offline=True, **arguments)
+
+
+def trainer(folder: Path, loggers: Logger | list[Logger], **arguments: Any) -> GudaTrainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "default_root_dir": folder / "toy",
+    }
+    return GudaTrainer(logger=loggers, **{**defaults, **arguments})
+
+
+def model() -> DiffusionModule:
+    return DiffusionModule(tiny_unet(), DDPMScheduler(20))
+
+
+@pytest.fixture(autouse=True)
+def _no_run_left() -> Iterator[None]:
+    torch.set_num_threads(1)
+    yield
+    assert wandb.run is None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder after every stage, each with a logger that W&B has never seen."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("stages")
+    data = shades()
+    watch = ELBOAttributionCallback(scoring=SCORING)
+    trainer(folder, logger(folder), max_steps=2).fit_full(model(), data)
+    trainer(folder, [logger(folder), CSVLogger(folder)], callbacks=[watch]).unlearn(
+        model(), data, ReTrack(), steps=4, groups=["dark", "bright"]
+    )
+    trainer(folder, logger(folder)).sample(model(), data, num=3, steps=3)
+    trainer(folder, logger(folder)).attribute(model(), data, groups=["dark", "bright"], scoring=SCORING)
+    for _ in range(2):  # what is complete is not logged again
+        trainer(folder, [logger(folder), CSVLogger(folder, name="csv")]).sample(
+            model(), data, num=2, steps=3, without="dark,bright"
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(folder: Path) -> dict[str, WandbFiles]:
+    return runs(folder)
+
+
+def test_there_is_one_run_for_every_stage_and_group(written: dict[str, WandbFiles]) -> None:
+    assert {run.about for run in written.values()} == {
+        ("toy", "fit", "fit full"),
+        ("toy", "unlearn", "unlearn dark"),
+        ("toy", "unlearn", "unlearn bright"),
+        ("toy", "attribute", "attribute retrack-0"),
+        ("toy", "sample", "sample retrack-0"),
+    }
+    assert {run.whole["state"] for run in written.values()} == {"finished"}
+    assert {run.whole["project"] for run in written.values()} == {"guda"}
+
+
+def test_the_configuration_holds_the_hashes(folder: Path, written: dict[str, WandbFiles]) -> None:
+    full = read_json(folder / "toy" / "full" / "record.json")
+    assert written["fit full"].config["full_hash"] == full["full_hash"]
+    assert written["fit full"].config["grouping_hash"] == full["grouping_hash"]
+    records = {record.groups: record for record in CounterfactualStore(folder / "toy" / "store").records()}
+    for group in ("dark", "bright"):
+        config, record = written[f"unlearn {group}"].config, records[(group,)]
+        assert config["groups"] == [group]
+        assert config["hparams"] == record.hparams
+        for name in ("full_hash", "grouping_hash", "schedule_hash"):
+            assert config[name] == getattr(record, name)
+    table = ScoreTable.load(folder / "toy" / "scores" / "retrack-0.parquet")
+    for name in ("full_hash", "query_hash", "counterfactuals"):
+        assert written["attribute retrack-0"].config[name] == table.record[name]
+
+
+def test_the_scalars_of_unlearning_are_there(folder: Path, written: dict[str, WandbFiles]) -> None:
+    run = written["unlearn dark"]
+    assert [step for step, _ in run.history("unlearn/loss")] == [0, 1, 2, 3]
+    (record,) = CounterfactualStore(folder / "toy" / "store").select("retrack", 0, groups=["dark"]).values()
+    history = CounterfactualStore(folder / "toy" / "store").record(record).history
+    assert [row["step"] for row in history] == [1, 2, 3, 4]
+    for name in ("own", "other"):
+        logged = run.history(f"influence/{name}")
+        # Lightning counts from zero.
+        assert [step for step, _ in logged] == [0, 1, 2, 3]
+        assert [value for _, value in logged] == pytest.approx([row[name] for row in history], rel=1e-5)
+    for name in ("influence/dark", "unlearn/drift", "unlearn/forget_loss", "unlearn/retain_loss"):
+        assert len(run.history(name)) == 4
+
+
+def test_pictures_stand_beside_the_scalars_of_their_step(written: dict[str, WandbFiles]) -> None:
+    run = written["unlearn bright"]
+    for name in ("influence/heatmap.height", "influence/curves.height", "influence/scores.nrows"):
+        assert [step for step, _ in run.history(name)] == [0, 1, 2, 3]
+
+
+def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
+    folder: Path, written: dict[str, WandbFiles]
+) -> None:
+    columns, rows, thumbnails = written["attribute retrack-0"].table("attribution/scores")
+    table = ScoreTable.load(folder / "toy" / "scores" / "retrack-0.parquet").select(weighting="elbo")
+    queries = load_queries(folder / "toy" / "queries", (1, 8, 8))
+    assert columns == ["query", "image", "top group", "dark", "bright"]
+    assert tuple(row[0] for row in rows) == queries.ids
+    scores = torch.tensor([row[3:] for row in rows], dtype=torch.float64)
+    torch.testing.assert_close(scores, table.matrix())
+    assert [row[2] for row in rows] == [("dark", "bright")[int(row.argmax())] for row in table.matrix()]
+    for thumbnail, image in zip(thumbnails, queries.images, strict=True):
+        assert np.array_equal(thumbnail, from_unit(image)[0].numpy())
+
+    columns, rows, thumbnails = written["unlearn dark"].table("influence/scores")
+    assert columns == ["query", "image", "top group", "dark"]
+    assert len(rows) == len(thumbnails) == 6  # two probe samples of each of three groups
+
+
+def test_pictures_without_groups_stand_beside_the_queries(
+    folder: Path, written: dict[str, WandbFiles]
+) -> None:
+    run = written["sample retrack-0"]
+    assert [made["without"] for made in run.config["drawings"]] == ["dark", "bright"]
+    assert run.whole["summary"]["without/pictures"]["captions"] == [
+        "retrack, counterfactuals of seed 0; the pictures of a row come from the same noise, seed 0, 3 steps"
+    ]
+    picture, step = run.picture("without/pictures"), CELL + GAP
+    assert picture.shape == (GAP + CAPTION + 2 * (step + CAPTION), GAP + 3 * step, 3)
+    columns = ["queries", "without/retrack/dark", "without/retrack/bright"]
+    for column, name in enumerate(columns):
+        drawn = load_queries(folder / "toy" / name, (1, 8, 8))
+        left, above = GAP + column * step, picture[: GAP + CAPTION]
+        assert (above[:, left : left + CELL] < 100).any()  # the title
+        for row in range(2):
+            top = GAP + CAPTION + row * (step + CAPTION)
+            cell = picture[top : top + CELL, left : left + CELL]
+            pixels = from_unit(drawn.images[row])[0].numpy().repeat(CELL // 8, 0).repeat(CELL // 8, 1)
+            assert np.array_equal(cell, np.stack([pixels] * 3, axis=2))
+            below = picture[top + CELL : top + step + CAPTION, left : left + CELL]
+            assert (below < 200).any() == (column == 0)  # the name of the query, once
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        ("attribute retrack-0", "attribution/heatmap"),
+        ("unlearn dark", "influence/heatmap"),
+        ("unlearn dark", "influence/curves"),
+    ],
+)
+def test_heat_map_and_curves_are_no_blank_pictures(
+    written: dict[str, WandbFiles], run: str, name: str
+) -> None:
+    picture = written[run].picture(name)
+    assert min(picture.shape[:2]) > 200
+    ink = (picture < 250).any(axis=2)
+    assert 0.02 < ink.mean() < 0.9
+    saturation = picture.max(axis=2).astype(int) - picture.min(axis=2)
+    assert (saturation > 60).sum() > 20  # coloured cells or lines, not text alone
+
+
+def test_large_pictures_and_long_names_fit_into_their_cells() -> None:
+    images = torch.linspace(-1, 1, 400)[:, None].expand(2, 3, 400, 200)
+    name = "a very long name " * 20
+    picture = np.asarray(
+        side_by_side({name: Queries((name, "q"), images), "b": Queries(("p", "q"), -images)})
+    )
+    step = CELL + GAP
+    assert picture.shape == (GAP + CAPTION + 2 * (step + CAPTION), GAP + 2 * step, 3)
+    assert (picture[: GAP + CAPTION, step : GAP + step] == 255).all()  # the gap between two titles
+    first = picture[GAP + CAPTION : GAP + CAPTION + CELL, GAP:step]
+    assert (first[:, CELL // 2 :] == 255).all()  # twice as high as wide
+    assert first[0, 0, 0] < 10 and first[-1, 0, 0] > 245
+
+
+def test_other_loggers_get_the_scalars_too(folder: Path) -> None:
+    files = sorted((folder / "lightning_logs").glob("*/metrics.csv"))
+    assert len(files) == 2  # one version for each group
+    assert all("influence/own" in file.read_text().splitlines()[0] for file in files)
+
+
+def test_what_the_user_named_stays(tmp_path: Path) -> None:
+    mine = logger(tmp_path, name="mine", group="ours", job_type="night", tags=["a"])
+    trainer(tmp_path, mine, max_steps=1).fit_full(model(), shades())
+    assert mine._experiment is None  # the user's own object was never begun
+    (run,) = runs(tmp_path).values()
+    assert run.about == ("ours", "night", "mine")
+    assert run.whole["tags"] == ["a"]
+
+
+def test_an_open_run_of_the_user_stays_open(tmp_path: Path) -> None:
+    mine = wandb.init(project="mine", name="mine", dir=tmp_path, mode="offline")
+    try:
+        with pytest.warns(UserWarning, match="There is a wandb run already in progress"):
+            trainer(tmp_path, logger(tmp_path), max_steps=1).fit_full(model(), shades())
+        assert wandb.run is mine
+        mine.log({"after": 1.0})
+    finally:
+        wandb.finish()
+    (run,) = runs(tmp_path).values()
+    assert run.about == (None, None, "mine")
+    assert {"train/loss", "after"} <= set(run.whole["summary"])
+
+
+def test_a_plain_trainer_keeps_its_logger(tmp_path: Path) -> None:
+    mine = logger(tmp_path, name="mine", config={"a": 1})
+    data = shades()
+    student = UnlearnModule(FullModel.of(model()), ReTrack(), ["dark"])
+    plain = quiet_trainer(
+        tmp_path, max_steps=1, logger=mine, callbacks=[ELBOAttributionCallback(scoring=SCORING)]
+    )
+    plain.fit(student, datamodule=data.unlearning(["dark"]))
+    plain.validate(student, datamodule=data.unlearning(["dark"]), verbose=False)
+    assert plain.loggers == [mine]
+    wandb.finish()
+    (run,) = runs(tmp_path).values()
+    assert run.config == {"a": 1}
+    assert run.about == (None, None, "mine")
+    columns, rows, _ = run.table("influence/scores")
+    assert (len(columns), len(rows)) == (4, 6)
+    assert [step for step, _ in run.history("influence/heatmap.height")] == [
+        step for step, _ in run.history("influence/own")
+    ]
+
+
+def test_pictures_need_the_report_extra_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guda_lightning.errors import MissingExtraError
+    from guda_lightning.report import charts
+
+    monkeypatch.setattr(charts, "find_spec", lambda module: None)
+    student = UnlearnModule(FullModel.of(model()), ReTrack(), ["dark"])
+    plain = quiet_trainer(
+        tmp_path, max_steps=1, logger=logger(tmp_path), callbacks=[ELBOAttributionCallback()]
+    )
+    with pytest.raises(MissingExtraError, match=r'pip install "guda-lightning\[report\]"'):
+        plain.fit(student, datamodule=shades().unlearning(["dark"]))
+    assert plain.global_step == 0
+    wandb.finish()  # Lightning begins the run before any callback is asked
+
+
+def test_a_placebo_is_a_run_with_every_p_value(tmp_path: Path) -> None:
+    data, quiet = shades(), trainer(tmp_path, [])
+    trainer(tmp_path, [], max_steps=2).fit_full(model(), data)
+    quiet.sample(model(), data, num=3, steps=3)
+    quiet.attribute(model(), data, attributor=PixelSimilarity(), name="mine")
+    for _ in range(2):  # what is complete is not logged again
+        trainer(tmp_path, logger(tmp_path)).placebo(
+            model(), data, attributor=PixelSimilarity(), level=0.1, name="mine"
+        )
+    (written,) = runs(tmp_path).values()
+    assert written.about == ("toy", "placebo", "placebo similarity-0-mine")
+    assert (written.config["partitions"], written.config["level"]) == (99, 0.1)
+    frame = pd.read_parquet(tmp_path / "toy" / "placebo" / "queries" / "similarity-0-mine.parquet")
+    logged = read_json(written.folder / "files" / written.whole["summary"]["placebo/queries"]["path"])
+    assert logged["columns"] == frame.columns.tolist()
+    assert logged["data"] == frame.to_numpy().tolist()
+    for weighting, rows in frame.groupby("weighting"):
+        share = written.whole["summary"][f"placebo/attributable/{weighting}"]
+        assert share == rows["attributable"].mean()
+
+
+def test_an_evaluation_is_a_run_with_its_metrics_and_charts(tmp_path: Path) -> None:
+    run, truth = tmp_path / "toy", torch.randn(20, 3)
+    for name, scores in {"retrain-0": truth, "retrain-1": truth + 0.1, "retrack-0": truth * 2}.items():
+        method, seed = name.split("-")
+        tables = [
+            ScoreTable.from_matrix(
+                scores + torch.randn(20, 3),
+                torch.zeros(20, 3),
+                query_ids=[f"q{i}" for i in range(20)],
+                groups=["dark", "bright", "noisy"],
+                n_draws=1,
+                method=method,
+                weighting=weighting,
+                seed=int(seed),
+                record={"query_hash": "the queries"},
+            )
+            for weighting in ("elbo", "uniform")
+        ]
+        ScoreTable.concat(tables).save(run / "scores" / f"{name}.parquet")
+    assert main(["evaluate", str(run), "--resamples", "50", "--wandb", "mine"]) == 0
+    (written,) = runs(run).values()
+    assert written.about == ("toy", "evaluate", "evaluate")
+    assert written.whole["project"] == "mine"
+    assert (written.config["query_hash"], written.config["oracle_seeds"]) == ("the queries", [0, 1])
+    metrics = Evaluation.load(run / "evaluation").metrics
+    logged = read_json(written.folder / "files" / written.whole["summary"]["agreement/metrics"]["path"])
+    assert logged["columns"] == metrics.columns.tolist()
+    assert logged["data"] == metrics.to_numpy().tolist()
+    for weighting in ("elbo", "uniform"):
+        picture = written.picture(f"agreement/{weighting}")
+        saturation = picture.max(axis=2).astype(int) - picture.min(axis=2)
+        assert (saturation > 60).sum() > 20  # coloured dots and intervals

@@ -1,0 +1,69 @@
+"""What W&B has on disk after offline runs, read back with its own reader."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from guda_lightning.storage.files import read_json
+
+
+class WandbFiles:
+    """One offline run, from the files of its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records: dict[str, list[Any]] = {}
+        for line in _inspect(folder, "--json").splitlines():
+            record = json.loads(line)
+            self.records.setdefault(record["type"], []).append(record[record["type"]])
+        self.whole = json.loads(_inspect(folder, "--summary", "--json"))
+
+    @property
+    def about(self) -> tuple[str | None, str | None, str]:
+        """W&B group, job type and name."""
+        run = self.records["run"][0]
+        return run.get("run_group"), run.get("job_type"), run["display_name"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.whole["config"]
+
+    def history(self, name: str) -> list[tuple[float, Any]]:
+        """Rows (step, value) of a scalar or of one field of a picture."""
+        rows = [row["item"] for row in self.records["history"]]
+        return [(row["trainer/global_step"], row[name]) for row in rows if name in row]
+
+    def picture(self, name: str) -> np.ndarray[Any, Any]:
+        (file,) = self.whole["summary"][name]["filenames"]
+        return np.asarray(Image.open(self.folder / "files" / file).convert("RGB"))
+
+    def table(self, name: str) -> tuple[list[str], list[list[Any]], list[np.ndarray[Any, Any]]]:
+        """Columns, rows, and the thumbnails among them, as they would be uploaded."""
+        value = self.whole["summary"][name]
+        written = read_json(self.folder / "files" / value["path"])
+        artifact = self.records["artifact"][-1]["manifest"]["contents"]
+        files = {entry["path"]: entry["local_path"] for entry in artifact}
+        uploaded = json.loads(Path(files[f"{name}.table.json"]).read_text())
+        column = uploaded["columns"].index("image")
+        images = [np.asarray(Image.open(files[row[column]["path"]])) for row in uploaded["data"]]
+        return written["columns"], written["data"], images
+
+
+def _inspect(folder: Path, *options: str) -> str:
+    (file,) = folder.glob("run-*.wandb")
+    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", *options, file]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def runs(folder: Path) -> dict[str, WandbFiles]:
+    found = [WandbFiles(path) for path in sorted((folder / "wandb").glob("offline-run-*"))]
+    named = {run.about[2]: run for run in found}
+    assert len(named) == len(found)
+    return named
