@@ -6,13 +6,19 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import settings
+
+from skips import pytest_terminal_summary  # noqa: F401  (a hook)
+from warm import Server
 
 # Libraries set these when they are imported and rely on them from then on.
 ENV_OF_IMPORTS = {
@@ -50,6 +56,14 @@ os.environ.update(
 (_HOME / "wandb").mkdir()  # W&B falls back to the system's temporary folder, with a warning, if it is missing
 
 
+# No deadline: the machine may be busy. --hypothesis-profile=thorough looks for other examples in every run.
+settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("thorough", max_examples=300, deadline=None)
+settings.load_profile("quick")
+
+WARM = pytest.StashKey[Server]()
+
+
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # the networks are tiny: a second thread would only wait for the first
 
@@ -62,14 +76,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):  # keywords hold the names of folders too
-                item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+                item.add_marker(pytest.mark.skip(reason="no CUDA device: test on a machine with one"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if any("warm" in getattr(item, "fixturenames", ()) for item in session.items):
+        session.stash[WARM] = Server()  # now: everything is imported, and nothing has run
+
+
+def seed_generators(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+    """What a module or the session shares is the same whichever test comes first, and disturbs none."""
+    if fixturedef.scope == "function":
+        return (yield)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed_generators(zlib.crc32(fixturedef.argname.encode()))
+    try:
+        return (yield)
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+    seed_generators(0)
 
 
 @pytest.fixture(autouse=True)
@@ -109,23 +147,50 @@ def _no_leaks() -> Iterator[None]:
 CONF = Path(__file__).parent / "conf"
 
 
+Shared = Callable[[str, Callable[[Path], None]], Path]
+
+
 @pytest.fixture(scope="session")
-def _finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Makes a folder once for all tests of all workers, by its name: to be copied or read, never changed."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def once(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = root / "shared" / name, root / "shared" / f"{name}.done"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(done.with_suffix(".lock")):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a test that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def _finished_run(shared: Shared) -> Path:
     from guda_lightning.cli.main import main
 
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # that all workers share
-    run = folder / "finished" / "tiny"
-    arguments = ["run", "-c", f"{CONF}/digits.yaml", "--run", str(run)]
-    for stage in ("sample", "unlearn", "attribute"):
-        arguments += [f"--{stage}", f"{CONF}/{stage}.yaml"]
-    with FileLock(folder / "finished.lock"):
-        assert main(arguments) == 0  # what another worker has finished is skipped
-    return run
+    def make(folder: Path) -> None:
+        arguments = ["run", "-c", f"{CONF}/digits.yaml", "--run", str(folder / "tiny")]
+        for stage in ("sample", "unlearn", "attribute"):
+            arguments += [f"--{stage}", f"{CONF}/{stage}.yaml"]
+        assert main(arguments) == 0
+
+    return shared("finished", make) / "tiny"
 
 
 @pytest.fixture
 def finished_run(_finished_run: Path, tmp_path: Path) -> Path:
     """A copy of a run folder in which tests/conf/*.yaml have gone through every stage."""
     return Path(shutil.copytree(_finished_run, tmp_path / _finished_run.name))
+
+
+@pytest.fixture
+def warm(request: pytest.FixtureRequest) -> Server:
+    """Starts processes that have imported everything already."""
+    return request.session.stash[WARM]

@@ -656,11 +656,11 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     def mount(kilobytes: int) -> Path:
         nonlocal mounted
         if os.geteuid() != 0:
-            pytest.skip("only root can mount a small disk")
+            pytest.skip("no full disk without the right to mount one: run the tests as root")
         options = ["-t", "tmpfs", "-o", f"{'remount,' if mounted else ''}size={kilobytes}k"]
         done = subprocess.run(["mount", *options, "tmpfs", str(disk)], capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+            pytest.skip(f"no full disk, mounting a tmpfs fails: {done.stderr.strip()}")
         mounted = True
         return disk
 

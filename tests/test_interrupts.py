@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+import struck
 from guda_lightning import CounterfactualStore, ScoreTable
 from guda_lightning.cli.main import main
 from guda_lightning.stages.chunks import CHUNK_QUERIES
+from warm import Server
 
 CONF = Path(__file__).parent / "conf"
 KILLED = -9
@@ -39,32 +39,16 @@ def command(stage: str, *arguments: object) -> list[str]:
     return [stage, *(part for file in files for part in ("-c", str(file))), *map(str, arguments)]
 
 
-@pytest.fixture(scope="module")
-def children() -> Iterator[subprocess.Popen[str]]:
-    script = Path(__file__).with_name("interrupted_guda.py")
-    with subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
-        assert process.wait() == 0
-
-
 @pytest.fixture
-def hit(children: subprocess.Popen[str], tmp_path: Path) -> Hit:
+def hit(warm: Server, tmp_path: Path) -> Hit:
     """Run guda, send a signal just before the n-th rename to a path; its exit status and what it printed."""
 
     def run(
         signal: str, number: int, path: str, arguments: list[str], chunk: int = CHUNK_QUERIES
     ) -> tuple[int, str]:
         log = tmp_path / "log.txt"
-        job = {"signal": signal, "number": number, "path": path, "arguments": arguments, "log": str(log)}
-        job["chunk"] = chunk
-        assert children.stdin is not None and children.stdout is not None
-        children.stdin.write(json.dumps(job) + "\n")
-        children.stdin.flush()
-        return int(children.stdout.readline()), log.read_text()
+        with warm.process(log, struck.guda, arguments, chunk, signal, number, path) as process:
+            return process.wait(), log.read_text()
 
     return run
 

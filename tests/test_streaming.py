@@ -97,13 +97,12 @@ def test_scores_do_not_depend_on_chunks(
         ("sample-2", "sample-3"),
         ("sample-4",),
     ]
-    exact = batch_size == 10  # then a batch is one query, in any chunk
     for weighting in whole.weightings:
         one, other = (table.select(weighting=weighting) for table in (whole, parts))
         assert (one.queries, one.groups) == (other.queries, other.groups)
         for first, second in ((one.matrix(), other.matrix()), (one.stderr_matrix(), other.stderr_matrix())):
-            assert torch.equal(first, second) or not exact
-            torch.testing.assert_close(second, first, rtol=1e-6, atol=1e-6 * float(first.abs().max()))
+            # Batches are others, and so is the order of sums; a score is a difference of errors.
+            torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-5 * float(first.abs().max()))
     errors = stored_errors(parts, finished_run / "scores" / "errors")
     for group, found in errors.items():
         assert found.query_ids == whole_errors[group].query_ids

@@ -37,6 +37,14 @@ def message(problem: str, found: object, expected: object, fix: str) -> str:
     return "^" + re.escape(f"{problem}\n  found:    {found}\n  expected: {expected}\n  fix:      {fix}") + "$"
 
 
+def assert_same_output(found: Tensor, expected: Tensor) -> None:
+    """Outputs, of the size of one, of two networks with the same weights: equal but for the order of sums.
+
+    Kernels, and with them that order, differ with the processor, memory layout and ``requires_grad``.
+    """
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def tiny_unet(seed: int = 0, **config: Any) -> UNet2DModel:
     """A UNet for 8 x 8 gray images; the same seed gives the same weights."""
     with torch.random.fork_rng():

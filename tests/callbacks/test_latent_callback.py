@@ -70,4 +70,5 @@ def test_pictures_are_decoded_and_scores_are_those_of_the_latents(
     latents = data.encoders.latents(images)
     shown = latents if fixed else data.inputs[[int(query) for query in table.queries]]
     decoded = from_unit(data.pictures(shown)).permute(0, 2, 3, 1).numpy()
-    assert all(np.array_equal(thumbnail, one) for thumbnail, one in zip(thumbnails, decoded, strict=True))
+    # Decoded in other batches: rounding may end one of 256 levels away.
+    np.testing.assert_allclose(np.stack(thumbnails).astype(int), decoded.astype(int), rtol=0, atol=1)

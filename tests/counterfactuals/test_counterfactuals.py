@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
+from guda_lightning.counterfactuals import store as store_of_records
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.storage.files import sha256_file, sha256_json
+from warm import Server
 
 RECORD = CounterfactualRecord(
     operator="retrack",
@@ -310,51 +312,32 @@ def test_other_things_in_the_folder_do_not_count(store: CounterfactualStore) -> 
 
 # interruptions, races and full disks, with real processes
 
-SAVE = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
-import torch
-from pathlib import Path
-from guda_lightning.counterfactuals import store
-from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
-torch.set_num_threads(1)
-root, value, wait = sys.argv[1], float(sys.argv[2]), sys.argv[3]
-record = CounterfactualRecord("retrack", ("3",), 0, {"lr": 1e-4}, "f", "g", "m", "s", [], {}, value, 1, 1)
-def hashed(path, original=store.sha256_file):
-    print("ready", flush=True)  # the weights are there, the record is not
-    if wait == "for ever":
-        time.sleep(60)
-    elif wait == "for the other":
-        while not Path(root, "go").exists():
+
+def save(root: Path, value: float, go: Path) -> None:
+    """The program of a process that stops in the middle of saving, until a file is there."""
+    record = CounterfactualRecord("retrack", ("3",), 0, {"lr": 1e-4}, "f", "g", "m", "s", [], {}, value, 1, 1)
+
+    def hashed(path: Path) -> str:
+        print("ready")  # the weights are there, the record is not
+        while not go.exists():
             time.sleep(0.001)
-    return original(path)
-store.sha256_file = hashed
-CounterfactualStore(root).save({"w": torch.full((1000, 1000), value)}, record)
-"""
+        return sha256_file(path)
+
+    store_of_records.sha256_file = hashed
+    CounterfactualStore(root).save({"w": torch.full((1000, 1000), value)}, record)
+
+
 SAVED = CounterfactualKey("retrack", ("3",), 0, sha256_json({"lr": 1e-4}))
-
-
-def saving(store: CounterfactualStore, value: float, wait: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SAVE, str(store.root), str(value), wait]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-
-def until_ready(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_mid_write_nothing_shows_and_a_rerun_completes(
-    store: CounterfactualStore, signal_number: int
+    store: CounterfactualStore, signal_number: int, warm: Server, tmp_path: Path
 ) -> None:
-    with saving(store, 1.0, "for ever") as process:
-        try:
-            until_ready(process)
-            process.send_signal(signal_number)
-            assert process.wait(timeout=20) == -signal_number
-        finally:
-            process.kill()
+    with warm.process(tmp_path / "log.txt", save, store.root, 1.0, tmp_path / "never") as process:
+        process.until("ready")
+        os.kill(process.pid, signal_number)
+        assert process.wait() == -signal_number
     left = os.listdir(store.root)
     assert left == [] if signal_number == signal.SIGINT else [name[0] for name in left] == ["."]
     assert not store.exists(SAVED)
@@ -363,22 +346,24 @@ def test_killed_in_mid_write_nothing_shows_and_a_rerun_completes(
     assert store.exists(SAVED)
 
 
-def test_two_processes_save_the_same_key_at_once(store: CounterfactualStore) -> None:
-    with saving(store, 1.0, "for the other") as one, saving(store, 2.0, "for the other") as other:
-        try:
-            until_ready(one)
-            until_ready(other)
-            (store.root / "go").touch()
-            assert (one.wait(timeout=20), other.wait(timeout=20)) == (0, 0)
-        finally:
-            one.kill()
-            other.kill()
+def test_two_processes_save_the_same_key_at_once(
+    store: CounterfactualStore, warm: Server, tmp_path: Path
+) -> None:
+    go, logs = tmp_path / "go", (tmp_path / "1.txt", tmp_path / "2.txt")
+    with (
+        warm.process(logs[0], save, store.root, 1.0, go) as one,
+        warm.process(logs[1], save, store.root, 2.0, go) as other,
+    ):
+        one.until("ready")
+        other.until("ready")
+        go.touch()
+        assert (one.wait(), other.wait()) == (0, 0)
     loaded, record = store.load(SAVED, expect={"full_hash": "f"})
     assert record.seconds in (1.0, 2.0)
     assert torch.equal(
         loaded["w"], torch.full((1000, 1000), record.seconds)
     )  # weights and record of one process
-    assert sorted(os.listdir(store.root)) == ["go", SAVED.folder_name]
+    assert os.listdir(store.root) == [SAVED.folder_name]
 
 
 @pytest.fixture

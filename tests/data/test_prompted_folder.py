@@ -201,7 +201,7 @@ def test_missing_files_are_named(tmp_path: Path, image_folder, message) -> None:
 
 @pytest.mark.skipif(
     "GUDA_UNLEARNCANVAS" not in os.environ,
-    reason="GUDA_UNLEARNCANVAS does not name a folder with the prompts of UnlearnCanvas",
+    reason="no UnlearnCanvas: set GUDA_UNLEARNCANVAS to a folder with its eval_prompts.jsonl",
 )
 def test_the_real_prompts_of_unlearncanvas_fit_its_folders(image_folder) -> None:
     prompts = Path(os.environ["GUDA_UNLEARNCANVAS"], "eval_prompts.jsonl")

@@ -124,7 +124,7 @@ def test_a_template_without_its_places_is_refused(
 
 @pytest.mark.skipif(
     "GUDA_UNLEARNCANVAS" not in os.environ,
-    reason="GUDA_UNLEARNCANVAS does not name a folder with the prompts of UnlearnCanvas",
+    reason="no UnlearnCanvas: set GUDA_UNLEARNCANVAS to a folder with its eval_prompts.jsonl",
 )
 def test_the_real_prompts_of_unlearncanvas() -> None:
     lines = Path(os.environ["GUDA_UNLEARNCANVAS"], "eval_prompts.jsonl").read_text().splitlines()

@@ -395,7 +395,7 @@ def test_a_table_that_does_not_fit_together_is_refused(message) -> None:
 
 
 @pytest.mark.skipif(
-    "GUDA_CIFAR10" not in os.environ, reason="GUDA_CIFAR10 does not name a Parquet file of CIFAR-10"
+    "GUDA_CIFAR10" not in os.environ, reason="no CIFAR-10: set GUDA_CIFAR10 to its Parquet file"
 )
 def test_the_real_cifar10() -> None:
     table = Parquet(os.environ["GUDA_CIFAR10"]).load()

@@ -31,7 +31,7 @@ from guda_lightning.diffusion import (
 )
 from guda_lightning.diffusion.model import noise_schedule
 from guda_lightning.errors import ConfigError, StoreError
-from toys import message, quiet_trainer, shades, tiny_unet
+from toys import assert_same_output, message, quiet_trainer, shades, tiny_unet
 
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([1, 10, 500, 900])
@@ -46,13 +46,11 @@ def predicted(full: FullModel) -> Tensor:
         return full.model.predicted_noise(X, T)
 
 
-def same(full: FullModel, other: FullModel) -> bool:
-    return (
-        full.hash == other.hash
-        and full.model.schedule.hash == other.model.schedule.hash
-        and full.model.prediction == other.model.prediction
-        and torch.equal(predicted(full), predicted(other))
-    )
+def assert_same(full: FullModel, other: FullModel) -> None:
+    assert full.hash == other.hash
+    assert full.model.schedule.hash == other.model.schedule.hash
+    assert full.model.prediction == other.model.prediction
+    assert_same_output(predicted(full), predicted(other))
 
 
 class OwnNetwork(nn.Module):
@@ -86,9 +84,9 @@ def test_what_is_saved_is_an_ordinary_diffusers_folder(scheduler: Any, tmp_path:
     told = full.model.schedule.model_timesteps[T]
     with torch.no_grad():
         expected = full.model.denoiser.eval()(X, told).sample
-        assert torch.equal(pipeline.unet.eval()(X, told).sample, expected)
-        assert torch.equal(network.eval()(X, told).sample, expected)
-    assert same(open_full(tmp_path, module(tiny_unet(seed=1))), full)
+        assert_same_output(pipeline.unet.eval()(X, told).sample, expected)
+        assert_same_output(network.eval()(X, told).sample, expected)
+    assert_same(open_full(tmp_path, module(tiny_unet(seed=1))), full)
 
 
 def test_the_average_is_what_is_saved(tmp_path: Path) -> None:
@@ -101,7 +99,7 @@ def test_the_average_is_what_is_saved(tmp_path: Path) -> None:
         full.hash == weights_hash(model.ema.module.state_dict()) != weights_hash(model.denoiser.state_dict())
     )
     save_full(tmp_path, full)
-    assert same(open_full(tmp_path, module()), full)
+    assert_same(open_full(tmp_path, module()), full)
 
 
 def test_a_diffusion_transformer_is_saved_and_opened(tmp_path: Path) -> None:
@@ -120,7 +118,7 @@ def test_a_diffusion_transformer_is_saved_and_opened(tmp_path: Path) -> None:
     opened = open_full(tmp_path, module())
     labels = torch.tensor([1, 2, 3, 4])
     with torch.no_grad():
-        assert torch.equal(opened.model.output(X, T, labels), network(X, T, labels).sample)
+        assert_same_output(opened.model.output(X, T, labels), network(X, T, labels).sample)
 
 
 @pytest.mark.parametrize("make", [OwnNetwork, lambda: own_unet()], ids=["module", "subclass"])
@@ -128,7 +126,7 @@ def test_a_network_that_diffusers_does_not_know(make: Callable[[], nn.Module], t
     full = FullModel.of(module(make()))
     save_full(tmp_path, full)
     assert {path.name for path in tmp_path.iterdir()} == {"scheduler", "denoiser"}
-    assert same(open_full(tmp_path, module(make())), full)
+    assert_same(open_full(tmp_path, module(make())), full)
     (tmp_path / "denoiser" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(StoreError, match=beginning(tmp_path / "denoiser" / "model.safetensors")):
         open_full(tmp_path, module(make()))
@@ -144,7 +142,7 @@ def test_a_lightning_checkpoint(tmp_path: Path) -> None:
     trainer.fit(model, shades())
     trainer.save_checkpoint(tmp_path / "full.ckpt")
     opened = open_full(tmp_path / "full.ckpt", module(tiny_unet(seed=1), ema_decay=0.5))
-    assert same(opened, FullModel.of(model))
+    assert_same(opened, FullModel.of(model))
 
 
 class Theirs(LightningModule):
@@ -157,7 +155,7 @@ class Theirs(LightningModule):
 def test_a_checkpoint_of_somebody_elses_module(tmp_path: Path) -> None:
     torch.save({"state_dict": Theirs().state_dict()}, tmp_path / "theirs.ckpt")
     opened = open_full(tmp_path / "theirs.ckpt", Theirs(seed=1), "unet", "noise_scheduler")
-    assert same(opened, FullModel.of(Theirs(), "unet", "noise_scheduler"))
+    assert_same(opened, FullModel.of(Theirs(), "unet", "noise_scheduler"))
     expected = message(
         "where is the diffusion model inside Theirs?",
         "denoiser='unet', scheduler=None",
@@ -172,7 +170,7 @@ def test_a_bare_network_takes_the_scheduler_of_the_configuration(tmp_path: Path)
     tiny_unet(seed=3).save_pretrained(tmp_path / "network")
     scheduler = DDPMScheduler(num_train_timesteps=1000, prediction_type="v_prediction")
     opened = open_full(tmp_path / "network", module(scheduler=scheduler))
-    assert same(opened, FullModel.of(module(tiny_unet(seed=3), scheduler)))
+    assert_same(opened, FullModel.of(module(tiny_unet(seed=3), scheduler)))
 
 
 @pytest.fixture

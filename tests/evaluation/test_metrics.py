@@ -3,20 +3,20 @@ from __future__ import annotations
 import json
 import math
 import pickle
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, multiprocessing
+from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from guda_lightning.errors import ConfigError
 from guda_lightning.evaluation.metrics import MRR, NDCG, RBO, WPRA, Spearman, Top1Agreement
 from guda_lightning.functional import ranking
 from toys import message
+from warm import Server
 
 CASES = json.loads((Path(__file__).parents[1] / "reference" / "ranking.json").read_text())
 # Name in METRICS: its class with arguments, and its name in the reference.
@@ -140,13 +140,11 @@ def queries() -> tuple[Tensor, Tensor]:
 
 def one_process(rank: int, processes: int, folder: Path) -> None:
     """Score this process's share of the queries."""
-    torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meeting",
         rank=rank,
         world_size=processes,
-        timeout=timedelta(seconds=60),
     )
     scores, oracle = queries()
     share = slice(0, 5) if rank == 0 else slice(5, 7)
@@ -160,15 +158,19 @@ def one_process(rank: int, processes: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_two_processes_with_unequal_shares_agree_with_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(one_process, (2, tmp_path), nprocs=2)
+def test_two_processes_with_unequal_shares_agree_with_one(tmp_path: Path, warm: Server) -> None:
+    logs = [tmp_path / f"{rank}.txt" for rank in (0, 1)]
+    with (
+        warm.process(logs[0], one_process, 0, 2, tmp_path) as zero,
+        warm.process(logs[1], one_process, 1, 2, tmp_path) as one,
+    ):
+        assert (zero.wait(), one.wait()) == (0, 0), [log.read_text() for log in logs]
     scores, oracle = queries()
     for name in KINDS:
-        one = make(name)
-        one.update(scores, oracle)
+        alone = make(name)
+        alone.update(scores, oracle)
         for rank in (0, 1):
-            torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt")[name], one.compute())
+            torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt")[name], alone.compute())
     # Shares of unequal size tell a mean over queries from a mean of the processes' means.
     values = ranking.rbo(scores, oracle)
     assert abs((values[:5].mean() + values[5:].mean()) / 2 - values.mean()) > 1e-3

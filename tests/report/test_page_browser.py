@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.summaries import UNDECIDED_BELOW, margins, with_error
 from guda_lightning.types import Queries
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = shutil.which("chromium")
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -30,7 +31,7 @@ QUIET = [
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
 GROUPS = [HOSTILE, *(f"style {i}" for i in range(1, 10))]
 
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def tab(browser: Browser) -> Iterator[Page]:
     """A tab that is offline; the test fails if it asks for anything but the page, or reports an error."""
     context = browser.new_context(offline=True, viewport={"width": 1300, "height": 900})
     tab = context.new_page()
-    tab.set_default_timeout(5000)
+    tab.set_default_timeout(300_000)  # the machine may be busy
     requests: list[str] = []
     problems: list[str] = []
     tab.on("request", lambda request: requests.append(request.url))
