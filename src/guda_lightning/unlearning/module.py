@@ -250,7 +250,7 @@ class UnlearnModule(DiffusionModule):
         return loss.total
 
     def on_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Warn once, too, that all weights over retain samples underflow; the target is exact nevertheless."""
+        """Warn once, too, that all weights over retain samples underflow; the target is exact even so."""
         super().on_scalars(step, scalars)
         if scalars.get("underflow") == 1 and not self._alarmed and not self.global_rank:
             self._alarmed = True
