@@ -156,9 +156,7 @@ def test_unlearning_moves_forgotten_prompts_towards_their_anchors(
         if "attn2.to_v" in name:
             parameter.data *= 10  # an untrained network hardly hears its prompt
     full = FullModel.of(module).prompted(forgetting.parent.prompts)
-    student = UnlearnModule(
-        full, Anchor("style_removed"), ["red"], lambda p: torch.optim.Adam(p, 3e-4), conditional=True
-    )
+    student = UnlearnModule(full, Anchor("style_removed"), ["red"], lambda p: torch.optim.Adam(p, 3e-4))
     trainer = Trainer(
         default_root_dir=tmp_path,
         max_steps=60,

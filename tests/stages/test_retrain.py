@@ -73,7 +73,7 @@ def oracles(run: Path, paired: bool = True) -> Records:
 
 
 def weights(run: Path, record: CounterfactualRecord) -> dict[str, Tensor]:
-    return CounterfactualStore(run / "store").load(record.key, expect={})[0]
+    return CounterfactualStore(run / "store").load(record.key, expect=None)[0]
 
 
 # --- what is made, and what is not made again

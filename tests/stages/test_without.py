@@ -230,7 +230,7 @@ def test_hyper_parameters_are_chosen_and_other_pictures_are_not_overwritten(
 ) -> None:
     store = CounterfactualStore(finished_run / "store")
     (key,) = store.select("retrack", 0, groups=["3"]).values()
-    weights, record = store.load(key, expect={})
+    weights, record = store.load(key, expect=None)
     other = replace(record, hparams={**record.hparams, "steps": 5}, files={}, complete=False)
     store.save({name: value + 1e-3 for name, value in weights.items()}, other)
     assert sample(finished_run, "--without", "3") == 2

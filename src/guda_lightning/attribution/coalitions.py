@@ -12,7 +12,6 @@ from torch import Tensor
 
 from guda_lightning.attribution.attributor import Attributor, refuse_no_queries
 from guda_lightning.attribution.operators import elbo_attributor
-from guda_lightning.counterfactuals import GUIDANCE
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
 from guda_lightning.distributed.ranks import Ranks
@@ -30,6 +29,7 @@ from guda_lightning.functional.coalitions import (
     shapley_permutation,
     uniform,
 )
+from guda_lightning.posteriors import GUIDANCE
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.scoring import Scoring
 from guda_lightning.storage.files import sha256_json

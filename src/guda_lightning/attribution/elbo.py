@@ -93,7 +93,7 @@ class ELBOAttributor(Attributor):
             else {name: len(grouping.forget(grouping.coalition(name))) for name in self.fitted_groups}
         )
         return {
-            **self._expect,
+            **self._expect.to_json(),
             **({"group_sizes": sizes} if sizes else {}),
             **self.scoring.record(self._full.model.schedule),
             "weightings": list(get_args(Weighting)),  # a table that lacks one is made again, from kept errors
@@ -145,9 +145,8 @@ class ELBOAttributor(Attributor):
             GroupError: A group does not exist.
         """
         self._full, self._grouping = full, grouping
-        self._expect = {"full_hash": full.hash, "schedule_hash": full.model.schedule.hash}
+        self._expect = full.provenance(None if grouping is None else grouping.hash)
         if grouping is not None:
-            self._expect["grouping_hash"] = grouping.hash
             for group in self._asked_groups(()):
                 grouping.coalition(group)
 

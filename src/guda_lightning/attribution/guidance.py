@@ -9,11 +9,10 @@ from torch import Tensor
 
 from guda_lightning.attribution.elbo import ELBOAttributor
 from guda_lightning.attribution.scoring import NoisedQueries, joint_squared_errors, shared_errors
-from guda_lightning.counterfactuals import GUIDANCE
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
 from guda_lightning.functional.elbo import squared_error
-from guda_lightning.posteriors import open_posterior
+from guda_lightning.posteriors import GUIDANCE, ClassifierStore, open_posterior
 from guda_lightning.scores import SquaredErrors
 from guda_lightning.scores.scoring import Scoring
 from guda_lightning.storage.files import sha256_json
@@ -42,7 +41,7 @@ class GuidanceAttributor(ELBOAttributor):
         """
         self._take(full, grouping)
         self._stored = open_posterior(
-            self.store,
+            ClassifierStore(self.store.root),
             full.model.schedule,
             seed=self.seed,
             hparams=self.hparams,

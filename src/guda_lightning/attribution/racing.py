@@ -12,12 +12,12 @@ from torch import Tensor
 
 from guda_lightning.attribution.attributor import Attributor, refuse_no_queries
 from guda_lightning.attribution.operators import elbo_attributor
-from guda_lightning.counterfactuals import GUIDANCE
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.functional.elbo import delta_elbo, elbo
 from guda_lightning.functional.racing import Race, boundary, race
+from guda_lightning.posteriors import GUIDANCE
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.scoring import Scoring
 from guda_lightning.types import Queries, Weighting

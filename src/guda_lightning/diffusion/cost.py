@@ -110,7 +110,6 @@ def seconds_per_evaluation(
     model: DiffusionModel,
     shape: Sequence[int],
     batch_size: int,
-    labels: bool = False,
     device: torch.device | str = "cpu",
 ) -> float:
     """Measured seconds of one forward pass of one sample, in batches of up to ``batch_size``.
@@ -119,7 +118,6 @@ def seconds_per_evaluation(
         model: The model.
         shape: ``(channels, height, width)``.
         batch_size: The batch size that the work will use.
-        labels: Whether the network takes class labels.
         device: Where the work will be done.
 
     Raises:
@@ -130,7 +128,7 @@ def seconds_per_evaluation(
     size = 1
     with evaluating(network):
         try:
-            _forward(timed, torch.zeros(1, *shape, device=device), labels)  # the first pass sets things up
+            _forward(timed, torch.zeros(1, *shape, device=device))  # the first pass sets things up
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
@@ -138,28 +136,29 @@ def seconds_per_evaluation(
             raise ConfigError(
                 f"{type(network).__name__} cannot be called with this data",
                 found=" ".join(str(error).split())[:200],
-                expected=f"a network for {pixels}, {'with' if labels else 'without'} labels",
+                expected=f"a network for {pixels}, {'with' if model.conditional else 'without'} labels",
                 fix="make in_channels, out_channels and num_class_embeds of the network, conditional of the "
                 "module, and channels and image_size of the data fit together",
             ) from error
         while True:
             x = torch.zeros(size, *shape, device=device)
             # The shorter of two: a busy machine makes one of them many times too long.
-            seconds = min(_seconds(timed, x, labels), _seconds(timed, x, labels))
+            seconds = min(_seconds(timed, x), _seconds(timed, x))
             if seconds > _ENOUGH_SECONDS or size >= batch_size:
                 return seconds / size
             size = min(4 * size, batch_size)
 
 
-def _seconds(model: DiffusionModel, x: Tensor, labels: bool) -> float:
+def _seconds(model: DiffusionModel, x: Tensor) -> float:
     start = time.perf_counter()
-    _forward(model, x, labels)
+    _forward(model, x)
     return time.perf_counter() - start
 
 
-def _forward(model: DiffusionModel, x: Tensor, labels: bool) -> None:
+def _forward(model: DiffusionModel, x: Tensor) -> None:
     zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    out = model.output(x, zeros + int(model.schedule.scored_timesteps[0]), zeros if labels else None)
+    timesteps = zeros + int(model.schedule.scored_timesteps[0])
+    out = model.output(x, timesteps, zeros if model.conditional else None)
     out.flatten()[0].item()  # waits for the device
 
 

@@ -142,7 +142,7 @@ class DiffusionModule(LightningModule):
     @property
     def student(self) -> DiffusionModel:
         """The model that is being trained."""
-        return replace(diffusion_model(self), prompts=self.prompts)
+        return replace(diffusion_model(self), prompts=self.prompts, conditional=self.conditional)
 
     @property
     def averaged(self) -> DiffusionModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,11 +56,10 @@ def evaluation_seconds(
     datamodule: GroupDataModule,
     batch_size: int,
     device: torch.device | str,
-    conditional: bool,
 ) -> float:
     """Measured seconds of one network evaluation without gradients."""
-    told = replace(model, prompts=datamodule.prompts)  # a module takes them only when its training begins
-    return seconds_per_evaluation(told, datamodule.input_shape, batch_size, conditional, device)
+    prompted = model.prompted(datamodule.prompts)  # a module takes them only when its training begins
+    return seconds_per_evaluation(prompted, datamodule.input_shape, batch_size, device)
 
 
 def say_fit_cost(
@@ -70,7 +68,6 @@ def say_fit_cost(
     model: LightningModule,
     full: FullModel,
     datamodule: GroupDataModule,
-    conditional: bool,
     models: int = 1,
     elsewhere: bool = False,
 ) -> None:
@@ -85,9 +82,7 @@ def say_fit_cost(
     network = model.student if isinstance(model, DiffusionModule) else full.model
     size, device = datamodule.batch_size * trainer.world_size, trainer.strategy.root_device
     per_step = (
-        step_seconds(network, datamodule, BACKWARD_FACTOR, device, conditional)
-        if is_timed(trainer, elsewhere)
-        else None
+        step_seconds(network, datamodule, BACKWARD_FACTOR, device) if is_timed(trainer, elsewhere) else None
     )
     if counts:
         steps_of = f"{what} {min(counts)} steps of {size} images"
@@ -101,8 +96,7 @@ def step_seconds(
     datamodule: GroupDataModule,
     passes: float,
     device: torch.device | str,
-    conditional: bool,
 ) -> float:
     """Estimated seconds of one step that costs so many forward passes of a batch."""
     size = datamodule.batch_size
-    return evaluation_seconds(model, datamodule, size, device, conditional) * size * passes
+    return evaluation_seconds(model, datamodule, size, device) * size * passes

@@ -7,15 +7,17 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from guda_lightning.counterfactuals import GUIDANCE, RETRAIN, CounterfactualStore
+from guda_lightning.counterfactuals import RETRAIN, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import load_queries, query_hash
 from guda_lightning.errors import StoreError
 from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.posteriors import GUIDANCE, ClassifierStore
 from guda_lightning.report.page import write_page
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreTable
-from guda_lightning.storage.files import read_json, sha256_json
+from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
 
 _WORK = {RETRAIN: "Retraining", GUIDANCE: "Classifier"}  # that went into a method, else unlearning
@@ -48,19 +50,20 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
     if query_hash(queries) != shown["query_hash"]:
         raise _lost(run, path, f"other images in {run.queries_of(path)}", "the queries of the table")
     made = _made_with(table)
-    counterfactuals = [r for r in CounterfactualStore(run.store).records() if made & set(r.files.values())]
-    if len(counterfactuals) < len(made):
-        found = f"{len(counterfactuals)} of its {len(made)} counterfactuals in {run.store}"
+    stored = [*CounterfactualStore(run.store).records(), *ClassifierStore(run.store).records()]
+    records = [record for record in stored if record.weights_hash in made]
+    if len(records) < len(made):
+        found = f"{len(records)} of its {len(made)} counterfactuals or classifiers in {run.store}"
         raise _lost(run, path, found, "all of them")
     facts = {"Run folder": run.name, "Grouping": str(table.record["grouping_hash"])[:16]}
-    if counterfactuals:
-        method, steps = table.methods[0], counterfactuals[0].steps
+    if records:
+        method, steps = table.methods[0], records[0].steps
         facts |= {
             "Full model": str(table.record["full_hash"])[:16],
             "Method": f"{method}, {steps} steps {'in all' if method == GUIDANCE else 'a group'}",
             _WORK.get(method, "Unlearning"): (
-                f"{sum(r.seconds for r in counterfactuals):.0f} s, "
-                f"{sum(r.network_evaluations for r in counterfactuals):,} network evaluations"
+                f"{sum(r.seconds for r in records):.0f} s, "
+                f"{sum(r.network_evaluations for r in records):,} network evaluations"
             ),
             "Timesteps": _timesteps(table),
             "Standard error": str(table.record["stderr"]),
@@ -68,11 +71,10 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         }
     else:
         facts["Method"] = table.methods[0]
-    record = run.full / "record.json"
-    full = read_json(record) if record.is_file() else {}
+    full = FullRecord.of_run(run.full)
     # Not of a full model that was named with --full.
-    if full.get("full_hash") == table.record.get("full_hash", ""):
-        facts["Training"] = f"{full['steps']:,} steps, {full['seconds']:.0f} s"
+    if full is not None and full.full_hash == table.record.get("full_hash"):
+        facts["Training"] = f"{full.steps:,} steps, {full.seconds:.0f} s"
     placebo = _placebo(run, path, table)
     if placebo is None and ScoreTable.exists(run.placebo / path.name):
         facts["Placebo groups"] = "scored again since"
@@ -84,7 +86,7 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         queries=queries,
         table=table,
         examples=examples,
-        curves=[row for r in counterfactuals if r.operator != GUIDANCE for row in r.history],
+        curves=[row for r in records if isinstance(r, CounterfactualRecord) for row in r.history],
         facts=facts,
         title=run.name,
         out_of=sum(chunk["queries"] for chunk in chunks),

@@ -78,9 +78,9 @@ class AttributeStage(StageTrainer):
                 table per method, seed and name.
         """
         run, seeds = self.run_folder, chosen_seeds(seed or 0, "--seed")
-        source, conditional = self._open_full(full, model, datamodule), self._is_conditional(model)
-        folder = QueryFolder(self._query_path(queries), datamodule.image_shape, resize=resize)
-        asked = AskedQueries(folder, datamodule, conditional)
+        source = self.open_full(full, model, datamodule)
+        folder = QueryFolder(self.query_path(queries), datamodule.image_shape, resize=resize)
+        asked = AskedQueries(folder, datamodule, source.model.conditional)
         with tqdm(desc="attribute", unit="evaluation", leave=False, disable=quiet(self)) as bar:
             options: dict[str, Any] = {
                 "scoring": scoring,
@@ -112,8 +112,7 @@ class AttributeStage(StageTrainer):
                     if done:
                         say(f"attribute: {done} of {len(asked)} queries are scored already")
                     if table.evaluations:
-                        told = conditional or datamodule.prompts is not None
-                        where = (scoring.batch_size, self.strategy.root_device, told)
+                        where = (scoring.batch_size, self.strategy.root_device)
                         each = (
                             evaluation_seconds(source.model, datamodule, *where) if is_timed(self) else None
                         )

@@ -15,7 +15,7 @@ from guda_lightning.attribution import Attributor
 from guda_lightning.data import GroupDataModule, QueryFolder, QueryHash
 from guda_lightning.errors import QueryError
 from guda_lightning.scores import ScoreTable
-from guda_lightning.stages.records import read_back
+from guda_lightning.storage.config import read_back
 from guda_lightning.types import Queries
 
 CHUNK_QUERIES = 1024  # at most: enough that changing the weights costs little beside scoring with them

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.module import Noised
 from guda_lightning.functional.guidance import guide_output
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors import find_classifier, open_posterior
+from guda_lightning.posteriors import ClassifierStore, open_posterior
+from guda_lightning.storage.provenance import Provenance
 from guda_lightning.unlearning.objectives import ForgetTerm, Objective
 
 
@@ -36,7 +35,7 @@ class Guided(Objective):
         self, store: str, forget_weight: float = 1.0, seed: int = 0, classifier: str | None = None
     ) -> None:
         super().__init__(forget_weight)
-        self._store, self._seed, self._classifier = CounterfactualStore(Path(store)), seed, classifier
+        self._store, self._seed, self._classifier = ClassifierStore(store), seed, classifier
 
     @property
     def hparams(self) -> dict[str, object]:
@@ -45,14 +44,14 @@ class Guided(Objective):
         Raises:
             StoreError: There is no such classifier.
         """
-        record = find_classifier(self._store, seed=self._seed, hparams=self._classifier)
+        record = self._store.find(seed=self._seed, hparams=self._classifier)
         return {"forget_weight": self.forget_weight, "classifier": record.weights_hash}
 
     def bind(
         self,
         groups: Sequence[str],
         schedule: NoiseSchedule,
-        made_from: Mapping[str, str],
+        made_from: Provenance,
         device: torch.device,
     ) -> None:
         """Read the classifier.

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,14 +16,16 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
+from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import UnlearnDataModule
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.adapters import BeneathAdapter, Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.module import Batch
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.objectives import Objective, plain_target
 
@@ -74,7 +77,6 @@ class UnlearnModule(DiffusionModule):
         groups: Names of the groups to forget.
         optimizer: Builds the optimizer from the student's parameters.
         lr_scheduler: Builds a learning-rate schedule that advances every step.
-        conditional: Whether the denoiser takes class labels or prompts.
         seed: Seed of the noise and the timesteps, and of the adapter.
         lora: Unlearn in a low-rank adapter beside the full model's weights; None changes all weights.
     """
@@ -86,7 +88,6 @@ class UnlearnModule(DiffusionModule):
         groups: Sequence[str],
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
-        conditional: bool = False,
         seed: int = 0,
         lora: Lora | None = None,
     ) -> None:
@@ -100,7 +101,7 @@ class UnlearnModule(DiffusionModule):
             scheduler=full.scheduler,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
-            conditional=conditional,
+            conditional=full.model.conditional,
             seed=seed,
         )
         self.prompts = full.model.prompts
@@ -109,7 +110,7 @@ class UnlearnModule(DiffusionModule):
             self.full_denoiser = copy.deepcopy(full.model.denoiser).eval().requires_grad_(False)
         self.cost = TrainingCost(*(n for n in (self.denoiser, self.full_denoiser) if n is not None))
         self._alarmed = False
-        self.full_hash = full.hash
+        self.full_hash, self.provenance = full.hash, full.provenance()
         self.objective, self.lora = objective, lora
         self.groups = tuple(groups)
         self.drift, self.retain_loss, self.forget_loss = MeanMetric(), MeanMetric(), MeanMetric()
@@ -119,7 +120,7 @@ class UnlearnModule(DiffusionModule):
         """The frozen full model, on this module's device; beneath the adapter, if there is one."""
         student = self.student
         if self.full_denoiser is None:
-            return BeneathAdapter(student.denoiser, student.schedule, student.prediction, student.prompts)
+            return BeneathAdapter(**vars(student))
         return replace(student, denoiser=self.full_denoiser)
 
     def train(self, mode: bool = True) -> UnlearnModule:
@@ -158,11 +159,7 @@ class UnlearnModule(DiffusionModule):
                 expected=f"data of {', '.join(self.groups)}",
                 fix="pass the same groups to UnlearnModule and to GroupDataModule.unlearning",
             )
-        made_from = {
-            "full_hash": self.full_hash,
-            "grouping_hash": data.grouping.hash,
-            "schedule_hash": self._schedule.hash,
-        }
+        made_from = replace(self.provenance, grouping_hash=data.grouping.hash)
         self.objective.read(data)
         self.objective.bind(self.groups, self._schedule, made_from, self.device)
         retain = data.retain_images()
@@ -177,7 +174,7 @@ class UnlearnModule(DiffusionModule):
     ) -> CounterfactualRecord:
         """Store the student as the counterfactual of its groups, after ``trainer.fit``.
 
-        Of several processes the first one writes.
+        All processes call this: the first one writes, and the others wait for it.
 
         Args:
             store: The store or its folder.
@@ -200,25 +197,19 @@ class UnlearnModule(DiffusionModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if hparams is None:
             hparams = self._made_with(data)
-        record = CounterfactualRecord(
-            operator=self.objective.name,
-            groups=tuple(sorted(self.groups)),
-            seed=self.seed,
-            hparams=dict(hparams),
-            full_hash=self.full_hash,
-            grouping_hash=data.grouping.hash,
-            members_hash=data.grouping.members_hash(self.groups),
-            schedule_hash=self.full.schedule.hash,
-            history=[dict(row) for row in history],
-            versions=versions(),
+        record = CounterfactualRecord.of(
+            CounterfactualKey(self.objective.name, self.groups, self.seed, sha256_json(hparams)),
+            hparams,
+            replace(self.provenance, grouping_hash=data.grouping.hash),
+            data.grouping.members_hash(self.groups),
             seconds=self.cost.seconds,
             steps=self.trainer.global_step,
             network_evaluations=self.cost.evaluations,
+            history=history,
         )
-        if self.trainer.is_global_zero:
-            store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
-            weights = self.denoiser.state_dict() if self.lora is None else own_weights(self.denoiser)
-            store.save(weights, record)
+        store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
+        weights = self.denoiser.state_dict() if self.lora is None else own_weights(self.denoiser)
+        Ranks.of(self.trainer).on_rank_zero(partial(store.save, weights, record))
         return record
 
     def _made_with(self, data: object) -> dict[str, Any]:

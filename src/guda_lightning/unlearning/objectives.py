@@ -7,7 +7,7 @@ samples. The preserve term, the student's one forward pass and the diagnostics a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -20,6 +20,7 @@ from guda_lightning.errors import ConfigError
 from guda_lightning.functional.objectives import density_ratio, nearest_neighbours, retain_posterior
 from guda_lightning.functional.prediction import to_output
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.storage.provenance import Provenance
 
 Preserve = Literal["denoise", "distill"]
 
@@ -113,7 +114,7 @@ class Objective(ABC):
         self,
         groups: Sequence[str],
         schedule: NoiseSchedule,
-        made_from: Mapping[str, str],
+        made_from: Provenance,
         device: torch.device,
     ) -> None:
         """Read what the objective needs from outside, before the first step.
@@ -121,7 +122,7 @@ class Objective(ABC):
         Args:
             groups: Names of the groups to forget.
             schedule: The models' noise schedule.
-            made_from: ``full_hash``, ``grouping_hash`` and ``schedule_hash`` of this unlearning.
+            made_from: Full model, schedule and grouping of this unlearning.
             device: Where the student is.
         """
 
@@ -247,7 +248,7 @@ class ReTrack(Objective):
         self,
         groups: Sequence[str],
         schedule: NoiseSchedule,
-        made_from: Mapping[str, str],
+        made_from: Provenance,
         device: torch.device,
     ) -> None:
         """Refuse a schedule with timesteps without noise, where there are no weights over retain samples."""
