@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from tqdm import tqdm
 
-from guda_lightning.attribution import Attributor
+from guda_lightning.attribution import AttributionContext, Attributor
 from guda_lightning.data import GroupDataModule, load_queries, near_duplicates
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.errors import ConfigError, StoreError
@@ -22,7 +22,8 @@ from guda_lightning.makers.unlearner import Unlearning, saves_memory
 from guda_lightning.posteriors import ClassifierPlan
 from guda_lightning.report.placebo_section import NAMED, placebo_lines, write_parquet
 from guda_lightning.report.wandb import closing_runs, log_placebo, stage_loggers
-from guda_lightning.scores import ScoreTable, Scoring
+from guda_lightning.scores import ScoreRecord, ScoreTable, Scoring
+from guda_lightning.scores.kinds import RandomGroups
 from guda_lightning.stages.attribute import AttributeStage
 from guda_lightning.stages.choices import (
     at_least_one,
@@ -30,7 +31,6 @@ from guda_lightning.stages.choices import (
     refuse_two_methods,
     table_names,
 )
-from guda_lightning.stages.chunks import is_complete
 from guda_lightning.stages.guide import GuideStage
 from guda_lightning.stages.records import begin
 from guda_lightning.stages.repeated import (
@@ -40,7 +40,6 @@ from guda_lightning.stages.repeated import (
     RepeatedUnlearning,
 )
 from guda_lightning.stages.unlearn import UnlearnStage
-from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Weighting
 from guda_lightning.unlearning import Objective, ReTrack
 from guda_lightning.unlearning.hparams import unlearning_hparams
@@ -133,18 +132,17 @@ class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
                 saves_memory(model),
             )
             method = RepeatedUnlearning(work, self._unlearn_groups, *where)
-        real = method.real
-        real.fit(source, datamodule, datamodule.grouping)
+        real = method.real.fit(AttributionContext(source, datamodule, store=run.store))
         groups = chosen_groups(datamodule.grouping, None)
-        if list(real.fitted_groups) != groups:
+        if list(real.groups) != groups:
             raise ConfigError(
                 "random groups stand for all real ones",
-                found=f"an attributor of {len(real.fitted_groups)} of {len(groups)} groups",
+                found=f"an attributor of {len(real.groups)} of {len(groups)} groups",
                 expected="all groups that have samples",
                 fix="leave out the attributor's groups",
             )
         path = run.table(real.method, real.seed, *table_names(queries, name))
-        if not is_complete(path, real.record(asked)):
+        if not ScoreTable.is_complete(path, real.record(asked)):
             raise StoreError(
                 f"the real groups have not been scored by {real.method} with these options",
                 found=f"another table at {path}" if ScoreTable.exists(path) else f"no table {path}",
@@ -153,13 +151,13 @@ class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
             )
         observed = ScoreTable.load(path)
         folder, result = run.placebo / path.stem, run.placebo / path.name
-        identity = {"of": sha256_json(observed.record), "partitions": partitions}
-        complete = ScoreTable.exists(result) and identity.items() <= ScoreTable.load(result).record.items()
+        of = observed.record.hash
+        complete = ScoreTable.exists(result) and _tests(ScoreTable.load_record(result), of, partitions)
         if complete:
             random = ScoreTable.load(result)
             say(f"placebo: {result} is complete, skipped")
         else:
-            begin(folder, {"of": identity["of"]})
+            begin(folder, {"of": of})
             left = sum(not ScoreTable.exists(folder / f"{number}.parquet") for number in range(partitions))
             if left:
                 method.say_cost(datamodule, asked, left)
@@ -170,15 +168,16 @@ class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
                     view = datamodule.regrouped(datamodule.grouping.permuted(number, f"placebo {number}"))
                     method.score(view, asked, folder).save(part)
                 parts.append(ScoreTable.load(part))
-            random = ScoreTable(ScoreTable.concat(parts).table, {**identity, **_duplicates(datamodule)})
-        known = random.record.get("level") == level
-        random = ScoreTable(random.table, {**random.record, "level": level})
+            random = ScoreTable.concat(parts)
+        details = _details(random.record, datamodule, of, partitions, level)
+        known = complete and random.record.details == details
+        random = ScoreTable(random.table, ScoreRecord(details))
         tests = placebo_tests(observed, random)
         frame = placebo_frame(observed, tests)
         if not known:
             with closing_runs():
                 loggers = stage_loggers(self.loggers, run.name, "placebo", f"placebo {path.stem}")
-                log_placebo(loggers, frame, random.record)
+                log_placebo(loggers, frame, random.record.to_json())
             random.save(result)
         if not complete:
             shutil.rmtree(folder)
@@ -188,8 +187,24 @@ class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
         say("\n".join(f"placebo {path.stem}, {line}" for line in placebo_lines(observed, random, shown)))
 
 
-def _duplicates(datamodule: GroupDataModule) -> dict[str, Any]:
-    """Training images of different groups that are nearly the same, for the record."""
+def _tests(record: ScoreRecord, of: str, partitions: int) -> bool:
+    """Whether a record is of so many partitions for the scores of a hash."""
+    details = record.details
+    return isinstance(details, RandomGroups) and (details.of, details.partitions) == (of, partitions)
+
+
+def _details(
+    record: ScoreRecord, datamodule: GroupDataModule, of: str, partitions: int, level: float
+) -> RandomGroups:
+    """What identifies the scores of random groups; near-duplicates are taken from the record that has them."""
+    if isinstance(record.details, RandomGroups):
+        return replace(record.details, level=level)
     pairs = near_duplicates(datamodule.small_images(), datamodule.grouping)
     named = [{"first": datamodule.ids[p.first], "second": datamodule.ids[p.second]} for p in pairs[:NAMED]]
-    return {"near_duplicate_pairs": len(pairs), "near_duplicates": named}
+    return RandomGroups(
+        of=of,
+        partitions=partitions,
+        level=level,
+        near_duplicate_pairs=len(pairs),
+        near_duplicates=named,
+    )

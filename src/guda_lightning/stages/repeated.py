@@ -6,14 +6,14 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from guda_lightning.attribution import Attributor, elbo_attributor
+from guda_lightning.attribution import AttributionContext, Attributor, CounterfactualAttributor
 from guda_lightning.counterfactuals import GUIDANCE, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
+from guda_lightning.distributed.execution import Execution
 from guda_lightning.makers.classifier_trainer import Guiding
 from guda_lightning.makers.costs import evaluation_seconds, say_cost
 from guda_lightning.makers.unlearner import Unlearning
@@ -33,7 +33,7 @@ class Repeated(ABC):
     """A method that scores the real groups and, again and again, random ones.
 
     Attributes:
-        real: Its attributor of the real groups, not fitted yet.
+        real: Its attributor of the real groups.
     """
 
     real: Attributor
@@ -66,7 +66,7 @@ class RepeatedAttributor(Repeated):
 
     def score(self, view: GroupDataModule, asked: Queries, folder: Path) -> ScoreTable:
         """See ``Repeated``."""
-        return self.real.fit(self._full, view, view.grouping).score(asked)
+        return self.real.fit(AttributionContext(self._full, view)).score(asked)
 
     def say_cost(self, data: GroupDataModule, asked: Queries, partitions: int) -> None:
         """See ``Repeated``; nothing is said, as nothing is trained."""
@@ -95,14 +95,20 @@ class RepeatedCounterfactuals(Repeated):
     ) -> None:
         self._operator, self._train, self._scoring, self._device = operator, train, scoring, device
         self._full, self._conditional, self._seed = work.full, work.conditional, work.seed
-        self.real = self._attributor(store, hparams=sha256_json(dict(work.hparams)))
+        self.real = self._attributor(hparams=sha256_json(dict(work.hparams)))
 
     def score(self, view: GroupDataModule, asked: Queries, folder: Path) -> ScoreTable:
         """See ``Repeated``; the full model's errors are kept in the folder and serve all partitions."""
         store = CounterfactualStore(folder / "store")
         self._make(view, store, made_from(self._full, view.grouping))
-        attributor = self._attributor(store.root, cache=folder / "errors", device=self._device)
-        table = attributor.fit(self._full, view, view.grouping).score(asked)
+        context = AttributionContext(
+            self._full,
+            view,
+            store=store.root,
+            cache=folder / "errors",
+            execution=Execution(self._device),
+        )
+        table = self._attributor().fit(context).score(asked)
         shutil.rmtree(store.root)
         return table
 
@@ -110,8 +116,8 @@ class RepeatedCounterfactuals(Repeated):
     def _make(self, view: GroupDataModule, store: CounterfactualStore, origin: dict[str, str]) -> None:
         """Make what the store lacks."""
 
-    def _attributor(self, store: Path, **options: Any) -> Attributor:
-        return elbo_attributor(store, self._operator, scoring=self._scoring, seed=self._seed, **options)
+    def _attributor(self, hparams: str | None = None) -> Attributor:
+        return CounterfactualAttributor(None, self._operator, self._scoring, seed=self._seed, hparams=hparams)
 
     def _seconds_a_pass(self, data: GroupDataModule, asked: Queries) -> float:
         """Estimated seconds to score the queries with one model."""

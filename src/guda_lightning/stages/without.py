@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from guda_lightning.attribution.operators import by_guidance
+from guda_lightning.attribution.counterfactual import by_guidance
 from guda_lightning.counterfactuals import GUIDANCE, CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Grouping
