@@ -121,7 +121,7 @@ class FittedELBOAttributor(FittedAttributor):
     def _cached(self, identity: Mapping[str, object]) -> SquaredErrors | None:
         """Squared errors of this identity, if they were kept."""
         path = self._path(identity)
-        if path is None or not self.context.execution.ranks.agreed(path.is_file()):
+        if path is None or not self.context.execution.ranks.broadcast(path.is_file()):
             return None
         return SquaredErrors.load(path, expect=identity)
 
@@ -129,7 +129,7 @@ class FittedELBOAttributor(FittedAttributor):
         """Keep squared errors under the identity that is their record."""
         path = self._path(errors.record)
         if path is not None:
-            self.context.execution.ranks.first(partial(errors.save, path))
+            self.context.execution.ranks.on_rank_zero(partial(errors.save, path))
 
     def _network(self) -> DiffusionModel:
         """A copy of the full model on the device, whose weights may be replaced."""

@@ -57,7 +57,7 @@ def _training(run: RunFolder, table: ScoreTable) -> dict[str, str]:
     """What went into the full model, unless it is another one, named with --full."""
     path = run.full / "record.json"
     full = read_json(path) if path.is_file() else {}
-    if not full or table.record.full_hash not in (None, full.get("full_hash")):
+    if not full or full.get("full_hash") != table.record.full_hash:
         return {}
     return {"Training": f"{full['steps']:,} steps, {full['seconds']:.0f} s"}
 

@@ -59,9 +59,8 @@ def placebo_lines(observed: ScoreTable, random: ScoreTable, tests: Mapping[str, 
     details = random_groups(random)
     found = details.near_duplicate_pairs
     if found:
-        named = [
-            f"{cut(pair['first'], 30)} and {cut(pair['second'], 30)}" for pair in details.near_duplicates
-        ]
+        twins = details.near_duplicates
+        named = [f"{cut(pair['first'], 30)} and {cut(pair['second'], 30)}" for pair in twins]
         lines.append(
             f"{found} pairs of training images in different groups are nearly the same: without one group, "
             f"the other still explains their queries. {_named(named, found)}."

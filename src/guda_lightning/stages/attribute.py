@@ -137,27 +137,27 @@ class AttributeStage(StageTrainer):
     def _score(self, attributor: FittedAttributor, request: _Request, path: Path, bar: tqdm[Any]) -> None:
         """Write one score table, unless it is complete."""
         ranks, parts = request.context.execution.ranks, self.run_folder.parts_of(path)
-        table = ranks.agreed(ChunkedTable.of(attributor, request.queries, parts))
-        if ranks.agreed(ScoreTable.is_complete(path, table.record)):
+        table = ranks.broadcast(ChunkedTable.of(attributor, request.queries, parts))
+        if ranks.broadcast(ScoreTable.is_complete(path, table.record)):
             say(_summary(path, request.weighting))
             say(f"attribute: {path} is complete, skipped")
         else:
             bar.reset(total=table.evaluations)
-            self._say_cost(attributor, request, table)
+            self._say_rest(attributor, request, table)
             notes = []
             for chunk in table.left:
                 scores = chunk.score(attributor, request.queries)
-                ranks.first(partial(scores.save, chunk.part))
+                ranks.on_rank_zero(partial(scores.save, chunk.part))
                 which = f"{chunk.name}, " if table.several else ""
                 notes += [f"{which}{note}" for note in scores.notes]
-            ranks.first(partial(self._write_table, path, table, request))
+            ranks.on_rank_zero(partial(self._write_table, path, table, request))
             for note in notes:
                 say(note)
             say(f"attribute: {path} written")
         if self.is_global_zero:
             shutil.rmtree(parts, ignore_errors=True)
 
-    def _say_cost(self, attributor: FittedAttributor, request: _Request, table: ChunkedTable) -> None:
+    def _say_rest(self, attributor: FittedAttributor, request: _Request, table: ChunkedTable) -> None:
         """Say what is scored already, and what the rest will cost."""
         queries, context = request.queries, request.context
         left = sum(len(chunk.rows) for chunk in table.left)

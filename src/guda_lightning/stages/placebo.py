@@ -196,7 +196,7 @@ def _tests(record: ScoreRecord, of: str, partitions: int) -> bool:
 def _details(
     record: ScoreRecord, datamodule: GroupDataModule, of: str, partitions: int, level: float
 ) -> RandomGroups:
-    """What identifies the scores of random groups; near-duplicates are taken from the record that has them."""
+    """What identifies the scores of random groups; near-duplicates are not looked for again."""
     if isinstance(record.details, RandomGroups):
         return replace(record.details, level=level)
     pairs = near_duplicates(datamodule.small_images(), datamodule.grouping)
