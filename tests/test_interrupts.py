@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from guda_lightning import CounterfactualStore, ScoreTable
+from guda_lightning.attribution.chunks import CHUNK_QUERIES
 from guda_lightning.cli.main import main
-from guda_lightning.stages.chunks import CHUNK_QUERIES
 
 CONF = Path(__file__).parent / "conf"
 KILLED = -9

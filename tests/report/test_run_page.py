@@ -26,7 +26,6 @@ from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report import without_section
 from guda_lightning.report.placebo_section import placebo_lines
 from guda_lightning.report.run import report_run
-from guda_lightning.storage.files import sha256_json
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -55,7 +54,7 @@ def test_the_page_tells_where_the_scores_come_from(finished_run: Path) -> None:
         "12 steps",
     ):
         assert fact in text, fact
-    assert table.record["full_hash"] == full["full_hash"]
+    assert table.record.full_hash == full["full_hash"]
 
 
 def test_the_page_needs_no_other_file_and_is_the_same_again(finished_run: Path) -> None:
@@ -89,9 +88,9 @@ def test_a_full_model_of_somebody_else_has_no_training_to_tell(finished_run: Pat
 def put_evaluation(run: Path, evaluation: Evaluation, query_hash: str | None = None) -> None:
     """Write it as if `guda evaluate` had compared the tables that the run folder has."""
     table = ScoreTable.load(run / "scores" / "retrack-0.parquet")
-    hashes = {"methods": {"retrack-0": sha256_json(table.record)}}
+    hashes = {"methods": {"retrack-0": table.record.hash}}
     hashes["oracles"] = evaluation.record["oracles"]
-    record = {**evaluation.record, **hashes, "query_hash": query_hash or table.record["query_hash"]}
+    record = {**evaluation.record, **hashes, "query_hash": query_hash or table.record.query_hash}
     replace(evaluation, record=record).save(run / "evaluation")
 
 
@@ -138,7 +137,7 @@ def put_placebo(run: Path) -> ScoreTable:
                 )
             )
     twins = [{"first": "<b>1</b>", "second": "2"}]
-    record = {"of": sha256_json(table.record), "partitions": 99, "level": 0.05}
+    record = {"of": table.record.hash, "partitions": 99, "level": 0.05}
     record |= {"near_duplicate_pairs": 1, "near_duplicates": twins}
     random = ScoreTable(ScoreTable.concat(parts).table, record)
     random.save(run / "placebo" / "retrack-0.parquet")
@@ -262,7 +261,7 @@ def test_own_images_are_not_mistaken_for_the_queries(finished_run: Path) -> None
     assert list(section.rows) == [f"sample-{index}" for index in range(4)]  # as drawn
     assert all(not cell for cells in section.rows.values() for cell, _ in cells)
     assert "Outlined" not in section.text
-    assert table.record["query_hash"] == record["query_hash"]
+    assert table.record.query_hash == record["query_hash"]
 
 
 def test_pictures_of_the_tables_own_operator_come_first(finished_run: Path) -> None:

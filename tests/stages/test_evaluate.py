@@ -23,7 +23,6 @@ from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.functional.ranking import METRICS
 from guda_lightning.report.verdicts import NO_UPPER_BOUND, ONE_SEED
 from guda_lightning.scores import ScoreTable, SquaredErrors
-from guda_lightning.storage.files import sha256_json
 
 GROUPS = tuple("abcdef")
 QUERIES = 60
@@ -480,8 +479,8 @@ def test_the_files_say_what_made_them_and_are_the_same_again(run: Path, plant: P
         schema = pq.read_schema(run / "evaluation" / name)
         assert schema.names[:3] == ["weighting", "noise", "per"]
         record = json.loads(schema.metadata[b"guda_lightning"])["record"]
-        assert record["methods"] == {"retrack-0": sha256_json(ScoreTable.load(method).record)}
-        assert record["oracles"] == {"retrain-0": sha256_json(ScoreTable.load(oracle).record)}
+        assert record["methods"] == {"retrack-0": ScoreTable.load(method).record.hash}
+        assert record["oracles"] == {"retrain-0": ScoreTable.load(oracle).record.hash}
         assert (record["resamples"], record["level"], record["seed"], record["per"]) == (60, 0.95, 0, "group")
         assert record["query_hash"] == RECORD["query_hash"]
     assert pd.read_parquet(run / "evaluation" / "metrics.parquet").columns.tolist() == [
@@ -595,7 +594,7 @@ def test_why_disjoint_noise_is_left_out_is_said(what: str, run: Path, finished_r
     score_on_noise(run, finished_run, {"retrain-0": 0.9, "retrack-0": 0.9})
     path = run / "scores" / "retrack-0.parquet"
     planted = ScoreTable.load(path)
-    plan = planted.record["plan"]
+    plan = planted.record.scoring.plan
     if what == "errors":
         shutil.rmtree(run / "scores" / "errors")
         expected = r"scores/errors/\w+\.safetensors cannot be read \(no such file\)"

@@ -25,7 +25,6 @@ from guda_lightning.data.grouping import Grouping
 from guda_lightning.evaluation import placebo_test
 from guda_lightning.posteriors import ClassifierPlan
 from guda_lightning.stages import placebo as stage
-from guda_lightning.storage.files import sha256_json
 
 CONF = Path(__file__).parents[1] / "conf"
 DIGITS = ["-c", str(CONF / "digits.yaml")]
@@ -134,7 +133,7 @@ def test_the_p_values_are_those_of_random_groups_scored_one_by_one(scored: Path,
     )
     table = ScoreTable.load(scored / "placebo" / "similarity-0.parquet")
     assert table.record == {
-        "of": sha256_json(ScoreTable.load(scored / "scores" / "similarity-0.parquet").record),
+        "of": ScoreTable.load(scored / "scores" / "similarity-0.parquet").record.hash,
         "partitions": 99,
         "level": 0.05,
         "near_duplicate_pairs": 0,
@@ -164,7 +163,7 @@ def test_what_is_complete_is_skipped_and_another_level_scores_nothing(
     assert "5 of 5 queries are attributable" in out and "at a false discovery rate of 99%" in out
     frame = pd.read_parquet(scored / "placebo" / "queries" / "similarity-0.parquet")
     assert frame["attributable"].all()
-    assert ScoreTable.load(scored / "placebo" / "similarity-0.parquet").record["level"] == 0.99
+    assert ScoreTable.load(scored / "placebo" / "similarity-0.parquet").record.details.level == 0.99
     assert len(fits) == 2  # the real groups alone, once each
 
     guda("placebo", *SIMILAR, "--run", scored)
