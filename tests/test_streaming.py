@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,13 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from guda_lightning import ScoreTable
-from guda_lightning.attribution import AttributionContext, CounterfactualAttributor, PixelSimilarity, chunks
+from guda_lightning.attribution import (
+    AttributionContext,
+    CounterfactualAttributor,
+    FittedELBOAttributor,
+    PixelSimilarity,
+    chunks,
+)
 from guda_lightning.attribution.chunks import ChunkedTable, StreamedQueries
 from guda_lightning.cli.main import main
 from guda_lightning.data import GroupDataModule, QueryFolder, load_queries, query_hash
@@ -22,8 +29,9 @@ from guda_lightning.diffusion import DiffusionModule, open_full
 from guda_lightning.errors import QueryError
 from guda_lightning.report.run import report_run
 from guda_lightning.scores import Scoring, SquaredErrors, stored_errors
+from guda_lightning.scores.record import ChunkRecord
 from guda_lightning.types import Queries
-from toys import Shades, gray_queries, message, tiny_unet
+from toys import Shades, gray_queries, message, tiny_full, tiny_unet
 
 CONF = Path(__file__).parent / "conf"
 PER_QUERY = 10 * 11  # 5 strata x 2 draws, ten groups and the full model
@@ -89,8 +97,8 @@ def test_scores_do_not_depend_on_chunks(
     parts = ScoreTable.load(table_path)
     asked = load_queries(finished_run / "queries", (1, 8, 8))
     hashes = [query_hash(asked.take(rows)) for rows in ([0, 1], [2, 3], [4])]
-    each = [{"queries": n, "query_hash": digest} for n, digest in zip((2, 2, 1), hashes, strict=True)]
-    assert parts.record == {**whole.record, "chunks": each}
+    each = tuple(ChunkRecord(n, digest) for n, digest in zip((2, 2, 1), hashes, strict=True))
+    assert parts.record == replace(whole.record, chunks=each)
     assert [part.queries for part in ScoreTable.load_parts(table_path)] == [
         ("sample-0", "sample-1"),
         ("sample-2", "sample-3"),
@@ -206,7 +214,7 @@ def asked(tmp_path: Path) -> StreamedQueries:
 def test_queries_that_change_while_they_are_scored_are_refused(
     asked: StreamedQueries, tmp_path: Path
 ) -> None:
-    attributor = PixelSimilarity().fit(None, asked.data, None)
+    attributor = PixelSimilarity().fit(AttributionContext(tiny_full(), asked.data))
     chunk = ChunkedTable.of(attributor, asked, tmp_path / "parts").chunks[0]
     assert chunk.score(attributor, asked).queries == ("a", "b", "c")
     shutil.copy(tmp_path / "a.png", tmp_path / "c.png")
@@ -221,7 +229,7 @@ def test_queries_that_change_while_they_are_scored_are_refused(
 
 
 def test_a_chunk_is_as_large_as_fits(asked: StreamedQueries, monkeypatch: pytest.MonkeyPatch) -> None:
-    attributor = PixelSimilarity().fit(None, asked.data, None)
+    attributor = PixelSimilarity().fit(AttributionContext(tiny_full(), asked.data))
 
     def rows(limit: int) -> list[int]:
         monkeypatch.setattr(chunks, "CHUNK_BYTES", limit)
@@ -238,9 +246,10 @@ def test_what_an_attributor_says_it_holds_are_its_squared_errors(
 ) -> None:
     kept: list[SquaredErrors] = []
     full = open_full(finished_run / "full", DiffusionModule(tiny_unet(), DDPMScheduler()))
-    attributor = CounterfactualAttributor(finished_run / "store", "retrack", Scoring(strata=3))
-    attributor.fit(AttributionContext(full))
-    monkeypatch.setattr(attributor, "_keep", kept.append)
+    attributor = CounterfactualAttributor(finished_run / "store", "retrack", Scoring(strata=3)).fit(
+        AttributionContext(full)
+    )
+    monkeypatch.setattr(FittedELBOAttributor, "_keep", lambda self, errors: kept.append(errors))
     queries = load_queries(finished_run / "queries", (1, 8, 8))
     table = attributor.score(queries)
     held = sum(one.errors.nbytes + one.timesteps.nbytes for one in kept) + table.table.nbytes

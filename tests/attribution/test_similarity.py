@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -17,12 +16,11 @@ from guda_lightning.attribution import AttributionContext, FittedAttributor, Pix
 from guda_lightning.data import Digits, GroupDataModule, query_hash
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.data.images import to_unit
-from guda_lightning.diffusion import DiffusionModule, FullModel
 from guda_lightning.errors import ConfigError, GroupError, QueryError
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Similarity
 from guda_lightning.types import Queries
-from toys import GROUPS, message, shades, tiny_unet
+from toys import GROUPS, message, shades, tiny_full
 
 OVERLAPPING = Grouping({"few": [3, 40], "many": range(2, 45), "empty": [], "odd": range(1, 48, 2)}, 48)
 
@@ -36,8 +34,7 @@ def queries(count: int = 5, seed: int = 0) -> Queries:
 
 def context(data: GroupDataModule | None, grouping: Grouping | None = None) -> AttributionContext:
     """Of a full model that no similarity looks at."""
-    full = FullModel.of(DiffusionModule(tiny_unet(), DDPMScheduler(num_train_timesteps=10)))
-    return AttributionContext(full, data, grouping)
+    return AttributionContext(tiny_full(), data, grouping)
 
 
 def scored(

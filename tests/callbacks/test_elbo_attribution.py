@@ -29,7 +29,8 @@ from guda_lightning.data import load_queries
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.data.images import to_unit
 from guda_lightning.errors import ConfigError, QueryError, StoreError
-from guda_lightning.scores import SquaredErrors, score_table
+from guda_lightning.scores import ScoreRecord, SquaredErrors, score_table
+from guda_lightning.scores.kinds import Custom
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Finetune, ReTrack
 from toys import GROUPS, message, quiet_trainer, shades, tiny_unet
@@ -149,7 +150,13 @@ def test_the_student_is_the_counterfactual_of_its_group(
         for model in (full.model, module.student)
     ]
     expected = score_table(
-        errors[0], {"dark": errors[1]}, schedule, SCORING, method="finetune", seed=0, record={}
+        errors[0],
+        {"dark": errors[1]},
+        schedule,
+        SCORING,
+        method="finetune",
+        seed=0,
+        record=ScoreRecord(Custom()),
     )
     expected = expected.select(weighting="elbo")
     assert callback.table is not None
@@ -258,9 +265,7 @@ def test_a_label_conditional_module_is_asked_with_its_labels(tmp_path: Path, dat
     assert data.labels is not None
     unlabelled = probe(data)
     queries = Queries(unlabelled.ids, unlabelled.images, data.labels[data.probe])
-    expected = CounterfactualAttributor(tmp_path / "store", "retrack", SCORING).fit(
-        AttributionContext(full, data)
-    )
+    expected = CounterfactualAttributor(tmp_path / "store", "retrack", SCORING).fit(AttributionContext(full))
     callback = ELBOAttributionCallback(store=tmp_path / "store", scoring=SCORING)
     trainer = quiet_trainer(tmp_path, callbacks=[callback])
     trainer.validate(module, data.val_dataloader(), verbose=False)

@@ -26,8 +26,17 @@ from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report import without_section
 from guda_lightning.report.placebo_section import placebo_lines
 from guda_lightning.report.run import report_run
+from guda_lightning.scores import ScoreRecord
+from guda_lightning.scores.kinds import Custom, RandomGroups, Similarity
 
 CONF = Path(__file__).parents[1] / "conf"
+
+
+def with_seed(table: ScoreTable, seed: int) -> ScoreTable:
+    """The table as if it had been scored on other noise."""
+    assert table.record.scoring is not None
+    scoring = replace(table.record.scoring, seed=seed)
+    return replace(table, record=replace(table.record, scoring=scoring))
 
 
 def text_of(page: Path) -> str:
@@ -104,7 +113,7 @@ def test_an_evaluation_of_these_queries_is_shown_until_tables_change(
     assert "Scored again since" not in text
     path = finished_run / "scores" / "retrack-0.parquet"
     table = ScoreTable.load(path)
-    ScoreTable(table.table, {**table.record, "scored": "again"}).save(path)
+    with_seed(table, 9).save(path)
     assert "Scored again since: retrack-0. Run guda evaluate again." in text_of(report_run(finished_run))
 
 
@@ -133,13 +142,14 @@ def put_placebo(run: Path) -> ScoreTable:
                     method="retrack",
                     weighting=weighting,
                     seed=0,
-                    record={},
+                    record=ScoreRecord(Custom()),
                 )
             )
     twins = [{"first": "<b>1</b>", "second": "2"}]
-    record = {"of": table.record.hash, "partitions": 99, "level": 0.05}
-    record |= {"near_duplicate_pairs": 1, "near_duplicates": twins}
-    random = ScoreTable(ScoreTable.concat(parts).table, record)
+    details = RandomGroups(
+        of=table.record.hash, partitions=99, level=0.05, near_duplicate_pairs=1, near_duplicates=twins
+    )
+    random = ScoreTable(ScoreTable.concat(parts).table, ScoreRecord(details))
     random.save(run / "placebo" / "retrack-0.parquet")
     return random
 
@@ -169,7 +179,7 @@ def test_queries_that_random_groups_explain_as_well_are_told(finished_run: Path)
         name: missed["query"][missed["weighting"] == name].tolist() for name in table.weightings
     }
 
-    ScoreTable(table.table, {**table.record, "scored": "again"}).save(path)
+    with_seed(table, 9).save(path)
     text = text_of(report_run(finished_run))
     assert "Placebo groups scored again since" in text
     assert "ot attributable" not in text
@@ -313,7 +323,11 @@ def test_the_newest_table_of_a_method_comes_before_the_oracles(finished_run: Pat
 def test_a_method_without_counterfactuals_has_a_page(finished_run: Path) -> None:
     scores = finished_run / "scores"
     table = ScoreTable.load(scores / "retrack-0.parquet")
-    kept = {name: table.record[name] for name in ("query_hash", "grouping_hash")}
+    kept = ScoreRecord(
+        Similarity(images_hash="of the images", mirrored=False, top=10),
+        query_hash=table.record.query_hash,
+        grouping_hash=table.record.grouping_hash,
+    )
     frame = table.select(weighting="elbo").to_pandas().assign(method="similarity", weighting="cosine")
     similar = table.table.from_pandas(frame, schema=table.table.schema, preserve_index=False)
     ScoreTable(similar, kept).save(scores / "similarity-0.parquet")

@@ -64,10 +64,9 @@ def test_the_single_draws_of_a_fixed_grid_average_to_its_table(finished_run: Pat
     scored = CounterfactualAttributor(
         finished_run / "store",
         scoring=Scoring(seed=3, draws=3, grid=(4, 30, 8)),
-        cache=tmp_path,
         groups=["3", "7"],
     )
-    table = scored.fit(AttributionContext(full)).score(queries)
+    table = scored.fit(AttributionContext(full, cache=tmp_path)).score(queries)
     errors = stored_errors(table, tmp_path)
     draws = [table_of_draw(table, errors, full.model.schedule, draw) for draw in range(3)]
     for weighting in get_args(Weighting):

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from guda_lightning import CounterfactualStore, PixelSimilarity, ScoreTable
+from guda_lightning.attribution import AttributionContext
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule, load_queries
 from guda_lightning.data.grouping import Grouping
@@ -132,7 +133,7 @@ def test_the_p_values_are_those_of_random_groups_scored_one_by_one(scored: Path,
         "placebo similarity-0, No two training images of different groups are nearly the same.\n"
     )
     table = ScoreTable.load(scored / "placebo" / "similarity-0.parquet")
-    assert table.record == {
+    assert table.record.to_json() == {
         "of": ScoreTable.load(scored / "scores" / "similarity-0.parquet").record.hash,
         "partitions": 99,
         "level": 0.05,
@@ -148,12 +149,12 @@ def test_what_is_complete_is_skipped_and_another_level_scores_nothing(
 ) -> None:
     guda("placebo", *SIMILAR, "--run", scored)
     before = files(scored)
-    fits: list[Grouping | None] = []
+    fits: list[AttributionContext] = []
     fit = PixelSimilarity.fit
     monkeypatch.setattr(
         PixelSimilarity,
         "fit",
-        lambda self, full, data, groups: fits.append(groups) or fit(self, full, data, groups),
+        lambda self, context: fits.append(context) or fit(self, context),
     )
     skipped = f"placebo: {scored}/placebo/similarity-0.parquet is complete, skipped\n"
     assert guda("placebo", *SIMILAR, "--run", scored).startswith(skipped)
