@@ -11,7 +11,7 @@ from benchmarks import oracles
 from benchmarks.agree import score
 from benchmarks.stages import Asked
 from benchmarks.tables import with_interval, write_table
-from guda_lightning.attribution import RacingAttributor
+from guda_lightning.attribution import AttributionContext, RacingAttributor
 from guda_lightning.data import load_queries
 from guda_lightning.diffusion import open_full
 from guda_lightning.evaluation import agreement
@@ -42,7 +42,7 @@ def run(asked: Asked) -> None:
             racing = RacingAttributor(bench.run.store, method, top=top)
             counted: list[int] = []
             racing.work_on(torch.device("cpu"), counted.append)
-            table = racing.fit(full, None, None).score(queries)
+            table = racing.fit(AttributionContext(full)).score(queries)
             evaluations = sum(counted) / len(queries)
             spent[f"{method}, race for the top {top}"] = (table.matrix(), evaluations, racing.notes()[0])
         for name, (scores, evaluations, note) in spent.items():

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from benchmarks import figures, oracles
 from benchmarks.agree import make
 from benchmarks.stages import Asked, Bench
-from guda_lightning.attribution import elbo_attributor
+from guda_lightning.attribution import AttributionContext, elbo_attributor
 from guda_lightning.data import load_queries
 from guda_lightning.diffusion import open_full
 from guda_lightning.evaluation import agreement
@@ -50,7 +50,7 @@ def measure(bench: Bench, plans: Mapping[int, tuple[int, int]]) -> Sequence[dict
             method: elbo_attributor(
                 run.store, method, scoring=scoring, groups=found[0].groups, cache=run.errors
             )
-            .fit(full, None, None)
+            .fit(AttributionContext(full))
             .score(queries)
             for method in METHODS
         }

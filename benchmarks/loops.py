@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.forget_target import SETTINGS
-from guda_lightning.attribution import CounterfactualAttributor
+from guda_lightning.attribution import AttributionContext, CounterfactualAttributor
 from guda_lightning.attribution.scoring import noised_queries
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule, ImageTable, Source
@@ -104,7 +104,7 @@ def scoring_forms(setting: Setting, folder: Path) -> tuple[dict[str, Work], int]
     queries = Queries(tuple(f"query-{number}" for number in range(setting.queries)), pixels)
     scoring = Scoring(strata=setting.strata, draws=2, batch_size=setting.batch)
     attributor = CounterfactualAttributor(folder, scoring=scoring)
-    attributor.fit(full, None, None)
+    attributor.fit(AttributionContext(full))
     forms: dict[str, Work] = {
         "bare": bare_passes(full.model, queries, scoring, 1 + len(GROUPS)),
         "ours": partial(attributor.score, queries),

@@ -216,7 +216,7 @@ def run(asked: Asked) -> None:
         "The weight of the forget term",
         subtitle,
     )
-    sizes = shown.oracles[0].record["group_sizes"].values()
+    sizes = shown.oracles[0].record.group_sizes.values()
     counts = {**COUNTS, sum(sizes) - max(sizes): "retrack"}
     figures.lines(
         asked.docs, by_setting(shown, counts), "K", "neighbours", "Neighbours of ReTrack's target", subtitle

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -115,8 +116,8 @@ def test_scores_are_those_of_one_process_each_query_once(folder: Path, strategy:
     two = ScoreTable.load(folder / f"scored-{strategy}" / "scores" / f"{table}-queries.parquet")
     assert one.queries == two.queries == tuple(f"sample-{number}" for number in range(QUERIES))
     assert one.groups == two.groups
-    assert [chunk["queries"] for chunk in two.record["chunks"]] == [2, 2, 1]
-    assert {**one.record, "chunks": None} == {**two.record, "chunks": None}
+    assert [chunk.queries for chunk in two.record.chunks] == [2, 2, 1]
+    assert replace(one.record, chunks=()) == replace(two.record, chunks=())
     assert len(one) == len(two)
     for weighting in one.weightings:
         first, second = (part.select(weighting=weighting) for part in (one, two))

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor, nn
 
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import GroupDataModule, ImageTable, Source
-from guda_lightning.diffusion import FullModel
+from guda_lightning.diffusion import DiffusionModule, FullModel
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors import (
     ClassifierKey,
@@ -55,6 +55,11 @@ def tiny_unet(seed: int = 0, **config: Any) -> UNet2DModel:
             norm_num_groups=4,
             **config,
         )
+
+
+def tiny_full(seed: int = 0, timesteps: int = 100) -> FullModel:
+    """A full model of a `tiny_unet`."""
+    return FullModel.of(DiffusionModule(tiny_unet(seed), DDPMScheduler(num_train_timesteps=timesteps)))
 
 
 class Shades(Source):

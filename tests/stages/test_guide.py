@@ -47,7 +47,7 @@ def test_one_classifier_scores_all_groups(finished_run: Path, capsys: pytest.Cap
     table = ScoreTable.load(finished_run / "scores" / "guidance-0.parquet")
     assert table.methods == ("guidance",)
     assert table.groups == tuple(map(str, range(10)))
-    assert table.record["hparams_hash"] == record.hparams_hash
+    assert table.record.details.hparams_hash == record.hparams_hash
     assert table.select(weighting="elbo").matrix().abs().max() > 0
 
     succeed(*GUIDE, "--run", finished_run)
@@ -165,7 +165,7 @@ def test_groups_are_removed_together(finished_run: Path, capsys: pytest.CaptureF
     succeed(*ATTRIBUTE, "--run", finished_run, "--groups", "7+3,3,7")
     table = ScoreTable.load(finished_run / "scores" / "guidance-0.parquet")
     assert table.groups == ("3+7", "3", "7")
-    sizes = table.record["group_sizes"]
+    sizes = table.record.group_sizes
     assert sizes["3+7"] == sizes["3"] + sizes["7"]
     together, three, seven = table.select(weighting="elbo").matrix().T
     assert not torch.allclose(together, three + seven)

@@ -410,7 +410,7 @@ def test_the_oracle_is_scored_as_any_other_counterfactual(finished_run: Path, gu
         assert table.methods == ("retrain",)
         assert set(table.to_pandas()["seed"]) == {seed}
         assert table.groups == ("3", "7")
-        assert table.record["counterfactuals"] == {
+        assert table.record.details.counterfactuals == {
             group: oracles(finished_run)[group, seed].files["model.safetensors"] for group in ("3", "7")
         }
     elbo = [table.select(weighting="elbo").matrix() for table in tables]

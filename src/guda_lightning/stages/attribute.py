@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,15 @@ from lightning.pytorch import LightningModule
 from safetensors.torch import save as to_safetensors
 from tqdm import tqdm
 
-from guda_lightning.attribution import Attributor, elbo_attributor
+from guda_lightning.attribution import (
+    AttributionContext,
+    Attributor,
+    CounterfactualAttributor,
+    FittedAttributor,
+)
+from guda_lightning.attribution.chunks import ChunkedTable, StreamedQueries
 from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
+from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.makers.costs import evaluation_seconds, is_timed, quiet, say, say_cost
@@ -27,9 +36,18 @@ from guda_lightning.stages.choices import (
     refuse_choices,
     table_names,
 )
-from guda_lightning.stages.chunks import AskedQueries, ChunkedTable, is_complete
 from guda_lightning.storage.files import write_atomic
 from guda_lightning.types import Weighting
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a user wants scored, and how."""
+
+    queries: StreamedQueries
+    context: AttributionContext
+    batch_size: int
+    weighting: Weighting
 
 
 class AttributeStage(StageTrainer):
@@ -50,7 +68,7 @@ class AttributeStage(StageTrainer):
         full: Path | None = None,
         attributor: Attributor | None = None,
         name: str | None = None,
-    ) -> None:
+    ) -> list[Path]:
         """Score queries against every group's counterfactual and write RUN/scores.
 
         Any number of queries: they are read and scored in chunks of at most 1024, fewer where pictures are
@@ -76,92 +94,107 @@ class AttributeStage(StageTrainer):
             attributor: Another attributor than the counterfactuals of RUN/store, such as PixelSimilarity.
             name: Added to the names of the tables, to keep what would replace others: RUN/scores holds one
                 table per method, seed and name.
+
+        Returns:
+            The score tables, one a seed.
         """
-        run, seeds = self.run_folder, chosen_seeds(seed or 0, "--seed")
-        source = self.open_full(full, model, datamodule)
-        folder = QueryFolder(self.query_path(queries), datamodule.image_shape, resize=resize)
-        asked = AskedQueries(folder, datamodule, source.model.conditional)
-        with tqdm(desc="attribute", unit="evaluation", leave=False, disable=quiet(self)) as bar:
-            options: dict[str, Any] = {
-                "scoring": scoring,
-                "hparams": hparams,
-                "groups": chosen_groups(datamodule.grouping, groups),
-                "cache": run.errors,
-            }
-            attributors: list[Attributor] = [
-                elbo_attributor(run.store, operator, seed=one, **options) for one in seeds
+        attributors: list[Attributor] = []
+        if attributor is not None:
+            refuse_choices(*ATTRIBUTOR, operator=operator, hparams=hparams, groups=groups, seed=seed)
+            attributors = [attributor]
+        else:
+            chosen = chosen_groups(datamodule.grouping, groups)
+            attributors = [
+                CounterfactualAttributor(None, operator, scoring, seed=one, hparams=hparams, groups=chosen)
+                for one in chosen_seeds(seed or 0, "--seed")
             ]
-            if attributor is not None:
-                refuse_choices(*ATTRIBUTOR, operator=operator, hparams=hparams, groups=groups, seed=seed)
-                attributors = [attributor]
-            for one_of in attributors:
-                one_of.work_on(self.strategy.root_device, lambda count: bar.update(count * self.world_size))
-            fitted = [one.fit(source, datamodule, datamodule.grouping) for one in attributors]
-            start_processes(self)
-            ranks = Ranks.of(self)
-            for one in fitted:
-                one.share_with(ranks)
-                self.table_path = path = run.table(one.method, one.seed, *table_names(queries, name))
-                table = ranks.broadcast(ChunkedTable.of(one, asked, run.parts_of(path)))
-                if ranks.broadcast(is_complete(path, table.record)):
-                    say(self._summary(path, weighting))
-                    say(f"attribute: {path} is complete, skipped")
-                else:
-                    bar.reset(total=table.evaluations)
-                    done = len(asked) - sum(len(chunk.rows) for chunk in table.left)
-                    if done:
-                        say(f"attribute: {done} of {len(asked)} queries are scored already")
-                    if table.evaluations:
-                        where = (scoring.batch_size, self.strategy.root_device)
-                        each = (
-                            evaluation_seconds(source.model, datamodule, *where) if is_timed(self) else None
-                        )
-                        say_cost(
-                            f"attribute: {len(asked) - done} queries, {len(one.fitted_groups)} groups, "
-                            f"{table.evaluations} network evaluations",
-                            None if each is None else each * table.evaluations / self.world_size,
-                        )
-                    notes = self._score_left(table, one, asked, ranks)
-                    ranks.on_rank_zero(partial(self._write_table, path, table, asked, weighting))
-                    for note in notes:
-                        say(note)
-                    say(f"attribute: {path} written")
-                if self.is_global_zero:
-                    shutil.rmtree(run.parts_of(path), ignore_errors=True)
+        run, source = self.run_folder, self.open_full(full, model, datamodule)
+        folder = QueryFolder(self.query_path(queries), datamodule.image_shape, resize=resize)
+        streamed = StreamedQueries(folder, datamodule, source.model.conditional)
+        with tqdm(desc="attribute", unit="evaluation", leave=False, disable=quiet(self)) as bar:
+            execution = Execution(
+                self.strategy.root_device, on_evaluations=lambda count: bar.update(count * self.world_size)
+            )
+            context = AttributionContext(
+                source, datamodule, store=run.store, cache=run.errors, execution=execution
+            )
+            context = self._spread(attributors, context)
+            request, paths = _Request(streamed, context, scoring.batch_size, weighting), []
+            for fitted in [one.fit(context) for one in attributors]:
+                paths.append(run.table(fitted.method, fitted.seed, *table_names(queries, name)))
+                self._score(fitted, request, paths[-1], bar)
+        self.table_path = paths[-1]
+        return paths
 
-    def _score_left(
-        self, table: ChunkedTable, attributor: Attributor, asked: AskedQueries, ranks: Ranks
-    ) -> list[str]:
-        """Score the chunks that are left and write each as it is done; what the user should know of them."""
-        notes = []
-        for chunk in table.left:
-            scores = chunk.score(attributor, asked)
-            ranks.on_rank_zero(partial(scores.save, chunk.part))
-            which = f"{chunk.name}, " if table.several else ""
-            notes += [f"{which}{note}" for note in attributor.notes()]
-        return notes
+    def _spread(self, attributors: Sequence[Attributor], context: AttributionContext) -> AttributionContext:
+        """Start the processes that share the work; what does not fit is refused before they are there."""
+        if self.world_size > 1:
+            for one in attributors:
+                one.fit(context)
+        start_processes(self)
+        return replace(context, execution=replace(context.execution, ranks=Ranks.of(self)))
 
-    def _write_table(
-        self, path: Path, table: ChunkedTable, asked: AskedQueries, weighting: Weighting
-    ) -> None:
+    def _score(self, attributor: FittedAttributor, request: _Request, path: Path, bar: tqdm[Any]) -> None:
+        """Write one score table, unless it is complete."""
+        ranks, parts = request.context.execution.ranks, self.run_folder.parts_of(path)
+        table = ranks.broadcast(ChunkedTable.of(attributor, request.queries, parts))
+        if ranks.broadcast(ScoreTable.is_complete(path, table.record)):
+            say(_summary(path, request.weighting))
+            say(f"attribute: {path} is complete, skipped")
+        else:
+            bar.reset(total=table.evaluations)
+            self._say_rest(attributor, request, table)
+            notes = []
+            for chunk in table.left:
+                scores = chunk.score(attributor, request.queries)
+                ranks.on_rank_zero(partial(scores.save, chunk.part))
+                which = f"{chunk.name}, " if table.several else ""
+                notes += [f"{which}{note}" for note in scores.notes]
+            ranks.on_rank_zero(partial(self._write_table, path, table, request))
+            for note in notes:
+                say(note)
+            say(f"attribute: {path} written")
+        if self.is_global_zero:
+            shutil.rmtree(parts, ignore_errors=True)
+
+    def _say_rest(self, attributor: FittedAttributor, request: _Request, table: ChunkedTable) -> None:
+        """Say what is scored already, and what the rest will cost."""
+        queries, context = request.queries, request.context
+        left = sum(len(chunk.rows) for chunk in table.left)
+        if left < len(queries):
+            say(f"attribute: {len(queries) - left} of {len(queries)} queries are scored already")
+        if not table.evaluations:
+            return
+        each = None
+        if is_timed(self):
+            where = (request.batch_size, self.strategy.root_device)
+            each = evaluation_seconds(context.full.model, queries.data, *where)
+        say_cost(
+            f"attribute: {left} queries, {len(attributor.groups)} groups, "
+            f"{table.evaluations} network evaluations",
+            None if each is None else each * table.evaluations / self.world_size,
+        )
+
+    def _write_table(self, path: Path, table: ChunkedTable, request: _Request) -> None:
         """Write a score table with all that its page needs, and log it; of a long one the first chunk."""
         run, first = self.run_folder, table.chunks[0]
-        queries = asked.read(first.rows)
+        queries = request.queries.read(first.rows)
         with closing_runs():
             loggers = stage_loggers(self.loggers, run.name, "attribute", f"attribute {path.stem}")
             for logger in loggers:
-                logger.log_hyperparams(dict(table.record))
-            shown = _weighted(ScoreTable.load(first.part), weighting)
+                logger.log_hyperparams(table.record.to_json())
+            shown = _weighted(ScoreTable.load(first.part), request.weighting)
             log_attribution(loggers, shown, queries, (), "attribution")
         save_queries(run.queries_of(path), queries, {"of": path.name})
-        write_atomic(run.examples, to_safetensors(asked.data.examples()))
+        write_atomic(run.examples, to_safetensors(request.queries.data.examples()))
         table.save(path)
-        say(self._summary(path, weighting))
+        say(_summary(path, request.weighting))
         if table.several:
-            say(f"attribute: page and W&B show the first {len(queries)} of {len(asked)} queries")
+            say(f"attribute: page and W&B show the first {len(queries)} of {len(request.queries)} queries")
 
-    def _summary(self, path: Path, weighting: Weighting) -> str:
-        return summary_of_parts(_weighted(part, weighting) for part in ScoreTable.load_parts(path))
+
+def _summary(path: Path, weighting: Weighting) -> str:
+    return summary_of_parts(_weighted(part, weighting) for part in ScoreTable.load_parts(path))
 
 
 def _weighted(table: ScoreTable, weighting: Weighting) -> ScoreTable:

@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule
 
 from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion import FullModel
 from guda_lightning.makers.classifier_trainer import ClassifierTrainer, classifier_hparams
 from guda_lightning.makers.costs import say, spent
 from guda_lightning.posteriors import ClassifierKey, ClassifierPlan, ClassifierStore, NoiseLevel
@@ -39,15 +40,8 @@ def guide(
         GudaError: No full model, or a conditional one whose labels tell the groups.
     """
     chosen_groups(datamodule.grouping, None)  # each can be removed
-    maker = ClassifierTrainer(
-        full=trainer.open_full(full, model, datamodule),
-        data=datamodule,
-        store=ClassifierStore(trainer.run_folder.store),
-        trainers=trainer.trainers,
-        hparams=classifier_hparams(classifier, datamodule, trainer),
-        plan=classifier,
-        seed=seed,
-    )
+    source = trainer.open_full(full, model, datamodule)
+    maker = classifier_trainer(trainer, source, datamodule, classifier, seed)
     if maker.has():
         say("guide: the classifier is complete, skipped")
         return maker.key()
@@ -61,6 +55,25 @@ def guide(
     for level in record.levels:
         say(_described(NoiseLevel(**level)))
     return maker.key()
+
+
+def classifier_trainer(
+    trainer: StageTrainer,
+    full: FullModel,
+    datamodule: GroupDataModule,
+    classifier: ClassifierPlan,
+    seed: int,
+) -> ClassifierTrainer:
+    """What makes the classifier of a run, from the options of ``guide``."""
+    return ClassifierTrainer(
+        full=full,
+        data=datamodule,
+        store=ClassifierStore(trainer.run_folder.store),
+        trainers=trainer.trainers,
+        hparams=classifier_hparams(classifier, datamodule, trainer),
+        plan=classifier,
+        seed=seed,
+    )
 
 
 def _described(level: NoiseLevel) -> str:

@@ -6,6 +6,7 @@ from guda_lightning.stages.attribute import AttributeStage
 from guda_lightning.stages.fit import fit_full as _fit_full
 from guda_lightning.stages.fit import validate_full as _validate_full
 from guda_lightning.stages.guide import guide as _guide
+from guda_lightning.stages.placebo import placebo as _placebo
 from guda_lightning.stages.retrain import retrain as _retrain
 from guda_lightning.stages.sample import sample as _sample
 from guda_lightning.stages.unlearn import unlearn as _unlearn
@@ -19,5 +20,6 @@ class GudaTrainer(AttributeStage):
     validate_full = _validate_full
     unlearn = _unlearn
     guide = _guide
+    placebo = _placebo
     retrain = _retrain
     sample = _sample

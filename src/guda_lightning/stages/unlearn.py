@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion import FullModel
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.makers.costs import is_timed, say, say_cost, say_skipped, spent
 from guda_lightning.makers.unlearner import Unlearner, saves_memory
@@ -62,28 +63,15 @@ def unlearn(
         GudaError: No full model, an unknown or empty group, or an objective that does not fit.
     """
     spreading = Spreading.of(trainer, spread, resolved)
-    objective = objective or ReTrack()
     at_least_one("steps", steps)
-    grouping = datamodule.grouping
+    objective, grouping = objective or ReTrack(), datamodule.grouping
     coalitions = {name: grouping.coalition(name) for name in chosen_groups(grouping, groups)}
     for forgotten in coalitions.values():
         objective.check(len(grouping.retain(forgotten)))
         objective.read(datamodule.unlearning(forgotten))
-    maker = Unlearner(
-        full=trainer.open_full(full, model, datamodule),
-        data=datamodule,
-        store=CounterfactualStore(trainer.run_folder.store),
-        trainers=trainer.trainers,
-        hparams=unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, trainer, lora),
-        seed=seed,
-        objective=objective,
-        optimizer=optimizer,
-        lr_scheduler=lr_scheduler,
-        steps=steps,
-        lora=lora,
-        checkpointing=saves_memory(model),
-        device=trainer.strategy.root_device,
-    )
+    source = trainer.open_full(full, model, datamodule)
+    how = (objective, steps, optimizer, lr_scheduler, seed, lora)
+    maker = unlearner(trainer, model, source, datamodule, *how)
     todo = [name for name, removed in coalitions.items() if not maker.has(removed)]
     say_skipped("unlearn", [name for name in coalitions if name not in todo])
     if todo:
@@ -100,3 +88,33 @@ def unlearn(
             say(f"unlearn: {name} done ({position} of {len(todo)}), {spent(vars(record))}")
     trainer.made = maker.key(next(iter(coalitions.values())))
     return [maker.key(removed) for removed in coalitions.values()]
+
+
+def unlearner(
+    trainer: StageTrainer,
+    model: LightningModule,
+    full: FullModel,
+    datamodule: GroupDataModule,
+    objective: Objective,
+    steps: int,
+    optimizer: OptimizerCallable,
+    lr_scheduler: LRSchedulerCallable | None,
+    seed: int,
+    lora: Lora | None,
+) -> Unlearner:
+    """What makes the counterfactuals of a run, from the options of ``unlearn``."""
+    return Unlearner(
+        full=full,
+        data=datamodule,
+        store=CounterfactualStore(trainer.run_folder.store),
+        trainers=trainer.trainers,
+        hparams=unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, trainer, lora),
+        seed=seed,
+        objective=objective,
+        optimizer=optimizer,
+        lr_scheduler=lr_scheduler,
+        steps=steps,
+        lora=lora,
+        checkpointing=saves_memory(model),
+        device=trainer.strategy.root_device,
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from guda_lightning.attribution.operators import by_guidance
+from guda_lightning.attribution.counterfactual import by_guidance
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Grouping
@@ -86,7 +86,8 @@ def drawings_without(
         made = {"operator": operator, "counterfactual_seed": chosen.seed, "without": name}
         return Drawing(folder, unfinished, {**noise, **made, "counterfactual": weights}, read)
 
-    if by_guidance(chosen.store, chosen.operator):
+    store = CounterfactualStore(chosen.store)
+    if by_guidance(store, chosen.operator):
         stored = open_posterior(
             ClassifierStore(chosen.store),
             full.model.schedule,
@@ -99,7 +100,7 @@ def drawings_without(
         return [
             drawing(GUIDANCE, name, stored.hash, partial(away, grouping.coalition(name))) for name in groups
         ]
-    store, network = CounterfactualStore(chosen.store), copy.deepcopy(full.model.denoiser)
+    network = copy.deepcopy(full.model.denoiser)
     model = replace(full.model, denoiser=network)
 
     def read(key: CounterfactualKey) -> DiffusionModel:
