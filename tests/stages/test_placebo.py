@@ -24,7 +24,7 @@ from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule, load_queries
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.evaluation import placebo_test
-from guda_lightning.posteriors import ClassifierPlan
+from guda_lightning.posteriors import ClassifierPlan, ClassifierStore
 from guda_lightning.stages import placebo as stage
 from guda_lightning.stages.partitions import Partitions
 
@@ -484,7 +484,8 @@ def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
         assert frame["p"][frame["weighting"] == weighting].tolist() == test.p.tolist()
     (tmp_path / "first.parquet").write_bytes(first)
     assert ScoreTable.load(tmp_path / "first.parquet").groups == random.groups[:count]
-    assert len(CounterfactualStore(run / "store").records()) == 1  # of the real groups
+    stores = CounterfactualStore(run / "store"), ClassifierStore(run / "store")
+    assert sum(len(store.records()) for store in stores) == 1  # of the real groups
 
 
 def test_two_methods_at_once_are_refused(finished_run: Path, refused: Refused) -> None:
@@ -511,7 +512,7 @@ def test_guidance_needs_the_classifier_of_the_real_groups(finished_run: Path, re
     assert re.fullmatch(
         re.escape(
             message(
-                f"there is no classifier in {finished_run / 'store'}",
+                f"there is no classifier in {finished_run / 'store' / 'classifiers'}",
                 "none of any kind",
                 "one with seed 0, hyper-parameters HASH",
                 "run guda guide",
