@@ -154,9 +154,7 @@ def test_chunks_of_queries_do_not_tell_tables_apart(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_this_version_does_not_know(
-    about: dict[str, Any], found: str, tmp_path: Path
-) -> None:
+def test_what_this_version_does_not_know(about: dict[str, Any], found: str, tmp_path: Path) -> None:
     path = write(tmp_path / "table.parquet", about)
     expected = message(
         f"{path} cannot be read",
