@@ -103,8 +103,7 @@ def scoring_forms(setting: Setting, folder: Path) -> tuple[dict[str, Work], int]
     pixels = torch.rand(setting.queries, *setting.shape) * 2 - 1
     queries = Queries(tuple(f"query-{number}" for number in range(setting.queries)), pixels)
     scoring = Scoring(strata=setting.strata, draws=2, batch_size=setting.batch)
-    attributor = CounterfactualAttributor(folder, scoring=scoring)
-    attributor.fit(AttributionContext(full))
+    attributor = CounterfactualAttributor(folder, scoring=scoring).fit(AttributionContext(full))
     forms: dict[str, Work] = {
         "bare": bare_passes(full.model, queries, scoring, 1 + len(GROUPS)),
         "ours": partial(attributor.score, queries),

@@ -14,8 +14,8 @@ from diffusers import UNet2DModel
 from lightning.pytorch import LightningModule
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from guda_lightning.attribution import CounterfactualAttributor
 from guda_lightning.attribution import scoring as scoring_loop
+from guda_lightning.attribution.networks import FittedNetworks
 from guda_lightning.data.batches import Samples
 from guda_lightning.diffusion import DiffusionModule
 from guda_lightning.functional import noise as noise_functions
@@ -35,7 +35,7 @@ _LABELS: dict[str, tuple[tuple[Any, str], ...]] = {
     "hash": ((noise_functions, "query_key"),),
     "add_noise": ((scoring_loop, "add_noise"),),
     "errors": ((scoring_loop, "squared_error"),),
-    "weights": ((CounterfactualAttributor, "_become"),),
+    "weights": ((FittedNetworks, "_become"),),
     "target": ((Objective, "preserve_target"), (objectives_module, "retain_posterior")),
     "data": ((Samples, "__getitems__"),),
     "log": ((LightningModule, "log"), (LightningModule, "log_dict")),

@@ -136,7 +136,7 @@ class Sweep:
             model = open_full(self.bench.run.full, LightningModule()).model
             asked = load_queries(self.queries, IMAGE_SHAPE[model.denoiser.config["in_channels"]])
             errors, timesteps = squared_errors(model, asked, SCORING)
-            SquaredErrors(asked.ids, errors, timesteps, SCORING.record(model.schedule)).save(path)
+            SquaredErrors(asked.ids, errors, timesteps, vars(SCORING.record(model.schedule))).save(path)
         return SquaredErrors.load(path, {})
 
 

@@ -132,7 +132,7 @@ def test_its_own_trainer_and_the_attributor_agree(
     for name, pixels in zip(callback.table.queries, digits.images[:5, 0], strict=True):
         Image.fromarray(pixels.numpy()).save(folder / f"{name}.png")
     attributor = CounterfactualAttributor(tmp_path / "store", "retrack", SCORING)
-    table = attributor.fit(AttributionContext(full, digits)).score(load_queries(folder, (1, 8, 8)))
+    table = attributor.fit(AttributionContext(full)).score(load_queries(folder, (1, 8, 8)))
     expected = table.select(weighting="uniform")
     order = [expected.queries.index(query) for query in callback.table.queries]
     torch.testing.assert_close(callback.table.matrix(), expected.matrix()[order], rtol=0, atol=1e-4)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from guda_lightning import CounterfactualStore, PixelSimilarity, ScoreTable
-from guda_lightning.attribution import AttributionContext
+from guda_lightning.attribution import AttributionContext, FittedAttributor
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule, load_queries
 from guda_lightning.data.grouping import Grouping
@@ -222,11 +222,10 @@ def test_it_goes_on_where_it_was_interrupted(
     fits: list[str] = []
     fit = PixelSimilarity.fit
 
-    def noted(
-        self: PixelSimilarity, full: object, data: GroupDataModule, grouping: Grouping
-    ) -> PixelSimilarity:
-        fits.append(grouping.names[0])
-        return fit(self, None, data, grouping)
+    def noted(self: PixelSimilarity, context: AttributionContext) -> FittedAttributor:
+        assert context.grouping is not None
+        fits.append(context.grouping.names[0])
+        return fit(self, context)
 
     monkeypatch.setattr(PixelSimilarity, "fit", noted)
     guda("placebo", *SIMILAR, "--run", scored)
