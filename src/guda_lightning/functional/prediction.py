@@ -20,6 +20,11 @@ def add_noise(x0: Tensor, noise: Tensor, gamma: Tensor, sigma: Tensor) -> Tensor
     return gamma * x0 + sigma * noise
 
 
+def implied_noise(x_t: Tensor, mean: Tensor, gamma: Tensor, sigma: Tensor) -> Tensor:
+    """``(x_t − γ x̄) / σ``, the noise that leads from a clean sample x̄ to x_t; σ must not be 0."""
+    return (x_t - gamma * mean) / sigma
+
+
 def to_x0(output: Tensor, x_t: Tensor, gamma: Tensor, sigma: Tensor, prediction: PredictionType) -> Tensor:
     """x̂_0 from a network's output; γ must not be 0 where the network predicts ε."""
     match prediction:
@@ -41,7 +46,7 @@ def to_noise(output: Tensor, x_t: Tensor, gamma: Tensor, sigma: Tensor, predicti
         case "v_prediction":
             return sigma * x_t + gamma * output
         case "sample":
-            return (x_t - gamma * output) / sigma
+            return implied_noise(x_t, output, gamma, sigma)
         case "flow":
             return x_t + gamma * output
 

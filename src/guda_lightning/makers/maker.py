@@ -62,6 +62,13 @@ class Maker(ABC):
             GudaError: The objective, the data or the trainer do not fit each other.
         """
 
+    def check(self, groups: Sequence[str]) -> None:  # noqa: B027  (most can remove any groups)
+        """Refuse groups whose counterfactual cannot be made, before any work.
+
+        Raises:
+            GudaError: It cannot.
+        """
+
     @abstractmethod
     def seconds(self) -> float | None:
         """Estimated seconds to make one counterfactual; None where nobody knows."""

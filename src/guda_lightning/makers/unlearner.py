@@ -18,7 +18,7 @@ from guda_lightning.makers.costs import step_seconds
 from guda_lightning.makers.maker import Maker, name_of
 from guda_lightning.makers.trainers import Training
 from guda_lightning.makers.training import callbacks
-from guda_lightning.unlearning import Objective, UnlearnModule
+from guda_lightning.unlearning import Objective, ObjectiveContext, UnlearnModule
 
 VALIDATIONS = 4  # while unlearning a group: enough to see its influence grow
 
@@ -53,7 +53,12 @@ class Unlearner(Maker):
     @property
     def operator(self) -> str:
         """Name of the objective."""
-        return self.objective.name
+        return self.objective.operator
+
+    def check(self, groups: Sequence[str]) -> None:
+        """Refuse groups that the objective cannot forget, before any work; raises as ``Objective.bind``."""
+        data, schedule = self.data.unlearning(groups), self.full.model.schedule
+        self.objective.bind(ObjectiveContext(data, schedule, self.provenance, torch.device("cpu")))
 
     def student(self, groups: Sequence[str]) -> UnlearnModule:
         """A student that has not begun to forget these groups."""

@@ -66,18 +66,17 @@ def unlearn(
     at_least_one("steps", steps)
     objective, grouping = objective or ReTrack(), datamodule.grouping
     coalitions = {name: grouping.coalition(name) for name in chosen_groups(grouping, groups)}
-    for forgotten in coalitions.values():
-        objective.check(len(grouping.retain(forgotten)))
-        objective.read(datamodule.unlearning(forgotten))
     source = trainer.open_full(full, model, datamodule)
     how = (objective, steps, optimizer, lr_scheduler, seed, lora)
     maker = unlearner(trainer, model, source, datamodule, *how)
     todo = [name for name, removed in coalitions.items() if not maker.has(removed)]
+    for name in todo:
+        maker.check(coalitions[name])
     say_skipped("unlearn", [name for name in coalitions if name not in todo])
     if todo:
         each = maker.seconds() if is_timed(trainer, spreading is not None) else None
         say_cost(
-            f"unlearn: {len(todo)} groups x {steps} steps ({objective.name})",
+            f"unlearn: {len(todo)} groups x {steps} steps ({objective.operator})",
             None if each is None else each * len(todo),
         )
     if todo and spreading is not None:
