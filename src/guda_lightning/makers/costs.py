@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.cost import BACKWARD_FACTOR, readable_seconds, seconds_per_evaluation
+from guda_lightning.progress_bar import Bar, progress_bar
 
 
 @rank_zero_only
@@ -22,9 +23,10 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def quiet(trainer: Trainer) -> bool | None:
-    """What tqdm takes for ``disable``: one bar on the screen, and none where it is no terminal."""
-    return None if trainer.is_global_zero else True
+def bar_of(trainer: Trainer, title: str, unit: str, total: int | None = None, initial: int = 0) -> Bar:
+    """A progress bar, unless the trainer's are disabled or this is not the first process."""
+    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+    return progress_bar(title, unit, total, initial=initial, shown=shown, lines=True)
 
 
 def say_skipped(stage: str, names: Sequence[str]) -> None:

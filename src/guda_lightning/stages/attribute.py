@@ -9,13 +9,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from safetensors.torch import save as to_safetensors
-from tqdm import tqdm
 
 from guda_lightning.attribution import Attributor, elbo_attributor
 from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
-from guda_lightning.makers.costs import evaluation_seconds, is_timed, quiet, say, say_cost
+from guda_lightning.makers.costs import bar_of, evaluation_seconds, is_timed, say, say_cost
 from guda_lightning.report import summary_of_parts
 from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
 from guda_lightning.scores import ScoreTable, Scoring
@@ -81,7 +80,7 @@ class AttributeStage(StageTrainer):
         source, conditional = self._open_full(full, model, datamodule), self._is_conditional(model)
         folder = QueryFolder(self._query_path(queries), datamodule.image_shape, resize=resize)
         asked = AskedQueries(folder, datamodule, conditional)
-        with tqdm(desc="attribute", unit="evaluation", leave=False, disable=quiet(self)) as bar:
+        with bar_of(self, "attribute", "evaluations", 0) as bar:
             options: dict[str, Any] = {
                 "scoring": scoring,
                 "hparams": hparams,

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.callbacks import Timer
 from torch import nn
 
 from guda_lightning.callbacks import ResumeCheckpoint
-from guda_lightning.callbacks.progress import TaskProgress
+from guda_lightning.callbacks.progress import quiet
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import (
@@ -127,14 +127,10 @@ class StageTrainer(Trainer):
 
         A user's ``resume_every_n_epochs`` counts where it is more than ``epochs``.
         """
-        recipe = _unused({**self._recipe, **overrides})
+        title = stage if name == "full" else f"{stage} {name}"
+        recipe = quiet(_unused({**self._recipe, **overrides}), title)
         checkpoint = ResumeCheckpoint(folder, max(epochs, self._resume_every_n_epochs))
-        given = recipe.get("callbacks") or []
-        given = given if isinstance(given, list) else [given]
-        told = TaskProgress.of_task()
-        if told and not any(isinstance(callback, ProgressBar) for callback in given):
-            recipe["enable_progress_bar"] = False  # its lines are for a screen, and a task prints into a file
-        recipe["callbacks"] = [*given, *callbacks, *told, checkpoint]
+        recipe["callbacks"] += [*callbacks, checkpoint]
         recipe["enable_checkpointing"] = True
         logger = recipe.get("logger")
         if logger not in (None, True, False):

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from guda_lightning.attribution import Attributor
 from guda_lightning.data import GroupDataModule, QueryFolder, QueryHash
 from guda_lightning.errors import QueryError
+from guda_lightning.progress_bar import progress_bar
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.records import read_back
 from guda_lightning.types import Queries
@@ -115,7 +114,7 @@ class ChunkedTable:
         """
         size = _chunk_size(attributor, asked.folder.image_shape)
         digest, chunks = QueryHash(), []
-        with tqdm(total=len(asked), desc="read", unit="query", leave=False, disable=None, delay=2) as bar:
+        with progress_bar("read queries", "queries", len(asked), delay=2) as bar:
             for start in range(0, len(asked), size):
                 rows, part = range(start, min(start + size, len(asked))), folder / f"{start}.parquet"
                 queries = asked.read(rows)

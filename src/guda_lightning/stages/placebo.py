@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from tqdm import tqdm
 
 from guda_lightning.attribution import Attributor
 from guda_lightning.data import GroupDataModule, load_queries, near_duplicates
@@ -17,7 +16,7 @@ from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation import refuse_few
 from guda_lightning.evaluation.placebo_test import placebo_frame, placebo_tests
 from guda_lightning.makers.classifier_trainer import Guiding, guiding_hparams
-from guda_lightning.makers.costs import say
+from guda_lightning.makers.costs import bar_of, say
 from guda_lightning.makers.unlearner import Unlearning, saves_memory
 from guda_lightning.posteriors import ClassifierPlan
 from guda_lightning.report.placebo_section import NAMED, placebo_lines, write_parquet
@@ -164,12 +163,14 @@ class PlaceboStage(UnlearnStage, GuideStage, AttributeStage):
             if left:
                 method.say_cost(datamodule, asked, left)
             parts = []
-            for number in tqdm(range(partitions), desc="placebo", unit="partition", disable=None):
-                part = folder / f"{number}.parquet"
-                if not ScoreTable.exists(part):
-                    view = datamodule.regrouped(datamodule.grouping.permuted(number, f"placebo {number}"))
-                    method.score(view, asked, folder).save(part)
-                parts.append(ScoreTable.load(part))
+            with bar_of(self, "placebo", "partitions", partitions, partitions - left) as bar:
+                for number in range(partitions):
+                    part = folder / f"{number}.parquet"
+                    if not ScoreTable.exists(part):
+                        view = datamodule.regrouped(datamodule.grouping.permuted(number, f"placebo {number}"))
+                        method.score(view, asked, folder).save(part)
+                        bar.update()
+                    parts.append(ScoreTable.load(part))
             random = ScoreTable(ScoreTable.concat(parts).table, {**identity, **_duplicates(datamodule)})
         known = random.record.get("level") == level
         random = ScoreTable(random.table, {**random.record, "level": level})

@@ -13,13 +13,12 @@ import torch
 from lightning.pytorch import LightningModule
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
-from tqdm import tqdm
 
 from guda_lightning.data import GroupDataModule, QueryFolder, read_prompts, save_queries
 from guda_lightning.diffusion import sample, sampler
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
-from guda_lightning.makers.costs import evaluation_seconds, quiet, say, say_cost, say_skipped
+from guda_lightning.makers.costs import bar_of, evaluation_seconds, say, say_cost, say_skipped
 from guda_lightning.report.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
 from guda_lightning.report.wandb import closing_runs, log_without, stage_loggers
 from guda_lightning.stages.base import StageTrainer
@@ -170,23 +169,23 @@ class SampleStage(StageTrainer):
             drawing.unfinished / f"{int(i[0])}.safetensors": i for i in torch.arange(num).split(batch_size)
         }
         mine = list(parts.items())[ranks.rank :: ranks.count]
-        total = sum(map(len, dict(mine).values())) * steps
-        with tqdm(total=total, desc="sample", unit="evaluation", disable=quiet(self)) as bar:
-            for part, indices in mine:
-                if not part.is_file():
-                    batch = sample(
-                        model,
-                        scheduler,
-                        shape,
-                        indices.tolist(),
-                        seed=asked["seed"],
-                        steps=steps,
-                        labels=None if labels is None else labels[indices],
-                        prompt_guidance=asked["prompt_guidance"],
-                        device=device,
-                        on_step=partial(bar.update, len(indices)),
-                    )
-                    write_atomic(part, to_safetensors({"images": batch}))
+        left = [(part, indices) for part, indices in mine if not part.is_file()]
+        whole, rest = (sum(len(indices) for _, indices in some) * steps for some in (mine, left))
+        with bar_of(self, "sample", "evaluations", whole, whole - rest) as bar:
+            for part, indices in left:
+                batch = sample(
+                    model,
+                    scheduler,
+                    shape,
+                    indices.tolist(),
+                    seed=asked["seed"],
+                    steps=steps,
+                    labels=None if labels is None else labels[indices],
+                    prompt_guidance=asked["prompt_guidance"],
+                    device=device,
+                    on_step=partial(bar.update, len(indices)),
+                )
+                write_atomic(part, to_safetensors({"images": batch}))
         ranks.meet()
         return list(parts)
 
