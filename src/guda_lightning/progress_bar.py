@@ -14,7 +14,7 @@ _SECONDS = 0.1  # between two drawings
 _LINE_SECONDS = 30.0  # between two lines where output is no terminal
 
 
-class Bar(tqdm):  # type: ignore[type-arg]  # not generic when it runs
+class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
     """``fit  [#####     ]  812/1500 steps  12.3/s  loss 0.034  2:13 left``.
 
     Rate and time left are those of all work since the bar appeared, pauses for validation among it.

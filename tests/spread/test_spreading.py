@@ -15,7 +15,7 @@ from guda_lightning import CounterfactualStore, GudaTrainer
 from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.spread import Ended, Processes, RayCluster, Spread, Task
+from guda_lightning.spread import Ended, Executor, Processes, RayCluster, Task
 from guda_lightning.spread.progress import Progress, read_progress
 from guda_lightning.stages import spreading
 from guda_lightning.stages.spreading import Spreading
@@ -105,7 +105,7 @@ def test_no_spread(tmp_path: Path) -> None:
     assert Spreading.of(trainer(tmp_path), None, "") is None
 
 
-class Here(Spread):
+class Here(Executor):
     """Runs tasks one after the other in this process, by their arguments alone."""
 
     ran: ClassVar[list[str]] = []

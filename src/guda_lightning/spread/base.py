@@ -23,7 +23,7 @@ class Ended(NamedTuple):
     problem: str | None
 
 
-class Spread(ABC):
+class Executor(ABC):
     """Runs tasks that do not need each other, several at a time."""
 
     @property

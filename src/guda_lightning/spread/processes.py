@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,14 +15,13 @@ from functools import cached_property
 from typing import IO
 
 from guda_lightning.errors import ConfigError
-from guda_lightning.spread.base import LOOK_SECONDS, Ended, Spread
-from guda_lightning.spread.task import ENDS_WITH_DRIVER, Task
-from guda_lightning.spread.worker import decode_outcome, encode
+from guda_lightning.spread.base import LOOK_SECONDS, Ended, Executor
+from guda_lightning.spread.task import ENDS_WITH_DRIVER, Outcome, Task
 
 _GRACE_SECONDS = 10.0  # for a process to notice that it has to end
 
 
-class Processes(Spread):
+class Processes(Executor):
     """Runs tasks in worker processes, each on a GPU of its own where there are some.
 
     A worker goes on with the next task, so that many tasks do not pay for many starts; one that fails or dies
@@ -135,7 +135,7 @@ class _Worker:
         self.task = task
         with suppress(BrokenPipeError):
             pipe = self._pipe(self.process.stdin)
-            pipe.write(encode(task))
+            pipe.write(f"{task.to_json()}\n".encode())
             pipe.flush()
 
     def look(self) -> list[Ended]:
@@ -145,12 +145,14 @@ class _Worker:
         if self.task is None or (code is None and not self._said.endswith(b"\n")):
             return []
         if self._said.endswith(b"\n"):
-            outcome = decode_outcome(self._said)
+            outcome = Outcome(*json.loads(self._said))
             self.usable, problem = outcome.reusable, _problem(outcome.code)
         else:
             self.usable, problem = False, _problem(code or 0) or "its worker ended before it did"
         task, self.task, self._said = self.task, None, b""
-        if not self.usable:
+        if not self.usable:  # it ends by itself
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_GRACE_SECONDS)
             _let_go([self.process])
         return [Ended(task, problem)]
 

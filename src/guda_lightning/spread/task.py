@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import runpy
 import socket
@@ -10,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +63,17 @@ class Task:
     def progress(self) -> Path:
         """The file that says how far it is."""
         return self.log.with_suffix(".progress")
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Task:
+        """The task of such a line."""
+        fields = json.loads(line)
+        fields |= {name: Path(fields[name]) for name in ("config", "log", "cwd")}
+        return cls(**{**fields, "options": tuple(fields["options"])})
 
 
 class Outcome(NamedTuple):

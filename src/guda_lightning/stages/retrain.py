@@ -20,7 +20,7 @@ from guda_lightning.diffusion import DiffusionModule, FullModel
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.makers.costs import say, say_fit_cost, say_skipped, spent
 from guda_lightning.report.wandb import closing_runs
-from guda_lightning.spread import Spread
+from guda_lightning.spread import Executor
 from guda_lightning.stages.base import StageTrainer, fit, networks
 from guda_lightning.stages.choices import chosen_groups, chosen_seeds, own_seed
 from guda_lightning.stages.records import (
@@ -49,7 +49,7 @@ class RetrainStage(StageTrainer):
         paired: bool = True,
         full: Path | None = None,
         config: Mapping[str, Any] | None = None,
-        spread: Spread | None = None,
+        spread: Executor | None = None,
         resolved: str | None = None,
     ) -> None:
         """Train the oracle: the same model from the start, without each group, into the same store.

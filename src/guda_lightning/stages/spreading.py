@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.makers.costs import say, spent
-from guda_lightning.spread import Spread, Task
+from guda_lightning.spread import Executor, Task
 from guda_lightning.spread.screen import Screen
 from guda_lightning.storage.files import canonical_json, sha256_json, write_atomic
 from guda_lightning.storage.runs import RunFolder
@@ -34,12 +34,12 @@ class Spreading:
         run: The run folder.
     """
 
-    spread: Spread
+    spread: Executor
     resolved: str
     run: RunFolder
 
     @classmethod
-    def of(cls, trainer: Trainer, spread: Spread | None, resolved: str | None) -> Spreading | None:
+    def of(cls, trainer: Trainer, spread: Executor | None, resolved: str | None) -> Spreading | None:
         """What a stage was asked to spread over; None: nothing.
 
         Raises:

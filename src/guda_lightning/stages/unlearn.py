@@ -15,7 +15,7 @@ from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.makers.costs import is_timed, say, say_cost, say_skipped, spent
 from guda_lightning.makers.unlearner import Unlearning, saves_memory
 from guda_lightning.report.wandb import closing_runs
-from guda_lightning.spread import Spread
+from guda_lightning.spread import Executor
 from guda_lightning.stages.base import StageTrainer, callbacks, fit
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from guda_lightning.stages.records import begin, is_stored, log_record, made_from
@@ -43,7 +43,7 @@ class UnlearnStage(StageTrainer):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
         lora: Lora | None = None,
-        spread: Spread | None = None,
+        spread: Executor | None = None,
         resolved: str | None = None,
     ) -> None:
         """Make the counterfactual of each group: the full model, made to forget it.
