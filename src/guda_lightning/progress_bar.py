@@ -36,7 +36,7 @@ class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
         return {
             **fields,
             "done": int(self.n),
-            "speed": "" if not rate else f"  {rate:.3g}/s" if rate >= 1 else f"  {1 / rate:.3g} s each",
+            "speed": _speed(rate),
             "metrics": "".join(f"  {name} {value:.3g}" for name, value in self.metrics().items()),
             "left": "" if left is None else f"  {self.format_interval(left).removeprefix('0')} left",
         }
@@ -60,6 +60,14 @@ class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
         if not self.disable and not self.fp.isatty():
             self.sp = None  # nothing to clear
         super().close()
+
+
+def _speed(rate: float) -> str:
+    if not rate:
+        return ""
+    return (
+        f"  {rate:,.0f}/s" if rate >= 100 else f"  {rate:.3g}/s" if rate >= 1 else f"  {1 / rate:.3g} s each"
+    )
 
 
 def progress_bar(

@@ -50,7 +50,7 @@ def test_one_line_a_training_and_one_after_it(
     assert said == ["fit", "fit"]  # the cost, and what it did cost
     assert not any(noise in text for noise in NOISE for text in (out, *drawn))
     line = re.compile(
-        r"fit  \[[ #]{20}\]  \d+/12 steps(  [\d.e+]+(/s| s each))?(  loss [\d.]+)?(  (\d+:)*\d+ left)?"
+        r"fit  \[[ #]{20}\]  \d+/12 steps(  [\d.,]+(/s| s each))?(  loss [\d.]+)?(  (\d+:)*\d+ left)?"
     )
     assert all(line.fullmatch(text) for text in drawn), drawn
     assert "12/12 steps" in drawn[-1] and "loss" in drawn[-1] and "left" in drawn[-1]

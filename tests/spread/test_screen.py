@@ -27,9 +27,7 @@ def test_one_line_for_all_and_one_for_each_that_runs(tmp_path: Path, monkeypatch
 
     def shorter() -> list[str]:
         return [
-            re.sub(r"\[[ #]*\]|  [\d.]+(/s| s each).*", "", line).rstrip()
-            for line in terminal.lines()
-            if line
+            re.sub(r"\[[ #]*\]|  \S+(/s| s each).*", "", line).rstrip() for line in terminal.lines() if line
         ]
 
     with Screen("unlearn", [one, two, three]) as screen:

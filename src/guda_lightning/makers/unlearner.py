@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +15,7 @@ from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
 from guda_lightning.diffusion.adapters import Lora
-from guda_lightning.diffusion.cost import BACKWARD_FACTOR
-from guda_lightning.makers.costs import step_seconds
+from guda_lightning.makers.costs import TRAINING_SECONDS, step_seconds
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.unlearning import Objective, UnlearnModule
 
@@ -78,7 +78,21 @@ class Unlearning:
             network.enable_gradient_checkpointing()
         return module
 
-    def seconds(self, datamodule: GroupDataModule, device: torch.device | str) -> float:
+    def seconds(
+        self,
+        datamodule: GroupDataModule,
+        device: torch.device | str,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> float:
         """Estimated seconds per group: a step learns from a forget and a retain batch."""
-        passes = 2 * BACKWARD_FACTOR + self.objective.full_passes
-        return self.steps * step_seconds(self.full.model, datamodule, passes, device, self.conditional)
+        student = replace(self.full.model, denoiser=self.module(datamodule.grouping.names[:1]).denoiser)
+        step = step_seconds(
+            student,
+            datamodule,
+            device,
+            self.conditional,
+            autocast,
+            batches=2,
+            other_passes=self.objective.full_passes,
+        )
+        return self.steps * step + TRAINING_SECONDS

@@ -87,7 +87,6 @@ class GuideStage(StageTrainer):
                     "max_epochs": -1,
                     "limit_val_batches": 0,
                     "num_sanity_val_steps": 0,
-                    "enable_model_summary": False,
                     **overrides,
                 },
             )

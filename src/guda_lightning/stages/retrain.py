@@ -18,7 +18,7 @@ from guda_lightning.counterfactuals import (
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModule, FullModel
 from guda_lightning.diffusion.cost import TrainingCost
-from guda_lightning.makers.costs import say, say_fit_cost, say_skipped, spent
+from guda_lightning.makers.costs import TimeLeft, say, say_fit_cost, say_skipped, spent
 from guda_lightning.report.wandb import closing_runs
 from guda_lightning.spread import Executor
 from guda_lightning.stages.base import StageTrainer, fit, networks
@@ -102,6 +102,7 @@ class RetrainStage(StageTrainer):
         ]
         todo = [key for key in keys if not is_stored(store, key, origin)]
         say_skipped("retrain", [f"{key.name} (seed {key.seed})" for key in keys if key not in todo])
+        left = TimeLeft(len(todo))
         for position, key in enumerate(todo, start=1):
             seed = key.seed if paired else own_seed(key)
             seed_everything(seed, workers=True, verbose=False)
@@ -120,9 +121,8 @@ class RetrainStage(StageTrainer):
                 spreading.make("retrain", todo, seeds=True)
                 return
             made = self._retrain_group(model, view, store, key, hparams, origin)
-            say(
-                f"retrain: {key.name} (seed {key.seed}) done ({position} of {len(todo)}), {spent(vars(made))}"
-            )
+            cost = f"{spent(vars(made))}{left.after_one()}"
+            say(f"retrain: {key.name} (seed {key.seed}) done ({position} of {len(todo)}), {cost}")
 
     def _retrain_group(
         self,

@@ -141,7 +141,9 @@ class SampleStage(StageTrainer):
     ) -> None:
         num, steps = left[0].asked["num"], left[0].asked["steps"]
         device = self.strategy.root_device
-        per_evaluation = evaluation_seconds(left[0].read(), datamodule, batch_size, device, conditional)
+        per_evaluation = evaluation_seconds(
+            left[0].read(), datamodule, min(batch_size, num), device, conditional
+        )
         groups = f"{len(left)} groups x " if "without" in left[0].asked else ""
         passes = 1 if left[0].asked["prompt_guidance"] == 1 else 2  # with the prompt, and without
         seconds = per_evaluation * num * steps * len(left) * passes / self.world_size

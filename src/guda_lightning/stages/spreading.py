@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.makers.costs import say, spent
+from guda_lightning.makers.costs import TimeLeft, say, spent
 from guda_lightning.spread import Executor, Task
 from guda_lightning.spread.screen import Screen
 from guda_lightning.storage.files import canonical_json, sha256_json, write_atomic
@@ -95,7 +95,7 @@ class Spreading:
         for task in tasks:
             for file in (task.log, task.progress):  # of an earlier command, which somebody may have killed
                 file.unlink(missing_ok=True)
-        done: list[Task] = []
+        done, left = list[Task](), TimeLeft(len(tasks))
         failed: dict[Task, str] = {}
         with Screen(stage, list(tasks)) as screen, closing(self.spread.run(list(tasks))) as looks:
             for task, problem in chain.from_iterable(screen.watch(looks)):
@@ -103,10 +103,11 @@ class Spreading:
                     problem = f"nothing at {store.path(tasks[task])}"
                 if problem is None:
                     done.append(task)
-                    cost = spent(vars(store.record(tasks[task])))
+                    cost = f"{spent(vars(store.record(tasks[task])))}{left.after_one()}"
                     screen.end(task, f"{stage}: {task.name} done ({len(done)} of {len(tasks)}), {cost}")
                 else:
                     failed[task] = problem
+                    left.after_one()
                     screen.end(task, f"{stage}: {task.name} failed: {problem}")
         if failed:
             found = "; ".join(f"{task.name}: {problem}, {task.log}" for task, problem in failed.items())

@@ -12,7 +12,7 @@ from guda_lightning.callbacks import ELBOAttributionCallback
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion.adapters import Lora
-from guda_lightning.makers.costs import is_timed, say, say_cost, say_skipped, spent
+from guda_lightning.makers.costs import TimeLeft, is_timed, say, say_cost, say_skipped, spent
 from guda_lightning.makers.unlearner import Unlearning, saves_memory
 from guda_lightning.report.wandb import closing_runs
 from guda_lightning.spread import Executor
@@ -87,18 +87,20 @@ class UnlearnStage(StageTrainer):
         todo = [name for name in names if not is_stored(store, work.key(coalitions[name]), origin)]
         say_skipped("unlearn", [name for name in names if name not in todo])
         if todo:
+            where = self.strategy.root_device, self.precision_plugin.forward_context
+            each = work.seconds(datamodule, *where) if is_timed(self, spreading is not None) else None
             say_cost(
                 f"unlearn: {len(todo)} groups x {steps} steps ({objective.name})",
-                work.seconds(datamodule, self.strategy.root_device) * len(todo)
-                if is_timed(self, spreading is not None)
-                else None,
+                None if each is None else each * len(todo),
             )
         if todo and spreading is not None:
             spreading.make("unlearn", [work.key(coalitions[name]) for name in todo])
             return
+        left = TimeLeft(len(todo))
         for position, name in enumerate(todo, start=1):
             record = self._unlearn_groups(work, coalitions[name], datamodule, store, origin)
-            say(f"unlearn: {name} done ({position} of {len(todo)}), {spent(vars(record))}")
+            cost = f"{spent(vars(record))}{left.after_one()}"
+            say(f"unlearn: {name} done ({position} of {len(todo)}), {cost}")
 
     def _unlearn_groups(
         self,
@@ -121,7 +123,6 @@ class UnlearnStage(StageTrainer):
                 check_val_every_n_epoch=None,
                 val_check_interval=max(1, work.steps // VALIDATIONS),
                 num_sanity_val_steps=0,
-                enable_model_summary=False,
                 **overrides,
             )
             if self.is_global_zero:
