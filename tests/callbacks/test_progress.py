@@ -24,7 +24,7 @@ from toys import shades, tiny_unet
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller")
 CONF = Path(__file__).parents[1] / "conf"
 SHARED = ["-c", f"{CONF}/digits.yaml", "--trainer.enable_progress_bar", "true"]
-NOISE = ("-2", "v_num", "FLOPs", "Params", "Epoch", "params")
+NOISE = ("/-2", "v_num", "FLOPs", "Params", "Epoch", "params")
 
 
 def seen(text: str) -> list[str]:

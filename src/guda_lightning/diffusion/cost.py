@@ -18,8 +18,9 @@ from guda_lightning.diffusion.model import DiffusionModel, output_tensor
 from guda_lightning.diffusion.weights import evaluating
 from guda_lightning.errors import ConfigError
 
-_ENOUGH_SECONDS = 0.3  # a pass this long is measured well, and its batch need not grow further
-_PASSES = 7  # of the largest batch, at most, within as many seconds as are enough
+_AFFORDABLE = 20.0  # seconds of a batch, as its first sample suggests; a larger one is not tried
+_LONG = 3.0  # seconds of a pass that is measured well at once
+_FEW, _MANY, _ENOUGH = 3, 9, 1.0  # other passes: the median of these, so many in so many seconds
 BACKWARD_FACTOR = 3.0  # forward and backward in forward passes, where memory does not allow to measure
 _KEY = "guda_lightning.TrainingCost"  # in a checkpoint
 
@@ -193,16 +194,16 @@ def _seconds_per_step(
 
 
 def _seconds_per_sample(run: Callable[[int], None], batch_size: int) -> float:
-    """Seconds of one sample where batches are as large as they will be, or as is affordable to try."""
-    size = 1
-    run(size)  # the first pass sets things up
-    while (seconds := _seconds(run, size)) < _ENOUGH_SECONDS and size < batch_size:
-        size = min(4 * size, batch_size)
-    # The first pass of a size is slower; one that takes long is measured well all the same.
-    passes = [seconds] if seconds >= _ENOUGH_SECONDS else []
-    while len(passes) < _PASSES and sum(passes) < _ENOUGH_SECONDS:
+    """Seconds of one sample in batches as large as they will be, where it is affordable to try one."""
+    run(1)  # the first pass sets things up
+    size = max(1, min(batch_size, int(_AFFORDABLE / _seconds(run, 1))))
+    first = _seconds(run, size)  # slower than the next ones
+    if first > _LONG:
+        return first / size
+    passes: list[float] = []
+    while len(passes) < _FEW or (len(passes) < _MANY and sum(passes) < _ENOUGH):
         passes.append(_seconds(run, size))
-    return statistics.median(passes) / size
+    return statistics.median(passes) / size  # a busy machine makes single passes many times too long
 
 
 def _seconds(run: Callable[[int], None], size: int) -> float:
