@@ -65,9 +65,9 @@ class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
 def _speed(rate: float) -> str:
     if not rate:
         return ""
-    return (
-        f"  {rate:,.0f}/s" if rate >= 100 else f"  {rate:.3g}/s" if rate >= 1 else f"  {1 / rate:.3g} s each"
-    )
+    if rate < 1:
+        return f"  {1 / rate:.3g} s each"
+    return f"  {rate:,.0f}/s" if rate >= 100 else f"  {rate:.3g}/s"
 
 
 def progress_bar(
