@@ -17,6 +17,7 @@ from guda_lightning import DiffusionModule
 from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.callbacks.progress import StepProgress, quiet
 from guda_lightning.cli.main import main
+from guda_lightning.makers.costs import TimeLeft
 from guda_lightning.progress_bar import progress_bar
 from terminal import Terminal
 from toys import shades, tiny_unet
@@ -149,3 +150,12 @@ def test_what_the_user_configured_stays() -> None:
     assert quiet({"enable_progress_bar": False}, "fit")["callbacks"] == []
     (line,) = quiet({"enable_progress_bar": None}, "fit")["callbacks"]
     assert isinstance(line, StepProgress)
+
+
+def test_time_left_follows_from_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 110.0, 140.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    left = TimeLeft(3)
+    assert [left.after_one(), left.after_one()] == ["; about 20 s left", "; about 20 s left"]
+    monkeypatch.undo()
+    assert left.after_one() == ""

@@ -19,7 +19,7 @@ from guda_lightning.diffusion.weights import evaluating
 from guda_lightning.errors import ConfigError
 
 _AFFORDABLE = 20.0  # seconds of a batch, as its first sample suggests; a larger one is not tried
-_LONG = 3.0  # seconds of a pass that is measured well at once
+_LONG = 3.0  # seconds of a pass of which two are enough
 _FEW, _MANY, _ENOUGH = 3, 9, 1.0  # other passes: the median of these, so many in so many seconds
 BACKWARD_FACTOR = 3.0  # forward and backward in forward passes, where memory does not allow to measure
 _KEY = "guda_lightning.TrainingCost"  # in a checkpoint
@@ -199,7 +199,7 @@ def _seconds_per_sample(run: Callable[[int], None], batch_size: int) -> float:
     size = max(1, min(batch_size, int(_AFFORDABLE / _seconds(run, 1))))
     first = _seconds(run, size)  # slower than the next ones
     if first > _LONG:
-        return first / size
+        return min(first, _seconds(run, size)) / size
     passes: list[float] = []
     while len(passes) < _FEW or (len(passes) < _MANY and sum(passes) < _ENOUGH):
         passes.append(_seconds(run, size))
