@@ -55,6 +55,13 @@ class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
 
         return write
 
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Draw, unless it is too early for a line that stays."""
+        if self.delay and not self.fp.isatty() and self._time() < self.start_t + self.delay:
+            return False
+        drawn: bool = super().display(msg, pos)
+        return drawn
+
     def close(self) -> None:
         """Remove the bar; lines that are written stay."""
         if not self.disable and not self.fp.isatty():

@@ -73,6 +73,8 @@ def test_a_file_gets_lines_now_and_then(
 ) -> None:
     with progress_bar("sample", "images", 3, lines=True) as bar:
         bar.update()
+        bar.reset(total=5)
+        bar.update()
     assert capsys.readouterr().err == ""  # the work was short
     monkeypatch.setattr("guda_lightning.progress_bar._LINE_SECONDS", 0.0)
     with progress_bar("sample", "images", 3, initial=1, lines=True) as bar:

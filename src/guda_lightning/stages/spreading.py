@@ -26,10 +26,10 @@ _TAIL = 5  # lines of a log in an error
 
 @dataclass(frozen=True)
 class Spreading:
-    """A spread, and what it needs of the stage that uses it.
+    """An executor, and what it needs of the stage that uses it.
 
     Attributes:
-        spread: Where tasks run.
+        spread: The executor.
         resolved: The stage's whole configuration as YAML, which every task runs.
         run: The run folder.
     """
@@ -40,7 +40,7 @@ class Spreading:
 
     @classmethod
     def of(cls, trainer: Trainer, spread: Executor | None, resolved: str | None) -> Spreading | None:
-        """What a stage was asked to spread over; None: nothing.
+        """What a stage needs to use the configured executor; None: none is configured.
 
         Raises:
             ConfigError: There is no configuration to run; this is one of several processes already; or a task
@@ -50,14 +50,14 @@ class Spreading:
             return None
         if resolved is None:
             raise ConfigError(
-                "a spread runs commands",
+                "spread needs the command line",
                 found="a stage called from Python, without its configuration",
                 expected="`guda unlearn` or `guda retrain`",
                 fix="use the command line with --spread, or leave out the spread",
             )
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise ConfigError(
-                "a spread starts its processes itself",
+                "spread starts its processes itself",
                 found=f"one of {os.environ['WORLD_SIZE']} processes of the same command",
                 expected="one process",
                 fix="start guda without torchrun, or leave out the spread",
@@ -77,7 +77,7 @@ class Spreading:
         Args:
             stage: The subcommand.
             todo: The counterfactuals.
-            seeds: Whether the stage makes several seeds, so that a task has to be told its own.
+            seeds: Whether the stage makes several seeds, so that a task needs its own.
 
         Raises:
             GudaError: A task cannot run, or a counterfactual is missing in the end.
