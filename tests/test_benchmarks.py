@@ -72,6 +72,7 @@ TABLES: dict[str, tuple[str, set[str]]] = {
         {"anchors, LoRA of rank 8", "anchors, all weights", "retraining, one seed"},
     ),
     "streaming": ("queries", {"3", "5"}),
+    "estimates": ("stage", {"fit", "retrain", "unlearn", "sample", "attribute"}),
     "hot-loops": ("form", {"bare", "ours", "straightforward", "reference"}),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }

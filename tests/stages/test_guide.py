@@ -34,7 +34,7 @@ def test_one_classifier_scores_all_groups(finished_run: Path, capsys: pytest.Cap
     succeed(*GUIDE, "--run", finished_run)
     out = capsys.readouterr().out
     assert re.search(r"^guide: 12 steps of 16 images through a classifier of \d+ parameters$", out, re.M)
-    assert re.search(r"^guide: classifier of 10 groups done, \d+ s, 192 network evaluations$", out, re.M)
+    assert re.search(r"^guide: classifier of 10 groups done, [\d.]+ s, 192 network evaluations$", out, re.M)
     (record,) = ClassifierStore(finished_run / "store").records()
     assert record.groups == tuple(map(str, range(10)))
     assert record.network_evaluations == 12 * 16

@@ -91,7 +91,6 @@ class ClassifierTrainer:
                 "max_epochs": -1,
                 "limit_val_batches": 0,
                 "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
             },
             callbacks=[cost],
             epochs=self.plan.steps // self._batches(data) // _CHECKPOINTS + 1,

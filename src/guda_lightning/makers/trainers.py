@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
 
 from guda_lightning.callbacks import ResumeCheckpoint
-from guda_lightning.callbacks.progress import TaskProgress
+from guda_lightning.callbacks.progress import quiet
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.makers.training import fit
@@ -96,21 +95,17 @@ class TrainerFactory:
 
     def fresh(self, training: Training) -> tuple[Trainer, ResumeCheckpoint]:
         """An unused trainer for one training, and the checkpoint that it resumes from."""
-        recipe = unused({**self.recipe, **training.settings})
+        name = f"{training.stage} {training.name}"
+        title = training.stage if training.name == "full" else name
+        recipe = quiet(unused({**self.recipe, **training.settings}), title)
         checkpoint = ResumeCheckpoint(
             self.run.checkpoints(training.folder), max(training.epochs, self.resume_every_n_epochs)
         )
-        given = recipe.get("callbacks") or []
-        given = given if isinstance(given, list) else [given]
-        of_task = TaskProgress.of_task()
-        if of_task and not any(isinstance(callback, ProgressBar) for callback in given):
-            recipe["enable_progress_bar"] = False  # its lines are for a screen, and a task prints into a file
-        recipe["callbacks"] = [*given, *training.callbacks, *of_task, checkpoint]
+        recipe["callbacks"] += [*training.callbacks, checkpoint]
         recipe["enable_checkpointing"] = True
         logger = recipe.get("logger")
         if logger not in (None, True, False):
             loggers = logger if isinstance(logger, list) else [logger]
-            name = f"{training.stage} {training.name}"
             recipe["logger"] = stage_loggers(loggers, self.run.name, training.stage, name)
         return Trainer(**recipe), checkpoint
 

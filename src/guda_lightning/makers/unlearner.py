@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from guda_lightning.callbacks import ELBOAttributionCallback
 from guda_lightning.counterfactuals import CounterfactualRecord
 from guda_lightning.diffusion.adapters import Lora
-from guda_lightning.diffusion.cost import BACKWARD_FACTOR
-from guda_lightning.makers.costs import step_seconds
+from guda_lightning.makers.costs import TRAINING_SECONDS, step_seconds
 from guda_lightning.makers.maker import Maker, name_of
 from guda_lightning.makers.trainers import Training
 from guda_lightning.makers.training import callbacks
@@ -40,6 +40,7 @@ class Unlearner(Maker):
         lora: The adapter to unlearn in; None changes all weights.
         checkpointing: Whether to save memory by computing activations twice.
         device: Where steps are timed.
+        autocast: The precision of forward passes, for timing them.
     """
 
     objective: Objective
@@ -49,6 +50,7 @@ class Unlearner(Maker):
     lora: Lora | None = None
     checkpointing: bool = False
     device: torch.device | str = "cpu"
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @property
     def operator(self) -> str:
@@ -96,12 +98,19 @@ class Unlearner(Maker):
                 "check_val_every_n_epoch": None,
                 "val_check_interval": max(1, self.steps // VALIDATIONS),
                 "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
             },
         )
         return self.trainers.train(training, student, self.data.unlearning(groups), keep)
 
     def seconds(self) -> float:
         """Estimated seconds per counterfactual: a step learns from a forget and a retain batch."""
-        passes = 2 * BACKWARD_FACTOR + self.objective.full_passes
-        return self.steps * step_seconds(self.full.model, self.data, passes, self.device)
+        student = replace(self.full.model, denoiser=self.student(self.data.grouping.names[:1]).denoiser)
+        step = step_seconds(
+            student,
+            self.data,
+            self.device,
+            self.autocast,
+            batches=2,
+            other_passes=self.objective.full_passes,
+        )
+        return self.steps * step + TRAINING_SECONDS

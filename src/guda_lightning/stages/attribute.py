@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import LightningModule
 from safetensors.torch import save as to_safetensors
-from tqdm import tqdm
 
 from guda_lightning.attribution import (
     AttributionContext,
@@ -24,7 +22,8 @@ from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
-from guda_lightning.makers.costs import evaluation_seconds, is_timed, quiet, say, say_cost
+from guda_lightning.makers.costs import bar_of, evaluation_seconds, is_timed, say, say_cost
+from guda_lightning.progress_bar import Bar
 from guda_lightning.report import summary_of_parts
 from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
 from guda_lightning.scores import ScoreTable, Scoring
@@ -111,7 +110,7 @@ class AttributeStage(StageTrainer):
         run, source = self.run_folder, self.open_full(full, model, datamodule)
         folder = QueryFolder(self.query_path(queries), datamodule.image_shape, resize=resize)
         streamed = StreamedQueries(folder, datamodule, source.model.conditional)
-        with tqdm(desc="attribute", unit="evaluation", leave=False, disable=quiet(self)) as bar:
+        with bar_of(self, "attribute", "evaluations", 0) as bar:
             execution = Execution(
                 self.strategy.root_device, on_evaluations=lambda count: bar.update(count * self.world_size)
             )
@@ -134,7 +133,7 @@ class AttributeStage(StageTrainer):
         start_processes(self)
         return replace(context, execution=replace(context.execution, ranks=Ranks.of(self)))
 
-    def _score(self, attributor: FittedAttributor, request: _Request, path: Path, bar: tqdm[Any]) -> None:
+    def _score(self, attributor: FittedAttributor, request: _Request, path: Path, bar: Bar) -> None:
         """Write one score table, unless it is complete."""
         ranks, parts = request.context.execution.ranks, self.run_folder.parts_of(path)
         table = ranks.broadcast(ChunkedTable.of(attributor, request.queries, parts))

@@ -13,12 +13,11 @@ import torch
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
-from tqdm import tqdm
 
 from guda_lightning.data import GroupDataModule, save_queries
 from guda_lightning.diffusion import DiffusionModel, sample
 from guda_lightning.distributed.ranks import Ranks
-from guda_lightning.makers.costs import evaluation_seconds, quiet, say, say_cost
+from guda_lightning.makers.costs import bar_of, evaluation_seconds, say, say_cost
 from guda_lightning.storage.config import begin, refuse_other_config
 from guda_lightning.storage.files import write_atomic
 from guda_lightning.storage.stored import RECORD
@@ -103,11 +102,10 @@ class ImageSampler:
         config, model, device = drawing.config, drawing.read(), self.trainer.strategy.root_device
         labels, steps = self.conditions.labels, config["steps"]
         model.denoiser.to(device)
-        total = sum(map(len, parts.values())) * steps
-        with tqdm(total=total, desc="sample", unit="evaluation", disable=quiet(self.trainer)) as bar:
-            for part, rows in parts.items():
-                if part.is_file():
-                    continue
+        left = {part: rows for part, rows in parts.items() if not part.is_file()}
+        total, rest = (sum(map(len, some.values())) * steps for some in (parts, left))
+        with bar_of(self.trainer, "sample", "evaluations", total, total - rest) as bar:
+            for part, rows in left.items():
                 batch = sample(
                     model,
                     self.scheduler,

@@ -6,13 +6,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from guda_lightning.attribution import AttributionContext, Attributor
 from guda_lightning.data import GroupDataModule
 from guda_lightning.makers.classifier_trainer import ClassifierTrainer
 from guda_lightning.makers.costs import evaluation_seconds, say_cost
 from guda_lightning.makers.unlearner import Unlearner
+from guda_lightning.progress_bar import Bar
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.types import Queries
 
@@ -44,10 +43,15 @@ class Partitions:
         """Numbers of the partitions that are not scored yet."""
         return [number for number in range(self.count) if not ScoreTable.exists(self._part(number))]
 
-    def scores(self) -> ScoreTable:
-        """Score what is left, and read the scores of all partitions."""
-        for number in tqdm(self.left, desc="placebo", unit="partition", disable=None):
+    def scores(self, bar: Bar) -> ScoreTable:
+        """Score what is left, and read the scores of all partitions.
+
+        Args:
+            bar: Counts partitions.
+        """
+        for number in self.left:
             self._score(number).save(self._part(number))
+            bar.update()
         return ScoreTable.concat([ScoreTable.load(self._part(number)) for number in range(self.count)])
 
     def say_cost(self, scoring: Scoring) -> None:

@@ -23,7 +23,7 @@ from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation import refuse_few
 from guda_lightning.evaluation.placebo_test import placebo_frame, placebo_tests
 from guda_lightning.makers.classifier_trainer import ClassifierTrainer
-from guda_lightning.makers.costs import say
+from guda_lightning.makers.costs import bar_of, say
 from guda_lightning.makers.unlearner import Unlearner
 from guda_lightning.posteriors import ClassifierPlan
 from guda_lightning.report.placebo_section import NAMED, placebo_lines, write_parquet
@@ -116,6 +116,7 @@ def placebo(
     path = run.table(real.method, real.seed, *table_names(queries, name))
     observed = _scored(path, real, encoded)
     random = _random_groups(
+        trainer,
         run.placebo / path.name,
         observed.record.hash,
         Partitions(
@@ -134,7 +135,9 @@ def placebo(
     )
 
 
-def _random_groups(result: Path, of: str, partitions: Partitions, scoring: Scoring) -> ScoreTable:
+def _random_groups(
+    trainer: StageTrainer, result: Path, of: str, partitions: Partitions, scoring: Scoring
+) -> ScoreTable:
     """The scores of random groups, those that are stored if they test the same scores."""
     if ScoreTable.exists(result):
         details = ScoreTable.load_record(result).details
@@ -144,7 +147,9 @@ def _random_groups(result: Path, of: str, partitions: Partitions, scoring: Scori
             return ScoreTable.load(result)
     begin(partitions.folder, {"of": of})
     partitions.say_cost(scoring)
-    return partitions.scores()
+    count = partitions.count
+    with bar_of(trainer, "placebo", "partitions", count, count - len(partitions.left)) as bar:
+        return partitions.scores(bar)
 
 
 def _recorded(

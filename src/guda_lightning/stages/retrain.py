@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule
 
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
-from guda_lightning.makers.costs import say, say_fit_cost, say_skipped, spent
+from guda_lightning.makers.costs import TimeLeft, say, say_fit_cost, say_skipped, spent
 from guda_lightning.makers.retrainer import Retrainer, retraining_hparams
-from guda_lightning.spread import Spread
+from guda_lightning.spread import Executor
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_groups, chosen_seeds
 from guda_lightning.stages.spreading import Spreading
@@ -29,7 +29,7 @@ def retrain(
     paired: bool = True,
     full: Path | None = None,
     config: Mapping[str, Any] | None = None,
-    spread: Spread | None = None,
+    spread: Executor | None = None,
     resolved: str | None = None,
 ) -> list[CounterfactualKey]:
     """Train the oracle: the same model from the start, without each group, into the same store.
@@ -94,7 +94,9 @@ def retrain(
     if todo and spreading is not None:
         spreading.make("retrain", list(todo), seeds=True)
     else:
+        left = TimeLeft(len(todo))
         for position, (key, maker) in enumerate(todo.items(), start=1):
-            cost = spent(vars(maker.make(key.groups)))
+            made = maker.make(key.groups)
+            cost = f"{spent(vars(made))}{left.after_one()}"
             say(f"retrain: {key.name} (seed {key.seed}) done ({position} of {len(todo)}), {cost}")
     return list(every)

@@ -11,9 +11,9 @@ from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStor
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
 from guda_lightning.diffusion.adapters import Lora
-from guda_lightning.makers.costs import is_timed, say, say_cost, say_skipped, spent
+from guda_lightning.makers.costs import TimeLeft, is_timed, say, say_cost, say_skipped, spent
 from guda_lightning.makers.unlearner import Unlearner, saves_memory
-from guda_lightning.spread import Spread
+from guda_lightning.spread import Executor
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from guda_lightning.stages.spreading import Spreading
@@ -34,7 +34,7 @@ def unlearn(
     lr_scheduler: LRSchedulerCallable | None = None,
     seed: int = 0,
     lora: Lora | None = None,
-    spread: Spread | None = None,
+    spread: Executor | None = None,
     resolved: str | None = None,
 ) -> list[CounterfactualKey]:
     """Make the counterfactual of each group: the full model, made to forget it.
@@ -82,9 +82,11 @@ def unlearn(
     if todo and spreading is not None:
         spreading.make("unlearn", [maker.key(coalitions[name]) for name in todo])
     else:
+        left = TimeLeft(len(todo))
         for position, name in enumerate(todo, start=1):
             record = maker.make(coalitions[name])
-            say(f"unlearn: {name} done ({position} of {len(todo)}), {spent(vars(record))}")
+            cost = f"{spent(vars(record))}{left.after_one()}"
+            say(f"unlearn: {name} done ({position} of {len(todo)}), {cost}")
     trainer.made = maker.key(next(iter(coalitions.values())))
     return [maker.key(removed) for removed in coalitions.values()]
 
@@ -116,4 +118,5 @@ def unlearner(
         lora=lora,
         checkpointing=saves_memory(model),
         device=trainer.strategy.root_device,
+        autocast=trainer.precision_plugin.forward_context,
     )
