@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,9 +18,20 @@ if TYPE_CHECKING:
 # argparse of Python 3.11, which jsonargparse 4.53 builds on.
 
 
-def help_formatter(parser: argparse.ArgumentParser) -> argparse.HelpFormatter:
-    """The formatter that a parser writes its help with."""
-    return parser._get_formatter()
+@contextmanager
+def help_sections(
+    parser: argparse.ArgumentParser, sections: Mapping[str, Sequence[argparse.Action]]
+) -> Iterator[None]:
+    """Let a parser's help show these sections, title to options; empty ones are left out."""
+    kept, groups = parser._action_groups, []
+    for title, members in sections.items():
+        groups.append(argparse._ArgumentGroup(parser, title))
+        groups[-1]._group_actions = list(members)
+    parser._action_groups = groups
+    try:
+        yield
+    finally:
+        parser._action_groups = kept
 
 
 def actions(group: argparse._ActionsContainer) -> Sequence[argparse.Action]:

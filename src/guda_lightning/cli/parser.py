@@ -30,14 +30,9 @@ class StageParser(LightningArgumentParser):
             "data": data,
             "model that is no DiffusionModule": [action for action in trainer if action.dest in _OURS],
         }
-        text = compat.help_formatter(self)
-        text.add_usage(self.usage, (), ())
-        text.add_text(self.description)
-        for title, actions in sections.items():
-            text.start_section(title)
-            text.add_arguments(actions)
-            text.end_section()
-        return f"{text.format_help()}\n{_by_name([action for action in trainer if action.dest not in _OURS])}"
+        with compat.help_sections(self, sections):
+            text = super().format_help() if formatter is None else super().format_help(formatter)
+        return f"{text}\n{_by_name([action for action in trainer if action.dest not in _OURS])}"
 
 
 def _by_name(trainer: Sequence[argparse.Action]) -> str:
