@@ -1,4 +1,4 @@
-"""How a stage spreads over processes."""
+"""Strategies: how a stage uses several processes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def refuse_strategy(trainer: Trainer) -> None:
     started = _started()
     if started > 1 and started != trainer.world_size:
         raise ConfigError(
-            "more processes were started than the trainer has, or fewer",
+            "the trainer does not have all processes that were started",
             found=f"{started} processes by torchrun or srun, and a trainer of {trainer.world_size}",
             expected="as many: each process too many would do the same work, into the same files",
             fix="set trainer.devices to the processes of a machine, trainer.num_nodes to the machines, and "
@@ -91,14 +91,14 @@ def _started() -> int:
 
 
 def refuse_unsharded(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse a module that would not spread its weights where the trainer asks for that.
+    """Refuse a module that would not shard its weights where the trainer asks for that.
 
     Raises:
         ConfigError: It has no ``configure_model``.
     """
     if isinstance(trainer.strategy, ModelParallelStrategy) and not is_overridden("configure_model", module):
         raise ConfigError(
-            f"{type(module).__name__} does not spread its weights, as {FSDP2} needs",
+            f"{type(module).__name__} does not shard its weights, as {FSDP2} needs",
             found="no method configure_model",
             expected="one that calls guda_lightning.diffusion.shard(network, mesh) for each of its networks",
             fix="write it, with mesh = self.device_mesh['data_parallel'], or set trainer.strategy to ddp",

@@ -16,7 +16,7 @@ from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.makers.costs import evaluation_seconds, is_timed, quiet, say, say_cost
-from guda_lightning.report import summary_of_parts
+from guda_lightning.report.summary import summary_of_parts
 from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.stages.base import StageTrainer
