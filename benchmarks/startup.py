@@ -19,7 +19,7 @@ REPEATS = 3
 NOTES = (
     "Seconds of the cores and of the clock, each command in a process of its own; medians of repeats that "
     "alternate between the commands, after one to warm up. A ratio is the median over repeats. Inputs of a "
-    "complete fit are its command line, the contents of its YAML files and the rest of `cli/skipping.py`; the "
+    "complete fit are its command line, its YAML files and the rest of `cli/skipping.py`; the "
     "long way finds that a stage is complete with parsers, model and data."
 )
 SHORT = ("--trainer.max_steps", "12", "--trainer.max_epochs", "-1", "--trainer.logger", "false")
