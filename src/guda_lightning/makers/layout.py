@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from guda_lightning.diffusion import DiffusionModule, FullModel, load_weights, open_full
-from guda_lightning.errors import StoreError
+from guda_lightning.storage.paths import refuse_missing_start
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,3 @@ class Layout:
         network = self.full(module).model.denoiser
         trained = module.denoiser if isinstance(module, DiffusionModule) else network
         return [trained] if trained is network else [trained, network]
-
-
-def refuse_missing_start(path: Path) -> None:
-    """Refuse to fine-tune weights that are not there.
-
-    Raises:
-        StoreError: There is nothing at the path.
-    """
-    if not path.exists():
-        raise StoreError(
-            "the weights to start from do not exist",
-            found=f"nothing at {path}",
-            expected="a diffusers folder or a Lightning checkpoint",
-            fix="correct trainer.start, or leave it out to train from scratch",
-        )

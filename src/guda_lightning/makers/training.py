@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
+from guda_lightning import compat
 from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import refuse_unsharded
@@ -50,7 +51,7 @@ def fit(
 
 def _refuse_out_of_time(trainer: Trainer) -> None:
     """Refuse what Lightning takes for a finished training: one that ``max_time`` cut short."""
-    timers = [callback for callback in callbacks(trainer) if isinstance(callback, Timer)]
+    timers = [callback for callback in compat.callbacks(trainer) if isinstance(callback, Timer)]
     left = [seconds for timer in timers if (seconds := timer.time_remaining()) is not None]
     ends = {"max_steps": (trainer.global_step, trainer.max_steps)}
     ends["max_epochs"] = (trainer.current_epoch, trainer.max_epochs or -1)
@@ -64,9 +65,3 @@ def _refuse_out_of_time(trainer: Trainer) -> None:
             fix="raise max_time, which counts all attempts, or leave it out: the same command goes on "
             "from the last whole epoch",
         )
-
-
-def callbacks(trainer: Trainer) -> list[Callback]:
-    """All callbacks of a trainer, Lightning's own included."""
-    found: list[Callback] = vars(trainer)["callbacks"]  # set in a connector, where type checkers do not look
-    return found

@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
+from guda_lightning import compat
 from guda_lightning.callbacks import ELBOAttributionCallback
 from guda_lightning.counterfactuals import CounterfactualRecord
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.makers.costs import TRAINING_SECONDS, step_seconds
 from guda_lightning.makers.maker import Maker, name_of
 from guda_lightning.makers.trainers import Training
-from guda_lightning.makers.training import callbacks
 from guda_lightning.unlearning import Objective, ObjectiveContext, UnlearnModule
 
 VALIDATIONS = 4  # while unlearning a group: enough to see its influence grow
@@ -83,7 +83,7 @@ class Unlearner(Maker):
         student = self.student(groups)
 
         def keep(trainer: Trainer) -> CounterfactualRecord:
-            curves = [c.history for c in callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
+            curves = [c.history for c in compat.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
             return student.save(self.store, curves[0] if curves else (), self.hparams)
 
         training = Training(

@@ -24,7 +24,7 @@ from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, is_timed, say, say_cost
 from guda_lightning.progress_bar import Bar
-from guda_lightning.report import summary_of_parts
+from guda_lightning.report.summary import summary_of_parts
 from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.stages.base import StageTrainer
@@ -122,7 +122,6 @@ class AttributeStage(StageTrainer):
             for fitted in [one.fit(context) for one in attributors]:
                 paths.append(run.table(fitted.method, fitted.seed, *table_names(queries, name)))
                 self._score(fitted, request, paths[-1], bar)
-        self.table_path = paths[-1]
         return paths
 
     def _spread(self, attributors: Sequence[Attributor], context: AttributionContext) -> AttributionContext:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 
@@ -31,7 +31,22 @@ class StageTrainer(Trainer):
         start: Weights that ``fit`` and ``retrain`` begin with, a diffusers folder or a Lightning checkpoint:
             the pretrained model that is fine-tuned. Left out, they begin with those the module is built with.
         **kwargs: All arguments of ``lightning.Trainer``.
+
+    Attributes:
+        makes_the_model: Arguments that make the full model, and the oracle, what it is; all others say where
+            and how to compute, or what to report.
     """
+
+    makes_the_model: ClassVar[tuple[str, ...]] = (
+        "max_steps",
+        "max_epochs",
+        "precision",
+        "accumulate_grad_batches",
+        "gradient_clip_val",
+        "gradient_clip_algorithm",
+        "limit_train_batches",
+        "start",
+    )
 
     def __init__(
         self,
@@ -44,8 +59,6 @@ class StageTrainer(Trainer):
     ) -> None:
         self.layout = Layout(denoiser, scheduler, conditional, start)
         self._recipe, self._resume_every_n_epochs = unused(kwargs), resume_every_n_epochs
-        self.made: Any = None
-        self.table_path: Any = None
         super().__init__(**kwargs)
         refuse_strategy(self)
 

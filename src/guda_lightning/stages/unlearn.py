@@ -87,7 +87,6 @@ def unlearn(
             record = maker.make(coalitions[name])
             cost = f"{spent(vars(record))}{left.after_one()}"
             say(f"unlearn: {name} done ({position} of {len(todo)}), {cost}")
-    trainer.made = maker.key(next(iter(coalitions.values())))
     return [maker.key(removed) for removed in coalitions.values()]
 
 
