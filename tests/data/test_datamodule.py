@@ -475,6 +475,6 @@ def test_images_without_labels_need_metadata(image_folder, tmp_path: Path, messa
     ],
 )
 def test_arguments_out_of_range_are_refused(name: str, value: int, lowest: int, message) -> None:
-    pattern = message(f"data.{name} is too small", value, f"at least {lowest}", f"raise data.{name}")
+    pattern = message(f"data.{name} is out of range", value, f"{name} >= {lowest}", f"raise data.{name}")
     with pytest.raises(ConfigError, match=pattern):
         GroupDataModule(Ramp(), **{name: value})

@@ -112,9 +112,9 @@ def test_permuted_gives_every_sample_the_same_chance() -> None:
 
 def test_a_negative_seed_is_refused(overlapping: Grouping) -> None:
     expected = message(
-        "the seed of a permuted grouping is negative",
+        "the seed of a permuted grouping is out of range",
         "-1",
-        "at least 0",
+        "seed >= 0",
         "number the placebo partitions from 0",
     )
     with pytest.raises(ConfigError, match=expected):

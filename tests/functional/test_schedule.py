@@ -226,3 +226,22 @@ def test_check_names_the_timesteps_outside_and_the_range() -> None:
         "  expected: 1 <= t <= 998 (schedule of 1000 timesteps)\n"
         "  fix:      choose start, stop and step inside 1..998"
     )
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_timesteps_and_those_of_the_network_are_inverse(flow: bool) -> None:
+    schedule = NoiseSchedule.from_alphas_cumprod(DDPMScheduler().alphas_cumprod)
+    if flow:
+        schedule = NoiseSchedule.from_flow(torch.arange(1, 1001, dtype=torch.float64) / 1000, 1000)
+    timesteps, like = torch.tensor([0, 3, 500, 999]), torch.zeros(4, 1)
+    values = schedule.model_timesteps_at(timesteps, like)
+    assert torch.equal(values, schedule.model_timesteps[timesteps])
+    assert torch.equal(schedule.timesteps_of(values), timesteps)
+    assert torch.equal(schedule.timesteps_of(values[2].expand(5)), torch.full((5,), 500))
+
+
+def test_the_log_snr_is_that_of_the_snr() -> None:
+    schedule = NoiseSchedule.from_alphas_cumprod(DDPMScheduler().alphas_cumprod)
+    timesteps = torch.tensor([1, 400, 999])
+    log_snr = schedule.log_snr_at(timesteps, like=torch.zeros(3, 1, 2, 2, dtype=torch.float64))
+    torch.testing.assert_close(log_snr, schedule.snr[timesteps].log(), rtol=1e-12, atol=1e-12)

@@ -22,7 +22,7 @@ from guda_lightning.data.grouping import Grouping, Indices
 from guda_lightning.data.images import as_input, to_unit
 from guda_lightning.data.queries import with_labels
 from guda_lightning.data.sources.source import ImageTable, Source
-from guda_lightning.errors import ConfigError, DataError, GroupError, QueryError
+from guda_lightning.errors import ConfigError, DataError, GroupError, QueryError, check_range
 from guda_lightning.types import Queries
 
 
@@ -75,10 +75,10 @@ class GroupDataModule(LightningDataModule):
         batch_keys: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        _at_least(
-            1, batch_size=batch_size, image_size=image_size, probe_per_group=probe_per_group, limit=limit
-        )
-        _at_least(0, seed=seed)
+        counts = {"batch_size": batch_size, "image_size": image_size, "limit": limit}
+        for name, value in {**counts, "probe_per_group": probe_per_group}.items():
+            check_range(f"data.{name}", value, ge=1, fix=f"raise data.{name}")
+        check_range("data.seed", seed, ge=0, fix="raise data.seed")
         self.source = source
         self.batch_size = batch_size
         self.image_size = image_size
@@ -385,14 +385,3 @@ def _checked(batch_keys: dict[str, str]) -> dict[str, str]:
             fix="set data.batch_keys, e.g. to {image: images}",
         )
     return batch_keys
-
-
-def _at_least(lowest: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < lowest:
-            raise ConfigError(
-                f"data.{name} is too small",
-                found=value,
-                expected=f"at least {lowest}",
-                fix=f"raise data.{name}",
-            )

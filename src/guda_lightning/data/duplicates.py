@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.data.grouping import Grouping
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, check_range
 
 _CHUNK = 512  # images, or pairs of them, at a time: 13 MB at 32 x 32 in colour
 _SAMPLE = 256  # images whose nearest neighbour is looked up in full: the median is then known to about 5 %
@@ -72,8 +72,7 @@ def near_duplicates(images: Tensor, grouping: Grouping, within: float = 0.25) ->
             expected=f"torch.uint8 of shape ({grouping.num_samples}, channels, height, width)",
             fix="take both from one GroupDataModule",
         )
-    if not 0 < within < math.inf:
-        raise ConfigError("within is out of range", found=within, expected="above 0", fix="take 0.25")
+    check_range("within", within, gt=0, lt=math.inf, fix="take 0.25")
     if len(images) < 2:
         return []
     pixels = images.flatten(1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from guda_lightning.data.group_names import nearest, unknown_group
 from guda_lightning.data.rows import read_rows, require_columns
-from guda_lightning.errors import ConfigError, DataError, GroupError
+from guda_lightning.errors import DataError, GroupError, check_range
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import coalition
 
@@ -252,13 +252,8 @@ class Grouping:
         Raises:
             ConfigError: A negative seed.
         """
-        if seed < 0:
-            raise ConfigError(
-                "the seed of a permuted grouping is negative",
-                found=seed,
-                expected="at least 0",
-                fix="number the placebo partitions from 0",
-            )
+        fix = "number the placebo partitions from 0"
+        check_range("the seed of a permuted grouping", seed, ge=0, symbol="seed", fix=fix)
         order = np.random.default_rng(seed).permutation(self.num_samples)
         members = {f"{name}/{group}": order[indices] for group, indices in self._members.items()}
         return Grouping(members, self.num_samples)

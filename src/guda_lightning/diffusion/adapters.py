@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.diffusion.weights import evaluating
-from guda_lightning.errors import ConfigError, MissingExtraError, StoreError
+from guda_lightning.errors import ConfigError, MissingExtraError, StoreError, check_range
 
 ADAPTED = ".lora_"  # in the name of every weight of an adapter
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention layer of diffusers
@@ -30,13 +30,7 @@ class Lora:
     targets: tuple[str, ...] = _ATTENTION
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(
-                "the rank of a LoRA is out of range",
-                found=self.rank,
-                expected="rank >= 1",
-                fix="set lora.rank",
-            )
+        check_range("the rank of a LoRA", self.rank, ge=1, symbol="rank", fix="set lora.rank")
 
 
 def add_adapter(network: nn.Module, lora: Lora) -> None:

@@ -19,7 +19,7 @@ from guda_lightning.diffusion.deferred_scalars import DeferredScalars
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model
 from guda_lightning.distributed.ranks import ALONE, Ranks
 from guda_lightning.distributed.sharding import gather, shard
-from guda_lightning.errors import ConfigError, NumericsError
+from guda_lightning.errors import ConfigError, NumericsError, check_range
 from guda_lightning.functional.prediction import add_noise, to_output
 from guda_lightning.functional.schedule import NoiseSchedule
 
@@ -115,13 +115,14 @@ class DiffusionModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise ConfigError(
-                "the EMA decay is out of range",
-                found=ema_decay,
-                expected="0 <= ema_decay < 1, or null for no average",
-                fix="set model.init_args.ema_decay, e.g. 0.9999 for long runs, 0.995 for short ones",
-            )
+        check_range(
+            "the EMA decay",
+            ema_decay,
+            ge=0,
+            lt=1,
+            expected="0 <= ema_decay < 1, or null for no average",
+            fix="set model.init_args.ema_decay, e.g. 0.9999 for long runs, 0.995 for short ones",
+        )
         self.denoiser = denoiser
         self.scheduler = scheduler
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.checks import checked_scores, refuse_constant
 
 _SCORES, _ORACLE = "the scores", "the oracle's scores"  # in errors
@@ -49,7 +49,7 @@ def ndcg(scores: Tensor, oracle: Tensor, k: int) -> Tensor:
         oracle: ``[queries, groups]``.
         k: How many of the first groups count, at least 1; more than K is K.
     """
-    _at_least_one("k", k)
+    check_range("k", k, ge=1, fix="take a larger k")
     of_scores, of_oracle = _ranks(scores, oracle)
     rank = torch.arange(1, of_scores.groups + 1, device=scores.device, dtype=torch.float64)
     gain = 2**-rank - 2.0**-of_scores.groups  # (2^rel − 1) / 2^K, which does not overflow
@@ -69,8 +69,7 @@ def wpra(scores: Tensor, oracle: Tensor, top: int | None = 3) -> Tensor:
     Raises:
         NumericsError: The oracle scores all groups of a query alike.
     """
-    if top is not None:
-        _at_least_one("top", top)
+    check_range("top", top, ge=1, fix="take a larger top")
     of_scores, of_oracle = _ranks(scores, oracle)
     refuse_constant(_ORACLE, oracle)
     scores, oracle = scores.double(), oracle.double()
@@ -97,8 +96,7 @@ def rbo(scores: Tensor, oracle: Tensor, p: float = 0.9) -> Tensor:
         oracle: ``[queries, groups]``.
         p: Weight of depth d+1 relative to depth d, in (0, 1).
     """
-    if not 0 < p < 1:
-        raise ConfigError("p is out of range", found=p, expected="0 < p < 1", fix="take the usual 0.9")
+    check_range("p", p, gt=0, lt=1, fix="take the usual 0.9")
     of_scores, of_oracle = _ranks(scores, oracle)
     rank = torch.arange(1, of_scores.groups + 1, device=scores.device, dtype=torch.float64)
     weight = (1 - p) * p ** (rank - 1) / rank
@@ -195,10 +193,3 @@ def _signed_pairs(oracle: Tensor, ranks: _Ranks, among: Tensor) -> Tensor:
     """
     below_less_above = among.sum(dim=1, keepdim=True) - ranks.end - ranks.start
     return (oracle * below_less_above * among).sum(dim=1)
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(
-            f"{name} is out of range", found=value, expected=f"{name} >= 1", fix=f"take a larger {name}"
-        )

@@ -192,6 +192,19 @@ class NoiseSchedule:
         index = timesteps.to(like.device)
         return gamma[index].view(shape), sigma[index].view(shape)
 
+    def log_snr_at(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        """``log SNR_t = 2 (log γ_t − log σ_t)``, infinite without noise and without signal.
+
+        Args:
+            timesteps: ``[batch]`` int64.
+            like: ``[batch, ...]``.
+
+        Returns:
+            ``[batch]`` on the device and of the dtype of ``like``.
+        """
+        gamma, sigma = self.at(timesteps, like)
+        return 2 * (gamma.log() - sigma.log()).flatten()
+
     def model_timesteps_at(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """``model_timesteps`` at each timestep.
 

@@ -15,7 +15,7 @@ from guda_lightning.diffusion.adapters import Lora, add_adapter, has_adapter, me
 from guda_lightning.diffusion.full import DENOISERS, made_up
 from guda_lightning.diffusion.model import prediction_type
 from guda_lightning.diffusion.module import Batch, Noised
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.latent.data import LatentDataModule
 from guda_lightning.latent.encoders import pipeline_index, unreadable
 from guda_lightning.latent.prompts import NO_PROMPT
@@ -56,13 +56,14 @@ class LatentDiffusionModule(DiffusionModule):
         gradient_checkpointing: bool = False,
         seed: int = 0,
     ) -> None:
-        if not 0 <= prompt_dropout < 1:
-            raise ConfigError(
-                "the share of prompts left out is out of range",
-                found=prompt_dropout,
-                expected="0 <= prompt_dropout < 1",
-                fix="set model.init_args.prompt_dropout, e.g. 0.1",
-            )
+        check_range(
+            "the share of prompts left out",
+            prompt_dropout,
+            ge=0,
+            lt=1,
+            symbol="prompt_dropout",
+            fix="set model.init_args.prompt_dropout, e.g. 0.1",
+        )
         if lora is not None and ema_decay is not None:
             raise ConfigError(
                 "a LoRA has no moving average",

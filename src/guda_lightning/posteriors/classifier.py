@@ -15,7 +15,8 @@ from guda_lightning.diffusion import evaluating, noised, seed_step
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.sharding import gather, shard
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, check_range
+from guda_lightning.functional.prediction import add_noise
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors.network import NoisyClassifier
 from guda_lightning.posteriors.posterior import GroupPosterior, classifier_inputs
@@ -53,13 +54,8 @@ class ClassifierPlan:
 
     def __post_init__(self) -> None:
         for name in ("width", "features", "steps", "batch_size"):
-            if (value := getattr(self, name)) < 1:
-                raise ConfigError(
-                    f"classifier.{name} is out of range",
-                    found=value,
-                    expected=f"{name} >= 1",
-                    fix=f"set classifier.{name}, or leave it out",
-                )
+            option = f"classifier.{name}"
+            check_range(option, getattr(self, name), ge=1, fix=f"set {option}, or leave it out")
         if any(count < 8 or count % 8 for count in self.channels or ()):
             raise ConfigError(
                 "classifier.channels does not describe a network",
@@ -187,8 +183,7 @@ class GroupClassifier(LightningModule):
         for part in scored.tensor_split(NOISE_LEVELS) if len(images) else ():
             timesteps = part[torch.randint(len(part), (len(images),), generator=generator)]
             noise = torch.randn(images.shape, generator=generator)
-            gamma, sigma = self.schedule.at(timesteps, like=images)
-            x_t = gamma * images + sigma * noise
+            x_t = add_noise(images, noise, *self.schedule.at(timesteps, like=images))
             logits = self._logits(x_t, timesteps, labels)
             level = temper(logits, atom, int(part[0]), int(part[-1]))
             temperatures: Any = self.temperatures

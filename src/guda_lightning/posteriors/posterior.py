@@ -153,8 +153,8 @@ def classifier_inputs(schedule: NoiseSchedule, x_t: Tensor, timesteps: Tensor) -
         ``[batch, ...]`` and ``[batch]``, on the device and of the dtype of ``x_t``.
     """
     gamma, sigma = schedule.at(timesteps, like=x_t)
-    log_snr = 2 * (gamma.log() - sigma.log()).flatten()
-    return x_t / (gamma.square() + sigma.square()).sqrt(), log_snr.clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
+    log_snr = schedule.log_snr_at(timesteps, like=x_t).clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
+    return x_t / (gamma.square() + sigma.square()).sqrt(), log_snr
 
 
 class GuidedDenoiser(nn.Module):
