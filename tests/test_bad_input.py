@@ -469,7 +469,7 @@ def test_queries_of_another_shape(refused: Refused, finished_run: Path, tmp_path
 def test_timesteps_outside_the_schedule(refused: Refused, finished_run: Path) -> None:
     refused(
         command("attribute", "--scoring.grid", "[10, 4000, 1000]"),
-        "timesteps outside the range of the ELBO",
+        "timesteps are outside the range of the ELBO",
         found="[1010, 2010, 3010]",
         expected="1 <= t <= 48 (schedule of 50 timesteps)",
         fix="choose start, stop and step inside 1..48",

@@ -208,7 +208,7 @@ def test_noise_levels_that_are_no_flow_are_refused(values: list[float], found: s
     with pytest.raises(NumericsError) as error:
         NoiseSchedule.from_flow(torch.tensor(values), 1000)
     assert str(error.value) == (
-        "the flow's noise levels leave their range\n"
+        "the flow's noise levels are out of range\n"
         f"  found:    {found}\n"
         "  expected: s in (0, 1]\n"
         "  fix:      pass the sigmas that the model was trained on, without the final 0"
@@ -221,7 +221,7 @@ def test_check_names_the_timesteps_outside_and_the_range() -> None:
     with pytest.raises(ConfigError) as error:
         schedule.check(torch.tensor([[5, 999], [0, 999]]))
     assert str(error.value) == (
-        "timesteps outside the range of the ELBO\n"
+        "timesteps are outside the range of the ELBO\n"
         "  found:    [0, 999]\n"
         "  expected: 1 <= t <= 998 (schedule of 1000 timesteps)\n"
         "  fix:      choose start, stop and step inside 1..998"

@@ -73,7 +73,7 @@ def test_a_damaged_cache_is_refused(data: LatentDataModule, pretrained: str) -> 
     problem, _, expected, fix = str(caught.value).splitlines()
     assert problem.endswith(".safetensors is damaged")
     assert expected == "  expected: tensors that were written whole"
-    assert fix == "  fix:      remove the file: it is made again"
+    assert fix == "  fix:      remove the file: it is computed again"
 
 
 def test_queries_are_encoded_and_known_by_their_prompts(data: LatentDataModule) -> None:

@@ -80,7 +80,13 @@ class BeneathAdapter(DiffusionModel):
     """The full model that an adapter stands beside, in the same network: there is no second copy of it."""
 
     def call(self, x_t: Tensor, model_timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-        """See ``DiffusionModel.call``; without gradients."""
+        """The full model's raw output, ``[batch, ...]`` of the dtype of ``x_t``, without gradients.
+
+        Args:
+            x_t: ``[batch, ...]`` noised samples.
+            model_timesteps: ``[batch]`` values of ``schedule.model_timesteps``.
+            labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional network.
+        """
         with adapter_off(self.denoiser), evaluating(self.denoiser):
             return super().call(x_t, model_timesteps, labels)
 

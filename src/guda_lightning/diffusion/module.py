@@ -164,8 +164,8 @@ class DiffusionModule(LightningModule):
                 fix="use data with labels, or set model.init_args.conditional to false",
             )
         labels = batch["label"] if self.conditional else None
-        made = noised(batch["image"], labels, self._schedule, generator, self._ranks)
-        return made._replace(rows=batch.get("index"))
+        sample = noised(batch["image"], labels, self._schedule, generator, self._ranks)
+        return sample._replace(rows=batch.get("index"))
 
     def denoising_loss(self, model: DiffusionModel, batch: Noised) -> Tensor:
         """Mean squared error of the network's own prediction, a scalar."""

@@ -47,7 +47,7 @@ def sample(
         ``[batch, *shape]`` float32 on the CPU.
 
     Raises:
-        ConfigError: As in ``sampler``.
+        ConfigError: There are more steps than timesteps, or DDPM cannot walk this noise schedule.
     """
     walker = sampler(model, scheduler, steps)
     # Generators on the CPU give the same noise on every device; they look at no more than 32 bits of a seed.

@@ -127,7 +127,7 @@ def choose(
     """
     if not candidates:
         raise ConfigError(
-            "there is nothing to choose from",
+            "there are no candidates to choose from",
             found="no candidates",
             expected="at least one",
             fix="score the queries with several settings",
@@ -151,7 +151,7 @@ def _columns(groups: Sequence[str], calibration_groups: Sequence[str]) -> list[i
     """Columns of the calibration groups, in the order of the columns."""
     if isinstance(calibration_groups, str) or not calibration_groups:
         raise ConfigError(
-            "no list of calibration groups was given",
+            "invalid calibration groups: expected a list of names",
             found=repr(calibration_groups),
             expected="a list of one or more group names",
             fix=f"name groups, such as ['{groups[0]}']",

@@ -17,14 +17,30 @@ class Line(NamedTuple):
 
 
 def least_squares(x: Tensor, y: Tensor) -> Line:
-    """Fit a line through the points of two tensors of the same shape."""
+    """Fit a line through points.
+
+    Args:
+        x: ``[...]``, at least one number.
+        y: ``[...]`` of the same shape.
+
+    Returns:
+        Three scalars.
+    """
     centre_x, centre_y = x.mean(), y.mean()  # taken off first, to keep all digits
     line = line_of(moments((x - centre_x).flatten(), (y - centre_y).flatten()))
     return line._replace(offset=line.offset + centre_y - line.slope * centre_x)
 
 
 def moments(x: Tensor, y: Tensor) -> Tensor:
-    """Means over the last dimension of x, y, x², xy and y²: ``[..., 5]``."""
+    """Means over the last dimension of x, y, x², xy and y².
+
+    Args:
+        x: ``[..., n]``.
+        y: ``[..., n]``.
+
+    Returns:
+        ``[..., 5]``.
+    """
     return torch.stack([values.mean(dim=-1) for values in (x, y, x * x, x * y, y * y)], dim=-1)
 
 

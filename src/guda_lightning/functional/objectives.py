@@ -109,6 +109,15 @@ def density_ratio(log_retain: Tensor, log_forget: Tensor, num_retain: int, num_f
     """``q_t(x_t | retain) / q_t(x_t | all)`` per sample, from two log mean densities (full ReTrack).
 
     ``q_all = (n_r q_r + n_f q_f) / n``, so the ratio is at most ``n / n_r``.
+
+    Args:
+        log_retain: ``[batch]`` log mean density over the retain set.
+        log_forget: ``[batch]`` log mean density over the forget set.
+        num_retain: Number of retain samples.
+        num_forget: Number of forget samples.
+
+    Returns:
+        ``[batch]``.
     """
     share = math.log(num_retain / (num_retain + num_forget)), math.log(num_forget / (num_retain + num_forget))
     log_all = torch.logaddexp(log_retain + share[0], log_forget + share[1])

@@ -26,14 +26,24 @@ _SCORES, _ORACLE = "the scores", "the oracle's scores"  # in errors
 
 
 def top1_agreement(scores: Tensor, oracle: Tensor) -> Tensor:
-    """1 where both rank the same group first, else 0; chance is 1/K."""
+    """1 where both rank the same group first, else 0; chance is 1/K.
+
+    Args:
+        scores: ``[queries, groups]``.
+        oracle: ``[queries, groups]``.
+    """
     of_scores, of_oracle = _ranks(scores, oracle)
     first = torch.arange(1, of_scores.groups + 1, device=scores.device) == 1
     return (of_scores.mean(first) * of_oracle.mean(first)).sum(dim=1)
 
 
 def mrr(scores: Tensor, oracle: Tensor) -> Tensor:
-    """``1 / rank`` that the scores give to the oracle's first group, in (0, 1]."""
+    """``1 / rank`` that the scores give to the oracle's first group, in (0, 1] (mean reciprocal rank).
+
+    Args:
+        scores: ``[queries, groups]``.
+        oracle: ``[queries, groups]``.
+    """
     of_scores, of_oracle = _ranks(scores, oracle)
     rank = torch.arange(1, of_scores.groups + 1, device=scores.device, dtype=torch.float64)
     return (of_scores.mean(1 / rank) * of_oracle.mean(rank == 1)).sum(dim=1)
@@ -42,7 +52,7 @@ def mrr(scores: Tensor, oracle: Tensor) -> Tensor:
 def ndcg(scores: Tensor, oracle: Tensor, k: int) -> Tensor:
     """Discounted gain of the first k groups over the largest possible, in [0, 1].
 
-    ``Σ_{rank ≤ k} (2^rel − 1) / log2(rank + 1)`` with ``rel = K − rank in the oracle``.
+    ``Σ_{rank ≤ k} (2^rel − 1) / log2(rank + 1)`` with ``rel = K − rank in the oracle`` (Burges et al. 2005).
 
     Args:
         scores: ``[queries, groups]``.
@@ -59,6 +69,8 @@ def ndcg(scores: Tensor, oracle: Tensor, k: int) -> Tensor:
 
 def wpra(scores: Tensor, oracle: Tensor, top: int | None = 3) -> Tensor:
     """Share of pairs of groups ordered as in the oracle, weighted by ``|oracle difference|``, in [0, 1].
+
+    Weighted pairwise ranking agreement (GUDA, arXiv 2601.22651).
 
     Args:
         scores: ``[queries, groups]``.
@@ -89,7 +101,8 @@ def wpra(scores: Tensor, oracle: Tensor, top: int | None = 3) -> Tensor:
 def rbo(scores: Tensor, oracle: Tensor, p: float = 0.9) -> Tensor:
     """Rank-biased overlap truncated at K and not normalised: ``(1−p) Σ_d p^{d−1} |A_d ∩ B_d| / d``.
 
-    ``A_d``, ``B_d`` are the first d groups of either side; equal rankings reach ``1 − p^K``.
+    ``A_d``, ``B_d`` are the first d groups of either side; equal rankings reach ``1 − p^K``
+    (Webber et al. 2010).
 
     Args:
         scores: ``[queries, groups]``.
@@ -107,6 +120,10 @@ def rbo(scores: Tensor, oracle: Tensor, p: float = 0.9) -> Tensor:
 
 def spearman(scores: Tensor, oracle: Tensor) -> Tensor:
     """Pearson correlation of the ranks, tied groups sharing their mean rank, in [-1, 1].
+
+    Args:
+        scores: ``[queries, groups]``.
+        oracle: ``[queries, groups]``.
 
     Raises:
         NumericsError: One side scores all groups of a query alike.

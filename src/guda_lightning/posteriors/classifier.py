@@ -58,7 +58,7 @@ class ClassifierPlan:
             check_range(option, getattr(self, name), ge=1, fix=f"set {option}, or leave it out")
         if any(count < 8 or count % 8 for count in self.channels or ()):
             raise ConfigError(
-                "classifier.channels does not describe a network",
+                "classifier.channels is invalid",
                 found=list(self.channels or ()),
                 expected="one number per convolutional level, each a multiple of 8",
                 fix="set classifier.channels, e.g. [32, 64] for 32 x 32 images, or leave it out",
@@ -114,7 +114,7 @@ class GroupClassifier(LightningModule):
         self.atoms, self.atom = torch.from_numpy(table), torch.from_numpy(atom)
         if data.prompts is not None:
             raise ConfigError(
-                "guidance has nothing to tell: prompts say what the groups are",
+                "guidance does not support text-to-image models: prompts determine the groups",
                 found="a text-to-image model",
                 expected="a model without a condition, or of class labels that do not determine the groups",
                 fix="use guda unlearn, e.g. with unlearn/weighted_style.yaml",
@@ -221,7 +221,7 @@ def refuse_determined(atom: Tensor, labels: Tensor | None) -> None:
     """
     if labels is None or all(len(atom[labels == label].unique()) == 1 for label in labels.unique()):
         raise ConfigError(
-            "guidance has nothing to tell: the class labels of the conditional model determine the groups",
+            "guidance does not support these groups: class labels of the conditional model determine them",
             found="one set of groups per label",
             expected="groups that the labels do not determine, or an unconditional model",
             fix="use guda unlearn, or group the samples by something else than their labels",

@@ -78,7 +78,7 @@ class GroupPosterior:
             x_t: ``[batch, ...]``.
             timesteps: ``[batch]`` int64.
             removed: ``[1, atoms]`` bool.
-            labels: As in ``logits``.
+            labels: ``[batch]`` int64 class labels, for a conditional model.
         """
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
@@ -106,7 +106,7 @@ class GroupPosterior:
             x_t: ``[batch, ...]``.
             timesteps: ``[batch]`` int64.
             removed: ``[coalitions, atoms]`` bool.
-            labels: As in ``logits``.
+            labels: ``[batch]`` int64 class labels, for a conditional model.
 
         Returns:
             ``[batch, coalitions]`` float64.

@@ -9,8 +9,9 @@ from typing import Literal, get_args
 import torch
 
 from guda_lightning.errors import check_range
-from guda_lightning.functional.elbo import TimestepPlan, paired_difference, stderr_kind
+from guda_lightning.functional.elbo import paired_difference, stderr_kind
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.scores.squared_errors import SquaredErrors
 from guda_lightning.scores.table import ScoreTable
 from guda_lightning.types import Weighting
