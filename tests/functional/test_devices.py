@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from guda_lightning.evaluation.metrics import NDCG, Spearman
+from guda_lightning.evaluation import NDCG, Spearman
 from guda_lightning.functional import anchors, elbo, guidance, objectives, prediction, ranking
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.functional.timesteps import TimestepPlan

@@ -65,6 +65,13 @@ class Grouping:
         Args:
             function: Sample id to the name of its group, to the names of its groups, or to None for no group.
             sample_ids: One id per sample.
+
+        Example:
+            >>> from guda_lightning.data import Grouping
+            >>> ids = ["cat/0", "dog/0", "cat/1"]
+            >>> grouping = Grouping.from_callable(lambda name: name.split("/")[0], ids)
+            >>> {name: grouping.size(name) for name in grouping.names}
+            {'cat': 2, 'dog': 1}
         """
         answers = [function(sample_id) for sample_id in sample_ids]
         groups = [(answer,) if isinstance(answer, str) else tuple(answer or ()) for answer in answers]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +19,7 @@ from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_
 from guda_lightning.distributed.ranks import ALONE, Ranks
 from guda_lightning.distributed.sharding import gather, shard
 from guda_lightning.errors import ConfigError, NumericsError, check_range
+from guda_lightning.functional.noise import seed_of
 from guda_lightning.functional.prediction import add_noise, to_output
 from guda_lightning.functional.schedule import NoiseSchedule
 
@@ -72,17 +72,13 @@ def seed_step(module: LightningModule, seed: int, batch_idx: int) -> torch.Gener
         A generator on the module's device for what all ranks draw together.
     """
     step = f"{seed} {module.current_epoch} {batch_idx}"
-    own = _number(f"{step} rank {module.global_rank}")
+    own = seed_of(f"{step} rank {module.global_rank}")
     if module.device.type == "cpu":
         # torch.manual_seed would also queue a call, with a stack trace, for every GPU that may be used later.
         torch.default_generator.manual_seed(own)
     else:
         torch.manual_seed(own)
-    return torch.Generator(module.device).manual_seed(_number(f"{step} 0"))
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+    return torch.Generator(module.device).manual_seed(seed_of(f"{step} 0"))
 
 
 class DiffusionModule(LightningModule):

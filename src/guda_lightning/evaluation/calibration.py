@@ -41,7 +41,7 @@ class Calibration:
     r2: float
 
     def apply(self, scores: Tensor) -> Tensor:
-        """Bring scores of any shape to the oracle's scale."""
+        """Bring scores ``[...]`` to the oracle's scale, ``[...]`` in the oracle's unit."""
         return self.scale * scores + self.offset
 
 
@@ -60,6 +60,14 @@ def calibrate(
         ConfigError: Shapes do not fit, or there are no groups to fit on or none to test on.
         GroupError: A group is unknown or named twice.
         NumericsError: A score is not finite, or a side does not vary.
+
+    Example:
+        >>> import torch
+        >>> from guda_lightning.evaluation import calibrate
+        >>> scores = torch.tensor([[1.0, 2.0, 3.0], [2.0, 0.0, 4.0]])
+        >>> line = calibrate(scores, 10 * scores + 5, groups=["a", "b", "c"], calibration_groups=["a", "b"])
+        >>> line.apply(torch.tensor([1.5]))
+        tensor([20.])
     """
     chosen = _columns(groups, calibration_groups)
     refuse_none_held_out(groups, calibration_groups)
