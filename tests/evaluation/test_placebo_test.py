@@ -200,7 +200,7 @@ def test_too_few_partitions_are_refused(partitions: int, smallest: str) -> None:
         "there are too few placebo partitions",
         f"{partitions}, whose smallest possible p-value is {smallest}",
         "at least 99, for a smallest p-value of 0.01",
-        "ask for 99 or more: --partitions 99",
+        "pass --partitions 99, or more",
     )
     with pytest.raises(ConfigError, match=expected):
         placebo_test(torch.zeros(4, 3), torch.zeros(partitions, 4, 3))

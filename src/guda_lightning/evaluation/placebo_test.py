@@ -85,7 +85,7 @@ def refuse_few(partitions: int, level: float) -> None:
             "there are too few placebo partitions",
             found=f"{partitions}, whose smallest possible p-value is {1 / (1 + partitions):.3g}",
             expected=f"at least {_FEWEST}, for a smallest p-value of {1 / (1 + _FEWEST):.3g}",
-            fix=f"ask for {_FEWEST} or more: --partitions {_FEWEST}",
+            fix=f"pass --partitions {_FEWEST}, or more",
         )
     floor = 1 / (1 + partitions)
     check_range(

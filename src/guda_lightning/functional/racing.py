@@ -185,7 +185,7 @@ def race(
 
     Raises:
         ConfigError: An argument is out of range, or the scores have another shape.
-        NumericsError: A score that was asked for is not finite.
+        NumericsError: The score of an active group is not finite.
     """
     thresholds = boundary(groups, k=k, delta=delta, rounds_min=rounds_min, rounds_max=rounds_max)
     scores, differences = Moments.zeros(queries, groups), Moments.zeros(queries, groups, groups)
@@ -232,7 +232,7 @@ def t_quantile(tail: float, degrees: Tensor) -> Tensor:
 
 
 def _checked(values: Tensor, active: Tensor, number: int) -> Tensor:
-    """The scores of a round in float64, NaN where they were not asked for."""
+    """The scores of a round in float64, NaN where groups are not active."""
     if values.shape != active.shape:
         raise ConfigError(
             "the scores of a round have the wrong shape",

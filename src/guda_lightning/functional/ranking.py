@@ -183,7 +183,7 @@ def _ranks_of(values: Tensor) -> _Ranks:
     ordered, order = values.sort(dim=1, descending=True)
     groups = order.shape[1]
     rank = torch.arange(1, groups, device=values.device)
-    last = ordered[:, :-1] != ordered[:, 1:]  # of the groups that share ranks; the very last one is not asked
+    last = ordered[:, :-1] != ordered[:, 1:]  # of the groups that share ranks; the very last one is left out
     start = pad(rank.where(last, 0), (1, 0)).cummax(dim=1).values
     end = pad(rank.where(last, groups), (0, 1), value=groups).flip(1).cummin(dim=1).values.flip(1)
     return _Ranks(*(torch.empty_like(order).scatter(1, order, side) for side in (start, end)))
