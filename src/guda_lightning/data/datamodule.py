@@ -47,6 +47,9 @@ class GroupDataModule(LightningDataModule):
         limit: Number of samples to draw at random from the source. None: all.
         batch_keys: What a LightningModule of your own calls the entries of a batch, e.g.
             ``{"image": "images"}``. None: ``image``, ``label``, ``index`` and ``groups``.
+
+    Raises:
+        ConfigError: A number is out of range, or ``batch_keys`` are invalid.
     """
 
     def __init__(

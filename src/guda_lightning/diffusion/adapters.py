@@ -22,8 +22,11 @@ class Lora:
     """A low-rank adapter (Hu et al., arXiv 2106.09685): ``W + B A`` with A random and B zero at first.
 
     Attributes:
-        rank: Rows of A.
+        rank: Rows of A, at least 1.
         targets: Ends of the names of the layers that are adapted.
+
+    Raises:
+        ConfigError: The rank is out of range.
     """
 
     rank: int = 8

@@ -27,7 +27,18 @@ Batch = Mapping[str, Any]
 
 
 class Noised(NamedTuple):
-    """A batch of samples noised at random timesteps; γ and σ are shaped to multiply it."""
+    """A batch of samples noised at random timesteps.
+
+    Attributes:
+        x0: ``[batch, ...]`` clean samples.
+        noise: ``[batch, ...]`` ε.
+        x_t: ``[batch, ...]`` ``γ_t x_0 + σ_t ε``.
+        timesteps: ``[batch]`` int64.
+        gamma: ``[batch, 1, ...]`` γ_t.
+        sigma: ``[batch, 1, ...]`` σ_t.
+        labels: ``[batch]`` int64 class labels or numbers of prompts; None for an unconditional network.
+        rows: ``[batch]`` int64 rows of the training data; None where the batch does not say.
+    """
 
     x0: Tensor
     noise: Tensor
@@ -36,7 +47,7 @@ class Noised(NamedTuple):
     gamma: Tensor
     sigma: Tensor
     labels: Tensor | None
-    rows: Tensor | None = None  # of the training data, where the batch says
+    rows: Tensor | None = None
 
 
 def noised(
@@ -98,6 +109,9 @@ class DiffusionModule(LightningModule):
             is saved, sampled and scored; None keeps no average.
         conditional: Whether the denoiser takes class labels or prompts.
         seed: Seed of the noise and the timesteps of training.
+
+    Raises:
+        ConfigError: The EMA decay is out of range.
     """
 
     def __init__(

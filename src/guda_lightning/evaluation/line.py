@@ -27,11 +27,11 @@ def least_squares(x: Tensor, y: Tensor) -> Line:
         Three scalars.
     """
     centre_x, centre_y = x.mean(), y.mean()  # taken off first, to keep all digits
-    line = line_of(moments((x - centre_x).flatten(), (y - centre_y).flatten()))
+    line = line_of(second_moments((x - centre_x).flatten(), (y - centre_y).flatten()))
     return line._replace(offset=line.offset + centre_y - line.slope * centre_x)
 
 
-def moments(x: Tensor, y: Tensor) -> Tensor:
+def second_moments(x: Tensor, y: Tensor) -> Tensor:
     """Means over the last dimension of x, y, x², xy and y².
 
     Args:
@@ -48,7 +48,7 @@ def line_of(moments: Tensor, smallest: Tensor | float = 0.0) -> Line:
     """Fit lines to moments ``[..., 5]``, or to weighted means of moments.
 
     Args:
-        moments: As from ``moments``.
+        moments: ``[..., 5]`` from ``second_moments``.
         smallest: ``[..., 2]``, the variances of x and y up to which these do not vary.
     """
     x, y, xx, xy, yy = moments.unbind(-1)

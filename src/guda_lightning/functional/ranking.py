@@ -6,6 +6,9 @@ finite, at least two groups) and returns one float64 number per query, larger = 
 Ties: every function returns its mean over all ways to break ties, the two sides independently. So no result
 depends on the order of the groups, and a method that scores all groups alike agrees at the level of chance.
 
+Every function raises a ConfigError where the shapes differ, where there are fewer than two groups or where an
+argument is out of range, and a NumericsError where a number is not finite.
+
 Definitions: K groups, rank from 1 = largest.
 """
 

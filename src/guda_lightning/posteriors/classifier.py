@@ -40,7 +40,10 @@ class ClassifierPlan:
         batch_size: Images per step and process.
         lr: Highest learning rate of a one-cycle schedule of AdamW.
         weight_decay: Of AdamW.
-        held_out: Share of the samples that are not trained on, but calibrated on.
+        held_out: Share of the samples that are not trained on, but calibrated on, in [0, 1).
+
+    Raises:
+        ConfigError: A number is out of range.
     """
 
     channels: tuple[int, ...] | None = None
