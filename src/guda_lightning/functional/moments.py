@@ -41,17 +41,17 @@ class Moments:
 
     def merge(self, other: Moments) -> Moments:
         """With the numbers of another sample of the same shape."""
-        count = self.count + other.count
-        total, step = count.clamp_min(1).double(), other.mean - self.mean
-        between = step.square() * (self.count * other.count / total)
-        mean = self.mean + step * (other.count / total)
-        return Moments(count, mean, self.scatter + other.scatter + between)
+        count, step = self.count + other.count, other.mean - self.mean
+        share = other.count.double().div_(count.clamp_min(1))
+        mean = torch.addcmul(self.mean, step, share)
+        scatter = torch.addcmul(self.scatter + other.scatter, step.square_(), share.mul_(self.count))
+        return Moments(count, mean, scatter)
 
     def add(self, values: Tensor) -> Moments:
         """With one more number ``[...]`` for each entry; NaN leaves an entry as it is."""
         there = ~values.isnan()
         numbers = torch.where(there, values.to(torch.float64), 0)
-        return self.merge(Moments(there.long(), numbers, torch.zeros_like(numbers)))
+        return self.merge(Moments(there, numbers, numbers.new_zeros(())))
 
     @property
     def stderr(self) -> Tensor:
