@@ -21,14 +21,14 @@ from guda_lightning.functional.racing import Decisions, Race, boundary, decide, 
 
 @dataclass
 class Recorded:
-    """Rounds drawn beforehand, and what a race asked for."""
+    """Rounds drawn beforehand, and what a race requested."""
 
     rounds: Tensor
-    asked: list[Tensor] = field(default_factory=list)
+    requested: list[Tensor] = field(default_factory=list)
 
     def __call__(self, number: int, active: Tensor) -> Tensor:
-        assert number == len(self.asked)
-        self.asked.append(active.clone())
+        assert number == len(self.requested)
+        self.requested.append(active.clone())
         return self.rounds[number].where(active, torch.nan)
 
     def race(self, **arguments: Any) -> Race:
@@ -247,14 +247,14 @@ def test_evaluations_are_those_asked_for_and_within_the_budget(
 ) -> None:
     recorded, arguments = case
     found = recorded.race(**arguments)
-    asked = torch.stack(recorded.asked)
+    requested = torch.stack(recorded.requested)
     rounds, _, groups = recorded.rounds.shape
-    assert torch.equal(found.rounds, asked.sum(dim=0))
-    assert torch.equal(found.evaluations, (asked.sum(dim=2) + asked.any(dim=2)).sum(dim=0))
+    assert torch.equal(found.rounds, requested.sum(dim=0))
+    assert torch.equal(found.evaluations, (requested.sum(dim=2) + requested.any(dim=2)).sum(dim=0))
     assert (found.evaluations <= rounds * (groups + 1)).all()
-    assert not (asked[1:] & ~asked[:-1]).any()  # what stopped stays stopped
-    assert asked[: arguments["rounds_min"]].all()
-    assert asked.any(dim=(1, 2)).all()  # no round of nothing
+    assert not (requested[1:] & ~requested[:-1]).any()  # what stopped stays stopped
+    assert requested[: arguments["rounds_min"]].all()
+    assert requested.any(dim=(1, 2)).all()  # no round of nothing
     assert (found.rounds[found.decisions.undecided] == rounds).all()
 
 

@@ -265,9 +265,9 @@ def test_unlearning_computes_activations_twice_where_training_did(
 ) -> None:
     full = FullModel.of(LatentDiffusionModule(pretrained)).prompted(data.prompts)
     training = (default_optimizer, None, True, 0, {"steps": 1}, None)
-    for asked in (False, True):
-        made = Unlearning(full, Anchor("style_removed"), *training, asked).module(("red",))
-        assert made.denoiser.is_gradient_checkpointing is asked
+    for requested in (False, True):
+        made = Unlearning(full, Anchor("style_removed"), *training, requested).module(("red",))
+        assert made.denoiser.is_gradient_checkpointing is requested
 
 
 def test_oracles_of_another_adapter_are_others(pretrained: str) -> None:
