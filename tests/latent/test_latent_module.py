@@ -130,7 +130,7 @@ def test_a_scheduler_for_another_prediction_is_refused(pretrained: str) -> None:
     with pytest.raises(ConfigError) as caught:
         LatentDiffusionModule(pretrained, scheduler=DDPMScheduler(prediction_type="v_prediction"))
     assert str(caught.value) == (
-        "the scheduler is for another kind of prediction than the denoiser makes\n"
+        "the scheduler's prediction type differs from the denoiser's\n"
         "  found:    DDPMScheduler with prediction type v_prediction\n"
         f"  expected: epsilon, as in {pretrained}\n"
         "  fix:      set prediction_type of model.init_args.scheduler, or leave the scheduler out"
@@ -141,7 +141,7 @@ def test_a_moving_average_of_a_lora_is_refused(pretrained: str) -> None:
     with pytest.raises(ConfigError) as caught:
         LatentDiffusionModule(pretrained, lora=Lora(rank=4), ema_decay=0.9)
     assert str(caught.value) == (
-        "a LoRA has no moving average\n"
+        "LoRA training does not support a moving average\n"
         "  found:    lora of rank 4 with ema_decay=0.9\n"
         "  expected: one of the two\n"
         "  fix:      leave out model.init_args.ema_decay or model.init_args.lora"
