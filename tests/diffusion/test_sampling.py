@@ -190,7 +190,7 @@ def test_the_cost_of_an_evaluation_is_measured_without_touching_the_model() -> N
 
 
 def test_the_cost_of_a_step_is_measured_without_touching_the_model() -> None:
-    subject = model(SCHEDULERS[0], num_class_embeds=3)
+    subject = replace(model(SCHEDULERS[0], num_class_embeds=3), conditional=True)
     before = {name: weight.clone() for name, weight in subject.denoiser.state_dict().items()}
     generator = torch.get_rng_state()
     with counting(subject.denoiser) as evaluations:
