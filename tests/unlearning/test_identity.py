@@ -137,7 +137,7 @@ def test_an_objective_without_bind_cannot_be_made() -> None:
     class Unbound(Objective):
         pass
 
-    with pytest.raises(TypeError, match="abstract method '?bind'?"):
+    with pytest.raises(TypeError, match="abstract method"):
         Unbound()  # type: ignore[abstract]
 
 
