@@ -83,11 +83,11 @@ def test_what_is_saved_is_an_ordinary_diffusers_folder(scheduler: Any, tmp_path:
     network = UNet2DModel.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False)
     assert pipeline.scheduler.config.items() <= scheduler.config.items()
     assert type(pipeline.scheduler) is type(scheduler)
-    told = full.model.schedule.model_timesteps[T]
+    model_timesteps = full.model.schedule.model_timesteps[T]
     with torch.no_grad():
-        expected = full.model.denoiser.eval()(X, told).sample
-        assert torch.equal(pipeline.unet.eval()(X, told).sample, expected)
-        assert torch.equal(network.eval()(X, told).sample, expected)
+        expected = full.model.denoiser.eval()(X, model_timesteps).sample
+        assert torch.equal(pipeline.unet.eval()(X, model_timesteps).sample, expected)
+        assert torch.equal(network.eval()(X, model_timesteps).sample, expected)
     assert same(open_full(tmp_path, module(tiny_unet(seed=1))), full)
 
 

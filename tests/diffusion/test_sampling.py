@@ -89,10 +89,10 @@ class Velocity(nn.Module):
 
     def __init__(self, network: GaussianDenoiser, schedule: Any) -> None:
         super().__init__()
-        self.network, self.told = network, schedule.model_timesteps
+        self.network, self.model_timesteps = network, schedule.model_timesteps
 
-    def forward(self, x_t: Tensor, told: Tensor) -> Tensor:
-        timesteps = (self.told[None] - told[:, None]).abs().argmin(dim=1)
+    def forward(self, x_t: Tensor, model_timesteps: Tensor) -> Tensor:
+        timesteps = (self.model_timesteps[None] - model_timesteps[:, None]).abs().argmin(dim=1)
         noise = self.network(x_t, timesteps).double()
         gamma = self.network.gamma[timesteps].view(-1, 1, 1, 1)
         sigma = self.network.sigma[timesteps].view(-1, 1, 1, 1)
@@ -142,9 +142,9 @@ def test_sampling_tells_its_steps_and_leaves_model_and_scheduler_alone() -> None
     scheduler = DDPMScheduler()
     subject = model(scheduler)
     subject.denoiser.train()
-    timesteps, told = scheduler.timesteps.clone(), []
-    sample(subject, scheduler, SHAPE, [0], seed=0, steps=4, on_step=lambda: told.append(1))
-    assert len(told) == 4
+    timesteps, steps = scheduler.timesteps.clone(), []
+    sample(subject, scheduler, SHAPE, [0], seed=0, steps=4, on_step=lambda: steps.append(1))
+    assert len(steps) == 4
     assert subject.denoiser.training
     assert torch.equal(scheduler.timesteps, timesteps)
 

@@ -117,19 +117,19 @@ def test_a_module_that_would_not_spread_is_refused(tmp_path: Path) -> None:
 def test_a_process_alone_agrees_with_itself() -> None:
     assert Ranks.of(None) is not None
     assert Ranks.of(None) == ALONE
-    assert (ALONE.agreed("yes"), ALONE.gathered(3)) == ("yes", [3])
-    ALONE.meet()
+    assert (ALONE.broadcast("yes"), ALONE.all_gather(3)) == ("yes", [3])
+    ALONE.barrier()
 
 
 def test_what_rank_zero_does_alone_fails_for_all() -> None:
     done: list[int] = []
-    ALONE.first(lambda: done.append(1))
+    ALONE.on_rank_zero(lambda: done.append(1))
     assert done == [1]
     with pytest.raises(OSError, match=r"^full$"):
-        ALONE.first(lambda: _fail())
+        ALONE.on_rank_zero(lambda: _fail())
 
     class Second(Ranks):
-        def agreed(self, value: Any) -> Any:
+        def broadcast(self, value: Any) -> Any:
             return True  # rank zero says that it has failed
 
     expected = message(
@@ -139,7 +139,7 @@ def test_what_rank_zero_does_alone_fails_for_all() -> None:
         "see what it printed",
     )
     with pytest.raises(RankError, match=expected):
-        Second(1, 2).first(lambda: done.append(2))
+        Second(1, 2).on_rank_zero(lambda: done.append(2))
     assert done == [1]
 
 

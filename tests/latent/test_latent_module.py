@@ -226,13 +226,13 @@ def test_transformers_of_stable_diffusion_3_predict_a_flow() -> None:
     )
     x, numbers, index = torch.randn(2, 4, 4, 4), torch.tensor([0, 2]), torch.tensor([10, 800])
     gamma, sigma = model.schedule.at(index, like=x)
-    told = model.schedule.model_timesteps[index]
+    model_timesteps = model.schedule.model_timesteps[index]
     with torch.no_grad():
         velocity = network(
             hidden_states=x,
             encoder_hidden_states=states[numbers],
             pooled_projections=pooled[numbers],
-            timestep=told,
+            timestep=model_timesteps,
         ).sample
         found = model.predicted_noise(x, index, numbers)
     torch.testing.assert_close(gamma + sigma, torch.ones_like(gamma))

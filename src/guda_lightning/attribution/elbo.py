@@ -167,7 +167,7 @@ class ELBOAttributor(Attributor):
     def _cached(self, identity: dict[str, object]) -> SquaredErrors | None:
         """Squared errors of this identity, if they were kept."""
         path = self._path(identity)
-        if path is None or not self.ranks.agreed(path.is_file()):
+        if path is None or not self.ranks.broadcast(path.is_file()):
             return None
         return SquaredErrors.load(path, expect=identity)
 
@@ -175,7 +175,7 @@ class ELBOAttributor(Attributor):
         """Keep squared errors under the identity that is their record."""
         path = self._path(errors.record)
         if path is not None:
-            self.ranks.first(partial(errors.save, path))
+            self.ranks.on_rank_zero(partial(errors.save, path))
 
     def _network(self) -> DiffusionModel:
         """A copy of the full model on the device, whose weights may be replaced."""

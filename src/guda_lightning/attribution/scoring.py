@@ -146,7 +146,7 @@ def shared_errors(
         return measure(queries)
     share = -(-len(queries) // ranks.count)
     mine = [(ranks.rank + turn * ranks.count) % len(queries) for turn in range(share)]
-    errors, timesteps = zip(*ranks.gathered(measure(queries.take(mine))), strict=True)
+    errors, timesteps = zip(*ranks.all_gather(measure(queries.take(mine))), strict=True)
     return _dealt(errors, len(queries)), _dealt(timesteps, len(queries))
 
 

@@ -164,7 +164,7 @@ class ELBOAttributionCallback(Callback):
         if trainer.sanity_checking:
             return
         if self._fixed is None:
-            scored = dealt(self._ranks.gathered(distinct(self._collected))).first(self.max_queries)
+            scored = dealt(self._ranks.all_gather(distinct(self._collected))).first(self.max_queries)
         else:
             fixed, none = self._fixed, torch.zeros(len(self._fixed), dtype=torch.bool)
             scored = Collected(fixed.ids, fixed.inputs, fixed.labels, none)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from guda_lightning.data.group_names import nearest, unknown_group
 from guda_lightning.data.rows import read_rows, require_columns
 from guda_lightning.errors import ConfigError, DataError, GroupError
 from guda_lightning.storage.files import sha256_json
@@ -106,7 +106,7 @@ class Grouping:
                 raise DataError(
                     f"{path}, line {line}: unknown sample '{sample_id}'",
                     found=f"{id_column} '{sample_id}'",
-                    expected=f"one of {len(sample_ids)} samples; nearest: {_nearest(sample_id, sample_ids)}",
+                    expected=f"one of {len(sample_ids)} samples; nearest: {nearest(sample_id, sample_ids)}",
                     fix=f"correct the column '{id_column}' or remove the line",
                 )
             position = positions[sample_id]
@@ -301,40 +301,6 @@ def _checked(name: str, indices: Sequence[int] | Indices, num_samples: int) -> I
         )
     members.setflags(write=False)
     return members
-
-
-def split_names(asked: str, names: Sequence[str]) -> list[str]:
-    """What a user asked for by one text: one of the names, or several separated by commas, each once."""
-    chosen = [asked] if asked in names else [name.strip() for name in asked.split(",")]
-    return list(dict.fromkeys(chosen))
-
-
-def asked_groups(asked: str, names: Sequence[str]) -> list[str]:
-    """The groups that a user asked for by one text, as in ``split_names``.
-
-    Raises:
-        GroupError: One does not exist.
-    """
-    chosen = split_names(asked, names)
-    for name in chosen:
-        if name not in names:
-            raise unknown_group(name, names)
-    return chosen
-
-
-def unknown_group(name: str, names: Sequence[str]) -> GroupError:
-    """The error for a group that is none of these."""
-    return GroupError(
-        f"unknown group '{name}'",
-        found=f"'{name}'",
-        expected=f"one of {len(names)} groups; nearest: {_nearest(name, names)}",
-        fix="correct the name",
-    )
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(word), list(words), n=3, cutoff=0.0)
-    return ", ".join(f"'{name}'" for name in near)
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

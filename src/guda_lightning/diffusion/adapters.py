@@ -85,10 +85,10 @@ def adapter_off(network: nn.Module) -> Iterator[None]:
 class BeneathAdapter(DiffusionModel):
     """The full model that an adapter stands beside, in the same network: there is no second copy of it."""
 
-    def call(self, x_t: Tensor, told: Tensor, labels: Tensor | None = None) -> Tensor:
+    def call(self, x_t: Tensor, model_timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """See ``DiffusionModel.call``; without gradients."""
         with adapter_off(self.denoiser), evaluating(self.denoiser):
-            return super().call(x_t, told, labels)
+            return super().call(x_t, model_timesteps, labels)
 
 
 def own_weights(network: nn.Module) -> dict[str, Tensor]:

@@ -88,7 +88,7 @@ class FullModel:
         return Provenance(self.hash, self.model.schedule.hash, grouping_hash)
 
     def prompted(self, prompts: Condition | None) -> FullModel:
-        """The same model, told the embeddings of prompts."""
+        """The same model, conditioned on the embeddings of prompts."""
         return replace(self, model=replace(self.model, prompts=prompts))
 
 

@@ -46,10 +46,16 @@ class DiffusionModel:
             timesteps: ``[batch]`` int64 indices into the schedule.
             labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional network.
         """
-        return self.call(x_t, self.schedule.told(timesteps, x_t), labels)
+        return self.call(x_t, self.schedule.model_timesteps_at(timesteps, x_t), labels)
 
-    def call(self, x_t: Tensor, told: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The network's raw output for the timesteps that it is told, ``[batch]``, as samplers give them."""
+    def call(self, x_t: Tensor, model_timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The network's raw output, ``[batch, ...]`` of the dtype of ``x_t``, at the timesteps of a sampler.
+
+        Args:
+            x_t: ``[batch, ...]`` noised samples.
+            model_timesteps: ``[batch]`` values of ``schedule.model_timesteps``.
+            labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional network.
+        """
         condition: Mapping[str, Tensor] = {}
         if labels is not None and self.prompts is not None:
             embedded = self.prompts(labels).items()
@@ -57,9 +63,9 @@ class DiffusionModel:
         elif labels is not None:
             condition = {"class_labels": labels}
         if _named(type(self.denoiser)):
-            output = output_tensor(self.denoiser(hidden_states=x_t, timestep=told, **condition))
+            output = output_tensor(self.denoiser(hidden_states=x_t, timestep=model_timesteps, **condition))
         else:
-            output = output_tensor(self.denoiser(x_t, told, **condition))
+            output = output_tensor(self.denoiser(x_t, model_timesteps, **condition))
         # A network that also predicts its variance gives twice the channels, the prediction first.
         output = output[:, : x_t.shape[1]] if output.shape[1] == 2 * x_t.shape[1] else output
         return output.to(x_t.dtype)

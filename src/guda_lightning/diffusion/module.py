@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from guda_lightning.diffusion.deferred import Late
+from guda_lightning.diffusion.deferred_scalars import DeferredScalars
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model
 from guda_lightning.distributed.ranks import ALONE, Ranks
 from guda_lightning.distributed.sharding import gather, shard
@@ -140,7 +140,7 @@ class DiffusionModule(LightningModule):
             self.ema.requires_grad_(False)
         self.prompts: Condition | None = None  # of a text-conditional denoiser
         self._averaged_step = 0
-        self._late = Late()  # what the last step said
+        self._deferred = DeferredScalars()  # of the last step
         self._ranks = ALONE
         self._generator: torch.Generator | None = None  # of this step, the same on all ranks
 
@@ -181,7 +181,7 @@ class DiffusionModule(LightningModule):
         self._ranks = Ranks.of(self._trainer)
         self._model = self.student
         self._schedule = self._model.schedule
-        self._late.clear()
+        self._deferred.clear()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key all randomness of the step, dropout included."""
@@ -191,7 +191,7 @@ class DiffusionModule(LightningModule):
         """Denoising loss of one batch."""
         loss = self.denoising_loss(self._model, self.noised(batch, self._generator))
         self.log("train/loss", loss, prog_bar=True)
-        self.watch(loss=loss)
+        self.check_scalars(loss=loss)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -202,7 +202,7 @@ class DiffusionModule(LightningModule):
 
     def on_validation_start(self) -> None:
         """Do not validate a model that is lost."""
-        self.look()
+        self.check_deferred()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Denoising loss of the averaged model, with the same noise at every validation."""
@@ -227,12 +227,12 @@ class DiffusionModule(LightningModule):
         gather(self)
 
     def on_train_end(self) -> None:
-        """Look at the last step too."""
-        self.look()
+        """Check the last step too."""
+        self.check_deferred()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Do not write NaN weights."""
-        self.look()
+        self.check_deferred()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue the moving average where the checkpoint left it."""
@@ -248,39 +248,43 @@ class DiffusionModule(LightningModule):
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
         }
 
-    def watch(self, **numbers: Tensor) -> None:
-        """Look at ``loss`` and other scalars of a step: at once, or on a GPU at those of the step before.
+    def check_scalars(self, **scalars: Tensor) -> None:
+        """Pass ``loss`` and other scalars to ``on_scalars``: on the CPU now, on a GPU one step later.
 
         Raises:
-            NumericsError: As in ``look``.
+            NumericsError: A loss is not finite.
         """
-        self.look()
-        self._late.put(self.global_step, numbers)
-        if self._at_once:
-            self.look()
+        self.check_deferred()
+        self._deferred.put(self.global_step, scalars)
+        if self._checks_at_once:
+            self.check_deferred()
 
     @property
-    def _at_once(self) -> bool:
-        """Whether to look at a number makes nobody wait."""
+    def _checks_at_once(self) -> bool:
+        """Whether reading a scalar does not wait for a device."""
         return self.device.type == "cpu"
 
-    def look(self) -> None:
-        """Look at what the last step said, before anything is made of its weights.
+    def check_deferred(self) -> None:
+        """Check the scalars of the last step, before its weights are validated or written.
 
         Raises:
-            NumericsError: Its loss is no number: training stops rather than write NaN weights.
+            NumericsError: Its loss is not finite: training stops rather than write NaN weights.
         """
-        said = self._late.read()
-        if said is not None:
-            self.said(*said)
-            self._late.clear()
+        last = self._deferred.read()
+        if last is not None:
+            self.on_scalars(*last)
+            self._deferred.clear()
 
-    def said(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Refuse a loss that is no number."""
-        if not math.isfinite(numbers["loss"]):
+    def on_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Hook for the scalars of a step, once they are on the host.
+
+        Raises:
+            NumericsError: The loss is not finite.
+        """
+        if not math.isfinite(scalars["loss"]):
             raise NumericsError(
                 f"the training loss is not finite at step {step}",
-                found=numbers["loss"],
+                found=scalars["loss"],
                 expected="a finite number",
                 fix="check the images for NaN, lower the learning rate, or set trainer.gradient_clip_val=1.0",
             )

@@ -56,12 +56,13 @@ def sample(
     x = torch.stack([torch.randn(tuple(shape), generator=stream) for stream in streams]).to(device)
     labels = None if labels is None else labels.to(device)
     with evaluating(model.denoiser):
-        for told in walker.timesteps:
-            output = model.call(x, told.to(device).expand(len(x)), labels)
+        for timestep in walker.timesteps:
+            model_timesteps = timestep.to(device).expand(len(x))
+            output = model.call(x, model_timesteps, labels)
             if prompt_guidance != 1 and labels is not None:
-                without = model.call(x, told.to(device).expand(len(x)), torch.zeros_like(labels))
+                without = model.call(x, model_timesteps, torch.zeros_like(labels))
                 output = without + prompt_guidance * (output - without)
-            x = walker.step(output, told, x, generator=streams).prev_sample
+            x = walker.step(output, timestep, x, generator=streams).prev_sample
             on_step()
     return x.to("cpu", torch.float32)
 

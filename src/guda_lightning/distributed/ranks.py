@@ -41,15 +41,15 @@ class Ranks:
         mesh = strategy.device_mesh["data_parallel"] if isinstance(strategy, ModelParallelStrategy) else None
         return cls(dealt["rank"], dealt["num_replicas"], mesh)
 
-    def agreed(self, value: _Value) -> _Value:
-        """The value that rank zero has: what files say may differ for a moment between machines."""
+    def broadcast(self, value: _Value) -> _Value:
+        """The value of rank zero on every rank: what files say may differ for a moment between machines."""
         if self.count == 1:
             return value
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def gathered(self, value: _Value) -> list[_Value]:
+    def all_gather(self, value: _Value) -> list[_Value]:
         """The values of all ranks, in their order."""
         if self.count == 1:
             return [value]
@@ -57,11 +57,11 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def first(self, work: Callable[[], object]) -> None:
-        """Let rank zero do something alone, such as write a file, and wait until it is done.
+    def on_rank_zero(self, work: Callable[[], object]) -> None:
+        """Call ``work`` on rank zero alone, such as to write a file; every rank waits until it is done.
 
         Raises:
-            RankError: It has failed; rank zero itself raises what happened.
+            RankError: It has failed on rank zero, which itself raises what happened.
         """
         failed = False
         try:
@@ -71,7 +71,7 @@ class Ranks:
             failed = True
             raise
         finally:
-            failed = self.agreed(failed)
+            failed = self.broadcast(failed)
         if failed:
             raise RankError(
                 "the first process has failed",
@@ -80,9 +80,9 @@ class Ranks:
                 fix="see what it printed",
             )
 
-    def meet(self) -> None:
-        """Wait for all others, so that none reads what another still writes."""
-        self.gathered(None)
+    def barrier(self) -> None:
+        """Wait for all ranks, so that none reads what another still writes."""
+        self.all_gather(None)
 
 
 ALONE = Ranks()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import Tensor
 
-from guda_lightning.data.grouping import unknown_group
+from guda_lightning.data.group_names import unknown_group
 from guda_lightning.errors import ConfigError, GroupError, NumericsError
 from guda_lightning.evaluation.line import least_squares
 from guda_lightning.functional.checks import checked_scores

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from guda_lightning.data.grouping import asked_groups
+from guda_lightning.data.group_names import requested_groups
 from guda_lightning.diffusion import open_schedule
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation.agreement import agreement
@@ -53,7 +53,7 @@ def compare(
     methods, races, of_races = _races(methods, per)
     _refuse_too_little(methods, oracles)
     first, notes = next(iter(oracles.values())), [*notes, *of_races]
-    chosen = [] if calibration is None else asked_groups(calibration, first.groups)
+    chosen = [] if calibration is None else requested_groups(calibration, first.groups)
     refuse_none_held_out(first.groups, chosen)
     reference = _paired_with_full(run, oracles)
     if reference is None and per == "sample":

@@ -18,7 +18,7 @@ from guda_lightning.distributed.sharding import gather, shard
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors.network import NoisyClassifier
-from guda_lightning.posteriors.posterior import GroupPosterior, told
+from guda_lightning.posteriors.posterior import GroupPosterior, classifier_inputs
 from guda_lightning.posteriors.tempering import NoiseLevel, temper
 
 DENSE_SIDE = 8  # pixels a side up to which dense layers alone do as well, for less (docs/benchmarks.md)
@@ -164,7 +164,7 @@ class GroupClassifier(LightningModule):
         """Cross-entropy of the atoms of noised samples."""
         labels = batch.get("label") if self.conditional else None
         sample = noised(batch["image"], labels, self.schedule, self._generator, Ranks.of(self.trainer))
-        logits = self.network(*told(self.schedule, sample.x_t, sample.timesteps), sample.labels)
+        logits = self.network(*classifier_inputs(self.schedule, sample.x_t, sample.timesteps), sample.labels)
         loss = nn.functional.cross_entropy(logits, self.atom[batch["index"].cpu()].to(self.device))
         self.log("guide/loss", loss, prog_bar=True)
         return loss
@@ -208,7 +208,7 @@ class GroupClassifier(LightningModule):
         batches = []
         with evaluating(self.network):
             for rows in torch.arange(len(x_t)).split(1024):
-                x, log_snr = told(self.schedule, x_t[rows].to(self.device), timesteps[rows])
+                x, log_snr = classifier_inputs(self.schedule, x_t[rows].to(self.device), timesteps[rows])
                 of = None if labels is None else labels[rows].to(self.device)
                 batches.append(self.network(x, log_snr, of).cpu())
         return torch.cat(batches)

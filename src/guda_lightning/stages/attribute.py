@@ -102,8 +102,8 @@ class AttributeStage(StageTrainer):
             for one in fitted:
                 one.share_with(ranks)
                 self.table_path = path = run.table(one.method, one.seed, *table_names(queries, name))
-                table = ranks.agreed(ChunkedTable.of(one, asked, run.parts_of(path)))
-                if ranks.agreed(is_complete(path, table.record)):
+                table = ranks.broadcast(ChunkedTable.of(one, asked, run.parts_of(path)))
+                if ranks.broadcast(is_complete(path, table.record)):
                     say(self._summary(path, weighting))
                     say(f"attribute: {path} is complete, skipped")
                 else:
@@ -123,7 +123,7 @@ class AttributeStage(StageTrainer):
                             None if each is None else each * table.evaluations / self.world_size,
                         )
                     notes = self._score_left(table, one, asked, ranks)
-                    ranks.first(partial(self._write_table, path, table, asked, weighting))
+                    ranks.on_rank_zero(partial(self._write_table, path, table, asked, weighting))
                     for note in notes:
                         say(note)
                     say(f"attribute: {path} written")
@@ -137,7 +137,7 @@ class AttributeStage(StageTrainer):
         notes = []
         for chunk in table.left:
             scores = chunk.score(attributor, asked)
-            ranks.first(partial(scores.save, chunk.part))
+            ranks.on_rank_zero(partial(scores.save, chunk.part))
             which = f"{chunk.name}, " if table.several else ""
             notes += [f"{which}{note}" for note in attributor.notes()]
         return notes

@@ -186,7 +186,7 @@ def _refuse_out_of_time(trainer: Trainer) -> None:
     ends["max_epochs"] = (trainer.current_epoch, trainer.max_epochs or -1)
     set_ends = {name: end for name, end in ends.items() if end[1] >= 0}
     over = min(left, default=1) <= 0 and set_ends and all(now < end for now, end in set_ends.values())
-    if Ranks.of(trainer).agreed(over):  # by one clock
+    if Ranks.of(trainer).broadcast(over):  # by one clock
         raise ConfigError(
             "trainer.max_time was over before the training was",
             found=", ".join(f"{now} of {end} ({name})" for name, (now, end) in set_ends.items()),

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from guda_lightning.counterfactuals import CounterfactualKey
-from guda_lightning.data.grouping import Grouping, split_names
+from guda_lightning.data.group_names import split_names
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import JOINT

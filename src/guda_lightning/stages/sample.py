@@ -132,7 +132,7 @@ class SampleStage(StageTrainer):
             parts = self._sampled(
                 one, source.scheduler, datamodule.input_shape, drawn.labels, batch_size, ranks
             )
-            ranks.first(partial(self._save, one, parts, replace(drawn, ids=ids), datamodule))
+            ranks.on_rank_zero(partial(self._save, one, parts, replace(drawn, ids=ids), datamodule))
             say(f"sample: {num} images in {one.folder}")
         if without is not None and self.is_global_zero:
             self._log(drawings, datamodule.image_shape)
@@ -164,7 +164,7 @@ class SampleStage(StageTrainer):
         """
         asked, model, device = drawing.asked, drawing.read(), self.strategy.root_device
         num, steps = asked["num"], asked["steps"]
-        ranks.first(lambda: begin(drawing.unfinished, {**asked, "batch_size": batch_size}))
+        ranks.on_rank_zero(lambda: begin(drawing.unfinished, {**asked, "batch_size": batch_size}))
         model.denoiser.to(device)
         parts = {
             drawing.unfinished / f"{int(i[0])}.safetensors": i for i in torch.arange(num).split(batch_size)
@@ -187,7 +187,7 @@ class SampleStage(StageTrainer):
                         on_step=partial(bar.update, len(indices)),
                     )
                     write_atomic(part, to_safetensors({"images": batch}))
-        ranks.meet()
+        ranks.barrier()
         return list(parts)
 
     def _save(self, drawing: Drawing, parts: Sequence[Path], drawn: Queries, data: GroupDataModule) -> None:

@@ -27,7 +27,7 @@ from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.objective import Objective, ObjectiveContext
 
 _log = logging.getLogger(__name__)
-_ALARMING = ("underflow", "effective_neighbours")  # diagnostics that warn
+_ALARMING = ("underflow", "effective_neighbours")  # diagnostics that a user is warned of
 
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -222,18 +222,18 @@ class UnlearnModule(DiffusionModule):
         self.log("unlearn/loss", loss.total, prog_bar=True, batch_size=len(retain.x0))
         self.log_dict({f"unlearn/{k}": v for k, v in loss.parts.items()}, batch_size=len(retain.x0))
         alarming = {name: loss.parts[name] for name in _ALARMING if name in loss.parts}
-        self.watch(loss=loss.total, **alarming)
+        self.check_scalars(loss=loss.total, **alarming)
         return loss.total
 
-    def said(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Say once, too, that all weights over retain samples underflow; the target is right all the same."""
-        super().said(step, numbers)
-        if numbers.get("underflow") == 1 and not self._alarmed and not self.global_rank:
+    def on_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Warn once, too, that all weights over retain samples underflow; the target is exact even so."""
+        super().on_scalars(step, scalars)
+        if scalars.get("underflow") == 1 and not self._alarmed and not self.global_rank:
             self._alarmed = True
             _log.warning(
                 "every weight exp(-d²/2σ²) over retain samples is 0 in float32, for a whole batch: the "
                 "softmax keeps their ratios, and a target blends %.1f retain samples on average",
-                numbers["effective_neighbours"],
+                scalars["effective_neighbours"],
             )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
