@@ -190,12 +190,15 @@ def test_operators_are_named_after_strategies(clip: str) -> None:
     assert Anchor(strategy="weighted_style", clip=clip).operator == "weighted_style"
     assert Anchor(strategy="style_removed", preserve="denoise").operator == "style_removed_denoise"
     hparams = Anchor(strategy="weighted_style", clip=clip, beta=1.0).hparams
-    assert {name: hparams[name] for name in ("strategy", "beta", "eta", "descriptors", "preserve")} == {
+    assert hparams == {
+        "forget_weight": 1.0,
+        "preserve": "distill",
         "strategy": "weighted_style",
+        "template": PromptTemplate().templates,
+        "descriptors": 3,
         "beta": 1.0,
         "eta": 0.3,
-        "descriptors": 3,
-        "preserve": "distill",
+        "clip": hparams["clip"],
     }
     assert len(str(hparams["clip"])) == 64  # its weights, wherever they lie
     assert "beta" not in Anchor(strategy="uniform_style").hparams
