@@ -266,7 +266,7 @@ def test_unlearning_computes_activations_twice_where_training_did(
     full = FullModel.of(LatentDiffusionModule(pretrained)).prompted(data.prompts)
     training = (default_optimizer, None, True, 0, {"steps": 1}, None)
     for requested in (False, True):
-        made = Unlearning(full, Anchor("style_removed"), *training, requested).module(("red",))
+        made = Unlearning(full, Anchor(strategy="style_removed"), *training, requested).module(("red",))
         assert made.denoiser.is_gradient_checkpointing is requested
 
 

@@ -23,6 +23,7 @@ from guda_lightning.errors import ConfigError, NumericsError, check_range
 from guda_lightning.functional.noise import seed_of
 from guda_lightning.functional.prediction import add_noise, to_output
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.types import PredictionType
 
 Batch = Mapping[str, Any]
 
@@ -49,6 +50,10 @@ class Noised(NamedTuple):
     sigma: Tensor
     labels: Tensor | None
     rows: Tensor | None = None
+
+    def target(self, prediction: PredictionType) -> Tensor:
+        """What a network of this prediction type is trained to output, ``[batch, ...]``."""
+        return to_output(self.x0, self.noise, self.gamma, self.sigma, prediction)
 
 
 def noised(
@@ -181,8 +186,7 @@ class DiffusionModule(LightningModule):
     def denoising_loss(self, model: DiffusionModel, batch: Noised) -> Tensor:
         """Mean squared error of the network's own prediction, a scalar."""
         output = model.output(batch.x_t, batch.timesteps, batch.labels)
-        target = to_output(batch.x0, batch.noise, batch.gamma, batch.sigma, model.prediction)
-        return nn.functional.mse_loss(output, target)
+        return nn.functional.mse_loss(output, batch.target(model.prediction))
 
     def setup(self, stage: str) -> None:
         """Read the noise schedule once: diffusers schedulers are mutable."""
