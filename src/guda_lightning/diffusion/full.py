@@ -28,6 +28,7 @@ from guda_lightning.distributed.sharding import whole
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.storage.files import canonical_json, read_json, write_atomic
+from guda_lightning.storage.paths import refuse_missing_full
 from guda_lightning.storage.provenance import Provenance
 
 _INDEX = "model_index.json"
@@ -152,13 +153,7 @@ def open_full(
     Raises:
         StoreError: The path does not exist, is of no such kind, or its weights do not fit.
     """
-    if not path.exists():
-        raise StoreError(
-            "the full model does not exist",
-            found=f"nothing at {path}",
-            expected="a diffusers folder or a Lightning checkpoint",
-            fix="run `guda fit` with the same configuration first, or pass --full PATH",
-        )
+    refuse_missing_full(path)
     if path.is_file():
         weights = _read_checkpoint(path)
         if any(ADAPTED in name for name in weights):

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from guda_lightning import compat
 from guda_lightning.data import GroupDataModule, HeldOutDataModule
 from guda_lightning.diffusion import evaluating, noised, seed_step
 from guda_lightning.diffusion.module import Batch
@@ -147,7 +148,7 @@ class GroupClassifier(LightningModule):
 
     def configure_model(self) -> None:
         """Spread the network over the processes, where the trainer shards (FSDP2)."""
-        mesh = Ranks.of(self._trainer).mesh
+        mesh = Ranks.of(compat.trainer_of(self)).mesh
         if mesh is not None:
             shard(self.network, mesh)
 

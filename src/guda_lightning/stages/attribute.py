@@ -16,7 +16,7 @@ from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.makers.costs import evaluation_seconds, is_timed, quiet, say, say_cost
-from guda_lightning.report import summary_of_parts
+from guda_lightning.report.summary import summary_of_parts
 from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.stages.base import StageTrainer
@@ -50,7 +50,7 @@ class AttributeStage(StageTrainer):
         full: Path | None = None,
         attributor: Attributor | None = None,
         name: str | None = None,
-    ) -> None:
+    ) -> list[Path]:
         """Score queries against every group's counterfactual and write RUN/scores.
 
         Any number of queries: they are read and scored in chunks of at most 1024, fewer where pictures are
@@ -98,10 +98,10 @@ class AttributeStage(StageTrainer):
                 one_of.work_on(self.strategy.root_device, lambda count: bar.update(count * self.world_size))
             fitted = [one.fit(source, datamodule, datamodule.grouping) for one in attributors]
             start_processes(self)
-            ranks = Ranks.of(self)
+            ranks, tables = Ranks.of(self), []
             for one in fitted:
                 one.share_with(ranks)
-                self.table_path = path = run.table(one.method, one.seed, *table_names(queries, name))
+                path = run.table(one.method, one.seed, *table_names(queries, name))
                 table = ranks.broadcast(ChunkedTable.of(one, asked, run.parts_of(path)))
                 if ranks.broadcast(is_complete(path, table.record)):
                     say(self._summary(path, weighting))
@@ -129,6 +129,8 @@ class AttributeStage(StageTrainer):
                     say(f"attribute: {path} written")
                 if self.is_global_zero:
                     shutil.rmtree(run.parts_of(path), ignore_errors=True)
+                tables.append(path)
+        return tables
 
     def _score_left(
         self, table: ChunkedTable, attributor: Attributor, asked: AskedQueries, ranks: Ranks

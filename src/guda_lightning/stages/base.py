@@ -6,15 +6,15 @@ import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, Timer
 from torch import nn
 
+from guda_lightning import compat
 from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.callbacks.progress import TaskProgress
-from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import (
     DiffusionModule,
@@ -28,8 +28,8 @@ from guda_lightning.distributed.strategies import refuse_strategy, refuse_unshar
 from guda_lightning.errors import ConfigError, QueryError
 from guda_lightning.makers.costs import say
 from guda_lightning.report.wandb import stage_loggers
-from guda_lightning.stages.choices import refuse_missing_start
 from guda_lightning.stages.records import RECORD, refuse_other_data
+from guda_lightning.storage.paths import refuse_missing_start
 from guda_lightning.storage.runs import RunFolder
 
 _EXPECTED_WARNINGS = (
@@ -54,7 +54,22 @@ class StageTrainer(Trainer):
         start: Weights that ``fit`` and ``retrain`` begin with, a diffusers folder or a Lightning checkpoint:
             the pretrained model that is fine-tuned. Left out, they begin with those the module is built with.
         **kwargs: All arguments of ``lightning.Trainer``.
+
+    Attributes:
+        makes_the_model: Arguments that make the full model, and the oracle, what it is; all others say where
+            and how to compute, or what to report.
     """
+
+    makes_the_model: ClassVar[tuple[str, ...]] = (
+        "max_steps",
+        "max_epochs",
+        "precision",
+        "accumulate_grad_batches",
+        "gradient_clip_val",
+        "gradient_clip_algorithm",
+        "limit_train_batches",
+        "start",
+    )
 
     def __init__(
         self,
@@ -68,8 +83,6 @@ class StageTrainer(Trainer):
         self._paths = {"denoiser": denoiser, "scheduler": scheduler}
         self._conditional, self._resume_every_n_epochs = conditional, resume_every_n_epochs
         self._start = start
-        self.made: CounterfactualKey | None = None  # by the last `unlearn`, of one of its groups
-        self.table_path: Path | None = None  # of the last `attribute`
         self._recipe = _unused(kwargs)
         super().__init__(**kwargs)
         refuse_strategy(self)
@@ -180,7 +193,7 @@ def fit(
 
 def _refuse_out_of_time(trainer: Trainer) -> None:
     """Refuse what Lightning takes for a finished training: one that ``max_time`` cut short."""
-    timers = [callback for callback in callbacks(trainer) if isinstance(callback, Timer)]
+    timers = [callback for callback in compat.callbacks(trainer) if isinstance(callback, Timer)]
     left = [seconds for timer in timers if (seconds := timer.time_remaining()) is not None]
     ends = {"max_steps": (trainer.global_step, trainer.max_steps)}
     ends["max_epochs"] = (trainer.current_epoch, trainer.max_epochs or -1)
@@ -200,9 +213,3 @@ def networks(model: LightningModule, full: FullModel) -> list[nn.Module]:
     """The networks that training evaluates: the one that is trained and, where it differs, its average."""
     trained = model.denoiser if isinstance(model, DiffusionModule) else full.model.denoiser
     return [trained] if trained is full.model.denoiser else [trained, full.model.denoiser]
-
-
-def callbacks(trainer: Trainer) -> list[Callback]:
-    """All callbacks of a trainer, Lightning's own included."""
-    found: list[Callback] = vars(trainer)["callbacks"]  # set in a connector, where type checkers do not look
-    return found

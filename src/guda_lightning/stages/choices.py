@@ -8,7 +8,7 @@ from pathlib import Path
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.data.group_names import split_names
 from guda_lightning.data.grouping import Grouping
-from guda_lightning.errors import ConfigError, StoreError, check_range
+from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import JOINT
 
@@ -60,21 +60,6 @@ def table_names(queries: Path | None, name: str | None) -> list[str]:
 def own_seed(key: CounterfactualKey) -> int:
     """A seed for one group alone, from the seed of all groups and its name."""
     return int(sha256_json([key.seed, list(key.groups)])[:7], 16)
-
-
-def refuse_missing_start(path: Path) -> None:
-    """Refuse to fine-tune weights that are not there.
-
-    Raises:
-        StoreError: There is nothing at the path.
-    """
-    if not path.exists():
-        raise StoreError(
-            "the weights to start from do not exist",
-            found=f"nothing at {path}",
-            expected="a diffusers folder or a Lightning checkpoint",
-            fix="correct trainer.start, or leave it out to train from scratch",
-        )
 
 
 def refuse_choices(instead: str, expected: str, fix: str, **choices: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -34,7 +35,7 @@ class FitStage(StageTrainer):
         model: LightningModule,
         datamodule: LightningDataModule | None = None,
         config: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> Path:
         """Train the full model and save it as a diffusers folder; goes on where it was interrupted.
 
         Args:
@@ -49,7 +50,7 @@ class FitStage(StageTrainer):
         if (run.full / RECORD).is_file():
             refuse_other_config(run.full / RECORD, config)
             say(f"fit: {run.full} is complete, skipped")
-            return
+            return run.full
         full = self._at_start(model)  # a wrong path is refused before training
         if isinstance(datamodule, GroupDataModule):
             datamodule.setup()  # and so is bad data, before anything is written
@@ -88,6 +89,7 @@ class FitStage(StageTrainer):
             checkpoint.discard()
         trainer.strategy.barrier()  # no rank reads what rank zero still writes
         say(f"fit: {run.full} written, {spent(record)}")
+        return run.full
 
     def validate_full(
         self,

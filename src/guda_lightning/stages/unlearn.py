@@ -8,15 +8,16 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
+from guda_lightning import compat
 from guda_lightning.callbacks import ELBOAttributionCallback
-from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
+from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.makers.costs import is_timed, say, say_cost, say_skipped, spent
 from guda_lightning.makers.unlearner import Unlearning, saves_memory
 from guda_lightning.report.wandb import closing_runs
 from guda_lightning.spread import Spread
-from guda_lightning.stages.base import StageTrainer, callbacks, fit
+from guda_lightning.stages.base import StageTrainer, fit
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from guda_lightning.stages.records import begin, is_stored, log_record, made_from
 from guda_lightning.stages.spreading import Spreading
@@ -45,7 +46,7 @@ class UnlearnStage(StageTrainer):
         lora: Lora | None = None,
         spread: Spread | None = None,
         resolved: str | None = None,
-    ) -> None:
+    ) -> list[CounterfactualKey]:
         """Make the counterfactual of each group: the full model, made to forget it.
 
         Args:
@@ -79,7 +80,6 @@ class UnlearnStage(StageTrainer):
         work = Unlearning(
             source, objective, optimizer, lr_scheduler, conditional, seed, hparams, lora, saves_memory(model)
         )
-        self.made = work.key(coalitions[names[0]])
         origin = made_from(source, datamodule.grouping)
         todo = [name for name in names if not is_stored(store, work.key(coalitions[name]), origin)]
         for name in todo:
@@ -94,10 +94,11 @@ class UnlearnStage(StageTrainer):
             )
         if todo and spreading is not None:
             spreading.make("unlearn", [work.key(coalitions[name]) for name in todo])
-            return
-        for position, name in enumerate(todo, start=1):
-            record = self._unlearn_groups(work, coalitions[name], datamodule, store, origin)
-            say(f"unlearn: {name} done ({position} of {len(todo)}), {spent(vars(record))}")
+        else:
+            for position, name in enumerate(todo, start=1):
+                record = self._unlearn_groups(work, coalitions[name], datamodule, store, origin)
+                say(f"unlearn: {name} done ({position} of {len(todo)}), {spent(vars(record))}")
+        return [work.key(coalitions[name]) for name in names]
 
     def _unlearn_groups(
         self,
@@ -127,7 +128,7 @@ class UnlearnStage(StageTrainer):
                 begin(checkpoint.folder, origin)
             log_record(trainer, {"groups": list(groups), "hparams": work.hparams, **origin})
             fit(trainer, module, datamodule.unlearning(groups), checkpoint)
-            curves = [c.history for c in callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
+            curves = [c.history for c in compat.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
         record = module.save(store, curves[0] if curves else (), work.hparams)
         if self.is_global_zero:
             checkpoint.discard()
