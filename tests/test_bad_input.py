@@ -242,13 +242,15 @@ def test_a_group_with_all_samples(refused: Refused, tmp_path: Path) -> None:
     )
 
 
-def test_more_neighbours_than_retain_samples(refused: Refused) -> None:
+def test_more_neighbours_than_retain_samples(refused: Refused, finished_run: Path) -> None:
+    shutil.rmtree(finished_run / "store")
     refused(
         command("unlearn", "--objective.init_args.neighbours", 100, "--groups", "3"),
-        "ReTrack asks for more neighbours than the retain set has samples",
+        "ReTrack sums over more neighbours than the retain set has samples",
         found="neighbours=100, retain set of 57",
         expected="neighbours <= 57",
         fix="lower objective.init_args.neighbours, or set it to null to sum over all",
+        run=finished_run,
     )
 
 

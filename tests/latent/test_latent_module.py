@@ -273,7 +273,7 @@ def test_unlearning_computes_activations_twice_where_training_did(
             store=CounterfactualStore(tmp_path),
             trainers=TrainerFactory(RunFolder(tmp_path), {}),
             hparams={},
-            objective=Anchor("style_removed"),
+            objective=Anchor(strategy="style_removed"),
             optimizer=default_optimizer,
             steps=1,
             checkpointing=checkpointing,

@@ -127,7 +127,7 @@ def test_other_pipelines_go_through_every_stage(
     assert FullModel.of(module).model.prediction == prediction
     trainer().fit_full(module, data())
     trainer().sample(module, data(), num=2, steps=3, prompt_guidance=3.0)
-    trainer().unlearn(module, data(), objective=Anchor("uniform_style"), steps=2)
+    trainer().unlearn(module, data(), objective=Anchor(strategy="uniform_style"), steps=2)
     trainer().attribute(module, data(), operator="uniform_style")
     table = ScoreTable.load(run / "scores" / "uniform_style-0.parquet")
     assert table.groups == ("red", "green", "blue")
