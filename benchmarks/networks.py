@@ -75,10 +75,10 @@ class Counted:
             int(self.config["sample_size"]),
             int(self.config.get("in_channels", 4 if self.prompted else 3)),
         )
-        told = torch.zeros(batch, dtype=torch.int64, device=device)
+        timesteps = torch.zeros(batch, dtype=torch.int64, device=device)
         made = {
             "sample": torch.zeros(batch, channels, side, side, dtype=dtype, device=device),
-            "timestep": told,
+            "timestep": timesteps,
         }
         if self.prompted:
             made["encoder_hidden_states"] = torch.zeros(batch, 77, 768, dtype=dtype, device=device)

@@ -27,8 +27,8 @@ def strike(name: str, number: int, path: str) -> None:
 
 def guda(arguments: list[str], chunk: int, *moment: Any) -> int:
     """A command that scores queries in chunks of some size, and is struck."""
+    from guda_lightning.attribution import chunks
     from guda_lightning.cli.main import main
-    from guda_lightning.stages import chunks
 
     strike(*moment)
     chunks.CHUNK_QUERIES = chunk

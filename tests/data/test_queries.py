@@ -204,10 +204,10 @@ def test_a_folder_is_listed_at_once_and_read_in_pieces(tmp_path: Path) -> None:
         folder.load([4, 0])
 
 
-@pytest.mark.parametrize("told", ["labels", "prompts", "nothing"])
-def test_the_hash_of_pieces_is_that_of_the_whole(told: str) -> None:
-    queries = some(5, labels=told == "labels")
-    if told == "prompts":
+@pytest.mark.parametrize("conditioning", ["labels", "prompts", "nothing"])
+def test_the_hash_of_pieces_is_that_of_the_whole(conditioning: str) -> None:
+    queries = some(5, labels=conditioning == "labels")
+    if conditioning == "prompts":
         queries = replace(queries, prompts=tuple("abcde"))
     digest = QueryHash()
     for rows in ([0, 1], [2], [3, 4]):

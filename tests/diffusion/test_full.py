@@ -81,11 +81,11 @@ def test_what_is_saved_is_an_ordinary_diffusers_folder(scheduler: Any, tmp_path:
     network = UNet2DModel.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False)
     assert pipeline.scheduler.config.items() <= scheduler.config.items()
     assert type(pipeline.scheduler) is type(scheduler)
-    told = full.model.schedule.model_timesteps[T]
+    model_timesteps = full.model.schedule.model_timesteps[T]
     with torch.no_grad():
-        expected = full.model.denoiser.eval()(X, told).sample
-        assert_same_output(pipeline.unet.eval()(X, told).sample, expected)
-        assert_same_output(network.eval()(X, told).sample, expected)
+        expected = full.model.denoiser.eval()(X, model_timesteps).sample
+        assert_same_output(pipeline.unet.eval()(X, model_timesteps).sample, expected)
+        assert_same_output(network.eval()(X, model_timesteps).sample, expected)
     assert_same(open_full(tmp_path, module(tiny_unet(seed=1))), full)
 
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_somebody_elses_module(tmp_path: Path) -> None:
     opened = open_full(tmp_path / "theirs.ckpt", Theirs(seed=1), "unet", "noise_scheduler")
     assert_same(opened, FullModel.of(Theirs(), "unet", "noise_scheduler"))
     expected = message(
-        "where is the diffusion model inside Theirs?",
+        "a Theirs does not say where its diffusion model is",
         "denoiser='unet', scheduler=None",
         "the dotted attribute paths of the network and of its noise scheduler",
         "pass both, e.g. denoiser='unet', scheduler='noise_scheduler'",

@@ -21,14 +21,14 @@ X, T = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torc
 
 
 class Returns(nn.Module):
-    """A network that returns its input in some form and remembers what it was told."""
+    """A network that returns its input in some form and remembers what it was given."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
         self.form = form
 
     def forward(self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None = None) -> Any:
-        self.told, self.labels = timesteps, class_labels
+        self.model_timesteps, self.labels = timesteps, class_labels
         return {"tensor": x, "tuple": (x, None), "object": SimpleNamespace(sample=x)}[self.form]
 
 
@@ -37,7 +37,7 @@ def test_a_network_may_return_a_tensor_a_tuple_or_an_object(form: str) -> None:
     network = Returns(form)
     labels = torch.tensor([4, 5, 6])
     assert DiffusionModel(network, SCHEDULE, "epsilon").output(X, T, labels) is X
-    assert torch.equal(network.told, T)
+    assert torch.equal(network.model_timesteps, T)
     assert torch.equal(network.labels, labels)
 
 
@@ -160,14 +160,14 @@ class Outputs(nn.Module):
 def test_noising_and_prediction_of_a_flow_are_those_of_diffusers() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     schedule, noise = noise_schedule(scheduler), torch.randn_like(X)
-    told = schedule.model_timesteps[T]
+    model_timesteps = schedule.model_timesteps[T]
     # diffusers counts from most to least noise, and finds a timestep by its value.
     assert torch.equal(schedule.model_timesteps, scheduler.timesteps.flip(0))
     x_t = add_noise(X, noise, *schedule.at(T, like=X))
-    assert torch.allclose(x_t, scheduler.scale_noise(X, told, noise), atol=1e-6)
+    assert torch.allclose(x_t, scheduler.scale_noise(X, model_timesteps, noise), atol=1e-6)
     network = Returns("tensor")
     DiffusionModel(network, schedule, "flow").output(x_t, T)
-    assert torch.equal(network.told, told)
+    assert torch.equal(network.model_timesteps, model_timesteps)
     model = DiffusionModel(Outputs(noise - X), schedule, prediction_type(scheduler))
     assert torch.allclose(model.predicted_noise(x_t, T), noise, atol=1e-5)
 

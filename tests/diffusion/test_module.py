@@ -222,7 +222,7 @@ def test_on_a_gpu_a_loss_is_looked_at_a_step_late_and_nothing_of_its_weights_is_
         def on_validation_batch_start(self, *_: Any) -> None:
             raise AssertionError("a lost model is validated")
 
-    monkeypatch.setattr(DiffusionModule, "_at_once", False)
+    monkeypatch.setattr(DiffusionModule, "_checks_at_once", False)
     images = torch.zeros(8, 1, 8, 8)
     images[5, 0, 3, 3] = torch.nan
     batches: DataLoader[Any] = DataLoader([{"image": image} for image in images], batch_size=4)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -14,6 +15,7 @@ from guda_lightning.diffusion.cost import (
     counting,
     readable_seconds,
     seconds_per_evaluation,
+    seconds_per_step,
 )
 from guda_lightning.diffusion.model import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError
@@ -89,10 +91,10 @@ class Velocity(nn.Module):
 
     def __init__(self, network: GaussianDenoiser, schedule: Any) -> None:
         super().__init__()
-        self.network, self.told = network, schedule.model_timesteps
+        self.network, self.model_timesteps = network, schedule.model_timesteps
 
-    def forward(self, x_t: Tensor, told: Tensor) -> Tensor:
-        timesteps = (self.told[None] - told[:, None]).abs().argmin(dim=1)
+    def forward(self, x_t: Tensor, model_timesteps: Tensor) -> Tensor:
+        timesteps = (self.model_timesteps[None] - model_timesteps[:, None]).abs().argmin(dim=1)
         noise = self.network(x_t, timesteps).double()
         gamma = self.network.gamma[timesteps].view(-1, 1, 1, 1)
         sigma = self.network.sigma[timesteps].view(-1, 1, 1, 1)
@@ -130,7 +132,7 @@ def test_steps_out_of_range_are_refused(steps: int) -> None:
     scheduler = DDPMScheduler(num_train_timesteps=50)
     expected = message(
         "the number of sampling steps is out of range",
-        f"{steps} steps",
+        str(steps),
         "1 to 50, the timesteps of the noise schedule",
         "pass --steps 50, or another number in that range",
     )
@@ -142,9 +144,9 @@ def test_sampling_tells_its_steps_and_leaves_model_and_scheduler_alone() -> None
     scheduler = DDPMScheduler()
     subject = model(scheduler)
     subject.denoiser.train()
-    timesteps, told = scheduler.timesteps.clone(), []
-    sample(subject, scheduler, SHAPE, [0], seed=0, steps=4, on_step=lambda: told.append(1))
-    assert len(told) == 4
+    timesteps, steps = scheduler.timesteps.clone(), []
+    sample(subject, scheduler, SHAPE, [0], seed=0, steps=4, on_step=lambda: steps.append(1))
+    assert len(steps) == 4
     assert subject.denoiser.training
     assert torch.equal(scheduler.timesteps, timesteps)
 
@@ -180,15 +182,37 @@ def test_evaluations_are_counted_however_the_network_is_called() -> None:
 
 
 def test_the_cost_of_an_evaluation_is_measured_without_touching_the_model() -> None:
-    subject = model(SCHEDULERS[0], num_class_embeds=3)
+    subject = replace(model(SCHEDULERS[0], num_class_embeds=3), conditional=True)
     with counting(subject.denoiser) as evaluations:
-        seconds = seconds_per_evaluation(subject, SHAPE, batch_size=4, labels=True)
+        seconds = seconds_per_evaluation(subject, SHAPE, batch_size=4)
     assert 0 < seconds < 1
     assert evaluations.count == 0
 
 
+def test_the_cost_of_a_step_is_measured_without_touching_the_model() -> None:
+    subject = replace(model(SCHEDULERS[0], num_class_embeds=3), conditional=True)
+    before = {name: weight.clone() for name, weight in subject.denoiser.state_dict().items()}
+    generator = torch.get_rng_state()
+    with counting(subject.denoiser) as evaluations:
+        seconds = seconds_per_step(subject, SHAPE, batch_size=4)
+    assert seconds > 0
+    assert evaluations.count == 0
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(weight, before[name]) for name, weight in subject.denoiser.state_dict().items())
+    assert all(weight.grad is None for weight in subject.denoiser.parameters())
+
+
+def test_a_step_that_memory_does_not_allow_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.Tensor, "backward", full)
+    assert seconds_per_step(model(SCHEDULERS[0]), SHAPE, batch_size=4) > 0
+
+
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (18720, "5.2 h")]
+    ("seconds", "text"),
+    [(0.42, "0.42 s"), (8.13, "8.1 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (18720, "5.2 h")],
 )
 def test_seconds_read_well(seconds: float, text: str) -> None:
     assert readable_seconds(seconds) == text

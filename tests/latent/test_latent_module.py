@@ -20,14 +20,16 @@ from diffusers import (
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 
-from guda_lightning import FullModel
+from guda_lightning import CounterfactualStore, FullModel
 from guda_lightning.data import Digits, GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, diffusion_model, open_full, sample, sampler
 from guda_lightning.diffusion.adapters import Lora, has_adapter
 from guda_lightning.diffusion.model import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
-from guda_lightning.makers.unlearner import Unlearning
+from guda_lightning.makers.trainers import TrainerFactory
+from guda_lightning.makers.unlearner import Unlearner
+from guda_lightning.storage.runs import RunFolder
 from guda_lightning.unlearning import Anchor
 from guda_lightning.unlearning.hparams import module_hparams
 from guda_lightning.unlearning.module import default_optimizer
@@ -128,7 +130,7 @@ def test_a_scheduler_for_another_prediction_is_refused(pretrained: str) -> None:
     with pytest.raises(ConfigError) as caught:
         LatentDiffusionModule(pretrained, scheduler=DDPMScheduler(prediction_type="v_prediction"))
     assert str(caught.value) == (
-        "the scheduler is for another kind of prediction than the denoiser makes\n"
+        "the scheduler's prediction type differs from the denoiser's\n"
         "  found:    DDPMScheduler with prediction type v_prediction\n"
         f"  expected: epsilon, as in {pretrained}\n"
         "  fix:      set prediction_type of model.init_args.scheduler, or leave the scheduler out"
@@ -139,7 +141,7 @@ def test_a_moving_average_of_a_lora_is_refused(pretrained: str) -> None:
     with pytest.raises(ConfigError) as caught:
         LatentDiffusionModule(pretrained, lora=Lora(rank=4), ema_decay=0.9)
     assert str(caught.value) == (
-        "a LoRA has no moving average\n"
+        "LoRA training does not support a moving average\n"
         "  found:    lora of rank 4 with ema_decay=0.9\n"
         "  expected: one of the two\n"
         "  fix:      leave out model.init_args.ema_decay or model.init_args.lora"
@@ -226,13 +228,13 @@ def test_transformers_of_stable_diffusion_3_predict_a_flow() -> None:
     )
     x, numbers, index = torch.randn(2, 4, 4, 4), torch.tensor([0, 2]), torch.tensor([10, 800])
     gamma, sigma = model.schedule.at(index, like=x)
-    told = model.schedule.model_timesteps[index]
+    model_timesteps = model.schedule.model_timesteps[index]
     with torch.no_grad():
         velocity = network(
             hidden_states=x,
             encoder_hidden_states=states[numbers],
             pooled_projections=pooled[numbers],
-            timestep=told,
+            timestep=model_timesteps,
         ).sample
         found = model.predicted_noise(x, index, numbers)
     torch.testing.assert_close(gamma + sigma, torch.ones_like(gamma))
@@ -261,13 +263,22 @@ def test_latents_are_not_clipped_while_they_are_drawn(pretrained: str, data: Lat
 
 
 def test_unlearning_computes_activations_twice_where_training_did(
-    pretrained: str, data: LatentDataModule
+    pretrained: str, data: LatentDataModule, tmp_path: Path
 ) -> None:
     full = FullModel.of(LatentDiffusionModule(pretrained)).prompted(data.prompts)
-    training = (default_optimizer, None, True, 0, {"steps": 1}, None)
-    for asked in (False, True):
-        made = Unlearning(full, Anchor("style_removed"), *training, asked).module(("red",))
-        assert made.denoiser.is_gradient_checkpointing is asked
+    for checkpointing in (False, True):
+        maker = Unlearner(
+            full=full,
+            data=data,
+            store=CounterfactualStore(tmp_path),
+            trainers=TrainerFactory(RunFolder(tmp_path), {}),
+            hparams={},
+            objective=Anchor(strategy="style_removed"),
+            optimizer=default_optimizer,
+            steps=1,
+            checkpointing=checkpointing,
+        )
+        assert maker.student(("red",)).denoiser.is_gradient_checkpointing is checkpointing
 
 
 def test_oracles_of_another_adapter_are_others(pretrained: str) -> None:

@@ -51,8 +51,8 @@ class IdealDenoiser(nn.Module):
         super().__init__()
         self.schedule, self.prediction = schedule, prediction
 
-    def forward(self, x_t: Tensor, told: Tensor) -> Tensor:
-        timesteps = torch.searchsorted(self.schedule.model_timesteps, told)
+    def forward(self, x_t: Tensor, model_timesteps: Tensor) -> Tensor:
+        timesteps = torch.searchsorted(self.schedule.model_timesteps, model_timesteps)
         gamma, sigma = self.schedule.at(timesteps, like=x_t)
         noise = ideal_noise(x_t, gamma, sigma, torch.ones(4).bool())
         x0 = (x_t - sigma * noise) / gamma

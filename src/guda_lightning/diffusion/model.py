@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -31,12 +31,18 @@ class DiffusionModel:
         prediction: What its output predicts.
         prompts: For a text-conditional network, whose labels are numbers of prompts: their embeddings by the
             names of the network's arguments, such as ``encoder_hidden_states``.
+        conditional: Whether the network takes class labels or prompts.
     """
 
     denoiser: nn.Module
     schedule: NoiseSchedule
     prediction: PredictionType
     prompts: Condition | None = None
+    conditional: bool = False
+
+    def prompted(self, prompts: Condition | None) -> DiffusionModel:
+        """The same model with the embeddings of prompts, if there are any: then it is conditional."""
+        return replace(self, prompts=prompts, conditional=self.conditional or prompts is not None)
 
     def output(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output, ``[batch, ...]`` of the dtype of ``x_t``, whatever autocast computed in.
@@ -46,10 +52,16 @@ class DiffusionModel:
             timesteps: ``[batch]`` int64 indices into the schedule.
             labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional network.
         """
-        return self.call(x_t, self.schedule.told(timesteps, x_t), labels)
+        return self.call(x_t, self.schedule.model_timesteps_at(timesteps, x_t), labels)
 
-    def call(self, x_t: Tensor, told: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The network's raw output for the timesteps that it is told, ``[batch]``, as samplers give them."""
+    def call(self, x_t: Tensor, model_timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The network's raw output, ``[batch, ...]`` of the dtype of ``x_t``, at the timesteps of a sampler.
+
+        Args:
+            x_t: ``[batch, ...]`` noised samples.
+            model_timesteps: ``[batch]`` values of ``schedule.model_timesteps``.
+            labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional network.
+        """
         condition: Mapping[str, Tensor] = {}
         if labels is not None and self.prompts is not None:
             embedded = self.prompts(labels).items()
@@ -57,9 +69,9 @@ class DiffusionModel:
         elif labels is not None:
             condition = {"class_labels": labels}
         if _named(type(self.denoiser)):
-            output = output_tensor(self.denoiser(hidden_states=x_t, timestep=told, **condition))
+            output = output_tensor(self.denoiser(hidden_states=x_t, timestep=model_timesteps, **condition))
         else:
-            output = output_tensor(self.denoiser(x_t, told, **condition))
+            output = output_tensor(self.denoiser(x_t, model_timesteps, **condition))
         # A network that also predicts its variance gives twice the channels, the prediction first.
         output = output[:, : x_t.shape[1]] if output.shape[1] == 2 * x_t.shape[1] else output
         return output.to(x_t.dtype)

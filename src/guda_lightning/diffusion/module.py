@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,19 +14,33 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from guda_lightning.diffusion.deferred import Late
+from guda_lightning import compat
+from guda_lightning.diffusion.deferred_scalars import DeferredScalars
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model
 from guda_lightning.distributed.ranks import ALONE, Ranks
 from guda_lightning.distributed.sharding import gather, shard
-from guda_lightning.errors import ConfigError, NumericsError
+from guda_lightning.errors import ConfigError, NumericsError, check_range
+from guda_lightning.functional.noise import seed_of
 from guda_lightning.functional.prediction import add_noise, to_output
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.types import PredictionType
 
 Batch = Mapping[str, Any]
 
 
 class Noised(NamedTuple):
-    """A batch of samples noised at random timesteps; γ and σ are shaped to multiply it."""
+    """A batch of samples noised at random timesteps.
+
+    Attributes:
+        x0: ``[batch, ...]`` clean samples.
+        noise: ``[batch, ...]`` ε.
+        x_t: ``[batch, ...]`` ``γ_t x_0 + σ_t ε``.
+        timesteps: ``[batch]`` int64.
+        gamma: ``[batch, 1, ...]`` γ_t.
+        sigma: ``[batch, 1, ...]`` σ_t.
+        labels: ``[batch]`` int64 class labels or numbers of prompts; None for an unconditional network.
+        rows: ``[batch]`` int64 rows of the training data; None where the batch does not say.
+    """
 
     x0: Tensor
     noise: Tensor
@@ -36,7 +49,11 @@ class Noised(NamedTuple):
     gamma: Tensor
     sigma: Tensor
     labels: Tensor | None
-    rows: Tensor | None = None  # of the training data, where the batch says
+    rows: Tensor | None = None
+
+    def target(self, prediction: PredictionType) -> Tensor:
+        """What a network of this prediction type is trained to output, ``[batch, ...]``."""
+        return to_output(self.x0, self.noise, self.gamma, self.sigma, prediction)
 
 
 def noised(
@@ -72,17 +89,13 @@ def seed_step(module: LightningModule, seed: int, batch_idx: int) -> torch.Gener
         A generator on the module's device for what all ranks draw together.
     """
     step = f"{seed} {module.current_epoch} {batch_idx}"
-    own = _number(f"{step} rank {module.global_rank}")
+    own = seed_of(f"{step} rank {module.global_rank}")
     if module.device.type == "cpu":
         # torch.manual_seed would also queue a call, with a stack trace, for every GPU that may be used later.
         torch.default_generator.manual_seed(own)
     else:
         torch.manual_seed(own)
-    return torch.Generator(module.device).manual_seed(_number(f"{step} 0"))
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+    return torch.Generator(module.device).manual_seed(seed_of(f"{step} 0"))
 
 
 class DiffusionModule(LightningModule):
@@ -102,6 +115,9 @@ class DiffusionModule(LightningModule):
             is saved, sampled and scored; None keeps no average.
         conditional: Whether the denoiser takes class labels or prompts.
         seed: Seed of the noise and the timesteps of training.
+
+    Raises:
+        ConfigError: The EMA decay is out of range.
     """
 
     def __init__(
@@ -115,13 +131,14 @@ class DiffusionModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise ConfigError(
-                "the EMA decay is out of range",
-                found=ema_decay,
-                expected="0 <= ema_decay < 1, or null for no average",
-                fix="set model.init_args.ema_decay, e.g. 0.9999 for long runs, 0.995 for short ones",
-            )
+        check_range(
+            "the EMA decay",
+            ema_decay,
+            ge=0,
+            lt=1,
+            expected="0 <= ema_decay < 1, or null for no average",
+            fix="set model.init_args.ema_decay, e.g. 0.9999 for long runs, 0.995 for short ones",
+        )
         self.denoiser = denoiser
         self.scheduler = scheduler
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -135,14 +152,14 @@ class DiffusionModule(LightningModule):
             self.ema.requires_grad_(False)
         self.prompts: Condition | None = None  # of a text-conditional denoiser
         self._averaged_step = 0
-        self._late = Late()  # what the last step said
+        self._deferred = DeferredScalars()  # of the last step
         self._ranks = ALONE
         self._generator: torch.Generator | None = None  # of this step, the same on all ranks
 
     @property
     def student(self) -> DiffusionModel:
         """The model that is being trained."""
-        return replace(diffusion_model(self), prompts=self.prompts)
+        return replace(diffusion_model(self), prompts=self.prompts, conditional=self.conditional)
 
     @property
     def averaged(self) -> DiffusionModel:
@@ -163,21 +180,20 @@ class DiffusionModule(LightningModule):
                 fix="use data with labels, or set model.init_args.conditional to false",
             )
         labels = batch["label"] if self.conditional else None
-        made = noised(batch["image"], labels, self._schedule, generator, self._ranks)
-        return made._replace(rows=batch.get("index"))
+        sample = noised(batch["image"], labels, self._schedule, generator, self._ranks)
+        return sample._replace(rows=batch.get("index"))
 
     def denoising_loss(self, model: DiffusionModel, batch: Noised) -> Tensor:
         """Mean squared error of the network's own prediction, a scalar."""
         output = model.output(batch.x_t, batch.timesteps, batch.labels)
-        target = to_output(batch.x0, batch.noise, batch.gamma, batch.sigma, model.prediction)
-        return nn.functional.mse_loss(output, target)
+        return nn.functional.mse_loss(output, batch.target(model.prediction))
 
     def setup(self, stage: str) -> None:
         """Read the noise schedule once: diffusers schedulers are mutable."""
-        self._ranks = Ranks.of(self._trainer)
+        self._ranks = Ranks.of(compat.trainer_of(self))
         self._model = self.student
         self._schedule = self._model.schedule
-        self._late.clear()
+        self._deferred.clear()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Key all randomness of the step, dropout included."""
@@ -187,7 +203,7 @@ class DiffusionModule(LightningModule):
         """Denoising loss of one batch."""
         loss = self.denoising_loss(self._model, self.noised(batch, self._generator))
         self.log("train/loss", loss, prog_bar=True)
-        self.watch(loss=loss)
+        self.check_scalars(loss=loss)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -198,7 +214,7 @@ class DiffusionModule(LightningModule):
 
     def on_validation_start(self) -> None:
         """Do not validate a model that is lost."""
-        self.look()
+        self.check_deferred()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Denoising loss of the averaged model, with the same noise at every validation."""
@@ -209,7 +225,7 @@ class DiffusionModule(LightningModule):
 
     def configure_model(self) -> None:
         """Spread the weights of all networks over the processes, where the trainer shards (FSDP2)."""
-        mesh = Ranks.of(self._trainer).mesh
+        mesh = Ranks.of(compat.trainer_of(self)).mesh
         if mesh is not None:
             for network in self._networks():
                 shard(network, mesh)
@@ -223,12 +239,12 @@ class DiffusionModule(LightningModule):
         gather(self)
 
     def on_train_end(self) -> None:
-        """Look at the last step too."""
-        self.look()
+        """Check the last step too."""
+        self.check_deferred()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Do not write NaN weights."""
-        self.look()
+        self.check_deferred()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue the moving average where the checkpoint left it."""
@@ -244,39 +260,43 @@ class DiffusionModule(LightningModule):
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
         }
 
-    def watch(self, **numbers: Tensor) -> None:
-        """Look at ``loss`` and other scalars of a step: at once, or on a GPU at those of the step before.
+    def check_scalars(self, **scalars: Tensor) -> None:
+        """Pass ``loss`` and other scalars to ``on_scalars``: on the CPU now, on a GPU one step later.
 
         Raises:
-            NumericsError: As in ``look``.
+            NumericsError: A loss is not finite.
         """
-        self.look()
-        self._late.put(self.global_step, numbers)
-        if self._at_once:
-            self.look()
+        self.check_deferred()
+        self._deferred.put(self.global_step, scalars)
+        if self._checks_at_once:
+            self.check_deferred()
 
     @property
-    def _at_once(self) -> bool:
-        """Whether to look at a number makes nobody wait."""
+    def _checks_at_once(self) -> bool:
+        """Whether reading a scalar does not wait for a device."""
         return self.device.type == "cpu"
 
-    def look(self) -> None:
-        """Look at what the last step said, before anything is made of its weights.
+    def check_deferred(self) -> None:
+        """Check the scalars of the last step, before its weights are validated or written.
 
         Raises:
-            NumericsError: Its loss is no number: training stops rather than write NaN weights.
+            NumericsError: Its loss is not finite: training stops rather than write NaN weights.
         """
-        said = self._late.read()
-        if said is not None:
-            self.said(*said)
-            self._late.clear()
+        last = self._deferred.read()
+        if last is not None:
+            self.on_scalars(*last)
+            self._deferred.clear()
 
-    def said(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Refuse a loss that is no number."""
-        if not math.isfinite(numbers["loss"]):
+    def on_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Hook for the scalars of a step, once they are on the host.
+
+        Raises:
+            NumericsError: The loss is not finite.
+        """
+        if not math.isfinite(scalars["loss"]):
             raise NumericsError(
                 f"the training loss is not finite at step {step}",
-                found=numbers["loss"],
+                found=scalars["loss"],
                 expected="a finite number",
                 fix="check the images for NaN, lower the learning rate, or set trainer.gradient_clip_val=1.0",
             )

@@ -9,9 +9,10 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from guda_lightning import compat
 from guda_lightning.diffusion.model import DiffusionModel, noise_schedule
 from guda_lightning.diffusion.weights import evaluating
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, check_range
 
 
 def sample(
@@ -47,7 +48,7 @@ def sample(
         ``[batch, *shape]`` float32 on the CPU.
 
     Raises:
-        ConfigError: As in ``sampler``.
+        ConfigError: There are more steps than timesteps, or DDPM cannot walk this noise schedule.
     """
     walker = sampler(model, scheduler, steps)
     # Generators on the CPU give the same noise on every device; they look at no more than 32 bits of a seed.
@@ -56,12 +57,13 @@ def sample(
     x = torch.stack([torch.randn(tuple(shape), generator=stream) for stream in streams]).to(device)
     labels = None if labels is None else labels.to(device)
     with evaluating(model.denoiser):
-        for told in walker.timesteps:
-            output = model.call(x, told.to(device).expand(len(x)), labels)
+        for timestep in walker.timesteps:
+            model_timesteps = timestep.to(device).expand(len(x))
+            output = model.call(x, model_timesteps, labels)
             if prompt_guidance != 1 and labels is not None:
-                without = model.call(x, told.to(device).expand(len(x)), torch.zeros_like(labels))
+                without = model.call(x, model_timesteps, torch.zeros_like(labels))
                 output = without + prompt_guidance * (output - without)
-            x = walker.step(output, told, x, generator=streams).prev_sample
+            x = walker.step(output, timestep, x, generator=streams).prev_sample
             on_step()
     return x.to("cpu", torch.float32)
 
@@ -77,16 +79,17 @@ def sampler(model: DiffusionModel, scheduler: Any, steps: int) -> Any:
     Raises:
         ConfigError: There are more steps than timesteps, or DDPM cannot walk this noise schedule.
     """
-    if not 1 <= steps <= len(model.schedule):
-        raise ConfigError(
-            "the number of sampling steps is out of range",
-            found=f"{steps} steps",
-            expected=f"1 to {len(model.schedule)}, the timesteps of the noise schedule",
-            fix=f"pass --steps {min(100, len(model.schedule))}, or another number in that range",
-        )
+    most = len(model.schedule)
+    check_range(
+        "the number of sampling steps",
+        steps,
+        ge=1,
+        le=most,
+        expected=f"1 to {most}, the timesteps of the noise schedule",
+        fix=f"pass --steps {min(100, most)}, or another number in that range",
+    )
     kind: Any = FlowMatchEulerDiscreteScheduler if model.prediction == "flow" else DDPMScheduler
-    # Without this list diffusers would put its own defaults in place of those of the scheduler's class.
-    config = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
+    config = compat.scheduler_config(scheduler)
     if model.prompts is not None:  # latents have no bounds; DDPM sets some where a scheduler says nothing
         config = {"clip_sample": False, **config}
     walker = kind.from_config(config)

@@ -24,7 +24,7 @@ class Ranks:
     Attributes:
         rank: This process.
         count: Number of processes.
-        mesh: What weights are spread over, under FSDP2; None: every process holds all of them.
+        mesh: What weights are sharded over, under FSDP2; None: every process holds all of them.
     """
 
     rank: int = 0
@@ -33,7 +33,7 @@ class Ranks:
 
     @classmethod
     def of(cls, trainer: Trainer | None) -> Ranks:
-        """Those that a trainer deals samples to, once it has started them."""
+        """The processes that a trainer distributes samples to, once it has started them."""
         dealt = None if trainer is None else trainer.distributed_sampler_kwargs
         if trainer is None or dealt is None:  # a strategy of one process
             return cls()
@@ -41,15 +41,15 @@ class Ranks:
         mesh = strategy.device_mesh["data_parallel"] if isinstance(strategy, ModelParallelStrategy) else None
         return cls(dealt["rank"], dealt["num_replicas"], mesh)
 
-    def agreed(self, value: _Value) -> _Value:
-        """The value that rank zero has: what files say may differ for a moment between machines."""
+    def broadcast(self, value: _Value) -> _Value:
+        """The value of rank zero on every rank: what files say may differ for a moment between machines."""
         if self.count == 1:
             return value
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def gathered(self, value: _Value) -> list[_Value]:
+    def all_gather(self, value: _Value) -> list[_Value]:
         """The values of all ranks, in their order."""
         if self.count == 1:
             return [value]
@@ -57,11 +57,11 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def first(self, work: Callable[[], object]) -> None:
-        """Let rank zero do something alone, such as write a file, and wait until it is done.
+    def on_rank_zero(self, work: Callable[[], object]) -> None:
+        """Call ``work`` on rank zero alone, such as to write a file; every rank waits until it is done.
 
         Raises:
-            RankError: It has failed; rank zero itself raises what happened.
+            RankError: It has failed on rank zero, which itself raises what happened.
         """
         failed = False
         try:
@@ -71,18 +71,18 @@ class Ranks:
             failed = True
             raise
         finally:
-            failed = self.agreed(failed)
+            failed = self.broadcast(failed)
         if failed:
             raise RankError(
-                "the first process has failed",
+                "rank zero has failed",
                 found="an error there",
-                expected="its work, which the others wait for",
+                expected="its work, which the other ranks wait for",
                 fix="see what it printed",
             )
 
-    def meet(self) -> None:
-        """Wait for all others, so that none reads what another still writes."""
-        self.gathered(None)
+    def barrier(self) -> None:
+        """Wait for all ranks, so that none reads what another still writes."""
+        self.all_gather(None)
 
 
 ALONE = Ranks()
@@ -90,14 +90,14 @@ _LOST = ("by peer", "Broken pipe", "timed out", "Timed out", "remote process")  
 
 
 def lost_rank(error: RuntimeError) -> RankError | None:
-    """What to tell the user where an error says that another process is gone; None: it says otherwise."""
+    """The error to show where ``error`` says that another process is gone; None: it says something else."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return None
     text = " ".join(str(error).split())
     if not any(sign in text for sign in _LOST):
         return None
     return RankError(
-        f"rank {dist.get_rank()} of {dist.get_world_size()} has lost another one",
+        f"rank {dist.get_rank()} of {dist.get_world_size()} has lost another rank",
         found=re.sub(r"^\[\S*pair\.cc:\d+\] ", "", text).partition(". ")[0][:160],
         expected="all processes alive until the end",
         fix="see what the other process printed last, nothing where it was killed, as for want of memory; "

@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, StoreError, check_range
 from guda_lightning.functional.checks import refuse_nonfinite
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.kinds import RandomGroups
 
 _FEWEST = 99  # the smallest p-value is then .01
 
@@ -85,16 +86,34 @@ def refuse_few(partitions: int, level: float) -> None:
             "there are too few placebo partitions",
             found=f"{partitions}, whose smallest possible p-value is {1 / (1 + partitions):.3g}",
             expected=f"at least {_FEWEST}, for a smallest p-value of {1 / (1 + _FEWEST):.3g}",
-            fix=f"ask for {_FEWEST} or more: --partitions {_FEWEST}",
+            fix=f"pass --partitions {_FEWEST}, or more",
         )
     floor = 1 / (1 + partitions)
-    if not floor <= level < 1:
-        raise ConfigError(
-            "the level is out of range",
-            found=level,
-            expected=f"{floor:.3g}, the smallest p-value of {partitions} partitions, to 1",
-            fix="take the usual 0.05, or make more partitions",
+    check_range(
+        "the level",
+        level,
+        ge=floor,
+        lt=1,
+        expected=f"{floor:.3g}, the smallest p-value of {partitions} partitions, to 1",
+        fix="take the usual 0.05, or make more partitions",
+    )
+
+
+def random_groups(table: ScoreTable) -> RandomGroups:
+    """What identifies the scores of random groups.
+
+    Raises:
+        StoreError: The table has scores of another kind.
+    """
+    details = table.record.details
+    if not isinstance(details, RandomGroups):
+        raise StoreError(
+            "the score table is not of random groups",
+            found=f"scores of the kind {table.record.kind}",
+            expected=f"scores of the kind {RandomGroups.kind}",
+            fix="run guda placebo",
         )
+    return details
 
 
 def placebo_tests(observed: ScoreTable, random: ScoreTable) -> dict[str, PlaceboTest]:
@@ -104,13 +123,16 @@ def placebo_tests(observed: ScoreTable, random: ScoreTable) -> dict[str, Placebo
         observed: Scores of the real groups, ``Q`` queries and ``K`` groups.
         random: Scores of the same queries under ``M`` random partitions, whose ``M * K`` groups follow one
             another partition by partition, as ``guda placebo`` writes them.
+
+    Raises:
+        StoreError: These are not the scores of random groups.
     """
-    tests = {}
+    tests, level = {}, random_groups(random).level
     for weighting in observed.weightings:
         real = observed.select(weighting=weighting).matrix()
         dealt = random.select(weighting=weighting).matrix()
         partitions = dealt.view(len(real), -1, real.shape[1]).transpose(0, 1)
-        tests[weighting] = placebo_test(real, partitions, random.record["level"])
+        tests[weighting] = placebo_test(real, partitions, level)
     return tests
 
 

@@ -36,7 +36,7 @@ class NoiseSchedule:
     Attributes:
         gamma: ``[timesteps]`` float64, factor of the clean sample.
         sigma: ``[timesteps]`` float64, factor of the noise.
-        model_timesteps: ``[timesteps]``, told to the network: int64 indices for DDPM, float32 for flows.
+        model_timesteps: ``[timesteps]``, what the network takes: int64 indices for DDPM, float32 for flows.
         scored_timesteps: ``[scored]`` int64, the range of the ELBO, ascending.
     """
 
@@ -90,7 +90,7 @@ class NoiseSchedule:
 
         Args:
             sigmas: ``[timesteps]`` noise levels s in (0, 1], in any order.
-            num_train_timesteps: The network is told ``s * num_train_timesteps``.
+            num_train_timesteps: The network takes ``s * num_train_timesteps``.
 
         Raises:
             NumericsError: A noise level leaves (0, 1], or there is no step to score.
@@ -98,7 +98,7 @@ class NoiseSchedule:
         s = torch.tensor(sorted(set(sigmas.double().tolist())), dtype=torch.float64)
         if not bool(((s > 0) & (s <= 1)).all()):
             raise NumericsError(
-                "the flow's noise levels leave their range",
+                "the flow's noise levels are out of range",
                 found=f"{s.min():.4g} to {s.max():.4g}",
                 expected="s in (0, 1]",
                 fix="pass the sigmas that the model was trained on, without the final 0",
@@ -171,7 +171,7 @@ class NoiseSchedule:
         if outside.numel():
             scored = self.scored_timesteps
             raise ConfigError(
-                "timesteps outside the range of the ELBO",
+                "timesteps are outside the range of the ELBO",
                 found=f"{sorted(set(outside.tolist()))[:8]}",
                 expected=f"{int(scored[0])} <= t <= {int(scored[-1])} (schedule of {len(self)} timesteps)",
                 fix=f"choose start, stop and step inside {int(scored[0])}..{int(scored[-1])}",
@@ -192,9 +192,43 @@ class NoiseSchedule:
         index = timesteps.to(like.device)
         return gamma[index].view(shape), sigma[index].view(shape)
 
-    def told(self, timesteps: Tensor, like: Tensor) -> Tensor:
-        """What a network is told for each timestep, ``[batch]`` on the device of ``like``."""
+    def log_snr_at(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        """``log SNR_t = 2 (log γ_t − log σ_t)``, infinite without noise and without signal.
+
+        Args:
+            timesteps: ``[batch]`` int64.
+            like: ``[batch, ...]``.
+
+        Returns:
+            ``[batch]`` on the device and of the dtype of ``like``.
+        """
+        gamma, sigma = self.at(timesteps, like)
+        return 2 * (gamma.log() - sigma.log()).flatten()
+
+    def model_timesteps_at(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        """``model_timesteps`` at each timestep.
+
+        Args:
+            timesteps: ``[batch]`` int64.
+            like: Any tensor on the network's device.
+
+        Returns:
+            ``[batch]`` on that device.
+        """
         return self._beside(like)[2][timesteps.to(like.device)]
+
+    def timesteps_of(self, model_timesteps: Tensor) -> Tensor:
+        """The timesteps that a network's own timesteps stand for: the inverse of ``model_timesteps_at``.
+
+        Args:
+            model_timesteps: ``[batch]``.
+
+        Returns:
+            ``[batch]`` int64 on the CPU.
+        """
+        # Samplers expand one number to a batch, and torch warns of a search for what is not contiguous.
+        values = model_timesteps.cpu().to(self.model_timesteps).contiguous()
+        return torch.searchsorted(self.model_timesteps, values)
 
     def _beside(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """γ, σ and ``model_timesteps`` where they are looked up: on a GPU, so that no step waits for it."""

@@ -10,15 +10,16 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from guda_lightning import compat
 from guda_lightning.data import GroupDataModule, HeldOutDataModule
-from guda_lightning.diffusion import evaluating, noised, seed_step
+from guda_lightning.diffusion import DiffusionModel, evaluating, noised, seed_step
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.sharding import gather, shard
-from guda_lightning.errors import ConfigError
-from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.errors import ConfigError, check_range
+from guda_lightning.functional.prediction import add_noise
 from guda_lightning.posteriors.network import NoisyClassifier
-from guda_lightning.posteriors.posterior import GroupPosterior, told
+from guda_lightning.posteriors.posterior import GroupPosterior, classifier_inputs
 from guda_lightning.posteriors.tempering import NoiseLevel, temper
 
 DENSE_SIDE = 8  # pixels a side up to which dense layers alone do as well, for less (docs/benchmarks.md)
@@ -39,7 +40,10 @@ class ClassifierPlan:
         batch_size: Images per step and process.
         lr: Highest learning rate of a one-cycle schedule of AdamW.
         weight_decay: Of AdamW.
-        held_out: Share of the samples that are not trained on, but calibrated on.
+        held_out: Share of the samples that are not trained on, but calibrated on, in [0, 1).
+
+    Raises:
+        ConfigError: A number is out of range.
     """
 
     channels: tuple[int, ...] | None = None
@@ -53,16 +57,11 @@ class ClassifierPlan:
 
     def __post_init__(self) -> None:
         for name in ("width", "features", "steps", "batch_size"):
-            if (value := getattr(self, name)) < 1:
-                raise ConfigError(
-                    f"classifier.{name} is out of range",
-                    found=value,
-                    expected=f"{name} >= 1",
-                    fix=f"set classifier.{name}, or leave it out",
-                )
+            option = f"classifier.{name}"
+            check_range(option, getattr(self, name), ge=1, fix=f"set {option}, or leave it out")
         if any(count < 8 or count % 8 for count in self.channels or ()):
             raise ConfigError(
-                "classifier.channels does not describe a network",
+                "classifier.channels is invalid",
                 found=list(self.channels or ()),
                 expected="one number per convolutional level, each a multiple of 8",
                 fix="set classifier.channels, e.g. [32, 64] for 32 x 32 images, or leave it out",
@@ -94,8 +93,7 @@ class GroupClassifier(LightningModule):
     Args:
         plan: Network and training.
         data: The training data of the full model.
-        schedule: The noise schedule of the full model.
-        conditional: Whether the full model takes class labels.
+        full: The full model.
         seed: Seed of initialisation, noise and timesteps.
 
     Raises:
@@ -107,23 +105,23 @@ class GroupClassifier(LightningModule):
         self,
         plan: ClassifierPlan,
         data: GroupDataModule,
-        schedule: NoiseSchedule,
-        conditional: bool = False,
+        full: DiffusionModel,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.plan, self.schedule, self.conditional, self.seed = plan, schedule, conditional, seed
+        self.plan, self.seed = plan, seed
+        self.schedule, self.conditional = full.schedule, full.conditional
         self.groups = data.grouping.names
         table, atom = data.grouping.atoms()
         self.atoms, self.atom = torch.from_numpy(table), torch.from_numpy(atom)
         if data.prompts is not None:
             raise ConfigError(
-                "guidance has nothing to tell: prompts say what the groups are",
+                "guidance does not support text-to-image models: prompts determine the groups",
                 found="a text-to-image model",
                 expected="a model without a condition, or of class labels that do not determine the groups",
                 fix="use guda unlearn, e.g. with unlearn/weighted_style.yaml",
             )
-        if conditional:
+        if self.conditional:
             refuse_determined(self.atom, data.labels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -133,9 +131,9 @@ class GroupClassifier(LightningModule):
                 plan.channels_for(data.input_shape),
                 plan.width,
                 plan.features,
-                data.num_classes if conditional else 0,
+                data.num_classes if self.conditional else 0,
             )
-        self.register_buffer("temperatures", torch.ones(len(schedule)))
+        self.register_buffer("temperatures", torch.ones(len(self.schedule)))
         self.levels: tuple[NoiseLevel, ...] = ()
 
     @property
@@ -148,7 +146,7 @@ class GroupClassifier(LightningModule):
 
     def configure_model(self) -> None:
         """Spread the network over the processes, where the trainer shards (FSDP2)."""
-        mesh = Ranks.of(self._trainer).mesh
+        mesh = Ranks.of(compat.trainer_of(self)).mesh
         if mesh is not None:
             shard(self.network, mesh)
 
@@ -164,7 +162,7 @@ class GroupClassifier(LightningModule):
         """Cross-entropy of the atoms of noised samples."""
         labels = batch.get("label") if self.conditional else None
         sample = noised(batch["image"], labels, self.schedule, self._generator, Ranks.of(self.trainer))
-        logits = self.network(*told(self.schedule, sample.x_t, sample.timesteps), sample.labels)
+        logits = self.network(*classifier_inputs(self.schedule, sample.x_t, sample.timesteps), sample.labels)
         loss = nn.functional.cross_entropy(logits, self.atom[batch["index"].cpu()].to(self.device))
         self.log("guide/loss", loss, prog_bar=True)
         return loss
@@ -187,8 +185,7 @@ class GroupClassifier(LightningModule):
         for part in scored.tensor_split(NOISE_LEVELS) if len(images) else ():
             timesteps = part[torch.randint(len(part), (len(images),), generator=generator)]
             noise = torch.randn(images.shape, generator=generator)
-            gamma, sigma = self.schedule.at(timesteps, like=images)
-            x_t = gamma * images + sigma * noise
+            x_t = add_noise(images, noise, *self.schedule.at(timesteps, like=images))
             logits = self._logits(x_t, timesteps, labels)
             level = temper(logits, atom, int(part[0]), int(part[-1]))
             temperatures: Any = self.temperatures
@@ -208,7 +205,7 @@ class GroupClassifier(LightningModule):
         batches = []
         with evaluating(self.network):
             for rows in torch.arange(len(x_t)).split(1024):
-                x, log_snr = told(self.schedule, x_t[rows].to(self.device), timesteps[rows])
+                x, log_snr = classifier_inputs(self.schedule, x_t[rows].to(self.device), timesteps[rows])
                 of = None if labels is None else labels[rows].to(self.device)
                 batches.append(self.network(x, log_snr, of).cpu())
         return torch.cat(batches)
@@ -226,7 +223,7 @@ def refuse_determined(atom: Tensor, labels: Tensor | None) -> None:
     """
     if labels is None or all(len(atom[labels == label].unique()) == 1 for label in labels.unique()):
         raise ConfigError(
-            "guidance has nothing to tell: the class labels of the conditional model determine the groups",
+            "guidance does not support these groups: class labels of the conditional model determine them",
             found="one set of groups per label",
             expected="groups that the labels do not determine, or an unconditional model",
             fix="use guda unlearn, or group the samples by something else than their labels",

@@ -9,12 +9,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-_TIME = 32  # numbers that tell the noise level
+_SINUSOIDS = 32  # of the log SNR
 _NORM_GROUPS = 8
 
 
 class NoisyClassifier(nn.Module):
-    """Logits of noised images, told how noisy they are.
+    """Logits of noised images and their noise level.
 
     Convolutions for large images, each level halving the image; then dense layers on all that is left of it,
     and a few features that the logits are linear in: their Jacobian serves any number of classes.
@@ -38,15 +38,19 @@ class NoisyClassifier(nn.Module):
         num_labels: int = 0,
     ) -> None:
         super().__init__()
-        told = 4 * _TIME
+        embedding = 4 * _SINUSOIDS
         self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.linspace(0, 5, _TIME // 2).exp() / 10, persistent=False)
-        self.time = nn.Sequential(nn.Linear(_TIME, told), nn.SiLU(), nn.Linear(told, told), nn.SiLU())
-        self.label = nn.Embedding(num_labels, told) if num_labels else None
+        self.register_buffer(
+            "frequencies", torch.linspace(0, 5, _SINUSOIDS // 2).exp() / 10, persistent=False
+        )
+        self.time = nn.Sequential(
+            nn.Linear(_SINUSOIDS, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
+        self.label = nn.Embedding(num_labels, embedding) if num_labels else None
         sizes = [image_shape[0], *channels]
-        self.levels = nn.ModuleList(_Level(a, b, told) for a, b in pairwise(sizes))
+        self.levels = nn.ModuleList(_Level(a, b, embedding) for a, b in pairwise(sizes))
         left = sizes[-1] * math.prod(side >> len(channels) for side in image_shape[1:])
-        self.first = nn.Linear(left + told, width)
+        self.first = nn.Linear(left + embedding, width)
         self.residual = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
         self.to_features = nn.Linear(width, features)
         self.head = nn.Linear(features, num_classes)
@@ -60,18 +64,24 @@ class NoisyClassifier(nn.Module):
             labels: ``[batch]`` int64 class labels, if the network takes them.
         """
         angles = log_snr[:, None] * self.frequencies
-        told = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
+        embedding = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
         if self.label is not None and labels is not None:
-            told = told + self.label(labels)
+            embedding = embedding + self.label(labels)
         for level in self.levels:
-            x = level(x, told)
-        hidden = nn.functional.silu(self.first(torch.cat([x.flatten(1), told], dim=1)))
+            x = level(x, embedding)
+        hidden = nn.functional.silu(self.first(torch.cat([x.flatten(1), embedding], dim=1)))
         for layer in self.residual:
             hidden = hidden + nn.functional.silu(layer(hidden))
         return nn.functional.silu(self.to_features(hidden))
 
     def forward(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``[batch, classes]`` logits; arguments as in ``features``."""
+        """``[batch, classes]`` logits.
+
+        Args:
+            x: ``[batch, channels, height, width]`` noised images of about unit variance.
+            log_snr: ``[batch]`` logarithm of their signal-to-noise ratio.
+            labels: ``[batch]`` int64 class labels, if the network takes them.
+        """
         logits: Tensor = self.head(self.features(x, log_snr, labels))
         return logits
 
@@ -79,16 +89,16 @@ class NoisyClassifier(nn.Module):
 class _Level(nn.Module):
     """Two convolutions, the second with a residual path, scaled and shifted by the noise level."""
 
-    def __init__(self, in_channels: int, channels: int, told: int) -> None:
+    def __init__(self, in_channels: int, channels: int, embedding: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm, self.norm2 = nn.GroupNorm(_NORM_GROUPS, channels), nn.GroupNorm(_NORM_GROUPS, channels)
-        self.film = nn.Linear(told, 2 * channels)
+        self.film = nn.Linear(embedding, 2 * channels)
         self.pool = nn.AvgPool2d(2)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        scale, shift = self.film(told)[:, :, None, None].chunk(2, dim=1)
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
         x = nn.functional.silu(self.norm(self.first(x)) * (1 + scale) + shift)
         x = x + nn.functional.silu(self.norm2(self.second(x)))
         pooled: Tensor = self.pool(x)

@@ -78,7 +78,7 @@ class GroupPosterior:
             x_t: ``[batch, ...]``.
             timesteps: ``[batch]`` int64.
             removed: ``[1, atoms]`` bool.
-            labels: As in ``logits``.
+            labels: ``[batch]`` int64 class labels, for a conditional model.
         """
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
@@ -106,7 +106,7 @@ class GroupPosterior:
             x_t: ``[batch, ...]``.
             timesteps: ``[batch]`` int64.
             removed: ``[coalitions, atoms]`` bool.
-            labels: As in ``logits``.
+            labels: ``[batch]`` int64 class labels, for a conditional model.
 
         Returns:
             ``[batch, coalitions]`` float64.
@@ -130,7 +130,7 @@ class GroupPosterior:
         return guided_errors(residual, sigma.flatten(), torch.stack(rows, dim=1), slope)
 
     def _features(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        return self.network.features(*told(self.schedule, x_t, timesteps), labels)
+        return self.network.features(*classifier_inputs(self.schedule, x_t, timesteps), labels)
 
     def _head(self, features: Tensor, timesteps: Tensor) -> Tensor:
         logits: Tensor = self.network.head(features)
@@ -141,11 +141,20 @@ class GroupPosterior:
         return self.temperatures[timesteps.to(self.temperatures.device)][:, None]
 
 
-def told(schedule: NoiseSchedule, x_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    """What the classifier is told: samples scaled to about unit variance, and their log SNR ``[batch]``."""
+def classifier_inputs(schedule: NoiseSchedule, x_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """What the classifier takes: samples scaled to about unit variance, and their log SNR.
+
+    Args:
+        schedule: The noise schedule.
+        x_t: ``[batch, ...]`` noised samples.
+        timesteps: ``[batch]`` int64.
+
+    Returns:
+        ``[batch, ...]`` and ``[batch]``, on the device and of the dtype of ``x_t``.
+    """
     gamma, sigma = schedule.at(timesteps, like=x_t)
-    log_snr = 2 * (gamma.log() - sigma.log()).flatten()
-    return x_t / (gamma.square() + sigma.square()).sqrt(), log_snr.clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
+    log_snr = schedule.log_snr_at(timesteps, like=x_t).clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
+    return x_t / (gamma.square() + sigma.square()).sqrt(), log_snr
 
 
 class GuidedDenoiser(nn.Module):
@@ -168,19 +177,18 @@ class GuidedDenoiser(nn.Module):
         self._full, self._posterior = full, posterior
         self._removed = posterior.removed([groups])
 
-    def forward(self, x_t: Tensor, told: Tensor, class_labels: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, model_timesteps: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """The guided output, in the form that the full model predicts.
 
         Args:
             x_t: ``[batch, ...]`` noised samples.
-            told: ``[batch]`` timesteps as the full model is told them.
+            model_timesteps: ``[batch]`` values of the schedule's ``model_timesteps``.
             class_labels: ``[batch]`` int64, for a conditional model.
         """
         labels = {} if class_labels is None else {"class_labels": class_labels}
-        output = output_tensor(self.network(x_t, told, **labels))
+        output = output_tensor(self.network(x_t, model_timesteps, **labels))
         schedule = self._full.schedule
-        asked = told.cpu().to(schedule.model_timesteps).contiguous()  # samplers expand one number to a batch
-        timesteps = torch.searchsorted(schedule.model_timesteps, asked)
+        timesteps = schedule.timesteps_of(model_timesteps)
         gradient = self._posterior.gradient(x_t, timesteps, self._removed, class_labels)
         gamma, sigma = schedule.at(timesteps, like=x_t)
         return guide_output(output, gradient, gamma, sigma, self._full.prediction)
