@@ -29,7 +29,7 @@ def run(*command: str | Path, cwd: Path) -> str:
     # A PYTHONPATH that leads to src/ would hide what is installed.
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     arguments = [str(part) for part in command]
-    done = subprocess.run(arguments, cwd=cwd, env=environ, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(arguments, cwd=cwd, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

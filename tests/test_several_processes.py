@@ -22,7 +22,6 @@ from several_processes import BATCH, DDP, FSDP2, ONE, QUERIES, SCORED, TWO, WATC
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),  # 80 core seconds, on cores that others may share
     pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode"),
     pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller"),
 ]
@@ -35,7 +34,6 @@ def script(*arguments: object) -> subprocess.CompletedProcess[str]:
         env={**outside, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=280,
     )
 
 

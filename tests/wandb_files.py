@@ -59,7 +59,7 @@ class WandbFiles:
 def _inspect(folder: Path, *options: str) -> str:
     (file,) = folder.glob("run-*.wandb")
     command = [Path(sys.executable).parent / "wandb", "leet", "inspect", *options, file]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def runs(folder: Path) -> dict[str, WandbFiles]:
