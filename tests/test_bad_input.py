@@ -469,7 +469,7 @@ def test_queries_of_another_shape(refused: Refused, finished_run: Path, tmp_path
 def test_timesteps_outside_the_schedule(refused: Refused, finished_run: Path) -> None:
     refused(
         command("attribute", "--scoring.grid", "[10, 4000, 1000]"),
-        "timesteps outside the range of the ELBO",
+        "timesteps are outside the range of the ELBO",
         found="[1010, 2010, 3010]",
         expected="1 <= t <= 48 (schedule of 50 timesteps)",
         fix="choose start, stop and step inside 1..48",
@@ -482,7 +482,7 @@ def test_more_sampling_steps_than_the_schedule_has(refused: Refused, finished_ru
     refused(
         command("sample", "--steps", 100),
         "the number of sampling steps is out of range",
-        found="100 steps",
+        found="100",
         expected="1 to 50, the timesteps of the noise schedule",
         fix="pass --steps 50, or another number in that range",
         run=finished_run,

@@ -139,7 +139,7 @@ def test_a_classifier_cannot_guide_what_prompts_determine(data: LatentDataModule
     with pytest.raises(ConfigError) as caught:
         GroupClassifier(ClassifierPlan(), data, FullModel.of(module).model.schedule, conditional=True)
     assert str(caught.value) == (
-        "guidance has nothing to tell: prompts say what the groups are\n"
+        "guidance does not support text-to-image models: prompts determine the groups\n"
         "  found:    a text-to-image model\n"
         "  expected: a model without a condition, or of class labels that do not determine the groups\n"
         "  fix:      use guda unlearn, e.g. with unlearn/weighted_style.yaml"

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from guda_lightning.data.images import from_unit
 from guda_lightning.errors import ConfigError, MissingExtraError, NumericsError, QueryError
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement_section import agreement_section
@@ -248,9 +249,7 @@ def _data_uri(image: Tensor, longest: int) -> str:
     """Encode ``[channels, height, width]`` in [-1, 1], shrunk to at most ``longest`` pixels a side."""
     from PIL import Image
 
-    # NumPy, because torch's threads cost more than such small arrays.
-    values = image.detach().float().cpu().numpy()
-    pixels = ((values.clip(-1, 1) + 1) * 127.5).round().astype("uint8")
+    pixels = from_unit(image).numpy()
     picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     exact = max(picture.size) <= PIXEL_ART
     if max(picture.size) > longest:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageTable:
-    """Training images, decoded when asked for.
+    """Training images, decoded when they are read.
 
     Attributes:
         ids: One stable, unique name per sample.
@@ -96,7 +96,7 @@ class ImageTable:
             ``[samples, channels, height, width]`` uint8.
 
         Raises:
-            DataError: An image is damaged, or sizes differ and no size was asked for.
+            DataError: An image is damaged, or sizes differ and no size was given.
         """
         size = None if image_size is None else (image_size, image_size)
         order = range(len(self.ids)) if indices is None else [int(index) for index in indices]
