@@ -88,9 +88,9 @@ def run(asked: Asked) -> None:
             }
         )
     notes = (
-        "From the line that says the cost to the last line of the stage; importing, reading data and measuring "
-        "the network come before. On a CPU estimates are measured in core seconds here, as other work on the "
-        "machine changes the clock on the wall by more than they err; a user's are of that clock. `retrain` two "
-        "groups, `unlearn` and `attribute` four; trainings have 200 steps."
+        "From the line that says the cost to the last line of the stage; importing, reading data and "
+        "measuring the network come before. On a CPU estimates are measured in core seconds here, as other "
+        "work on the machine changes the clock on the wall by more than they err; a user's are of that "
+        "clock. `retrain` two groups, `unlearn` and `attribute` four; trainings have 200 steps."
     )
     write_table(asked.docs, "estimates", asked.command("estimates"), rows, notes)
