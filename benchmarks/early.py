@@ -11,9 +11,10 @@ from benchmarks import oracles
 from benchmarks.agree import score
 from benchmarks.stages import Asked
 from benchmarks.tables import with_interval, write_table
-from guda_lightning.attribution import RacingAttributor
+from guda_lightning.attribution import AttributionContext, RacingAttributor
 from guda_lightning.data import load_queries
 from guda_lightning.diffusion import open_full
+from guda_lightning.distributed.execution import Execution
 from guda_lightning.evaluation import agreement
 from guda_lightning.scores import ScoreTable
 
@@ -41,10 +42,10 @@ def run(asked: Asked) -> None:
         for top in (1, 3):
             racing = RacingAttributor(bench.run.store, method, top=top)
             counted: list[int] = []
-            racing.work_on(torch.device("cpu"), counted.append)
-            table = racing.fit(full, None, None).score(queries)
+            execution = Execution(on_evaluations=counted.append)
+            table = racing.fit(AttributionContext(full, execution=execution)).score(queries)
             evaluations = sum(counted) / len(queries)
-            spent[f"{method}, race for the top {top}"] = (table.matrix(), evaluations, racing.notes()[0])
+            spent[f"{method}, race for the top {top}"] = (table.matrix(), evaluations, table.notes[0])
         for name, (scores, evaluations, note) in spent.items():
             found = agreement({name: scores}, oracle).metrics
             found = found[(found.yardstick == "other seeds") & (found.method == name)]

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.forget_target import SETTINGS
-from guda_lightning.attribution import CounterfactualAttributor
+from guda_lightning.attribution import AttributionContext, CounterfactualAttributor
 from guda_lightning.attribution.scoring import noised_queries
-from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
+from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule, ImageTable, Source
 from guda_lightning.diffusion import DiffusionModel, FullModel, weights_hash
 from guda_lightning.diffusion.model import noise_schedule
@@ -30,6 +30,7 @@ from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.functional.prediction import add_noise
 from guda_lightning.scores import Scoring
 from guda_lightning.stages.trainer import GudaTrainer
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Objective, UnlearnModule
 
@@ -102,8 +103,7 @@ def scoring_forms(setting: Setting, folder: Path) -> tuple[dict[str, Work], int]
     pixels = torch.rand(setting.queries, *setting.shape) * 2 - 1
     queries = Queries(tuple(f"query-{number}" for number in range(setting.queries)), pixels)
     scoring = Scoring(strata=setting.strata, draws=2, batch_size=setting.batch)
-    attributor = CounterfactualAttributor(folder, scoring=scoring)
-    attributor.fit(full, None, None)
+    attributor = CounterfactualAttributor(folder, scoring=scoring).fit(AttributionContext(full))
     forms: dict[str, Work] = {
         "bare": bare_passes(full.model, queries, scoring, 1 + len(GROUPS)),
         "ours": partial(attributor.score, queries),
@@ -181,26 +181,15 @@ def reference(
 
 def _record(full: FullModel, group: str) -> CounterfactualRecord:
     """The record of an unlearning by ReTrack that never was."""
-    return CounterfactualRecord(
-        operator="retrack",
-        groups=(group,),
-        seed=0,
-        hparams={},
-        full_hash=full.hash,
-        grouping_hash="",
-        members_hash="",
-        schedule_hash=full.model.schedule.hash,
-        history=[],
-        versions={},
-        seconds=1.0,
-        steps=1,
-        network_evaluations=1,
+    key = CounterfactualKey("retrack", (group,), 0, sha256_json({}))
+    return CounterfactualRecord.of(
+        key, {}, full.provenance(""), "", seconds=1.0, steps=1, network_evaluations=1
     )
 
 
 def _load(store: CounterfactualStore, group: str) -> dict[str, Tensor]:
     key = store.select("retrack", 0)[group]
-    return store.load(key, expect={})[0]
+    return store.load(key, expect=None)[0]
 
 
 class Noise(Source):
@@ -238,7 +227,7 @@ def step_forms(setting: Setting, objective: Objective, folder: Path) -> dict[str
     data = GroupDataModule(Noise(setting.shape, 20 * setting.half), batch_size=setting.half)
 
     def ours() -> tuple[float, float]:
-        clock, module = Clock(), UnlearnModule(full, copy.deepcopy(objective), ["a"])
+        clock, module = Clock(), UnlearnModule(full, objective, ["a"])
         trainer = GudaTrainer(
             max_steps=setting.steps + 2, max_epochs=-1, accelerator="cpu", devices=1, logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

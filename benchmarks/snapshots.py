@@ -50,7 +50,7 @@ class Snapshots(Callback):
                 path = snapshot(self.folder, queries, group, pl_module.seed, trainer.global_step, kind)
                 if not path.is_file():
                     errors, timesteps = squared_errors(model, asked, self.scoring, device=pl_module.device)
-                    record = self.scoring.record(model.schedule)
+                    record = vars(self.scoring.record(model.schedule))
                     SquaredErrors(asked.ids, errors, timesteps, record).save(path)
         stages.aside += stages.clock() - started
 

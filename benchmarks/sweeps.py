@@ -136,7 +136,7 @@ class Sweep:
             model = open_full(self.bench.run.full, LightningModule()).model
             asked = load_queries(self.queries, IMAGE_SHAPE[model.denoiser.config["in_channels"]])
             errors, timesteps = squared_errors(model, asked, SCORING)
-            SquaredErrors(asked.ids, errors, timesteps, SCORING.record(model.schedule)).save(path)
+            SquaredErrors(asked.ids, errors, timesteps, vars(SCORING.record(model.schedule))).save(path)
         return SquaredErrors.load(path, {})
 
 
@@ -216,7 +216,7 @@ def run(asked: Asked) -> None:
         "The weight of the forget term",
         subtitle,
     )
-    sizes = shown.oracles[0].record["group_sizes"].values()
+    sizes = shown.oracles[0].record.group_sizes.values()
     counts = {**COUNTS, sum(sizes) - max(sizes): "retrack"}
     figures.lines(
         asked.docs, by_setting(shown, counts), "K", "neighbours", "Neighbours of ReTrack's target", subtitle

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import guda_lightning.cli.lightning  # noqa: F401  (the import that takes long)
+from guda_lightning.attribution import chunks
 from guda_lightning.cli.main import main
-from guda_lightning.stages import chunks
 
 torch.set_num_threads(1)
 # A shell's background job inherits that Ctrl-C is ignored.

@@ -167,7 +167,7 @@ class Written:
 
 
 if __name__ == "__main__":
-    from guda_lightning.stages import chunks
+    from guda_lightning.attribution import chunks
 
     sys.path.insert(0, str(TESTS))
     torch.set_num_threads(1)

@@ -242,13 +242,15 @@ def test_a_group_with_all_samples(refused: Refused, tmp_path: Path) -> None:
     )
 
 
-def test_more_neighbours_than_retain_samples(refused: Refused) -> None:
+def test_more_neighbours_than_retain_samples(refused: Refused, finished_run: Path) -> None:
+    shutil.rmtree(finished_run / "store")
     refused(
         command("unlearn", "--objective.init_args.neighbours", 100, "--groups", "3"),
-        "ReTrack asks for more neighbours than the retain set has samples",
+        "ReTrack sums over more neighbours than the retain set has samples",
         found="neighbours=100, retain set of 57",
         expected="neighbours <= 57",
         fix="lower objective.init_args.neighbours, or set it to null to sum over all",
+        run=finished_run,
     )
 
 
@@ -594,7 +596,7 @@ def test_a_report_on_a_table_that_does_not_exist(
             "no file {run}/examples.safetensors",
             "a few training images of every group",
         ),
-        ("store", "0 of its 10 counterfactuals in {run}/store", "all of them"),
+        ("store", "0 of its 10 counterfactuals or classifiers in {run}/store", "all of them"),
     ],
 )
 def test_a_report_on_a_run_that_lost_something(

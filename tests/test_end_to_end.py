@@ -116,7 +116,9 @@ def test_every_stage_skips_what_is_complete_and_touches_nothing(finished_run: Pa
     again = guda("attribute", *run)
     assert again.startswith("retrack, weighting elbo, seed 0: 5 queries, 10 groups, ")  # the answer once more
     assert again.endswith(f"\nattribute: {finished_run}/scores/retrack-0.parquet is complete, skipped\n")
-    assert times(finished_run) == before
+    after = times(finished_run)
+    assert after.pop(".fit.json")  # which skips the next `fit` sooner
+    assert after == before
 
 
 def test_stages_one_by_one_say_their_cost_first_and_give_the_scores_of_one_run(
@@ -146,8 +148,8 @@ def test_stages_one_by_one_say_their_cost_first_and_give_the_scores_of_one_run(
 
     once = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
     portions = ScoreTable.load(root / "scores" / "retrack-0.parquet")
-    assert portions.record["counterfactuals"] == once.record["counterfactuals"]  # bit for bit
-    assert portions.record["query_hash"] == once.record["query_hash"]
+    assert portions.record.details.counterfactuals == once.record.details.counterfactuals  # bit for bit
+    assert portions.record.query_hash == once.record.query_hash
     for weighting in ("elbo", "uniform"):
         scores = [table.select(weighting=weighting).matrix() for table in (once, portions)]
         torch.testing.assert_close(scores[0], scores[1], rtol=1e-5, atol=1e-5)
@@ -257,9 +259,9 @@ def test_a_full_model_of_somebody_else(kind: str, finished_run: Path, tmp_path: 
     # The same weights give the same counterfactual and the same scores as the run that they came from.
     table = ScoreTable.load(run / "scores" / "retrack-0.parquet")
     theirs_table = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
-    for name in ("full_hash", "query_hash"):
-        assert table.record[name] == theirs_table.record[name]
-    assert table.record["counterfactuals"]["3"] == theirs_table.record["counterfactuals"]["3"]
+    assert table.record.full_hash == theirs_table.record.full_hash
+    assert table.record.query_hash == theirs_table.record.query_hash
+    assert table.record.details.counterfactuals["3"] == theirs_table.record.details.counterfactuals["3"]
     columns = theirs_table.select(weighting="elbo").matrix()[:, 3:4]
     torch.testing.assert_close(table.select(weighting="elbo").matrix(), columns, rtol=1e-9, atol=1e-9)
 

@@ -160,7 +160,7 @@ def test_bf16_is_finite_and_close(place: Place, finished_run: Path, tmp_path: Pa
     run("unlearn", folder, place, "--trainer.precision", "bf16-mixed", "--groups", "3")
     run("attribute", folder, place, "--operator", "retrack", "--groups", "3", "--scoring.precision", "bf16")
     table = ScoreTable.load(folder / "scores" / "retrack-0.parquet")
-    assert table.record["precision"] == "bf16"
+    assert table.record.scoring.precision == "bf16"
     assert bool(table.select(weighting="elbo").matrix().isfinite().all())
 
     device = "cuda" if place is CUDA else "cpu"

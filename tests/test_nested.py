@@ -72,7 +72,7 @@ def test_guidance_scores_a_parent_as_its_children_together(nested: Nested, tmp_p
     torch.testing.assert_close(found["binary"], found["0+1"], rtol=1e-9, atol=1e-9)
     assert not torch.allclose(found["binary"], found["0"])
     assert not torch.allclose(found["binary"], found["0"] + found["1"])
-    sizes = ScoreTable.load(table).record["group_sizes"]
+    sizes = ScoreTable.load(table).record.group_sizes
     assert sizes["binary"] == sizes["0+1"] == sizes["0"] + sizes["1"]
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -115,8 +116,8 @@ def test_scores_are_those_of_one_process_each_query_once(folder: Path, strategy:
     two = ScoreTable.load(folder / f"scored-{strategy}" / "scores" / f"{table}-queries.parquet")
     assert one.queries == two.queries == tuple(f"sample-{number}" for number in range(QUERIES))
     assert one.groups == two.groups
-    assert [chunk["queries"] for chunk in two.record["chunks"]] == [2, 2, 1]
-    assert {**one.record, "chunks": None} == {**two.record, "chunks": None}
+    assert [chunk.queries for chunk in two.record.chunks] == [2, 2, 1]
+    assert replace(one.record, chunks=()) == replace(two.record, chunks=())
     assert len(one) == len(two)
     for weighting in one.weightings:
         first, second = (part.select(weighting=weighting) for part in (one, two))
@@ -180,7 +181,7 @@ def test_a_rank_that_dies_ends_the_others_with_a_message(tmp_path: Path, dead: i
     finished = script(tmp_path, dead, strategy)
     left = 1 - dead
     prefix = f"error (process {left}): " if left else "error: "
-    assert f"{prefix}rank {left} of 2 has lost another one\n  found:    " in finished.stderr
+    assert f"{prefix}rank {left} of 2 has lost another rank\n  found:    " in finished.stderr
     assert (
         "  expected: all processes alive until the end\n"
         "  fix:      see what the other process printed last, nothing where it was killed, as for want of "

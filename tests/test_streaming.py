@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,23 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from guda_lightning import ScoreTable
-from guda_lightning.attribution import CounterfactualAttributor, PixelSimilarity
+from guda_lightning.attribution import (
+    AttributionContext,
+    CounterfactualAttributor,
+    FittedELBOAttributor,
+    PixelSimilarity,
+    chunks,
+)
+from guda_lightning.attribution.chunks import ChunkedTable, StreamedQueries
 from guda_lightning.cli.main import main
 from guda_lightning.data import GroupDataModule, QueryFolder, load_queries, query_hash
 from guda_lightning.diffusion import DiffusionModule, open_full
 from guda_lightning.errors import QueryError
 from guda_lightning.report.run import report_run
 from guda_lightning.scores import Scoring, SquaredErrors, stored_errors
-from guda_lightning.stages import chunks
-from guda_lightning.stages.chunks import AskedQueries, ChunkedTable
+from guda_lightning.scores.record import ChunkRecord
 from guda_lightning.types import Queries
-from toys import Shades, gray_queries, message, tiny_unet
+from toys import Shades, gray_queries, message, tiny_full, tiny_unet
 
 CONF = Path(__file__).parent / "conf"
 PER_QUERY = 10 * 11  # 5 strata x 2 draws, ten groups and the full model
@@ -90,8 +97,8 @@ def test_scores_do_not_depend_on_chunks(
     parts = ScoreTable.load(table_path)
     asked = load_queries(finished_run / "queries", (1, 8, 8))
     hashes = [query_hash(asked.take(rows)) for rows in ([0, 1], [2, 3], [4])]
-    each = [{"queries": n, "query_hash": digest} for n, digest in zip((2, 2, 1), hashes, strict=True)]
-    assert parts.record == {**whole.record, "chunks": each}
+    each = tuple(ChunkRecord(n, digest) for n, digest in zip((2, 2, 1), hashes, strict=True))
+    assert parts.record == replace(whole.record, chunks=each)
     assert [part.queries for part in ScoreTable.load_parts(table_path)] == [
         ("sample-0", "sample-1"),
         ("sample-2", "sample-3"),
@@ -154,7 +161,7 @@ def test_only_the_chunk_of_a_changed_image_is_scored_again(
     out = attribute()
     assert evaluations(out) == 2 * PER_QUERY
     after = ScoreTable.load(table_path)
-    hashes = zip(before.record["chunks"], after.record["chunks"], strict=True)
+    hashes = zip(before.record.chunks, after.record.chunks, strict=True)
     assert [first == second for first, second in hashes] == [True, False, True]
     changed = (before.select(weighting="elbo").matrix() != after.select(weighting="elbo").matrix()).any(dim=1)
     assert changed.tolist() == [False, False, False, True, False]
@@ -192,20 +199,22 @@ def test_parts_of_another_scoring_are_made_again_and_damaged_ones_refused(
     (folder / "0.parquet").write_bytes(whole)
 
     assert evaluations(attribute("--scoring.seed", "1")) == 5 * PER_QUERY
-    assert {part.record["seed"] for part in ScoreTable.load_parts(table_path)} == {1}
+    assert {part.record.scoring.seed for part in ScoreTable.load_parts(table_path)} == {1}
     assert not folder.exists()
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> AskedQueries:
+def asked(tmp_path: Path) -> StreamedQueries:
     for name, image in zip("abc", gray_queries("a", "b", "c").images, strict=True):
         pixels = ((image[0] + 1) * 127.5).round().to(torch.uint8).numpy()
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    return AskedQueries(QueryFolder(tmp_path, (1, 8, 8)), GroupDataModule(Shades()), False)
+    return StreamedQueries(QueryFolder(tmp_path, (1, 8, 8)), GroupDataModule(Shades()), False)
 
 
-def test_queries_that_change_while_they_are_scored_are_refused(asked: AskedQueries, tmp_path: Path) -> None:
-    attributor = PixelSimilarity().fit(None, asked.data, None)
+def test_queries_that_change_while_they_are_scored_are_refused(
+    asked: StreamedQueries, tmp_path: Path
+) -> None:
+    attributor = PixelSimilarity().fit(AttributionContext(tiny_full(), asked.data))
     chunk = ChunkedTable.of(attributor, asked, tmp_path / "parts").chunks[0]
     assert chunk.score(attributor, asked).queries == ("a", "b", "c")
     shutil.copy(tmp_path / "a.png", tmp_path / "c.png")
@@ -219,8 +228,8 @@ def test_queries_that_change_while_they_are_scored_are_refused(asked: AskedQueri
         chunk.score(attributor, asked)
 
 
-def test_a_chunk_is_as_large_as_fits(asked: AskedQueries, monkeypatch: pytest.MonkeyPatch) -> None:
-    attributor = PixelSimilarity().fit(None, asked.data, None)
+def test_a_chunk_is_as_large_as_fits(asked: StreamedQueries, monkeypatch: pytest.MonkeyPatch) -> None:
+    attributor = PixelSimilarity().fit(AttributionContext(tiny_full(), asked.data))
 
     def rows(limit: int) -> list[int]:
         monkeypatch.setattr(chunks, "CHUNK_BYTES", limit)
@@ -237,9 +246,10 @@ def test_what_an_attributor_says_it_holds_are_its_squared_errors(
 ) -> None:
     kept: list[SquaredErrors] = []
     full = open_full(finished_run / "full", DiffusionModule(tiny_unet(), DDPMScheduler()))
-    attributor = CounterfactualAttributor(finished_run / "store", "retrack", Scoring(strata=3))
-    attributor.fit(full, None, None)
-    monkeypatch.setattr(attributor, "_keep", kept.append)
+    attributor = CounterfactualAttributor(finished_run / "store", "retrack", Scoring(strata=3)).fit(
+        AttributionContext(full)
+    )
+    monkeypatch.setattr(FittedELBOAttributor, "_keep", lambda self, errors: kept.append(errors))
     queries = load_queries(finished_run / "queries", (1, 8, 8))
     table = attributor.score(queries)
     held = sum(one.errors.nbytes + one.timesteps.nbytes for one in kept) + table.table.nbytes

@@ -197,9 +197,9 @@ def test_unlearncanvas_runs_on_small_weights_from_the_same_files(pipeline: Path,
         assert main([stage, *arguments, *options]) == 0
     table = ScoreTable.load(tmp_path / "run" / "scores" / "weighted_style-0.parquet")
     assert table.groups == ("Artist Sketch", "Vibrant Flow")
-    assert table.record["plan"]["kind"] == "fixed"
-    assert table.record["plan"]["timesteps"] == 99
-    assert table.record["precision"] == "bf16"
+    assert table.record.scoring.plan["kind"] == "fixed"
+    assert table.record.scoring.plan["timesteps"] == 99
+    assert table.record.scoring.precision == "bf16"
 
 
 def test_a_style_without_prompts_is_refused(config: list[str], tmp_path: Path, capsys: Any) -> None:

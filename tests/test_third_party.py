@@ -28,6 +28,7 @@ from guda_lightning import (
     Scoring,
     UnlearnModule,
 )
+from guda_lightning.attribution import AttributionContext
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, load_queries
 from guda_lightning.errors import ConfigError
@@ -131,7 +132,7 @@ def test_its_own_trainer_and_the_attributor_agree(
     for name, pixels in zip(callback.table.queries, digits.images[:5, 0], strict=True):
         Image.fromarray(pixels.numpy()).save(folder / f"{name}.png")
     attributor = CounterfactualAttributor(tmp_path / "store", "retrack", SCORING)
-    table = attributor.fit(full, digits, None).score(load_queries(folder, (1, 8, 8)))
+    table = attributor.fit(AttributionContext(full)).score(load_queries(folder, (1, 8, 8)))
     expected = table.select(weighting="uniform")
     order = [expected.queries.index(query) for query in callback.table.queries]
     torch.testing.assert_close(callback.table.matrix(), expected.matrix()[order], rtol=0, atol=1e-4)
@@ -205,9 +206,8 @@ def test_it_is_retrained_without_a_group(tmp_path: Path, queries: Path, example:
     assert made["7",].network_evaluations == 8 * (3 * 16 + len(data.probe))
 
     scoring = trainer(tmp_path / "run")
-    scoring.attribute(build(), data, queries, "retrain", SCORING, groups=["3", "7"])
-    assert scoring.table_path is not None
-    assert ScoreTable.load(scoring.table_path).methods == ("retrain",)
+    (table,) = scoring.attribute(build(), data, queries, "retrain", SCORING, groups=["3", "7"])
+    assert ScoreTable.load(table).methods == ("retrain",)
 
 
 def test_a_student_is_stored_only_after_its_training(

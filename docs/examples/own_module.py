@@ -19,6 +19,7 @@ from guda_lightning import (
     ScoreTable,
     UnlearnModule,
 )
+from guda_lightning.attribution import AttributionContext
 from guda_lightning.data import Digits, load_queries
 from guda_lightning.unlearning import ReTrack
 
@@ -83,7 +84,7 @@ def main(run: Path, queries: Path, module: TutorialModule, fit_steps: int, unlea
         student.save(run / "store")
 
     # 3. Which groups made these images?
-    attributor = CounterfactualAttributor(run / "store", "retrack").fit(full, data, data.grouping)
+    attributor = CounterfactualAttributor(run / "store", "retrack").fit(AttributionContext(full, data))
     table = attributor.score(load_queries(queries, data.image_shape))
     table.save(run / "scores.parquet")
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,15 +12,23 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from guda_lightning.attribution import CounterfactualAttributor, squared_errors
+from guda_lightning.attribution import (
+    AttributionContext,
+    CounterfactualAttributor,
+    FittedELBOAttributor,
+    squared_errors,
+)
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.cost import EvaluationCounter
+from guda_lightning.distributed.execution import Execution, ignore
 from guda_lightning.errors import GroupError, QueryError, StoreError
 from guda_lightning.functional.elbo import paired_difference
 from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.scores import ScoreTable, Scoring, SquaredErrors
+from guda_lightning.scores.kinds import Likelihood
+from guda_lightning.storage.provenance import Provenance
 from guda_lightning.types import Queries, Weighting
 from toys import GROUPS, message, tiny_unet
 
@@ -68,13 +76,25 @@ def store(tmp_path: Path, full: FullModel) -> CounterfactualStore:
     return store
 
 
-def attributor(store: CounterfactualStore, **arguments: Any) -> CounterfactualAttributor:
-    return CounterfactualAttributor(store.root, "retrack", SCORING, **arguments)
+def fit(
+    store: CounterfactualStore,
+    full: FullModel,
+    *,
+    grouping: Grouping | None = GROUPING,
+    cache: Path | None = None,
+    on_evaluations: Callable[[int], None] = ignore,
+    operator: str = "retrack",
+    scoring: Scoring = SCORING,
+    **options: Any,
+) -> FittedELBOAttributor:
+    execution = Execution(on_evaluations=on_evaluations)
+    context = AttributionContext(full, grouping=grouping, store=store.root, cache=cache, execution=execution)
+    return CounterfactualAttributor(None, operator, scoring, **options).fit(context)
 
 
 def test_scores_follow_from_the_errors_of_each_model(store: CounterfactualStore, full: FullModel) -> None:
-    fitted = attributor(store).fit(full, None, GROUPING)
-    assert fitted.fitted_groups == GROUPS
+    fitted = fit(store, full)
+    assert fitted.groups == GROUPS
     table = fitted.score(QUERIES)
     assert (table.queries, table.groups, table.methods) == (QUERIES.ids, GROUPS, ("retrack",))
     schedule, plan = full.model.schedule, SCORING.plan(full.model.schedule)
@@ -97,7 +117,7 @@ def test_scores_follow_from_the_errors_of_each_model(store: CounterfactualStore,
 def test_errors_are_those_of_a_plain_loop_and_of_networks_of_their_own(
     store: CounterfactualStore, full: FullModel
 ) -> None:
-    fitted = attributor(store).fit(full, None, GROUPING)
+    fitted = fit(store, full)
     wanted = torch.ones(len(QUERIES), len(GROUPS), dtype=torch.bool)
     of_full, of_groups, timesteps = fitted.measure(QUERIES, SCORING, wanted)
     schedule = full.model.schedule
@@ -118,40 +138,40 @@ def test_errors_are_those_of_a_plain_loop_and_of_networks_of_their_own(
 def test_an_identical_counterfactual_scores_exactly_zero(tmp_path: Path, full: FullModel) -> None:
     store = CounterfactualStore(tmp_path / "store")
     put(store, "dark", 0, full)
-    table = attributor(store, groups=["dark"]).fit(full, None, GROUPING).score(QUERIES)
+    table = fit(store, full, groups=["dark"]).score(QUERIES)
     assert set(table.to_pandas()["score"]) == {0.0}
     assert set(table.to_pandas()["stderr"]) == {0.0}
 
 
 def test_the_record_names_models_data_and_noise(store: CounterfactualStore, full: FullModel) -> None:
-    fitted = attributor(store).fit(full, None, GROUPING)
+    fitted = fit(store, full)
     record = fitted.score(QUERIES).record
-    assert record == json.loads(json.dumps(fitted.record(QUERIES)))
-    assert record["full_hash"] == full.hash
-    assert record["grouping_hash"] == GROUPING.hash
-    assert record["schedule_hash"] == full.model.schedule.hash
-    assert record["plan"] == json.loads(json.dumps(SCORING.plan(full.model.schedule).record()))
-    assert set(record["counterfactuals"]) == set(GROUPS)
-    assert len(set(record["counterfactuals"].values())) == 3
-    assert record["group_sizes"] == dict.fromkeys(GROUPS, 4)
+    assert record == fitted.record(QUERIES)
+    assert record.provenance == Provenance(full.hash, full.model.schedule.hash, GROUPING.hash)
+    assert record.scoring is not None
+    assert record.scoring.plan == SCORING.plan(full.model.schedule).record()
+    assert isinstance(record.details, Likelihood)
+    assert set(record.details.counterfactuals) == set(GROUPS)
+    assert len(set(record.details.counterfactuals.values())) == 3
+    assert record.group_sizes == dict.fromkeys(GROUPS, 4)
     other = Queries(QUERIES.ids, QUERIES.images + 0.01)
-    assert fitted.record(other)["query_hash"] != record["query_hash"]
+    assert fitted.record(other).query_hash != record.query_hash
 
 
 def test_groups_may_be_chosen_and_ordered(store: CounterfactualStore, full: FullModel) -> None:
-    fitted = attributor(store, groups=["noisy", "dark"]).fit(full, None, GROUPING)
+    fitted = fit(store, full, groups=["noisy", "dark"])
     assert fitted.score(QUERIES).groups == ("noisy", "dark")
-    assert fitted.record(QUERIES)["group_sizes"] == {"noisy": 4, "dark": 4}
+    assert fitted.record(QUERIES).group_sizes == {"noisy": 4, "dark": 4}
     with pytest.raises(GroupError, match=r"^unknown group 'nosy'\n"):
-        attributor(store, groups=["nosy"]).fit(full, None, GROUPING)
+        fit(store, full, groups=["nosy"])
 
 
 def test_without_a_grouping_the_groups_are_those_of_the_store(
     store: CounterfactualStore, full: FullModel
 ) -> None:
-    fitted = attributor(store).fit(full, None, None)
-    assert fitted.fitted_groups == tuple(sorted(GROUPS))
-    assert "group_sizes" not in fitted.record(QUERIES)
+    fitted = fit(store, full, grouping=None)
+    assert fitted.groups == tuple(sorted(GROUPS))
+    assert not fitted.record(QUERIES).group_sizes
 
 
 def test_groups_without_samples_need_no_counterfactual(tmp_path: Path, full: FullModel) -> None:
@@ -159,7 +179,7 @@ def test_groups_without_samples_need_no_counterfactual(tmp_path: Path, full: Ful
     store = CounterfactualStore(tmp_path / "store")
     for seed, group in enumerate(("dark", "bright"), start=1):
         put(store, group, seed, full, grouping_hash=grouping.hash)
-    assert attributor(store).fit(full, None, grouping).fitted_groups == ("dark", "bright")
+    assert fit(store, full, grouping=grouping).groups == ("dark", "bright")
 
 
 class Counting:
@@ -192,7 +212,7 @@ def test_a_cached_score_needs_no_network_evaluation(
     told: list[int] = []
 
     def scored() -> tuple[int, ScoreTable]:
-        fitted = attributor(store, cache=tmp_path / "errors", on_batch=told.append).fit(full, None, GROUPING)
+        fitted = fit(store, full, cache=tmp_path / "errors", on_evaluations=told.append)
         return fitted.evaluations(QUERIES), fitted.score(QUERIES)
 
     announced, first = scored()
@@ -203,9 +223,7 @@ def test_a_cached_score_needs_no_network_evaluation(
     assert second.record == first.record
     # Another operator's counterfactuals still use the full model's errors.
     put(store, "dark", 7, full, operator="neggrad")
-    other = CounterfactualAttributor(
-        store.root, "neggrad", SCORING, groups=["dark"], cache=tmp_path / "errors"
-    ).fit(full, None, GROUPING)
+    other = fit(store, full, operator="neggrad", groups=["dark"], cache=tmp_path / "errors")
     assert other.evaluations(QUERIES) == PER_MODEL
     other.score(QUERIES)
     assert evaluations.since == PER_MODEL
@@ -214,7 +232,7 @@ def test_a_cached_score_needs_no_network_evaluation(
 def test_an_interrupted_scoring_goes_on_where_it_was(
     store: CounterfactualStore, full: FullModel, tmp_path: Path
 ) -> None:
-    whole = attributor(store).fit(full, None, GROUPING).score(QUERIES)
+    whole = fit(store, full).score(QUERIES)
     done = 0
 
     def interrupt(count: int) -> None:
@@ -225,10 +243,10 @@ def test_an_interrupted_scoring_goes_on_where_it_was(
 
     cache = tmp_path / "errors"
     with pytest.raises(KeyboardInterrupt):
-        attributor(store, cache=cache, on_batch=interrupt).fit(full, None, GROUPING).score(QUERIES)
+        fit(store, full, cache=cache, on_evaluations=interrupt).score(QUERIES)
     assert len(list(cache.iterdir())) == 2
     evaluations = Counting(full)
-    fitted = attributor(store, cache=cache).fit(full, None, GROUPING)
+    fitted = fit(store, full, cache=cache)
     assert fitted.evaluations(QUERIES) == 2 * PER_MODEL
     assert fitted.score(QUERIES).table.equals(whole.table)
     assert evaluations.since == 2 * PER_MODEL
@@ -236,7 +254,7 @@ def test_an_interrupted_scoring_goes_on_where_it_was(
 
 def test_a_damaged_cache_is_refused(store: CounterfactualStore, full: FullModel, tmp_path: Path) -> None:
     cache = tmp_path / "errors"
-    fitted = attributor(store, cache=cache).fit(full, None, GROUPING)
+    fitted = fit(store, full, cache=cache)
     fitted.score(QUERIES)
     damaged = sorted(cache.iterdir())[0]
     damaged.write_bytes(damaged.read_bytes()[:-8])
@@ -250,17 +268,16 @@ def test_other_queries_noise_or_schedules_do_not_share_errors(
     store: CounterfactualStore, full: FullModel, tmp_path: Path
 ) -> None:
     cache = tmp_path / "errors"
-    attributor(store, cache=cache).fit(full, None, GROUPING).score(QUERIES)
+    fit(store, full, cache=cache).score(QUERIES)
     others = Queries(QUERIES.ids, QUERIES.images.flip(0))
-    fitted = attributor(store, cache=cache).fit(full, None, GROUPING)
+    fitted = fit(store, full, cache=cache)
     assert fitted.evaluations(others) == 4 * PER_MODEL
     for scoring in (
         Scoring(seed=4, strata=4),
         Scoring(strata=4, precision="bf16"),
         Scoring(strata=4, draws=3),
     ):
-        fitted = CounterfactualAttributor(store.root, "retrack", scoring, cache=cache)
-        fitted.fit(full, None, GROUPING)
+        fitted = fit(store, full, cache=cache, scoring=scoring)
         assert fitted.evaluations(QUERIES) == 4 * 3 * 4 * scoring.draws
 
 
@@ -272,7 +289,7 @@ def test_no_queries_are_refused(store: CounterfactualStore, full: FullModel) -> 
         "run `guda sample`, or pass --queries FILE|FOLDER",
     )
     with pytest.raises(QueryError, match=expected):
-        attributor(store).fit(full, None, GROUPING).score(Queries((), torch.zeros(0, 1, 8, 8)))
+        fit(store, full).score(Queries((), torch.zeros(0, 1, 8, 8)))
 
 
 def test_a_missing_counterfactual_is_refused(store: CounterfactualStore, full: FullModel) -> None:
@@ -286,7 +303,7 @@ def test_a_missing_counterfactual_is_refused(store: CounterfactualStore, full: F
         "run guda unlearn with --groups bright,noisy",
     )
     with pytest.raises(StoreError, match=expected):
-        attributor(store).fit(full, None, GROUPING)
+        fit(store, full)
 
 
 def test_an_empty_store_is_refused(tmp_path: Path, full: FullModel) -> None:
@@ -297,7 +314,7 @@ def test_an_empty_store_is_refused(tmp_path: Path, full: FullModel) -> None:
         "run guda unlearn with --groups dark,bright,noisy",
     )
     with pytest.raises(StoreError, match=expected):
-        attributor(CounterfactualStore(tmp_path / "store")).fit(full, None, GROUPING)
+        fit(CounterfactualStore(tmp_path / "store"), full)
 
 
 def test_an_incomplete_counterfactual_is_refused(store: CounterfactualStore, full: FullModel) -> None:
@@ -305,7 +322,7 @@ def test_an_incomplete_counterfactual_is_refused(store: CounterfactualStore, ful
     folder = store.path(record.key)
     (folder / "record.json").write_text((folder / "record.json").read_text()[:100])
     with pytest.raises(StoreError, match=rf"^{folder / 'record.json'} "):
-        attributor(store).fit(full, None, GROUPING)
+        fit(store, full)
 
 
 def test_damaged_weights_are_refused(store: CounterfactualStore, full: FullModel) -> None:
@@ -320,7 +337,7 @@ def test_damaged_weights_are_refused(store: CounterfactualStore, full: FullModel
         f"remove {file.parent} and run guda unlearn with --groups noisy",
     )
     with pytest.raises(StoreError, match=expected):
-        attributor(store).fit(full, None, GROUPING).score(QUERIES)
+        fit(store, full).score(QUERIES)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +361,7 @@ def test_a_foreign_counterfactual_is_refused(
         f"use the {what} it was made from, or remove {folder} and run guda unlearn with --groups noisy",
     )
     with pytest.raises(StoreError, match=expected):
-        attributor(store).fit(full, None, GROUPING)
+        fit(store, full)
 
 
 def test_todays_models_and_groups_are_compared(store: CounterfactualStore, full: FullModel) -> None:
@@ -355,17 +372,17 @@ def test_todays_models_and_groups_are_compared(store: CounterfactualStore, full:
         (full, other_grouping, "grouping"),
     ):
         with pytest.raises(StoreError, match=rf"was made from another {what}\n"):
-            attributor(store).fit(changed, None, grouping)
+            fit(store, changed, grouping=grouping)
 
 
 def test_two_kinds_of_counterfactuals_need_a_choice(store: CounterfactualStore, full: FullModel) -> None:
     for seed, group in enumerate(GROUPS, start=4):
         put(store, group, seed, full, hparams={"steps": 90})
     with pytest.raises(StoreError, match=r"several sets of hyper-parameters"):
-        attributor(store).fit(full, None, GROUPING)
+        fit(store, full)
     (digest,) = {record.hparams_hash for record in store.records() if record.hparams == {"steps": 90}}
-    chosen = attributor(store, hparams=digest[:6]).fit(full, None, GROUPING)
-    assert chosen.record(QUERIES)["counterfactuals"] == {
+    chosen = fit(store, full, hparams=digest[:6])
+    assert chosen.record(QUERIES).details.counterfactuals == {
         record.groups[0]: record.files["model.safetensors"]
         for record in store.records()
         if record.hparams == {"steps": 90}
@@ -376,11 +393,11 @@ def test_errors_in_the_cache_say_what_they_are(
     store: CounterfactualStore, full: FullModel, tmp_path: Path
 ) -> None:
     cache = tmp_path / "errors"
-    fitted = attributor(store, cache=cache).fit(full, None, GROUPING)
+    fitted = fit(store, full, cache=cache)
     fitted.score(QUERIES)
     models = set()
     for path in cache.iterdir():
-        errors = SquaredErrors.load(path, expect={"query_hash": fitted.record(QUERIES)["query_hash"]})
+        errors = SquaredErrors.load(path, expect={"query_hash": fitted.record(QUERIES).query_hash})
         assert errors.query_ids == QUERIES.ids
         models.add(errors.record["model"])
-    assert models == {full.hash, *fitted.record(QUERIES)["counterfactuals"].values()}  # type: ignore[attr-defined]
+    assert models == {full.hash, *fitted.record(QUERIES).details.counterfactuals.values()}

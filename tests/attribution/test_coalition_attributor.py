@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution import CoalitionAttributor, GuidanceAttributor
+from guda_lightning.attribution import AttributionContext, CoalitionAttributor, GuidanceAttributor
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
@@ -26,17 +26,19 @@ def attributor(store: CounterfactualStore, **arguments: Any) -> CoalitionAttribu
 
 
 def scores(store: CounterfactualStore, full: FullModel, *groups: str) -> Tensor:
-    inner = GuidanceAttributor(store.root, SCORING, groups=groups).fit(full, None, GROUPING)
+    inner = GuidanceAttributor(store.root, SCORING, groups=groups).fit(
+        AttributionContext(full, grouping=GROUPING)
+    )
     return inner.score(QUERIES).select(weighting="elbo").matrix()
 
 
 def test_shapley_values_are_mean_marginal_contributions(
     guidance_store: CounterfactualStore, guided_full: FullModel
 ) -> None:
-    fitted = attributor(guidance_store).fit(guided_full, None, GROUPING)
-    assert fitted.fitted_groups == PLAYERS
+    fitted = attributor(guidance_store).fit(AttributionContext(guided_full, grouping=GROUPING))
+    assert fitted.groups == PLAYERS
     table = fitted.score(QUERIES)
-    assert table.record["stderr"] == "exact"
+    assert table.record.scoring.stderr == "exact"
     assert (table.methods, table.weightings) == (("shapley",), ("elbo", "uniform", "middle"))
     single = scores(guidance_store, guided_full, "bright", "noisy", "bright+noisy")
     value = {(): torch.zeros(2), ("bright",): single[:, 0], ("noisy",): single[:, 1], PLAYERS: single[:, 2]}
@@ -51,15 +53,17 @@ def test_shapley_values_are_mean_marginal_contributions(
     torch.testing.assert_close(
         table.select(weighting="elbo").matrix().sum(dim=1), single[:, 2], atol=1e-6, rtol=1e-5
     )
-    assert table.record["group_sizes"] == dict.fromkeys(PLAYERS, 16)
+    assert table.record.group_sizes == dict.fromkeys(PLAYERS, 16)
 
 
 def test_an_interaction_is_what_the_pair_costs_beyond_its_members(
     guidance_store: CounterfactualStore, guided_full: FullModel
 ) -> None:
     for worth in ("shapley_interactions", "banzhaf_interactions"):
-        fitted = attributor(guidance_store, worth=worth).fit(guided_full, None, GROUPING)
-        assert fitted.fitted_groups == ("bright*noisy",)
+        fitted = attributor(guidance_store, worth=worth).fit(
+            AttributionContext(guided_full, grouping=GROUPING)
+        )
+        assert fitted.groups == ("bright*noisy",)
         single = scores(guidance_store, guided_full, "bright", "noisy", "bright+noisy")
         found = fitted.score(QUERIES).select(weighting="elbo").matrix()[:, 0]
         torch.testing.assert_close(found, single[:, 2] - single[:, 0] - single[:, 1], atol=1e-6, rtol=1e-5)
@@ -70,9 +74,11 @@ def test_many_players_are_sampled_and_still_sum_to_the_whole(
 ) -> None:
     monkeypatch.setattr("guda_lightning.attribution.coalitions._EXACT", 1)
     for worth, kind in (("shapley_permutation", "between pairs"), ("shapley", "jackknife")):
-        fitted = attributor(guidance_store, worth=worth, count=8).fit(guided_full, None, GROUPING)
+        fitted = attributor(guidance_store, worth=worth, count=8).fit(
+            AttributionContext(guided_full, grouping=GROUPING)
+        )
         table = fitted.score(QUERIES).select(weighting="elbo")
-        assert kind in table.record["stderr"]
+        assert kind in table.record.scoring.stderr
         whole = scores(guidance_store, guided_full, "bright+noisy")[:, 0]
         torch.testing.assert_close(table.matrix().sum(dim=1), whole, atol=1e-6, rtol=1e-5)
 
@@ -107,14 +113,16 @@ def test_players_that_cover_all_data_are_refused(
             "set attributor.init_args.reference to a group that stays, such as 'dark'",
         ),
     ):
-        attributor(guidance_store, reference=reference).fit(guided_full, None, GROUPING)
+        attributor(guidance_store, reference=reference).fit(
+            AttributionContext(guided_full, grouping=GROUPING)
+        )
 
 
 def test_an_unknown_reference_or_kind_is_refused(
     guidance_store: CounterfactualStore, guided_full: FullModel
 ) -> None:
     with pytest.raises(GroupError, match="unknown group 'drak'"):
-        attributor(guidance_store, reference="drak").fit(guided_full, None, GROUPING)
+        attributor(guidance_store, reference="drak").fit(AttributionContext(guided_full, grouping=GROUPING))
     with pytest.raises(ConfigError, match="the kind of value is unknown\n  found:    sharpley"):
         attributor(guidance_store, worth="sharpley")
 
@@ -123,5 +131,5 @@ def test_unlearned_coalitions_that_are_missing_are_named(
     guidance_store: CounterfactualStore, guided_full: FullModel
 ) -> None:
     with pytest.raises(StoreError, match=r"run guda unlearn with --groups .*bright\+noisy"):
-        attributor(guidance_store, operator="retrack").fit(guided_full, None, GROUPING)
+        attributor(guidance_store, operator="retrack").fit(AttributionContext(guided_full, grouping=GROUPING))
     assert GROUPS == ("dark", "bright", "noisy")

@@ -12,7 +12,9 @@ from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.model import noise_schedule
 from guda_lightning.errors import ConfigError, NumericsError
 from guda_lightning.functional.elbo import elbo, paired_difference
-from guda_lightning.scores import Scoring, SquaredErrors, score_table
+from guda_lightning.scores import ScoreRecord, Scoring, SquaredErrors, score_table
+from guda_lightning.scores.kinds import Custom
+from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.types import Queries, Weighting
 from toys import GaussianDenoiser, message, tiny_unet
 
@@ -147,7 +149,13 @@ def test_scores_of_optimal_models_are_their_closed_form(draws: int) -> None:
         values, timesteps = squared_errors(DiffusionModel(optimal, SCHEDULE, "epsilon"), asked, scoring)
         errors.append(SquaredErrors(asked.ids, values, timesteps, {}))
     table = score_table(
-        errors[0], {"group": errors[1]}, SCHEDULE, scoring, method="m", seed=3, record={"a": 1}
+        errors[0],
+        {"group": errors[1]},
+        SCHEDULE,
+        scoring,
+        method="m",
+        seed=3,
+        record=ScoreRecord(Custom(entries={"a": 1})),
     )
     assert table.groups == ("group",)
     for weighting in get_args(Weighting):
@@ -170,7 +178,9 @@ def test_a_grid_outside_the_middle_has_no_such_score() -> None:
     scoring, asked = Scoring(grid=(1, 4, 1), draws=1), queries(2)
     values, timesteps = squared_errors(model(), asked, scoring)
     errors = SquaredErrors(asked.ids, values, timesteps, {})
-    table = score_table(errors, {"group": errors}, SCHEDULE, scoring, method="m", seed=0, record={})
+    table = score_table(
+        errors, {"group": errors}, SCHEDULE, scoring, method="m", seed=0, record=ScoreRecord(Custom())
+    )
     assert table.weightings == ("elbo", "uniform")
 
 
@@ -209,7 +219,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
 
 
 def test_the_record_tells_scorings_apart_but_not_batch_sizes() -> None:
-    def record(**arguments: Any) -> dict[str, object]:
+    def record(**arguments: Any) -> ScoringRecord:
         return Scoring(**arguments).record(SCHEDULE)
 
     assert record(batch_size=1) == record(batch_size=64)
@@ -217,4 +227,4 @@ def test_the_record_tells_scorings_apart_but_not_batch_sizes() -> None:
     records += [record(grid=(1, 100, 10)), record(grid=(1, 100, 20)), record(grid=(2, 100, 10))]
     records.append(Scoring().record(noise_schedule(DDPMScheduler(num_train_timesteps=101))))
     assert all(one != other for i, one in enumerate(records) for other in records[:i])
-    assert record(draws=1)["stderr"] == "collapsed strata (conservative)"
+    assert record(draws=1).stderr == "collapsed strata (conservative)"

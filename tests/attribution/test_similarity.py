@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 
@@ -13,14 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import guda_lightning
-from guda_lightning.attribution import PixelSimilarity
+from guda_lightning.attribution import AttributionContext, FittedAttributor, PixelSimilarity
 from guda_lightning.data import Digits, GroupDataModule, query_hash
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.data.images import to_unit
 from guda_lightning.errors import ConfigError, GroupError, QueryError
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.kinds import Similarity
 from guda_lightning.types import Queries
-from toys import GROUPS, message, shades
+from toys import GROUPS, message, shades, tiny_full
 
 OVERLAPPING = Grouping({"few": [3, 40], "many": range(2, 45), "empty": [], "odd": range(1, 48, 2)}, 48)
 
@@ -32,10 +32,15 @@ def queries(count: int = 5, seed: int = 0) -> Queries:
     return Queries(tuple(f"q{i}" for i in range(count)), to_unit(pixels))
 
 
+def context(data: GroupDataModule | None, grouping: Grouping | None = None) -> AttributionContext:
+    """Of a full model that no similarity looks at."""
+    return AttributionContext(tiny_full(), data, grouping)
+
+
 def scored(
     asked: Queries, data: GroupDataModule, grouping: Grouping | None = None, top: int = 10
 ) -> ScoreTable:
-    return PixelSimilarity(top).fit(None, data, grouping).score(asked)
+    return PixelSimilarity(top).fit(context(data, grouping)).score(asked)
 
 
 def by_brute_force(
@@ -77,45 +82,46 @@ def test_scores_are_means_of_the_largest_cosines(
 
 def test_the_table_says_how_it_was_made() -> None:
     asked, data = queries(), shades()
-    fitted = PixelSimilarity(7).fit(None, data, None)
+    fitted = PixelSimilarity(7).fit(context(data))
     table = fitted.score(asked)
-    assert (table.queries, table.groups, fitted.fitted_groups) == (asked.ids, GROUPS, GROUPS)
+    assert (table.queries, table.groups, fitted.groups) == (asked.ids, GROUPS, GROUPS)
     assert (table.methods, table.weightings, table.seeds) == (("similarity",), ("cosine",), (0,))
     assert not table.stderr_matrix().any()
     assert set(table.to_pandas()["n_draws"]) == {1}
-    assert table.record == json.loads(json.dumps(fitted.record(asked)))
-    assert table.record["grouping_hash"] == data.grouping.hash
-    assert table.record["group_sizes"] == dict.fromkeys(GROUPS, 16)
-    assert table.record["query_hash"] == query_hash(asked)
-    assert table.record["top"] == 7
+    assert table.record == fitted.record(asked)
+    assert table.record.grouping_hash == data.grouping.hash
+    assert table.record.group_sizes == dict.fromkeys(GROUPS, 16)
+    assert table.record.query_hash == query_hash(asked)
+    assert isinstance(table.record.details, Similarity)
+    assert table.record.details.top == 7
     assert torch.allclose(table.per_sample().matrix() * 16, table.matrix(), rtol=1e-15)
 
 
 def test_the_record_differs_with_all_that_scores_depend_on() -> None:
     data, asked = shades(), queries()
 
-    def record(fitted: PixelSimilarity, asked: Queries = asked) -> str:
-        return json.dumps(fitted.record(asked), sort_keys=True)
+    def record(fitted: FittedAttributor, asked: Queries = asked) -> str:
+        return fitted.record(asked).hash
 
-    fitted = PixelSimilarity().fit(None, data, None)
+    fitted = PixelSimilarity().fit(context(data))
     others = [
         record(fitted),
         record(fitted, queries(seed=1)),
-        record(PixelSimilarity(5).fit(None, data, None)),
-        record(PixelSimilarity().fit(None, data, data.grouping.permuted(0, "p"))),
-        record(PixelSimilarity().fit(None, shades(limit=47), None)),
-        record(PixelSimilarity().fit(None, shades(horizontal_flip=True), None)),
-        record(PixelSimilarity(groups=["dark"]).fit(None, data, None)),
+        record(PixelSimilarity(5).fit(context(data))),
+        record(PixelSimilarity().fit(context(data, data.grouping.permuted(0, "p")))),
+        record(PixelSimilarity().fit(context(shades(limit=47)))),
+        record(PixelSimilarity().fit(context(shades(horizontal_flip=True)))),
+        record(PixelSimilarity(groups=["dark"]).fit(context(data))),
     ]
     assert len(set(others)) == len(others)
-    assert record(PixelSimilarity().fit(None, shades(), None)) == others[0]
+    assert record(PixelSimilarity().fit(context(shades()))) == others[0]
 
 
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 12))
 @settings(deadline=None, max_examples=25)
 def test_scores_do_not_depend_on_the_batch(seed: int, size: int, top: int) -> None:
     asked = queries(9, seed)
-    fitted = PixelSimilarity(top).fit(None, shades(), OVERLAPPING)
+    fitted = PixelSimilarity(top).fit(context(shades(), OVERLAPPING))
     whole = fitted.score(asked).matrix()
     parts = [
         fitted.score(Queries(asked.ids[i : i + size], asked.images[i : i + size])).matrix()
@@ -166,12 +172,12 @@ def test_held_out_digits_are_most_similar_to_their_own_class() -> None:
 
 
 def test_groups_may_be_chosen_and_ordered() -> None:
-    fitted = PixelSimilarity(groups=["noisy", "dark"]).fit(None, shades(), None)
+    fitted = PixelSimilarity(groups=["noisy", "dark"]).fit(context(shades()))
     whole = scored(queries(), shades())
     assert fitted.score(queries()).groups == ("noisy", "dark")
     assert torch.equal(fitted.score(queries()).matrix(), whole.matrix()[:, [2, 0]])
     with pytest.raises(GroupError, match=r"^unknown group 'nosy'\n"):
-        PixelSimilarity(groups=["nosy"]).fit(None, shades(), None)
+        PixelSimilarity(groups=["nosy"]).fit(context(shades()))
 
 
 def test_it_is_offered_by_the_package() -> None:
@@ -194,7 +200,7 @@ def test_the_grouping_of_other_data_is_refused() -> None:
         "take the grouping of the same data section",
     )
     with pytest.raises(GroupError, match=expected):
-        PixelSimilarity().fit(None, shades(), Grouping({"a": [0]}, 47))
+        PixelSimilarity().fit(context(shades(), Grouping({"a": [0]}, 47)))
 
 
 def test_no_queries_are_refused() -> None:

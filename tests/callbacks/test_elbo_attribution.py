@@ -24,12 +24,13 @@ from guda_lightning import (
     Scoring,
     UnlearnModule,
 )
-from guda_lightning.attribution import squared_errors
+from guda_lightning.attribution import AttributionContext, squared_errors
 from guda_lightning.data import load_queries
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.data.images import to_unit
 from guda_lightning.errors import ConfigError, QueryError, StoreError
-from guda_lightning.scores import SquaredErrors, score_table
+from guda_lightning.scores import ScoreRecord, SquaredErrors, score_table
+from guda_lightning.scores.kinds import Custom
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Finetune, ReTrack
 from toys import GROUPS, message, quiet_trainer, shades, tiny_unet
@@ -149,7 +150,13 @@ def test_the_student_is_the_counterfactual_of_its_group(
         for model in (full.model, module.student)
     ]
     expected = score_table(
-        errors[0], {"dark": errors[1]}, schedule, SCORING, method="finetune", seed=0, record={}
+        errors[0],
+        {"dark": errors[1]},
+        schedule,
+        SCORING,
+        method="finetune",
+        seed=0,
+        record=ScoreRecord(Custom()),
     )
     expected = expected.select(weighting="elbo")
     assert callback.table is not None
@@ -158,7 +165,7 @@ def test_the_student_is_the_counterfactual_of_its_group(
     assert callback.table.methods == ("finetune",)
     assert_close(callback.table.matrix(), expected.matrix())
     assert_close(callback.table.stderr_matrix(), expected.stderr_matrix())
-    assert callback.table.record["full_hash"] == full.hash
+    assert callback.table.record.full_hash == full.hash
     assert_close(callback.table.per_sample().matrix(), expected.matrix() / 16)
     assert expected.matrix().abs().min() > 0
 
@@ -188,7 +195,7 @@ def test_samples_in_several_forgotten_groups_count_once(
     )
     trainer.fit(module, datamodule=overlapping.unlearning(groups))
     assert callback.table is not None
-    assert callback.table.record["group_sizes"] == {"dark+bright": 32}
+    assert callback.table.record.group_sizes == {"dark+bright": 32}
 
 
 def test_curves_go_on_where_a_checkpoint_left_them(
@@ -233,7 +240,7 @@ def test_a_diffusion_module_is_scored_against_a_store_as_the_attributor_does(
     callback = ELBOAttributionCallback(store=store, scoring=SCORING, weighting="uniform")
     trainer = validated(tmp_path, callback, full_module, datamodule=data)
     attributor = CounterfactualAttributor(store, "retrack", SCORING)
-    table = attributor.fit(FullModel.of(full_module), data, data.grouping).score(probe(data))
+    table = attributor.fit(AttributionContext(FullModel.of(full_module), data)).score(probe(data))
     expected = table.select(weighting="uniform")
     assert callback.table is not None
     assert callback.table.queries == expected.queries
@@ -249,7 +256,7 @@ def test_a_diffusion_module_is_scored_against_a_store_as_the_attributor_does(
 def test_a_label_conditional_module_is_asked_with_its_labels(tmp_path: Path, data: Any) -> None:
     module = DiffusionModule(tiny_unet(num_class_embeds=3), DDPMScheduler(20), conditional=True)
     full = FullModel.of(module)
-    student = UnlearnModule(full, ReTrack(), ["dark"], conditional=True)
+    student = UnlearnModule(full, ReTrack(), ["dark"])
     watcher = ELBOAttributionCallback(scoring=SCORING)
     quiet_trainer(tmp_path, max_steps=1, callbacks=[watcher], limit_val_batches=1.0).fit(
         student, datamodule=data.unlearning(["dark"])
@@ -258,7 +265,7 @@ def test_a_label_conditional_module_is_asked_with_its_labels(tmp_path: Path, dat
     assert data.labels is not None
     unlabelled = probe(data)
     queries = Queries(unlabelled.ids, unlabelled.images, data.labels[data.probe])
-    expected = CounterfactualAttributor(tmp_path / "store", "retrack", SCORING).fit(full, data, None)
+    expected = CounterfactualAttributor(tmp_path / "store", "retrack", SCORING).fit(AttributionContext(full))
     callback = ELBOAttributionCallback(store=tmp_path / "store", scoring=SCORING)
     trainer = quiet_trainer(tmp_path, callbacks=[callback])
     trainer.validate(module, data.val_dataloader(), verbose=False)
@@ -274,7 +281,7 @@ def test_any_module_by_dotted_path_and_position(tmp_path: Path, foreign_store: P
     assert callback.table is not None
     assert len(callback.table.queries) == 5
     full = FullModel.of(module, "net.unet", "noise")
-    attributor = CounterfactualAttributor(foreign_store, "retrack", SCORING).fit(full, None, None)
+    attributor = CounterfactualAttributor(foreign_store, "retrack", SCORING).fit(AttributionContext(full))
     expected = attributor.score(Queries(callback.table.queries, x[:5])).select(weighting="elbo")
     assert_close(callback.table.matrix(), expected.matrix())
 
@@ -324,7 +331,7 @@ def test_fixed_queries_are_scored_instead_of_the_validation_batches(
     callback = ELBOAttributionCallback(store=foreign_store, scoring=SCORING, queries=folder, **PATHS)
     validated(tmp_path, callback, Foreign(), dataloaders=tuples(images()))
     full = FullModel.of(Foreign(), "net.unet", "noise")
-    attributor = CounterfactualAttributor(foreign_store, "retrack", SCORING).fit(full, None, None)
+    attributor = CounterfactualAttributor(foreign_store, "retrack", SCORING).fit(AttributionContext(full))
     expected = attributor.score(load_queries(folder, (1, 8, 8))).select(weighting="elbo")
     assert callback.table is not None
     assert callback.table.queries == expected.queries == ("a", "b", "sub/c")
@@ -349,7 +356,7 @@ def test_the_counterfactuals_of_a_seed_and_of_hyper_parameters_can_be_chosen(
     assert chosen.table is not None
     assert chosen.table.seeds == (5,)
     weights = CounterfactualStore(tmp_path / "store").record(records[1].key).files["model.safetensors"]
-    assert chosen.table.record["counterfactuals"] == {"dark": weights}
+    assert chosen.table.record.details.counterfactuals == {"dark": weights}
 
 
 # What is left alone
@@ -488,7 +495,7 @@ def test_counterfactuals_of_another_full_model_are_refused(tmp_path: Path, forei
 
 def test_a_module_that_keeps_its_parts_elsewhere_is_refused(tmp_path: Path, foreign_store: Path) -> None:
     unknown = message(
-        "where is the diffusion model inside Foreign?",
+        "a Foreign does not say where its diffusion model is",
         "denoiser=None, scheduler=None",
         "the dotted attribute paths of the network and of its noise scheduler",
         "pass both, e.g. denoiser='unet', scheduler='noise_scheduler'",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -181,19 +182,19 @@ def test_evaluations_are_counted_however_the_network_is_called() -> None:
 
 
 def test_the_cost_of_an_evaluation_is_measured_without_touching_the_model() -> None:
-    subject = model(SCHEDULERS[0], num_class_embeds=3)
+    subject = replace(model(SCHEDULERS[0], num_class_embeds=3), conditional=True)
     with counting(subject.denoiser) as evaluations:
-        seconds = seconds_per_evaluation(subject, SHAPE, batch_size=4, labels=True)
+        seconds = seconds_per_evaluation(subject, SHAPE, batch_size=4)
     assert 0 < seconds < 1
     assert evaluations.count == 0
 
 
 def test_the_cost_of_a_step_is_measured_without_touching_the_model() -> None:
-    subject = model(SCHEDULERS[0], num_class_embeds=3)
+    subject = replace(model(SCHEDULERS[0], num_class_embeds=3), conditional=True)
     before = {name: weight.clone() for name, weight in subject.denoiser.state_dict().items()}
     generator = torch.get_rng_state()
     with counting(subject.denoiser) as evaluations:
-        seconds = seconds_per_step(subject, SHAPE, batch_size=4, labels=True)
+        seconds = seconds_per_step(subject, SHAPE, batch_size=4)
     assert seconds > 0
     assert evaluations.count == 0
     assert torch.equal(torch.get_rng_state(), generator)

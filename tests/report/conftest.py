@@ -10,8 +10,9 @@ import torch
 
 from guda_lightning.evaluation import agreement
 from guda_lightning.evaluation.result import Evaluation
-from guda_lightning.report import write_page
-from guda_lightning.scores import ScoreTable
+from guda_lightning.report.page import write_page
+from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores.kinds import Custom
 from guda_lightning.types import Queries
 
 
@@ -34,7 +35,7 @@ def _score_table(
         method=method,
         weighting=weighting,
         seed=seed,
-        record={},
+        record=ScoreRecord(Custom()),
     )
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from guda_lightning.errors import ConfigError, MissingExtraError
 from guda_lightning.report import charts
-from guda_lightning.scores import ScoreTable, summaries
+from guda_lightning.scores import ScoreRecord, ScoreTable, summaries
+from guda_lightning.scores.kinds import Custom
 from toys import message
 
 
@@ -27,7 +28,7 @@ def _table(scores: torch.Tensor, stderr: torch.Tensor | None = None, weighting: 
         method="retrack",
         weighting=weighting,
         seed=0,
-        record={},
+        record=ScoreRecord(Custom()),
     )
 
 

@@ -26,9 +26,17 @@ from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report import without_section
 from guda_lightning.report.placebo_section import placebo_lines
 from guda_lightning.report.run import report_run
-from guda_lightning.storage.files import sha256_json
+from guda_lightning.scores import ScoreRecord
+from guda_lightning.scores.kinds import Custom, RandomGroups, Similarity
 
 CONF = Path(__file__).parents[1] / "conf"
+
+
+def with_seed(table: ScoreTable, seed: int) -> ScoreTable:
+    """The table as if it had been scored on other noise."""
+    assert table.record.scoring is not None
+    scoring = replace(table.record.scoring, seed=seed)
+    return replace(table, record=replace(table.record, scoring=scoring))
 
 
 def text_of(page: Path) -> str:
@@ -55,7 +63,7 @@ def test_the_page_tells_where_the_scores_come_from(finished_run: Path) -> None:
         "12 steps",
     ):
         assert fact in text, fact
-    assert table.record["full_hash"] == full["full_hash"]
+    assert table.record.full_hash == full["full_hash"]
 
 
 def test_the_page_needs_no_other_file_and_is_the_same_again(finished_run: Path) -> None:
@@ -89,9 +97,9 @@ def test_a_full_model_of_somebody_else_has_no_training_to_tell(finished_run: Pat
 def put_evaluation(run: Path, evaluation: Evaluation, query_hash: str | None = None) -> None:
     """Write it as if `guda evaluate` had compared the tables that the run folder has."""
     table = ScoreTable.load(run / "scores" / "retrack-0.parquet")
-    hashes = {"methods": {"retrack-0": sha256_json(table.record)}}
+    hashes = {"methods": {"retrack-0": table.record.hash}}
     hashes["oracles"] = evaluation.record["oracles"]
-    record = {**evaluation.record, **hashes, "query_hash": query_hash or table.record["query_hash"]}
+    record = {**evaluation.record, **hashes, "query_hash": query_hash or table.record.query_hash}
     replace(evaluation, record=record).save(run / "evaluation")
 
 
@@ -105,7 +113,7 @@ def test_an_evaluation_of_these_queries_is_shown_until_tables_change(
     assert "Scored again since" not in text
     path = finished_run / "scores" / "retrack-0.parquet"
     table = ScoreTable.load(path)
-    ScoreTable(table.table, {**table.record, "scored": "again"}).save(path)
+    with_seed(table, 9).save(path)
     assert "Scored again since: retrack-0. Run guda evaluate again." in text_of(report_run(finished_run))
 
 
@@ -134,13 +142,14 @@ def put_placebo(run: Path) -> ScoreTable:
                     method="retrack",
                     weighting=weighting,
                     seed=0,
-                    record={},
+                    record=ScoreRecord(Custom()),
                 )
             )
     twins = [{"first": "<b>1</b>", "second": "2"}]
-    record = {"of": sha256_json(table.record), "partitions": 99, "level": 0.05}
-    record |= {"near_duplicate_pairs": 1, "near_duplicates": twins}
-    random = ScoreTable(ScoreTable.concat(parts).table, record)
+    details = RandomGroups(
+        of=table.record.hash, partitions=99, level=0.05, near_duplicate_pairs=1, near_duplicates=twins
+    )
+    random = ScoreTable(ScoreTable.concat(parts).table, ScoreRecord(details))
     random.save(run / "placebo" / "retrack-0.parquet")
     return random
 
@@ -170,7 +179,7 @@ def test_queries_that_random_groups_explain_as_well_are_told(finished_run: Path)
         name: missed["query"][missed["weighting"] == name].tolist() for name in table.weightings
     }
 
-    ScoreTable(table.table, {**table.record, "scored": "again"}).save(path)
+    with_seed(table, 9).save(path)
     text = text_of(report_run(finished_run))
     assert "Placebo groups scored again since" in text
     assert "ot attributable" not in text
@@ -262,7 +271,7 @@ def test_own_images_are_not_mistaken_for_the_queries(finished_run: Path) -> None
     assert list(section.rows) == [f"sample-{index}" for index in range(4)]  # as drawn
     assert all(not cell for cells in section.rows.values() for cell, _ in cells)
     assert "Outlined" not in section.text
-    assert table.record["query_hash"] == record["query_hash"]
+    assert table.record.query_hash == record["query_hash"]
 
 
 def test_pictures_of_the_tables_own_operator_come_first(finished_run: Path) -> None:
@@ -314,7 +323,11 @@ def test_the_newest_table_of_a_method_comes_before_the_oracles(finished_run: Pat
 def test_a_method_without_counterfactuals_has_a_page(finished_run: Path) -> None:
     scores = finished_run / "scores"
     table = ScoreTable.load(scores / "retrack-0.parquet")
-    kept = {name: table.record[name] for name in ("query_hash", "grouping_hash")}
+    kept = ScoreRecord(
+        Similarity(images_hash="of the images", mirrored=False, top=10),
+        query_hash=table.record.query_hash,
+        grouping_hash=table.record.grouping_hash,
+    )
     frame = table.select(weighting="elbo").to_pandas().assign(method="similarity", weighting="cosine")
     similar = table.table.from_pandas(frame, schema=table.table.schema, preserve_index=False)
     ScoreTable(similar, kept).save(scores / "similarity-0.parquet")

@@ -30,6 +30,8 @@ from guda_lightning.data import load_queries
 from guda_lightning.data.images import from_unit
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.pictures import CAPTION, CELL, GAP, side_by_side
+from guda_lightning.scores import ScoreRecord
+from guda_lightning.scores.kinds import Custom
 from guda_lightning.storage.files import read_json
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import ReTrack
@@ -120,9 +122,9 @@ def test_the_configuration_holds_the_hashes(folder: Path, written: dict[str, Wan
         assert config["hparams"] == record.hparams
         for name in ("full_hash", "grouping_hash", "schedule_hash"):
             assert config[name] == getattr(record, name)
-    table = ScoreTable.load(folder / "toy" / "scores" / "retrack-0.parquet")
+    record = ScoreTable.load_record(folder / "toy" / "scores" / "retrack-0.parquet").to_json()
     for name in ("full_hash", "query_hash", "counterfactuals"):
-        assert written["attribute retrack-0"].config[name] == table.record[name]
+        assert written["attribute retrack-0"].config[name] == record[name]
 
 
 def test_the_scalars_of_unlearning_are_there(folder: Path, written: dict[str, WandbFiles]) -> None:
@@ -324,7 +326,7 @@ def test_an_evaluation_is_a_run_with_its_metrics_and_charts(tmp_path: Path) -> N
                 method=method,
                 weighting=weighting,
                 seed=int(seed),
-                record={"query_hash": "the queries"},
+                record=ScoreRecord(Custom(), query_hash="the queries"),
             )
             for weighting in ("elbo", "uniform")
         ]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
-from guda_lightning.scores import ScoreTable, SquaredErrors
+from guda_lightning.scores import ScoreRecord, ScoreTable, SquaredErrors
+from guda_lightning.scores.kinds import Custom
+from guda_lightning.scores.record import Joined
 
 RECORD = {"model": "ab12", "plan": {"kind": "stratified", "draws": 2}, "seed": 0}
+MADE = ScoreRecord(Custom(entries={"model": "ab12"}), query_hash="of q1 and q0")
 REMAKE = "remove the file and rerun guda attribute"
 
 
@@ -45,7 +49,7 @@ def table(scores: Tensor | None = None, stderr: Tensor | None = None, **changes:
         "method": "retrack",
         "weighting": "elbo",
         "seed": 0,
-        "record": RECORD,
+        "record": MADE,
     }
     arguments |= changes
     shape = (len(arguments["query_ids"]), len(arguments["groups"]))
@@ -203,7 +207,7 @@ def test_a_table_round_trips_through_a_file_that_others_read(tmp_path: Path) -> 
     assert ScoreTable.exists(path)
     loaded = ScoreTable.load(path)
     assert loaded.table.equals(whole.table)
-    assert loaded.record == RECORD
+    assert loaded.record == MADE
     assert (loaded.queries, loaded.groups) == (("q1", "q0"), ("g2", "g0", "g1"))
     assert (loaded.methods, loaded.weightings, loaded.seeds, len(loaded)) == (
         ("retrack",),
@@ -225,18 +229,19 @@ def test_concat_and_select(tmp_path: Path) -> None:
         18,
         ("elbo", "uniform"),
         (0, 1),
-        RECORD,
+        MADE,
     )
     whole.save(tmp_path / "table")
     whole = ScoreTable.load(tmp_path / "table")
     assert torch.equal(whole.select(weighting="uniform").matrix(), parts[1].matrix())
     assert torch.equal(whole.select("retrack", "elbo", 1).matrix(), parts[2].matrix())
     assert len(whole.select()) == 18
-    other = table(method="oracle", record={"model": "cd"})
-    assert ScoreTable.concat([parts[0], other]).record == {"tables": [RECORD, {"model": "cd"}]}
+    other = table(method="oracle", record=ScoreRecord(Custom(entries={"model": "cd"})))
+    assert ScoreTable.concat([parts[0], other]).record.details == Joined(tables=(MADE, other.record))
 
 
-SIZED = {**RECORD, "group_sizes": {"g0": 4, "g1": 1, "g2": 10, "unasked": 7}}
+SIZED = replace(MADE, group_sizes={"g0": 4, "g1": 1, "g2": 10, "unasked": 7})
+OTHER = replace(SIZED, query_hash="of others")
 
 
 def test_per_sample_divides_scores_and_errors_by_the_size_of_each_group(tmp_path: Path) -> None:
@@ -246,7 +251,7 @@ def test_per_sample_divides_scores_and_errors_by_the_size_of_each_group(tmp_path
     )
     assert whole.per == "group"
     divided = whole.per_sample()
-    assert (divided.per, divided.record) == ("sample", {**SIZED, "per": "sample"})
+    assert (divided.per, divided.record) == ("sample", replace(SIZED, per="sample"))
     assert torch.equal(divided.select(weighting="elbo").matrix(), scores / torch.tensor([10, 4, 1]))
     assert torch.equal(divided.select(weighting="uniform").matrix(), -scores / torch.tensor([10, 4, 1]))
     assert torch.equal(divided.select(weighting="elbo").stderr_matrix(), stderr / torch.tensor([10, 4, 1]))
@@ -265,7 +270,7 @@ def test_per_sample_is_asked_once() -> None:
         "call per_sample() once",
     )
     once = table(record=SIZED).per_sample()
-    joined = ScoreTable.concat([once, table(record={**SIZED, "a": 1}, method="esd").per_sample()])
+    joined = ScoreTable.concat([once, table(record=OTHER, method="esd").per_sample()])
     for divided in (once, joined, ScoreTable.concat([joined, table(record=SIZED, seed=1).per_sample()])):
         assert divided.per == "sample"
         with pytest.raises(ConfigError, match=expected):
@@ -275,12 +280,12 @@ def test_per_sample_is_asked_once() -> None:
 @pytest.mark.parametrize(
     ("record", "found"),
     [
-        (RECORD, "no group_sizes"),
-        ({"tables": [SIZED, {**SIZED, "a": 1}]}, "no group_sizes"),
-        ({"group_sizes": {"g0": 1}}, "group_sizes without g2, g1"),
+        (MADE, "no group_sizes"),
+        (ScoreRecord(Joined(tables=(SIZED, OTHER))), "no group_sizes"),
+        (replace(MADE, group_sizes={"g0": 1}), "group_sizes without g2, g1"),
     ],
 )
-def test_per_sample_needs_the_sizes_of_the_groups(record: dict[str, Any], found: str) -> None:
+def test_per_sample_needs_the_sizes_of_the_groups(record: ScoreRecord, found: str) -> None:
     expected = message(
         "the record of the scores does not say how large the groups are",
         found,
@@ -436,8 +441,8 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     assert whole.count(value) >= 1
     path.write_bytes(whole.replace(value, b"\x00" * 8, 1))
     refused("could not verify page integrity, CRC checksum verification failed.*")
-    pq.write_table(table().table.replace_schema_metadata({"guda_lightning": '{"format": 2}'}), path)
-    refused("format 2 instead of 1")
+    pq.write_table(table().table.replace_schema_metadata({"guda_lightning": '{"format": 3}'}), path)
+    refused("format 3 instead of 2 or 1")
     pq.write_table(table().table.replace_schema_metadata({"other": "1"}), path)
     refused("no entry b'guda_lightning'")
     pq.write_table(
@@ -457,12 +462,12 @@ def test_parts_are_written_and_read_one_by_one(tmp_path: Path) -> None:
             made.append(number)
             yield table(torch.full((2, 3), float(number)), query_ids=[f"{number}a", f"{number}b"])
 
-    ScoreTable.save_parts(path, parts(), {"made": "of parts"})
+    ScoreTable.save_parts(path, parts(), OTHER)
     whole, found = ScoreTable.load(path), []
     assert made == [0, 1, 2]
     for part in ScoreTable.load_parts(path):
         found.append(part)
-        assert part.record == whole.record == {"made": "of parts"}
+        assert part.record == whole.record == OTHER
     assert [part.queries for part in found] == [("0a", "0b"), ("1a", "1b"), ("2a", "2b")]
     assert ScoreTable.concat(found).table.equals(whole.table)
     assert ScoreTable.load_record(path) == whole.record
@@ -473,6 +478,6 @@ def test_parts_are_written_and_read_one_by_one(tmp_path: Path) -> None:
 
     before = path.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        ScoreTable.save_parts(path, broken(), {})
+        ScoreTable.save_parts(path, broken(), OTHER)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["table.parquet"]

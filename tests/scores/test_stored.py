@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from guda_lightning.attribution import CounterfactualAttributor
+from guda_lightning.attribution import AttributionContext, CounterfactualAttributor
 from guda_lightning.data import load_queries
 from guda_lightning.diffusion import DiffusionModule, open_full, open_schedule
 from guda_lightning.errors import StoreError
@@ -35,15 +35,15 @@ def test_the_errors_of_a_table_are_all_files_that_scoring_left(
     errors = stored_errors(table, errors_folder)
     assert list(errors) == [None, *table.groups]
     assert {found.record["model"] for found in errors.values()} == {
-        table.record["full_hash"],
-        *table.record["counterfactuals"].values(),
+        table.record.full_hash,
+        *table.record.details.counterfactuals.values(),
     }
     assert len(list(errors_folder.iterdir())) == len(errors)
 
 
 def test_the_schedule_of_a_run_is_read_without_its_weights(finished_run: Path, table: ScoreTable) -> None:
     (finished_run / "full" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    assert open_schedule(finished_run / "full").hash == table.record["schedule_hash"]
+    assert open_schedule(finished_run / "full").hash == table.record.provenance.schedule_hash
 
 
 def test_the_mean_of_the_single_draws_is_the_table_of_both(
@@ -64,10 +64,9 @@ def test_the_single_draws_of_a_fixed_grid_average_to_its_table(finished_run: Pat
     scored = CounterfactualAttributor(
         finished_run / "store",
         scoring=Scoring(seed=3, draws=3, grid=(4, 30, 8)),
-        cache=tmp_path,
         groups=["3", "7"],
     )
-    table = scored.fit(full, None, None).score(queries)
+    table = scored.fit(AttributionContext(full, cache=tmp_path)).score(queries)
     errors = stored_errors(table, tmp_path)
     draws = [table_of_draw(table, errors, full.model.schedule, draw) for draw in range(3)]
     for weighting in get_args(Weighting):
@@ -87,7 +86,7 @@ def test_another_schedule_is_refused(table: ScoreTable, errors_folder: Path) -> 
     expected = message(
         "the scores were made on another noise schedule",
         f"schedule_hash {other.hash[:16]}",
-        f"schedule_hash {table.record['schedule_hash'][:16]}",
+        f"schedule_hash {table.record.provenance.schedule_hash[:16]}",
         "give the schedule of the full model that was scored",
     )
     with pytest.raises(StoreError, match=expected):

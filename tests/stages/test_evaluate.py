@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,21 @@ from guda_lightning.evaluation.comparison import OFFSET
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.functional.ranking import METRICS
 from guda_lightning.report.verdicts import NO_UPPER_BOUND, ONE_SEED
-from guda_lightning.scores import ScoreTable, SquaredErrors
-from guda_lightning.storage.files import sha256_json
+from guda_lightning.scores import ScoreRecord, ScoreTable, SquaredErrors
+from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.provenance import Provenance
 
 GROUPS = tuple("abcdef")
 QUERIES = 60
+RACE = {"models": {}, "delta": 0.05, "rounds": [3, 20], "race_weighting": "uniform"}
 SIZES = {group: 10 * (position + 1) for position, group in enumerate(GROUPS)}
-RECORD = {"query_hash": "q" * 20, "full_hash": "f" * 20, "grouping_hash": "g" * 20, "group_sizes": SIZES}
+RECORD = {
+    "query_hash": "q" * 20,
+    "full_hash": "f" * 20,
+    "schedule_hash": "s" * 20,
+    "grouping_hash": "g" * 20,
+    "group_sizes": SIZES,
+}
 Plant = Callable[..., Path]
 Guda = Callable[..., str]
 
@@ -48,8 +57,8 @@ def table(
     columns: dict[str, Any] = {
         "query_ids": [f"q{i}" for i in range(QUERIES)],
         "groups": GROUPS,
-        "record": RECORD,
     }
+    record = changes.get("record", RECORD)
     return ScoreTable.concat(
         [
             ScoreTable.from_matrix(
@@ -59,7 +68,7 @@ def table(
                 method=method,
                 weighting=weighting,
                 seed=seed,
-                **{**columns, **changes},
+                **{**columns, **changes, "record": ScoreRecord.from_json(record)},
             )
             for weighting, matrix in by_weighting.items()
         ]
@@ -101,8 +110,15 @@ def guda(capsys: pytest.CaptureFixture[str]) -> Guda:
 def paired(run: Path, seed: int = 0) -> None:
     """Say which seed the full model of the planted tables was trained with."""
     (run / "full").mkdir(parents=True)
-    record = {"full_hash": RECORD["full_hash"], "config": {"seed_everything": seed}}
-    (run / "full" / "record.json").write_text(json.dumps(record))
+    record = FullRecord(
+        full_hash=str(RECORD["full_hash"]),
+        schedule_hash="",
+        config={"seed_everything": seed},
+        steps=1,
+        seconds=1.0,
+        network_evaluations=1,
+    )
+    (run / "full" / "record.json").write_text(record.to_json())
 
 
 def metrics(run: Path, **values: str) -> dict[tuple[str, str], float]:
@@ -322,7 +338,7 @@ def test_a_race_is_judged_by_what_it_decides(
         oracle = TRUTH + 8 * noise(seed)
         plant(f"retrain-{seed}", {"elbo": oracle + 50 * noise(9 + seed), "uniform": oracle / 1000})
     plant("guidance-0", TRUTH)
-    race = {**RECORD, "race_weighting": "uniform", "top": top}
+    race = {**RECORD, **RACE, "top": top}
     plant("guidance_race-0", {"uniform": TRUTH / 1000}, record=race)
     out = guda("evaluate", run, "--resamples", 50, "--calibrate", "a,b,c")
     evaluation = Evaluation.load(run / "evaluation")
@@ -360,7 +376,7 @@ def test_a_race_for_whole_groups_says_nothing_of_scores_per_sample(
     paired(run)
     for seed in range(2):
         plant(f"retrain-{seed}", TRUTH + 8 * noise(seed))
-    race = {**RECORD, "race_weighting": "uniform", "top": 1}
+    race = {**RECORD, **RACE, "top": 1}
     plant("guidance_race-0", {"uniform": TRUTH / 1000}, record=race)
     out = guda("evaluate", run, "--resamples", 50, "--per", "sample")
     note = "guidance_race-0 is left out: a race finds the groups that lead as a whole, not per sample"
@@ -369,7 +385,7 @@ def test_a_race_for_whole_groups_says_nothing_of_scores_per_sample(
 
 
 def test_the_oracle_is_no_method(run: Path, plant: Plant, guda: Guda, refused: Callable[..., None]) -> None:
-    drawn = {"seed": 0, "plan": {"draws": 1, "starts": [0]}, "schedule_hash": "s"}
+    drawn = {"seed": 0, "plan": {"draws": 1, "starts": [0]}, "stderr": "", "precision": "fp32"}
     models = {**RECORD, **drawn, "counterfactuals": {"a": "hash of a"}}
     oracle = plant("retrain-0", TRUTH, record=models)
     again = plant("retrain-0-again", TRUTH, record=models)
@@ -480,8 +496,8 @@ def test_the_files_say_what_made_them_and_are_the_same_again(run: Path, plant: P
         schema = pq.read_schema(run / "evaluation" / name)
         assert schema.names[:3] == ["weighting", "noise", "per"]
         record = json.loads(schema.metadata[b"guda_lightning"])["record"]
-        assert record["methods"] == {"retrack-0": sha256_json(ScoreTable.load(method).record)}
-        assert record["oracles"] == {"retrain-0": sha256_json(ScoreTable.load(oracle).record)}
+        assert record["methods"] == {"retrack-0": ScoreTable.load(method).record.hash}
+        assert record["oracles"] == {"retrain-0": ScoreTable.load(oracle).record.hash}
         assert (record["resamples"], record["level"], record["seed"], record["per"]) == (60, 0.95, 0, "group")
         assert record["query_hash"] == RECORD["query_hash"]
     assert pd.read_parquet(run / "evaluation" / "metrics.parquet").columns.tolist() == [
@@ -530,14 +546,15 @@ def score_on_noise(folder: Path, finished: Path, names: Mapping[str, float]) -> 
         measured = {None: torch.ones_like(own[:, 0])}
         for column, group in enumerate(GROUPS):
             measured[group] = 2 + common * shared[:, column] + (1 - common) * own[:, column]
-        record = {
-            **RECORD,
-            **scoring.record(schedule),
-            "counterfactuals": {group: f"{name} without {group}" for group in GROUPS},
-        }
+        counterfactuals = {group: f"{name} without {group}" for group in GROUPS}
+        record = replace(
+            ScoreRecord.from_json({**RECORD, "counterfactuals": counterfactuals}),
+            provenance=Provenance("f" * 20, schedule.hash, "g" * 20),
+            scoring=scoring.record(schedule),
+        )
         errors = {}
         for group, values in measured.items():
-            model = record["full_hash"] if group is None else record["counterfactuals"][group]
+            model = "f" * 20 if group is None else counterfactuals[group]
             identity = error_identity(record, model)
             errors[group] = SquaredErrors(ids, values, timesteps, identity)
             errors[group].save(error_path(folder / "scores" / "errors", identity))
@@ -595,7 +612,7 @@ def test_why_disjoint_noise_is_left_out_is_said(what: str, run: Path, finished_r
     score_on_noise(run, finished_run, {"retrain-0": 0.9, "retrack-0": 0.9})
     path = run / "scores" / "retrack-0.parquet"
     planted = ScoreTable.load(path)
-    plan = planted.record["plan"]
+    plan = planted.record.scoring.plan
     if what == "errors":
         shutil.rmtree(run / "scores" / "errors")
         expected = r"scores/errors/\w+\.safetensors cannot be read \(no such file\)"
@@ -603,21 +620,27 @@ def test_why_disjoint_noise_is_left_out_is_said(what: str, run: Path, finished_r
         shutil.rmtree(run / "full")
         expected = r"full/scheduler/scheduler_config\.json cannot be read \(No such file or directory\)"
     elif what == "noise":
-        ScoreTable(planted.table, {**planted.record, "seed": 1}).save(path)
+        measured(planted, seed=1).save(path)
         expected = (
             r"the tables do not share noise \(retrack-0 and retrain-0 differ in draws, timesteps or seed\)"
         )
     else:
         for name in ("retrain-0", "retrack-0"):
             loaded = ScoreTable.load(run / "scores" / f"{name}.parquet")
-            changed = {**loaded.record, "plan": {**plan, "draws": 1}}
-            ScoreTable(loaded.table, changed).save(run / "scores" / f"{name}.parquet")
+            measured(loaded, plan={**plan, "draws": 1}).save(run / "scores" / f"{name}.parquet")
         expected = r"it needs two draws and two strata \(scored with draws 1, strata 5\)"
     out = guda("evaluate", run, "--resamples", 50)
     flat = " ".join(out.split())
     assert re.search(rf"Agreement on disjoint noise is left out: {expected}", flat)
     assert "what shared noise hides" not in out
     assert set(Evaluation.load(run / "evaluation").metrics["noise"]) == {"all draws"}
+
+
+def measured(table: ScoreTable, **changes: Any) -> ScoreTable:
+    """The table as if it had been scored on other noise."""
+    assert table.record.scoring is not None
+    scoring = replace(table.record.scoring, **changes)
+    return replace(table, record=replace(table.record, scoring=scoring))
 
 
 # --- bad input

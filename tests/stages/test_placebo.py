@@ -19,13 +19,14 @@ from PIL import Image
 from torch import Tensor
 
 from guda_lightning import CounterfactualStore, PixelSimilarity, ScoreTable
+from guda_lightning.attribution import AttributionContext, FittedAttributor
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule, load_queries
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.evaluation import placebo_test
-from guda_lightning.posteriors import ClassifierPlan
+from guda_lightning.posteriors import ClassifierPlan, ClassifierStore
 from guda_lightning.stages import placebo as stage
-from guda_lightning.storage.files import sha256_json
+from guda_lightning.stages.partitions import Partitions
 
 CONF = Path(__file__).parents[1] / "conf"
 DIGITS = ["-c", str(CONF / "digits.yaml")]
@@ -133,8 +134,8 @@ def test_the_p_values_are_those_of_random_groups_scored_one_by_one(scored: Path,
         "placebo similarity-0, No two training images of different groups are nearly the same.\n"
     )
     table = ScoreTable.load(scored / "placebo" / "similarity-0.parquet")
-    assert table.record == {
-        "of": sha256_json(ScoreTable.load(scored / "scores" / "similarity-0.parquet").record),
+    assert table.record.to_json() == {
+        "of": ScoreTable.load(scored / "scores" / "similarity-0.parquet").record.hash,
         "partitions": 99,
         "level": 0.05,
         "near_duplicate_pairs": 0,
@@ -149,12 +150,12 @@ def test_what_is_complete_is_skipped_and_another_level_scores_nothing(
 ) -> None:
     guda("placebo", *SIMILAR, "--run", scored)
     before = files(scored)
-    fits: list[Grouping | None] = []
+    fits: list[AttributionContext] = []
     fit = PixelSimilarity.fit
     monkeypatch.setattr(
         PixelSimilarity,
         "fit",
-        lambda self, full, data, groups: fits.append(groups) or fit(self, full, data, groups),
+        lambda self, context: fits.append(context) or fit(self, context),
     )
     skipped = f"placebo: {scored}/placebo/similarity-0.parquet is complete, skipped\n"
     assert guda("placebo", *SIMILAR, "--run", scored).startswith(skipped)
@@ -164,7 +165,7 @@ def test_what_is_complete_is_skipped_and_another_level_scores_nothing(
     assert "5 of 5 queries are attributable" in out and "at a false discovery rate of 99%" in out
     frame = pd.read_parquet(scored / "placebo" / "queries" / "similarity-0.parquet")
     assert frame["attributable"].all()
-    assert ScoreTable.load(scored / "placebo" / "similarity-0.parquet").record["level"] == 0.99
+    assert ScoreTable.load(scored / "placebo" / "similarity-0.parquet").record.details.level == 0.99
     assert len(fits) == 2  # the real groups alone, once each
 
     guda("placebo", *SIMILAR, "--run", scored)
@@ -221,11 +222,10 @@ def test_it_goes_on_where_it_was_interrupted(
     fits: list[str] = []
     fit = PixelSimilarity.fit
 
-    def noted(
-        self: PixelSimilarity, full: object, data: GroupDataModule, grouping: Grouping
-    ) -> PixelSimilarity:
-        fits.append(grouping.names[0])
-        return fit(self, None, data, grouping)
+    def noted(self: PixelSimilarity, context: AttributionContext) -> FittedAttributor:
+        assert context.grouping is not None
+        fits.append(context.grouping.names[0])
+        return fit(self, context)
 
     monkeypatch.setattr(PixelSimilarity, "fit", noted)
     guda("placebo", *SIMILAR, "--run", scored)
@@ -436,13 +436,16 @@ def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
     options, run, name = scored_by(method, tmp_path, guda), tmp_path / "run", f"{method.name}-0"
     before, folders_before = files(run), folders(run)
 
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
+    score = Partitions._score
+
+    def first_only(self: Partitions, number: int) -> ScoreTable:
+        if number:
+            raise KeyboardInterrupt
+        return score(self, number)
 
     placebo = ["placebo", *method.test, *FEW, *options]
     with monkeypatch.context() as patch:  # after the first partition
-        patch.setattr(stage, "tqdm", lambda paths, **_: [paths[0]])
-        patch.setattr(stage, "near_duplicates", interrupt)
+        patch.setattr(Partitions, "_score", first_only)
         assert main(list(map(str, placebo))) == 130
     first = (run / "placebo" / name / "0.parquet").read_bytes()
     assert not (run / "placebo" / name / "store").exists()
@@ -480,7 +483,8 @@ def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
         assert frame["p"][frame["weighting"] == weighting].tolist() == test.p.tolist()
     (tmp_path / "first.parquet").write_bytes(first)
     assert ScoreTable.load(tmp_path / "first.parquet").groups == random.groups[:count]
-    assert len(CounterfactualStore(run / "store").records()) == 1  # of the real groups
+    stores = CounterfactualStore(run / "store"), ClassifierStore(run / "store")
+    assert sum(len(store.records()) for store in stores) == 1  # of the real groups
 
 
 def test_two_methods_at_once_are_refused(finished_run: Path, refused: Refused) -> None:
@@ -507,7 +511,7 @@ def test_guidance_needs_the_classifier_of_the_real_groups(finished_run: Path, re
     assert re.fullmatch(
         re.escape(
             message(
-                f"there is no classifier in {finished_run / 'store'}",
+                f"there is no classifier in {finished_run / 'store' / 'classifiers'}",
                 "none of any kind",
                 "one with seed 0, hyper-parameters HASH",
                 "run guda guide",

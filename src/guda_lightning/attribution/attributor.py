@@ -1,55 +1,106 @@
-"""What every attributor is."""
+"""What every attributor is: a configuration that fits a context, and what scores queries then."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
-import torch
-
+from guda_lightning.counterfactuals import CounterfactualStore
+from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
-from guda_lightning.distributed.ranks import Ranks
-from guda_lightning.errors import QueryError
-from guda_lightning.scores import ScoreTable
+from guda_lightning.distributed.execution import Execution
+from guda_lightning.errors import ConfigError, QueryError
+from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.storage.provenance import Provenance
 from guda_lightning.types import Queries
 
 _ROW_BYTES = 512  # of a score under three weightings, while its table is built
 
 
-class Attributor(ABC):
-    """Anything that scores query × group.
+@dataclass(frozen=True, eq=False)
+class AttributionContext:
+    """All that attributors work on.
 
     Attributes:
-        method: Its name in score tables and their files, known after ``fit``.
-        seed: Seed of what it scores with.
-        fitted_groups: The groups that ``score`` will score, in order, known after ``fit``.
+        full: The full model.
+        data: The training data; None for attributors that need none.
+        grouping: Who belongs to which group; None takes that of the data, and without data the groups that
+            are stored.
+        store: Folder of the counterfactuals, RUN/store; None where there are none.
+        cache: Folder for squared errors, one file a model: an interrupted scoring continues there, and the
+            full model's errors serve every method. None keeps nothing.
+        execution: Where and how to compute; changes no score.
     """
 
+    full: FullModel
+    data: GroupDataModule | None = None
+    grouping: Grouping | None = None
+    store: Path | None = None
+    cache: Path | None = None
+    execution: Execution = Execution()  # noqa: RUF009  (frozen)
+
+    def __post_init__(self) -> None:
+        if self.grouping is None and self.data is not None:
+            object.__setattr__(self, "grouping", self.data.grouping)
+
+    @property
+    def provenance(self) -> Provenance:
+        """What counterfactuals must have been made from."""
+        return self.full.provenance(None if self.grouping is None else self.grouping.hash)
+
+    def open_store(self, folder: str | Path | None) -> CounterfactualStore:
+        """The store at a folder; None takes the context's own.
+
+        Raises:
+            ConfigError: There is neither.
+        """
+        chosen = folder or self.store
+        if chosen is None:
+            raise ConfigError(
+                "no store of counterfactuals is configured",
+                found="store=None",
+                expected="a folder, of the attributor or of the context",
+                fix="pass store=RUN/store",
+            )
+        return CounterfactualStore(chosen)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FittedAttributor(ABC):
+    """Scores queries against groups; immutable. Subclasses are frozen dataclasses.
+
+    Attributes:
+        groups: The groups that ``score`` scores, in order.
+        method: Its name in score tables and their files.
+        seed: Seed of what it scores with, such as counterfactuals.
+    """
+
+    groups: tuple[str, ...]
     method: str
     seed: int = 0
-    fitted_groups: tuple[str, ...]
-
-    @abstractmethod
-    def fit(self, full: FullModel, data: Any, grouping: Grouping | None) -> Attributor:
-        """Take the full model, its training data and their groups.
-
-        Args:
-            full: The full model.
-            data: The datamodule of the training data, for attributors that look at it.
-            grouping: Who belongs to which group; an attributor whose groups are stored may do without.
-        """
 
     @abstractmethod
     def score(self, queries: Queries) -> ScoreTable:
-        """Score every query against every group."""
+        """Score every query against every group.
+
+        Args:
+            queries: ``Q`` queries, the same on all ranks of the execution.
+
+        Returns:
+            ``Q × groups`` rows for each weighting, on all ranks; what a user should know of this scoring
+            besides its scores is in ``ScoreTable.notes``.
+
+        Raises:
+            QueryError: There are no queries.
+        """
 
     @abstractmethod
-    def record(self, queries: Queries) -> dict[str, object]:
-        """What identifies the scores of these queries, as JSON values.
+    def record(self, queries: Queries) -> ScoreRecord:
+        """What identifies the scores of these queries.
 
-        Of other queries, its entry ``query_hash`` differs and nothing else.
+        Of other queries, its ``query_hash`` (and ``encoders``) differ and nothing else.
         """
 
     def evaluations(self, queries: Queries) -> int:
@@ -57,21 +108,27 @@ class Attributor(ABC):
         return 0
 
     def bytes_per_query(self) -> int:
-        """About how much memory ``score`` needs for every query besides its picture, known after ``fit``."""
-        return _ROW_BYTES * len(self.fitted_groups)
+        """About how much memory ``score`` needs for every query besides its picture."""
+        return _ROW_BYTES * len(self.groups)
 
-    def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:  # noqa: B027
-        """Say where to compute, and what is to be told the number of evaluations after every batch."""
 
-    def share_with(self, ranks: Ranks) -> None:  # noqa: B027
-        """Say which processes score the same queries, so that each does a part; all get all scores.
+class Attributor(ABC):
+    """Configuration of anything that scores query × group.
 
-        An attributor that does not look at this scores everything in each of them.
+    A new one is one file: a frozen dataclass whose fields are its options, and the `FittedAttributor` that
+    its ``fit`` returns. A YAML names it by ``class_path``.
+    """
+
+    @abstractmethod
+    def fit(self, context: AttributionContext) -> FittedAttributor:
+        """Find or compute what scoring needs, and refuse what does not fit.
+
+        Args:
+            context: The full model, data, groups and store.
+
+        Raises:
+            GudaError: Something that the attributor needs is missing, or was made from something else.
         """
-
-    def notes(self) -> list[str]:
-        """What a user should know about the last scoring besides its scores."""
-        return []
 
 
 def refuse_no_queries(queries: Queries) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import combinations, compress
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution.attributor import Attributor, refuse_no_queries
-from guda_lightning.attribution.operators import elbo_attributor
-from guda_lightning.counterfactuals import GUIDANCE
+from guda_lightning.attribution.attributor import (
+    AttributionContext,
+    Attributor,
+    FittedAttributor,
+    refuse_no_queries,
+)
+from guda_lightning.attribution.counterfactual import CounterfactualAttributor
+from guda_lightning.attribution.elbo import FittedELBOAttributor
 from guda_lightning.data.grouping import Grouping
-from guda_lightning.diffusion import FullModel
-from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.coalition_plans import (
     CoalitionPlan,
@@ -32,7 +36,9 @@ from guda_lightning.functional.coalitions import (
     shapley_kernel,
     shapley_permutation,
 )
-from guda_lightning.scores import ScoreTable
+from guda_lightning.posteriors import GUIDANCE
+from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores.kinds import Coalitions
 from guda_lightning.scores.scoring import Scoring
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import JOINT, Queries
@@ -56,6 +62,7 @@ _ESTIMATORS: Mapping[Worth, Callable[[CoalitionPlan, Tensor], Estimate]] = {
 _EXACT = 8  # players: their 256 coalitions cost less than a sample that says as much
 
 
+@dataclass(frozen=True)
 class CoalitionAttributor(Attributor):
     """Values of groups from the scores of many coalitions of them, removed together.
 
@@ -64,7 +71,7 @@ class CoalitionAttributor(Attributor):
     they stand in for each other.
 
     Args:
-        store: Folder of the store, RUN/store.
+        store: Folder of the store; None takes that of the context.
         worth: What is estimated. Interactions have a column for each pair, ``a*b``.
         operator: Whose counterfactuals: ``guidance``, where every coalition is free of training, or an
             objective whose counterfactuals of all coalitions are stored (``guda unlearn --groups a+b``).
@@ -77,132 +84,151 @@ class CoalitionAttributor(Attributor):
         ConfigError: The kind of value is unknown.
     """
 
-    def __init__(
-        self,
-        store: str | Path,
-        worth: Worth = "shapley",
-        operator: str = GUIDANCE,
-        count: int = 200,
-        reference: str | None = None,
-        scoring: Scoring = Scoring(strata=25, draws=1),  # noqa: B008  (frozen)
-        seed: int = 0,
-    ) -> None:
-        if worth not in get_args(Worth):
+    store: str | Path | None = None
+    worth: Worth = "shapley"
+    operator: str = GUIDANCE
+    count: int = 200
+    reference: str | None = None
+    scoring: Scoring = Scoring(strata=25, draws=1)  # noqa: RUF009  (frozen)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.worth not in get_args(Worth):
             raise ConfigError(
                 "the kind of value is unknown",
-                found=worth,
+                found=self.worth,
                 expected=", ".join(get_args(Worth)),
                 fix="set attributor.init_args.worth to one of them",
             )
-        self.worth, self.count, self.reference, self.seed = worth, count, reference, seed
-        self.method = worth if operator == GUIDANCE else f"{worth}_{operator}"
-        self.inner = elbo_attributor(store, operator, scoring=scoring, seed=seed)
 
-    def fit(self, full: FullModel, data: Any, grouping: Grouping | None) -> CoalitionAttributor:
+    @property
+    def pairs(self) -> bool:
+        """Whether pairs of groups are scored instead of groups."""
+        return self.worth.endswith("_interactions")
+
+    def fit(self, context: AttributionContext) -> FittedCoalitions:
         """Choose the players, draw their coalitions and find the counterfactual of each.
 
         Args:
-            full: The full model.
-            data: Not looked at.
-            grouping: Today's groups.
+            context: The full model and its groups.
 
         Raises:
-            ConfigError: No samples would stay, or there are fewer than two players.
+            ConfigError: There is no grouping, no samples would stay, or there are fewer than two players.
             StoreError: A counterfactual is missing or made from something else.
         """
+        grouping = context.grouping
         if grouping is None:
             raise ConfigError(
                 "values of groups need to know the groups",
                 found="no grouping",
                 expected="the grouping of the training data",
-                fix="pass datamodule.grouping to fit",
+                fix="pass AttributionContext(grouping=datamodule.grouping)",
             )
-        self.players = _players(grouping, self.reference)
-        self._sizes = {name: grouping.size(name) for name in self.players}
-        number = len(self.players)
-        plan = (
-            _PLANS[self.worth](number, self.count, self.seed) if number > _EXACT else all_coalitions(number)
+        players = _players(grouping, self.reference)
+        number = len(players)
+        plan = all_coalitions(number)
+        if number > _EXACT:
+            plan = _PLANS[self.worth](number, self.count, self.seed)
+        names = [JOINT.join(sorted(compress(players, row.tolist()))) for row in plan.coalitions[1:]]
+        inner = CounterfactualAttributor(
+            self.store, self.operator, self.scoring, seed=self.seed, groups=names
+        ).fit(replace(context, cache=None))  # errors of so many coalitions are not worth keeping
+        return FittedCoalitions(
+            groups=tuple(map("*".join, combinations(players, 2))) if self.pairs else players,
+            method=self.worth if self.operator == GUIDANCE else f"{self.worth}_{self.operator}",
+            seed=self.seed,
+            inner=inner,
+            config=self,
+            plan=plan,
+            sizes={} if self.pairs else {name: grouping.size(name) for name in players},
         )
-        self._plan = plan
-        self.inner.groups = [self._name(row.tolist()) for row in plan.coalitions[1:]]
-        self.inner.fit(full, data, grouping)
-        self._evaluations_per_query = self.inner.scoring.plan(full.model.schedule).evaluations
-        self.fitted_groups = (
-            tuple(map("*".join, combinations(self.players, 2))) if self._pairs else self.players
-        )
-        return self
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FittedCoalitions(FittedAttributor):
+    """Values of groups, or interactions of pairs, by coalitions that were drawn.
+
+    Attributes:
+        inner: Scores of the coalitions.
+        config: What is estimated.
+        plan: The coalitions, ``[1 + coalitions, players]``, the empty one first.
+        sizes: Number of samples of each player; empty for pairs.
+    """
+
+    inner: FittedELBOAttributor
+    config: CoalitionAttributor
+    plan: CoalitionPlan
+    sizes: Mapping[str, int]
 
     def score(self, queries: Queries) -> ScoreTable:
-        """Value of every group, or interaction of every pair, for every query and weighting."""
+        """Value of every group, or interaction of every pair, for every query and weighting.
+
+        Args:
+            queries: ``Q`` queries, the same on all ranks.
+
+        Returns:
+            ``Q × groups`` (or pairs) rows for each weighting.
+
+        Raises:
+            QueryError: There are no queries.
+        """
         refuse_no_queries(queries)
-        scored = self.inner.score(queries)
+        scored, record = self.inner.score(queries), self.record(queries)
+        evaluations = self.inner.scoring.plan(self.inner.context.full.model.schedule).evaluations
         tables = []
         for weighting in scored.weightings:
             removed = scored.select(weighting=weighting).matrix().T  # in the order of the plan's coalitions
             values = torch.cat([removed.new_zeros(1, len(queries)), removed])
-            estimate = _ESTIMATORS[self.worth](self._plan, values)
+            estimate = _ESTIMATORS[self.config.worth](self.plan, values)
             tables.append(
                 ScoreTable.from_matrix(
                     self._columns(estimate.values),
                     self._columns(estimate.stderr),
                     query_ids=queries.ids,
-                    groups=self.fitted_groups,
-                    n_draws=self._evaluations_per_query,
+                    groups=self.groups,
+                    n_draws=evaluations,
                     method=self.method,
                     weighting=weighting,
                     seed=self.seed,
-                    record=self.record(queries),
+                    record=record,
                 )
             )
         return ScoreTable.concat(tables)
 
-    def record(self, queries: Queries) -> dict[str, object]:
+    def record(self, queries: Queries) -> ScoreRecord:
         """What identifies the values of these queries: all that made the scores of coalitions, and which.
 
         The standard error is that of the draw of coalitions; the noise of the scores is not in it.
         """
-        scored = self.inner.record(queries)
-        models = sha256_json(scored.pop("counterfactuals"))
-        scored.pop("group_sizes")  # of coalitions
-        kind = {"all_coalitions": "exact", "permutations": "between pairs of permutations"}
-        return {
-            **scored,
-            **({} if self._pairs else {"group_sizes": self._sizes}),
-            "coalitions": models,
-            "worth": self.worth,
-            "draws": self.count,
-            "reference": self.reference,
-            "stderr": kind.get(self._plan.kind, "jackknife over pairs of coalitions"),
-        }
+        made = self.inner.details
+        details = Coalitions(
+            coalitions=sha256_json(made.counterfactuals),
+            hparams_hash=made.hparams_hash,
+            classifier=made.classifier,
+            weightings=made.weightings,
+            worth=self.config.worth,
+            draws=self.config.count,
+            reference=self.config.reference,
+        )
+        stderr = {"all_coalitions": "exact", "permutations": "between pairs of permutations"}
+        record = self.inner.record(queries).of_kind(
+            details, stderr.get(self.plan.kind, "jackknife over pairs of coalitions")
+        )
+        return replace(record, group_sizes=self.sizes)
 
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations that the scores of all coalitions still need."""
         return self.inner.evaluations(queries)
 
     def bytes_per_query(self) -> int:
-        """See ``Attributor.bytes_per_query``."""
+        """About how much memory ``score`` needs for every query: that of the scores of all coalitions."""
         return self.inner.bytes_per_query()
-
-    def work_on(self, device: torch.device, on_batch: Callable[[int], None]) -> None:
-        """See ``Attributor.work_on``."""
-        self.inner.work_on(device, on_batch)
-
-    def share_with(self, ranks: Ranks) -> None:
-        """See ``Attributor.share_with``."""
-        self.inner.share_with(ranks)
-
-    @property
-    def _pairs(self) -> bool:
-        return self.worth.endswith("_interactions")
-
-    def _name(self, member: Sequence[bool]) -> str:
-        return JOINT.join(sorted(compress(self.players, member)))
 
     def _columns(self, values: Tensor) -> Tensor:
         """``[queries, groups]``, or the pairs above the diagonal of ``[queries, groups, groups]``."""
-        if not self._pairs:
+        if not self.config.pairs:
             return values
-        rows, columns = torch.triu_indices(len(self.players), len(self.players), offset=1)
+        rows, columns = torch.triu_indices(values.shape[1], values.shape[1], offset=1)
         return values[:, rows, columns]
 
 

@@ -1,133 +1,128 @@
-"""The attributor of stored counterfactuals: opens a complete store, never trains."""
+"""The attributors of stored counterfactuals: they open a complete store and never train."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from guda_lightning.attribution.elbo import ELBOAttributor
-from guda_lightning.attribution.prefetch import in_turn
-from guda_lightning.attribution.scoring import shared_errors, squared_errors
-from guda_lightning.data.grouping import Grouping
-from guda_lightning.diffusion import DiffusionModel, FullModel
-from guda_lightning.diffusion.adapters import set_own_weights, whole_weights
-from guda_lightning.distributed.sharding import is_sharded, load_whole
-from guda_lightning.scores import SquaredErrors
+from guda_lightning.attribution.attributor import AttributionContext, Attributor
+from guda_lightning.attribution.elbo import FittedELBOAttributor, likelihood, scored_groups
+from guda_lightning.attribution.guidance import FittedGuidance
+from guda_lightning.attribution.networks import FittedNetworks
+from guda_lightning.counterfactuals import CounterfactualStore
+from guda_lightning.counterfactuals.selection import several_operators
+from guda_lightning.posteriors import GUIDANCE, ClassifierStore, open_posterior
 from guda_lightning.scores.scoring import Scoring
-from guda_lightning.types import Queries
+from guda_lightning.storage.files import sha256_json
+from guda_lightning.types import coalition
 
 
-class CounterfactualAttributor(ELBOAttributor):
+@dataclass(frozen=True)
+class CounterfactualAttributor(Attributor):
     """``ELBO(full) − ELBO(counterfactual)`` for every group in a store.
 
     Args:
-        store: Folder of the store.
-        operator: Which counterfactuals, e.g. ``"retrack"``; None where the store holds one kind.
+        store: Folder of the store; None takes that of the context.
+        operator: Which counterfactuals: the name of an objective, such as ``retrack``, ``retrain``, or
+            ``guidance``; None where the store holds one kind.
         scoring: How to score.
-        **options: As for every ``ELBOAttributor``.
+        seed: Seed that they were made with.
+        hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
+        groups: Groups to score, such as ``3`` or, removed together, ``3+7``; None takes all groups of the
+            grouping that have samples, or of the store where there is no grouping.
     """
 
-    def __init__(
-        self,
-        store: str | Path,
-        operator: str | None = None,
-        scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
-        **options: Any,
-    ) -> None:
-        super().__init__(store, scoring, **options)
-        self._operator = operator
+    store: str | Path | None = None
+    operator: str | None = None
+    scoring: Scoring = Scoring()  # noqa: RUF009  (frozen)
+    _: KW_ONLY
+    seed: int = 0
+    hparams: str | None = None
+    groups: Sequence[str] | None = None
 
-    def fit(self, full: FullModel, data: Any, grouping: Grouping | None) -> CounterfactualAttributor:
+    def fit(self, context: AttributionContext) -> FittedELBOAttributor:
         """Find the counterfactual of every group and refuse what was made from something else.
 
         Args:
-            full: The full model.
-            data: Not looked at.
-            grouping: Today's groups, which the counterfactuals must have been made from; None takes the
-                groups that the store holds.
+            context: The full model; the grouping, if any, that the counterfactuals must have been made from.
 
         Raises:
             StoreError: One is missing, incomplete, or made from another full model, grouping or schedule.
-            GroupError: A group does not exist.
+            GroupError: A group does not exist, or covers all data.
+            ConfigError: No store is configured.
         """
-        self._take(full, grouping)
-        groups = self._asked_groups(()) or None
-        self._keys = self.store.select(self._operator, self.seed, hparams=self.hparams, groups=groups)
-        self.fitted_groups, first = tuple(self._keys), next(iter(self._keys.values()))
-        self.method, self._hparams_hash = first.operator, first.hparams_hash
-        self._hashes = {
-            group: self.store.check(key, expect=self._expect).weights_hash
-            for group, key in self._keys.items()
-        }
-        return self
+        store = context.open_store(self.store)
+        if by_guidance(store, self.operator):
+            return self._fit_guidance(context, store)
+        return self._fit_networks(context, store)
 
-    def evaluations(self, queries: Queries) -> int:
-        """Network evaluations that scoring these queries still needs."""
-        per_model = len(queries) * self.scoring.plan(self._full.model.schedule).evaluations
-        return self._missing(queries) * per_model
+    def _fit_networks(self, context: AttributionContext, store: CounterfactualStore) -> FittedNetworks:
+        chosen, expect = scored_groups(context, self.groups) or None, context.provenance
+        keys = store.select(self.operator, self.seed, hparams=self.hparams, groups=chosen)
+        first = next(iter(keys.values()))
+        hashes = {group: store.check(key, expect=expect).weights_hash for group, key in keys.items()}
+        return FittedNetworks(
+            groups=tuple(keys),
+            method=first.operator,
+            seed=self.seed,
+            context=context,
+            scoring=self.scoring,
+            details=likelihood(hashes, first.hparams_hash),
+            store=store,
+            keys=keys,
+        )
 
-    def evaluations_of(self, per_model: int) -> int:
-        """See ``ELBOAttributor.evaluations_of``: one pass a model."""
-        return per_model * (1 + len(self.fitted_groups))
+    def _fit_guidance(self, context: AttributionContext, store: CounterfactualStore) -> FittedGuidance:
+        scored_groups(context, self.groups)  # refuses unknown ones before the classifier is read
+        stored = open_posterior(
+            ClassifierStore(store.root),
+            context.full.model.schedule,
+            seed=self.seed,
+            hparams=self.hparams,
+            expect=context.provenance,
+            device=context.execution.device,
+        )
+        known = stored.posterior.groups
+        groups = scored_groups(context, self.groups, known)
+        hashes = {group: sha256_json([GUIDANCE, context.full.hash, stored.hash, group]) for group in groups}
+        coalitions = [(group,) if group in known else coalition(group) for group in groups]
+        return FittedGuidance(
+            groups=groups,
+            method=GUIDANCE,
+            seed=self.seed,
+            context=context,
+            scoring=self.scoring,
+            details=likelihood(hashes, stored.record.hparams_hash, stored.hash),
+            posterior=stored.posterior,
+            removed=stored.posterior.removed(coalitions),
+        )
 
-    def measure(self, queries: Queries, scoring: Scoring, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``ELBOAttributor.measure``."""
-        model = self._network()
-        full, timesteps = self._errors(model, queries, scoring)
-        groups = full.new_full((len(self.fitted_groups), *full.shape), torch.nan)
-        rows = {name: wanted[:, column].nonzero().flatten() for column, name in enumerate(self.fitted_groups)}
-        asked = [group for group, chosen in rows.items() if len(chosen)]
-        with closing(self._become_each(model, asked)) as counterfactuals:
-            for group in counterfactuals:
-                part = queries.take(rows[group].tolist())
-                groups[self.fitted_groups.index(group), rows[group]], _ = self._errors(model, part, scoring)
-        return full, groups, timesteps
 
-    def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:
-        identities = self._identities(queries)
-        cached = {group: self._cached(identity) for group, identity in identities.items()}
-        found = {group: errors for group, errors in cached.items() if errors is not None}
-        missing = [group for group in self.fitted_groups if group not in found]
-        if len(found) < len(identities):
-            model = self._network()
-            if None not in found:
-                found[None] = self._measured(model, queries, identities[None])
-            with closing(self._become_each(model, missing)) as counterfactuals:
-                for group in counterfactuals:
-                    found[group] = self._measured(model, queries, identities[group])
-        return found
+@dataclass(frozen=True)
+class GuidanceAttributor(CounterfactualAttributor):
+    """``ELBO(full) − ELBO(full, guided away from the group)``, from the classifier of a store.
 
-    def _measured(
-        self, model: DiffusionModel, queries: Queries, identity: dict[str, object]
-    ) -> SquaredErrors:
-        values, timesteps = self._errors(model, queries, self.scoring)
-        errors = SquaredErrors(queries.ids, values, timesteps, identity)
-        self._keep(errors)
-        return errors
+    Args:
+        store: Folder of the store; None takes that of the context.
+        scoring: How to score.
+        seed: Seed of the classifier.
+        hparams: Start of the hash of its hyper-parameters, where the store holds several.
+        groups: Groups to score; None takes all groups of the grouping that have samples, or of the classifier
+            where there is no grouping.
+    """
 
-    def _errors(self, model: DiffusionModel, queries: Queries, scoring: Scoring) -> tuple[Tensor, Tensor]:
-        def measure(part: Queries) -> tuple[Tensor, Tensor]:
-            return squared_errors(model, part, scoring, device=self.device, on_batch=self.on_batch)
+    operator: str | None = field(default=GUIDANCE, init=False)
 
-        return shared_errors(measure, queries, self.ranks)
 
-    def _become_each(self, model: DiffusionModel, groups: Sequence[str]) -> Generator[str, None, None]:
-        """Make a copy of the full model the counterfactual of one group after another."""
-        yield from in_turn(groups, self._read, partial(self._become, model))
+def by_guidance(store: CounterfactualStore, operator: str | None) -> bool:
+    """Whether the counterfactuals are those of guidance: it was named, or the store holds nothing else.
 
-    def _read(self, group: str) -> Mapping[str, Tensor]:
-        return self.store.load(self._keys[group], expect=self._expect)[0]
-
-    def _become(self, model: DiffusionModel, group: str, weights: Mapping[str, Tensor]) -> None:
-        """Make a copy of the full model, or the counterfactual of another group, that of this one."""
-        origin = self.store.path(self._keys[group])
-        if is_sharded(model.denoiser):  # an adapter would have to be there before the weights are spread
-            load_whole(model.denoiser, whole_weights(self._full.model.denoiser, weights, origin))
-        else:
-            set_own_weights(model.denoiser, weights, origin)
+    Raises:
+        StoreError: None was named, and the store holds a classifier and counterfactuals.
+    """
+    if operator is not None or not ClassifierStore(store.root).any():
+        return operator == GUIDANCE
+    if operators := store.operators():
+        raise several_operators(store.root, [GUIDANCE, *operators])
+    return True

@@ -76,7 +76,7 @@ def squared_errors(
         queries: ``Q`` queries.
         scoring: Seed, plan, batch size and precision.
         device: Where the model is.
-        on_batch: Told the number of evaluations after every batch.
+        on_batch: Called with the number of evaluations after every batch.
 
     Returns:
         Squared errors ``[queries, strata, draws]`` float64 and their timesteps, int64, on the CPU.
@@ -104,12 +104,12 @@ def joint_squared_errors(
     """Squared errors of several models that follow from the evaluations of one.
 
     Args:
-        model: As in ``squared_errors``.
-        queries: Likewise.
-        scoring: Likewise.
+        model: The model; its train/eval modes come back afterwards.
+        queries: ``Q`` queries.
+        scoring: Seed, plan, batch size and precision.
         of: From a batch and the noise that the model predicts for it, squared errors ``[batch, models]``.
-        device: As in ``squared_errors``.
-        on_batch: Likewise.
+        device: Where the model is.
+        on_batch: Called with the number of evaluations after every batch.
 
     Returns:
         Squared errors ``[models, queries, strata, draws]`` float64 and timesteps ``[queries, strata, draws]``
@@ -129,7 +129,7 @@ def joint_squared_errors(
 def shared_errors(
     measure: Callable[[Queries], tuple[Tensor, Tensor]], queries: Queries, ranks: Ranks
 ) -> tuple[Tensor, Tensor]:
-    """Let every rank measure a share of the queries, dealt like cards, and give all of them everything.
+    """Let every rank measure a share of the queries, each count-th one, and give all of them everything.
 
     Every rank measures equally many, some of the first ones again where the shares are uneven: networks that
     are spread over ranks compute together.

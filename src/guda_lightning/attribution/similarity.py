@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution.attributor import Attributor, refuse_no_queries
+from guda_lightning.attribution.attributor import (
+    AttributionContext,
+    Attributor,
+    FittedAttributor,
+    refuse_no_queries,
+)
 from guda_lightning.data import GroupDataModule, query_hash
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.data.images import from_unit
-from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import ConfigError, GroupError, QueryError
-from guda_lightning.scores import ScoreTable
+from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores.kinds import Similarity
 from guda_lightning.types import Queries
 
 _CHUNK = 1024  # training images at a time: 25 MB at 32 x 32 in colour
 
 
+@dataclass(frozen=True)
 class PixelSimilarity(Attributor):
     """Mean cosine of a query with the most similar training images of each group.
 
@@ -36,47 +43,78 @@ class PixelSimilarity(Attributor):
         groups: Groups to score; None takes all groups that have samples.
     """
 
-    method = "similarity"
+    top: int = 10
+    _: KW_ONLY
+    groups: Sequence[str] | None = None
 
-    def __init__(self, top: int = 10, *, groups: Sequence[str] | None = None) -> None:
-        if top < 1:
-            raise ConfigError("top is out of range", found=top, expected="top >= 1", fix="take the usual 10")
-        self.top, self.groups = top, groups
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ConfigError(
+                "top is out of range", found=self.top, expected="top >= 1", fix="take the usual 10"
+            )
 
-    def fit(
-        self, full: FullModel | None, data: GroupDataModule, grouping: Grouping | None
-    ) -> PixelSimilarity:
-        """Take the training images; nothing is computed yet.
+    def fit(self, context: AttributionContext) -> FittedSimilarity:
+        """Take the training images and hash them.
 
         Args:
-            full: Not looked at.
-            data: The training images.
-            grouping: Who belongs to which group; None takes the groups of the data.
+            context: The training data and, if they are not its own, their groups.
 
         Raises:
+            ConfigError: There are no training data.
             GroupError: The groups are those of other data, or one does not exist or cannot be removed.
         """
-        self._data, self._grouping = data, grouping or data.grouping
-        if self._grouping.num_samples != len(data.ids):
+        data, grouping = context.data, context.grouping
+        if data is None or grouping is None:
+            raise ConfigError(
+                "similarity needs the training images",
+                found="no data",
+                expected="the datamodule of the training data",
+                fix="pass AttributionContext(data=datamodule)",
+            )
+        if grouping.num_samples != len(data.ids):
             raise GroupError(
                 "the groups are those of other training data",
-                found=f"groups over {self._grouping.num_samples} samples",
+                found=f"groups over {grouping.num_samples} samples",
                 expected=f"groups over {len(data.ids)} samples",
                 fix="take the grouping of the same data section",
             )
-        chosen = self.groups or [name for name in self._grouping.names if self._grouping.size(name)]
-        for name in chosen:
-            self._grouping.check([name])
-        self.fitted_groups = tuple(chosen)
-        digest = hashlib.sha256()
-        for start in range(0, len(data.ids), _CHUNK):
-            rows = np.arange(start, min(start + _CHUNK, len(data.ids)))
-            digest.update(data.pixels(rows).contiguous().numpy().data)
-        self._images_hash = digest.hexdigest()
-        return self
+        groups = tuple(self.groups or (name for name in grouping.names if grouping.size(name)))
+        for name in groups:
+            grouping.check([name])
+        return FittedSimilarity(
+            groups=groups,
+            method="similarity",
+            data=data,
+            grouping=grouping,
+            top=self.top,
+            images_hash=_images_hash(data),
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FittedSimilarity(FittedAttributor):
+    """Similarities to the images of training data.
+
+    Attributes:
+        data: The training data.
+        grouping: Which of them belong to which group.
+        top: Number of most similar images to average over.
+        images_hash: Hash of the training images.
+    """
+
+    data: GroupDataModule
+    grouping: Grouping
+    top: int
+    images_hash: str
 
     def score(self, queries: Queries) -> ScoreTable:
         """Score every query against every group.
+
+        Args:
+            queries: ``Q`` queries.
+
+        Returns:
+            ``Q × groups`` rows of one weighting, ``cosine``, without standard errors.
 
         Raises:
             QueryError: No queries, or some that are not like the training images.
@@ -84,12 +122,12 @@ class PixelSimilarity(Attributor):
         refuse_no_queries(queries)
         self._refuse_others(queries)
         pixels = _whole(queries.images)
-        scores = torch.stack([self._similarity(pixels, group) for group in self.fitted_groups], dim=1)
+        scores = torch.stack([self._similarity(pixels, group) for group in self.groups], dim=1)
         return ScoreTable.from_matrix(
             scores,
             torch.zeros_like(scores),
             query_ids=queries.ids,
-            groups=self.fitted_groups,
+            groups=self.groups,
             n_draws=1,
             method=self.method,
             weighting="cosine",
@@ -97,24 +135,22 @@ class PixelSimilarity(Attributor):
             record=self.record(queries),
         )
 
-    def record(self, queries: Queries) -> dict[str, object]:
-        """What identifies the scores of these queries."""
-        return {
-            "grouping_hash": self._grouping.hash,
-            "group_sizes": {name: self._grouping.size(name) for name in self.fitted_groups},
-            "images_hash": self._images_hash,
-            "mirrored": self._data.horizontal_flip,
-            "query_hash": query_hash(queries),
-            "top": self.top,
-        }
+    def record(self, queries: Queries) -> ScoreRecord:
+        """What identifies the scores of these queries: images and groups."""
+        return ScoreRecord(
+            Similarity(images_hash=self.images_hash, mirrored=self.data.horizontal_flip, top=self.top),
+            query_hash=query_hash(queries),
+            grouping_hash=self.grouping.hash,
+            group_sizes={name: self.grouping.size(name) for name in self.groups},
+        )
 
     def _similarity(self, queries: Tensor, group: str) -> Tensor:
         """Mean of the largest cosines with a group's images: ``[queries, dims] -> [queries]``."""
         best = queries.new_empty(len(queries), 0)
-        members = self._grouping.forget([group])
+        members = self.grouping.forget([group])
         for start in range(0, len(members), _CHUNK):
             part = members[start : start + _CHUNK]
-            images = _whole(self._data.seen_images(part))  # mirrored copies follow the images
+            images = _whole(self.data.seen_images(part))  # mirrored copies follow the images
             lengths = queries.norm(dim=1, keepdim=True) * images.norm(dim=1)
             cosines = (queries @ images.T / lengths).view(len(queries), -1, len(part)).amax(dim=1)
             best = torch.cat([best, cosines], dim=1)
@@ -125,11 +161,11 @@ class PixelSimilarity(Attributor):
 
     def _refuse_others(self, queries: Queries) -> None:
         shape = tuple(queries.images.shape[1:])
-        if shape != self._data.image_shape:
+        if shape != self.data.image_shape:
             raise QueryError(
                 "the queries are not of the training images' shape",
                 found=f"{shape}: channels, height, width",
-                expected=self._data.image_shape,
+                expected=self.data.image_shape,
                 fix="resize and convert them, or pass --resize true",
             )
         finite = queries.images.flatten(1).isfinite().all(dim=1)
@@ -140,6 +176,14 @@ class PixelSimilarity(Attributor):
                 expected="finite pixels in [-1, 1]",
                 fix="draw or export them again",
             )
+
+
+def _images_hash(data: GroupDataModule) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(data.ids), _CHUNK):
+        rows = np.arange(start, min(start + _CHUNK, len(data.ids)))
+        digest.update(data.pixels(rows).contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _whole(images: Tensor) -> Tensor:

@@ -13,16 +13,23 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from guda_lightning.attribution import CounterfactualAttributor, shared_errors, squared_errors
+from guda_lightning.attribution import (
+    AttributionContext,
+    CounterfactualAttributor,
+    shared_errors,
+    squared_errors,
+)
 from guda_lightning.data import GroupDataModule, UnlearnDataModule, load_queries, query_hash
 from guda_lightning.data.gathering import Collected, dealt, distinct
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
+from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError, QueryError
 from guda_lightning.report import charts
 from guda_lightning.report.wandb import log_attribution
-from guda_lightning.scores import ScoreTable, Scoring, SquaredErrors, score_table
+from guda_lightning.scores import ScoreRecord, ScoreTable, Scoring, SquaredErrors, score_table
+from guda_lightning.scores.kinds import Student
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import UnlearnModule
 
@@ -131,15 +138,13 @@ class ELBOAttributionCallback(Callback):
             self._full = FullModel(pl_module.full, pl_module.scheduler, pl_module.full_hash)
         elif self.store is not None:
             self._full = FullModel.of(pl_module, self.denoiser, self.scheduler)
-            self._attributor = CounterfactualAttributor(
-                self.store,
-                self.operator,
-                self.scoring,
-                seed=self.seed,
-                hparams=self.hparams,
-                device=pl_module.device,
-            ).fit(self._full, None, _grouping(trainer))
-            self._attributor.share_with(self._ranks)
+            attributor = CounterfactualAttributor(
+                self.store, self.operator, self.scoring, seed=self.seed, hparams=self.hparams
+            )
+            execution = Execution(pl_module.device, self._ranks)
+            self._attributor = attributor.fit(
+                AttributionContext(self._full, grouping=_grouping(trainer), execution=execution)
+            )
 
     def on_validation_batch_end(
         self,
@@ -261,16 +266,21 @@ class ELBOAttributionCallback(Callback):
         key = f"{self._full.hash} {hashed}"
         if key not in self._full_errors:
             self._full_errors = {key: self._errors(pl_module.full, queries, pl_module)}
-        sizes = {} if grouping is None else {"group_sizes": {group: len(grouping.forget(pl_module.groups))}}
-        made = {"full_hash": self._full.hash, "query_hash": hashed}
+        record = ScoreRecord(
+            Student(),
+            query_hash=hashed,
+            provenance=self._full.provenance(None if grouping is None else grouping.hash),
+            scoring=self.scoring.record(schedule),
+            group_sizes={} if grouping is None else {group: len(grouping.forget(pl_module.groups))},
+        )
         return score_table(
             self._full_errors[key],
             {group: self._errors(pl_module.student, queries, pl_module)},
             schedule,
             self.scoring,
-            method=pl_module.objective.name,
+            method=pl_module.objective.operator,
             seed=pl_module.seed,
-            record={**self.scoring.record(schedule), **sizes, **made},
+            record=record,
         )
 
     def _errors(self, model: DiffusionModel, queries: Queries, pl_module: LightningModule) -> SquaredErrors:
@@ -278,7 +288,7 @@ class ELBOAttributionCallback(Callback):
             return squared_errors(model, part, self.scoring, device=pl_module.device)
 
         errors, timesteps = shared_errors(measure, queries, self._ranks)
-        return SquaredErrors(queries.ids, errors, timesteps, self.scoring.record(model.schedule))
+        return SquaredErrors(queries.ids, errors, timesteps, {})
 
     def _log(
         self, trainer: Trainer, pl_module: LightningModule, table: ScoreTable, scored: Collected

@@ -114,7 +114,6 @@ def seconds_per_evaluation(
     model: DiffusionModel,
     shape: Sequence[int],
     batch_size: int,
-    labels: bool = False,
     device: torch.device | str = "cpu",
 ) -> float:
     """Measured seconds of one forward pass of one sample, in batches of up to ``batch_size``.
@@ -123,7 +122,6 @@ def seconds_per_evaluation(
         model: The model.
         shape: ``(channels, height, width)``.
         batch_size: The batch size that the work will use.
-        labels: Whether the network takes class labels.
         device: Where the work will be done.
 
     Raises:
@@ -133,9 +131,9 @@ def seconds_per_evaluation(
     timed = replace(model, denoiser=network)
 
     def forward(size: int) -> None:
-        _output(timed, shape, size, labels, device).flatten()[0].item()  # waits for the device
+        _output(timed, shape, size, device).flatten()[0].item()  # waits for the device
 
-    with evaluating(network), _refusing(network, shape, labels):
+    with evaluating(network), _refusing(timed, shape):
         return _seconds_per_sample(forward, batch_size)
 
 
@@ -143,7 +141,6 @@ def seconds_per_step(
     model: DiffusionModel,
     shape: Sequence[int],
     batch_size: int,
-    labels: bool = False,
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> float:
@@ -153,7 +150,6 @@ def seconds_per_step(
         model: The model; the weights that are trainable are trained, all where none is.
         shape: ``(channels, height, width)``.
         batch_size: The batch size that the work will use.
-        labels: Whether the network takes class labels.
         device: Where the work will be done.
         autocast: The precision of forward passes, such as a trainer's ``precision_plugin.forward_context``.
 
@@ -161,17 +157,16 @@ def seconds_per_step(
         ConfigError: The network does not take samples of this shape.
     """
     try:
-        return _seconds_per_step(model, shape, batch_size, labels, device, autocast)
+        return _seconds_per_step(model, shape, batch_size, device, autocast)
     except torch.OutOfMemoryError:  # beside the models that are there already
         pass
-    return BACKWARD_FACTOR * seconds_per_evaluation(model, shape, batch_size, labels, device)
+    return BACKWARD_FACTOR * seconds_per_evaluation(model, shape, batch_size, device)
 
 
 def _seconds_per_step(
     model: DiffusionModel,
     shape: Sequence[int],
     batch_size: int,
-    labels: bool,
     device: torch.device | str,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> float:
@@ -184,13 +179,13 @@ def _seconds_per_step(
     def step(size: int) -> None:
         optimizer.zero_grad()
         with autocast():
-            loss = _output(timed, shape, size, labels, device).square().mean()
+            loss = _output(timed, shape, size, device).square().mean()
         loss.backward()
         optimizer.step()
         next(weight for weight in trained if weight.grad is not None).flatten()[0].item()
 
     gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.enable_grad(), torch.random.fork_rng(gpus), _refusing(network, shape, labels):  # dropout
+    with torch.enable_grad(), torch.random.fork_rng(gpus), _refusing(timed, shape):  # dropout
         return _seconds_per_sample(step, batch_size)
 
 
@@ -213,16 +208,14 @@ def _seconds(run: Callable[[int], None], size: int) -> float:
     return _clock() - start
 
 
-def _output(
-    model: DiffusionModel, shape: Sequence[int], size: int, labels: bool, device: torch.device | str
-) -> Tensor:
+def _output(model: DiffusionModel, shape: Sequence[int], size: int, device: torch.device | str) -> Tensor:
     x, zeros = torch.zeros(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
     timesteps = zeros + int(model.schedule.scored_timesteps[0])
-    return model.output(x, timesteps, zeros if labels else None)
+    return model.output(x, timesteps, zeros if model.conditional else None)
 
 
 @contextmanager
-def _refusing(network: nn.Module, shape: Sequence[int], labels: bool) -> Iterator[None]:
+def _refusing(model: DiffusionModel, shape: Sequence[int]) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
@@ -230,9 +223,9 @@ def _refusing(network: nn.Module, shape: Sequence[int], labels: bool) -> Iterato
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         pixels = f"{shape[0]} channels of {shape[2]} x {shape[1]} pixels"
         raise ConfigError(
-            f"{type(network).__name__} cannot be called with this data",
+            f"{type(model.denoiser).__name__} cannot be called with this data",
             found=" ".join(str(error).split())[:200],
-            expected=f"a network for {pixels}, {'with' if labels else 'without'} labels",
+            expected=f"a network for {pixels}, {'with' if model.conditional else 'without'} labels",
             fix="make in_channels, out_channels and num_class_embeds of the network, conditional of the "
             "module, and channels and image_size of the data fit together",
         ) from error

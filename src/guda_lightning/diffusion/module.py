@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from guda_lightning import compat
 from guda_lightning.diffusion.deferred_scalars import DeferredScalars
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model
 from guda_lightning.distributed.ranks import ALONE, Ranks
@@ -22,6 +23,7 @@ from guda_lightning.errors import ConfigError, NumericsError, check_range
 from guda_lightning.functional.noise import seed_of
 from guda_lightning.functional.prediction import add_noise, to_output
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.types import PredictionType
 
 Batch = Mapping[str, Any]
 
@@ -48,6 +50,10 @@ class Noised(NamedTuple):
     sigma: Tensor
     labels: Tensor | None
     rows: Tensor | None = None
+
+    def target(self, prediction: PredictionType) -> Tensor:
+        """What a network of this prediction type is trained to output, ``[batch, ...]``."""
+        return to_output(self.x0, self.noise, self.gamma, self.sigma, prediction)
 
 
 def noised(
@@ -153,7 +159,7 @@ class DiffusionModule(LightningModule):
     @property
     def student(self) -> DiffusionModel:
         """The model that is being trained."""
-        return replace(diffusion_model(self), prompts=self.prompts)
+        return replace(diffusion_model(self), prompts=self.prompts, conditional=self.conditional)
 
     @property
     def averaged(self) -> DiffusionModel:
@@ -180,12 +186,11 @@ class DiffusionModule(LightningModule):
     def denoising_loss(self, model: DiffusionModel, batch: Noised) -> Tensor:
         """Mean squared error of the network's own prediction, a scalar."""
         output = model.output(batch.x_t, batch.timesteps, batch.labels)
-        target = to_output(batch.x0, batch.noise, batch.gamma, batch.sigma, model.prediction)
-        return nn.functional.mse_loss(output, target)
+        return nn.functional.mse_loss(output, batch.target(model.prediction))
 
     def setup(self, stage: str) -> None:
         """Read the noise schedule once: diffusers schedulers are mutable."""
-        self._ranks = Ranks.of(self._trainer)
+        self._ranks = Ranks.of(compat.trainer_of(self))
         self._model = self.student
         self._schedule = self._model.schedule
         self._deferred.clear()
@@ -220,7 +225,7 @@ class DiffusionModule(LightningModule):
 
     def configure_model(self) -> None:
         """Spread the weights of all networks over the processes, where the trainer shards (FSDP2)."""
-        mesh = Ranks.of(self._trainer).mesh
+        mesh = Ranks.of(compat.trainer_of(self)).mesh
         if mesh is not None:
             for network in self._networks():
                 shard(network, mesh)

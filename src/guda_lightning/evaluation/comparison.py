@@ -18,8 +18,9 @@ from guda_lightning.evaluation.races import only_decided, race_note, race_of
 from guda_lightning.evaluation.result import DISJOINT, EVERY, SHARED, Evaluation
 from guda_lightning.evaluation.tables import PLURAL, SAME, reason
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.scores.stored import stored_errors, table_of_draw
-from guda_lightning.storage.files import read_json, sha256_json
+from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
 
 OFFSET = (
@@ -100,10 +101,10 @@ def compare(
                 calibrations.append(_labelled(fitted, **labels))
     joined = {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
     record = {
-        "methods": {name: sha256_json(table.record) for name, table in methods.items()},
-        "oracles": {name: sha256_json(table.record) for name, table in oracles.items()},
+        "methods": {name: table.record.hash for name, table in methods.items()},
+        "oracles": {name: table.record.hash for name, table in oracles.items()},
         "oracle_seeds": [table.seeds[0] for table in oracles.values()],
-        **{name: first.record[name] for name in SAME if name in first.record},
+        **{name: value for name in SAME if (value := getattr(first.record, name)) is not None},
         "queries": len(first.queries),
         "groups": list(first.groups),
         "groups_scored": max(len(table.groups) for table in (first, *methods.values())),
@@ -156,13 +157,13 @@ def _single_draws(run: RunFolder, tables: Tables) -> tuple[Tables, Tables]:
         StoreError: Squared errors are gone, or were measured on different noise.
         ConfigError: There are too few.
     """
-    scored = {name: table for name, table in tables.items() if "counterfactuals" in table.record}
     noises = {
-        name: {key: table.record[key] for key in ("seed", "plan", "schedule_hash")}
-        for name, table in scored.items()
+        name: (record.scoring.seed, record.scoring.plan, record.provenance.schedule_hash)
+        for name, table in tables.items()
+        if isinstance((record := table.record).details, Likelihood) and record.scoring and record.provenance
     }
     different = [name for name, noise in noises.items() if noise != next(iter(noises.values()))]
-    if not scored or different:
+    if not noises or different:
         raise StoreError(
             "the tables do not share noise",
             found=f"{different[0]} and {next(iter(noises))} differ in draws, timesteps or seed"
@@ -171,7 +172,7 @@ def _single_draws(run: RunFolder, tables: Tables) -> tuple[Tables, Tables]:
             expected="tables scored alike",
             fix="score them with the same options of guda attribute",
         )
-    plan = next(iter(scored.values())).record["plan"]
+    _, plan, _ = next(iter(noises.values()))
     if plan["draws"] < 2 or len(plan["starts"]) < 2:
         raise ConfigError(
             "it needs two draws and two strata",
@@ -181,9 +182,9 @@ def _single_draws(run: RunFolder, tables: Tables) -> tuple[Tables, Tables]:
         )
     schedule = open_schedule(run.full)
     one, other = dict(tables), dict(tables)
-    for name, table in scored.items():
-        errors = stored_errors(table, run.errors)
-        one[name], other[name] = (table_of_draw(table, errors, schedule, draw) for draw in (0, 1))
+    for name in noises:
+        errors = stored_errors(tables[name], run.errors)
+        one[name], other[name] = (table_of_draw(tables[name], errors, schedule, draw) for draw in (0, 1))
     return one, other
 
 
@@ -221,19 +222,16 @@ def _oracles(
 
 def _sizes(table: ScoreTable) -> Mapping[str, int]:
     """Samples of each group, which ``per_sample`` refuses to do without."""
-    sizes: Mapping[str, int] = table.per_sample().record["group_sizes"]
-    return sizes
+    return table.per_sample().record.group_sizes
 
 
 def _paired_with_full(run: RunFolder, oracles: Tables) -> str | None:
     """The oracle's table of the seed that the full model was trained with, if both are known."""
-    path = run.full / "record.json"
-    record = read_json(path) if path.is_file() else {}
-    seed = record.get("config", {}).get("seed_everything")
+    record = FullRecord.of_run(run.full)
     first = next(iter(oracles.values()))
-    if seed is None or record.get("full_hash") != first.record.get("full_hash"):
+    if record is None or record.seed is None or record.full_hash != first.record.full_hash:
         return None
-    return next((name for name, table in oracles.items() if table.seeds[0] == seed), None)
+    return next((name for name, table in oracles.items() if table.seeds[0] == record.seed), None)
 
 
 def _scaled(name: str, table: ScoreTable, per: str) -> ScoreTable:

@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError, check_range
+from guda_lightning.errors import ConfigError, StoreError, check_range
 from guda_lightning.functional.checks import refuse_nonfinite
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.kinds import RandomGroups
 
 _FEWEST = 99  # the smallest p-value is then .01
 
@@ -98,6 +99,23 @@ def refuse_few(partitions: int, level: float) -> None:
     )
 
 
+def random_groups(table: ScoreTable) -> RandomGroups:
+    """What identifies the scores of random groups.
+
+    Raises:
+        StoreError: The table has scores of another kind.
+    """
+    details = table.record.details
+    if not isinstance(details, RandomGroups):
+        raise StoreError(
+            "the score table is not of random groups",
+            found=f"scores of the kind {table.record.kind}",
+            expected=f"scores of the kind {RandomGroups.kind}",
+            fix="run guda placebo",
+        )
+    return details
+
+
 def placebo_tests(observed: ScoreTable, random: ScoreTable) -> dict[str, PlaceboTest]:
     """One test per weighting.
 
@@ -105,13 +123,16 @@ def placebo_tests(observed: ScoreTable, random: ScoreTable) -> dict[str, Placebo
         observed: Scores of the real groups, ``Q`` queries and ``K`` groups.
         random: Scores of the same queries under ``M`` random partitions, whose ``M * K`` groups follow one
             another partition by partition, as ``guda placebo`` writes them.
+
+    Raises:
+        StoreError: These are not the scores of random groups.
     """
-    tests = {}
+    tests, level = {}, random_groups(random).level
     for weighting in observed.weightings:
         real = observed.select(weighting=weighting).matrix()
         dealt = random.select(weighting=weighting).matrix()
         partitions = dealt.view(len(real), -1, real.shape[1]).transpose(0, 1)
-        tests[weighting] = placebo_test(real, partitions, random.record["level"])
+        tests[weighting] = placebo_test(real, partitions, level)
     return tests
 
 

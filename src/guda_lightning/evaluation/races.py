@@ -9,6 +9,7 @@ import pandas as pd
 
 from guda_lightning.functional.ranking import METRICS
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.kinds import Race
 
 _LEADING = {"top1": 1, "ndcg@3": 3, "ndcg@5": 5}  # how many leading groups a measure looks at
 _NUMBERS = ["value", "difference", "low", "high", "probability"]
@@ -16,8 +17,8 @@ _NUMBERS = ["value", "difference", "low", "high", "probability"]
 
 def race_of(table: ScoreTable) -> int | None:
     """The number of leading groups that a table's scores were a race for; None if they were none."""
-    top: int | None = table.record["top"] if "race_weighting" in table.record else None
-    return top
+    details = table.record.details
+    return details.top if isinstance(details, Race) else None
 
 
 def decided_metrics(top: int) -> list[str]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.errors import ConfigError, GudaError, StoreError
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.storage.runs import RunFolder
 
-# What compared tables share, by its entry in their records, and what to call another one.
+# What compared tables share, by its attribute of their records, and what to call another one.
 SAME = {"query_hash": "other queries", "full_hash": "another full model", "grouping_hash": "other groups"}
 PLURAL = {"query": "queries", "group": "groups"}
 
@@ -105,7 +106,7 @@ def _other_tables(run: RunFolder, oracles: Sequence[File]) -> tuple[list[File], 
         if path.resolve() in used:
             continue
         table = _load(path)
-        if table.record.get("query_hash") != oracles[0][1].record.get("query_hash"):
+        if table.record.query_hash != oracles[0][1].record.query_hash:
             continue
         if _same_models(table, oracles):
             notes.append(f"{path.stem} is left out: it is the oracle itself")
@@ -119,10 +120,14 @@ def _other_tables(run: RunFolder, oracles: Sequence[File]) -> tuple[list[File], 
 
 def _same_models(table: ScoreTable, oracles: Sequence[File]) -> list[Path]:
     """The oracle's tables that scored a model which this table scored, too."""
-    models = set(table.record.get("counterfactuals", {}).values())
-    return [
-        path for path, oracle in oracles if models & set(oracle.record.get("counterfactuals", {}).values())
-    ]
+    models = _models(table)
+    return [path for path, oracle in oracles if models & _models(oracle)]
+
+
+def _models(table: ScoreTable) -> frozenset[str]:
+    """Hashes of the counterfactuals that a table scored."""
+    details = table.record.details
+    return frozenset(details.counterfactuals.values() if isinstance(details, Likelihood) else ())
 
 
 def _refuse_the_oracle(methods: Sequence[File], oracles: Sequence[File]) -> None:
@@ -157,7 +162,7 @@ def _load(path: Path) -> ScoreTable:
 def _fitting(path: Path, table: ScoreTable, oracle_path: Path, oracle: ScoreTable) -> ScoreTable:
     """The table, if it is about what the oracle is about."""
     for name, what in SAME.items():
-        found, expected = table.record.get(name), oracle.record.get(name)
+        found, expected = getattr(table.record, name), getattr(oracle.record, name)
         if None not in (found, expected) and found != expected:
             raise StoreError(
                 f"{path} is about {what} than {oracle_path}",

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -50,6 +51,8 @@ class LatentDataModule(GroupDataModule):
         limit: Number of samples to draw at random from the source. None: all.
         batch_keys: What a LightningModule of your own calls the entries of a batch.
     """
+
+    where_and_how: ClassVar[tuple[str, ...]] = ("cache", "encode_batch_size")
 
     def __init__(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,11 +64,10 @@ def evaluation_seconds(
     datamodule: GroupDataModule,
     batch_size: int,
     device: torch.device | str,
-    conditional: bool,
 ) -> float:
     """Measured seconds of one network evaluation without gradients."""
-    told = replace(model, prompts=datamodule.prompts)  # a module takes them only when its training begins
-    return seconds_per_evaluation(told, datamodule.input_shape, batch_size, conditional, device)
+    prompted = model.prompted(datamodule.prompts)  # a module takes them only when its training begins
+    return seconds_per_evaluation(prompted, datamodule.input_shape, batch_size, device)
 
 
 def say_fit_cost(
@@ -78,7 +76,6 @@ def say_fit_cost(
     model: LightningModule,
     full: FullModel,
     datamodule: GroupDataModule,
-    conditional: bool,
     models: int = 1,
     elsewhere: bool = False,
 ) -> None:
@@ -94,7 +91,7 @@ def say_fit_cost(
     size = datamodule.batch_size * trainer.world_size
     device, autocast = trainer.strategy.root_device, trainer.precision_plugin.forward_context
     timed = is_timed(trainer, elsewhere)
-    per_step = step_seconds(network, datamodule, device, conditional, autocast) if timed else None
+    per_step = step_seconds(network, datamodule, device, autocast) if timed else None
     if counts:
         steps_of = f"{what} {min(counts)} steps of {size} images"
         each = None if per_step is None else per_step * min(counts) + TRAINING_SECONDS
@@ -107,7 +104,6 @@ def step_seconds(
     model: DiffusionModel,
     datamodule: GroupDataModule,
     device: torch.device | str,
-    conditional: bool,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     batches: int = 1,
     other_passes: float = 0,
@@ -118,15 +114,14 @@ def step_seconds(
         model: What is trained.
         datamodule: The training data.
         device: Where it is trained.
-        conditional: Whether the denoiser takes class labels or prompts.
         autocast: The precision of forward passes.
         batches: Batches that a step learns from.
         other_passes: Forward passes of a batch through a model that is not trained.
     """
     size = datamodule.batch_size
-    prompted = replace(model, prompts=datamodule.prompts)  # a module takes them when its training begins
-    step = seconds_per_step(prompted, datamodule.input_shape, batches * size, conditional, device, autocast)
-    others = evaluation_seconds(model, datamodule, size, device, conditional) if other_passes else 0.0
+    prompted = model.prompted(datamodule.prompts)  # a module takes them when its training begins
+    step = seconds_per_step(prompted, datamodule.input_shape, batches * size, device, autocast)
+    others = evaluation_seconds(model, datamodule, size, device) if other_passes else 0.0
     return size * (batches * step + other_passes * others) + STEP_SECONDS
 
 

@@ -6,12 +6,11 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from guda_lightning.evaluation import PlaceboTest
-from guda_lightning.evaluation.placebo_test import placebo_frame, placebo_tests
+from guda_lightning.evaluation.placebo_test import placebo_frame, placebo_tests, random_groups
 from guda_lightning.report.summary import cut
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.files import write_atomic
@@ -57,9 +56,10 @@ def placebo_lines(observed: ScoreTable, random: ScoreTable, tests: Mapping[str, 
         )
         if missed:
             lines.append(f"Not attributable: {_named([cut(query, 30) for query in missed], len(missed))}.")
-    twins: list[Mapping[str, Any]] = random.record["near_duplicates"]
-    found: int = random.record["near_duplicate_pairs"]
+    details = random_groups(random)
+    found = details.near_duplicate_pairs
     if found:
+        twins = details.near_duplicates
         named = [f"{cut(pair['first'], 30)} and {cut(pair['second'], 30)}" for pair in twins]
         lines.append(
             f"{found} pairs of training images in different groups are nearly the same: without one group, "

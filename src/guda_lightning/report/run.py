@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file
+from torch import Tensor
 
-from guda_lightning.counterfactuals import GUIDANCE, RETRAIN, CounterfactualStore
+from guda_lightning.counterfactuals import RETRAIN, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import load_queries, query_hash
 from guda_lightning.errors import StoreError
+from guda_lightning.evaluation.placebo_test import random_groups
 from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.posteriors import GUIDANCE, ClassifierStore
+from guda_lightning.report.facts import facts_of
 from guda_lightning.report.page import write_page
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.without_section import Without
-from guda_lightning.scores import ScoreTable
-from guda_lightning.storage.files import read_json, sha256_json
+from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.storage.runs import RunFolder
-
-_WORK = {RETRAIN: "Retraining", GUIDANCE: "Classifier"}  # that went into a method, else unlearning
+from guda_lightning.storage.stored import WeightsRecord
+from guda_lightning.types import Queries
 
 
 def report_run(root: Path, scores: Path | None = None) -> Path:
@@ -37,68 +41,57 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
     """
     run = RunFolder(root)
     path = scores or _newest(run)
-    chunks = ScoreTable.load_record(path).get("chunks", [])
+    chunks = ScoreTable.load_record(path).chunks
     table = next(ScoreTable.load_parts(path)) if chunks else ScoreTable.load(path)
-    shown = chunks[0] if chunks else table.record
-    if not run.examples.is_file():
-        raise _lost(run, path, f"no file {run.examples}", "a few training images of every group")
-    examples = load_file(run.examples)
+    examples = _examples(run, path)
     channels, height, width = next(iter(examples.values())).shape[1:]
-    queries = load_queries(run.queries_of(path), (channels, height, width))
-    if query_hash(queries) != shown["query_hash"]:
-        raise _lost(run, path, f"other images in {run.queries_of(path)}", "the queries of the table")
-    made = _made_with(table)
-    counterfactuals = [r for r in CounterfactualStore(run.store).records() if made & set(r.files.values())]
-    if len(counterfactuals) < len(made):
-        found = f"{len(counterfactuals)} of its {len(made)} counterfactuals in {run.store}"
-        raise _lost(run, path, found, "all of them")
-    facts = {"Run folder": run.name, "Grouping": str(table.record["grouping_hash"])[:16]}
-    if counterfactuals:
-        method, steps = table.methods[0], counterfactuals[0].steps
-        facts |= {
-            "Full model": str(table.record["full_hash"])[:16],
-            "Method": f"{method}, {steps} steps {'in all' if method == GUIDANCE else 'a group'}",
-            _WORK.get(method, "Unlearning"): (
-                f"{sum(r.seconds for r in counterfactuals):.0f} s, "
-                f"{sum(r.network_evaluations for r in counterfactuals):,} network evaluations"
-            ),
-            "Timesteps": _timesteps(table),
-            "Standard error": str(table.record["stderr"]),
-            "Noise seed": str(table.record["seed"]),
-        }
-    else:
-        facts["Method"] = table.methods[0]
-    record = run.full / "record.json"
-    full = read_json(record) if record.is_file() else {}
-    # Not of a full model that was named with --full.
-    if full.get("full_hash") == table.record.get("full_hash", ""):
-        facts["Training"] = f"{full['steps']:,} steps, {full['seconds']:.0f} s"
-    placebo = _placebo(run, path, table)
+    shape = (channels, height, width)
+    made = _made(run, path, table)
+    facts = facts_of(run, table, made)
+    placebo, without = _placebo(run, path, table), Without.of(run, table, shape)
     if placebo is None and ScoreTable.exists(run.placebo / path.name):
         facts["Placebo groups"] = "scored again since"
-    without = Without.of(run, table, (channels, height, width))
     if without is None and Without.exists(run):
         facts["With and without"] = "drawn, but not from the full model and the noise of the queries"
     return write_page(
         run.report,
-        queries=queries,
+        queries=_queries(run, path, table.record, shape),
         table=table,
         examples=examples,
-        curves=[row for r in counterfactuals if r.operator != GUIDANCE for row in r.history],
+        curves=[row for one in made if isinstance(one, CounterfactualRecord) for row in one.history],
         facts=facts,
         title=run.name,
-        out_of=sum(chunk["queries"] for chunk in chunks),
+        out_of=sum(chunk.queries for chunk in chunks),
         agreement=_evaluation(run, table),
         placebo=placebo,
         without=without,
     )
 
 
-def _made_with(table: ScoreTable) -> set[str]:
-    """Hashes of the weights in the store that a table was made with; a similarity has none."""
-    if "classifier" in table.record:
-        return {table.record["classifier"]}
-    return set(table.record.get("counterfactuals", {}).values())
+def _examples(run: RunFolder, path: Path) -> dict[str, Tensor]:
+    """A few training images of every group, ``[images, channels, height, width]`` each."""
+    if not run.examples.is_file():
+        raise _lost(run, path, f"no file {run.examples}", "a few training images of every group")
+    return load_file(run.examples)
+
+
+def _queries(run: RunFolder, path: Path, record: ScoreRecord, shape: tuple[int, int, int]) -> Queries:
+    """The queries that the page shows: all, or those of the first chunk."""
+    queries = load_queries(run.queries_of(path), shape)
+    if query_hash(queries) != (record.chunks[0] if record.chunks else record).query_hash:
+        raise _lost(run, path, f"other images in {run.queries_of(path)}", "the queries of the table")
+    return queries
+
+
+def _made(run: RunFolder, path: Path, table: ScoreTable) -> Sequence[WeightsRecord]:
+    """What was made for a table: counterfactuals, or a classifier; a similarity needs nothing."""
+    weights = table.record.details.weights
+    stores = CounterfactualStore(run.store), ClassifierStore(run.store)
+    made = [one for store in stores for one in store.records() if one.weights_hash in weights]
+    if len(made) < len(weights):
+        found = f"{len(made)} of its {len(weights)} counterfactuals or classifiers in {run.store}"
+        raise _lost(run, path, found, "all of them")
+    return made
 
 
 def _placebo(run: RunFolder, path: Path, table: ScoreTable) -> Placebo | None:
@@ -106,7 +99,7 @@ def _placebo(run: RunFolder, path: Path, table: ScoreTable) -> Placebo | None:
     if not ScoreTable.exists(run.placebo / path.name):
         return None
     random = ScoreTable.load(run.placebo / path.name)
-    if random.record["of"] != sha256_json(table.record):
+    if random_groups(random).of != table.record.hash:
         return None
     return Placebo.of(ScoreTable.load(path), random)  # of all queries, whichever the page shows
 
@@ -116,13 +109,13 @@ def _evaluation(run: RunFolder, table: ScoreTable) -> Evaluation | None:
     if not Evaluation.exists(run.evaluation):
         return None
     found = Evaluation.load(run.evaluation)
-    if found.record.get("query_hash") != table.record["query_hash"]:
+    if found.record.get("query_hash") != table.record.query_hash:
         return None
     paths = {name: run.scores / f"{name}.parquet" for name in found.tables}
     changed = [
         name
         for name, digest in found.tables.items()
-        if paths[name].is_file() and sha256_json(ScoreTable.load_record(paths[name])) != digest
+        if paths[name].is_file() and ScoreTable.load_record(paths[name]).hash != digest
     ]
     note = [f"Scored again since: {', '.join(changed)}. Run guda evaluate again."] if changed else []
     return replace(found, record={**found.record, "notes": [*note, *found.record["notes"]]})
@@ -136,13 +129,6 @@ def _lost(run: RunFolder, table: Path, found: str, expected: str) -> StoreError:
         expected=expected,
         fix=f"restore it, or remove {table} and run `guda {stage}` and `guda attribute` again",
     )
-
-
-def _timesteps(table: ScoreTable) -> str:
-    plan = table.record["plan"]
-    low, high = plan["range"]
-    kind = "a fixed grid (biased)" if plan["biased"] else "strata (unbiased)"
-    return f"{len(plan['starts'])} {kind} x {plan['draws']} draws of {low} <= t <= {high}"
 
 
 def _newest(run: RunFolder) -> Path:

@@ -59,7 +59,7 @@ class Without:
             for folder, config in _configs(run).items()
             if all(config.get(name) == drawn.get(name) for name in _NOISE)
             and config.get("prompts") == _first_prompts(full, config["num"])
-            and config["full_hash"] == table.record.get("full_hash", config["full_hash"])
+            and table.record.full_hash in (None, config["full_hash"])
         }
         if not found:
             return None
@@ -73,7 +73,7 @@ class Without:
         configs = [found[of_groups[name]] for name in groups]
         seeds = ", ".join(map(str, sorted({config["counterfactual_seed"] for config in configs})))
         rows: list[int] = list(range(min(len(full), *(config["num"] for config in configs))))  # that all have
-        scored = table.record.get("query_hash") == record.get("query_hash")
+        scored = table.record.query_hash == record.get("query_hash")
         if scored:
             best = dict(zip(part.queries, part.matrix().amax(dim=1).tolist(), strict=True))
             rows.sort(key=lambda row: -best.get(full.ids[row], lowest))

@@ -12,6 +12,7 @@ from guda_lightning.errors import check_range
 from guda_lightning.functional.elbo import paired_difference, stderr_kind
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.functional.timesteps import TimestepPlan
+from guda_lightning.scores.record import ScoreRecord, ScoringRecord
 from guda_lightning.scores.squared_errors import SquaredErrors
 from guda_lightning.scores.table import ScoreTable
 from guda_lightning.types import Weighting
@@ -53,16 +54,10 @@ class Scoring:
         """The precision of forward passes, as a context."""
         return torch.autocast(torch.device(device).type, torch.bfloat16, self.precision == "bf16")
 
-    def record(self, schedule: NoiseSchedule) -> dict[str, object]:
+    def record(self, schedule: NoiseSchedule) -> ScoringRecord:
         """What identifies the scoring in stored errors and tables."""
         plan = self.plan(schedule)
-        return {
-            "seed": self.seed,
-            "plan": plan.record(),
-            "stderr": stderr_kind(plan),
-            "precision": self.precision,
-            "schedule_hash": schedule.hash,
-        }
+        return ScoringRecord(self.seed, plan.record(), stderr_kind(plan), self.precision)
 
 
 def score_table(
@@ -73,7 +68,7 @@ def score_table(
     *,
     method: str,
     seed: int,
-    record: Mapping[str, object],
+    record: ScoreRecord,
 ) -> ScoreTable:
     """Scores of every query × group under every weighting, from stored squared errors alone.
 
@@ -86,7 +81,7 @@ def score_table(
         scoring: How the errors were measured.
         method: Name of the method, e.g. ``"retrack"``.
         seed: Seed of the counterfactuals.
-        record: What else made the table; kept in its file.
+        record: What identifies the scores.
     """
     plan = scoring.plan(schedule)
     tables = []

@@ -5,27 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from guda_lightning.errors import StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.scores.kinds import Likelihood, entries_of
+from guda_lightning.scores.record import ScoreRecord, ScoringRecord
 from guda_lightning.scores.scoring import Scoring, score_table
 from guda_lightning.scores.squared_errors import SquaredErrors
 from guda_lightning.scores.table import ScoreTable
 from guda_lightning.storage.files import sha256_json
 
-_SCORING = ("seed", "plan", "stderr", "precision", "schedule_hash")  # what Scoring.record() holds
 
-
-def error_identity(record: Mapping[str, Any], model: str) -> dict[str, object]:
+def error_identity(record: ScoreRecord, model: str) -> dict[str, object]:
     """What identifies one model's squared errors.
 
     Args:
-        record: Of a score table: how and what it scored.
+        record: Of scores that derive from squared errors.
         model: Hash of the model's weights.
     """
-    names = (*_SCORING, "query_hash", *(["encoders"] if "encoders" in record else []))
-    return {**{name: record[name] for name in names}, "model": model}
+    if record.scoring is None or record.provenance is None:
+        raise _underived(record)
+    return {
+        **entries_of(record.scoring),
+        "schedule_hash": record.provenance.schedule_hash,
+        "query_hash": record.query_hash,
+        **({} if record.encoders is None else {"encoders": record.encoders}),
+        "model": model,
+    }
 
 
 def error_path(folder: Path, identity: Mapping[str, object]) -> Path:
@@ -39,20 +45,23 @@ def stored_errors(table: ScoreTable, folder: Path) -> dict[str | None, SquaredEr
     Args:
         table: A table whose record names counterfactuals and, where its queries were scored in several
             chunks, those.
-        folder: Where `CounterfactualAttributor` kept them.
+        folder: Where ``guda attribute`` kept them.
 
     Raises:
-        StoreError: Some are gone, damaged, or made from something else.
+        StoreError: The scores do not derive from any, or some are gone, damaged, or made from something else.
     """
-    hashes = table.record["counterfactuals"]
-    models: dict[str | None, str] = {None: table.record["full_hash"]}
+    record = table.record
+    if not isinstance(record.details, Likelihood):
+        raise _underived(record)
+    hashes = record.details.counterfactuals
+    models: dict[str | None, str] = {None: str(record.full_hash)}
     models.update({group: hashes[group] for group in table.groups})
-    chunks = [{**table.record, **chunk} for chunk in table.record.get("chunks", [{}])]
+    chunks = [replace(record, query_hash=chunk.query_hash) for chunk in record.chunks] or [record]
     errors = {}
     for group, model in models.items():
         identities = [error_identity(chunk, model) for chunk in chunks]
         parts = [SquaredErrors.load(error_path(folder, one), expect=one) for one in identities]
-        errors[group] = SquaredErrors.concat(parts, error_identity(table.record, model))
+        errors[group] = SquaredErrors.concat(parts, error_identity(record, model))
     return errors
 
 
@@ -72,12 +81,14 @@ def table_of_draw(
     Raises:
         StoreError: The table was made on another schedule.
     """
-    scoring = _scoring(table.record)
-    if schedule.hash != table.record["schedule_hash"]:
+    record = table.record
+    if record.scoring is None or record.provenance is None:
+        raise _underived(record)
+    if schedule.hash != record.provenance.schedule_hash:
         raise StoreError(
             "the scores were made on another noise schedule",
             found=f"schedule_hash {schedule.hash[:16]}",
-            expected=f"schedule_hash {table.record['schedule_hash'][:16]}",
+            expected=f"schedule_hash {record.provenance.schedule_hash[:16]}",
             fix="give the schedule of the full model that was scored",
         )
     chosen = {
@@ -93,18 +104,27 @@ def table_of_draw(
         chosen[None],
         {group: chosen[group] for group in table.groups},
         schedule,
-        replace(scoring, draws=1),
+        replace(_scoring(record.scoring), draws=1),
         method=table.methods[0],
         seed=table.seeds[0],
-        record=table.record,
+        record=record,
     )
 
 
-def _scoring(record: Mapping[str, Any]) -> Scoring:
+def _scoring(record: ScoringRecord) -> Scoring:
     """The scoring of a record."""
-    plan = record["plan"]
+    plan = record.plan
     grid = None
     if plan["kind"] == "fixed":
         low, high = plan["range"]
         grid = (low, high + 1, max(1, (high - low) // max(1, plan["timesteps"] - 1)))
-    return Scoring(record["seed"], len(plan["starts"]), plan["draws"], grid, precision=record["precision"])
+    return Scoring(record.seed, len(plan["starts"]), plan["draws"], grid, precision=record.precision)
+
+
+def _underived(record: ScoreRecord) -> StoreError:
+    return StoreError(
+        "the scores do not derive from squared errors",
+        found=f"scores of the kind {record.kind}",
+        expected="scores of counterfactuals",
+        fix="score counterfactuals with guda attribute",
+    )

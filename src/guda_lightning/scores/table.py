@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, GudaError, NumericsError
+from guda_lightning.scores.record import Joined, ScoreRecord
 from guda_lightning.scores.squared_errors import refuse_repeats, unreadable
 from guda_lightning.storage.files import atomic_file, canonical_json
 
@@ -48,11 +49,13 @@ class ScoreTable:
     Attributes:
         table: The columns ``query, group, score, stderr, n_draws, method, weighting, seed``. Score and its
             stderr share a unit, nats for the weighting "elbo"; n_draws counts noise draws per query.
-        record: What made the scores, as JSON values.
+        record: What identifies the scores.
+        notes: What a user should know of the scoring besides the scores; not stored.
     """
 
     table: pa.Table
-    record: dict[str, Any]
+    record: ScoreRecord
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         found = self.table.schema.remove_metadata()
@@ -103,7 +106,7 @@ class ScoreTable:
         method: str,
         weighting: str,
         seed: int,
-        record: Mapping[str, Any],
+        record: ScoreRecord,
     ) -> ScoreTable:
         """Build the long form from matrices.
 
@@ -116,7 +119,7 @@ class ScoreTable:
             method: What made the scores, e.g. an operator.
             weighting: How timesteps were weighted: a ``Weighting``, or what else a method compares by.
             seed: Seed of the counterfactuals.
-            record: What made the scores, as JSON values.
+            record: What identifies the scores.
 
         Raises:
             ConfigError: Shapes and names do not fit.
@@ -144,13 +147,13 @@ class ScoreTable:
             "weighting": np.full(size, weighting, object),
             "seed": np.full(size, seed),
         }
-        return cls(pa.table(columns, schema=_SCHEMA), dict(record))
+        return cls(pa.table(columns, schema=_SCHEMA), record)
 
     @classmethod
     def concat(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
         """Join tables of different methods, weightings, seeds, queries or groups.
 
-        The record is theirs when they share one, else ``{"tables": [their records]}``.
+        The record is theirs when they share one, else of kind `Joined`.
 
         Raises:
             ConfigError: Some have scores per sample and some per group, or they share rows.
@@ -162,9 +165,10 @@ class ScoreTable:
                 expected="one unit",
                 fix="call per_sample() on all of them, or on none",
             )
-        records = {canonical_json(table.record): table.record for table in tables}
-        record = next(iter(records.values())) if len(records) == 1 else {"tables": list(records.values())}
-        return cls(pa.concat_tables([table.table for table in tables]), record)
+        records = tuple(dict.fromkeys(table.record for table in tables))
+        joined = records[0] if len(records) == 1 else ScoreRecord(Joined(tables=records), per=tables[0].per)
+        notes = tuple(dict.fromkeys(note for table in tables for note in table.notes))
+        return cls(pa.concat_tables([table.table for table in tables]), joined, notes)
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -194,7 +198,7 @@ class ScoreTable:
     @property
     def per(self) -> Literal["group", "sample"]:
         """What a score belongs to: a whole group, or (after ``per_sample``) one sample of it on average."""
-        return "sample" if _per_sample(self.record) else "group"
+        return self.record.per
 
     def per_sample(self) -> ScoreTable:
         """Divide every score and standard error by the number of samples in its group.
@@ -212,7 +216,7 @@ class ScoreTable:
                 expected="scores per group",
                 fix="call per_sample() once",
             )
-        sizes = self.record.get("group_sizes", {})
+        sizes = self.record.group_sizes
         if missing := [group for group in self.groups if group not in sizes]:
             raise ConfigError(
                 "the record of the scores does not say how large the groups are",
@@ -225,7 +229,7 @@ class ScoreTable:
         for name in ("score", "stderr"):
             column = table.schema.get_field_index(name)
             table = table.set_column(column, name, pc.divide(table[name], divisor))
-        return ScoreTable(table, {**self.record, "per": "sample"})
+        return replace(self, table=table, record=replace(self.record, per="sample"))
 
     def select(
         self, method: str | None = None, weighting: str | None = None, seed: int | None = None
@@ -248,7 +252,7 @@ class ScoreTable:
                     fix=f"choose one of the {name}s that were found",
                 )
             table = table.filter(pc.equal(table[name], value))
-        return ScoreTable(table, self.record)
+        return replace(self, table=table)
 
     def matrix(self) -> Tensor:
         """Scores as ``[queries, groups]`` float64, in the order of ``queries`` and ``groups``.
@@ -272,17 +276,15 @@ class ScoreTable:
         ScoreTable.save_parts(path, [self], self.record)
 
     @staticmethod
-    def save_parts(path: str | Path, parts: Iterable[ScoreTable], record: Mapping[str, Any]) -> None:
+    def save_parts(path: str | Path, parts: Iterable[ScoreTable], record: ScoreRecord) -> None:
         """Write tables that share no rows as one, with one of them in memory at a time.
 
         Args:
             path: The file.
             parts: The tables, in order; their own records are dropped.
-            record: What made all of them, as JSON values.
+            record: What identifies all of them.
         """
-        schema = _SCHEMA.with_metadata(
-            {"guda_lightning": canonical_json({"format": 1, "record": dict(record)})}
-        )
+        schema = _SCHEMA.with_metadata({"guda_lightning": canonical_json(record.to_stored())})
         with (
             atomic_file(path) as temporary,
             pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
@@ -308,7 +310,7 @@ class ScoreTable:
                 yield cls(file.read_row_group(number).replace_schema_metadata(None), record)
 
     @staticmethod
-    def load_record(path: str | Path) -> dict[str, Any]:
+    def load_record(path: str | Path) -> ScoreRecord:
         """Read the record of a stored table, but no row; raises as ``load``."""
         with _stored(path) as (_, record):
             return record
@@ -317,6 +319,17 @@ class ScoreTable:
     def exists(path: str | Path) -> bool:
         """Whether the file is there; it is written atomically, so it is whole."""
         return Path(path).is_file()
+
+    @staticmethod
+    def is_complete(path: str | Path, record: ScoreRecord) -> bool:
+        """Whether a table is there that has this record; in which chunks it was made does not matter.
+
+        Raises:
+            StoreError: What is there is damaged or no score table.
+        """
+        if not ScoreTable.exists(path):
+            return False
+        return replace(ScoreTable.load_record(path), chunks=()) == replace(record, chunks=())
 
     def _distinct(self, column: str) -> tuple[Any, ...]:
         return tuple(pc.unique(self.table[column]).to_pylist())
@@ -350,18 +363,10 @@ class ScoreTable:
 
 
 @contextmanager
-def _stored(path: str | Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
+def _stored(path: str | Path) -> Iterator[tuple[pq.ParquetFile, ScoreRecord]]:
     """A stored table's open file and its record; what goes wrong in the block is the file's fault."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            about = json.loads(file.schema_arrow.metadata[b"guda_lightning"])
-            if about["format"] != 1:
-                raise ValueError(f"format {about['format']} instead of 1")
-            yield file, about["record"]
+            yield file, ScoreRecord.from_stored(json.loads(file.schema_arrow.metadata[b"guda_lightning"]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, GudaError) as error:
         raise unreadable(path, error, "a score table written by guda-lightning") from error
-
-
-def _per_sample(record: Mapping[str, Any]) -> bool:
-    """Whether a record is of scores per sample; joined tables all have one unit."""
-    return any(map(_per_sample, record["tables"])) if "tables" in record else record.get("per") == "sample"

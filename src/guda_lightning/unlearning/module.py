@@ -6,8 +6,9 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback
@@ -15,42 +16,21 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
+from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import UnlearnDataModule
-from guda_lightning.data.grouping import Grouping
+from guda_lightning.data.forget_retain import ForgetData
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.adapters import BeneathAdapter, Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.module import Batch
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.unlearning.hparams import unlearning_hparams
-from guda_lightning.unlearning.objectives import Objective, plain_target
+from guda_lightning.unlearning.objective import Objective, ObjectiveContext
 
 _log = logging.getLogger(__name__)
-_ALARMING = ("underflow", "effective_neighbours")  # diagnostics that a user is warned of
-
-
-@runtime_checkable
-class ForgetData(Protocol):
-    """What a datamodule for unlearning offers besides its loaders."""
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Names of the groups to forget."""
-        ...
-
-    @property
-    def grouping(self) -> Grouping:
-        """Names of all groups, in the order of ``batch["groups"]``."""
-        ...
-
-    def forget_images(self) -> Tensor:
-        """``[samples, channels, height, width]`` in [-1, 1], the group."""
-        ...
-
-    def retain_images(self) -> Tensor:
-        """``[samples, channels, height, width]`` in [-1, 1], the rest."""
-        ...
+_ALARMING = ("underflow", "effective_neighbours")  # diagnostics that warn
 
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -74,7 +54,6 @@ class UnlearnModule(DiffusionModule):
         groups: Names of the groups to forget.
         optimizer: Builds the optimizer from the student's parameters.
         lr_scheduler: Builds a learning-rate schedule that advances every step.
-        conditional: Whether the denoiser takes class labels or prompts.
         seed: Seed of the noise and the timesteps, and of the adapter.
         lora: Unlearn in a low-rank adapter beside the full model's weights; None changes all weights.
     """
@@ -86,7 +65,6 @@ class UnlearnModule(DiffusionModule):
         groups: Sequence[str],
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
-        conditional: bool = False,
         seed: int = 0,
         lora: Lora | None = None,
     ) -> None:
@@ -100,7 +78,7 @@ class UnlearnModule(DiffusionModule):
             scheduler=full.scheduler,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
-            conditional=conditional,
+            conditional=full.model.conditional,
             seed=seed,
         )
         self.prompts = full.model.prompts
@@ -109,7 +87,7 @@ class UnlearnModule(DiffusionModule):
             self.full_denoiser = copy.deepcopy(full.model.denoiser).eval().requires_grad_(False)
         self.cost = TrainingCost(*(n for n in (self.denoiser, self.full_denoiser) if n is not None))
         self._alarmed = False
-        self.full_hash = full.hash
+        self.provenance = full.provenance()
         self.objective, self.lora = objective, lora
         self.groups = tuple(groups)
         self.drift, self.retain_loss, self.forget_loss = MeanMetric(), MeanMetric(), MeanMetric()
@@ -119,7 +97,7 @@ class UnlearnModule(DiffusionModule):
         """The frozen full model, on this module's device; beneath the adapter, if there is one."""
         student = self.student
         if self.full_denoiser is None:
-            return BeneathAdapter(student.denoiser, student.schedule, student.prediction, student.prompts)
+            return BeneathAdapter(**vars(student))
         return replace(student, denoiser=self.full_denoiser)
 
     def train(self, mode: bool = True) -> UnlearnModule:
@@ -130,23 +108,29 @@ class UnlearnModule(DiffusionModule):
         return self
 
     def configure_callbacks(self) -> list[Callback]:
-        """Any trainer tells the record what the training cost."""
+        """Measure what the training costs, for the record."""
         return [self.cost]
 
     def _networks(self) -> list[nn.Module]:
         return [*super()._networks(), *([] if self.full_denoiser is None else [self.full_denoiser])]
 
+    @property
+    def full_hash(self) -> str:
+        """Identity of the full model's weights."""
+        return self.provenance.full_hash
+
     def on_fit_start(self) -> None:
-        """Hand the clean data to the objective, which takes to the student's device what it needs there.
+        """Bind the objective to the data.
 
         Raises:
             ConfigError: The datamodule does not pair forget and retain samples, or those of other groups.
+            GudaError: The objective cannot forget these groups.
         """
         self._full = self.full
         data: Any = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, ForgetData):
             raise ConfigError(
-                "unlearning needs to know which samples to forget and which to retain",
+                "the datamodule does not pair forget and retain samples",
                 found=f"datamodule {type(data).__name__}",
                 expected="a datamodule with groups, grouping, forget_images() and retain_images()",
                 fix="pass datamodule=GroupDataModule(...).unlearning(groups) to trainer.fit",
@@ -158,16 +142,9 @@ class UnlearnModule(DiffusionModule):
                 expected=f"data of {', '.join(self.groups)}",
                 fix="pass the same groups to UnlearnModule and to GroupDataModule.unlearning",
             )
-        made_from = {
-            "full_hash": self.full_hash,
-            "grouping_hash": data.grouping.hash,
-            "schedule_hash": self._schedule.hash,
-        }
-        self.objective.read(data)
-        self.objective.bind(self.groups, self._schedule, made_from, self.device)
-        retain = data.retain_images()
-        self.objective.check(len(retain))
-        self.objective.prepare(data.forget_images(), retain)
+        provenance = replace(self.provenance, grouping_hash=data.grouping.hash)
+        context = ObjectiveContext(data, self._schedule, provenance, self.device)
+        self._bound = self.objective.bind(context)
 
     def save(
         self,
@@ -177,7 +154,7 @@ class UnlearnModule(DiffusionModule):
     ) -> CounterfactualRecord:
         """Store the student as the counterfactual of its groups, after ``trainer.fit``.
 
-        Of several processes the first one writes.
+        All processes call this: the first one writes, and the others wait for it.
 
         Args:
             store: The store or its folder.
@@ -199,32 +176,26 @@ class UnlearnModule(DiffusionModule):
             )
         data: Any = getattr(self.trainer, "datamodule", None)
         if hparams is None:
-            hparams = self._made_with(data)
-        record = CounterfactualRecord(
-            operator=self.objective.name,
-            groups=tuple(sorted(self.groups)),
-            seed=self.seed,
-            hparams=dict(hparams),
-            full_hash=self.full_hash,
-            grouping_hash=data.grouping.hash,
-            members_hash=data.grouping.members_hash(self.groups),
-            schedule_hash=self.full.schedule.hash,
-            history=[dict(row) for row in history],
-            versions=versions(),
+            hparams = self._unlearning_hparams(data)
+        record = CounterfactualRecord.of(
+            CounterfactualKey(self.objective.operator, self.groups, self.seed, sha256_json(hparams)),
+            hparams,
+            replace(self.provenance, grouping_hash=data.grouping.hash),
+            data.grouping.members_hash(self.groups),
             seconds=self.cost.seconds,
             steps=self.trainer.global_step,
             network_evaluations=self.cost.evaluations,
+            history=history,
         )
-        if self.trainer.is_global_zero:
-            store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
-            weights = self.denoiser.state_dict() if self.lora is None else own_weights(self.denoiser)
-            store.save(weights, record)
+        store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
+        weights = self.denoiser.state_dict() if self.lora is None else own_weights(self.denoiser)
+        Ranks.of(self.trainer).on_rank_zero(partial(store.save, weights, record))
         return record
 
-    def _made_with(self, data: object) -> dict[str, Any]:
+    def _unlearning_hparams(self, data: object) -> dict[str, Any]:
         if not isinstance(data, UnlearnDataModule):
             raise ConfigError(
-                "the hyper-parameters of this unlearning are not known",
+                "unknown hyper-parameters of this unlearning",
                 found=f"datamodule {type(data).__name__}",
                 expected="a training on GroupDataModule(...).unlearning(groups), or hparams",
                 fix="pass hparams={...} with all that the counterfactual depends on",
@@ -242,7 +213,7 @@ class UnlearnModule(DiffusionModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective's loss on one pair of forget and retain batches."""
         forget, retain = (self.noised(batch[side], self._generator) for side in ("forget", "retain"))
-        loss = self.objective.loss(self._model, self._full, forget, retain)
+        loss = self._bound.loss(self._model, self._full, forget, retain)
         self.log("unlearn/loss", loss.total, prog_bar=True, batch_size=len(retain.x0))
         self.log_dict({f"unlearn/{k}": v for k, v in loss.parts.items()}, batch_size=len(retain.x0))
         alarming = {name: loss.parts[name] for name in _ALARMING if name in loss.parts}
@@ -250,7 +221,7 @@ class UnlearnModule(DiffusionModule):
         return loss.total
 
     def on_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Warn once, too, that all weights over retain samples underflow; the target is exact even so."""
+        """Say once, too, that all weights over retain samples underflow; the target is right all the same."""
         super().on_scalars(step, scalars)
         if scalars.get("underflow") == 1 and not self._alarmed and not self.global_rank:
             self._alarmed = True
@@ -267,7 +238,7 @@ class UnlearnModule(DiffusionModule):
         output = student.output(noised.x_t, noised.timesteps, noised.labels)
         kept = self.full.output(noised.x_t, noised.timesteps, noised.labels)
         drift = (output - kept).square().flatten(1).mean(dim=1)
-        loss = (output - plain_target(noised, student)).square().flatten(1).mean(dim=1)
+        loss = (output - noised.target(student.prediction)).square().flatten(1).mean(dim=1)
         forget = self.is_forget(batch)
         self.drift.update(drift, (~forget).float())
         self.retain_loss.update(loss, (~forget).float())

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from guda_lightning.attribution import Attributor
+from guda_lightning.attribution.attributor import FittedAttributor
 from guda_lightning.data import GroupDataModule, QueryFolder, QueryHash
 from guda_lightning.errors import QueryError
 from guda_lightning.progress_bar import progress_bar
-from guda_lightning.scores import ScoreTable
-from guda_lightning.stages.records import read_back
+from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores.record import ChunkRecord
 from guda_lightning.types import Queries
 
 CHUNK_QUERIES = 1024  # at most: enough that changing the weights costs little beside scoring with them
@@ -22,7 +21,7 @@ CHUNK_BYTES = 2**30  # at most: fewer queries where pictures are large, or group
 
 
 @dataclass(frozen=True)
-class AskedQueries:
+class StreamedQueries:
     """Queries on disk, and the data that say how a model takes them."""
 
     folder: QueryFolder
@@ -61,7 +60,7 @@ class Chunk:
 
     rows: range
     part: Path
-    record: Mapping[str, Any]
+    record: ScoreRecord
     done: bool
     evaluations: int
 
@@ -70,14 +69,14 @@ class Chunk:
         """What to call it, counted from 1."""
         return f"queries {self.rows.start + 1} to {self.rows.stop}"
 
-    def score(self, attributor: Attributor, asked: AskedQueries) -> ScoreTable:
+    def score(self, attributor: FittedAttributor, requested: StreamedQueries) -> ScoreTable:
         """Score the queries.
 
         Raises:
             QueryError: They are others than when the chunk was planned.
         """
-        with asked.encoded(self.rows) as queries:
-            if read_back(attributor.record(queries)) != self.record:
+        with requested.encoded(self.rows) as queries:
+            if attributor.record(queries) != self.record:
                 raise QueryError(
                     "the queries changed while they were scored",
                     found=f"other images, labels or prompts among {self.name}",
@@ -97,37 +96,37 @@ class ChunkedTable:
     """
 
     chunks: Sequence[Chunk]
-    record: Mapping[str, Any]
+    record: ScoreRecord
 
     @classmethod
-    def of(cls, attributor: Attributor, asked: AskedQueries, folder: Path) -> ChunkedTable:
+    def of(cls, attributor: FittedAttributor, requested: StreamedQueries, folder: Path) -> ChunkedTable:
         """Read every query once, and see which parts of the table are done.
 
         Args:
-            attributor: What scores, fitted.
-            asked: The queries.
+            attributor: What scores.
+            requested: The queries.
             folder: Where the parts lie.
 
         Raises:
             QueryError: A query cannot be scored.
             StoreError: A part is damaged.
         """
-        size = _chunk_size(attributor, asked.folder.image_shape)
+        size = _chunk_size(attributor, requested.folder.image_shape)
         digest, chunks = QueryHash(), []
-        with progress_bar("read queries", "queries", len(asked), delay=2) as bar:
-            for start in range(0, len(asked), size):
-                rows, part = range(start, min(start + size, len(asked))), folder / f"{start}.parquet"
-                queries = asked.read(rows)
+        with progress_bar("read queries", "queries", len(requested), delay=2) as bar:
+            for start in range(0, len(requested), size):
+                rows, part = range(start, min(start + size, len(requested))), folder / f"{start}.parquet"
+                queries = requested.read(rows)
                 digest.add(queries)
-                record = read_back(attributor.record(queries))
-                done = ScoreTable.exists(part) and ScoreTable.load_record(part) == record
+                record = attributor.record(queries)
+                done = ScoreTable.is_complete(part, record)
                 left = 0 if done else attributor.evaluations(queries)
                 chunks.append(Chunk(rows, part, record, done, left))
                 bar.update(len(rows))
         if len(chunks) == 1:  # whose errors and parts are those of all queries
             return cls(chunks, chunks[0].record)
-        each = [{"queries": len(one.rows), "query_hash": one.record["query_hash"]} for one in chunks]
-        return cls(chunks, {**chunks[0].record, "query_hash": digest.hexdigest(), "chunks": each})
+        parts = tuple(ChunkRecord(len(one.rows), str(one.record.query_hash)) for one in chunks)
+        return cls(chunks, replace(chunks[0].record, query_hash=digest.hexdigest(), chunks=parts))
 
     @property
     def several(self) -> bool:
@@ -149,15 +148,6 @@ class ChunkedTable:
         ScoreTable.save_parts(path, (ScoreTable.load(chunk.part) for chunk in self.chunks), self.record)
 
 
-def is_complete(path: Path, record: Mapping[str, Any]) -> bool:
-    """Whether a table is there that has this record; in which chunks it was made is no matter."""
-    return ScoreTable.exists(path) and _unchunked(ScoreTable.load_record(path)) == _unchunked(record)
-
-
-def _unchunked(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in read_back(record).items() if name != "chunks"}
-
-
-def _chunk_size(attributor: Attributor, image_shape: tuple[int, int, int]) -> int:
+def _chunk_size(attributor: FittedAttributor, image_shape: tuple[int, int, int]) -> int:
     bytes_per_query = 4 * math.prod(image_shape) + attributor.bytes_per_query()
     return max(1, min(CHUNK_QUERIES, CHUNK_BYTES // bytes_per_query))

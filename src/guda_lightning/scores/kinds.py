@@ -1,0 +1,202 @@
+"""What identifies scores of one kind: those of counterfactuals, races, coalitions, similarities, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What identifies scores of one kind beside what all kinds share."""
+
+    kind: ClassVar[str]
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """Hashes of the stored weights that made the scores."""
+        return frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        """The entries, by name."""
+        return entries_of(self)
+
+    @classmethod
+    def from_json(cls, entries: Mapping[str, Any]) -> Details:
+        """The details of what ``to_json`` gave.
+
+        Raises:
+            ValueError: There is an entry that this kind does not have, or one is missing.
+        """
+        return cls(**_known(cls, entries))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDetails(Details):
+    """Details of scores by counterfactuals.
+
+    Attributes:
+        hparams_hash: Hash of the hyper-parameters that they were made with.
+        classifier: Hash of the classifier that all of them follow from; None where each is a network.
+    """
+
+    hparams_hash: str | None = None
+    classifier: str | None = None
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """Hashes of the stored weights that made the scores."""
+        return frozenset([self.classifier] if self.classifier else [])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood(ModelDetails):
+    """Differences of evidence lower bounds, which derive from stored squared errors.
+
+    Attributes:
+        counterfactuals: Hash of the counterfactual of each group.
+        weightings: Those that the table has; one that lacks any is made again, from stored errors.
+    """
+
+    kind = "likelihood"
+    counterfactuals: Mapping[str, str]
+    weightings: Sequence[str] = ()
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """Hashes of the stored weights that made the scores."""
+        return super().weights or frozenset(self.counterfactuals.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Race(ModelDetails):
+    """Scores that stopped early, when the leading groups of a query were known.
+
+    Attributes:
+        models: Hash of the counterfactual of each group.
+        top: Number of leading groups.
+        delta: Allowed error of a query.
+        rounds: Rounds before the first decision, and rounds at most.
+        race_weighting: The weighting of the race.
+        weightings: Those of a table without a race.
+    """
+
+    kind = "race"
+    models: Mapping[str, str]
+    top: int
+    delta: float
+    rounds: Sequence[int]
+    race_weighting: str
+    weightings: Sequence[str] = ()
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """Hashes of the stored weights that made the scores."""
+        return super().weights or frozenset(self.models.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coalitions(ModelDetails):
+    """Values of groups, or interactions of pairs, from scores of coalitions.
+
+    Attributes:
+        coalitions: Hash of the counterfactuals of all coalitions.
+        worth: Kind of value.
+        draws: Draws of coalitions.
+        reference: The group that always stays.
+        weightings: Those that the table has.
+    """
+
+    kind = "coalitions"
+    coalitions: str
+    worth: str
+    draws: int
+    reference: str | None
+    weightings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity(Details):
+    """Similarities to training images.
+
+    Attributes:
+        images_hash: Hash of the training images.
+        mirrored: Whether training mirrored them.
+        top: Number of most similar images that are averaged.
+    """
+
+    kind = "similarity"
+    images_hash: str
+    mirrored: bool
+    top: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student(Details):
+    """Scores of a model that is being unlearned."""
+
+    kind = "student"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomGroups(Details):
+    """Scores of groups dealt at random, for a placebo test of other scores.
+
+    Attributes:
+        of: Hash of the record of the scores that are tested.
+        partitions: Number of random partitions.
+        level: Allowed share of false discoveries.
+        near_duplicate_pairs: Number of pairs of training images in different groups that are nearly the same.
+        near_duplicates: ``first`` and ``second`` of some of them.
+    """
+
+    kind = "random groups"
+    of: str
+    partitions: int
+    level: float
+    near_duplicate_pairs: int
+    near_duplicates: Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Custom(Details):
+    """Scores of an attributor that is defined elsewhere.
+
+    Attributes:
+        entries: What identifies them, as JSON values; names that differ from those of `ScoreRecord`.
+    """
+
+    kind = "custom"
+    entries: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The entries, by name."""
+        return dict(self.entries)
+
+    @classmethod
+    def from_json(cls, entries: Mapping[str, Any]) -> Custom:
+        """The details of what ``to_json`` gave."""
+        return cls(entries=dict(entries))
+
+
+def entries_of(record: Any) -> dict[str, Any]:
+    """The fields of a record by name, without those that have their default."""
+    values = {one.name: getattr(record, one.name) for one in fields(record)}
+    return {one.name: values[one.name] for one in fields(record) if values[one.name] != _default(one)}
+
+
+def _default(one: Any) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def _known(kind: type[Details], entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a kind, which has no others."""
+    names = {one.name for one in fields(kind)}
+    needed = {one.name for one in fields(kind) if _default(one) is MISSING}
+    if needed - entries.keys() or entries.keys() - names:
+        raise ValueError(
+            f"a record of {kind.kind} with the entries {', '.join(sorted(entries))}; it needs "
+            f"{', '.join(sorted(needed))}"
+        )
+    return dict(entries)
