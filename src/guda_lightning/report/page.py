@@ -24,7 +24,7 @@ from guda_lightning.report.page_data import (
 from guda_lightning.report.page_template import render
 from guda_lightning.report.pictures import PIXEL_ART, data_uri
 from guda_lightning.report.placebo_section import Placebo
-from guda_lightning.report.summary import summary, views
+from guda_lightning.report.summary_text import summary, views
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.summaries import UNDECIDED_BELOW
