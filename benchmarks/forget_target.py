@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,13 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from benchmarks.stages import Asked
 from benchmarks.tables import write_table
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.model import noise_schedule
 from guda_lightning.diffusion.module import noised
-from guda_lightning.unlearning import ReTrack
+from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.storage.provenance import Provenance
+from guda_lightning.unlearning import ObjectiveContext, ReTrack
 
 # The UNets of configs/digits.yaml and configs/cifar10.yaml, their batches and retain sets.
 SETTINGS = {
@@ -36,6 +40,38 @@ SETTINGS = {
         "shape": (3, 32, 32), "batch": 128, "retain": 90000, "timed": 4,
     },
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TwoGroups:
+    """Two groups of images, of which the first is to be forgotten: what an objective is bound to.
+
+    Attributes:
+        forget: ``[samples, ...]``.
+        retain: ``[samples, ...]``.
+    """
+
+    forget: torch.Tensor
+    retain: torch.Tensor
+    groups: tuple[str, ...] = ("forget",)
+
+    @property
+    def grouping(self) -> Grouping:
+        """Both groups."""
+        names = ["forget"] * len(self.forget) + ["retain"] * len(self.retain)
+        return Grouping.from_labels(names, ("forget", "retain"))
+
+    def forget_images(self) -> torch.Tensor:
+        """``[samples, ...]``, the first group."""
+        return self.forget
+
+    def retain_images(self) -> torch.Tensor:
+        """``[samples, ...]``, the other."""
+        return self.retain
+
+    def context(self, schedule: NoiseSchedule, device: str = "cpu") -> ObjectiveContext:
+        """What an objective is bound to, with made-up hashes."""
+        return ObjectiveContext(self, schedule, Provenance("full", schedule.hash), torch.device(device))
 
 
 def run(asked: Asked) -> None:
@@ -62,10 +98,9 @@ def _measure(
     step = _seconds(lambda: _step(model, torch.rand(2 * timed, *shape))) * batch / timed
     rows: list[dict[str, object]] = []
     for neighbours in (10, None):
-        objective = ReTrack(neighbours=neighbours)
-        objective.prepare(x0, images)
+        bound = ReTrack(neighbours=neighbours).bind(TwoGroups(x0, images).context(model.schedule))
         with torch.no_grad():
-            target = _seconds(partial(objective.forget_term, noised(x0, None, model.schedule), model, model))
+            target = _seconds(partial(bound.forget_term, noised(x0, None, model.schedule), model, model))
         rows.append(
             {
                 "setting": name,

@@ -39,7 +39,7 @@ def run(asked: Asked) -> None:
             shares.append({"loop": f"scoring, {name}", **profiled.shares(forms["ours"])})
             for objective in (ReTrack(), ZeroTarget(), ZeroTarget(preserve="distill")):
                 forms = step_forms(setting, objective, Path(folder))
-                loop = f"{objective.name} step, {name}"
+                loop = f"{objective.operator} step, {name}"
                 rows += _rows(loop, alternated(forms, setting.repeats), setting.steps * 1000, "ms / step")
                 if objective.preserve == "denoise":
                     shares.append({"loop": loop, **profiled.shares(forms["ours"])})

@@ -237,7 +237,7 @@ def step_forms(setting: Setting, objective: Objective, folder: Path) -> dict[str
     data = GroupDataModule(Noise(setting.shape, 20 * setting.half), batch_size=setting.half)
 
     def ours() -> tuple[float, float]:
-        clock, module = Clock(), UnlearnModule(full, copy.deepcopy(objective), ["a"])
+        clock, module = Clock(), UnlearnModule(full, objective, ["a"])
         trainer = GudaTrainer(
             max_steps=setting.steps + 2, max_epochs=-1, accelerator="cpu", devices=1, logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

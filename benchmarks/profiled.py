@@ -19,8 +19,8 @@ from guda_lightning.attribution.networks import FittedNetworks
 from guda_lightning.data.batches import Samples
 from guda_lightning.diffusion import DiffusionModule
 from guda_lightning.functional import noise as noise_functions
-from guda_lightning.unlearning import Objective
-from guda_lightning.unlearning import objectives as objectives_module
+from guda_lightning.unlearning import BoundObjective
+from guda_lightning.unlearning import retrack as retrack_module
 
 NOTES = (
     "Shares of the time of the clock of one repeat, by labels in torch's profiler; what a label encloses "
@@ -36,7 +36,7 @@ _LABELS: dict[str, tuple[tuple[Any, str], ...]] = {
     "add_noise": ((scoring_loop, "add_noise"),),
     "errors": ((scoring_loop, "squared_error"),),
     "weights": ((FittedNetworks, "_become"),),
-    "target": ((Objective, "preserve_target"), (objectives_module, "retain_posterior")),
+    "target": ((BoundObjective, "preserve_target"), (retrack_module, "retain_posterior")),
     "data": ((Samples, "__getitems__"),),
     "log": ((LightningModule, "log"), (LightningModule, "log_dict")),
 }

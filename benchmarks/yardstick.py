@@ -18,8 +18,9 @@ from benchmarks.snapshots import snapshot
 from benchmarks.stages import Bench
 from guda_lightning.diffusion import open_schedule
 from guda_lightning.evaluation import agreement
-from guda_lightning.functional.elbo import TimestepPlan, timestep_terms
+from guda_lightning.functional.elbo import timestep_terms
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.scores import ScoreTable, Scoring, SquaredErrors, stored_errors
 from guda_lightning.types import Weighting
 

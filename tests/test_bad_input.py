@@ -242,13 +242,15 @@ def test_a_group_with_all_samples(refused: Refused, tmp_path: Path) -> None:
     )
 
 
-def test_more_neighbours_than_retain_samples(refused: Refused) -> None:
+def test_more_neighbours_than_retain_samples(refused: Refused, finished_run: Path) -> None:
+    shutil.rmtree(finished_run / "store")
     refused(
         command("unlearn", "--objective.init_args.neighbours", 100, "--groups", "3"),
-        "ReTrack asks for more neighbours than the retain set has samples",
+        "ReTrack sums over more neighbours than the retain set has samples",
         found="neighbours=100, retain set of 57",
         expected="neighbours <= 57",
         fix="lower objective.init_args.neighbours, or set it to null to sum over all",
+        run=finished_run,
     )
 
 
@@ -469,7 +471,7 @@ def test_queries_of_another_shape(refused: Refused, finished_run: Path, tmp_path
 def test_timesteps_outside_the_schedule(refused: Refused, finished_run: Path) -> None:
     refused(
         command("attribute", "--scoring.grid", "[10, 4000, 1000]"),
-        "timesteps outside the range of the ELBO",
+        "timesteps are outside the range of the ELBO",
         found="[1010, 2010, 3010]",
         expected="1 <= t <= 48 (schedule of 50 timesteps)",
         fix="choose start, stop and step inside 1..48",
@@ -482,7 +484,7 @@ def test_more_sampling_steps_than_the_schedule_has(refused: Refused, finished_ru
     refused(
         command("sample", "--steps", 100),
         "the number of sampling steps is out of range",
-        found="100 steps",
+        found="100",
         expected="1 to 50, the timesteps of the noise schedule",
         fix="pass --steps 50, or another number in that range",
         run=finished_run,

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import pickle
 
 import pytest
 
 from guda_lightning import errors
-from guda_lightning.errors import GudaError, MissingExtraError
+from guda_lightning.errors import ConfigError, GudaError, MissingExtraError, check_range
+from toys import message
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, GudaError)]
 PLAIN = [kind for kind in KINDS if kind is not MissingExtraError]
@@ -57,3 +59,31 @@ def test_a_missing_extra_names_the_command_that_installs_it() -> None:
     assert type(other) is MissingExtraError
     assert str(other) == str(error)
     assert (other.package, other.extra) == ("altair", "report")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "inside", "outside", "expected"),
+    [
+        ({"ge": 1}, (1, 2.5, math.inf), (0, -1, math.nan), "rank >= 1"),
+        ({"gt": 0}, (1e-9,), (0, math.nan), "rank > 0"),
+        ({"le": 3}, (3, -math.inf), (3.1, math.nan), "rank <= 3"),
+        ({"ge": 0, "lt": 1}, (0, 0.5), (-0.1, 1, math.nan), "0 <= rank < 1"),
+        ({"gt": 0, "le": 0.25}, (0.25,), (0, 0.3), "0 < rank <= 0.25"),
+    ],
+)
+def test_a_range_is_checked_and_put_into_words(
+    bounds: dict[str, float], inside: tuple[float, ...], outside: tuple[float, ...], expected: str
+) -> None:
+    for value in (*inside, None):
+        check_range("lora.rank", value, fix="set lora.rank", **bounds)
+    for value in outside:
+        pattern = message("lora.rank is out of range", value, expected, "set lora.rank")
+        with pytest.raises(ConfigError, match=pattern):
+            check_range("lora.rank", value, fix="set lora.rank", **bounds)
+
+
+def test_a_range_may_have_a_symbol_or_words_of_its_own() -> None:
+    with pytest.raises(ConfigError, match=message("the rank is out of range", 0, "rank >= 1", "set it")):
+        check_range("the rank", 0, ge=1, symbol="rank", fix="set it")
+    with pytest.raises(ConfigError, match=message("the rank is out of range", 0, "1 or null", "set it")):
+        check_range("the rank", 0, ge=1, expected="1 or null", fix="set it")

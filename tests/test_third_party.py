@@ -245,7 +245,7 @@ def test_a_student_is_stored_only_after_its_training(
 @pytest.mark.parametrize("keys", [{"pixels": "images"}, {"image": "label"}, {"image": "a", "label": "a"}])
 def test_batch_keys_must_rename_the_entries_of_a_batch(keys: dict[str, str]) -> None:
     expected = message(
-        "data.batch_keys does not rename the entries of a batch",
+        "data.batch_keys is invalid",
         keys,
         "a new name for each of image, label, index, groups, or for some of them",
         "set data.batch_keys, e.g. to {image: images}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 
 class GudaError(Exception):
     """Base of every error that a user can mend; the command line prints it and exits with 2.
@@ -73,3 +75,48 @@ class MissingExtraError(GudaError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.package, self.extra)
+
+
+def check_range(
+    name: str,
+    value: float | None,
+    *,
+    fix: str,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    symbol: str | None = None,
+    expected: str | None = None,
+) -> None:
+    """Refuse a number outside its range; NaN is outside of every range.
+
+    Args:
+        name: What the number is: the name of its option or argument, or a few words.
+        value: The number; None, an option that is left out, passes.
+        fix: The edit that mends it.
+        ge: The least number, included.
+        gt: The least number, excluded.
+        le: The largest number, included.
+        lt: The largest number, excluded.
+        symbol: What stands for the number in the expected range; default: the last dotted part of ``name``.
+        expected: The expected range in words, in place of ``1 <= symbol < 5``.
+
+    Raises:
+        ConfigError: The number is outside.
+    """
+    bounds = ((ge, operator.ge), (gt, operator.gt), (le, operator.le), (lt, operator.lt))
+    if value is None or all(bound is None or holds(value, bound) for bound, holds in bounds):
+        return
+    expected = expected or _range(symbol or name.rpartition(".")[2], ge, gt, le, lt)
+    raise ConfigError(f"{name} is out of range", found=value, expected=expected, fix=fix)
+
+
+def _range(symbol: str, ge: float | None, gt: float | None, le: float | None, lt: float | None) -> str:
+    low, low_sign = (gt, "<") if ge is None else (ge, "<=")
+    high, high_sign = (lt, "<") if le is None else (le, "<=")
+    if low is None:
+        return f"{symbol} {high_sign} {high:g}"
+    if high is None:
+        return f"{symbol} {low_sign.replace('<', '>')} {low:g}"
+    return f"{low:g} {low_sign} {symbol} {high_sign} {high:g}"

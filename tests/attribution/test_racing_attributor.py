@@ -113,8 +113,6 @@ def test_as_many_leaders_as_groups_are_refused(
 ) -> None:
     with pytest.raises(
         ConfigError,
-        match=message(
-            "k is out of range", "k = 3 with 3 groups", "1 <= k < number of groups", "take a k from 1 to 2"
-        ),
+        match=message("k is out of range", "3", "1 <= k < 3, the number of groups", "take a k from 1 to 2"),
     ):
         racing(guidance_store, guided_full, top=3)

@@ -209,7 +209,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(ConfigError, match=expected):
         Scoring(batch_size=0).plan(SCHEDULE)
     expected = message(
-        "timesteps outside the range of the ELBO",
+        "timesteps are outside the range of the ELBO",
         "[0]",
         "1 <= t <= 99 (schedule of 100 timesteps)",
         "choose start, stop and step inside 1..99",

@@ -39,8 +39,8 @@ def test_pictures_are_decoded_and_scores_are_those_of_the_latents(
     student = UnlearnModule(full, ReTrack(), ["red"], conditional=True)
     images = to_unit(Coloured().load().pixels([0, 4]))
     if fixed:
-        asked = Queries(("a", "b"), images, prompts=tuple(data.sample_prompts[row] for row in (0, 4)))
-        save_queries(tmp_path / "queries", asked, {})
+        requested = Queries(("a", "b"), images, prompts=tuple(data.sample_prompts[row] for row in (0, 4)))
+        save_queries(tmp_path / "queries", requested, {})
     callback = ELBOAttributionCallback(
         queries=tmp_path / "queries" if fixed else None, scoring=Scoring(strata=2, draws=1)
     )

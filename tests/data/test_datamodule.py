@@ -95,7 +95,7 @@ def test_a_batch_of_digits_is_what_the_source_holds() -> None:
     assert batch["image"].max() == 1
     table = Digits().load()
     assert table.labels is not None
-    assert [data.label_index[table.labels[i]] for i in index] == batch["label"].tolist()
+    assert [table.label_names.index(table.labels[i]) for i in index] == batch["label"].tolist()
     assert torch.equal(batch["groups"], torch.nn.functional.one_hot(batch["label"], 10).bool())
 
 
@@ -103,7 +103,6 @@ def test_what_it_says_about_itself() -> None:
     data = GroupDataModule(Ramp())
     assert data.image_shape == (1, 1, 2)
     assert data.num_classes == 3
-    assert data.label_index == {"low": 0, "high": 1, "none": 2}
     assert data.ids == tuple("abcdefghij")
     assert data.labels is not None
     assert data.labels.tolist() == [0] * 5 + [1] * 5
@@ -475,6 +474,6 @@ def test_images_without_labels_need_metadata(image_folder, tmp_path: Path, messa
     ],
 )
 def test_arguments_out_of_range_are_refused(name: str, value: int, lowest: int, message) -> None:
-    pattern = message(f"data.{name} is too small", value, f"at least {lowest}", f"raise data.{name}")
+    pattern = message(f"data.{name} is out of range", value, f"{name} >= {lowest}", f"raise data.{name}")
     with pytest.raises(ConfigError, match=pattern):
         GroupDataModule(Ramp(), **{name: value})

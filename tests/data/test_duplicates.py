@@ -146,6 +146,6 @@ def test_images_of_other_groups_are_refused(pixels: Tensor, found: str, message:
 
 @pytest.mark.parametrize("within", [0.0, -1.0, math.inf, math.nan])
 def test_a_share_that_makes_no_sense_is_refused(within: float, message: Message) -> None:
-    expected = message("within is out of range", within, "above 0", "take 0.25")
+    expected = message("within is out of range", within, "0 < within < inf", "take 0.25")
     with pytest.raises(ConfigError, match=expected):
         near_duplicates(images(3), Grouping({"a": [0]}, 3), within)

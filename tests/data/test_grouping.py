@@ -112,9 +112,9 @@ def test_permuted_gives_every_sample_the_same_chance() -> None:
 
 def test_a_negative_seed_is_refused(overlapping: Grouping) -> None:
     expected = message(
-        "the seed of a permuted grouping is negative",
+        "the seed of a permuted grouping is out of range",
         "-1",
-        "at least 0",
+        "seed >= 0",
         "number the placebo partitions from 0",
     )
     with pytest.raises(ConfigError, match=expected):
@@ -142,12 +142,12 @@ def test_a_negative_seed_is_refused(overlapping: Grouping) -> None:
         ),
         (
             [],
-            message("no list of groups was given", "[]", "a list of one or more group names",
+            message("invalid group names: expected a list", "[]", "a list of one or more group names",
                     "name groups, such as ['birds']"),
         ),
         (
             "birds",
-            message("no list of groups was given", "'birds'", "a list of one or more group names",
+            message("invalid group names: expected a list", "'birds'", "a list of one or more group names",
                     "name groups, such as ['birds']"),
         ),
     ],
@@ -165,10 +165,11 @@ FIX_INDICES = "give the position of each sample in the training data"
 @pytest.mark.parametrize(
     ("members", "count", "expected"),
     [
-        ({}, 3, message("there is nothing to group", "0 groups over 3 samples",
+        ({}, 3, message("a grouping needs a group and a sample", "0 groups over 3 samples",
                         "at least one group and one sample",
                         "check the labels, folders or metadata that the groups come from")),
-        ({" ": [0]}, 3, message("a group has no name", "' '", "a readable text", "give every group a name")),
+        ({" ": [0]}, 3, message("invalid group name: expected a string", "' '",
+                                "a readable text", "give every group a name")),
         ({"a": [0, 3]}, 3, message("group 'a' has members that do not exist", "indices from 0 to 3",
                                    "indices from 0 to 2", FIX_INDICES)),
         ({"a": [-1]}, 3, message("group 'a' has members that do not exist", "indices from -1 to -1",
@@ -257,10 +258,10 @@ JSON_EXAMPLE = 'one object per line, such as {"id": "0", "group": "cats"}'
          "the same sample and group twice", "each pair of sample and group once", "remove one of the two"),
         ("m.csv", "id,group\ncat,a;b;a\n", ", line 2: sample 'cat' is put into group 'a' again",
          "the same sample and group twice", "each pair of sample and group once", "remove one of the two"),
-        ("m.jsonl", '{"id": "cat", "group": "a"}\n{"id":\n', ", line 2: broken JSON", '{"id":', JSON_EXAMPLE,
+        ("m.jsonl", '{"id": "cat", "group": "a"}\n{"id":\n', ", line 2: invalid JSON", '{"id":', JSON_EXAMPLE,
          "correct the line"),
-        ("m.jsonl", "[1]\n", ", line 1: broken JSON", "[1]", JSON_EXAMPLE, "correct the line"),
-        ("m.jsonl", '{"id": "cat", "group": [1.5]}', ", line 1: a group is no name", "1.5",
+        ("m.jsonl", "[1]\n", ", line 1: invalid JSON", "[1]", JSON_EXAMPLE, "correct the line"),
+        ("m.jsonl", '{"id": "cat", "group": [1.5]}', ", line 1: invalid group name", "1.5",
          "a text, a whole number, a list of them, or null", "correct the line"),
         ("m.txt", "", " is no group metadata", "a name ending in '.txt'", "a .csv or .jsonl file",
          "save the table in one of these formats"),
@@ -294,7 +295,7 @@ def test_metadata_without_any_group_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("id,group\ncat,\n")
     expected = message(
-        "there is nothing to group",
+        "a grouping needs a group and a sample",
         "0 groups over 1 samples",
         "at least one group and one sample",
         "check the labels, folders or metadata that the groups come from",

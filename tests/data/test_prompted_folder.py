@@ -150,11 +150,11 @@ def without(column: str) -> str:
 @pytest.mark.parametrize(
     ("text", "problem", "found", "expected", "fix"),
     [
-        ("{", "broken JSON", "{", f"one object per line, such as {EXAMPLE}", "correct the line"),
+        ("{", "invalid JSON", "{", f"one object per line, such as {EXAMPLE}", "correct the line"),
         (without("prompt"), "no column 'prompt'", "the columns 'style', 'object'", "a column 'prompt'",
          FIX_LINE),
-        (without("object"), "the prompt is of no image", "the columns 'prompt', 'style'", PLACE, FIX_LINE),
-        (without("style"), "the prompt is of no image", "the columns 'prompt', 'object'", PLACE, FIX_LINE),
+        (without("object"), "the prompt names no image", "the columns 'prompt', 'style'", PLACE, FIX_LINE),
+        (without("style"), "the prompt names no image", "the columns 'prompt', 'object'", PLACE, FIX_LINE),
         ('{"file_name": "a.png"}', "no column 'prompt'", "the columns 'file_name'", "a column 'prompt'",
          FIX_LINE),
         (json.dumps(BOTH | {"prompt": " "}), "no text in the column 'prompt'", "' '", "a text",
@@ -163,7 +163,7 @@ def without(column: str) -> str:
          "fill in the line"),
         (json.dumps(BOTH | {"object": 3}), "no text in the column 'object'", "3", "a text",
          "fill in the line"),
-        ('{"file_name": "./Van Gogh/Cats/1.png", "prompt": "B"}', "a second prompt for one image",
+        ('{"file_name": "./Van Gogh/Cats/1.png", "prompt": "B"}', "the image has a prompt already",
          "Van Gogh/Cats/1.png, which line 1 has, too", "one row per image", "remove one of the two"),
     ],
 )  # fmt: skip

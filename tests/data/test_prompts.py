@@ -89,7 +89,7 @@ def test_words_that_would_be_lost_are_refused(
     message, content: str, descriptors: list[str], prompt: str
 ) -> None:
     pattern = message(
-        f"the prompt '{prompt}' does not say what it was made of",
+        f"the prompt '{prompt}' cannot be parsed back into its parts",
         f"the content '{content}' and the descriptors {descriptors}",
         "words that the template's own text and ', ' do not occur in, and no empty ones",
         "choose other words",

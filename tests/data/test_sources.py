@@ -231,12 +231,14 @@ def test_unfit_parquet_is_explained(tmp_path: Path, message) -> None:
     path = tmp_path / "a.parquet"
     expected = "a .parquet file, a folder of them, or a pattern that matches some"
     with pytest.raises(
-        DataError, match=message(f"no Parquet file at {path}", "nothing there", expected, "correct the path")
+        DataError,
+        match=message(f"no Parquet file at {path}", "nothing there", expected, "correct the path"),
     ):
         Parquet(str(path)).load()
     found = "a folder without .parquet files"
     with pytest.raises(
-        DataError, match=message(f"no Parquet file at {tmp_path}", found, expected, "correct the path")
+        DataError,
+        match=message(f"no Parquet file at {tmp_path}", found, expected, "correct the path"),
     ):
         Parquet(str(tmp_path)).load()
     cifar_layout(path)

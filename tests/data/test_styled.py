@@ -185,12 +185,12 @@ def test_unfit_arguments_are_refused(message) -> None:
     with pytest.raises(ConfigError, match=pattern):
         Styled(Digits(), styles=["ember", "mosiac"])
     for name, value, found, expected in (
-        ("styles", 0, 0, "1 to 12"),
-        ("styles", 13, 13, "1 to 12"),
-        ("styles", [], 0, "1 to 12"),
-        ("size", 15, 15, "at least 16"),
-        ("seed", -1, -1, "at least 0"),
-        ("limit", 0, 0, "at least 1"),
+        ("styles", 0, 0, "1 <= styles <= 12"),
+        ("styles", 13, 13, "1 <= styles <= 12"),
+        ("styles", [], 0, "1 <= styles <= 12"),
+        ("size", 15, 15, "size >= 16"),
+        ("seed", -1, -1, "seed >= 0"),
+        ("limit", 0, 0, "limit >= 1"),
     ):
         pattern = message(
             f"data.source.{name} is out of range", found, expected, f"correct data.source.{name}"

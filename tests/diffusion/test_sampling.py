@@ -130,7 +130,7 @@ def test_steps_out_of_range_are_refused(steps: int) -> None:
     scheduler = DDPMScheduler(num_train_timesteps=50)
     expected = message(
         "the number of sampling steps is out of range",
-        f"{steps} steps",
+        str(steps),
         "1 to 50, the timesteps of the noise schedule",
         "pass --steps 50, or another number in that range",
     )

@@ -263,7 +263,7 @@ def test_methods_of_another_shape(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(6, 4), (0, 6, 4), (2, 1, 4), (2, 6, 1), (), (1, 2, 6, 4)])
 def test_oracles_that_cannot_be_compared_with(shape: tuple[int, ...]) -> None:
     expected = message(
-        "the oracle's scores cannot be compared with",
+        "the oracle's scores have the wrong shape",
         f"shape {shape}",
         "shape (seeds, queries, groups) with at least one seed, two queries and two groups",
         "stack one matrix per oracle seed, and score more queries or groups",
@@ -274,7 +274,7 @@ def test_oracles_that_cannot_be_compared_with(shape: tuple[int, ...]) -> None:
 
 def test_held_out_seeds_of_another_shape() -> None:
     expected = message(
-        "the oracle's scores cannot be compared with",
+        "the oracle's scores have the wrong shape",
         "shape (2, 6, 4), held out (3, 6, 4)",
         "shape (seeds, queries, groups) with at least one seed, two queries and two groups",
         "stack one matrix per oracle seed, and score more queries or groups",
@@ -285,7 +285,7 @@ def test_held_out_seeds_of_another_shape() -> None:
 
 def test_the_name_of_the_oracle_is_taken() -> None:
     expected = message(
-        "a method has the oracle's name",
+        "invalid method name: reserved for the oracle",
         "a method named 'oracle'",
         "any other name: 'oracle' is the row of the oracle agreement",
         "rename the method",
@@ -318,7 +318,7 @@ def test_what_is_no_number_is_named() -> None:
         ({"a": whole}, torch.stack([whole, broken(math.nan)]), "oracle seed 2 of 2"),
     ):
         expected = message(
-            f"the scores of {name} are not all numbers",
+            f"the scores of {name} are not all finite",
             "nan at query 3, group 2",
             "finite numbers",
             "score that query again",
@@ -335,7 +335,7 @@ def test_what_ranks_nothing_is_named() -> None:
         ({"a": whole}, torch.stack([constant, whole]), "oracle seed 1 of 2"),
     ):
         expected = message(
-            f"the scores of {name} rank nothing",
+            f"the scores of {name} do not differ between groups",
             "the same number for all 4 groups of query 5",
             "numbers that differ between groups",
             "leave that query out, or score it with more digits",

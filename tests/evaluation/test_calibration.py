@@ -108,8 +108,8 @@ NO_LIST = ("a list of one or more group names", "name groups, such as ['a']")
 @pytest.mark.parametrize(
     ("chosen", "kind", "expected"),
     [
-        ([], ConfigError, ("no list of calibration groups was given", [], *NO_LIST)),
-        ("ab", ConfigError, ("no list of calibration groups was given", "'ab'", *NO_LIST)),
+        ([], ConfigError, ("invalid calibration groups: expected a list of names", [], *NO_LIST)),
+        ("ab", ConfigError, ("invalid calibration groups: expected a list of names", "'ab'", *NO_LIST)),
         (
             ["a", "z"],
             GroupError,
@@ -216,7 +216,7 @@ def test_sides_that_do_not_vary(side: int, columns: slice, name: str, chosen: li
 
 def test_nothing_to_choose_from() -> None:
     expected = message(
-        "there is nothing to choose from",
+        "there are no candidates to choose from",
         "no candidates",
         "at least one",
         "score the queries with several settings",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import math
 import pickle
@@ -14,7 +16,7 @@ from torch import Tensor, multiprocessing
 from torchmetrics import Metric, MetricCollection
 
 from guda_lightning.errors import ConfigError
-from guda_lightning.evaluation.metrics import MRR, NDCG, RBO, WPRA, Spearman, Top1Agreement
+from guda_lightning.evaluation import MRR, NDCG, RBO, WPRA, Spearman, Top1Agreement
 from guda_lightning.functional import ranking
 from toys import message
 
@@ -172,3 +174,9 @@ def test_two_processes_with_unequal_shares_agree_with_one(tmp_path: Path) -> Non
     # Shares of unequal size tell a mean over queries from a mean of the processes' means.
     values = ranking.rbo(scores, oracle)
     assert abs((values[:5].mean() + values[5:].mean()) / 2 - values.mean()) > 1e-3
+
+
+@pytest.mark.parametrize("module", ["evaluation.metrics", "evaluation.calibration", "data.grouping"])
+def test_the_examples_of_the_documentation_run(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"guda_lightning.{module}"))
+    assert (results.failed, results.attempted > 0) == (0, True)

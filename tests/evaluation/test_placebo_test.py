@@ -200,7 +200,7 @@ def test_too_few_partitions_are_refused(partitions: int, smallest: str) -> None:
         "there are too few placebo partitions",
         f"{partitions}, whose smallest possible p-value is {smallest}",
         "at least 99, for a smallest p-value of 0.01",
-        "ask for 99 or more: --partitions 99",
+        "pass --partitions 99, or more",
     )
     with pytest.raises(ConfigError, match=expected):
         placebo_test(torch.zeros(4, 3), torch.zeros(partitions, 4, 3))
@@ -224,12 +224,12 @@ def test_scores_that_are_no_numbers_are_refused(bad: float) -> None:
     fix = "score that query again"
     observed[2, 1] = bad
     text = message(
-        "the observed scores are not all numbers", f"{bad} at query 2, group 1", "finite numbers", fix
+        "the observed scores are not all finite", f"{bad} at query 2, group 1", "finite numbers", fix
     )
     with pytest.raises(NumericsError, match=text):
         placebo_test(observed, placebo)
     placebo[7, 0, 2] = bad
     found = f"{bad} at partition 7, query 0, group 2"
-    text = message("the placebo scores are not all numbers", found, "finite numbers", fix)
+    text = message("the placebo scores are not all finite", found, "finite numbers", fix)
     with pytest.raises(NumericsError, match=text):
         placebo_test(torch.zeros(4, 3), placebo)

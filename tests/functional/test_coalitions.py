@@ -13,18 +13,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, NumericsError
-from guda_lightning.functional.coalitions import (
+from guda_lightning.functional.coalition_plans import (
     CoalitionPlan,
-    Estimate,
     all_coalitions,
-    banzhaf,
-    banzhaf_interactions,
     kernel,
     permutations,
+    uniform,
+)
+from guda_lightning.functional.coalitions import (
+    Estimate,
+    banzhaf,
+    banzhaf_interactions,
     shapley_interactions,
     shapley_kernel,
     shapley_permutation,
-    uniform,
 )
 
 Game = Callable[[frozenset[int]], float]
@@ -523,7 +525,7 @@ def test_all_coalitions_of_many_players_are_refused() -> None:
     with pytest.raises(ConfigError) as error:
         all_coalitions(17)
     assert str(error.value) == (
-        "too many players for all coalitions\n"
+        "there are too many players to evaluate all coalitions\n"
         "  found:    17 players, 2 ** 17 coalitions\n"
         "  expected: at most 16 players\n"
         "  fix:      draw coalitions with permutations, kernel or uniform"
@@ -547,7 +549,7 @@ def test_too_few_draws_for_a_regression_are_refused(name: str, count: int, coeff
     with pytest.raises(ConfigError) as error:
         estimator(plan, torch.zeros(len(plan.coalitions), 2))
     assert str(error.value) == (
-        "too few draws for the coefficients of a regression\n"
+        "there are too few draws to fit the regression\n"
         f"  found:    {count} draws, {len(plan.coalitions)} coalitions of 8 players\n"
         f"  expected: so many that any {count - 1} of them determine all {coefficients} coefficients\n"
         f"  fix:      evaluate {sampler.__name__}(8, {4 * coefficients}, seed)"
@@ -618,7 +620,7 @@ def test_values_that_are_not_finite_are_refused(name: str, bad: float) -> None:
     with pytest.raises(NumericsError) as error:
         SAMPLED[name][0](all_coalitions(4), values)
     assert str(error.value) == (
-        "a coalition has no value\n"
+        "the value of a coalition is not finite\n"
         f"  found:    {bad} at coalition 5, query 1\n"
         "  expected: finite numbers\n"
         "  fix:      score that query again"

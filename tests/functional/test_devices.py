@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from guda_lightning.evaluation.metrics import NDCG, Spearman
+from guda_lightning.evaluation import NDCG, Spearman
 from guda_lightning.functional import anchors, elbo, guidance, objectives, prediction, ranking
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.types import PredictionType, Weighting
 from second_device import There, second_device
 
 SCHEDULE = NoiseSchedule.from_alphas_cumprod(torch.linspace(0.99, 0.01, 50))
-PLAN = elbo.TimestepPlan.stratified(SCHEDULE, 5, draws=2)
+PLAN = TimestepPlan.stratified(SCHEDULE, 5, draws=2)
 SAMPLES = torch.arange(24.0).sin().view(4, 6)
 NOISE = torch.arange(24.0).cos().view(4, 6)
 GAMMA, SIGMA = torch.tensor([[0.9], [0.7], [0.5], [0.3]]), torch.tensor([[0.4], [0.7], [0.9], [0.95]])

@@ -15,7 +15,6 @@ from torch.distributions import Normal, kl_divergence
 
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.elbo import (
-    TimestepPlan,
     delta_elbo,
     elbo,
     kl_from_x0,
@@ -27,6 +26,7 @@ from guda_lightning.functional.elbo import (
 )
 from guda_lightning.functional.prediction import add_noise, to_noise, to_output, to_x0
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.types import PredictionType, Weighting
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "kl.json").read_text())
@@ -78,7 +78,7 @@ def test_kl_terms_match_the_papers_code(case: dict[str, Any]) -> None:
             torch.testing.assert_close(ours, expected, rtol=5e-3, atol=0)
         else:  # the clipped step of the cosine schedule: out of the ELBO, yet the same formula
             assert row["t"] == len(schedule) - 1
-            with pytest.raises(ConfigError, match="timesteps outside the range of the ELBO"):
+            with pytest.raises(ConfigError, match="timesteps are outside the range of the ELBO"):
                 kl_terms(noise, predicted, t, alphas_cumprod)
         gamma, sigma = schedule.at(t, x0.double())
         x_t = add_noise(x0.double(), noise.double(), gamma, sigma)
@@ -167,7 +167,7 @@ def test_kl_terms_refuse_timesteps_outside_the_range() -> None:
     with pytest.raises(ConfigError) as error:
         kl_terms(noise, noise, torch.tensor([0, 5]), DDPMScheduler().alphas_cumprod)
     assert str(error.value) == (
-        "timesteps outside the range of the ELBO\n"
+        "timesteps are outside the range of the ELBO\n"
         "  found:    [0]\n"
         "  expected: 1 <= t <= 999 (schedule of 1000 timesteps)\n"
         "  fix:      choose start, stop and step inside 1..999"
@@ -320,7 +320,7 @@ def test_a_grid_that_leaves_the_range_is_refused() -> None:
     with pytest.raises(ConfigError) as error:
         TimestepPlan.fixed(ddpm("squaredcos_cap_v2", 100), 0, 100, 33)
     assert str(error.value) == (
-        "timesteps outside the range of the ELBO\n"
+        "timesteps are outside the range of the ELBO\n"
         "  found:    [0, 99]\n"
         "  expected: 1 <= t <= 98 (schedule of 100 timesteps)\n"
         "  fix:      choose start, stop and step inside 1..98"

@@ -11,10 +11,11 @@ from diffusers import DDPMScheduler
 from scipy import stats
 from torch import Tensor
 
-from guda_lightning.functional.elbo import TimestepPlan, elbo, paired_difference, squared_error
+from guda_lightning.functional.elbo import elbo, paired_difference, squared_error
 from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.functional.prediction import add_noise
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.types import Weighting
 
 WEIGHTINGS: list[Weighting] = ["elbo", "uniform"]

@@ -30,13 +30,13 @@ def test_a_coalition_removes_the_atoms_that_are_in_one_of_its_groups(
 ) -> None:
     ordered = sorted(atoms, key=sorted)
     table = torch.tensor([[group in atom for group in range(4)] for atom in ordered])
-    asked = torch.tensor([[group in coalition for group in range(4)]])
+    requested = torch.tensor([[group in coalition for group in range(4)]])
     expected = [bool(atom & coalition) for atom in ordered]
     if all(expected):
         with pytest.raises(GroupError, match="covers all training samples"):
-            removed_atoms(table, asked)
+            removed_atoms(table, requested)
     else:
-        assert removed_atoms(table, asked).tolist() == [expected]
+        assert removed_atoms(table, requested).tolist() == [expected]
 
 
 def test_a_coalition_that_covers_all_data_is_refused() -> None:

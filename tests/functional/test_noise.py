@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from guda_lightning.functional.noise import _uniform, gaussian_noise, query_key, uniform_draws
+from guda_lightning.functional.noise import _uniform, gaussian_noise, query_key, seed_of, uniform_draws
 
 MASK = 2**64 - 1
 GOLDEN_NOISE = [
@@ -136,3 +136,9 @@ def test_no_word_reaches_the_ends_of_the_interval() -> None:
     # a stratum of any size is never left on its far side
     sizes = np.arange(1, 5000)
     assert (np.floor(extremes[1] * sizes) == sizes - 1).all()
+
+
+def test_a_seed_is_the_leading_bits_of_the_hash_of_its_key() -> None:
+    digest = hashlib.sha256(b"0 3 7 rank 1").hexdigest()
+    assert seed_of("0 3 7 rank 1") == int(digest[:14], 16)
+    assert seed_of("0 3 7 rank 1", bits=28) == int(digest[:7], 16)

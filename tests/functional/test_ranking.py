@@ -227,7 +227,7 @@ def test_what_is_no_number_is_refused(name: str, bad: float) -> None:
     broken[1, 2] = bad
     for whose, sides in (("the scores", (broken, whole)), ("the oracle's scores", (whole, broken))):
         expected = message(
-            f"{whose} are not all numbers",
+            f"{whose} are not all finite",
             f"{bad} at query 1, group 2",
             "finite numbers",
             "score that query again",
@@ -249,7 +249,7 @@ def test_rows_without_an_order_are_refused(name: str, side: str) -> None:
     constant, whole = torch.rand(3, 4), torch.rand(3, 4)
     constant[2] = 5.0
     expected = message(
-        f"{side} rank nothing",
+        f"{side} do not differ between groups",
         "the same number for all 4 groups of query 2",
         "numbers that differ between groups",
         "leave that query out, or score it with more digits",

@@ -208,7 +208,7 @@ def test_noise_levels_that_are_no_flow_are_refused(values: list[float], found: s
     with pytest.raises(NumericsError) as error:
         NoiseSchedule.from_flow(torch.tensor(values), 1000)
     assert str(error.value) == (
-        "the flow's noise levels leave their range\n"
+        "the flow's noise levels are out of range\n"
         f"  found:    {found}\n"
         "  expected: s in (0, 1]\n"
         "  fix:      pass the sigmas that the model was trained on, without the final 0"
@@ -221,8 +221,27 @@ def test_check_names_the_timesteps_outside_and_the_range() -> None:
     with pytest.raises(ConfigError) as error:
         schedule.check(torch.tensor([[5, 999], [0, 999]]))
     assert str(error.value) == (
-        "timesteps outside the range of the ELBO\n"
+        "timesteps are outside the range of the ELBO\n"
         "  found:    [0, 999]\n"
         "  expected: 1 <= t <= 998 (schedule of 1000 timesteps)\n"
         "  fix:      choose start, stop and step inside 1..998"
     )
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_timesteps_and_those_of_the_network_are_inverse(flow: bool) -> None:
+    schedule = NoiseSchedule.from_alphas_cumprod(DDPMScheduler().alphas_cumprod)
+    if flow:
+        schedule = NoiseSchedule.from_flow(torch.arange(1, 1001, dtype=torch.float64) / 1000, 1000)
+    timesteps, like = torch.tensor([0, 3, 500, 999]), torch.zeros(4, 1)
+    values = schedule.model_timesteps_at(timesteps, like)
+    assert torch.equal(values, schedule.model_timesteps[timesteps])
+    assert torch.equal(schedule.timesteps_of(values), timesteps)
+    assert torch.equal(schedule.timesteps_of(values[2].expand(5)), torch.full((5,), 500))
+
+
+def test_the_log_snr_is_that_of_the_snr() -> None:
+    schedule = NoiseSchedule.from_alphas_cumprod(DDPMScheduler().alphas_cumprod)
+    timesteps = torch.tensor([1, 400, 999])
+    log_snr = schedule.log_snr_at(timesteps, like=torch.zeros(3, 1, 2, 2, dtype=torch.float64))
+    torch.testing.assert_close(log_snr, schedule.snr[timesteps].log(), rtol=1e-12, atol=1e-12)

@@ -21,8 +21,11 @@ from guda_lightning.diffusion import noised
 from guda_lightning.diffusion.module import Noised
 from guda_lightning.errors import ConfigError, DataError, StoreError
 from guda_lightning.functional.anchors import style_probabilities, style_prototype
+from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
-from guda_lightning.unlearning import Anchor
+from guda_lightning.storage.provenance import Provenance
+from guda_lightning.unlearning import Anchor, ObjectiveContext
+from guda_lightning.unlearning.anchor import BoundAnchor
 from toys import COLOURS, Coloured
 
 
@@ -37,6 +40,13 @@ def batch_of(split: UnlearnDataModule, rows: list[int]) -> Noised:
     assert labels is not None
     schedule = FullModel.of(LatentDiffusionModule(split.parent.encoders.pretrained)).model.schedule  # type: ignore[attr-defined]
     return noised(split.parent.inputs[rows], labels[rows], schedule)._replace(rows=torch.tensor(rows))
+
+
+def bound(objective: Anchor, data: UnlearnDataModule) -> BoundAnchor:
+    """The objective, bound as ``UnlearnModule`` binds it."""
+    schedule = NoiseSchedule.from_alphas_cumprod(torch.tensor([0.9, 0.5]))  # anchors look at none
+    provenance = Provenance("full", schedule.hash, data.grouping.hash)
+    return objective.bind(ObjectiveContext(data, schedule, provenance, torch.device("cpu")))
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +84,7 @@ def test_a_prototype_is_the_mean_of_its_descriptors() -> None:
 
 
 def test_a_style_is_replaced_by_words_of_one_that_stays(forgetting: UnlearnDataModule) -> None:
-    objective = Anchor("uniform_style", descriptors=2)
-    objective.read(forgetting)
+    objective = bound(Anchor(strategy="uniform_style", descriptors=2), forgetting)
     batch = batch_of(forgetting, [0, 3, 6] * 100)
     anchors = objective.anchors(batch)
     contents = [text.split()[3].rstrip(",") for text in anchors]
@@ -86,8 +95,9 @@ def test_a_style_is_replaced_by_words_of_one_that_stays(forgetting: UnlearnDataM
 
 
 def test_near_styles_are_drawn_oftener(forgetting: UnlearnDataModule, clip: str) -> None:
-    objective = Anchor("weighted_style", clip=clip, beta=30.0, eta=0.2, descriptors=1)
-    objective.read(forgetting)
+    objective = bound(
+        Anchor(strategy="weighted_style", clip=clip, beta=30.0, eta=0.2, descriptors=1), forgetting
+    )
     anchors = objective.anchors(batch_of(forgetting, [0] * 2000))
     green = sum(text.rpartition("featuring ")[2] in COLOURS["green"] for text in anchors) / 2000
     model = CLIPTextModelWithProjection.from_pretrained(clip)
@@ -109,14 +119,12 @@ def test_near_styles_are_drawn_oftener(forgetting: UnlearnDataModule, clip: str)
 
 
 def test_without_its_style_a_prompt_names_the_content_alone(forgetting: UnlearnDataModule) -> None:
-    objective = Anchor("style_removed")
-    objective.read(forgetting)
+    objective = bound(Anchor(strategy="style_removed"), forgetting)
     assert objective.anchors(batch_of(forgetting, [0, 3])) == ["A depiction of 0", "A depiction of 1"]
 
 
 def test_a_match_is_the_same_picture_in_another_style(forgetting: UnlearnDataModule) -> None:
-    objective = Anchor("matched_retain")
-    objective.read(forgetting)
+    objective = bound(Anchor(strategy="matched_retain"), forgetting)
     anchors = set(objective.anchors(batch_of(forgetting, [3] * 50)))
     prompts = forgetting.parent.sample_prompts
     assert anchors == {prompts[4], prompts[5]}  # picture 1 in green and in blue
@@ -128,8 +136,7 @@ def test_the_target_is_the_full_models_answer_to_the_anchor(
 ) -> None:
     module = LatentDiffusionModule(forgetting.parent.encoders.pretrained)  # type: ignore[attr-defined]
     full = FullModel.of(module).prompted(forgetting.parent.prompts).model
-    objective = Anchor(strategy)  # type: ignore[arg-type]
-    objective.read(forgetting)
+    objective = bound(Anchor(strategy=strategy), forgetting)  # type: ignore[arg-type]
     batch = batch_of(forgetting, [0, 3, 6])
     known = len(forgetting.parent.prompts)  # type: ignore[arg-type]
     torch.manual_seed(3)
@@ -141,7 +148,7 @@ def test_the_target_is_the_full_models_answer_to_the_anchor(
     with torch.no_grad():
         expected = module.denoiser(batch.x_t, batch.timesteps, encoder_hidden_states=states).sample
     torch.testing.assert_close(term.target, expected, rtol=1e-4, atol=1e-5)
-    assert term.weight.tolist() == [1.0] * 3
+    assert term is not None and term.weight is None
     assert len(forgetting.parent.prompts) == known  # type: ignore[arg-type]
 
 
@@ -157,7 +164,7 @@ def test_unlearning_moves_forgotten_prompts_towards_their_anchors(
             parameter.data *= 10  # an untrained network hardly hears its prompt
     full = FullModel.of(module).prompted(forgetting.parent.prompts)
     student = UnlearnModule(
-        full, Anchor("style_removed"), ["red"], lambda p: torch.optim.Adam(p, 3e-4), conditional=True
+        full, Anchor(strategy="style_removed"), ["red"], lambda p: torch.optim.Adam(p, 3e-4), conditional=True
     )
     trainer = Trainer(
         default_root_dir=tmp_path,
@@ -169,8 +176,7 @@ def test_unlearning_moves_forgotten_prompts_towards_their_anchors(
         limit_val_batches=0,
     )
     trainer.fit(student, datamodule=forgetting)
-    objective = Anchor("style_removed")
-    objective.read(forgetting)
+    objective = bound(Anchor(strategy="style_removed"), forgetting)
     batch = batch_of(forgetting, [0, 3, 6, 9] * 8)
     with torch.no_grad():
         target = objective.forget_term(batch, full.model, full.model).target
@@ -181,9 +187,9 @@ def test_unlearning_moves_forgotten_prompts_towards_their_anchors(
 
 
 def test_operators_are_named_after_strategies(clip: str) -> None:
-    assert Anchor("weighted_style", clip=clip).name == "weighted_style"
-    assert Anchor("style_removed", preserve="denoise").name == "style_removed_denoise"
-    hparams = Anchor("weighted_style", clip=clip, beta=1.0).hparams
+    assert Anchor(strategy="weighted_style", clip=clip).operator == "weighted_style"
+    assert Anchor(strategy="style_removed", preserve="denoise").operator == "style_removed_denoise"
+    hparams = Anchor(strategy="weighted_style", clip=clip, beta=1.0).hparams
     assert {name: hparams[name] for name in ("strategy", "beta", "eta", "descriptors", "preserve")} == {
         "strategy": "weighted_style",
         "beta": 1.0,
@@ -192,7 +198,7 @@ def test_operators_are_named_after_strategies(clip: str) -> None:
         "preserve": "distill",
     }
     assert len(str(hparams["clip"])) == 64  # its weights, wherever they lie
-    assert "beta" not in Anchor("uniform_style").hparams
+    assert "beta" not in Anchor(strategy="uniform_style").hparams
 
 
 @pytest.mark.parametrize(
@@ -200,31 +206,31 @@ def test_operators_are_named_after_strategies(clip: str) -> None:
     [
         (
             {"strategy": "nearest"},
-            "the strategy of the anchors is unknown\n"
+            "invalid strategy of Anchor\n"
             "  found:    nearest\n"
             "  expected: weighted_style, uniform_style, style_removed, matched_retain\n"
-            "  fix:      set objective.init_args.strategy to one of them",
+            "  fix:      set objective.init_args.strategy to such a value",
         ),
         (
             {},
-            "anchors weighted by nearness need a CLIP to measure it\n"
+            "anchors weighted by nearness need a CLIP\n"
             "  found:    clip=null\n"
             "  expected: the folder or the hub name of a CLIP\n"
             "  fix:      set objective.init_args.clip, or strategy to uniform_style",
         ),
         (
             {"strategy": "uniform_style", "descriptors": 0},
-            "descriptors of the anchors is out of range\n"
+            "invalid descriptors of Anchor\n"
             "  found:    0\n"
             "  expected: descriptors >= 1\n"
-            "  fix:      set objective.init_args.descriptors, or leave it out",
+            "  fix:      set objective.init_args.descriptors to such a value",
         ),
         (
             {"strategy": "uniform_style", "eta": 1.5},
-            "eta of the anchors is out of range\n"
+            "invalid eta of Anchor\n"
             "  found:    1.5\n"
-            "  expected: eta >= 0 and <= 1\n"
-            "  fix:      set objective.init_args.eta, or leave it out",
+            "  expected: 0 <= eta <= 1\n"
+            "  fix:      set objective.init_args.eta to such a value",
         ),
     ],
 )
@@ -236,17 +242,17 @@ def test_bad_arguments_are_refused(options: dict[str, object], message: str) -> 
 
 def test_images_without_prompts_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        Anchor("style_removed").read(GroupDataModule(Digits()).unlearning(["3"]))
+        bound(Anchor(strategy="style_removed"), GroupDataModule(Digits()).unlearning(["3"]))
     assert str(caught.value) == (
-        "anchors replace the style in a prompt, and there are no prompts\n"
+        "anchors need training data with prompts\n"
         "  found:    UnlearnDataModule of images without texts\n"
-        "  expected: training data with prompts\n"
+        "  expected: prompts, in which an anchor replaces the style\n"
         "  fix:      take a LatentDataModule, or another objective such as ReTrack"
     )
 
 
 def test_a_clip_that_is_not_there_is_refused(forgetting: UnlearnDataModule, tmp_path: Path) -> None:
-    objective = Anchor("weighted_style", clip=str(tmp_path))
+    objective = Anchor(strategy="weighted_style", clip=str(tmp_path))
     with pytest.raises(StoreError) as caught:
         objective.hparams  # noqa: B018
     assert str(caught.value).splitlines()[0] == f"the CLIP {tmp_path} cannot be read"
@@ -262,7 +268,7 @@ def test_pictures_in_one_style_alone_have_no_match(data: LatentDataModule) -> No
         **{**vars(data._loaded), "ids": ("alone", *data.ids[1:])}
     )
     with pytest.raises(DataError) as caught:
-        Anchor("matched_retain").read(only)
+        bound(Anchor(strategy="matched_retain"), only)
     assert str(caught.value) == (
         "1 of 6 pictures to forget are in no other style\n"
         "  found:    'alone', and no id that differs from it in the name of the group alone\n"
@@ -276,8 +282,7 @@ def test_groups_inside_the_forgotten_one_lend_no_words(data: LatentDataModule) -
     members = {name: data.grouping.forget([name]) for name in COLOURS}
     warm = np.sort(np.concatenate([members["red"], members["green"]]))
     nested = data.regrouped(Grouping({**members, "warm": warm}, len(data.ids)))
-    objective = Anchor("uniform_style", descriptors=1)
-    objective.read(nested.unlearning(["warm"]))
+    objective = bound(Anchor(strategy="uniform_style", descriptors=1), nested.unlearning(["warm"]))
     words = {
         text.rpartition("featuring ")[2]
         for text in objective.anchors(batch_of(data.unlearning(["red"]), [0] * 50))
@@ -288,7 +293,7 @@ def test_groups_inside_the_forgotten_one_lend_no_words(data: LatentDataModule) -
 def test_without_another_style_there_is_nothing_to_borrow(data: LatentDataModule) -> None:
     alone = data.regrouped(Grouping({"red": data.grouping.forget(["red"])}, len(data.ids)))
     with pytest.raises(DataError) as caught:
-        Anchor("uniform_style").read(alone.unlearning(["red"]))
+        bound(Anchor(strategy="uniform_style"), alone.unlearning(["red"]))
     assert str(caught.value) == (
         "no other style stays without red\n"
         "  found:    no group with samples that are retained\n"
@@ -300,7 +305,7 @@ def test_without_another_style_there_is_nothing_to_borrow(data: LatentDataModule
 def test_prompts_without_words_for_a_style_are_refused(forgetting: UnlearnDataModule) -> None:
     template = PromptTemplate(["A depiction of {content}, drawn as {style}"])
     with pytest.raises(DataError) as caught:
-        Anchor("style_removed", template=template).read(forgetting)
+        bound(Anchor(strategy="style_removed", template=template), forgetting)
     assert str(caught.value) == (
         "4 prompts to forget have no words for a style: anchors would replace nothing\n"
         "  found:    'A depiction of 0, artistic style featuring warm, hot'\n"

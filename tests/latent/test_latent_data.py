@@ -73,32 +73,32 @@ def test_a_damaged_cache_is_refused(data: LatentDataModule, pretrained: str) -> 
     problem, _, expected, fix = str(caught.value).splitlines()
     assert problem.endswith(".safetensors is damaged")
     assert expected == "  expected: tensors that were written whole"
-    assert fix == "  fix:      remove the file: it is made again"
+    assert fix == "  fix:      remove the file: it is computed again"
 
 
 def test_queries_are_encoded_and_known_by_their_prompts(data: LatentDataModule) -> None:
     images = to_unit(Coloured().load().pixels([0, 4]))
-    asked = Queries(("a", "b"), images, prompts=(data.sample_prompts[4], "something else"))
-    ready = data.as_queries(asked, conditional=True)
+    requested = Queries(("a", "b"), images, prompts=(data.sample_prompts[4], "something else"))
+    ready = data.as_queries(requested, conditional=True)
     torch.testing.assert_close(ready.latents, data.encoders.latents(images))
     assert torch.equal(ready.inputs, ready.latents)
     assert ready.labels is not None
-    assert [data.prompts.texts[number] for number in ready.labels] == list(asked.prompts or ())
-    assert ready.take([1]).prompts == asked.prompts[1:]
+    assert [data.prompts.texts[number] for number in ready.labels] == list(requested.prompts or ())
+    assert ready.take([1]).prompts == requested.prompts[1:]
 
 
 def test_queries_are_identified_without_encoding_them(
     data: LatentDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = to_unit(Coloured().load().pixels([0, 4]))
-    asked = Queries(("a", "b"), images, prompts=(data.sample_prompts[4], "something else"))
+    requested = Queries(("a", "b"), images, prompts=(data.sample_prompts[4], "something else"))
     with data.forgetting_prompts():
-        ready = data.as_queries(asked, conditional=True)
+        ready = data.as_queries(requested, conditional=True)
         assert "something else" in data.prompts.texts
     assert "something else" not in data.prompts.texts
     for method in ("latents", "embeddings"):
         monkeypatch.setattr(data.encoders, method, lambda part: pytest.fail("encoded"))
-    known = data.conditioned(asked, conditional=True)
+    known = data.conditioned(requested, conditional=True)
     assert (query_hash(known), known.encoders) == (query_hash(ready), ready.encoders)
 
 

@@ -128,7 +128,7 @@ def test_a_scheduler_for_another_prediction_is_refused(pretrained: str) -> None:
     with pytest.raises(ConfigError) as caught:
         LatentDiffusionModule(pretrained, scheduler=DDPMScheduler(prediction_type="v_prediction"))
     assert str(caught.value) == (
-        "the scheduler is for another kind of prediction than the denoiser makes\n"
+        "the scheduler's prediction type differs from the denoiser's\n"
         "  found:    DDPMScheduler with prediction type v_prediction\n"
         f"  expected: epsilon, as in {pretrained}\n"
         "  fix:      set prediction_type of model.init_args.scheduler, or leave the scheduler out"
@@ -139,7 +139,7 @@ def test_a_moving_average_of_a_lora_is_refused(pretrained: str) -> None:
     with pytest.raises(ConfigError) as caught:
         LatentDiffusionModule(pretrained, lora=Lora(rank=4), ema_decay=0.9)
     assert str(caught.value) == (
-        "a LoRA has no moving average\n"
+        "LoRA training does not support a moving average\n"
         "  found:    lora of rank 4 with ema_decay=0.9\n"
         "  expected: one of the two\n"
         "  fix:      leave out model.init_args.ema_decay or model.init_args.lora"
@@ -265,9 +265,9 @@ def test_unlearning_computes_activations_twice_where_training_did(
 ) -> None:
     full = FullModel.of(LatentDiffusionModule(pretrained)).prompted(data.prompts)
     training = (default_optimizer, None, True, 0, {"steps": 1}, None)
-    for asked in (False, True):
-        made = Unlearning(full, Anchor("style_removed"), *training, asked).module(("red",))
-        assert made.denoiser.is_gradient_checkpointing is asked
+    for requested in (False, True):
+        made = Unlearning(full, Anchor(strategy="style_removed"), *training, requested).module(("red",))
+        assert made.denoiser.is_gradient_checkpointing is requested
 
 
 def test_oracles_of_another_adapter_are_others(pretrained: str) -> None:

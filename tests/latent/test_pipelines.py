@@ -127,7 +127,7 @@ def test_other_pipelines_go_through_every_stage(
     assert FullModel.of(module).model.prediction == prediction
     trainer().fit_full(module, data())
     trainer().sample(module, data(), num=2, steps=3, prompt_guidance=3.0)
-    trainer().unlearn(module, data(), objective=Anchor("uniform_style"), steps=2)
+    trainer().unlearn(module, data(), objective=Anchor(strategy="uniform_style"), steps=2)
     trainer().attribute(module, data(), operator="uniform_style")
     table = ScoreTable.load(run / "scores" / "uniform_style-0.parquet")
     assert table.groups == ("red", "green", "blue")
@@ -139,7 +139,7 @@ def test_a_classifier_cannot_guide_what_prompts_determine(data: LatentDataModule
     with pytest.raises(ConfigError) as caught:
         GroupClassifier(ClassifierPlan(), data, FullModel.of(module).model.schedule, conditional=True)
     assert str(caught.value) == (
-        "guidance has nothing to tell: prompts say what the groups are\n"
+        "guidance does not support text-to-image models: prompts determine the groups\n"
         "  found:    a text-to-image model\n"
         "  expected: a model without a condition, or of class labels that do not determine the groups\n"
         "  fix:      use guda unlearn, e.g. with unlearn/weighted_style.yaml"

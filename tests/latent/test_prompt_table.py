@@ -12,13 +12,13 @@ from guda_lightning.latent.prompts import NO_PROMPT, PromptTable
 
 
 class Lengths:
-    """Embeds a text as its length, and remembers what it was asked."""
+    """Embeds a text as its length, and remembers what it encoded."""
 
     def __init__(self) -> None:
-        self.asked: list[list[str]] = []
+        self.encoded: list[list[str]] = []
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        self.asked.append(list(texts))
+        self.encoded.append(list(texts))
         return {"states": torch.tensor([[float(len(text))] for text in texts])}
 
 
@@ -29,7 +29,7 @@ def test_prompts_are_numbered_in_the_order_they_are_met() -> None:
     assert table.numbers(["ccc", "a"]).tolist() == [3, 2]
     assert table.texts == ["", "bb", "a", "ccc"]
     assert len(table) == 4
-    assert encode.asked == [[""], ["bb", "a"], ["ccc"]]  # each once
+    assert encode.encoded == [[""], ["bb", "a"], ["ccc"]]  # each once
     found = table(torch.tensor([3, NO_PROMPT, 1]))
     assert found["states"].tolist() == [[3.0], [0.0], [2.0]]
 
@@ -40,7 +40,7 @@ def test_what_is_asked_once_is_not_kept() -> None:
     condition = table.once(["four", "x"])
     assert condition(torch.tensor([1, 0, 0]))["states"].tolist() == [[1.0], [4.0], [4.0]]
     assert table.texts == [""]
-    assert (encode.asked, stored.asked) == ([["four", "x"]], [[""]])
+    assert (encode.encoded, stored.encoded) == ([["four", "x"]], [[""]])
 
 
 def test_what_is_asked_again_is_not_encoded_again() -> None:
@@ -50,7 +50,7 @@ def test_what_is_asked_again_is_not_encoded_again() -> None:
     for _ in range(2):
         found = table.once(["new", "known", "new"])(torch.tensor([0, 1, 2]))
         assert found["states"].tolist() == [[3.0], [5.0], [3.0]]
-    assert encode.asked == [[""], ["known"], ["new"]]
+    assert encode.encoded == [[""], ["known"], ["new"]]
 
 
 def test_what_is_met_in_a_block_is_forgotten_after_it() -> None:

@@ -113,7 +113,7 @@ def test_the_atoms_of_overlapping_groups_are_their_sets() -> None:
         ),
         (
             {"channels": (12,)},
-            "classifier.channels does not describe a network",
+            "classifier.channels is invalid",
             [12],
             "one number per convolutional level, each a multiple of 8",
             "set classifier.channels, e.g. [32, 64] for 32 x 32 images, or leave it out",
@@ -175,7 +175,7 @@ def test_labels_that_tell_the_group_are_refused(atom: list[int], labels: list[in
     with pytest.raises(
         ConfigError,
         match=message(
-            "guidance has nothing to tell: the class labels of the conditional model determine the groups",
+            "guidance does not support these groups: class labels of the conditional model determine them",
             "one set of groups per label",
             "groups that the labels do not determine, or an unconditional model",
             "use guda unlearn, or group the samples by something else than their labels",

@@ -814,7 +814,7 @@ def test_a_method_with_the_oracles_name(run: Path, plant: Plant, capsys: pytest.
     plant("retrain-0", TRUTH)
     table(TRUTH, "mine").save(run / "scores" / "oracle.parquet")
     assert main(["evaluate", str(run)]) == 2
-    assert capsys.readouterr().err.startswith("error: a method has the oracle's name\n")
+    assert capsys.readouterr().err.startswith("error: invalid method name: reserved for the oracle\n")
 
 
 def test_scores_per_sample_beside_scores_per_group(

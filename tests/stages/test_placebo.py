@@ -298,7 +298,7 @@ def test_a_test_that_could_find_nothing_is_refused_at_once(scored: Path, refused
         "there are too few placebo partitions",
         "98, whose smallest possible p-value is 0.0101",
         "at least 99, for a smallest p-value of 0.01",
-        "ask for 99 or more: --partitions 99",
+        "pass --partitions 99, or more",
     )
     for level in (0.001, 1.0):
         assert refused(*run, "--level", level) == message(

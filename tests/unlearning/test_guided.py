@@ -10,7 +10,7 @@ from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import DiffusionModule, FullModel, noised
 from guda_lightning.errors import StoreError
 from guda_lightning.posteriors import guided, open_posterior
-from guda_lightning.unlearning import Guided, UnlearnModule
+from guda_lightning.unlearning import Guided, ObjectiveContext, UnlearnModule
 from toys import classifier_store, message, quiet_trainer, shades, tiny_unet
 
 DATA = shades()
@@ -32,8 +32,9 @@ def store(tmp_path: Path, full: FullModel) -> CounterfactualStore:
 def test_forget_and_retain_samples_are_both_led_to_the_guided_model(
     store: CounterfactualStore, full: FullModel
 ) -> None:
-    objective = Guided(str(store.root), forget_weight=0.5)
-    objective.bind(["bright"], full.model.schedule, {"full_hash": full.hash}, torch.device("cpu"))
+    data, provenance = DATA.unlearning(["bright"]), full.provenance(DATA.grouping.hash)
+    context = ObjectiveContext(data, full.model.schedule, provenance, torch.device("cpu"))
+    objective = Guided(store=str(store.root), forget_weight=0.5).bind(context)
     student = FullModel.of(DiffusionModule(tiny_unet(1), DDPMScheduler(num_train_timesteps=100))).model
     forget, retain = (noised(torch.rand(4, 1, 8, 8), None, full.model.schedule) for _ in range(2))
     loss = objective.loss(student, full.model, forget, retain)
@@ -50,7 +51,7 @@ def test_forget_and_retain_samples_are_both_led_to_the_guided_model(
 
 
 def test_a_student_unlearns_with_it(store: CounterfactualStore, full: FullModel, tmp_path: Path) -> None:
-    objective = Guided(str(store.root))
+    objective = Guided(store=str(store.root))
     module = UnlearnModule(full, objective, ["dark"])
     quiet_trainer(tmp_path, max_steps=3).fit(module, datamodule=DATA.unlearning(["dark"]))
     record = module.save(store)
@@ -70,4 +71,4 @@ def test_without_a_classifier_it_names_the_command(tmp_path: Path) -> None:
             f"there is no classifier in {tmp_path}", "none of any kind", "one with seed 0", "run guda guide"
         ),
     ):
-        Guided(str(tmp_path)).hparams  # noqa: B018
+        Guided(store=str(tmp_path)).hparams  # noqa: B018

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from benchmarks.forget_target import TwoGroups
 from torch import Tensor, nn
 
 from guda_lightning.diffusion import DiffusionModel
@@ -15,7 +15,7 @@ from guda_lightning.diffusion.module import Noised, noised
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.types import PredictionType
-from guda_lightning.unlearning import Finetune, NegGrad, Objective, ReTrack, ZeroTarget
+from guda_lightning.unlearning import BoundObjective, Finetune, NegGrad, Objective, ReTrack, ZeroTarget
 from toys import message, posterior_noise, tiny_unet
 
 OBJECTIVES = [Finetune, ReTrack, ZeroTarget, NegGrad]
@@ -32,6 +32,12 @@ def pair(prediction: PredictionType, seed: int = 0) -> tuple[DiffusionModel, Noi
     schedule = FLOW if prediction == "flow" else DDPM
     model = DiffusionModel(tiny_unet(seed).eval(), schedule, prediction)
     return model, noised(images(5, seed), None, schedule, torch.Generator().manual_seed(seed))
+
+
+def bound(
+    objective: Objective, forget: Tensor, retain: Tensor, schedule: NoiseSchedule = DDPM, device: str = "cpu"
+) -> BoundObjective:
+    return objective.bind(TwoGroups(forget, retain).context(schedule, device))
 
 
 # --- each loss against a loop over samples, written from the formulas ---
@@ -102,9 +108,8 @@ def test_the_loss_is_that_of_brute_force(
     forget = Noised(forget.x0, forget.noise, x_t, early, gamma, sigma, None)
     clean = torch.cat([forget.x0 + 0.02 * images(5, 9), images(6, 10)])
     objective = kind(preserve=preserve, **options)
-    objective.prepare(forget.x0, clean)
     with torch.no_grad():
-        loss = objective.loss(student, full, forget, retain)
+        loss = bound(objective, forget.x0, clean, schedule).loss(student, full, forget, retain)
         on_forget = student.output(forget.x_t, forget.timesteps).double()
         on_retain = student.output(retain.x_t, retain.timesteps).double()
         kept = full.output(retain.x_t, retain.timesteps).double()
@@ -133,9 +138,7 @@ def test_targets_are_finite_at_every_timestep(
     x0, noise = images(50, 0), torch.randn(50, 1, 8, 8)
     gamma, sigma = schedule.at(torch.arange(50), like=x0)
     batch = Noised(x0, noise, gamma * x0 + sigma * noise, torch.arange(50), gamma, sigma, None)
-    objective = kind()
-    objective.prepare(x0, images(20, 1))
-    term = objective.forget_term(batch, student, student)
+    term = bound(kind(), x0, images(20, 1), schedule).forget_term(batch, student, student)
     assert term is None or bool(term.target.isfinite().all())
 
 
@@ -146,7 +149,8 @@ def test_class_labels_reach_the_student_and_the_full_model() -> None:
     forget = noised(images(4, 0), torch.tensor([0, 0, 0, 0]), DDPM, generator)
     retain = noised(images(4, 1), torch.tensor([1, 2, 1, 2]), DDPM, generator)
     with torch.no_grad():
-        loss = ZeroTarget(preserve="distill").loss(model, model, forget, retain)
+        objective = bound(ZeroTarget(preserve="distill"), forget.x0, retain.x0)
+        loss = objective.loss(model, model, forget, retain)
         expected = network(forget.x_t, forget.timesteps, class_labels=forget.labels).sample
     assert float(loss.parts["forget"]) == pytest.approx(float(expected.square().mean()), rel=1e-5)
     assert float(loss.parts["preserve"]) == pytest.approx(0, abs=1e-10)
@@ -161,8 +165,8 @@ def test_without_a_forget_weight_distillation_rests_at_the_full_model(
     student = DiffusionModel(copy.deepcopy(full.denoiser), full.schedule, prediction)
     retain = noised(images(5, 2), None, full.schedule)
     for weight, rests in ((0.0, True), (0.5, False)):
-        objective = kind(forget_weight=weight, preserve="distill")
-        objective.prepare(forget.x0, retain.x0)
+        chosen = kind(forget_weight=weight, preserve="distill")
+        objective = bound(chosen, forget.x0, retain.x0, full.schedule)
         student.denoiser.zero_grad()
         objective.loss(student, full, forget, retain).total.backward()
         norm = sum(float(p.grad.square().sum()) for p in student.denoiser.parameters() if p.grad is not None)
@@ -172,8 +176,7 @@ def test_without_a_forget_weight_distillation_rests_at_the_full_model(
 def test_only_the_student_gets_gradients() -> None:
     student, forget = pair("epsilon", seed=1)
     full, retain = pair("epsilon", seed=2)
-    objective = ReTrack(preserve="distill")
-    objective.prepare(forget.x0, retain.x0)
+    objective = bound(ReTrack(preserve="distill"), forget.x0, retain.x0)
     objective.loss(student, full, forget, retain).total.backward()
     assert all(parameter.grad is not None for parameter in student.denoiser.parameters())
     assert all(parameter.grad is None for parameter in full.denoiser.parameters())
@@ -197,8 +200,7 @@ def three_clusters(per_cluster: int = 40) -> Tensor:
 def test_the_target_is_the_exact_posterior_noise_of_the_retain_set(schedule: NoiseSchedule) -> None:
     forget, retain = three_clusters()[0], three_clusters()[1:].flatten(0, 1)
     batch = noised(on_plane(forget), None, schedule, torch.Generator().manual_seed(0))
-    objective = ReTrack()
-    objective.prepare(on_plane(forget), on_plane(retain))
+    objective = bound(ReTrack(), on_plane(forget), on_plane(retain), schedule)
     student = DiffusionModel(nn.Identity(), schedule, "epsilon")
     target = objective.forget_term(batch, student, student).target.flatten(1)
     exact = posterior_noise(batch.x_t.flatten(1), batch.gamma.flatten(1), batch.sigma.flatten(1), retain)
@@ -213,8 +215,7 @@ def test_many_samples_of_a_gaussian_give_its_closed_form() -> None:
     x0, noise = on_plane(forget), torch.randn(20, 2, 1, 1, generator=torch.Generator().manual_seed(1))
     gamma, sigma = DDPM.at(timesteps, like=x0)
     x_t = gamma * x0 + sigma * noise
-    objective = ReTrack()
-    objective.prepare(x0, on_plane(retain))
+    objective = bound(ReTrack(), x0, on_plane(retain))
     student = DiffusionModel(nn.Identity(), DDPM, "epsilon")
     target = objective.forget_term(Noised(x0, noise, x_t, timesteps, gamma, sigma, None), student, student)
     closed = sigma * (x_t - gamma * on_plane(mean)) / (gamma**2 * spread**2 + sigma**2)
@@ -240,7 +241,7 @@ class PlaneNetwork(nn.Module):
 def train(student: DiffusionModel, objective: Objective, full: DiffusionModel, steps: int, lr: float) -> None:
     points, generator = three_clusters(), torch.Generator().manual_seed(1)
     forget, retain = on_plane(points[0]), on_plane(points[1:].flatten(0, 1))
-    objective.prepare(forget, retain)
+    work = bound(objective, forget, retain)
     optimizer = torch.optim.Adam(student.denoiser.parameters(), lr=lr)
     for _ in range(steps):
         sides = [
@@ -248,7 +249,7 @@ def train(student: DiffusionModel, objective: Objective, full: DiffusionModel, s
             for side in (forget, retain)
         ]
         optimizer.zero_grad()
-        objective.loss(student, full, *sides).total.backward()
+        work.loss(student, full, *sides).total.backward()
         optimizer.step()
 
 
@@ -294,7 +295,7 @@ def unlearned(full: DiffusionModel, objective: Objective, steps: int = 300) -> d
 def test_retrack_moves_the_student_to_the_ideal_model_of_the_retain_set(
     full: DiffusionModel, preserve: Any
 ) -> None:
-    before, after = measure(full), unlearned(full, ReTrack(0.1, preserve))
+    before, after = measure(full), unlearned(full, ReTrack(forget_weight=0.1, preserve=preserve))
     assert after["forget_ideal"] < 0.25 * before["forget_ideal"]
     assert after["retain_loss"] < 1.2 * before["retain_loss"]
 
@@ -320,94 +321,53 @@ def test_finetuning_is_plain_training_on_the_retain_set(full: DiffusionModel) ->
 
 
 def test_neggrad_raises_the_loss_of_the_forget_set(full: DiffusionModel) -> None:
-    before, after = measure(full), unlearned(full, NegGrad(0.03), steps=60)
+    before, after = measure(full), unlearned(full, NegGrad(forget_weight=0.03), steps=60)
     assert after["forget_loss"] > 2 * before["forget_loss"]
     assert after["retain_loss"] < 1.5 * before["retain_loss"]
 
 
 def test_zero_target_predicts_no_noise_on_the_forget_set(full: DiffusionModel) -> None:
-    before, after = measure(full), unlearned(full, ZeroTarget(1.0), steps=150)
+    before, after = measure(full), unlearned(full, ZeroTarget(forget_weight=1.0), steps=150)
     assert after["forget_norm"] < 0.3 * before["forget_norm"]
     assert after["retain_norm"] > 2 * after["forget_norm"]
 
 
-# --- names, hyper-parameters, refusals ---
+# --- refusals ---
 
 
-def test_names_are_unique_and_third_parties_get_their_own() -> None:
-    class Mine(ReTrack):
-        pass
-
-    kinds: list[type[Any]] = [ReTrack, ZeroTarget, NegGrad, Mine]
-    names = [kind(preserve=preserve).name for kind in kinds for preserve in ("denoise", "distill")]
-    assert [Finetune().name, *names] == [
-        "finetune",
-        "retrack",
-        "retrack_distill",
-        "zero_target",
-        "zero_target_distill",
-        "neggrad",
-        "neggrad_distill",
-        "mine",
-        "mine_distill",
-    ]
-
-
-@pytest.mark.parametrize("kind", OBJECTIVES)
-def test_every_argument_is_a_hyper_parameter(kind: type[Any]) -> None:
-    other = {
-        "forget_weight": 0.5,
-        "preserve": "distill",
-        "neighbours": 3,
-        "kl_cap": 2.0,
-        "density_ratio": True,
-    }
-    arguments = inspect.signature(kind).parameters
-    assert arguments.keys() <= kind().hparams.keys()
-    for name in arguments:
-        changed = kind(**{name: other[name]}).hparams
-        assert changed[name] == other[name]
-        assert changed != kind().hparams
-
-
-def test_arguments_out_of_range_are_refused() -> None:
-    expected = message(
-        "the weight of the forget term is out of range",
-        -0.5,
-        "forget_weight >= 0",
-        "set objective.init_args.forget_weight; neggrad already has its sign",
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "expected"),
+    [
+        (NegGrad, "forget_weight", -0.5, "a number >= 0; the objective sets the sign"),
+        (ZeroTarget, "forget_weight", math.nan, "a number >= 0; the objective sets the sign"),
+        (ZeroTarget, "preserve", "keep", "denoise or distill"),
+        (ReTrack, "kl_cap", 0.0, "kl_cap > 0, or null"),
+        (ReTrack, "kl_cap", -1.0, "kl_cap > 0, or null"),
+        (ReTrack, "kl_cap", math.nan, "kl_cap > 0, or null"),
+        (ReTrack, "neighbours", 0, "neighbours > 0, or null"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(kind: type[Any], name: str, value: Any, expected: str) -> None:
+    refusal = message(
+        f"invalid {name} of {kind.__name__}",
+        value,
+        expected,
+        f"set objective.init_args.{name} to such a value",
     )
-    with pytest.raises(ConfigError, match=expected):
-        NegGrad(forget_weight=-0.5)
-    expected = message(
-        "the preserve term is unknown",
-        "keep",
-        "denoise or distill",
-        "set objective.init_args.preserve to one of them",
-    )
-    with pytest.raises(ConfigError, match=expected):
-        ZeroTarget(preserve="keep")  # type: ignore[arg-type]
-    for name, value in (("kl_cap", 0.0), ("kl_cap", -1.0), ("kl_cap", math.nan), ("neighbours", 0)):
-        expected = message(
-            f"{name} of ReTrack is out of range",
-            value,
-            f"{name} > 0, or null",
-            f"set objective.init_args.{name}, or leave it out",
-        )
-        with pytest.raises(ConfigError, match=expected):
-            ReTrack(**{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=refusal):
+        kind(**{name: value})
 
 
 def test_more_neighbours_than_retain_samples_are_refused() -> None:
-    ReTrack(neighbours=10).check(10)
+    bound(ReTrack(neighbours=10), images(5, 0), images(10, 1))
     expected = message(
-        "ReTrack asks for more neighbours than the retain set has samples",
+        "ReTrack sums over more neighbours than the retain set has samples",
         "neighbours=11, retain set of 10",
         "neighbours <= 10",
         "lower objective.init_args.neighbours, or set it to null to sum over all",
     )
     with pytest.raises(ConfigError, match=expected):
-        ReTrack(neighbours=11).check(10)
+        bound(ReTrack(neighbours=11), images(5, 0), images(10, 1))
 
 
 def test_the_density_ratio_needs_all_of_retain() -> None:
@@ -421,6 +381,21 @@ def test_the_density_ratio_needs_all_of_retain() -> None:
         ReTrack(neighbours=3, density_ratio=True)
 
 
+def test_retrack_refuses_a_timestep_without_noise() -> None:
+    clean = NoiseSchedule.from_alphas_cumprod(torch.tensor([1.0, 0.9, 0.5]))
+    expected = message(
+        "ReTrack needs noise at every timestep",
+        "none at timestep 0 of 3",
+        "sigma > 0",
+        "train the full model with a noise schedule whose first step adds noise",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        bound(ReTrack(), images(5, 0), images(10, 1), clean)
+
+
+# --- steps on a device ---
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize(
     "objective",
@@ -432,7 +407,7 @@ def test_the_density_ratio_needs_all_of_retain() -> None:
         ReTrack(neighbours=2, kl_cap=1.0),
         ReTrack(density_ratio=True),
     ],
-    ids=lambda objective: f"{objective.name} {objective.hparams}",
+    ids=lambda objective: f"{objective.operator} {objective.hparams}",
 )
 def test_no_number_of_a_step_is_read_from_the_device(
     objective: Objective, prediction: PredictionType
@@ -441,23 +416,21 @@ def test_no_number_of_a_step_is_read_from_the_device(
     schedule = FLOW if prediction == "flow" else DDPM
     student, full = (DiffusionModel(tiny_unet(n).to("meta"), schedule, prediction) for n in range(2))
     forget, retain = (noised(images(5, 0).to("meta"), None, schedule) for _ in range(2))
-    objective = copy.deepcopy(objective)
-    objective.prepare(images(5, 0), images(9, 1))
-    loss = objective.loss(student, full, forget, retain)
+    work = bound(objective, images(5, 0), images(9, 1), schedule, device="meta")
+    loss = work.loss(student, full, forget, retain)
     loss.total.backward()
     assert loss.total.is_meta
     with pytest.raises(RuntimeError, match="meta"):
         bool(loss.total.isfinite())
 
 
-def test_retrack_refuses_a_timestep_without_noise() -> None:
-    clean = NoiseSchedule.from_alphas_cumprod(torch.tensor([1.0, 0.9, 0.5]))
-    expected = message(
-        "ReTrack needs noise at every timestep",
-        "none at timestep 0 of 3",
-        "sigma > 0",
-        "train the full model with a noise schedule whose first step adds noise",
-    )
-    with pytest.raises(ConfigError, match=expected):
-        ReTrack().bind(["bright"], clean, {}, torch.device("cpu"))
-    ReTrack().bind(["bright"], DDPM, {}, torch.device("cpu"))
+def test_bound_objectives_share_nothing() -> None:
+    student, forget = pair("epsilon", seed=1)
+    objective = ReTrack()
+    works = [bound(objective, forget.x0, images(5, seed)) for seed in (2, 3, 2)]
+    with torch.no_grad():
+        first, other, again = (work.forget_term(forget, student, student) for work in works)
+    assert first is not None and other is not None and again is not None
+    assert torch.equal(first.target, again.target)
+    assert not torch.allclose(first.target, other.target)
+    assert vars(objective) == vars(ReTrack())

@@ -188,7 +188,7 @@ def test_what_it_stores_is_the_student_and_how_it_was_made(tmp_path: Path) -> No
 def test_an_objective_that_does_not_fit_is_refused_before_the_first_step(tmp_path: Path) -> None:
     module = unlearn(ReTrack(neighbours=33))
     expected = message(
-        "ReTrack asks for more neighbours than the retain set has samples",
+        "ReTrack sums over more neighbours than the retain set has samples",
         "neighbours=33, retain set of 32",
         "neighbours <= 32",
         "lower objective.init_args.neighbours, or set it to null to sum over all",
@@ -207,7 +207,7 @@ class WithoutForget(LightningDataModule):
 
 def test_data_that_do_not_say_what_to_forget_are_refused(tmp_path: Path) -> None:
     expected = message(
-        "unlearning needs to know which samples to forget and which to retain",
+        "the datamodule does not pair forget and retain samples",
         "datamodule WithoutForget",
         "a datamodule with groups, grouping, forget_images() and retain_images()",
         "pass datamodule=GroupDataModule(...).unlearning(groups) to trainer.fit",

@@ -22,18 +22,20 @@ from guda_lightning.attribution.elbo import FittedELBOAttributor
 from guda_lightning.counterfactuals import GUIDANCE
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError
-from guda_lightning.functional.coalitions import (
+from guda_lightning.functional.coalition_plans import (
     CoalitionPlan,
-    Estimate,
     all_coalitions,
-    banzhaf,
-    banzhaf_interactions,
     kernel,
     permutations,
+    uniform,
+)
+from guda_lightning.functional.coalitions import (
+    Estimate,
+    banzhaf,
+    banzhaf_interactions,
     shapley_interactions,
     shapley_kernel,
     shapley_permutation,
-    uniform,
 )
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Coalitions

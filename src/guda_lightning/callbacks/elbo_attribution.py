@@ -215,7 +215,7 @@ class ELBOAttributionCallback(Callback):
             {group: self._errors(pl_module.student, queries, pl_module)},
             schedule,
             self.scoring,
-            method=pl_module.objective.name,
+            method=pl_module.objective.operator,
             seed=pl_module.seed,
             record=record,
         )

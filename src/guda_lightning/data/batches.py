@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from guda_lightning.data.grouping import Indices
 from guda_lightning.data.images import as_input
 from guda_lightning.distributed.ranks import Ranks
+from guda_lightning.errors import ConfigError
 
 Batch = dict[str, Tensor]
 
@@ -157,3 +158,20 @@ def make_loader(
 def _whole(batch: Any) -> Any:
     """``Samples.__getitems__`` has made the batch already."""
     return batch
+
+
+def checked_batch_keys(batch_keys: dict[str, str]) -> dict[str, str]:
+    """Return new names for the entries of a batch, if they are that.
+
+    Raises:
+        ConfigError: An entry does not exist, or two would have one name.
+    """
+    entries = ("image", "label", "index", "groups")
+    if not set(batch_keys) <= set(entries) or len({*entries, *batch_keys.values()}) != 4 + len(batch_keys):
+        raise ConfigError(
+            "data.batch_keys is invalid",
+            found=batch_keys,
+            expected=f"a new name for each of {', '.join(entries)}, or for some of them",
+            fix="set data.batch_keys, e.g. to {image: images}",
+        )
+    return batch_keys

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -16,27 +16,15 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from guda_lightning.data.batches import Batch, Samples, make_loader
+from guda_lightning.data.batches import Batch, Samples, checked_batch_keys, make_loader
 from guda_lightning.data.forget_retain import UnlearnDataModule
 from guda_lightning.data.grouping import Grouping, Indices
 from guda_lightning.data.images import as_input, to_unit
+from guda_lightning.data.loaded import Loaded, grouping_of
 from guda_lightning.data.queries import with_labels
 from guda_lightning.data.sources.source import ImageTable, Source
-from guda_lightning.errors import ConfigError, DataError, GroupError, QueryError
+from guda_lightning.errors import GroupError, QueryError, check_range
 from guda_lightning.types import Queries
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """What a source holds, in memory and shared by every view of it."""
-
-    ids: tuple[str, ...]
-    inputs: Tensor
-    labels: Tensor | None
-    grouping: Grouping
-    membership: Tensor
-    table: ImageTable
-    rows: Indices  # of the table, one a sample
 
 
 class GroupDataModule(LightningDataModule):
@@ -59,6 +47,9 @@ class GroupDataModule(LightningDataModule):
         limit: Number of samples to draw at random from the source. None: all.
         batch_keys: What a LightningModule of your own calls the entries of a batch, e.g.
             ``{"image": "images"}``. None: ``image``, ``label``, ``index`` and ``groups``.
+
+    Raises:
+        ConfigError: A number is out of range, or ``batch_keys`` are invalid.
     """
 
     def __init__(
@@ -75,10 +66,10 @@ class GroupDataModule(LightningDataModule):
         batch_keys: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        _at_least(
-            1, batch_size=batch_size, image_size=image_size, probe_per_group=probe_per_group, limit=limit
-        )
-        _at_least(0, seed=seed)
+        counts = {"batch_size": batch_size, "image_size": image_size, "limit": limit}
+        for name, value in {**counts, "probe_per_group": probe_per_group}.items():
+            check_range(f"data.{name}", value, ge=1, fix=f"raise data.{name}")
+        check_range("data.seed", seed, ge=0, fix="raise data.seed")
         self.source = source
         self.batch_size = batch_size
         self.image_size = image_size
@@ -88,7 +79,7 @@ class GroupDataModule(LightningDataModule):
         self.probe_per_group = probe_per_group
         self.seed = seed
         self.limit = limit
-        self.batch_keys = _checked(batch_keys or {})
+        self.batch_keys = checked_batch_keys(batch_keys or {})
         self._removed: tuple[str, ...] = ()
         self._order_seed = seed
 
@@ -104,15 +95,15 @@ class GroupDataModule(LightningDataModule):
         self._loaded  # noqa: B018
 
     @cached_property
-    def _loaded(self) -> _Loaded:
+    def _loaded(self) -> Loaded:
         table = self.source.load()
-        grouping = _grouping(table, self.groups)
+        grouping = grouping_of(table, self.groups)
         rows = np.arange(len(table.ids))
         if self.limit is not None and self.limit < len(rows):
             rows = np.sort(np.random.default_rng(self.seed).permutation(rows)[: self.limit])
             grouping = grouping.take(rows)
         inputs, labels = self._read(table, rows)
-        return _Loaded(
+        return Loaded(
             ids=tuple(table.ids[row] for row in rows),
             inputs=inputs,
             labels=labels,
@@ -170,11 +161,6 @@ class GroupDataModule(LightningDataModule):
     def num_classes(self) -> int:
         """Number of classes; 0 when the source has no labels."""
         return len(self._loaded.table.label_names)
-
-    @property
-    def label_index(self) -> dict[str, int]:
-        """Name of each class to its index."""
-        return {name: number for number, name in enumerate(self._loaded.table.label_names)}
 
     @property
     def prompts(self) -> Callable[[Tensor], Mapping[str, Tensor]] | None:
@@ -301,7 +287,11 @@ class GroupDataModule(LightningDataModule):
         return self.conditioned(queries, conditional)
 
     def conditioned(self, queries: Queries, conditional: bool) -> Queries:
-        """Give queries what ``as_queries`` does, but encode nothing: it identifies them. Raises likewise."""
+        """Give queries the conditions that identify them, without encoding anything.
+
+        Raises:
+            QueryError: They have no labels, or labels that the model has no class for.
+        """
         return with_labels(queries, conditional, self.num_classes)
 
     def forgetting_prompts(self) -> AbstractContextManager[None]:
@@ -360,39 +350,3 @@ class GroupDataModule(LightningDataModule):
             order = np.random.default_rng([self.seed, column]).permutation(len(members))
             picked[name] = members[np.sort(order[:count])]
         return picked
-
-
-def _grouping(table: ImageTable, metadata: str | None) -> Grouping:
-    if metadata is not None:
-        return Grouping.from_metadata(metadata, table.ids)
-    if table.labels is None:
-        raise DataError(
-            "the training data has no groups",
-            found="images without labels",
-            expected="labels, or a metadata file that assigns groups",
-            fix="sort the images into one folder per group, name a label column, or set data.groups",
-        )
-    return Grouping.from_labels(table.labels, table.label_names)
-
-
-def _checked(batch_keys: dict[str, str]) -> dict[str, str]:
-    entries = ("image", "label", "index", "groups")
-    if not set(batch_keys) <= set(entries) or len({*entries, *batch_keys.values()}) != 4 + len(batch_keys):
-        raise ConfigError(
-            "data.batch_keys does not rename the entries of a batch",
-            found=batch_keys,
-            expected=f"a new name for each of {', '.join(entries)}, or for some of them",
-            fix="set data.batch_keys, e.g. to {image: images}",
-        )
-    return batch_keys
-
-
-def _at_least(lowest: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < lowest:
-            raise ConfigError(
-                f"data.{name} is too small",
-                found=value,
-                expected=f"at least {lowest}",
-                fix=f"raise data.{name}",
-            )

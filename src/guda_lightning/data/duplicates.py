@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from guda_lightning.data.grouping import Grouping
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, check_range
+from guda_lightning.functional.distances import squared_distances
 
 _CHUNK = 512  # images, or pairs of them, at a time: 13 MB at 32 x 32 in colour
 _SAMPLE = 256  # images whose nearest neighbour is looked up in full: the median is then known to about 5 %
@@ -72,8 +73,7 @@ def near_duplicates(images: Tensor, grouping: Grouping, within: float = 0.25) ->
             expected=f"torch.uint8 of shape ({grouping.num_samples}, channels, height, width)",
             fix="take both from one GroupDataModule",
         )
-    if not 0 < within < math.inf:
-        raise ConfigError("within is out of range", found=within, expected="above 0", fix="take 0.25")
+    check_range("within", within, gt=0, lt=math.inf, fix="take 0.25")
     if len(images) < 2:
         return []
     pixels = images.flatten(1)
@@ -106,7 +106,7 @@ def _median_nearest(pixels: Tensor) -> float:
     images = pixels[rows].double()
     nearest = torch.full((len(rows),), math.inf, dtype=torch.float64)
     for start in range(0, len(pixels), _CHUNK):
-        squared = _squared_distances(images, pixels[start : start + _CHUNK].double())
+        squared = squared_distances(images, pixels[start : start + _CHUNK].double())
         squared[rows[:, None] == torch.arange(start, start + squared.shape[1])] = math.inf  # itself
         nearest = torch.minimum(nearest, squared.amin(dim=1))
     return float(nearest.median())
@@ -115,13 +115,13 @@ def _median_nearest(pixels: Tensor) -> float:
 def _candidates(images: Tensor, limit: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield all pairs with a squared distance of at most ``limit``, and others, a few at a time.
 
-    They are told by the sums over blocks of n pixels each; rows and columns that fill no block are left out.
+    They are found by the sums over blocks of n pixels each; rows and columns that fill no block are left out.
     """
     block = max(1, images.shape[2] // _COARSE), max(1, images.shape[3] // _COARSE)
     parts = _block_sums(images, block).split(_CHUNK)
     for row, first in enumerate(parts):
         for column, second in enumerate(parts[row:], start=row):
-            near = _squared_distances(first, second) <= limit * math.prod(block)
+            near = squared_distances(first, second) <= limit * math.prod(block)
             if row == column:
                 near = near.triu(1)
             for pairs in near.nonzero().split(_CHUNK):
@@ -135,9 +135,3 @@ def _block_sums(images: Tensor, block: tuple[int, int]) -> Tensor:
     blocks = whole.unflatten(3, (wide, block[1])).unflatten(2, (high, block[0])).numpy()
     # NumPy casts piece by piece, where torch would hold all images as float64.
     return torch.from_numpy(blocks.sum(axis=(3, 5), dtype=np.float64)).flatten(1)
-
-
-def _squared_distances(first: Tensor, second: Tensor) -> Tensor:
-    """``[n, dims]``, ``[m, dims]`` float64 whole numbers -> ``[n, m]``, exact."""
-    norms = first.square().sum(dim=1, keepdim=True) + second.square().sum(dim=1)
-    return norms - 2 * (first @ second.T)

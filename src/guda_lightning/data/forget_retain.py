@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
@@ -15,6 +15,29 @@ from guda_lightning.data.grouping import Grouping
 
 if TYPE_CHECKING:
     from guda_lightning.data.datamodule import GroupDataModule
+
+
+@runtime_checkable
+class ForgetData(Protocol):
+    """What a datamodule for unlearning offers besides its loaders."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups to forget."""
+        ...
+
+    @property
+    def grouping(self) -> Grouping:
+        """All groups, in the order of ``batch["groups"]``."""
+        ...
+
+    def forget_images(self) -> Tensor:
+        """``[samples, channels, height, width]`` in [-1, 1], the groups to forget."""
+        ...
+
+    def retain_images(self) -> Tensor:
+        """``[samples, channels, height, width]`` in [-1, 1], the rest."""
+        ...
 
 
 class UnlearnDataModule(LightningDataModule):

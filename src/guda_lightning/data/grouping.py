@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from guda_lightning.data.group_names import nearest, unknown_group
-from guda_lightning.data.rows import read_rows, require_columns
-from guda_lightning.errors import ConfigError, DataError, GroupError
+from guda_lightning.data.group_metadata import read_group_metadata
+from guda_lightning.data.group_names import unknown_group
+from guda_lightning.errors import GroupError, check_range
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import coalition
 
@@ -33,7 +33,7 @@ class Grouping:
     def __init__(self, members: Mapping[str, Sequence[int] | Indices], num_samples: int) -> None:
         if not members or num_samples < 1:
             raise GroupError(
-                "there is nothing to group",
+                "a grouping needs a group and a sample",
                 found=f"{len(members)} groups over {num_samples} samples",
                 expected="at least one group and one sample",
                 fix="check the labels, folders or metadata that the groups come from",
@@ -65,6 +65,13 @@ class Grouping:
         Args:
             function: Sample id to the name of its group, to the names of its groups, or to None for no group.
             sample_ids: One id per sample.
+
+        Example:
+            >>> from guda_lightning.data import Grouping
+            >>> ids = ["cat/0", "dog/0", "cat/1"]
+            >>> grouping = Grouping.from_callable(lambda name: name.split("/")[0], ids)
+            >>> {name: grouping.size(name) for name in grouping.names}
+            {'cat': 2, 'dog': 1}
         """
         answers = [function(sample_id) for sample_id in sample_ids]
         groups = [(answer,) if isinstance(answer, str) else tuple(answer or ()) for answer in answers]
@@ -96,29 +103,7 @@ class Grouping:
             DataError: The file is missing or broken, lacks a column, names no sample, or repeats itself.
             GroupError: No sample has a group.
         """
-        path = Path(path)
-        positions = {sample_id: position for position, sample_id in enumerate(sample_ids)}
-        groups: list[tuple[str, ...]] = [()] * len(sample_ids)
-        for line, row in read_rows(path, "group metadata", example='{"id": "0", "group": "cats"}'):
-            require_columns(path, line, row, (id_column, group_column))
-            sample_id = str(row[id_column])
-            if sample_id not in positions:
-                raise DataError(
-                    f"{path}, line {line}: unknown sample '{sample_id}'",
-                    found=f"{id_column} '{sample_id}'",
-                    expected=f"one of {len(sample_ids)} samples; nearest: {nearest(sample_id, sample_ids)}",
-                    fix=f"correct the column '{id_column}' or remove the line",
-                )
-            position = positions[sample_id]
-            names = _names(path, line, row[group_column], separator)
-            if repeated := sorted(set(names) & set(groups[position])) or _repeated(names):
-                raise DataError(
-                    f"{path}, line {line}: sample '{sample_id}' is put into group '{repeated[0]}' again",
-                    found="the same sample and group twice",
-                    expected="each pair of sample and group once",
-                    fix="remove one of the two",
-                )
-            groups[position] += names
+        groups = read_group_metadata(path, sample_ids, id_column, group_column, separator)
         return cls._from_names(groups, sorted(set().union(*groups)))
 
     @classmethod
@@ -151,7 +136,7 @@ class Grouping:
         """The groups that a text names: one group, or several joined by ``+`` and removed together, sorted.
 
         Raises:
-            GroupError: As in ``check``.
+            GroupError: No names, an unknown or empty group, or groups that together cover every sample.
         """
         names = (text,) if text in self._members else coalition(text)
         self.check(names)
@@ -179,11 +164,11 @@ class Grouping:
         """Return the samples in any of these groups, sorted.
 
         Raises:
-            GroupError: As in ``check``.
+            GroupError: No names, an unknown or empty group, or groups that together cover every sample.
         """
         if isinstance(names, str) or not names:
             raise GroupError(
-                "no list of groups was given",
+                "invalid group names: expected a list",
                 found=repr(names),
                 expected="a list of one or more group names",
                 fix=f"name groups, such as ['{self.names[0]}']",
@@ -210,7 +195,7 @@ class Grouping:
         """Return the samples in none of these groups, sorted.
 
         Raises:
-            GroupError: As in ``check``.
+            GroupError: No names, an unknown or empty group, or groups that together cover every sample.
         """
         return np.setdiff1d(np.arange(self.num_samples), self.forget(names), assume_unique=True)
 
@@ -252,13 +237,8 @@ class Grouping:
         Raises:
             ConfigError: A negative seed.
         """
-        if seed < 0:
-            raise ConfigError(
-                "the seed of a permuted grouping is negative",
-                found=seed,
-                expected="at least 0",
-                fix="number the placebo partitions from 0",
-            )
+        fix = "number the placebo partitions from 0"
+        check_range("the seed of a permuted grouping", seed, ge=0, symbol="seed", fix=fix)
         order = np.random.default_rng(seed).permutation(self.num_samples)
         members = {f"{name}/{group}": order[indices] for group, indices in self._members.items()}
         return Grouping(members, self.num_samples)
@@ -272,7 +252,10 @@ class Grouping:
 def _checked(name: str, indices: Sequence[int] | Indices, num_samples: int) -> Indices:
     if not isinstance(name, str) or not name.strip():
         raise GroupError(
-            "a group has no name", found=repr(name), expected="a readable text", fix="give every group a name"
+            "invalid group name: expected a string",
+            found=repr(name),
+            expected="a readable text",
+            fix="give every group a name",
         )
     given = np.asarray(indices)
     if given.size == 0:
@@ -301,21 +284,3 @@ def _checked(name: str, indices: Sequence[int] | Indices, num_samples: int) -> I
         )
     members.setflags(write=False)
     return members
-
-
-def _repeated(names: Sequence[str]) -> list[str]:
-    return [name for name in names if names.count(name) > 1]
-
-
-def _names(path: Path, line: int, value: object, separator: str) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    for item in values:
-        if isinstance(item, bool) or not isinstance(item, str | int):
-            raise DataError(
-                f"{path}, line {line}: a group is no name",
-                found=repr(item),
-                expected="a text, a whole number, a list of them, or null",
-                fix="correct the line",
-            )
-    parts = value.split(separator) if isinstance(value, str) else map(str, values)
-    return tuple(part.strip() for part in parts if part.strip())

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from guda_lightning.data.batches import Batch
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import check_range
 
 if TYPE_CHECKING:
     from guda_lightning.data.datamodule import GroupDataModule
@@ -34,13 +34,14 @@ class HeldOutDataModule(LightningDataModule):
 
     def __init__(self, parent: GroupDataModule, share: float, batch_size: int, seed: int) -> None:
         super().__init__()
-        if not 0 <= share < 1:
-            raise ConfigError(
-                "the share of held-out samples is out of range",
-                found=share,
-                expected="0 <= held_out < 1",
-                fix="pass --classifier.held_out 0.1, or 0 to train on all samples without calibration",
-            )
+        check_range(
+            "the share of held-out samples",
+            share,
+            ge=0,
+            lt=1,
+            symbol="held_out",
+            fix="pass --classifier.held_out 0.1, or 0 to train on all samples without calibration",
+        )
         self.parent, self.batch_size = parent, batch_size
         order = np.random.default_rng(seed).permutation(len(parent.ids))
         count = round(share * len(order))

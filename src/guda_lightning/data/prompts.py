@@ -35,7 +35,7 @@ def read_prompts(path: Path) -> list[str]:
             require_columns(path, line, row, ("prompt",))
             if not isinstance(row["prompt"], str):
                 raise DataError(
-                    f"{path}, line {line}: a prompt is no text",
+                    f"{path}, line {line}: invalid prompt: expected a string",
                     found=repr(row["prompt"]),
                     expected="a text",
                     fix="correct the line",
@@ -122,7 +122,7 @@ class PromptTemplate:
         parts = PromptParts(content, tuple(descriptors))
         if not content or self.parse(prompt) != parts:
             raise DataError(
-                f"the prompt '{prompt}' does not say what it was made of",
+                f"the prompt '{prompt}' cannot be parsed back into its parts",
                 found=f"the content '{content}' and the descriptors {list(descriptors)}",
                 expected="words that the template's own text and ', ' do not occur in, and no empty ones",
                 fix="choose other words",

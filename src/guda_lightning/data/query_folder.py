@@ -1,4 +1,4 @@
-"""Queries on disk: who they are, read at once, and their images, read when they are asked for."""
+"""Queries on disk: who they are, read at once, and their images, read when they are needed."""
 
 from __future__ import annotations
 

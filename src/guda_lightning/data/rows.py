@@ -75,7 +75,7 @@ def _json_object(path: Path, line: int, text: str, example: str) -> dict[str, ob
         row = error
     if not isinstance(row, dict):
         raise DataError(
-            f"{path}, line {line}: broken JSON",
+            f"{path}, line {line}: invalid JSON",
             found=text.strip()[:80],
             expected=f"one object per line, such as {example}",
             fix="correct the line",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.diffusion.weights import evaluating
-from guda_lightning.errors import ConfigError, MissingExtraError, StoreError
+from guda_lightning.errors import ConfigError, MissingExtraError, StoreError, check_range
 
 ADAPTED = ".lora_"  # in the name of every weight of an adapter
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention layer of diffusers
@@ -22,21 +22,18 @@ class Lora:
     """A low-rank adapter (Hu et al., arXiv 2106.09685): ``W + B A`` with A random and B zero at first.
 
     Attributes:
-        rank: Rows of A.
+        rank: Rows of A, at least 1.
         targets: Ends of the names of the layers that are adapted.
+
+    Raises:
+        ConfigError: The rank is out of range.
     """
 
     rank: int = 8
     targets: tuple[str, ...] = _ATTENTION
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(
-                "the rank of a LoRA is out of range",
-                found=self.rank,
-                expected="rank >= 1",
-                fix="set lora.rank",
-            )
+        check_range("the rank of a LoRA", self.rank, ge=1, symbol="rank", fix="set lora.rank")
 
 
 def add_adapter(network: nn.Module, lora: Lora) -> None:
@@ -86,7 +83,13 @@ class BeneathAdapter(DiffusionModel):
     """The full model that an adapter stands beside, in the same network: there is no second copy of it."""
 
     def call(self, x_t: Tensor, model_timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-        """See ``DiffusionModel.call``; without gradients."""
+        """The full model's raw output, ``[batch, ...]`` of the dtype of ``x_t``, without gradients.
+
+        Args:
+            x_t: ``[batch, ...]`` noised samples.
+            model_timesteps: ``[batch]`` values of ``schedule.model_timesteps``.
+            labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional network.
+        """
         with adapter_off(self.denoiser), evaluating(self.denoiser):
             return super().call(x_t, model_timesteps, labels)
 

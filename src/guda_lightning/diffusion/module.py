@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,15 +18,28 @@ from guda_lightning.diffusion.deferred_scalars import DeferredScalars
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model
 from guda_lightning.distributed.ranks import ALONE, Ranks
 from guda_lightning.distributed.sharding import gather, shard
-from guda_lightning.errors import ConfigError, NumericsError
+from guda_lightning.errors import ConfigError, NumericsError, check_range
+from guda_lightning.functional.noise import seed_of
 from guda_lightning.functional.prediction import add_noise, to_output
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.types import PredictionType
 
 Batch = Mapping[str, Any]
 
 
 class Noised(NamedTuple):
-    """A batch of samples noised at random timesteps; γ and σ are shaped to multiply it."""
+    """A batch of samples noised at random timesteps.
+
+    Attributes:
+        x0: ``[batch, ...]`` clean samples.
+        noise: ``[batch, ...]`` ε.
+        x_t: ``[batch, ...]`` ``γ_t x_0 + σ_t ε``.
+        timesteps: ``[batch]`` int64.
+        gamma: ``[batch, 1, ...]`` γ_t.
+        sigma: ``[batch, 1, ...]`` σ_t.
+        labels: ``[batch]`` int64 class labels or numbers of prompts; None for an unconditional network.
+        rows: ``[batch]`` int64 rows of the training data; None where the batch does not say.
+    """
 
     x0: Tensor
     noise: Tensor
@@ -36,7 +48,11 @@ class Noised(NamedTuple):
     gamma: Tensor
     sigma: Tensor
     labels: Tensor | None
-    rows: Tensor | None = None  # of the training data, where the batch says
+    rows: Tensor | None = None
+
+    def target(self, prediction: PredictionType) -> Tensor:
+        """What a network of this prediction type is trained to output, ``[batch, ...]``."""
+        return to_output(self.x0, self.noise, self.gamma, self.sigma, prediction)
 
 
 def noised(
@@ -72,17 +88,13 @@ def seed_step(module: LightningModule, seed: int, batch_idx: int) -> torch.Gener
         A generator on the module's device for what all ranks draw together.
     """
     step = f"{seed} {module.current_epoch} {batch_idx}"
-    own = _number(f"{step} rank {module.global_rank}")
+    own = seed_of(f"{step} rank {module.global_rank}")
     if module.device.type == "cpu":
         # torch.manual_seed would also queue a call, with a stack trace, for every GPU that may be used later.
         torch.default_generator.manual_seed(own)
     else:
         torch.manual_seed(own)
-    return torch.Generator(module.device).manual_seed(_number(f"{step} 0"))
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+    return torch.Generator(module.device).manual_seed(seed_of(f"{step} 0"))
 
 
 class DiffusionModule(LightningModule):
@@ -102,6 +114,9 @@ class DiffusionModule(LightningModule):
             is saved, sampled and scored; None keeps no average.
         conditional: Whether the denoiser takes class labels or prompts.
         seed: Seed of the noise and the timesteps of training.
+
+    Raises:
+        ConfigError: The EMA decay is out of range.
     """
 
     def __init__(
@@ -115,13 +130,14 @@ class DiffusionModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise ConfigError(
-                "the EMA decay is out of range",
-                found=ema_decay,
-                expected="0 <= ema_decay < 1, or null for no average",
-                fix="set model.init_args.ema_decay, e.g. 0.9999 for long runs, 0.995 for short ones",
-            )
+        check_range(
+            "the EMA decay",
+            ema_decay,
+            ge=0,
+            lt=1,
+            expected="0 <= ema_decay < 1, or null for no average",
+            fix="set model.init_args.ema_decay, e.g. 0.9999 for long runs, 0.995 for short ones",
+        )
         self.denoiser = denoiser
         self.scheduler = scheduler
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -163,14 +179,13 @@ class DiffusionModule(LightningModule):
                 fix="use data with labels, or set model.init_args.conditional to false",
             )
         labels = batch["label"] if self.conditional else None
-        made = noised(batch["image"], labels, self._schedule, generator, self._ranks)
-        return made._replace(rows=batch.get("index"))
+        sample = noised(batch["image"], labels, self._schedule, generator, self._ranks)
+        return sample._replace(rows=batch.get("index"))
 
     def denoising_loss(self, model: DiffusionModel, batch: Noised) -> Tensor:
         """Mean squared error of the network's own prediction, a scalar."""
         output = model.output(batch.x_t, batch.timesteps, batch.labels)
-        target = to_output(batch.x0, batch.noise, batch.gamma, batch.sigma, model.prediction)
-        return nn.functional.mse_loss(output, target)
+        return nn.functional.mse_loss(output, batch.target(model.prediction))
 
     def setup(self, stage: str) -> None:
         """Read the noise schedule once: diffusers schedulers are mutable."""

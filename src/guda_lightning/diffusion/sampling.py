@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guda_lightning.diffusion.model import DiffusionModel, noise_schedule
 from guda_lightning.diffusion.weights import evaluating
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, check_range
 
 
 def sample(
@@ -47,7 +47,7 @@ def sample(
         ``[batch, *shape]`` float32 on the CPU.
 
     Raises:
-        ConfigError: As in ``sampler``.
+        ConfigError: There are more steps than timesteps, or DDPM cannot walk this noise schedule.
     """
     walker = sampler(model, scheduler, steps)
     # Generators on the CPU give the same noise on every device; they look at no more than 32 bits of a seed.
@@ -78,13 +78,15 @@ def sampler(model: DiffusionModel, scheduler: Any, steps: int) -> Any:
     Raises:
         ConfigError: There are more steps than timesteps, or DDPM cannot walk this noise schedule.
     """
-    if not 1 <= steps <= len(model.schedule):
-        raise ConfigError(
-            "the number of sampling steps is out of range",
-            found=f"{steps} steps",
-            expected=f"1 to {len(model.schedule)}, the timesteps of the noise schedule",
-            fix=f"pass --steps {min(100, len(model.schedule))}, or another number in that range",
-        )
+    most = len(model.schedule)
+    check_range(
+        "the number of sampling steps",
+        steps,
+        ge=1,
+        le=most,
+        expected=f"1 to {most}, the timesteps of the noise schedule",
+        fix=f"pass --steps {min(100, most)}, or another number in that range",
+    )
     kind: Any = FlowMatchEulerDiscreteScheduler if model.prediction == "flow" else DDPMScheduler
     # Without this list diffusers would put its own defaults in place of those of the scheduler's class.
     config = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}

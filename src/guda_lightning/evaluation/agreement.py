@@ -115,14 +115,14 @@ def _checked(
     if len(shape) != 2 or seeds < 1 or min(shape) < 2 or held_out.shape != oracles.shape:
         shapes = f"shape {tuple(oracles.shape)}"
         raise ConfigError(
-            "the oracle's scores cannot be compared with",
+            "the oracle's scores have the wrong shape",
             found=shapes if held_out is oracles else f"{shapes}, held out {tuple(held_out.shape)}",
             expected="shape (seeds, queries, groups) with at least one seed, two queries and two groups",
             fix="stack one matrix per oracle seed, and score more queries or groups",
         )
     if ORACLE in methods:
         raise ConfigError(
-            "a method has the oracle's name",
+            "invalid method name: reserved for the oracle",
             found=f"a method named '{ORACLE}'",
             expected=f"any other name: '{ORACLE}' is the row of the oracle agreement",
             fix="rename the method",

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import check_range
 
 _CHUNK = 2**22  # counts held at once: 32 MiB of float64
 
@@ -65,12 +65,6 @@ def check_resampling(resamples: int, level: float, seed: int) -> None:
     Raises:
         ConfigError: An option is out of range.
     """
-    for name, value, good, expected, usual in (
-        ("resamples", resamples, resamples >= 1, "resamples >= 1", "2000"),
-        ("level", level, 0 < level < 1, "0 < level < 1", "0.95"),
-        ("seed", seed, seed >= 0, "seed >= 0", "0"),
-    ):
-        if not good:
-            raise ConfigError(
-                f"{name} is out of range", found=value, expected=expected, fix=f"take the usual {usual}"
-            )
+    check_range("resamples", resamples, ge=1, fix="take the usual 2000")
+    check_range("level", level, gt=0, lt=1, fix="take the usual 0.95")
+    check_range("seed", seed, ge=0, fix="take the usual 0")

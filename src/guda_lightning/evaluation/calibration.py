@@ -41,7 +41,7 @@ class Calibration:
     r2: float
 
     def apply(self, scores: Tensor) -> Tensor:
-        """Bring scores of any shape to the oracle's scale."""
+        """Bring scores ``[...]`` to the oracle's scale, ``[...]`` in the oracle's unit."""
         return self.scale * scores + self.offset
 
 
@@ -60,6 +60,14 @@ def calibrate(
         ConfigError: Shapes do not fit, or there are no groups to fit on or none to test on.
         GroupError: A group is unknown or named twice.
         NumericsError: A score is not finite, or a side does not vary.
+
+    Example:
+        >>> import torch
+        >>> from guda_lightning.evaluation import calibrate
+        >>> scores = torch.tensor([[1.0, 2.0, 3.0], [2.0, 0.0, 4.0]])
+        >>> line = calibrate(scores, 10 * scores + 5, groups=["a", "b", "c"], calibration_groups=["a", "b"])
+        >>> line.apply(torch.tensor([1.5]))
+        tensor([20.])
     """
     chosen = _columns(groups, calibration_groups)
     refuse_none_held_out(groups, calibration_groups)
@@ -127,7 +135,7 @@ def choose(
     """
     if not candidates:
         raise ConfigError(
-            "there is nothing to choose from",
+            "there are no candidates to choose from",
             found="no candidates",
             expected="at least one",
             fix="score the queries with several settings",
@@ -151,7 +159,7 @@ def _columns(groups: Sequence[str], calibration_groups: Sequence[str]) -> list[i
     """Columns of the calibration groups, in the order of the columns."""
     if isinstance(calibration_groups, str) or not calibration_groups:
         raise ConfigError(
-            "no list of calibration groups was given",
+            "invalid calibration groups: expected a list of names",
             found=repr(calibration_groups),
             expected="a list of one or more group names",
             fix=f"name groups, such as ['{groups[0]}']",

@@ -17,14 +17,30 @@ class Line(NamedTuple):
 
 
 def least_squares(x: Tensor, y: Tensor) -> Line:
-    """Fit a line through the points of two tensors of the same shape."""
+    """Fit a line through points.
+
+    Args:
+        x: ``[...]``, at least one number.
+        y: ``[...]`` of the same shape.
+
+    Returns:
+        Three scalars.
+    """
     centre_x, centre_y = x.mean(), y.mean()  # taken off first, to keep all digits
-    line = line_of(moments((x - centre_x).flatten(), (y - centre_y).flatten()))
+    line = line_of(second_moments((x - centre_x).flatten(), (y - centre_y).flatten()))
     return line._replace(offset=line.offset + centre_y - line.slope * centre_x)
 
 
-def moments(x: Tensor, y: Tensor) -> Tensor:
-    """Means over the last dimension of x, y, x², xy and y²: ``[..., 5]``."""
+def second_moments(x: Tensor, y: Tensor) -> Tensor:
+    """Means over the last dimension of x, y, x², xy and y².
+
+    Args:
+        x: ``[..., n]``.
+        y: ``[..., n]``.
+
+    Returns:
+        ``[..., 5]``.
+    """
     return torch.stack([values.mean(dim=-1) for values in (x, y, x * x, x * y, y * y)], dim=-1)
 
 
@@ -32,7 +48,7 @@ def line_of(moments: Tensor, smallest: Tensor | float = 0.0) -> Line:
     """Fit lines to moments ``[..., 5]``, or to weighted means of moments.
 
     Args:
-        moments: As from ``moments``.
+        moments: ``[..., 5]`` from ``second_moments``.
         smallest: ``[..., 2]``, the variances of x and y up to which these do not vary.
     """
     x, y, xx, xy, yy = moments.unbind(-1)

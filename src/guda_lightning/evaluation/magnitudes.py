@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.evaluation.bootstrap import interval, resampled_means
-from guda_lightning.evaluation.line import line_of, moments
+from guda_lightning.evaluation.line import line_of, second_moments
 
 # Each pooling, and the share of the pooled variance up to which its numbers are one number: the means of
 # shares that sum to one differ by the rounding of float32.
@@ -77,6 +77,6 @@ def _statistics(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     signs = torch.stack([*equal, torch.full_like(equal[0], torch.nan)], dim=2)
     centre = torch.cat([centre_x, centre_y], dim=1)
     return (
-        torch.cat([torch.stack([moments(*pair) for pair in pooled], dim=2), signs[..., None]], dim=3),
+        torch.cat([torch.stack([second_moments(*pair) for pair in pooled], dim=2), signs[..., None]], dim=3),
         torch.stack([centre, torch.zeros_like(centre), centre], dim=1),
     )

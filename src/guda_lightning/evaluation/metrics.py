@@ -1,6 +1,16 @@
 """Agreement with an oracle as torchmetrics: means over all queries of all batches and processes.
 
 The formulas, and what happens to ties, are those of ``guda_lightning.functional.ranking``.
+
+Example:
+    >>> import torch
+    >>> from torchmetrics import MetricCollection
+    >>> from guda_lightning.evaluation import NDCG, Spearman, Top1Agreement
+    >>> metrics = MetricCollection([Top1Agreement(), NDCG(k=2), Spearman()])
+    >>> scores = torch.tensor([[3.0, 1.0, 2.0], [0.1, 0.3, 0.2]])  # [queries, groups]
+    >>> oracle = torch.tensor([[9.0, 1.0, 4.0], [0.5, 0.1, 0.4]])
+    >>> {name: round(value.item(), 3) for name, value in metrics(scores, oracle).items()}
+    {'Top1Agreement': 0.5, 'NDCG': 0.587, 'Spearman': 0.0}
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.errors import ConfigError, StoreError, check_range
 from guda_lightning.functional.checks import refuse_nonfinite
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import RandomGroups
@@ -86,16 +86,17 @@ def refuse_few(partitions: int, level: float) -> None:
             "there are too few placebo partitions",
             found=f"{partitions}, whose smallest possible p-value is {1 / (1 + partitions):.3g}",
             expected=f"at least {_FEWEST}, for a smallest p-value of {1 / (1 + _FEWEST):.3g}",
-            fix=f"ask for {_FEWEST} or more: --partitions {_FEWEST}",
+            fix=f"pass --partitions {_FEWEST}, or more",
         )
     floor = 1 / (1 + partitions)
-    if not floor <= level < 1:
-        raise ConfigError(
-            "the level is out of range",
-            found=level,
-            expected=f"{floor:.3g}, the smallest p-value of {partitions} partitions, to 1",
-            fix="take the usual 0.05, or make more partitions",
-        )
+    check_range(
+        "the level",
+        level,
+        ge=floor,
+        lt=1,
+        expected=f"{floor:.3g}, the smallest p-value of {partitions} partitions, to 1",
+        fix="take the usual 0.05, or make more partitions",
+    )
 
 
 def random_groups(table: ScoreTable) -> RandomGroups:

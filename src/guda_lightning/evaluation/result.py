@@ -25,9 +25,11 @@ class Evaluation:
     """How well methods agree with the oracle, under every weighting and with shared and disjoint noise.
 
     Attributes:
-        metrics: Columns ``weighting, noise, per`` and those of `guda_lightning.evaluation.Agreement`.
-        comparisons: Likewise.
-        magnitudes: Likewise.
+        metrics: Columns ``weighting, noise, per, method, yardstick, metric, value, low, high, chance``,
+            explained in `guda_lightning.evaluation.Agreement`.
+        comparisons: Columns ``weighting, noise, per, first, second, yardstick, metric, difference, low, high,
+            probability``.
+        magnitudes: Columns ``weighting, noise, per, method, pooling, quantity, value, low, high``.
         record: What was compared, as JSON values: names, hashes, counts, resamples, notes.
         calibration: One row per weighting and method, if groups to calibrate on were named, else None.
     """

@@ -23,5 +23,12 @@ def style_probabilities(words: Tensor, prototypes: Tensor, beta: float, eta: flo
 
 
 def style_prototype(descriptors: Tensor) -> Tensor:
-    """``[dims]``, the mean of a style's descriptor embeddings, ``[descriptors, dims]`` of unit length."""
+    """The mean of a style's descriptor embeddings (GUDA, weighted style sampling).
+
+    Args:
+        descriptors: ``[descriptors, dims]`` of unit length.
+
+    Returns:
+        ``[dims]``.
+    """
     return descriptors.mean(dim=0)

@@ -1,4 +1,4 @@
-"""What every comparison asks of the scores it is given."""
+"""Checks of the scores that a comparison is given."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refuse_nonfinite(whose: str, scores: Tensor) -> None:
         names = ("partition", "query", "group")[-scores.dim() :]
         place = ", ".join(f"{name} {index}" for name, index in zip(names, position, strict=True))
         raise NumericsError(
-            f"{whose} are not all numbers",
+            f"{whose} are not all finite",
             found=f"{scores[tuple(position)].item()} at {place}",
             expected="finite numbers",
             fix="score that query again",
@@ -51,13 +51,17 @@ def refuse_nonfinite(whose: str, scores: Tensor) -> None:
 def refuse_constant(whose: str, scores: Tensor) -> None:
     """Refuse a query whose groups all have the same score.
 
+    Args:
+        whose: What they are, for the error.
+        scores: ``[queries, groups]``.
+
     Raises:
         NumericsError: There is one.
     """
     constant = (scores == scores[:, :1]).all(dim=1)
     if constant.any():
         raise NumericsError(
-            f"{whose} rank nothing",
+            f"{whose} do not differ between groups",
             found=f"the same number for all {scores.shape[1]} groups of query {int(constant.nonzero()[0])}",
             expected="numbers that differ between groups",
             fix="leave that query out, or score it with more digits",

@@ -18,21 +18,15 @@ plan                  for                       draws (× coalitions in each)
 ``all_coalitions``    all of these, exactly     ``2 ** players`` coalitions
 ====================  ========================  ====================================
 
-Plans of fewer than 2 players or draws are refused with a ConfigError. Every estimator takes a plan and its
-values and returns an ``Estimate``; it raises ConfigError where the plan is of another kind or too small or
-the values do not fit it, and NumericsError where a value is not finite.
-
-Every draw is mirrored: a coalition comes with its complement, a permutation with its reverse. Interactions of
-an even number of players then cancel from values, and those of an odd number from interactions. So values are
-exact for games of pairwise interactions (Mayer & Wüthrich 2025, arXiv 2508.12947), and interactions also for
-games of triples, from as few draws as determine them.
+Every estimator takes a plan (``coalition_plans``) and its values ``[coalitions, queries]`` and returns an
+``Estimate``. It raises ConfigError where the plan is of another kind or too small or the values do not fit
+it, and NumericsError where a value is not finite.
 
 Notation: N all players, n their number, s that of S, u_i = 1 where i is in S and −1 elsewhere.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import comb
 from typing import Literal, NamedTuple
 
@@ -40,33 +34,9 @@ import torch
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, NumericsError
-from guda_lightning.functional.noise import uniform_draws
+from guda_lightning.functional.coalition_plans import CoalitionPlan, PlanKind
 
-PlanKind = Literal["permutations", "kernel", "uniform", "all_coalitions"]
 StderrKind = Literal["exact", "between pairs of permutations", "jackknife over pairs of coalitions"]
-
-MOST_PLAYERS_OF_ALL = 16  # 65536 coalitions; beyond, the sampled plans are precise enough
-
-
-@dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
-class CoalitionPlan:
-    """Which coalitions are evaluated, and which independent draws they belong to.
-
-    Attributes:
-        kind: The function that made the plan.
-        coalitions: ``[coalitions, players]`` bool, every row once; the first is empty and the last is N.
-        draws: ``[draws, of one draw]`` int64 rows of ``coalitions``. One draw of ``permutations`` is the
-            coalitions ∅ ... N of a permutation and then of its reverse; any other is S and its complement.
-    """
-
-    kind: PlanKind
-    coalitions: Tensor
-    draws: Tensor
-
-    @property
-    def players(self) -> int:
-        """Number of players."""
-        return self.coalitions.shape[1]
 
 
 class Estimate(NamedTuple):
@@ -82,45 +52,6 @@ class Estimate(NamedTuple):
     values: Tensor
     stderr: Tensor
     stderr_kind: StderrKind
-
-
-def permutations(players: int, count: int, seed: int) -> CoalitionPlan:
-    """``count`` random permutations, each with its reverse."""
-    _check_counts(players, count)
-    position = _uniform("permutations", players, count, seed).argsort(dim=1).argsort(dim=1)
-    position = torch.stack([position, players - 1 - position], dim=1)
-    return _plan("permutations", position[:, :, None] < torch.arange(players + 1).view(1, 1, -1, 1))
-
-
-def kernel(players: int, count: int, seed: int) -> CoalitionPlan:
-    """``count`` coalitions from Shapley's kernel ∝ ``1 / (C(n, s) s (n − s))``, each with its complement."""
-    _check_counts(players, count)
-    numbers = _uniform("kernel", players + 1, count, seed)
-    sizes = torch.arange(1, players, dtype=torch.float64)
-    edges = (1 / (sizes * (players - sizes))).cumsum(0)
-    size = 1 + torch.searchsorted(edges[:-1] / edges[-1], numbers[:, 0].contiguous())
-    return _mirrored("kernel", numbers[:, 1:].argsort(dim=1).argsort(dim=1) < size[:, None])
-
-
-def uniform(players: int, count: int, seed: int) -> CoalitionPlan:
-    """``count`` coalitions that hold every player with probability ½, each with its complement."""
-    _check_counts(players, count)
-    return _mirrored("uniform", _uniform("uniform", players, count, seed) < 0.5)
-
-
-def all_coalitions(players: int) -> CoalitionPlan:
-    """All ``2 ** players`` coalitions, of at most 16 players: every estimator is exact."""
-    _check_counts(players)
-    if players > MOST_PLAYERS_OF_ALL:
-        raise ConfigError(
-            "too many players for all coalitions",
-            found=f"{players} players, 2 ** {players} coalitions",
-            expected=f"at most {MOST_PLAYERS_OF_ALL} players",
-            fix="draw coalitions with permutations, kernel or uniform",
-        )
-    half = torch.arange(2 ** (players - 1))
-    bits = half[:, None] >> torch.arange(players - 1, -1, -1)
-    return _mirrored("all_coalitions", bits % 2 == 1)
 
 
 def shapley_permutation(plan: CoalitionPlan, values: Tensor) -> Estimate:
@@ -206,24 +137,6 @@ def banzhaf_interactions(plan: CoalitionPlan, values: Tensor) -> Estimate:
     return _symmetric(plan.players, fitted)
 
 
-def _uniform(plan: PlanKind, width: int, count: int, seed: int) -> Tensor:
-    # A draw is a pure function of seed and number, so a larger plan goes on where a smaller one ends.
-    return torch.from_numpy(uniform_draws(seed, f"coalitions: {plan}", count, width))
-
-
-def _mirrored(kind: PlanKind, drawn: Tensor) -> CoalitionPlan:
-    return _plan(kind, torch.stack([drawn, ~drawn], dim=1))
-
-
-def _plan(kind: PlanKind, drawn: Tensor) -> CoalitionPlan:
-    """The distinct coalitions of ``[draws, ..., players]`` with ∅ and N: sorted, these are first and last."""
-    players = drawn.shape[-1]
-    ends = torch.tensor([[False], [True]]).expand(2, players)
-    rows = torch.cat([drawn.reshape(-1, players), ends])
-    coalitions, index = torch.unique(rows, dim=0, return_inverse=True)
-    return CoalitionPlan(kind, coalitions, index[:-2].view(len(drawn), -1))
-
-
 def _pairs(plan: CoalitionPlan, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``[draws, players]`` u; ``[draws, queries]`` v(S) − v(N∖S), and the mean of v(S) and v(N∖S)."""
     first, second = plan.draws.to(values.device).unbind(1)
@@ -255,7 +168,7 @@ def _regress(plan: CoalitionPlan, design: Tensor, target: Tensor, instruments: T
     spare = 1 - (influence * design).sum(dim=1, keepdim=True)  # 1 − leverage: what others say about a draw
     if torch.linalg.matrix_rank(gram, rtol=1e-10) < rank or (spare.min() < 1e-6 and not exact):
         raise ConfigError(
-            "too few draws for the coefficients of a regression",
+            "there are too few draws to fit the regression",
             found=f"{draws} draws, {len(plan.coalitions)} coalitions of {plan.players} players",
             expected=f"so many that any {draws - 1} of them determine all {rank} coefficients",
             fix=f"evaluate {plan.kind}({plan.players}, {max(2 * draws, 4 * rank)}, seed)",
@@ -281,16 +194,6 @@ def _symmetric(players: int, pairs: Estimate) -> Estimate:
     return Estimate(square(pairs.values), square(pairs.stderr), pairs.stderr_kind)
 
 
-def _check_counts(players: int, count: int = 2) -> None:
-    if players < 2 or count < 2:
-        raise ConfigError(
-            "the coalition plan is too small",
-            found=f"{players} players, {count} draws",
-            expected="at least 2 players, and 2 draws for a standard error",
-            fix="make more groups" if players < 2 else "take a larger count",
-        )
-
-
 def _checked(plan: CoalitionPlan, values: Tensor, *kinds: PlanKind) -> Tensor:
     if plan.kind not in kinds:
         raise ConfigError(
@@ -309,7 +212,7 @@ def _checked(plan: CoalitionPlan, values: Tensor, *kinds: PlanKind) -> Tensor:
     if not values.isfinite().all():
         row, query = (~values.isfinite()).nonzero()[0].tolist()
         raise NumericsError(
-            "a coalition has no value",
+            "the value of a coalition is not finite",
             found=f"{values[row, query].item()} at coalition {row}, query {query}",
             expected="finite numbers",
             fix="score that query again",

@@ -13,29 +13,34 @@ All sums are float64.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError
-from guda_lightning.functional.noise import uniform_draws
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.types import Weighting
 
 StderrKind = Literal["within strata", "collapsed strata (conservative)"]
 
 
 def squared_error(noise: Tensor, predicted_noise: Tensor) -> Tensor:
-    """``‖ε − ε̂‖²`` per sample, ``[batch]`` float64."""
+    """``‖ε − ε̂‖²`` per sample.
+
+    Args:
+        noise: ``[batch, ...]`` ε.
+        predicted_noise: ``[batch, ...]`` ε̂.
+
+    Returns:
+        ``[batch]`` float64.
+    """
     difference = (noise - predicted_noise).flatten(1).to(torch.float64)
     return difference.square().sum(dim=1)
 
 
 def kl_terms(noise: Tensor, predicted_noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """``KL_t = β_t² / (2 β̃_t α_t (1 − ᾱ_t)) · ‖ε − ε̂‖²`` in nats.
+    """``KL_t = β_t² / (2 β̃_t α_t (1 − ᾱ_t)) · ‖ε − ε̂‖²`` in nats (Ho et al. 2020, equation 8, with σ² = β̃).
 
     Args:
         noise: ``[batch, ...]`` true noise ε.
@@ -70,104 +75,6 @@ def kl_from_x0(x0: Tensor, x0_hat: Tensor, snr_prev: Tensor, snr: Tensor) -> Ten
     return 0.5 * (snr_prev.to(torch.float64) - snr.to(torch.float64)) * squared_error(x0, x0_hat)
 
 
-@dataclass(frozen=True)
-class TimestepPlan:
-    """Which timesteps estimate the ELBO of a query.
-
-    Attributes:
-        kind: ``stratified`` draws t uniformly inside each stratum and multiplies by the stratum's size,
-            which is unbiased for the sum over all scored timesteps; ``fixed`` sums over a reference grid,
-            which is biased for it.
-        timesteps: ``[scored]`` the timesteps that the strata divide, or the grid itself.
-        starts: First position of each stratum in ``timesteps``.
-        draws: Draws per stratum.
-    """
-
-    kind: Literal["stratified", "fixed"]
-    timesteps: tuple[int, ...]
-    starts: tuple[int, ...]
-    draws: int
-
-    @classmethod
-    def stratified(cls, schedule: NoiseSchedule, num_strata: int, draws: int = 1) -> TimestepPlan:
-        """Strata of about equal weight, half of it KL weight and half number of timesteps.
-
-        The mixture keeps both weightings precise: strata of equal KL weight alone put nearly all
-        draws on the smallest timesteps, where ``uniform`` has next to nothing.
-
-        Raises:
-            ConfigError: Fewer than two strata-draws, or more strata than scored timesteps.
-        """
-        scored = schedule.scored_timesteps
-        _check_counts(num_strata, draws, available=scored.numel())
-        kl = schedule.kl_weights[scored]
-        share = torch.cumsum(0.5 * kl / kl.sum() + 0.5 / scored.numel(), dim=0)
-        edges = torch.arange(1, num_strata, dtype=torch.float64) / num_strata
-        starts = [0, *(torch.searchsorted(share, edges) + 1).tolist()]
-        for i in range(1, num_strata):  # a heavy timestep may hold several edges: every stratum keeps one
-            starts[i] = max(starts[i], starts[i - 1] + 1)
-        for i in reversed(range(1, num_strata)):
-            starts[i] = min(starts[i], scored.numel() - (num_strata - i))
-        return cls("stratified", tuple(scored.tolist()), tuple(starts), draws)
-
-    @classmethod
-    def fixed(cls, schedule: NoiseSchedule, start: int, stop: int, step: int, draws: int = 1) -> TimestepPlan:
-        """The grid ``start, start + step, ... < stop`` for every query, as the paper's code uses.
-
-        Raises:
-            ConfigError: The grid is empty or leaves the scored range.
-        """
-        grid = tuple(range(start, stop, step)) if step > 0 else ()
-        _check_counts(len(grid), draws, available=schedule.scored_timesteps.numel())
-        schedule.check(torch.tensor(grid))
-        return cls("fixed", grid, tuple(range(len(grid))), draws)
-
-    @property
-    def num_strata(self) -> int:
-        """Number of strata, or of grid points."""
-        return len(self.starts)
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations per query and model."""
-        return self.num_strata * self.draws
-
-    @property
-    def sizes(self) -> Tensor:
-        """``[strata]`` int64, timesteps per stratum: the factor of each of its terms."""
-        return torch.tensor([*self.starts, len(self.timesteps)]).diff()
-
-    def draw(self, seed: int, query_ids: Sequence[str]) -> Tensor:
-        """The timesteps of each query, ``[queries, strata, draws]`` int64, a pure function of the keys."""
-        timesteps, starts, sizes = torch.tensor(self.timesteps), torch.tensor(self.starts), self.sizes
-        if self.kind == "fixed":
-            return timesteps.view(1, -1, 1).expand(len(query_ids), -1, self.draws).clone()
-        rows = [torch.from_numpy(uniform_draws(seed, q, self.num_strata, self.draws)) for q in query_ids]
-        offsets = (torch.stack(rows) * sizes.view(1, -1, 1)).long()
-        return timesteps[starts.view(1, -1, 1) + offsets]
-
-    def record(self) -> dict[str, object]:
-        """What a stored score must say about its timesteps."""
-        return {
-            "kind": self.kind,
-            "biased": self.kind == "fixed",
-            "range": [self.timesteps[0], self.timesteps[-1]],
-            "timesteps": len(self.timesteps),
-            "starts": list(self.starts),
-            "draws": self.draws,
-        }
-
-
-def _check_counts(num_strata: int, draws: int, available: int) -> None:
-    if not 1 <= num_strata <= available or draws < 1 or num_strata * draws < 2:
-        raise ConfigError(
-            "the timestep plan has too few or too many timesteps",
-            found=f"{num_strata} strata of {draws} draws",
-            expected=f"1 to {available} strata, at least 1 draw, and 2 evaluations for a standard error",
-            fix=f"choose 2 to {available} strata, or a grid of that many timesteps",
-        )
-
-
 def timestep_terms(
     errors: Tensor, timesteps: Tensor, plan: TimestepPlan, schedule: NoiseSchedule, weighting: Weighting
 ) -> Tensor:
@@ -194,7 +101,18 @@ def timestep_terms(
 def elbo(
     errors: Tensor, timesteps: Tensor, plan: TimestepPlan, schedule: NoiseSchedule, weighting: Weighting
 ) -> Tensor:
-    """``−Σ_t KL_t``, estimated: ``[queries]`` float64. Arguments as in ``timestep_terms``."""
+    """``−Σ_t KL_t``, estimated from a few timesteps.
+
+    Args:
+        errors: ``[queries, strata, draws]`` squared noise errors.
+        timesteps: ``[queries, strata, draws]`` where they were measured.
+        plan: The plan that drew the timesteps.
+        schedule: The models' noise schedule.
+        weighting: ``elbo`` for nats, else minus a mean squared noise error (see ``timestep_terms``).
+
+    Returns:
+        ``[queries]`` float64.
+    """
     return -timestep_terms(errors, timesteps, plan, schedule, weighting).mean(dim=2).sum(dim=1)
 
 
@@ -202,6 +120,13 @@ def delta_elbo(full: Tensor, counterfactual: Tensor) -> Tensor:
     """The score: ``ELBO(full) − ELBO(counterfactual)``, the only home of its sign.
 
     Positive: without the group the query becomes less likely, so the group contributed to it.
+
+    Args:
+        full: ``[...]`` ELBOs under the full model, in nats.
+        counterfactual: ``[...]`` ELBOs under the counterfactual.
+
+    Returns:
+        ``[...]``.
     """
     return full - counterfactual
 
@@ -218,11 +143,11 @@ def paired_difference(
 
     Args:
         full: ``[queries, strata, draws]`` squared errors of the full model.
-        counterfactual: The same of the counterfactual.
-        timesteps: ``[queries, strata, draws]``.
+        counterfactual: ``[queries, strata, draws]`` squared errors of the counterfactual.
+        timesteps: ``[queries, strata, draws]`` where both were measured.
         plan: The plan that drew the timesteps.
         schedule: The models' noise schedule.
-        weighting: As in ``timestep_terms``.
+        weighting: ``elbo`` for nats, ``uniform`` or ``middle`` for a difference of mean squared errors.
 
     Returns:
         Two ``[queries]`` float64 tensors, ``delta_elbo`` and its standard error (kind: ``stderr_kind``).

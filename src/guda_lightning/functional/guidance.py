@@ -66,9 +66,14 @@ def log_kept(logits: Tensor, removed: Tensor) -> Tensor:
 
 
 def kept_slope(logits: Tensor, removed: Tensor) -> Tensor:
-    """Gradient of ``log(1 − ρ_S)`` with respect to the logits: ``[batch, coalitions, atoms]``.
+    """Gradient of ``log(1 − ρ_S)`` with respect to the logits: the posterior of kept atoms minus that of all.
 
-    The posterior among the atoms that are kept, minus that among all. Arguments as in ``log_kept``.
+    Args:
+        logits: ``[batch, atoms]`` of the classifier.
+        removed: ``[coalitions, atoms]`` bool.
+
+    Returns:
+        ``[batch, coalitions, atoms]``.
     """
     kept = logits[:, None].masked_fill(removed, -torch.inf).softmax(dim=2)
     return kept - logits.softmax(dim=1)[:, None]
@@ -108,8 +113,11 @@ def guide_output(
         output: ``[batch, ...]`` of the full model.
         gradient: ``[batch, ...]`` ∇_x log(1 − ρ_S).
         gamma: γ_t, shaped to multiply ``output``.
-        sigma: σ_t, likewise.
+        sigma: σ_t, shaped to multiply ``output``.
         prediction: What the network predicts.
+
+    Returns:
+        ``[batch, ...]``.
     """
     signal = gamma > 0
     ratio = torch.where(signal, sigma / gamma.where(signal, torch.ones_like(gamma)), 0)

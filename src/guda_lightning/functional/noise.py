@@ -24,6 +24,16 @@ def query_key(seed: int, query_id: str) -> NDArray[np.uint64]:
     return np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
 
 
+def seed_of(key: str, bits: int = 56) -> int:
+    """A seed that is a pure function of a text: the leading bits of its sha256.
+
+    Args:
+        key: What the randomness belongs to.
+        bits: Bits of the seed; at most 63 for torch.
+    """
+    return int.from_bytes(hashlib.sha256(key.encode()).digest(), "big") >> (256 - bits)
+
+
 class _Philox:
     """One generator that is set to the block of each owner in turn: to make one costs four times as much."""
 

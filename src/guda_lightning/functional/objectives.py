@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from guda_lightning.functional.distances import squared_distances
+
 _LOG_ZERO_FLOAT32 = math.log(2.0**-150)  # below half the smallest float32, exp() rounds to exactly 0
 
 
@@ -69,14 +71,14 @@ def retain_posterior(
     x_t, x0, gamma, sigma = x_t.double(), x0.double(), gamma.double(), sigma.double()
     if neighbours is None:
         retain = retain.double()
-    distances = _squared_distances(x_t, gamma, retain, neighbours)
+    distances = _distances(x_t, gamma, retain, neighbours)
     logits = -distances / (2 * sigma.square())
     weights = torch.softmax(logits, dim=1)
     if kl_cap is None:
         mean = _weighted_sum(weights, retain, neighbours)
     else:
         # δ_r shrinks by s_r, that is a_r moves to a_f − s_r (a_f − a_r).
-        offsets = _squared_distances(x0, torch.ones_like(gamma), retain, neighbours).clamp_min(0).sqrt()
+        offsets = _distances(x0, torch.ones_like(gamma), retain, neighbours).clamp_min(0).sqrt()
         shrink = (math.sqrt(2 * kl_cap) * sigma / (gamma * offsets)).clamp(max=1.0)
         shrunk = weights * shrink
         mean = (1 - shrunk.sum(dim=1, keepdim=True)) * x0 + _weighted_sum(shrunk, retain, neighbours)
@@ -100,8 +102,7 @@ def nearest_neighbours(samples: Tensor, retain: Tensor, count: int, chunk: int =
     items, rows = retain.double(), []
     for start in range(0, len(samples), chunk):
         part = samples[start : start + chunk].double()
-        distances = _squared_distances(part, torch.ones_like(part[:, :1]), items, None)
-        rows.append(distances.topk(count, largest=False).indices)
+        rows.append(squared_distances(part, items).topk(count, largest=False).indices)
     return torch.cat(rows)
 
 
@@ -109,19 +110,27 @@ def density_ratio(log_retain: Tensor, log_forget: Tensor, num_retain: int, num_f
     """``q_t(x_t | retain) / q_t(x_t | all)`` per sample, from two log mean densities (full ReTrack).
 
     ``q_all = (n_r q_r + n_f q_f) / n``, so the ratio is at most ``n / n_r``.
+
+    Args:
+        log_retain: ``[batch]`` log mean density over the retain set.
+        log_forget: ``[batch]`` log mean density over the forget set.
+        num_retain: Number of retain samples.
+        num_forget: Number of forget samples.
+
+    Returns:
+        ``[batch]``.
     """
     share = math.log(num_retain / (num_retain + num_forget)), math.log(num_forget / (num_retain + num_forget))
     log_all = torch.logaddexp(log_retain + share[0], log_forget + share[1])
     return (log_retain - log_all).exp()
 
 
-def _squared_distances(x: Tensor, gamma: Tensor, items: Tensor, neighbours: Tensor | None) -> Tensor:
+def _distances(x: Tensor, gamma: Tensor, items: Tensor, neighbours: Tensor | None) -> Tensor:
     """``‖x − γ a_r‖²``, ``[batch, items or K]``: by inner products over all items, or one by one over K."""
     if neighbours is not None:
         columns = [(x - gamma * items[rows]).square().sum(dim=1) for rows in neighbours.unbind(1)]
         return torch.stack(columns, dim=1)
-    norms = gamma.square() * items.square().sum(dim=1)
-    return x.square().sum(dim=1, keepdim=True) - 2 * gamma * (x @ items.T) + norms
+    return squared_distances(x, items, gamma)
 
 
 def _weighted_sum(weights: Tensor, items: Tensor, neighbours: Tensor | None) -> Tensor:

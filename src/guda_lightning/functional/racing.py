@@ -32,42 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError, NumericsError
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Running count, mean and scatter of every entry, NaN left out (Welford 1962).
-
-    Attributes:
-        rounds: ``[...]`` int64, how many numbers each entry got.
-        mean: ``[...]`` float64.
-        scatter: ``[...]`` float64, ``Σ (x − mean)²``.
-    """
-
-    rounds: Tensor
-    mean: Tensor
-    scatter: Tensor
-
-    @classmethod
-    def zeros(cls, *shape: int) -> Moments:
-        """Of no numbers yet."""
-        empty = torch.zeros(shape, dtype=torch.float64)
-        return cls(torch.zeros(shape, dtype=torch.int64), empty, empty)
-
-    def add(self, values: Tensor) -> Moments:
-        """With one more round ``[...]`` of numbers; NaN leaves an entry as it is."""
-        there = ~values.isnan()
-        rounds = self.rounds + there
-        step = torch.where(there, values.to(torch.float64) - self.mean, 0)
-        mean = self.mean + step / rounds.clamp_min(1)
-        return Moments(rounds, mean, self.scatter + step * torch.where(there, values - mean, 0))
-
-    @property
-    def stderr(self) -> Tensor:
-        """Standard error of ``mean``; NaN for fewer than two numbers."""
-        variance = self.scatter / (self.rounds - 1) / self.rounds
-        return torch.where(self.rounds > 1, variance.sqrt(), torch.nan)
+from guda_lightning.errors import ConfigError, NumericsError, check_range
+from guda_lightning.functional.moments import Moments
 
 
 @dataclass(frozen=True)
@@ -168,7 +134,7 @@ def decide(differences: Moments, decisions: Decisions, *, k: int, thresholds: Te
     Raises:
         ConfigError: There are more rounds than the boundary was made for.
     """
-    most = int(differences.rounds.max()) if differences.rounds.numel() else 0
+    most = int(differences.count.max()) if differences.count.numel() else 0
     if most >= len(thresholds):
         raise ConfigError(
             "there are more rounds than were planned",
@@ -176,7 +142,7 @@ def decide(differences: Moments, decisions: Decisions, *, k: int, thresholds: Te
             expected=f"at most {len(thresholds) - 1}, among which the allowed error is shared out",
             fix="make the boundary for as many rounds as may be needed, before the first look",
         )
-    certain = differences.mean > thresholds[differences.rounds] * differences.stderr  # NaN: False
+    certain = differences.mean > thresholds[differences.count] * differences.stderr  # NaN: False
     certain &= differences.scatter > 0
     inside, outside = decisions.inside, decisions.outside
     while True:
@@ -219,7 +185,7 @@ def race(
 
     Raises:
         ConfigError: An argument is out of range, or the scores have another shape.
-        NumericsError: A score that was asked for is not finite.
+        NumericsError: The score of an active group is not finite.
     """
     thresholds = boundary(groups, k=k, delta=delta, rounds_min=rounds_min, rounds_max=rounds_max)
     scores, differences = Moments.zeros(queries, groups), Moments.zeros(queries, groups, groups)
@@ -235,7 +201,7 @@ def race(
         evaluations = evaluations + active.any(dim=1) + active.sum(dim=1)
         decisions = decide(differences, decisions, k=k, thresholds=thresholds)
     return Race(
-        scores.mean, scores.stderr, scores.rounds, evaluations, decisions, _ranking(scores.mean, decisions)
+        scores.mean, scores.stderr, scores.count, evaluations, decisions, _ranking(scores.mean, decisions)
     )
 
 
@@ -266,7 +232,7 @@ def t_quantile(tail: float, degrees: Tensor) -> Tensor:
 
 
 def _checked(values: Tensor, active: Tensor, number: int) -> Tensor:
-    """The scores of a round in float64, NaN where they were not asked for."""
+    """The scores of a round in float64, NaN where groups are not active."""
     if values.shape != active.shape:
         raise ConfigError(
             "the scores of a round have the wrong shape",
@@ -294,26 +260,10 @@ def _ranking(means: Tensor, decisions: Decisions) -> Tensor:
 
 
 def _check_race(groups: int, k: int, delta: float, rounds_min: int, rounds_max: int) -> None:
-    if not 1 <= k < groups:
-        raise ConfigError(
-            "k is out of range",
-            found=f"k = {k} with {groups} groups",
-            expected="1 <= k < number of groups",
-            fix=f"take a k from 1 to {groups - 1}" if groups > 1 else "score at least two groups",
-        )
-    if not 0 < delta < 1:
-        raise ConfigError("delta is out of range", found=delta, expected="0 < delta < 1", fix="take 0.05")
-    if rounds_min < 2:
-        raise ConfigError(
-            "rounds_min is out of range",
-            found=rounds_min,
-            expected="rounds_min >= 2, since one round has no variance",
-            fix="take 3",
-        )
-    if rounds_max < rounds_min:
-        raise ConfigError(
-            "rounds_max is out of range",
-            found=f"rounds_max = {rounds_max}, rounds_min = {rounds_min}",
-            expected="rounds_max >= rounds_min",
-            fix=f"take rounds_max >= {rounds_min}, or fewer rounds_min",
-        )
+    fix = f"take a k from 1 to {groups - 1}" if groups > 1 else "score at least two groups"
+    check_range("k", k, ge=1, lt=groups, fix=fix, expected=f"1 <= k < {groups}, the number of groups")
+    check_range("delta", delta, gt=0, lt=1, fix="take 0.05")
+    variance = "rounds_min >= 2, since one round has no variance"
+    check_range("rounds_min", rounds_min, ge=2, fix="take 3", expected=variance)
+    fix = f"take rounds_max >= {rounds_min}, or fewer rounds_min"
+    check_range("rounds_max", rounds_max, ge=rounds_min, fix=fix)

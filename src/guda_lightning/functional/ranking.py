@@ -6,6 +6,9 @@ finite, at least two groups) and returns one float64 number per query, larger = 
 Ties: every function returns its mean over all ways to break ties, the two sides independently. So no result
 depends on the order of the groups, and a method that scores all groups alike agrees at the level of chance.
 
+Every function raises a ConfigError where the shapes differ, where there are fewer than two groups or where an
+argument is out of range, and a NumericsError where a number is not finite.
+
 Definitions: K groups, rank from 1 = largest.
 """
 
@@ -19,21 +22,31 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.checks import checked_scores, refuse_constant
 
 _SCORES, _ORACLE = "the scores", "the oracle's scores"  # in errors
 
 
 def top1_agreement(scores: Tensor, oracle: Tensor) -> Tensor:
-    """1 where both rank the same group first, else 0; chance is 1/K."""
+    """1 where both rank the same group first, else 0; chance is 1/K.
+
+    Args:
+        scores: ``[queries, groups]``.
+        oracle: ``[queries, groups]``.
+    """
     of_scores, of_oracle = _ranks(scores, oracle)
     first = torch.arange(1, of_scores.groups + 1, device=scores.device) == 1
     return (of_scores.mean(first) * of_oracle.mean(first)).sum(dim=1)
 
 
 def mrr(scores: Tensor, oracle: Tensor) -> Tensor:
-    """``1 / rank`` that the scores give to the oracle's first group, in (0, 1]."""
+    """``1 / rank`` that the scores give to the oracle's first group, in (0, 1] (mean reciprocal rank).
+
+    Args:
+        scores: ``[queries, groups]``.
+        oracle: ``[queries, groups]``.
+    """
     of_scores, of_oracle = _ranks(scores, oracle)
     rank = torch.arange(1, of_scores.groups + 1, device=scores.device, dtype=torch.float64)
     return (of_scores.mean(1 / rank) * of_oracle.mean(rank == 1)).sum(dim=1)
@@ -42,14 +55,14 @@ def mrr(scores: Tensor, oracle: Tensor) -> Tensor:
 def ndcg(scores: Tensor, oracle: Tensor, k: int) -> Tensor:
     """Discounted gain of the first k groups over the largest possible, in [0, 1].
 
-    ``Σ_{rank ≤ k} (2^rel − 1) / log2(rank + 1)`` with ``rel = K − rank in the oracle``.
+    ``Σ_{rank ≤ k} (2^rel − 1) / log2(rank + 1)`` with ``rel = K − rank in the oracle`` (Burges et al. 2005).
 
     Args:
         scores: ``[queries, groups]``.
         oracle: ``[queries, groups]``.
         k: How many of the first groups count, at least 1; more than K is K.
     """
-    _at_least_one("k", k)
+    check_range("k", k, ge=1, fix="take a larger k")
     of_scores, of_oracle = _ranks(scores, oracle)
     rank = torch.arange(1, of_scores.groups + 1, device=scores.device, dtype=torch.float64)
     gain = 2**-rank - 2.0**-of_scores.groups  # (2^rel − 1) / 2^K, which does not overflow
@@ -60,6 +73,8 @@ def ndcg(scores: Tensor, oracle: Tensor, k: int) -> Tensor:
 def wpra(scores: Tensor, oracle: Tensor, top: int | None = 3) -> Tensor:
     """Share of pairs of groups ordered as in the oracle, weighted by ``|oracle difference|``, in [0, 1].
 
+    Weighted pairwise ranking agreement (GUDA, arXiv 2601.22651).
+
     Args:
         scores: ``[queries, groups]``.
         oracle: ``[queries, groups]``.
@@ -69,8 +84,7 @@ def wpra(scores: Tensor, oracle: Tensor, top: int | None = 3) -> Tensor:
     Raises:
         NumericsError: The oracle scores all groups of a query alike.
     """
-    if top is not None:
-        _at_least_one("top", top)
+    check_range("top", top, ge=1, fix="take a larger top")
     of_scores, of_oracle = _ranks(scores, oracle)
     refuse_constant(_ORACLE, oracle)
     scores, oracle = scores.double(), oracle.double()
@@ -90,15 +104,15 @@ def wpra(scores: Tensor, oracle: Tensor, top: int | None = 3) -> Tensor:
 def rbo(scores: Tensor, oracle: Tensor, p: float = 0.9) -> Tensor:
     """Rank-biased overlap truncated at K and not normalised: ``(1−p) Σ_d p^{d−1} |A_d ∩ B_d| / d``.
 
-    ``A_d``, ``B_d`` are the first d groups of either side; equal rankings reach ``1 − p^K``.
+    ``A_d``, ``B_d`` are the first d groups of either side; equal rankings reach ``1 − p^K``
+    (Webber et al. 2010).
 
     Args:
         scores: ``[queries, groups]``.
         oracle: ``[queries, groups]``.
         p: Weight of depth d+1 relative to depth d, in (0, 1).
     """
-    if not 0 < p < 1:
-        raise ConfigError("p is out of range", found=p, expected="0 < p < 1", fix="take the usual 0.9")
+    check_range("p", p, gt=0, lt=1, fix="take the usual 0.9")
     of_scores, of_oracle = _ranks(scores, oracle)
     rank = torch.arange(1, of_scores.groups + 1, device=scores.device, dtype=torch.float64)
     weight = (1 - p) * p ** (rank - 1) / rank
@@ -109,6 +123,10 @@ def rbo(scores: Tensor, oracle: Tensor, p: float = 0.9) -> Tensor:
 
 def spearman(scores: Tensor, oracle: Tensor) -> Tensor:
     """Pearson correlation of the ranks, tied groups sharing their mean rank, in [-1, 1].
+
+    Args:
+        scores: ``[queries, groups]``.
+        oracle: ``[queries, groups]``.
 
     Raises:
         NumericsError: One side scores all groups of a query alike.
@@ -168,7 +186,7 @@ def _ranks_of(values: Tensor) -> _Ranks:
     ordered, order = values.sort(dim=1, descending=True)
     groups = order.shape[1]
     rank = torch.arange(1, groups, device=values.device)
-    last = ordered[:, :-1] != ordered[:, 1:]  # of the groups that share ranks; the very last one is not asked
+    last = ordered[:, :-1] != ordered[:, 1:]  # of the groups that share ranks; the very last one is left out
     start = pad(rank.where(last, 0), (1, 0)).cummax(dim=1).values
     end = pad(rank.where(last, groups), (0, 1), value=groups).flip(1).cummin(dim=1).values.flip(1)
     return _Ranks(*(torch.empty_like(order).scatter(1, order, side) for side in (start, end)))
@@ -195,10 +213,3 @@ def _signed_pairs(oracle: Tensor, ranks: _Ranks, among: Tensor) -> Tensor:
     """
     below_less_above = among.sum(dim=1, keepdim=True) - ranks.end - ranks.start
     return (oracle * below_less_above * among).sum(dim=1)
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(
-            f"{name} is out of range", found=value, expected=f"{name} >= 1", fix=f"take a larger {name}"
-        )

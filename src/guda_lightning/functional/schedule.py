@@ -98,7 +98,7 @@ class NoiseSchedule:
         s = torch.tensor(sorted(set(sigmas.double().tolist())), dtype=torch.float64)
         if not bool(((s > 0) & (s <= 1)).all()):
             raise NumericsError(
-                "the flow's noise levels leave their range",
+                "the flow's noise levels are out of range",
                 found=f"{s.min():.4g} to {s.max():.4g}",
                 expected="s in (0, 1]",
                 fix="pass the sigmas that the model was trained on, without the final 0",
@@ -171,7 +171,7 @@ class NoiseSchedule:
         if outside.numel():
             scored = self.scored_timesteps
             raise ConfigError(
-                "timesteps outside the range of the ELBO",
+                "timesteps are outside the range of the ELBO",
                 found=f"{sorted(set(outside.tolist()))[:8]}",
                 expected=f"{int(scored[0])} <= t <= {int(scored[-1])} (schedule of {len(self)} timesteps)",
                 fix=f"choose start, stop and step inside {int(scored[0])}..{int(scored[-1])}",
@@ -191,6 +191,19 @@ class NoiseSchedule:
         gamma, sigma, _ = self._beside(like)
         index = timesteps.to(like.device)
         return gamma[index].view(shape), sigma[index].view(shape)
+
+    def log_snr_at(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        """``log SNR_t = 2 (log γ_t − log σ_t)``, infinite without noise and without signal.
+
+        Args:
+            timesteps: ``[batch]`` int64.
+            like: ``[batch, ...]``.
+
+        Returns:
+            ``[batch]`` on the device and of the dtype of ``like``.
+        """
+        gamma, sigma = self.at(timesteps, like)
+        return 2 * (gamma.log() - sigma.log()).flatten()
 
     def model_timesteps_at(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """``model_timesteps`` at each timestep.

@@ -1,4 +1,4 @@
-"""Tensors that are made once: each file is named by the hash of all that its contents depend on."""
+"""Tensors that are computed once: each file is named by the hash of all that its contents depend on."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from guda_lightning.storage.files import sha256_json, write_atomic
 
 
 class TensorCache:
-    """A folder of tensors by what they are made from.
+    """A folder of tensors by what they are computed from.
 
     Args:
-        folder: The folder; made when the first tensors are kept. None keeps nothing.
+        folder: The folder; created with the first tensors. None keeps nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def get(self, key: object, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors of a key, read or made.
+    def get(self, key: object, compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of a key, read or computed.
 
         Args:
             key: JSON values that tell these tensors from all others.
-            make: Makes them.
+            compute: Computes them.
 
         Raises:
             StoreError: The file is damaged, or the disk is full.
         """
         if self.folder is None:
-            return dict(make())
+            return dict(compute())
         path = self.folder / f"{sha256_json(key)[:32]}.safetensors"
         if path.is_file():
             try:
@@ -45,8 +45,8 @@ class TensorCache:
                     f"{path} is damaged",
                     found=error,
                     expected="tensors that were written whole",
-                    fix="remove the file: it is made again",
+                    fix="remove the file: it is computed again",
                 ) from error
-        made = {name: value.contiguous() for name, value in make().items()}
-        write_atomic(path, to_safetensors(made))
-        return load_file(path)  # of two processes that make it at once, both take what the later one wrote
+        tensors = {name: value.contiguous() for name, value in compute().items()}
+        write_atomic(path, to_safetensors(tensors))
+        return load_file(path)  # of two processes that compute it at once, both take what the later one wrote

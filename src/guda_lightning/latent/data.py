@@ -39,11 +39,12 @@ class LatentDataModule(GroupDataModule):
     Args:
         source: Where the images and their prompts come from.
         pretrained: The diffusers pipeline whose VAE and text encoder are used: a folder or a hub name.
-        cache: Folder for latents and embeddings; None makes them again each time.
+        cache: Folder for latents and embeddings; None computes them again each time.
         batch_size: Images per step and process.
         image_size: Side in pixels: crops to a centred square and resizes (Lanczos). None: all have one size.
         encode_batch_size: Images or prompts that are encoded at a time; changes nothing but memory.
-        groups: As in ``GroupDataModule``, and so are the others.
+        groups: Metadata file that assigns groups: .csv or .jsonl, columns ``id`` and ``group`` (several
+            groups as several rows, ``a;b`` or a JSON list). None: the source's labels are the groups.
         probe_per_group: Fixed training samples of every group in the validation set.
         seed: Seed of order, probe set and limit.
         limit: Number of samples to draw at random from the source. None: all.
@@ -128,12 +129,16 @@ class LatentDataModule(GroupDataModule):
         Raises:
             QueryError: They have no prompts.
         """
-        asked = self.conditioned(queries, conditional)
-        labels = self.prompts.numbers(asked.prompts or ())
-        return replace(asked, labels=labels, latents=self.encoders.latents(asked.images))
+        conditioned = self.conditioned(queries, conditional)
+        labels = self.prompts.numbers(conditioned.prompts or ())
+        return replace(conditioned, labels=labels, latents=self.encoders.latents(conditioned.images))
 
     def conditioned(self, queries: Queries, conditional: bool) -> Queries:
-        """See ``GroupDataModule.conditioned``: prompts, and the identity of the encoders."""
+        """Give queries the identity of the encoders, without encoding anything.
+
+        Raises:
+            QueryError: They have no prompts.
+        """
         if queries.prompts is None:
             raise QueryError(
                 "a text-to-image model cannot score queries without their prompts",
@@ -144,7 +149,7 @@ class LatentDataModule(GroupDataModule):
         return replace(queries, encoders=self.encoders.hash)
 
     def forgetting_prompts(self) -> AbstractContextManager[None]:
-        """See ``GroupDataModule.forgetting_prompts``."""
+        """Forget the prompts that are first met inside the block when it ends, and their numbers."""
         return self.prompts.forgetting()
 
     def drawn(self, num: int, conditional: bool, prompts: Sequence[str] | None = None) -> Queries:

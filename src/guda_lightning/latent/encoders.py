@@ -99,7 +99,11 @@ class Encoders:
         return torch.cat(found)
 
     def images(self, latents: Tensor) -> Tensor:
-        """The picture of each latent, ``[batch, 3, height, width]`` float32 clipped to [-1, 1]."""
+        """The picture of each latent, ``[batch, 3, height, width]`` float32 clipped to [-1, 1].
+
+        Args:
+            latents: ``[batch, channels, height, width]``, scaled as the denoiser takes them.
+        """
         vae, found = self.pipeline.vae.to(self.device), []
         with evaluating(vae):
             for part in latents.split(self.batch_size):

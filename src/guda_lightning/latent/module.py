@@ -15,7 +15,7 @@ from guda_lightning.diffusion.adapters import Lora, add_adapter, has_adapter, me
 from guda_lightning.diffusion.full import DENOISERS, made_up
 from guda_lightning.diffusion.model import prediction_type
 from guda_lightning.diffusion.module import Batch, Noised
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.latent.data import LatentDataModule
 from guda_lightning.latent.encoders import pipeline_index, unreadable
 from guda_lightning.latent.prompts import NO_PROMPT
@@ -32,7 +32,7 @@ class LatentDiffusionModule(DiffusionModule):
         scheduler: The noise scheduler to train with; None takes the pipeline's.
         optimizer: Builds the optimizer from the trainable parameters.
         lr_scheduler: Builds a learning-rate schedule that advances every step.
-        ema_decay: As in ``DiffusionModule``; not together with a LoRA.
+        ema_decay: Decay of the moving average of the weights, in [0, 1); None keeps none, as with a LoRA.
         prompt_dropout: Share of the training samples that are seen without their prompt, in [0, 1), for
             classifier-free guidance.
         lora: Train a low-rank adapter, merged into the weights afterwards; None trains all weights.
@@ -56,16 +56,17 @@ class LatentDiffusionModule(DiffusionModule):
         gradient_checkpointing: bool = False,
         seed: int = 0,
     ) -> None:
-        if not 0 <= prompt_dropout < 1:
-            raise ConfigError(
-                "the share of prompts left out is out of range",
-                found=prompt_dropout,
-                expected="0 <= prompt_dropout < 1",
-                fix="set model.init_args.prompt_dropout, e.g. 0.1",
-            )
+        check_range(
+            "the share of prompts left out",
+            prompt_dropout,
+            ge=0,
+            lt=1,
+            symbol="prompt_dropout",
+            fix="set model.init_args.prompt_dropout, e.g. 0.1",
+        )
         if lora is not None and ema_decay is not None:
             raise ConfigError(
-                "a LoRA has no moving average",
+                "LoRA training does not support a moving average",
                 found=f"lora of rank {lora.rank} with ema_decay={ema_decay}",
                 expected="one of the two",
                 fix="leave out model.init_args.ema_decay or model.init_args.lora",
@@ -73,7 +74,7 @@ class LatentDiffusionModule(DiffusionModule):
         denoiser, own = _denoiser(pretrained), _scheduler(pretrained)
         if scheduler is not None and prediction_type(scheduler) != prediction_type(own):
             raise ConfigError(
-                "the scheduler is for another kind of prediction than the denoiser makes",
+                "the scheduler's prediction type differs from the denoiser's",
                 found=f"{type(scheduler).__name__} with prediction type {prediction_type(scheduler)}",
                 expected=f"{prediction_type(own)}, as in {pretrained}",
                 fix="set prediction_type of model.init_args.scheduler, or leave the scheduler out",
@@ -122,12 +123,12 @@ class LatentDiffusionModule(DiffusionModule):
 
     def noised(self, batch: Batch, generator: torch.Generator | None = None) -> Noised:
         """The batch's latents, noised at random timesteps; in training, some lose their prompt."""
-        made = super().noised(batch, generator)
-        if not self.training or made.labels is None or not self.prompt_dropout:
-            return made
-        total, mine = len(made.x0) * self._ranks.count, slice(self._ranks.rank, None, self._ranks.count)
-        kept = torch.rand(total, generator=generator, device=made.x0.device)[mine] >= self.prompt_dropout
-        return made._replace(labels=torch.where(kept, made.labels, NO_PROMPT))
+        sample = super().noised(batch, generator)
+        if not self.training or sample.labels is None or not self.prompt_dropout:
+            return sample
+        total, mine = len(sample.x0) * self._ranks.count, slice(self._ranks.rank, None, self._ranks.count)
+        kept = torch.rand(total, generator=generator, device=sample.x0.device)[mine] >= self.prompt_dropout
+        return sample._replace(labels=torch.where(kept, sample.labels, NO_PROMPT))
 
     def on_fit_end(self) -> None:
         """Merge the adapter: what is saved and scored is an ordinary denoiser."""
@@ -160,5 +161,5 @@ def _scheduler(pretrained: str) -> SchedulerMixin:
     import diffusers
 
     kind: Any = getattr(diffusers, pipeline_index(pretrained)["scheduler"][1])
-    made: SchedulerMixin = kind.from_pretrained(pretrained, subfolder="scheduler")
-    return made
+    scheduler: SchedulerMixin = kind.from_pretrained(pretrained, subfolder="scheduler")
+    return scheduler

@@ -17,7 +17,7 @@ from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.diffusion.cost import BACKWARD_FACTOR
 from guda_lightning.makers.costs import step_seconds
 from guda_lightning.storage.files import sha256_json
-from guda_lightning.unlearning import Objective, UnlearnModule
+from guda_lightning.unlearning import Objective, ObjectiveContext, UnlearnModule
 
 
 def saves_memory(model: LightningModule) -> bool:
@@ -59,7 +59,17 @@ class Unlearning:
 
     def key(self, groups: tuple[str, ...]) -> CounterfactualKey:
         """What the counterfactual without these groups is stored under."""
-        return CounterfactualKey(self.objective.name, groups, self.seed, sha256_json(self.hparams))
+        return CounterfactualKey(self.objective.operator, groups, self.seed, sha256_json(self.hparams))
+
+    def check(self, groups: tuple[str, ...], datamodule: GroupDataModule) -> None:
+        """Refuse groups that the objective cannot forget, before any work.
+
+        Raises:
+            GudaError: As ``Objective.bind``.
+        """
+        provenance = self.full.provenance(datamodule.grouping.hash)
+        data, schedule = datamodule.unlearning(groups), self.full.model.schedule
+        self.objective.bind(ObjectiveContext(data, schedule, provenance, torch.device("cpu")))
 
     def module(self, groups: tuple[str, ...]) -> UnlearnModule:
         """A student that has not begun to forget these groups."""

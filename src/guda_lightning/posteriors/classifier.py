@@ -15,7 +15,8 @@ from guda_lightning.diffusion import evaluating, noised, seed_step
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.sharding import gather, shard
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, check_range
+from guda_lightning.functional.prediction import add_noise
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors.network import NoisyClassifier
 from guda_lightning.posteriors.posterior import GroupPosterior, classifier_inputs
@@ -39,7 +40,10 @@ class ClassifierPlan:
         batch_size: Images per step and process.
         lr: Highest learning rate of a one-cycle schedule of AdamW.
         weight_decay: Of AdamW.
-        held_out: Share of the samples that are not trained on, but calibrated on.
+        held_out: Share of the samples that are not trained on, but calibrated on, in [0, 1).
+
+    Raises:
+        ConfigError: A number is out of range.
     """
 
     channels: tuple[int, ...] | None = None
@@ -53,16 +57,11 @@ class ClassifierPlan:
 
     def __post_init__(self) -> None:
         for name in ("width", "features", "steps", "batch_size"):
-            if (value := getattr(self, name)) < 1:
-                raise ConfigError(
-                    f"classifier.{name} is out of range",
-                    found=value,
-                    expected=f"{name} >= 1",
-                    fix=f"set classifier.{name}, or leave it out",
-                )
+            option = f"classifier.{name}"
+            check_range(option, getattr(self, name), ge=1, fix=f"set {option}, or leave it out")
         if any(count < 8 or count % 8 for count in self.channels or ()):
             raise ConfigError(
-                "classifier.channels does not describe a network",
+                "classifier.channels is invalid",
                 found=list(self.channels or ()),
                 expected="one number per convolutional level, each a multiple of 8",
                 fix="set classifier.channels, e.g. [32, 64] for 32 x 32 images, or leave it out",
@@ -118,7 +117,7 @@ class GroupClassifier(LightningModule):
         self.atoms, self.atom = torch.from_numpy(table), torch.from_numpy(atom)
         if data.prompts is not None:
             raise ConfigError(
-                "guidance has nothing to tell: prompts say what the groups are",
+                "guidance does not support text-to-image models: prompts determine the groups",
                 found="a text-to-image model",
                 expected="a model without a condition, or of class labels that do not determine the groups",
                 fix="use guda unlearn, e.g. with unlearn/weighted_style.yaml",
@@ -187,8 +186,7 @@ class GroupClassifier(LightningModule):
         for part in scored.tensor_split(NOISE_LEVELS) if len(images) else ():
             timesteps = part[torch.randint(len(part), (len(images),), generator=generator)]
             noise = torch.randn(images.shape, generator=generator)
-            gamma, sigma = self.schedule.at(timesteps, like=images)
-            x_t = gamma * images + sigma * noise
+            x_t = add_noise(images, noise, *self.schedule.at(timesteps, like=images))
             logits = self._logits(x_t, timesteps, labels)
             level = temper(logits, atom, int(part[0]), int(part[-1]))
             temperatures: Any = self.temperatures
@@ -226,7 +224,7 @@ def refuse_determined(atom: Tensor, labels: Tensor | None) -> None:
     """
     if labels is None or all(len(atom[labels == label].unique()) == 1 for label in labels.unique()):
         raise ConfigError(
-            "guidance has nothing to tell: the class labels of the conditional model determine the groups",
+            "guidance does not support these groups: class labels of the conditional model determine them",
             found="one set of groups per label",
             expected="groups that the labels do not determine, or an unconditional model",
             fix="use guda unlearn, or group the samples by something else than their labels",

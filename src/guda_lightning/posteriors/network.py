@@ -75,7 +75,13 @@ class NoisyClassifier(nn.Module):
         return nn.functional.silu(self.to_features(hidden))
 
     def forward(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``[batch, classes]`` logits; arguments as in ``features``."""
+        """``[batch, classes]`` logits.
+
+        Args:
+            x: ``[batch, channels, height, width]`` noised images of about unit variance.
+            log_snr: ``[batch]`` logarithm of their signal-to-noise ratio.
+            labels: ``[batch]`` int64 class labels, if the network takes them.
+        """
         logits: Tensor = self.head(self.features(x, log_snr, labels))
         return logits
 

@@ -78,7 +78,7 @@ class GroupPosterior:
             x_t: ``[batch, ...]``.
             timesteps: ``[batch]`` int64.
             removed: ``[1, atoms]`` bool.
-            labels: As in ``logits``.
+            labels: ``[batch]`` int64 class labels, for a conditional model.
         """
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
@@ -106,7 +106,7 @@ class GroupPosterior:
             x_t: ``[batch, ...]``.
             timesteps: ``[batch]`` int64.
             removed: ``[coalitions, atoms]`` bool.
-            labels: As in ``logits``.
+            labels: ``[batch]`` int64 class labels, for a conditional model.
 
         Returns:
             ``[batch, coalitions]`` float64.
@@ -153,8 +153,8 @@ def classifier_inputs(schedule: NoiseSchedule, x_t: Tensor, timesteps: Tensor) -
         ``[batch, ...]`` and ``[batch]``, on the device and of the dtype of ``x_t``.
     """
     gamma, sigma = schedule.at(timesteps, like=x_t)
-    log_snr = 2 * (gamma.log() - sigma.log()).flatten()
-    return x_t / (gamma.square() + sigma.square()).sqrt(), log_snr.clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
+    log_snr = schedule.log_snr_at(timesteps, like=x_t).clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
+    return x_t / (gamma.square() + sigma.square()).sqrt(), log_snr
 
 
 class GuidedDenoiser(nn.Module):

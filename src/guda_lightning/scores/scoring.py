@@ -8,9 +8,10 @@ from typing import Literal, get_args
 
 import torch
 
-from guda_lightning.errors import ConfigError
-from guda_lightning.functional.elbo import TimestepPlan, paired_difference, stderr_kind
+from guda_lightning.errors import check_range
+from guda_lightning.functional.elbo import paired_difference, stderr_kind
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.scores.record import ScoreRecord, ScoringRecord
 from guda_lightning.scores.squared_errors import SquaredErrors
 from guda_lightning.scores.table import ScoreTable
@@ -43,13 +44,8 @@ class Scoring:
         Raises:
             ConfigError: They do not fit the schedule.
         """
-        if self.batch_size < 1:
-            raise ConfigError(
-                "the scoring batch size is out of range",
-                found=self.batch_size,
-                expected="batch_size >= 1",
-                fix="set scoring.batch_size to how many images the device holds, e.g. 256",
-            )
+        fix = "set scoring.batch_size to how many images the device holds, e.g. 256"
+        check_range("the scoring batch size", self.batch_size, ge=1, symbol="batch_size", fix=fix)
         if self.grid is not None:
             return TimestepPlan.fixed(schedule, *self.grid, draws=self.draws)
         return TimestepPlan.stratified(schedule, self.strata, self.draws)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError
+from guda_lightning.functional.moments import Moments
 from guda_lightning.scores.table import ScoreTable
 
 UNDECIDED_BELOW = 2.0  # combined standard errors between the two top groups, about 95 %
@@ -52,11 +53,10 @@ class Tally:
             ConfigError: It scores other groups than the parts before it.
         """
         scores, stderr = table.matrix(), table.stderr_matrix()
-        count, mean = len(scores), scores.mean(dim=0)
         if not self.queries:
             self.groups, self._single = table.groups, stderr[0]
-            self._mean, self._scatter = torch.zeros_like(mean), torch.zeros_like(mean)
-            self._top = torch.zeros(len(mean), dtype=torch.int64)
+            self._moments = Moments.zeros(len(table.groups))
+            self._top = torch.zeros(len(table.groups), dtype=torch.int64)
         if table.groups != self.groups:
             raise ConfigError(
                 "the parts of a score table do not score the same groups",
@@ -64,20 +64,15 @@ class Tally:
                 expected=", ".join(self.groups),
                 fix="score all queries alike with guda attribute",
             )
-        # Mean and scatter of two samples together, without the difference of large numbers.
-        total, step = self.queries + count, mean - self._mean
-        self._scatter = self._scatter + (scores - mean).square().sum(dim=0)
-        self._scatter = self._scatter + step.square() * (self.queries * count / total)
-        self._mean = self._mean + step * (count / total)
-        self._top += torch.bincount(scores.argmax(dim=1), minlength=len(mean))
+        self._moments = self._moments.merge(Moments.of(scores))
+        self._top += torch.bincount(scores.argmax(dim=1), minlength=len(self.groups))
         self.undecided += int((margins(scores, stderr) < UNDECIDED_BELOW).sum())
-        self.queries = total
+        self.queries += len(scores)
 
     def summaries(self) -> list[GroupSummary]:
         """Every group over the queries so far."""
-        count = self.queries
-        errors = (self._scatter / (count - 1) / count).sqrt() if count > 1 else self._single
-        rows = zip(self.groups, self._mean.tolist(), errors.tolist(), self._top.tolist(), strict=True)
+        errors = self._moments.stderr if self.queries > 1 else self._single
+        rows = zip(self.groups, self._moments.mean.tolist(), errors.tolist(), self._top.tolist(), strict=True)
         return [GroupSummary(*row) for row in rows]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.data.group_names import split_names
 from guda_lightning.data.grouping import Grouping
-from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.errors import ConfigError, StoreError, check_range
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import JOINT
 
@@ -122,7 +122,4 @@ def at_least_one(name: str, value: int) -> None:
     Raises:
         ConfigError: It is.
     """
-    if value < 1:
-        raise ConfigError(
-            f"{name} is out of range", found=value, expected=f"{name} >= 1", fix=f"pass --{name} 1 or more"
-        )
+    check_range(name, value, ge=1, fix=f"pass --{name} 1 or more")

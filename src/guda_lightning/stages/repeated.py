@@ -132,7 +132,7 @@ class RepeatedUnlearning(RepeatedCounterfactuals):
     def __init__(
         self, work: Unlearning, train: Train, scoring: Scoring, store: Path, device: torch.device
     ) -> None:
-        super().__init__(work.objective.name, work, train, scoring, store, device)
+        super().__init__(work.objective.operator, work, train, scoring, store, device)
         self._work = work
 
     def say_cost(self, data: GroupDataModule, asked: Queries, partitions: int) -> None:

@@ -72,9 +72,6 @@ class UnlearnStage(StageTrainer):
         at_least_one("steps", steps)
         names = chosen_groups(datamodule.grouping, groups)
         coalitions = {name: datamodule.grouping.coalition(name) for name in names}
-        for forgotten in coalitions.values():
-            objective.check(len(datamodule.grouping.retain(forgotten)))
-            objective.read(datamodule.unlearning(forgotten))
         source = self._open_full(full, model, datamodule)
         store = CounterfactualStore(self.run_folder.store)
         hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, self, lora)
@@ -85,10 +82,12 @@ class UnlearnStage(StageTrainer):
         self.made = work.key(coalitions[names[0]])
         origin = made_from(source, datamodule.grouping)
         todo = [name for name in names if not is_stored(store, work.key(coalitions[name]), origin)]
+        for name in todo:
+            work.check(coalitions[name], datamodule)
         say_skipped("unlearn", [name for name in names if name not in todo])
         if todo:
             say_cost(
-                f"unlearn: {len(todo)} groups x {steps} steps ({objective.name})",
+                f"unlearn: {len(todo)} groups x {steps} steps ({objective.operator})",
                 work.seconds(datamodule, self.strategy.root_device) * len(todo)
                 if is_timed(self, spreading is not None)
                 else None,

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.module import Noised
 from guda_lightning.functional.guidance import guide_output
-from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors import find_classifier, open_posterior
-from guda_lightning.unlearning.objectives import ForgetTerm, Objective
+from guda_lightning.posteriors import GroupPosterior, find_classifier, open_posterior
+from guda_lightning.unlearning.objective import (
+    BoundObjective,
+    ForgetTerm,
+    Objective,
+    ObjectiveContext,
+    Preserve,
+    identified,
+)
 
 
+def _weights_hash(guided: Guided) -> str | None:
+    return find_classifier(guided.opened, seed=guided.seed, hparams=guided.classifier).weights_hash
+
+
+def _never(_: Objective) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Guided(Objective):
     """Regress the student on the full model guided away from the groups, on forget and retain samples alike.
 
@@ -24,62 +39,69 @@ class Guided(Objective):
     trained.
 
     Args:
+        forget_weight: λ, the factor of the term on forget samples, >= 0.
         store: Folder of the store that holds the classifier, RUN/store.
-        forget_weight: λ, the factor of the term on forget samples.
         seed: Seed of the classifier.
         classifier: Start of the hash of its hyper-parameters, where the store holds several.
     """
 
-    full_passes = 2  # on forget and on retain samples; the classifier's own cost is small beside them
-
-    def __init__(
-        self, store: str, forget_weight: float = 1.0, seed: int = 0, classifier: str | None = None
-    ) -> None:
-        super().__init__(forget_weight)
-        self._store, self._seed, self._classifier = CounterfactualStore(Path(store)), seed, classifier
+    name: ClassVar[str] = "guided"
+    # The classifier's weights say which one it is, wherever it lies and however it was trained.
+    store: str = field(metadata=identified(when=_never))
+    seed: int = field(default=0, metadata=identified(when=_never))
+    classifier: str | None = field(default=None, metadata=identified(by=_weights_hash))
+    preserve: Preserve = field(default="denoise", init=False, metadata=identified(when=_never))  # not used
 
     @property
-    def hparams(self) -> dict[str, object]:
-        """See ``Objective.hparams``; what sets one classifier apart from another is its weights.
+    def opened(self) -> CounterfactualStore:
+        """The store that holds the classifier."""
+        return CounterfactualStore(Path(self.store))
 
-        Raises:
-            StoreError: There is no such classifier.
-        """
-        record = find_classifier(self._store, seed=self._seed, hparams=self._classifier)
-        return {"forget_weight": self.forget_weight, "classifier": record.weights_hash}
+    @property
+    def full_passes(self) -> int:
+        """On forget and on retain samples; the classifier's own cost is small beside them."""
+        return 2
 
-    def bind(
-        self,
-        groups: Sequence[str],
-        schedule: NoiseSchedule,
-        made_from: Mapping[str, str],
-        device: torch.device,
-    ) -> None:
-        """Read the classifier.
+    def bind(self, context: ObjectiveContext) -> BoundGuided:
+        """See ``Objective.bind``: reads the classifier.
 
         Raises:
             StoreError: There is none, or one made from another full model, grouping or schedule.
             GroupError: It does not know a group.
         """
-        self._posterior = open_posterior(
-            self._store,
-            schedule,
-            seed=self._seed,
-            hparams=self._classifier,
-            expect=made_from,
-            device=device,
+        posterior = open_posterior(
+            self.opened,
+            context.schedule,
+            seed=self.seed,
+            hparams=self.classifier,
+            expect=context.provenance.to_json(),
+            device=context.device,
         ).posterior
-        self._removed = self._posterior.removed([groups])
+        return BoundGuided(self, context, posterior)
 
-    def forget_term(self, batch: Noised, student: DiffusionModel, full: DiffusionModel) -> ForgetTerm:
+
+class BoundGuided(BoundObjective):
+    """``Guided`` of one counterfactual.
+
+    Args:
+        objective: The hyper-parameters.
+        context: What the counterfactual is made from.
+        posterior: The classifier.
+    """
+
+    def __init__(self, objective: Guided, context: ObjectiveContext, posterior: GroupPosterior) -> None:
+        super().__init__(objective, context)
+        self._posterior, self._removed = posterior, posterior.removed([context.groups])
+
+    def forget_term(self, noised: Noised, student: DiffusionModel, full: DiffusionModel) -> ForgetTerm:
         """Target: the guided output of the full model."""
-        return ForgetTerm(self._target(batch, full), torch.ones(len(batch.x_t), device=batch.x_t.device))
+        return ForgetTerm(self._target(noised, full))
 
-    def preserve_target(self, batch: Noised, student: DiffusionModel, full: DiffusionModel) -> Tensor:
-        """The same on retain samples: guidance moves them as well, if less."""
-        return self._target(batch, full)
+    def preserve_target(self, noised: Noised, student: DiffusionModel, full: DiffusionModel) -> Tensor:
+        """The guided output on retain samples, ``[batch, ...]``: guidance moves them as well, if less."""
+        return self._target(noised, full)
 
-    def _target(self, batch: Noised, full: DiffusionModel) -> Tensor:
-        output = full.output(batch.x_t, batch.timesteps, batch.labels)
-        gradient = self._posterior.gradient(batch.x_t, batch.timesteps, self._removed, batch.labels)
-        return guide_output(output, gradient, batch.gamma, batch.sigma, full.prediction)
+    def _target(self, noised: Noised, full: DiffusionModel) -> Tensor:
+        output = full.output(noised.x_t, noised.timesteps, noised.labels)
+        gradient = self._posterior.gradient(noised.x_t, noised.timesteps, self._removed, noised.labels)
+        return guide_output(output, gradient, noised.gamma, noised.sigma, full.prediction)

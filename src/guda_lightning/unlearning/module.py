@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback
@@ -17,40 +17,17 @@ from torchmetrics import MeanMetric
 
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
 from guda_lightning.data import UnlearnDataModule
-from guda_lightning.data.grouping import Grouping
+from guda_lightning.data.forget_retain import ForgetData
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.adapters import BeneathAdapter, Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.errors import ConfigError
 from guda_lightning.unlearning.hparams import unlearning_hparams
-from guda_lightning.unlearning.objectives import Objective, plain_target
+from guda_lightning.unlearning.objective import Objective, ObjectiveContext
 
 _log = logging.getLogger(__name__)
 _ALARMING = ("underflow", "effective_neighbours")  # diagnostics that a user is warned of
-
-
-@runtime_checkable
-class ForgetData(Protocol):
-    """What a datamodule for unlearning offers besides its loaders."""
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Names of the groups to forget."""
-        ...
-
-    @property
-    def grouping(self) -> Grouping:
-        """Names of all groups, in the order of ``batch["groups"]``."""
-        ...
-
-    def forget_images(self) -> Tensor:
-        """``[samples, channels, height, width]`` in [-1, 1], the group."""
-        ...
-
-    def retain_images(self) -> Tensor:
-        """``[samples, channels, height, width]`` in [-1, 1], the rest."""
-        ...
 
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -109,7 +86,7 @@ class UnlearnModule(DiffusionModule):
             self.full_denoiser = copy.deepcopy(full.model.denoiser).eval().requires_grad_(False)
         self.cost = TrainingCost(*(n for n in (self.denoiser, self.full_denoiser) if n is not None))
         self._alarmed = False
-        self.full_hash = full.hash
+        self._provenance = full.provenance()
         self.objective, self.lora = objective, lora
         self.groups = tuple(groups)
         self.drift, self.retain_loss, self.forget_loss = MeanMetric(), MeanMetric(), MeanMetric()
@@ -130,23 +107,29 @@ class UnlearnModule(DiffusionModule):
         return self
 
     def configure_callbacks(self) -> list[Callback]:
-        """Any trainer tells the record what the training cost."""
+        """Measure what the training costs, for the record."""
         return [self.cost]
 
     def _networks(self) -> list[nn.Module]:
         return [*super()._networks(), *([] if self.full_denoiser is None else [self.full_denoiser])]
 
+    @property
+    def full_hash(self) -> str:
+        """Identity of the full model's weights."""
+        return self._provenance.full_hash
+
     def on_fit_start(self) -> None:
-        """Hand the clean data to the objective, which takes to the student's device what it needs there.
+        """Bind the objective to the data.
 
         Raises:
             ConfigError: The datamodule does not pair forget and retain samples, or those of other groups.
+            GudaError: The objective cannot forget these groups.
         """
         self._full = self.full
         data: Any = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, ForgetData):
             raise ConfigError(
-                "unlearning needs to know which samples to forget and which to retain",
+                "the datamodule does not pair forget and retain samples",
                 found=f"datamodule {type(data).__name__}",
                 expected="a datamodule with groups, grouping, forget_images() and retain_images()",
                 fix="pass datamodule=GroupDataModule(...).unlearning(groups) to trainer.fit",
@@ -158,16 +141,9 @@ class UnlearnModule(DiffusionModule):
                 expected=f"data of {', '.join(self.groups)}",
                 fix="pass the same groups to UnlearnModule and to GroupDataModule.unlearning",
             )
-        made_from = {
-            "full_hash": self.full_hash,
-            "grouping_hash": data.grouping.hash,
-            "schedule_hash": self._schedule.hash,
-        }
-        self.objective.read(data)
-        self.objective.bind(self.groups, self._schedule, made_from, self.device)
-        retain = data.retain_images()
-        self.objective.check(len(retain))
-        self.objective.prepare(data.forget_images(), retain)
+        provenance = replace(self._provenance, grouping_hash=data.grouping.hash)
+        context = ObjectiveContext(data, self._schedule, provenance, self.device)
+        self._bound = self.objective.bind(context)
 
     def save(
         self,
@@ -199,9 +175,9 @@ class UnlearnModule(DiffusionModule):
             )
         data: Any = getattr(self.trainer, "datamodule", None)
         if hparams is None:
-            hparams = self._made_with(data)
+            hparams = self._unlearning_hparams(data)
         record = CounterfactualRecord(
-            operator=self.objective.name,
+            operator=self.objective.operator,
             groups=tuple(sorted(self.groups)),
             seed=self.seed,
             hparams=dict(hparams),
@@ -221,10 +197,10 @@ class UnlearnModule(DiffusionModule):
             store.save(weights, record)
         return record
 
-    def _made_with(self, data: object) -> dict[str, Any]:
+    def _unlearning_hparams(self, data: object) -> dict[str, Any]:
         if not isinstance(data, UnlearnDataModule):
             raise ConfigError(
-                "the hyper-parameters of this unlearning are not known",
+                "unknown hyper-parameters of this unlearning",
                 found=f"datamodule {type(data).__name__}",
                 expected="a training on GroupDataModule(...).unlearning(groups), or hparams",
                 fix="pass hparams={...} with all that the counterfactual depends on",
@@ -242,7 +218,7 @@ class UnlearnModule(DiffusionModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective's loss on one pair of forget and retain batches."""
         forget, retain = (self.noised(batch[side], self._generator) for side in ("forget", "retain"))
-        loss = self.objective.loss(self._model, self._full, forget, retain)
+        loss = self._bound.loss(self._model, self._full, forget, retain)
         self.log("unlearn/loss", loss.total, prog_bar=True, batch_size=len(retain.x0))
         self.log_dict({f"unlearn/{k}": v for k, v in loss.parts.items()}, batch_size=len(retain.x0))
         alarming = {name: loss.parts[name] for name in _ALARMING if name in loss.parts}
@@ -267,7 +243,7 @@ class UnlearnModule(DiffusionModule):
         output = student.output(noised.x_t, noised.timesteps, noised.labels)
         kept = self.full.output(noised.x_t, noised.timesteps, noised.labels)
         drift = (output - kept).square().flatten(1).mean(dim=1)
-        loss = (output - plain_target(noised, student)).square().flatten(1).mean(dim=1)
+        loss = (output - noised.target(student.prediction)).square().flatten(1).mean(dim=1)
         forget = self.is_forget(batch)
         self.drift.update(drift, (~forget).float())
         self.retain_loss.update(loss, (~forget).float())

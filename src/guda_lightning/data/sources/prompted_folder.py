@@ -132,7 +132,7 @@ def _rows(path: Path) -> dict[str, list[_Row]]:
             place = PurePosixPath(_text(path, line, cells, "file_name")).as_posix()
             if place in rows:
                 raise DataError(
-                    f"{path}, line {line}: a second prompt for one image",
+                    f"{path}, line {line}: the image has a prompt already",
                     found=f"{place}, which line {rows[place][0].line} has, too",
                     expected="one row per image",
                     fix="remove one of the two",
@@ -141,7 +141,7 @@ def _rows(path: Path) -> dict[str, list[_Row]]:
             place = _folder(_text(path, line, cells, "style"), _text(path, line, cells, "object"))
         else:
             raise DataError(
-                f"{path}, line {line}: the prompt is of no image",
+                f"{path}, line {line}: the prompt names no image",
                 found=f"the columns {', '.join(map(repr, cells))}",
                 expected="a column 'file_name', or the columns 'style' and 'object'",
                 fix="name the columns so, or fill in the line",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageTable:
-    """Training images, decoded when asked for.
+    """Training images, decoded when they are read.
 
     Attributes:
         ids: One stable, unique name per sample.
@@ -95,7 +95,7 @@ class ImageTable:
             ``[samples, channels, height, width]`` uint8.
 
         Raises:
-            DataError: An image is damaged, or sizes differ and no size was asked for.
+            DataError: An image is damaged, or sizes differ and no size was given.
         """
         from tqdm import tqdm
 

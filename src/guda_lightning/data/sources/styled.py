@@ -13,7 +13,7 @@ from guda_lightning.data.images import to_bytes
 from guda_lightning.data.prompts import PromptTemplate
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.data.sources.styles import STYLES
-from guda_lightning.errors import ConfigError, DataError
+from guda_lightning.errors import ConfigError, DataError, check_range
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,10 +48,10 @@ class Styled(Source):
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        _within("styles", self.styles if isinstance(self.styles, int) else len(self.styles), 1, len(STYLES))
-        _within("size", self.size, 16)
-        _within("seed", self.seed, 0)
-        _within("limit", 1 if self.limit is None else self.limit, 1)
+        count = self.styles if isinstance(self.styles, int) else len(self.styles)
+        check_range("data.source.styles", count, ge=1, le=len(STYLES), fix="correct data.source.styles")
+        for name, value, least in (("size", self.size, 16), ("seed", self.seed, 0), ("limit", self.limit, 1)):
+            check_range(f"data.source.{name}", value, ge=least, fix=f"correct data.source.{name}")
         for name in () if isinstance(self.styles, int) else self.styles:
             if name not in STYLES:
                 near = difflib.get_close_matches(name, STYLES, n=3, cutoff=0.0)
@@ -110,13 +110,3 @@ class Styled(Source):
         upright = Image.fromarray(to_bytes(picture, channels=3).transpose(1, 2, 0))
         square = ImageOps.fit(upright, (self.size, self.size), Image.Resampling.BICUBIC)
         return STYLES[style][0](square, dice)
-
-
-def _within(name: str, value: int, lowest: int, highest: int | None = None) -> None:
-    if value < lowest or (highest is not None and value > highest):
-        raise ConfigError(
-            f"data.source.{name} is out of range",
-            found=value,
-            expected=f"at least {lowest}" if highest is None else f"{lowest} to {highest}",
-            fix=f"correct data.source.{name}",
-        )

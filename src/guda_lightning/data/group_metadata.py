@@ -1,0 +1,69 @@
+"""Groups of samples in a ``.csv`` or ``.jsonl`` file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from guda_lightning.data.group_names import nearest
+from guda_lightning.data.rows import read_rows, require_columns
+from guda_lightning.errors import DataError
+
+
+def read_group_metadata(
+    path: str | Path, sample_ids: Sequence[str], id_column: str, group_column: str, separator: str
+) -> list[tuple[str, ...]]:
+    """Read the names of every sample's groups; none where the file does not name the sample.
+
+    Args:
+        path: The file; UTF-8.
+        sample_ids: One id per sample.
+        id_column: Column of the sample's id.
+        group_column: Column of its group or groups.
+        separator: Text between the names of several groups.
+
+    Raises:
+        DataError: The file is missing or broken, lacks a column, names an unknown sample, or repeats itself.
+    """
+    path = Path(path)
+    positions = {sample_id: position for position, sample_id in enumerate(sample_ids)}
+    groups: list[tuple[str, ...]] = [()] * len(sample_ids)
+    for line, row in read_rows(path, "group metadata", example='{"id": "0", "group": "cats"}'):
+        require_columns(path, line, row, (id_column, group_column))
+        sample_id = str(row[id_column])
+        if sample_id not in positions:
+            raise DataError(
+                f"{path}, line {line}: unknown sample '{sample_id}'",
+                found=f"{id_column} '{sample_id}'",
+                expected=f"one of {len(sample_ids)} samples; nearest: {nearest(sample_id, sample_ids)}",
+                fix=f"correct the column '{id_column}' or remove the line",
+            )
+        position = positions[sample_id]
+        names = _names(path, line, row[group_column], separator)
+        if repeated := sorted(set(names) & set(groups[position])) or _repeated(names):
+            raise DataError(
+                f"{path}, line {line}: sample '{sample_id}' is put into group '{repeated[0]}' again",
+                found="the same sample and group twice",
+                expected="each pair of sample and group once",
+                fix="remove one of the two",
+            )
+        groups[position] += names
+    return groups
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return [name for name in names if names.count(name) > 1]
+
+
+def _names(path: Path, line: int, value: object, separator: str) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    for item in values:
+        if isinstance(item, bool) or not isinstance(item, str | int):
+            raise DataError(
+                f"{path}, line {line}: invalid group name",
+                found=repr(item),
+                expected="a text, a whole number, a list of them, or null",
+                fix="correct the line",
+            )
+    parts = value.split(separator) if isinstance(value, str) else map(str, values)
+    return tuple(part.strip() for part in parts if part.strip())

@@ -1,0 +1,47 @@
+"""What a ``GroupDataModule`` holds in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from guda_lightning.data.grouping import Grouping, Indices
+from guda_lightning.data.sources.source import ImageTable
+from guda_lightning.errors import DataError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a source holds, in memory and shared by every view of it."""
+
+    ids: tuple[str, ...]
+    inputs: Tensor
+    labels: Tensor | None
+    grouping: Grouping
+    membership: Tensor
+    table: ImageTable
+    rows: Indices  # of the table, one a sample
+
+
+def grouping_of(table: ImageTable, metadata: str | None) -> Grouping:
+    """The groups that a metadata file assigns, or else one group per label.
+
+    Args:
+        table: The images.
+        metadata: A ``.csv`` or ``.jsonl`` file, or None.
+
+    Raises:
+        DataError: There are neither labels nor metadata, or the file cannot be read.
+        GroupError: The file puts no sample into a group.
+    """
+    if metadata is not None:
+        return Grouping.from_metadata(metadata, table.ids)
+    if table.labels is None:
+        raise DataError(
+            "the training data has no groups",
+            found="images without labels",
+            expected="labels, or a metadata file that assigns groups",
+            fix="sort the images into one folder per group, name a label column, or set data.groups",
+        )
+    return Grouping.from_labels(table.labels, table.label_names)
