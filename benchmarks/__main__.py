@@ -16,6 +16,7 @@ from benchmarks import (
     coalitions,
     demo,
     early,
+    estimates,
     evaluations,
     forget_target,
     hard_groups,
@@ -23,6 +24,7 @@ from benchmarks import (
     many_groups,
     memory,
     sizing,
+    startup,
     streaming,
     styles,
     sweeps,
@@ -51,13 +53,15 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "memory": memory.run,
     "sizing": sizing.run,
     "streaming": streaming.run,
+    "estimates": estimates.run,
     "hot_loops": hot_loops.run,
+    "startup": startup.run,
     "cifar10": agree.cifar10,
     "cifar10_steps": sweeps.cifar10,
     "cifar10_gpu": cifar10_gpu.run,
 }
 # As a user runs them; the others are measured on one core.
-ALL_CORES = ("forget_target", "demo", "cifar10_gpu")
+ALL_CORES = ("forget_target", "demo", "estimates", "cifar10_gpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

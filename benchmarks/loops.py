@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.forget_target import SETTINGS
 from guda_lightning.attribution import AttributionContext, CounterfactualAttributor
 from guda_lightning.attribution.scoring import noised_queries
-from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
+from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule, ImageTable, Source
 from guda_lightning.diffusion import DiffusionModel, FullModel, weights_hash
 from guda_lightning.diffusion.model import noise_schedule
@@ -30,6 +30,7 @@ from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.functional.prediction import add_noise
 from guda_lightning.scores import Scoring
 from guda_lightning.stages.trainer import GudaTrainer
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Objective, UnlearnModule
 
@@ -180,26 +181,15 @@ def reference(
 
 def _record(full: FullModel, group: str) -> CounterfactualRecord:
     """The record of an unlearning by ReTrack that never was."""
-    return CounterfactualRecord(
-        operator="retrack",
-        groups=(group,),
-        seed=0,
-        hparams={},
-        full_hash=full.hash,
-        grouping_hash="",
-        members_hash="",
-        schedule_hash=full.model.schedule.hash,
-        history=[],
-        versions={},
-        seconds=1.0,
-        steps=1,
-        network_evaluations=1,
+    key = CounterfactualKey("retrack", (group,), 0, sha256_json({}))
+    return CounterfactualRecord.of(
+        key, {}, full.provenance(""), "", seconds=1.0, steps=1, network_evaluations=1
     )
 
 
 def _load(store: CounterfactualStore, group: str) -> dict[str, Tensor]:
     key = store.select("retrack", 0)[group]
-    return store.load(key, expect={})[0]
+    return store.load(key, expect=None)[0]
 
 
 class Noise(Source):

@@ -11,7 +11,8 @@ import torch
 
 from benchmarks.sizes import TOY, Size
 from guda_lightning.cli.main import main
-from guda_lightning.counterfactuals import GUIDANCE, CounterfactualStore
+from guda_lightning.counterfactuals import CounterfactualStore
+from guda_lightning.posteriors import GUIDANCE, ClassifierStore
 from guda_lightning.storage.files import slug, write_atomic
 from guda_lightning.storage.runs import RunFolder
 
@@ -110,10 +111,14 @@ class Bench:
 
     def evaluations(self, operator: str, seed: int | None = None) -> tuple[int, int]:
         """Evaluations that training spent on an operator, pairs of groups aside, and its number of models."""
-        records = CounterfactualStore(self.run.store).records()
-        found = [r for r in records if r.operator == operator and seed in (None, r.seed)]
-        found = [record for record in found if operator == GUIDANCE or len(record.groups) == 1]
-        return sum(record.network_evaluations for record in found), len(found)
+        if operator == GUIDANCE:
+            classifiers = ClassifierStore(self.run.store).records()
+            counts = [r.network_evaluations for r in classifiers if seed in (None, r.seed)]
+        else:
+            records = CounterfactualStore(self.run.store).records()
+            of = [r for r in records if r.operator == operator and len(r.groups) == 1]
+            counts = [r.network_evaluations for r in of if seed in (None, r.seed)]
+        return sum(counts), len(counts)
 
     def seconds(self, *labels: str) -> float:
         """Seconds that the stages of these labels took; those that have not run took none."""

@@ -72,7 +72,18 @@ TABLES: dict[str, tuple[str, set[str]]] = {
         {"anchors, LoRA of rank 8", "anchors, all weights", "retraining, one seed"},
     ),
     "streaming": ("queries", {"3", "5"}),
+    "estimates": ("stage", {"fit", "retrain", "unlearn", "sample", "attribute"}),
     "hot-loops": ("form", {"bare", "ours", "straightforward", "reference"}),
+    "startup": (
+        "command",
+        {
+            "the imports",
+            *(f"fit, complete, {how}" for how in ("the long way", "same inputs")),
+            "unlearn, complete",
+            "a path that does not exist",
+            "--help",
+        },
+    ),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
 QUICK = ("digits", "halves", "coalitions", "early", "memory", "hot_loops")

@@ -13,7 +13,9 @@ from click import UsageError
 from ray.scripts.scripts import cli as ray_cli
 from torch.distributed.run import get_args_parser
 
-from guda_lightning.cli.main import _check
+from guda_lightning.cli.commands import Stage, find
+from guda_lightning.cli.configs import located
+from guda_lightning.cli.stage import parse as parse_stage
 
 PAGE = Path(__file__).parents[1] / "docs" / "clusters.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
@@ -34,7 +36,9 @@ def parse(words: list[str]) -> None:
     """Parse a command, and the command that it starts, and so on."""
     program, arguments = words[0], words[1:]
     if program == "guda":
-        _check(arguments[0], arguments[1:])
+        stage = find(arguments[0])
+        assert isinstance(stage, Stage)
+        parse_stage(stage, located(arguments[1:]))
     elif program == "env":
         assert re.fullmatch("--chdir=/.+|--unset=SLURM_STEP_NUM_TASKS", arguments[0])
         parse(arguments[1:])

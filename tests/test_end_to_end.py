@@ -116,7 +116,9 @@ def test_every_stage_skips_what_is_complete_and_touches_nothing(finished_run: Pa
     again = guda("attribute", *run)
     assert again.startswith("retrack, weighting elbo, seed 0: 5 queries, 10 groups, ")  # the answer once more
     assert again.endswith(f"\nattribute: {finished_run}/scores/retrack-0.parquet is complete, skipped\n")
-    assert times(finished_run) == before
+    after = times(finished_run)
+    assert after.pop(".fit.json")  # which skips the next `fit` sooner
+    assert after == before
 
 
 def test_stages_one_by_one_say_their_cost_first_and_give_the_scores_of_one_run(

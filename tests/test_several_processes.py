@@ -181,7 +181,7 @@ def test_a_rank_that_dies_ends_the_others_with_a_message(tmp_path: Path, dead: i
     finished = script(tmp_path, dead, strategy)
     left = 1 - dead
     prefix = f"error (process {left}): " if left else "error: "
-    assert f"{prefix}rank {left} of 2 has lost another one\n  found:    " in finished.stderr
+    assert f"{prefix}rank {left} of 2 has lost another rank\n  found:    " in finished.stderr
     assert (
         "  expected: all processes alive until the end\n"
         "  fix:      see what the other process printed last, nothing where it was killed, as for want of "

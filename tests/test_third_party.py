@@ -206,8 +206,8 @@ def test_it_is_retrained_without_a_group(tmp_path: Path, queries: Path, example:
     assert made["7",].network_evaluations == 8 * (3 * 16 + len(data.probe))
 
     scoring = trainer(tmp_path / "run")
-    (path,) = scoring.attribute(build(), data, queries, "retrain", SCORING, groups=["3", "7"])
-    assert ScoreTable.load(path).methods == ("retrain",)
+    (table,) = scoring.attribute(build(), data, queries, "retrain", SCORING, groups=["3", "7"])
+    assert ScoreTable.load(table).methods == ("retrain",)
 
 
 def test_a_student_is_stored_only_after_its_training(

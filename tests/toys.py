@@ -14,17 +14,20 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor, nn
 
-from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
+from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import GroupDataModule, ImageTable, Source
 from guda_lightning.diffusion import DiffusionModule, FullModel
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors import (
+    ClassifierKey,
     ClassifierPlan,
+    ClassifierRecord,
+    ClassifierStore,
     GroupClassifier,
-    guidance_key,
     network_hparams,
     weights_of,
 )
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Queries
 
 GROUPS = ("dark", "bright", "noisy")
@@ -91,27 +94,19 @@ def gray_queries(*ids: str) -> Queries:
 def classifier_store(folder: Path, full: FullModel, data: GroupDataModule) -> CounterfactualStore:
     """A store that holds an untrained classifier of the data's groups."""
     plan = ClassifierPlan(width=8, features=8)
-    module = GroupClassifier(plan, data, full.model.schedule)
+    module = GroupClassifier(plan, data, full.model)
     module.network.head.weight.data *= 20  # opinions, though untrained
     hparams = network_hparams(plan, data.image_shape)
-    record = CounterfactualRecord(
-        operator="guidance",
-        groups=guidance_key(data.grouping.names, 0, hparams).groups,
-        seed=0,
-        hparams=hparams,
-        full_hash=full.hash,
-        grouping_hash=data.grouping.hash,
-        members_hash=data.grouping.hash,
-        schedule_hash=full.model.schedule.hash,
-        history=[],
-        versions={},
+    record = ClassifierRecord.of(
+        ClassifierKey(data.grouping.names, 0, sha256_json(hparams)),
+        hparams,
+        full.provenance(data.grouping.hash),
         seconds=1.0,
         steps=1,
         network_evaluations=1,
     )
-    store = CounterfactualStore(folder)
-    store.save(weights_of(module), record)
-    return store
+    ClassifierStore(folder).save(weights_of(module), record)
+    return CounterfactualStore(folder)
 
 
 def quiet_trainer(folder: Path, **arguments: Any) -> Trainer:

@@ -256,7 +256,7 @@ def test_a_diffusion_module_is_scored_against_a_store_as_the_attributor_does(
 def test_a_label_conditional_module_is_asked_with_its_labels(tmp_path: Path, data: Any) -> None:
     module = DiffusionModule(tiny_unet(num_class_embeds=3), DDPMScheduler(20), conditional=True)
     full = FullModel.of(module)
-    student = UnlearnModule(full, ReTrack(), ["dark"], conditional=True)
+    student = UnlearnModule(full, ReTrack(), ["dark"])
     watcher = ELBOAttributionCallback(scoring=SCORING)
     quiet_trainer(tmp_path, max_steps=1, callbacks=[watcher], limit_val_batches=1.0).fit(
         student, datamodule=data.unlearning(["dark"])
@@ -495,7 +495,7 @@ def test_counterfactuals_of_another_full_model_are_refused(tmp_path: Path, forei
 
 def test_a_module_that_keeps_its_parts_elsewhere_is_refused(tmp_path: Path, foreign_store: Path) -> None:
     unknown = message(
-        "where is the diffusion model inside Foreign?",
+        "a Foreign does not say where its diffusion model is",
         "denoiser=None, scheduler=None",
         "the dotted attribute paths of the network and of its noise scheduler",
         "pass both, e.g. denoiser='unet', scheduler='noise_scheduler'",

@@ -36,7 +36,7 @@ def test_pictures_are_decoded_and_scores_are_those_of_the_latents(
     fixed: bool, data: LatentDataModule, tmp_path: Path
 ) -> None:
     full = FullModel.of(LatentDiffusionModule(data.encoders.pretrained)).prompted(data.prompts)
-    student = UnlearnModule(full, ReTrack(), ["red"], conditional=True)
+    student = UnlearnModule(full, ReTrack(), ["red"])
     images = to_unit(Coloured().load().pixels([0, 4]))
     if fixed:
         requested = Queries(("a", "b"), images, prompts=tuple(data.sample_prompts[row] for row in (0, 4)))

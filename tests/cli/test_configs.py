@@ -216,11 +216,11 @@ def test_groups_are_named_as_a_list_or_with_commas(asked: str, groups: object, p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("trainr:\n  max_steps: 3\n", "Subcommand 'fit' does not accept option 'trainr.max_steps'"),
-        ("trainer:\n  max_stepz: 3\n", "Subcommand 'fit' does not accept option 'trainer.max_stepz'"),
+        ("trainr:\n  max_steps: 3\n", "Option 'trainr.max_steps' is not accepted"),
+        ("trainer:\n  max_stepz: 3\n", "Group 'trainer' does not accept option 'max_stepz'"),
         ("model:\n  init_args:\n    ema: 0.9\n", "Option 'ema' is not accepted"),
         ("data:\n  init_args:\n    batchsize: 3\n", "Option 'batchsize' is not accepted"),
-        ("steps: 3\n", "Subcommand 'fit' does not accept option 'steps'"),  # of another stage
+        ("steps: 3\n", "Option 'steps' is not accepted"),  # of another stage
         ("trainer:\n  callbacks+:\n    - class_path: lightning.pytorch.callbacks.Timmer\n", "Timmer"),
         ("model:\n  class_path: guda_lightning.DifusionModule\n", "has no attribute 'DifusionModule'"),
         ("data:\n  class_path: guda_lightning.data.Nope\n", "has no attribute 'Nope'"),

@@ -159,7 +159,7 @@ def test_a_checkpoint_of_somebody_elses_module(tmp_path: Path) -> None:
     opened = open_full(tmp_path / "theirs.ckpt", Theirs(seed=1), "unet", "noise_scheduler")
     assert same(opened, FullModel.of(Theirs(), "unet", "noise_scheduler"))
     expected = message(
-        "where is the diffusion model inside Theirs?",
+        "a Theirs does not say where its diffusion model is",
         "denoiser='unet', scheduler=None",
         "the dotted attribute paths of the network and of its noise scheduler",
         "pass both, e.g. denoiser='unet', scheduler='noise_scheduler'",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -14,6 +15,7 @@ from guda_lightning.diffusion.cost import (
     counting,
     readable_seconds,
     seconds_per_evaluation,
+    seconds_per_step,
 )
 from guda_lightning.diffusion.model import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError
@@ -180,15 +182,37 @@ def test_evaluations_are_counted_however_the_network_is_called() -> None:
 
 
 def test_the_cost_of_an_evaluation_is_measured_without_touching_the_model() -> None:
-    subject = model(SCHEDULERS[0], num_class_embeds=3)
+    subject = replace(model(SCHEDULERS[0], num_class_embeds=3), conditional=True)
     with counting(subject.denoiser) as evaluations:
-        seconds = seconds_per_evaluation(subject, SHAPE, batch_size=4, labels=True)
+        seconds = seconds_per_evaluation(subject, SHAPE, batch_size=4)
     assert 0 < seconds < 1
     assert evaluations.count == 0
 
 
+def test_the_cost_of_a_step_is_measured_without_touching_the_model() -> None:
+    subject = replace(model(SCHEDULERS[0], num_class_embeds=3), conditional=True)
+    before = {name: weight.clone() for name, weight in subject.denoiser.state_dict().items()}
+    generator = torch.get_rng_state()
+    with counting(subject.denoiser) as evaluations:
+        seconds = seconds_per_step(subject, SHAPE, batch_size=4)
+    assert seconds > 0
+    assert evaluations.count == 0
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(weight, before[name]) for name, weight in subject.denoiser.state_dict().items())
+    assert all(weight.grad is None for weight in subject.denoiser.parameters())
+
+
+def test_a_step_that_memory_does_not_allow_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.Tensor, "backward", full)
+    assert seconds_per_step(model(SCHEDULERS[0]), SHAPE, batch_size=4) > 0
+
+
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (18720, "5.2 h")]
+    ("seconds", "text"),
+    [(0.42, "0.42 s"), (8.13, "8.1 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (18720, "5.2 h")],
 )
 def test_seconds_read_well(seconds: float, text: str) -> None:
     assert readable_seconds(seconds) == text

@@ -76,7 +76,7 @@ def test_processes_that_would_repeat_the_work_are_refused(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     expected = message(
-        "more processes were started than the trainer has, or fewer",
+        "the trainer does not have all processes that were started",
         "2 processes by torchrun or srun, and a trainer of 1",
         "as many: each process too many would do the same work, into the same files",
         "set trainer.devices to the processes of a machine, trainer.num_nodes to the machines, and "
@@ -103,7 +103,7 @@ def test_a_module_that_would_not_spread_is_refused(tmp_path: Path) -> None:
         pass
 
     expected = message(
-        "Foreign does not spread its weights, as fsdp2 needs",
+        "Foreign does not shard its weights, as fsdp2 needs",
         "no method configure_model",
         "one that calls guda_lightning.diffusion.shard(network, mesh) for each of its networks",
         "write it, with mesh = self.device_mesh['data_parallel'], or set trainer.strategy to ddp",
@@ -133,9 +133,9 @@ def test_what_rank_zero_does_alone_fails_for_all() -> None:
             return True  # rank zero says that it has failed
 
     expected = message(
-        "the first process has failed",
+        "rank zero has failed",
         "an error there",
-        "its work, which the others wait for",
+        "its work, which the other ranks wait for",
         "see what it printed",
     )
     with pytest.raises(RankError, match=expected):
@@ -169,7 +169,7 @@ def test_a_lost_process_is_told_from_other_errors(
         assert error is None
         return
     assert error is not None
-    assert (error.problem, error.found) == ("rank 1 of 2 has lost another one", found or said)
+    assert (error.problem, error.found) == ("rank 1 of 2 has lost another rank", found or said)
 
 
 def test_errors_of_one_process_are_what_they_are() -> None:
@@ -209,7 +209,7 @@ def test_a_spread_network_is_gathered_as_it_was(one_process: Any) -> None:
     assert all(torch.equal(value, doubled[name]) for name, value in module["network"].state_dict().items())
     fully_shard(original, mesh=one_process)
     expected = message(
-        "a network was spread by torch alone, and how it was before is not known",
+        "a network was sharded without guda_lightning.diffusion.shard, and cannot be made whole again",
         "FSDPUNet2DModel that fully_shard was applied to",
         "guda_lightning.diffusion.shard(network, mesh), which keeps that",
         "call it in configure_model in place of fully_shard",

@@ -164,7 +164,7 @@ def test_unlearning_moves_forgotten_prompts_towards_their_anchors(
             parameter.data *= 10  # an untrained network hardly hears its prompt
     full = FullModel.of(module).prompted(forgetting.parent.prompts)
     student = UnlearnModule(
-        full, Anchor(strategy="style_removed"), ["red"], lambda p: torch.optim.Adam(p, 3e-4), conditional=True
+        full, Anchor(strategy="style_removed"), ["red"], lambda p: torch.optim.Adam(p, 3e-4)
     )
     trainer = Trainer(
         default_root_dir=tmp_path,
@@ -190,12 +190,15 @@ def test_operators_are_named_after_strategies(clip: str) -> None:
     assert Anchor(strategy="weighted_style", clip=clip).operator == "weighted_style"
     assert Anchor(strategy="style_removed", preserve="denoise").operator == "style_removed_denoise"
     hparams = Anchor(strategy="weighted_style", clip=clip, beta=1.0).hparams
-    assert {name: hparams[name] for name in ("strategy", "beta", "eta", "descriptors", "preserve")} == {
+    assert hparams == {
+        "forget_weight": 1.0,
+        "preserve": "distill",
         "strategy": "weighted_style",
+        "template": PromptTemplate().templates,
+        "descriptors": 3,
         "beta": 1.0,
         "eta": 0.3,
-        "descriptors": 3,
-        "preserve": "distill",
+        "clip": hparams["clip"],
     }
     assert len(str(hparams["clip"])) == 64  # its weights, wherever they lie
     assert "beta" not in Anchor(strategy="uniform_style").hparams

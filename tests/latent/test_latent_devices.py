@@ -28,7 +28,7 @@ def trained(
     limits = {"max_steps": 2, "limit_val_batches": 1}
     quiet_trainer(folder, **limits, **trainer).fit(module, data)
     full = FullModel.of(module)
-    student = UnlearnModule(full, Anchor(strategy="uniform_style"), ["red"], conditional=True, lora=Lora(2))
+    student = UnlearnModule(full, Anchor(strategy="uniform_style"), ["red"], lora=Lora(2))
     quiet_trainer(folder, **limits, **trainer).fit(student, data.unlearning(["red"]))
     queries = Queries(("a", "b"), torch.zeros(2, 0), torch.tensor([1, 2]), latents=data.inputs[:2])
     student.to(device)

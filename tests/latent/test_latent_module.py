@@ -20,14 +20,16 @@ from diffusers import (
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 
-from guda_lightning import FullModel
+from guda_lightning import CounterfactualStore, FullModel
 from guda_lightning.data import Digits, GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, diffusion_model, open_full, sample, sampler
 from guda_lightning.diffusion.adapters import Lora, has_adapter
 from guda_lightning.diffusion.model import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
-from guda_lightning.makers.unlearner import Unlearning
+from guda_lightning.makers.trainers import TrainerFactory
+from guda_lightning.makers.unlearner import Unlearner
+from guda_lightning.storage.runs import RunFolder
 from guda_lightning.unlearning import Anchor
 from guda_lightning.unlearning.hparams import module_hparams
 from guda_lightning.unlearning.module import default_optimizer
@@ -261,13 +263,22 @@ def test_latents_are_not_clipped_while_they_are_drawn(pretrained: str, data: Lat
 
 
 def test_unlearning_computes_activations_twice_where_training_did(
-    pretrained: str, data: LatentDataModule
+    pretrained: str, data: LatentDataModule, tmp_path: Path
 ) -> None:
     full = FullModel.of(LatentDiffusionModule(pretrained)).prompted(data.prompts)
-    training = (default_optimizer, None, True, 0, {"steps": 1}, None)
-    for requested in (False, True):
-        made = Unlearning(full, Anchor(strategy="style_removed"), *training, requested).module(("red",))
-        assert made.denoiser.is_gradient_checkpointing is requested
+    for checkpointing in (False, True):
+        maker = Unlearner(
+            full=full,
+            data=data,
+            store=CounterfactualStore(tmp_path),
+            trainers=TrainerFactory(RunFolder(tmp_path), {}),
+            hparams={},
+            objective=Anchor(strategy="style_removed"),
+            optimizer=default_optimizer,
+            steps=1,
+            checkpointing=checkpointing,
+        )
+        assert maker.student(("red",)).denoiser.is_gradient_checkpointing is checkpointing
 
 
 def test_oracles_of_another_adapter_are_others(pretrained: str) -> None:

@@ -137,7 +137,7 @@ def test_other_pipelines_go_through_every_stage(
 def test_a_classifier_cannot_guide_what_prompts_determine(data: LatentDataModule) -> None:
     module = LatentDiffusionModule(data.encoders.pretrained)
     with pytest.raises(ConfigError) as caught:
-        GroupClassifier(ClassifierPlan(), data, FullModel.of(module).model.schedule, conditional=True)
+        GroupClassifier(ClassifierPlan(), data, FullModel.of(module).model)
     assert str(caught.value) == (
         "guidance does not support text-to-image models: prompts determine the groups\n"
         "  found:    a text-to-image model\n"

@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
-from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import HeldOutDataModule
 from guda_lightning.data.grouping import Grouping
+from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.model import noise_schedule
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.posteriors import (
+    ClassifierKey,
     ClassifierPlan,
+    ClassifierRecord,
+    ClassifierStore,
     GroupClassifier,
     NoiseLevel,
-    guidance_key,
     network_hparams,
     open_posterior,
     weights_of,
@@ -27,15 +29,19 @@ from guda_lightning.posteriors import (
 from guda_lightning.posteriors.classifier import refuse_determined
 from guda_lightning.posteriors.network import NoisyClassifier
 from guda_lightning.posteriors.tempering import temper
+from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.provenance import Provenance
+from guda_lightning.storage.stored import RECORD
 from toys import GROUPS, message, quiet_trainer, shades
 
 SCHEDULE = noise_schedule(DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2"))
+FULL = DiffusionModel(nn.Identity(), SCHEDULE, "epsilon")
 PLAN = ClassifierPlan(channels=(8,), width=16, features=8, steps=150, batch_size=32, held_out=0.25)
 
 
 def trained(folder: Path, plan: ClassifierPlan = PLAN) -> tuple[GroupClassifier, HeldOutDataModule]:
     data = shades(per_group=40)
-    module = GroupClassifier(plan, data, SCHEDULE)
+    module = GroupClassifier(plan, data, FULL)
     held_out = HeldOutDataModule(data, plan.held_out, plan.batch_size, seed=0)
     quiet_trainer(folder, max_steps=plan.steps).fit(module, datamodule=held_out)
     module.calibrate(held_out)
@@ -137,7 +143,7 @@ def test_more_levels_than_an_image_has_halves_are_refused() -> None:
             "shorten classifier.channels, or leave it out",
         ),
     ):
-        GroupClassifier(ClassifierPlan(channels=(8, 8, 8, 8)), shades(), SCHEDULE)
+        GroupClassifier(ClassifierPlan(channels=(8, 8, 8, 8)), shades(), FULL)
 
 
 @pytest.mark.parametrize(
@@ -184,32 +190,23 @@ def test_labels_that_tell_the_group_are_refused(atom: list[int], labels: list[in
         refuse_determined(*given)
 
 
-def stored(folder: Path, seed: int = 0, **hparams: Any) -> tuple[GroupClassifier, CounterfactualStore]:
-    module = GroupClassifier(PLAN, shades(), SCHEDULE, seed=seed)
-    store = CounterfactualStore(folder / "store")
+MADE_FROM = Provenance("full", SCHEDULE.hash, "grouping")
+
+
+def stored(folder: Path, seed: int = 0, **hparams: Any) -> tuple[GroupClassifier, ClassifierStore]:
+    module = GroupClassifier(PLAN, shades(), FULL, seed=seed)
+    store = ClassifierStore(folder / "store")
     values = {**network_hparams(PLAN, shades().image_shape), **hparams}
-    record = CounterfactualRecord(
-        operator="guidance",
-        groups=guidance_key(module.groups, seed, values).groups,
-        seed=seed,
-        hparams=values,
-        full_hash="full",
-        grouping_hash="grouping",
-        members_hash="grouping",
-        schedule_hash=SCHEDULE.hash,
-        history=[NoiseLevel(1, 9, 1.0, 0.1, 0.9, 0.01, 0.01).to_row()],
-        versions={},
-        seconds=1.0,
-        steps=1,
-        network_evaluations=1,
-    )
-    store.save(weights_of(module), record)
+    key = ClassifierKey(module.groups, seed, sha256_json(values))
+    levels = [NoiseLevel(1, 9, 1.0, 0.1, 0.9, 0.01, 0.01).to_row()]
+    costs: dict[str, Any] = {"seconds": 1.0, "steps": 1, "network_evaluations": 1}
+    store.save(weights_of(module), ClassifierRecord.of(key, values, MADE_FROM, levels=levels, **costs))
     return module, store
 
 
 def test_a_stored_classifier_comes_back(tmp_path: Path) -> None:
     module, store = stored(tmp_path)
-    found = open_posterior(store, SCHEDULE, seed=0, hparams=None, expect={"full_hash": "full"})
+    found = open_posterior(store, SCHEDULE, seed=0, hparams=None, expect=MADE_FROM)
     assert found.posterior.groups == tuple(sorted(GROUPS))
     x, timesteps = torch.randn(5, 1, 8, 8), torch.tensor([1, 20, 40, 60, 90])
     probability = found.posterior.logits(x, timesteps).softmax(dim=1)
@@ -223,17 +220,46 @@ def test_a_store_without_a_classifier_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError,
         match=message(
-            f"there is no classifier in {tmp_path}", "none of any kind", "one with seed 3", "run guda guide"
+            f"there is no classifier in {tmp_path / 'classifiers'}",
+            "none of any kind",
+            "one with seed 3",
+            "run guda guide",
         ),
     ):
-        open_posterior(CounterfactualStore(tmp_path), SCHEDULE, seed=3, hparams=None, expect={})
+        open_posterior(ClassifierStore(tmp_path), SCHEDULE, seed=3, hparams=None, expect=None)
 
 
 def test_one_of_several_classifiers_has_to_be_chosen(tmp_path: Path) -> None:
     stored(tmp_path)
     _, store = stored(tmp_path, steps=5)
     hashes = sorted(r.hparams_hash for r in store.records())
-    with pytest.raises(StoreError, match=r"which classifier of .*\n.*hyper-parameters .*; seed 0"):
-        open_posterior(store, SCHEDULE, seed=0, hparams=None, expect={})
-    found = open_posterior(store, SCHEDULE, seed=0, hparams=hashes[1][:6], expect={})
+    with pytest.raises(
+        StoreError,
+        match=message(
+            f"{store.root} holds several classifiers that fit",
+            "; ".join(f"seed 0, hyper-parameters {r.hparams_hash[:8]}" for r in store.records()),
+            "one with seed 0",
+            "pass --hparams with the first digits of one hash",
+        ),
+    ):
+        open_posterior(store, SCHEDULE, seed=0, hparams=None, expect=None)
+    found = open_posterior(store, SCHEDULE, seed=0, hparams=hashes[1][:6], expect=None)
     assert found.record.hparams_hash == hashes[1]
+
+
+def test_a_classifier_that_was_stored_as_a_counterfactual_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    folder = root / "guidance-0-1-2-0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / RECORD).write_text('{"versions": {"guda_lightning": "0.1.0"}, "operator": "guidance"}')
+    store = ClassifierStore(root)
+    expected = message(
+        f"the classifier in {folder} was stored as a counterfactual",
+        "a classifier that guda-lightning 0.1.0 wrote",
+        f"one in {root / 'classifiers'}",
+        f"run guda guide, which trains it again, and remove {folder}",
+    )
+    with pytest.raises(StoreError, match=expected):
+        store.find(seed=0)
+    _, store = stored(tmp_path)  # made again
+    assert store.find(seed=0).seed == 0

@@ -10,7 +10,7 @@ import torch
 
 from guda_lightning.evaluation import agreement
 from guda_lightning.evaluation.result import Evaluation
-from guda_lightning.report import Page, write_page
+from guda_lightning.report.page import Page, write_page
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Custom
 from guda_lightning.types import Queries

@@ -18,6 +18,7 @@ from guda_lightning.errors import ConfigError
 from guda_lightning.spread import Ended, Processes, Task
 from toys import message
 
+WORKER = "guda_lightning.spread.worker"
 SPREAD = ("-c", "spread/processes.yaml", "--spread.init_args.count", "2")
 
 
@@ -25,17 +26,17 @@ SPREAD = ("-c", "spread/processes.yaml", "--spread.init_args.count", "2")
 def test_ctrl_c_stops_all_and_the_same_command_goes_on(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alone = place.alone("1,2", monkeypatch)
+    alone = place.alone("1,2,3", monkeypatch)
     monkeypatch.chdir(place.folder)
     monkeypatch.syspath_prepend(place.folder)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    arguments = place.unlearn("1,2", "1", *SPREAD)
+    arguments = place.unlearn("1,2,3", "1", *SPREAD)
     children: list[psutil.Process] = []
 
     def interrupt() -> None:
-        # 2 can only come to its end while 1 waits if both run at the same time.
-        wait_until(lambda: ("1", "5") in place.steps() and "2" in place.records())
-        tasks = [c for c in psutil.Process().children(recursive=True) if "guda_lightning" in c.cmdline()]
+        # 2 and 3 can only come to their ends while 1 waits if two run at the same time.
+        wait_until(lambda: ("1", "5") in place.steps() and {"2", "3"} == place.records().keys())
+        tasks = [c for c in psutil.Process().children(recursive=True) if WORKER in c.cmdline()]
         children.extend(tasks)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -51,23 +52,26 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(
     assert lines[1] == "unlearn: 2 at a time"
     assert err == f"\n{AFTER_INTERRUPT}\n"
     assert children and psutil.wait_procs(children, timeout=10)[1] == []
-    assert place.records().keys() == {"2"}
+    assert place.records().keys() == {"2", "3"}
+    worker = {group: {pid for name, _, pid in place.diary() if name == group} for group in "123"}
+    assert worker["2"] == worker["3"] != worker["1"] and len(worker["2"]) == 1  # one start for both
 
     place.go()
     assert main(arguments) == 0
     lines = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
-    assert lines[0] == "unlearn: 1 complete"
+    assert lines[0] == "unlearn: 2 complete"
     assert lines[2:] == ["unlearn: 1 at a time", "unlearn: 1 done (1 of 1)"]
     (log,) = (place.run / "spread").glob("*-1-*.log")
     assert log.read_text().count("going on from run/checkpoints/zero_target-1-") == 1
     assert list((place.run / "spread").glob("*.progress*")) == []
-    whole = [("2", str(step)) for step in range(1, 13)]
-    assert [line for line in place.steps() if line[0] == "2"] == [*whole, ("2", "end")]
+    for group in "23":
+        whole = [(group, str(step)) for step in range(1, 13)]
+        assert [line for line in place.steps() if line[0] == group] == [*whole, (group, "end")]
     again = [*range(1, 6), *range(4, 13), "end"]  # from the end of the first epoch
     assert [line for line in place.steps() if line[0] == "1"] == [("1", str(step)) for step in again]
 
     assert main(arguments) == 0
-    assert capsys.readouterr().out == "unlearn: 2 complete, skipped: 1, 2\n"
+    assert capsys.readouterr().out == "unlearn: 3 complete, skipped: 1, 2, 3\n"
     records = place.records()
     assert {name: record.files for name, record in records.items()} == {
         name: record.files for name, record in alone.items()
@@ -88,7 +92,7 @@ def test_tasks_end_with_a_driver_that_is_killed(place: Place) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", script], cwd=place.folder) as driver:
         process = psutil.Process(driver.pid)
-        wait_until(lambda: [child for child in process.children() if "guda_lightning" in child.cmdline()])
+        wait_until(lambda: [child for child in process.children() if WORKER in child.cmdline()])
         children = process.children()
         driver.kill()
     assert psutil.wait_procs(children, timeout=30)[1] == []
@@ -114,12 +118,32 @@ def test_what_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert tasks[4].log.read_text().startswith("guda ")
 
 
+def test_a_task_leaves_its_worker_as_it_was(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from guda_lightning.spread.task import Task, run_here\n"
+        "before = dict(os.environ), list(sys.path), list(sys.argv)\n"
+        "for line in Path('tasks').read_text().splitlines():\n"
+        "    task = Task.from_json(line)\n"
+        "    outcome = run_here(task)\n"
+        "    assert before == (dict(os.environ), sys.path, sys.argv)\n"
+        "    print(*outcome, 'torch' in sys.modules, flush=True)\n"
+    )
+    tasks = commands(tmp_path, "--version", "nope", "--version")
+    (tmp_path / "tasks").write_text("".join(f"{task.to_json()}\n" for task in tasks))
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    logs = [task.log.read_text().splitlines() for task in tasks]
+    assert [lines[-1] for lines in logs] == ["0 True False", "2 False False", "0 True False"]
+    assert [len(lines) for lines in (logs[0], logs[2])] == [2, 2]  # each its own output alone
+
+
 def test_a_task_that_is_killed_is_a_failed_one(place: Place) -> None:
     arguments = place.unlearn("1", "1")
     task = Task("1", "unlearn", Path(arguments[2]), tuple(arguments[3:]), place.folder / "log", place.folder)
     looks = Processes(1).run([task])
     assert next(looks) == []
-    (child,) = [c for c in psutil.Process().children() if "guda_lightning" in c.cmdline()]
+    (child,) = [c for c in psutil.Process().children() if WORKER in c.cmdline()]
     child.kill()
     assert [each for look in looks for each in look] == [Ended(task, "killed by SIGKILL")]
 
@@ -138,9 +162,9 @@ def test_no_process_at_a_time() -> None:
 def test_without_a_gpu_somebody_has_to_say_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     expected = message(
-        "how many processes at a time?",
-        "no CUDA device, and no spread.count",
-        "a number of processes to share the processors",
+        "spread.count is missing",
+        "no CUDA device to run one process each",
+        "a number of processes to share the CPU",
         "pass --spread.init_args.count 2",
     )
     spread = Processes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 from pathlib import Path
@@ -12,29 +11,7 @@ import pytest
 from guda_lightning.spread import Ended, Task
 from guda_lightning.spread.progress import Progress, read_progress, write_progress
 from guda_lightning.spread.screen import Screen
-
-
-class Terminal(io.StringIO):
-    """A terminal, as far as moving up, moving left and overwriting go."""
-
-    def isatty(self) -> bool:
-        return True
-
-    def lines(self) -> list[str]:
-        """What is on it, without trailing blanks."""
-        rows, row, column = [""], 0, 0
-        for part in re.findall(r"\x1b\[A|\r|\n|[^\x1b\r\n]+", self.getvalue()):
-            if part == "\x1b[A":
-                row -= 1
-            elif part == "\r":
-                column = 0
-            elif part == "\n":
-                row, column = row + 1, 0
-                rows += [""] * (row + 1 - len(rows))
-            else:
-                rows[row] = rows[row].ljust(column)[:column] + part + rows[row][column + len(part) :]
-                column += len(part)
-        return [line.rstrip() for line in rows]
+from terminal import Terminal
 
 
 def tasks(folder: Path, *names: str) -> list[Task]:
@@ -49,7 +26,9 @@ def test_one_line_for_all_and_one_for_each_that_runs(tmp_path: Path, monkeypatch
     shown: list[list[str]] = []
 
     def shorter() -> list[str]:
-        return [re.sub(r"[|,].*", "", line).rstrip() for line in terminal.lines() if line]
+        return [
+            re.sub(r"\[[ #]*\]|  \S+(/s| s each).*", "", line).rstrip() for line in terminal.lines() if line
+        ]
 
     with Screen("unlearn", [one, two, three]) as screen:
 
@@ -75,10 +54,10 @@ def test_one_line_for_all_and_one_for_each_that_runs(tmp_path: Path, monkeypatch
                 screen.end(task, f"{task.name}: {problem}")
 
     assert shown == [
-        ["unlearn: 0 of 3:   0%"],
-        ["unlearn: 0 of 3:  25%", "  one:  25%", "  two:  50%"],
-        ["said by another", "two: None", "unlearn: 0 of 3:  42%", "  one:  75%"],
-        ["said by another", "two: None", "unlearn: 1 of 3:  58%", "  one:  75%", "  three: 5step [00:00"],
+        ["unlearn    0/3 done"],
+        ["unlearn    0/3 done", "  one    2/8 steps", "  two    4/8 steps"],
+        ["said by another", "two: None", "unlearn    1/3 done", "  one    6/8 steps"],
+        ["said by another", "two: None", "unlearn    1/3 done", "  one    6/8 steps", "  three  5 steps"],
     ]
     assert [line for line in terminal.lines() if line] == [
         "said by another",

@@ -15,7 +15,7 @@ from guda_lightning import CounterfactualStore, GudaTrainer
 from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.spread import Ended, Processes, RayCluster, Spread, Task
+from guda_lightning.spread import Ended, Executor, Processes, RayCluster, Task
 from guda_lightning.spread.progress import Progress, read_progress
 from guda_lightning.stages import spreading
 from guda_lightning.stages.spreading import Spreading
@@ -66,7 +66,7 @@ def test_a_task_that_stores_nothing_has_failed(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("stage", ["unlearn", "retrain"])
 def test_python_has_no_command_to_spread(stage: str, tmp_path: Path) -> None:
     expected = message(
-        "a spread runs commands",
+        "spread needs the command line",
         "a stage called from Python, without its configuration",
         "`guda unlearn` or `guda retrain`",
         "use the command line with --spread, or leave out the spread",
@@ -79,7 +79,7 @@ def test_one_of_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     driver = trainer(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
     expected = message(
-        "a spread starts its processes itself",
+        "spread starts its processes itself",
         "one of 2 processes of the same command",
         "one process",
         "start guda without torchrun, or leave out the spread",
@@ -105,7 +105,7 @@ def test_no_spread(tmp_path: Path) -> None:
     assert Spreading.of(trainer(tmp_path), None, "") is None
 
 
-class Here(Spread):
+class Here(Executor):
     """Runs tasks one after the other in this process, by their arguments alone."""
 
     ran: ClassVar[list[str]] = []
@@ -120,7 +120,7 @@ class Here(Spread):
             yield [Ended(task, f"exit code {code}" if (code := main(task.arguments)) else None)]
 
 
-def test_retraining_is_told_groups_and_seeds(
+def test_tasks_of_retraining_have_groups_and_seeds(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Tasks have the stage's configuration: another one would make other counterfactuals.

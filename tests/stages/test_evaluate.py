@@ -24,6 +24,7 @@ from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.functional.ranking import METRICS
 from guda_lightning.report.agreement_verdicts import NO_UPPER_BOUND, ONE_SEED
 from guda_lightning.scores import ScoreRecord, ScoreTable, SquaredErrors
+from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.provenance import Provenance
 
 GROUPS = tuple("abcdef")
@@ -109,8 +110,15 @@ def guda(capsys: pytest.CaptureFixture[str]) -> Guda:
 def paired(run: Path, seed: int = 0) -> None:
     """Say which seed the full model of the planted tables was trained with."""
     (run / "full").mkdir(parents=True)
-    record = {"full_hash": RECORD["full_hash"], "config": {"seed_everything": seed}}
-    (run / "full" / "record.json").write_text(json.dumps(record))
+    record = FullRecord(
+        full_hash=str(RECORD["full_hash"]),
+        schedule_hash="",
+        config={"seed_everything": seed},
+        steps=1,
+        seconds=1.0,
+        network_evaluations=1,
+    )
+    (run / "full" / "record.json").write_text(record.to_json())
 
 
 def metrics(run: Path, **values: str) -> dict[tuple[str, str], float]:

@@ -24,8 +24,9 @@ from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule, load_queries
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.evaluation import placebo_test
-from guda_lightning.posteriors import ClassifierPlan
+from guda_lightning.posteriors import ClassifierPlan, ClassifierStore
 from guda_lightning.stages import placebo as stage
+from guda_lightning.stages.partitions import Partitions
 
 CONF = Path(__file__).parents[1] / "conf"
 DIGITS = ["-c", str(CONF / "digits.yaml")]
@@ -435,13 +436,16 @@ def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
     options, run, name = scored_by(method, tmp_path, guda), tmp_path / "run", f"{method.name}-0"
     before, folders_before = files(run), folders(run)
 
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
+    score = Partitions._score
+
+    def first_only(self: Partitions, number: int) -> ScoreTable:
+        if number:
+            raise KeyboardInterrupt
+        return score(self, number)
 
     placebo = ["placebo", *method.test, *FEW, *options]
     with monkeypatch.context() as patch:  # after the first partition
-        patch.setattr(stage, "tqdm", lambda paths, **_: [paths[0]])
-        patch.setattr(stage, "near_duplicates", interrupt)
+        patch.setattr(Partitions, "_score", first_only)
         assert main(list(map(str, placebo))) == 130
     first = (run / "placebo" / name / "0.parquet").read_bytes()
     assert not (run / "placebo" / name / "store").exists()
@@ -479,7 +483,8 @@ def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
         assert frame["p"][frame["weighting"] == weighting].tolist() == test.p.tolist()
     (tmp_path / "first.parquet").write_bytes(first)
     assert ScoreTable.load(tmp_path / "first.parquet").groups == random.groups[:count]
-    assert len(CounterfactualStore(run / "store").records()) == 1  # of the real groups
+    stores = CounterfactualStore(run / "store"), ClassifierStore(run / "store")
+    assert sum(len(store.records()) for store in stores) == 1  # of the real groups
 
 
 def test_two_methods_at_once_are_refused(finished_run: Path, refused: Refused) -> None:
@@ -506,7 +511,7 @@ def test_guidance_needs_the_classifier_of_the_real_groups(finished_run: Path, re
     assert re.fullmatch(
         re.escape(
             message(
-                f"there is no classifier in {finished_run / 'store'}",
+                f"there is no classifier in {finished_run / 'store' / 'classifiers'}",
                 "none of any kind",
                 "one with seed 0, hyper-parameters HASH",
                 "run guda guide",

@@ -73,7 +73,7 @@ def oracles(run: Path, paired: bool = True) -> Records:
 
 
 def weights(run: Path, record: CounterfactualRecord) -> dict[str, Tensor]:
-    return CounterfactualStore(run / "store").load(record.key, expect={})[0]
+    return CounterfactualStore(run / "store").load(record.key, expect=None)[0]
 
 
 # --- what is made, and what is not made again
@@ -439,7 +439,7 @@ def test_a_page_says_which_stage_makes_what_was_lost_of_the_oracle(
     assert main(["report", str(finished_run), "--scores", str(table)]) == 2
     assert capsys.readouterr().err == (
         f"error: {finished_run} no longer holds what {table} was made from\n"
-        f"  found:    0 of its 1 counterfactuals in {finished_run}/store\n"
+        f"  found:    0 of its 1 counterfactuals or classifiers in {finished_run}/store\n"
         "  expected: all of them\n"
         f"  fix:      restore it, or remove {table} and run `guda retrain` and `guda attribute` again\n"
     )

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from guda_lightning import CounterfactualStore
 from guda_lightning.cli.main import main
-from guda_lightning.stages import sample as stage
+from guda_lightning.stages import drawing
 from guda_lightning.storage.runs import RunFolder
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -113,7 +113,7 @@ def test_an_interrupted_drawing_goes_on_and_ends_alike(
     whole = Path(shutil.copytree(finished_run, tmp_path / "whole"))
     assert sample(whole, "--without", "3,7") == 0
     drawn: list[list[int]] = []
-    draw = stage.sample
+    draw = drawing.sample
 
     def interrupted(*arguments: Any, **options: Any) -> torch.Tensor:
         if len(drawn) == 4:  # a batch of the second group was kept
@@ -122,7 +122,7 @@ def test_an_interrupted_drawing_goes_on_and_ends_alike(
         return draw(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "sample", interrupted)
+        patch.setattr(drawing, "sample", interrupted)
         assert sample(finished_run, "--without", "3,7") == 130
     assert drawn == [[0, 1], [2, 3], [4], [0, 1]]
     assert [path.name for path in (finished_run / "without" / "retrack").iterdir()] == ["3"]
@@ -199,9 +199,9 @@ def test_a_store_of_two_kinds_asks_which(finished_run: Path, capsys: pytest.Capt
     put_full_model(finished_run, "retrain", "3")
     assert sample(finished_run, "--without", "3") == 2
     assert capsys.readouterr().err == (
-        f"error: which counterfactuals of {finished_run}/store?\n"
+        f"error: {finished_run}/store holds counterfactuals of several operators\n"
         "  found:    retrack, retrain\n"
-        "  expected: those of one operator\n"
+        "  expected: the name of one operator\n"
         "  fix:      pass --operator with one of them\n"
     )
     assert sample(finished_run, "--without", "3", "--operator", "retrain") == 0
@@ -230,7 +230,7 @@ def test_hyper_parameters_are_chosen_and_other_pictures_are_not_overwritten(
 ) -> None:
     store = CounterfactualStore(finished_run / "store")
     (key,) = store.select("retrack", 0, groups=["3"]).values()
-    weights, record = store.load(key, expect={})
+    weights, record = store.load(key, expect=None)
     other = replace(record, hparams={**record.hparams, "steps": 5}, files={}, complete=False)
     store.save({name: value + 1e-3 for name, value in weights.items()}, other)
     assert sample(finished_run, "--without", "3") == 2

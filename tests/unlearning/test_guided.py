@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import DiffusionModule, FullModel, noised
 from guda_lightning.errors import StoreError
-from guda_lightning.posteriors import guided, open_posterior
+from guda_lightning.posteriors import ClassifierStore, guided, open_posterior
 from guda_lightning.unlearning import Guided, ObjectiveContext, UnlearnModule
 from toys import classifier_store, message, quiet_trainer, shades, tiny_unet
 
@@ -38,7 +38,9 @@ def test_forget_and_retain_samples_are_both_led_to_the_guided_model(
     student = FullModel.of(DiffusionModule(tiny_unet(1), DDPMScheduler(num_train_timesteps=100))).model
     forget, retain = (noised(torch.rand(4, 1, 8, 8), None, full.model.schedule) for _ in range(2))
     loss = objective.loss(student, full.model, forget, retain)
-    posterior = open_posterior(store, full.model.schedule, seed=0, hparams=None, expect={}).posterior
+    posterior = open_posterior(
+        ClassifierStore(store.root), full.model.schedule, seed=0, hparams=None, expect=None
+    ).posterior
     model = guided(full.model, posterior, ["bright"])
     parts = [
         (student.output(side.x_t, side.timesteps) - model.output(side.x_t, side.timesteps)).square().mean()
@@ -56,7 +58,7 @@ def test_a_student_unlearns_with_it(store: CounterfactualStore, full: FullModel,
     quiet_trainer(tmp_path, max_steps=3).fit(module, datamodule=DATA.unlearning(["dark"]))
     record = module.save(store)
     assert record.operator == "guided"
-    classifier = next(r for r in store.records() if r.operator == "guidance")
+    (classifier,) = ClassifierStore(store.root).records()
     assert record.hparams["objective"] == {
         "class": "Guided",
         "forget_weight": 1.0,
@@ -68,7 +70,10 @@ def test_without_a_classifier_it_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError,
         match=message(
-            f"there is no classifier in {tmp_path}", "none of any kind", "one with seed 0", "run guda guide"
+            f"there is no classifier in {tmp_path / 'classifiers'}",
+            "none of any kind",
+            "one with seed 0",
+            "run guda guide",
         ),
     ):
         Guided(store=str(tmp_path)).hparams  # noqa: B018

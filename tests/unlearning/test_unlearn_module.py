@@ -15,6 +15,7 @@ from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import DiffusionModule, FullModel, weights_hash
 from guda_lightning.errors import ConfigError, NumericsError
+from guda_lightning.storage.provenance import Provenance
 from guda_lightning.unlearning import Finetune, NegGrad, ReTrack, UnlearnModule, ZeroTarget
 from toys import message, quiet_trainer, shades, tiny_unet
 
@@ -27,8 +28,9 @@ pytestmark = [
 ]
 
 
-def full_model(dropout: float = 0.3, **config: Any) -> FullModel:
-    return FullModel.of(DiffusionModule(tiny_unet(dropout=dropout, **config), DDPMScheduler()))
+def full_model(dropout: float = 0.3, conditional: bool = False, **config: Any) -> FullModel:
+    network = tiny_unet(dropout=dropout, **config)
+    return FullModel.of(DiffusionModule(network, DDPMScheduler(), conditional=conditional))
 
 
 def unlearn(objective: Any = None, full: FullModel | None = None, **arguments: Any) -> UnlearnModule:
@@ -172,13 +174,9 @@ def test_what_it_stores_is_the_student_and_how_it_was_made(tmp_path: Path) -> No
     record = module.save(tmp_path / "store")
     weights, stored = CounterfactualStore(tmp_path / "store").load(
         record.key,
-        expect={
-            "full_hash": module.full_hash,
-            "grouping_hash": data.grouping.hash,
-            "members_hash": data.grouping.members_hash(["bright"]),
-            "schedule_hash": module.full.schedule.hash,
-        },
+        expect=Provenance(module.full_hash, module.full.schedule.hash, data.grouping.hash),
     )
+    assert stored.members_hash == data.grouping.members_hash(["bright"])
     assert weights_hash(weights) == weights_hash(module.denoiser.state_dict())
     assert (stored.operator, stored.groups, stored.steps) == ("retrack", ("bright",), 3)
     assert stored.hparams["objective"]["neighbours"] == 4
@@ -251,6 +249,6 @@ def test_images_that_are_not_numbers_stop_training(tmp_path: Path) -> None:
 
 
 def test_a_conditional_full_model(tmp_path: Path) -> None:
-    module = unlearn(ReTrack(preserve="distill"), full_model(num_class_embeds=3), conditional=True)
+    module = unlearn(ReTrack(preserve="distill"), full_model(conditional=True, num_class_embeds=3))
     quiet_trainer(tmp_path, max_epochs=1).fit(module, shades().unlearning(["bright"]))
     assert weights_hash(module.denoiser.state_dict()) != module.full_hash

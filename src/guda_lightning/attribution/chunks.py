@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from guda_lightning.attribution.attributor import FittedAttributor
 from guda_lightning.data import GroupDataModule, QueryFolder, QueryHash
 from guda_lightning.errors import QueryError
+from guda_lightning.progress_bar import progress_bar
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.record import ChunkRecord
 from guda_lightning.types import Queries
@@ -114,7 +113,7 @@ class ChunkedTable:
         """
         size = _chunk_size(attributor, requested.folder.image_shape)
         digest, chunks = QueryHash(), []
-        with tqdm(total=len(requested), desc="read", unit="query", leave=False, disable=None, delay=2) as bar:
+        with progress_bar("read queries", "queries", len(requested), delay=2) as bar:
             for start in range(0, len(requested), size):
                 rows, part = range(start, min(start + size, len(requested))), folder / f"{start}.parquet"
                 queries = requested.read(rows)

@@ -19,7 +19,6 @@ from guda_lightning.attribution.attributor import (
 )
 from guda_lightning.attribution.counterfactual import CounterfactualAttributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor
-from guda_lightning.counterfactuals import GUIDANCE
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.coalition_plans import (
@@ -37,6 +36,7 @@ from guda_lightning.functional.coalitions import (
     shapley_kernel,
     shapley_permutation,
 )
+from guda_lightning.posteriors import GUIDANCE
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Coalitions
 from guda_lightning.scores.scoring import Scoring

@@ -10,8 +10,9 @@ from guda_lightning.attribution.attributor import AttributionContext, Attributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor, likelihood, scored_groups
 from guda_lightning.attribution.guidance import FittedGuidance
 from guda_lightning.attribution.networks import FittedNetworks
-from guda_lightning.counterfactuals import GUIDANCE, CounterfactualStore
-from guda_lightning.posteriors import open_posterior
+from guda_lightning.counterfactuals import CounterfactualStore
+from guda_lightning.counterfactuals.selection import several_operators
+from guda_lightning.posteriors import GUIDANCE, ClassifierStore, open_posterior
 from guda_lightning.scores.scoring import Scoring
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import coalition
@@ -57,7 +58,7 @@ class CounterfactualAttributor(Attributor):
         return self._fit_networks(context, store)
 
     def _fit_networks(self, context: AttributionContext, store: CounterfactualStore) -> FittedNetworks:
-        chosen, expect = scored_groups(context, self.groups) or None, context.provenance.to_json()
+        chosen, expect = scored_groups(context, self.groups) or None, context.provenance
         keys = store.select(self.operator, self.seed, hparams=self.hparams, groups=chosen)
         first = next(iter(keys.values()))
         hashes = {group: store.check(key, expect=expect).weights_hash for group, key in keys.items()}
@@ -75,11 +76,11 @@ class CounterfactualAttributor(Attributor):
     def _fit_guidance(self, context: AttributionContext, store: CounterfactualStore) -> FittedGuidance:
         scored_groups(context, self.groups)  # refuses unknown ones before the classifier is read
         stored = open_posterior(
-            store,
+            ClassifierStore(store.root),
             context.full.model.schedule,
             seed=self.seed,
             hparams=self.hparams,
-            expect=context.provenance.to_json(),
+            expect=context.provenance,
             device=context.execution.device,
         )
         known = stored.posterior.groups
@@ -115,5 +116,13 @@ class GuidanceAttributor(CounterfactualAttributor):
 
 
 def by_guidance(store: CounterfactualStore, operator: str | None) -> bool:
-    """Whether the counterfactuals are those of guidance: it was named, or the store holds nothing else."""
-    return operator == GUIDANCE or (operator is None and store.operators() == [GUIDANCE])
+    """Whether the counterfactuals are those of guidance: it was named, or the store holds nothing else.
+
+    Raises:
+        StoreError: None was named, and the store holds a classifier and counterfactuals.
+    """
+    if operator is not None or not ClassifierStore(store.root).any():
+        return operator == GUIDANCE
+    if operators := store.operators():
+        raise several_operators(store.root, [GUIDANCE, *operators])
+    return True

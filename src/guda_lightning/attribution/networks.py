@@ -102,7 +102,7 @@ class FittedNetworks(FittedELBOAttributor):
         yield from in_turn(groups, self._read, partial(self._become, model))
 
     def _read(self, group: str) -> Mapping[str, Tensor]:
-        return self.store.load(self.keys[group], expect=self.context.provenance.to_json())[0]
+        return self.store.load(self.keys[group], expect=self.context.provenance)[0]
 
     def _become(self, model: DiffusionModel, group: str, weights: Mapping[str, Tensor]) -> None:
         """Make a copy of the full model, or the counterfactual of another group, that of this one."""

@@ -16,9 +16,9 @@ from guda_lightning.attribution.attributor import (
 )
 from guda_lightning.attribution.counterfactual import CounterfactualAttributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor
-from guda_lightning.counterfactuals import GUIDANCE
 from guda_lightning.functional.elbo import delta_elbo, elbo
 from guda_lightning.functional.racing import Race, boundary, race
+from guda_lightning.posteriors import GUIDANCE
 from guda_lightning.scores import ScoreRecord, ScoreTable, kinds
 from guda_lightning.scores.scoring import Scoring
 from guda_lightning.types import Queries, Weighting

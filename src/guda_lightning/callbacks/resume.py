@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from guda_lightning import compat
 from guda_lightning.storage.files import atomic_folder
 
 _FILE = "trainer.ckpt"
@@ -52,17 +53,8 @@ class ResumeCheckpoint(Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say that the epoch of the checkpoint is over and the next one has not begun.
-
-        Lightning writes it a moment before it counts the epoch as completed. Going on from there with
-        ``max_steps`` set, Lightning 2.6 would run an empty epoch and give samplers a wrong one ever after.
-        """
-        loop = checkpoint["loops"]["fit_loop"]
-        for counts in (loop["epoch_progress"]["current"], loop["epoch_progress"]["total"]):
-            counts["completed"] = counts["processed"]
-        batches = loop["epoch_loop.batch_progress"]
-        batches["current"] = dict.fromkeys(batches["current"], 0)
-        batches["is_last_batch"] = False
+        """Begin with the epoch after the one that the checkpoint was written at the end of."""
+        compat.complete_epoch(checkpoint)
 
     def discard(self) -> None:
         """Remove the checkpoint: the stage is complete."""

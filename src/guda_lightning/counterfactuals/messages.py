@@ -6,15 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guda_lightning.counterfactuals.record import (
-    GUIDANCE,
-    RETRAIN,
-    CounterfactualKey,
-    CounterfactualRecord,
-)
+from guda_lightning.counterfactuals.record import RETRAIN, CounterfactualKey, CounterfactualRecord
 from guda_lightning.storage.files import canonical_json
-
-_STAGES = {RETRAIN: ("guda retrain", "--seeds"), GUIDANCE: ("guda guide", "--seed")}
 
 
 def described(key: CounterfactualKey) -> str:
@@ -24,10 +17,10 @@ def described(key: CounterfactualKey) -> str:
 
 def command(operator: str, groups: Sequence[str] | None, seed: int) -> str:
     """How to make the counterfactuals of some groups."""
-    stage, option = _STAGES.get(operator, ("guda unlearn", "--seed"))
-    options = [f"--groups {shlex.quote(','.join(groups))}"] if groups and operator != GUIDANCE else []
+    stage, option = ("retrain", "--seeds") if operator == RETRAIN else ("unlearn", "--seed")
+    options = [f"--groups {shlex.quote(','.join(groups))}"] if groups else []
     options += [f"{option} {seed}"] if seed else []
-    return f"run {stage}" + (f" with {' '.join(options)}" if options else "")
+    return f"run guda {stage}" + (f" with {' '.join(options)}" if options else "")
 
 
 def described_hparams(records: Sequence[CounterfactualRecord]) -> list[str]:

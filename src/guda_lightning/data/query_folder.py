@@ -13,6 +13,7 @@ from torch import Tensor
 
 from guda_lightning.data.images import IMAGE_ERRORS, IMAGE_SUFFIXES, Channels, reason, to_bytes, to_unit
 from guda_lightning.errors import QueryError
+from guda_lightning.storage.paths import refuse_missing_queries
 from guda_lightning.types import Queries
 
 
@@ -100,13 +101,7 @@ def _listing(path: Path) -> tuple[list[str], list[int] | None, tuple[str, ...] |
     """File names inside the folder, their labels and their prompts if there are any."""
     if path.is_file():
         return [path.name], None, None
-    if not path.is_dir():
-        raise QueryError(
-            f"there are no queries at {path}",
-            found="nothing there",
-            expected="an image file or a folder of images",
-            fix="correct the path",
-        )
+    refuse_missing_queries(path)
     files = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     names = sorted(file.relative_to(path).as_posix() for file in files)
     if not names:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,10 @@ from guda_lightning.diffusion.model import DiffusionModel, output_tensor
 from guda_lightning.diffusion.weights import evaluating
 from guda_lightning.errors import ConfigError
 
-_ENOUGH_SECONDS = 0.2  # a forward pass this long is measured well, and its batch need not grow further
-BACKWARD_FACTOR = 3.0  # forward and backward cost about three forward passes
+_AFFORDABLE = 20.0  # seconds of a batch, as its first sample suggests; a larger one is not tried
+_LONG = 3.0  # seconds of a pass of which two are enough
+_FEW, _MANY, _ENOUGH = 3, 9, 1.0  # other passes: the median of these, so many in so many seconds
+BACKWARD_FACTOR = 3.0  # forward and backward in forward passes, where memory does not allow to measure
 _KEY = "guda_lightning.TrainingCost"  # in a checkpoint
 
 
@@ -110,7 +113,6 @@ def seconds_per_evaluation(
     model: DiffusionModel,
     shape: Sequence[int],
     batch_size: int,
-    labels: bool = False,
     device: torch.device | str = "cpu",
 ) -> float:
     """Measured seconds of one forward pass of one sample, in batches of up to ``batch_size``.
@@ -119,7 +121,6 @@ def seconds_per_evaluation(
         model: The model.
         shape: ``(channels, height, width)``.
         batch_size: The batch size that the work will use.
-        labels: Whether the network takes class labels.
         device: Where the work will be done.
 
     Raises:
@@ -127,44 +128,112 @@ def seconds_per_evaluation(
     """
     network = copy.deepcopy(model.denoiser).to(device)
     timed = replace(model, denoiser=network)
-    size = 1
-    with evaluating(network):
-        try:
-            _forward(timed, torch.zeros(1, *shape, device=device), labels)  # the first pass sets things up
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-            pixels = f"{shape[0]} channels of {shape[2]} x {shape[1]} pixels"
-            raise ConfigError(
-                f"{type(network).__name__} cannot be called with this data",
-                found=" ".join(str(error).split())[:200],
-                expected=f"a network for {pixels}, {'with' if labels else 'without'} labels",
-                fix="make in_channels, out_channels and num_class_embeds of the network, conditional of the "
-                "module, and channels and image_size of the data fit together",
-            ) from error
-        while True:
-            x = torch.zeros(size, *shape, device=device)
-            # The shorter of two: a busy machine makes one of them many times too long.
-            seconds = min(_seconds(timed, x, labels), _seconds(timed, x, labels))
-            if seconds > _ENOUGH_SECONDS or size >= batch_size:
-                return seconds / size
-            size = min(4 * size, batch_size)
+
+    def forward(size: int) -> None:
+        _output(timed, shape, size, device).flatten()[0].item()  # waits for the device
+
+    with evaluating(network), _refusing(timed, shape):
+        return _seconds_per_sample(forward, batch_size)
 
 
-def _seconds(model: DiffusionModel, x: Tensor, labels: bool) -> float:
+def seconds_per_step(
+    model: DiffusionModel,
+    shape: Sequence[int],
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> float:
+    """Measured seconds of one training step of one sample: forward, backward and AdamW, in such batches.
+
+    Args:
+        model: The model; the weights that are trainable are trained, all where none is.
+        shape: ``(channels, height, width)``.
+        batch_size: The batch size that the work will use.
+        device: Where the work will be done.
+        autocast: The precision of forward passes, such as a trainer's ``precision_plugin.forward_context``.
+
+    Raises:
+        ConfigError: The network does not take samples of this shape.
+    """
+    try:
+        return _seconds_per_step(model, shape, batch_size, device, autocast)
+    except torch.OutOfMemoryError:  # beside the models that are there already
+        pass
+    return BACKWARD_FACTOR * seconds_per_evaluation(model, shape, batch_size, device)
+
+
+def _seconds_per_step(
+    model: DiffusionModel,
+    shape: Sequence[int],
+    batch_size: int,
+    device: torch.device | str,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> float:
+    network = copy.deepcopy(model.denoiser).to(device).train()
+    trained = [weight for weight in network.parameters() if weight.requires_grad]
+    if not trained:
+        trained = list(network.requires_grad_(True).parameters())
+    timed, optimizer = replace(model, denoiser=network), torch.optim.AdamW(trained, lr=0.0)
+
+    def step(size: int) -> None:
+        optimizer.zero_grad()
+        with autocast():
+            loss = _output(timed, shape, size, device).square().mean()
+        loss.backward()
+        optimizer.step()
+        next(weight for weight in trained if weight.grad is not None).flatten()[0].item()
+
+    gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.enable_grad(), torch.random.fork_rng(gpus), _refusing(timed, shape):  # dropout
+        return _seconds_per_sample(step, batch_size)
+
+
+def _seconds_per_sample(run: Callable[[int], None], batch_size: int) -> float:
+    """Seconds of one sample in batches as large as they will be, where it is affordable to try one."""
+    run(1)  # the first pass sets things up
+    size = max(1, min(batch_size, int(_AFFORDABLE / _seconds(run, 1))))
+    first = _seconds(run, size)  # slower than the next ones
+    if first > _LONG:
+        return min(first, _seconds(run, size)) / size
+    passes: list[float] = []
+    while len(passes) < _FEW or (len(passes) < _MANY and sum(passes) < _ENOUGH):
+        passes.append(_seconds(run, size))
+    return statistics.median(passes) / size  # a busy machine makes single passes many times too long
+
+
+def _seconds(run: Callable[[int], None], size: int) -> float:
     start = time.perf_counter()
-    _forward(model, x, labels)
+    run(size)
     return time.perf_counter() - start
 
 
-def _forward(model: DiffusionModel, x: Tensor, labels: bool) -> None:
-    zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    out = model.output(x, zeros + int(model.schedule.scored_timesteps[0]), zeros if labels else None)
-    out.flatten()[0].item()  # waits for the device
+def _output(model: DiffusionModel, shape: Sequence[int], size: int, device: torch.device | str) -> Tensor:
+    x, zeros = torch.zeros(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+    timesteps = zeros + int(model.schedule.scored_timesteps[0])
+    return model.output(x, timesteps, zeros if model.conditional else None)
+
+
+@contextmanager
+def _refusing(model: DiffusionModel, shape: Sequence[int]) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        pixels = f"{shape[0]} channels of {shape[2]} x {shape[1]} pixels"
+        raise ConfigError(
+            f"{type(model.denoiser).__name__} cannot be called with this data",
+            found=" ".join(str(error).split())[:200],
+            expected=f"a network for {pixels}, {'with' if model.conditional else 'without'} labels",
+            fix="make in_channels, out_channels and num_class_embeds of the network, conditional of the "
+            "module, and channels and image_size of the data fit together",
+        ) from error
 
 
 def readable_seconds(seconds: float) -> str:
-    """``"8 s"``, ``"3 min"``, ``"5.2 h"``."""
+    """``"0.42 s"``, ``"8.1 s"``, ``"42 s"``, ``"3 min"``, ``"5.2 h"``."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

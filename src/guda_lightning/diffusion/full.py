@@ -28,6 +28,7 @@ from guda_lightning.distributed.sharding import whole
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.storage.files import canonical_json, read_json, write_atomic
+from guda_lightning.storage.paths import refuse_missing_full
 from guda_lightning.storage.provenance import Provenance
 
 _INDEX = "model_index.json"
@@ -51,7 +52,11 @@ class FullModel:
 
     @classmethod
     def of(
-        cls, module: LightningModule, denoiser: str | None = None, scheduler: str | None = None
+        cls,
+        module: LightningModule,
+        denoiser: str | None = None,
+        scheduler: str | None = None,
+        conditional: bool = False,
     ) -> FullModel:
         """The full model inside a LightningModule: our moving average, or by dotted path in any other.
 
@@ -60,7 +65,9 @@ class FullModel:
         Args:
             module: The module to take it from.
             denoiser: Path of the network; may be left out for a ``DiffusionModule``.
-            scheduler: Path of the noise scheduler, likewise.
+            scheduler: Path of the noise scheduler; may be left out for a ``DiffusionModule``.
+            conditional: Whether the network takes class labels or prompts; a ``DiffusionModule`` says so
+                itself.
 
         Raises:
             ConfigError: A path is needed and missing, or leads nowhere.
@@ -70,17 +77,17 @@ class FullModel:
             scheduler = scheduler or "scheduler"
         elif denoiser is None or scheduler is None:
             raise ConfigError(
-                f"where is the diffusion model inside {type(module).__name__}?",
+                f"a {type(module).__name__} does not say where its diffusion model is",
                 found=f"denoiser={denoiser!r}, scheduler={scheduler!r}",
                 expected="the dotted attribute paths of the network and of its noise scheduler",
                 fix="pass both, e.g. denoiser='unet', scheduler='noise_scheduler'",
             )
         else:
             path = denoiser
-        model = diffusion_model(module, path, scheduler)
-        model = replace(model, denoiser=whole(model.denoiser))
+        found = diffusion_model(module, path, scheduler)
+        model = replace(found, denoiser=whole(found.denoiser), conditional=conditional)
         if isinstance(module, DiffusionModule):
-            model = replace(model, prompts=module.prompts)
+            model = replace(model, prompts=module.prompts, conditional=module.conditional)
         return cls(model, find(module, scheduler, "scheduler"), weights_hash(model.denoiser.state_dict()))
 
     def provenance(self, grouping_hash: str | None = None) -> Provenance:
@@ -88,8 +95,8 @@ class FullModel:
         return Provenance(self.hash, self.model.schedule.hash, grouping_hash)
 
     def prompted(self, prompts: Condition | None) -> FullModel:
-        """The same model, conditioned on the embeddings of prompts."""
-        return replace(self, model=replace(self.model, prompts=prompts))
+        """The same model with the embeddings of prompts, if there are any: then it is conditional."""
+        return replace(self, model=self.model.prompted(prompts))
 
 
 def refuse_nonfinite(full: FullModel, where: str) -> None:
@@ -137,7 +144,11 @@ def save_full(folder: Path, full: FullModel) -> None:
 
 
 def open_full(
-    path: Path, module: LightningModule, denoiser: str | None = None, scheduler: str | None = None
+    path: Path,
+    module: LightningModule,
+    denoiser: str | None = None,
+    scheduler: str | None = None,
+    conditional: bool = False,
 ) -> FullModel:
     """Read a full model.
 
@@ -145,20 +156,16 @@ def open_full(
         path: A diffusers folder (a pipeline's or a network's), a folder written by ``guda fit``, or a
             Lightning checkpoint of ``module``'s class.
         module: The module of the configuration: gives what the path does not (the architecture for a
-            checkpoint, the scheduler for a bare network).
-        denoiser: Where ``module`` has its network, by dotted path.
-        scheduler: Where ``module`` has its noise scheduler.
+            checkpoint, the scheduler for a bare network), and whether it is conditional.
+        denoiser: Where ``module`` has its network, by dotted path; see ``FullModel.of``.
+        scheduler: Where ``module`` has its noise scheduler, by dotted path; see ``FullModel.of``.
+        conditional: Whether the network takes class labels or prompts; see ``FullModel.of``.
 
     Raises:
         StoreError: The path does not exist, is of no such kind, or its weights do not fit.
     """
-    if not path.exists():
-        raise StoreError(
-            "the full model does not exist",
-            found=f"nothing at {path}",
-            expected="a diffusers folder or a Lightning checkpoint",
-            fix="run `guda fit` with the same configuration first, or pass --full PATH",
-        )
+    refuse_missing_full(path)
+    conditional = module.conditional if isinstance(module, DiffusionModule) else conditional
     if path.is_file():
         weights = _read_checkpoint(path)
         if any(ADAPTED in name for name in weights):
@@ -169,25 +176,27 @@ def open_full(
                 fix="let the training end: RUN/full holds them merged",
             )
         load_weights(module, weights, path)
-        return FullModel.of(module, denoiser, scheduler)
+        return FullModel.of(module, denoiser, scheduler, conditional)
     if (path / _INDEX).is_file():
-        return _open_pipeline(path)
+        return _open_pipeline(
+            path, module.conditional if isinstance(module, DiffusionModule) else conditional
+        )
     if (path / "config.json").is_file():
         network = _network(path, read_json(path / "config.json").get("_class_name"))
-        of_module = FullModel.of(module, denoiser, scheduler)
+        of_module = FullModel.of(module, denoiser, scheduler, conditional)
         return FullModel(
             replace(of_module.model, denoiser=network),
             of_module.scheduler,
             weights_hash(network.state_dict()),
         )
     if (path / _OWN_WEIGHTS).is_file():
-        full = FullModel.of(module, denoiser, scheduler)
+        full = FullModel.of(module, denoiser, scheduler, conditional)
         try:
             weights = load_file(path / _OWN_WEIGHTS)
         except SafetensorError as error:
             raise _unreadable(path / _OWN_WEIGHTS, error) from error
         load_weights(full.model.denoiser, weights, path)
-        return FullModel.of(module, denoiser, scheduler)
+        return FullModel.of(module, denoiser, scheduler, conditional)
     raise StoreError(
         "this folder holds no full model",
         found=f"{path} with {sorted(p.name for p in path.iterdir())[:6]}",
@@ -207,7 +216,7 @@ def open_schedule(path: Path) -> NoiseSchedule:
     return noise_schedule(_component(path / "scheduler", config.get("_class_name"), SchedulerMixin))
 
 
-def _open_pipeline(path: Path) -> FullModel:
+def _open_pipeline(path: Path, conditional: bool) -> FullModel:
     index = read_json(path / _INDEX)
     name = next((n for n in DENOISERS if n in index), None)
     if name is None or "scheduler" not in index:
@@ -219,7 +228,8 @@ def _open_pipeline(path: Path) -> FullModel:
         )
     network = _network(path / name, index[name][1])
     scheduler = _component(path / "scheduler", index["scheduler"][1], SchedulerMixin)
-    model = DiffusionModel(network, noise_schedule(scheduler), prediction_type(scheduler))
+    schedule, prediction = noise_schedule(scheduler), prediction_type(scheduler)
+    model = DiffusionModel(network, schedule, prediction, conditional=conditional)
     return FullModel(model, scheduler, weights_hash(network.state_dict()))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -31,12 +31,18 @@ class DiffusionModel:
         prediction: What its output predicts.
         prompts: For a text-conditional network, whose labels are numbers of prompts: their embeddings by the
             names of the network's arguments, such as ``encoder_hidden_states``.
+        conditional: Whether the network takes class labels or prompts.
     """
 
     denoiser: nn.Module
     schedule: NoiseSchedule
     prediction: PredictionType
     prompts: Condition | None = None
+    conditional: bool = False
+
+    def prompted(self, prompts: Condition | None) -> DiffusionModel:
+        """The same model with the embeddings of prompts, if there are any: then it is conditional."""
+        return replace(self, prompts=prompts, conditional=self.conditional or prompts is not None)
 
     def output(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's raw output, ``[batch, ...]`` of the dtype of ``x_t``, whatever autocast computed in.

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from guda_lightning import compat
 from guda_lightning.diffusion.deferred_scalars import DeferredScalars
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model
 from guda_lightning.distributed.ranks import ALONE, Ranks
@@ -158,7 +159,7 @@ class DiffusionModule(LightningModule):
     @property
     def student(self) -> DiffusionModel:
         """The model that is being trained."""
-        return replace(diffusion_model(self), prompts=self.prompts)
+        return replace(diffusion_model(self), prompts=self.prompts, conditional=self.conditional)
 
     @property
     def averaged(self) -> DiffusionModel:
@@ -189,7 +190,7 @@ class DiffusionModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Read the noise schedule once: diffusers schedulers are mutable."""
-        self._ranks = Ranks.of(self._trainer)
+        self._ranks = Ranks.of(compat.trainer_of(self))
         self._model = self.student
         self._schedule = self._model.schedule
         self._deferred.clear()
@@ -224,7 +225,7 @@ class DiffusionModule(LightningModule):
 
     def configure_model(self) -> None:
         """Spread the weights of all networks over the processes, where the trainer shards (FSDP2)."""
-        mesh = Ranks.of(self._trainer).mesh
+        mesh = Ranks.of(compat.trainer_of(self)).mesh
         if mesh is not None:
             for network in self._networks():
                 shard(network, mesh)

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from guda_lightning import compat
 from guda_lightning.diffusion.model import DiffusionModel, noise_schedule
 from guda_lightning.diffusion.weights import evaluating
 from guda_lightning.errors import ConfigError, check_range
@@ -88,8 +89,7 @@ def sampler(model: DiffusionModel, scheduler: Any, steps: int) -> Any:
         fix=f"pass --steps {min(100, most)}, or another number in that range",
     )
     kind: Any = FlowMatchEulerDiscreteScheduler if model.prediction == "flow" else DDPMScheduler
-    # Without this list diffusers would put its own defaults in place of those of the scheduler's class.
-    config = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
+    config = compat.scheduler_config(scheduler)
     if model.prompts is not None:  # latents have no bounds; DDPM sets some where a scheduler says nothing
         config = {"clip_sample": False, **config}
     walker = kind.from_config(config)

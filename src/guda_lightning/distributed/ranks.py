@@ -24,7 +24,7 @@ class Ranks:
     Attributes:
         rank: This process.
         count: Number of processes.
-        mesh: What weights are spread over, under FSDP2; None: every process holds all of them.
+        mesh: What weights are sharded over, under FSDP2; None: every process holds all of them.
     """
 
     rank: int = 0
@@ -33,7 +33,7 @@ class Ranks:
 
     @classmethod
     def of(cls, trainer: Trainer | None) -> Ranks:
-        """Those that a trainer deals samples to, once it has started them."""
+        """The processes that a trainer distributes samples to, once it has started them."""
         dealt = None if trainer is None else trainer.distributed_sampler_kwargs
         if trainer is None or dealt is None:  # a strategy of one process
             return cls()
@@ -74,9 +74,9 @@ class Ranks:
             failed = self.broadcast(failed)
         if failed:
             raise RankError(
-                "the first process has failed",
+                "rank zero has failed",
                 found="an error there",
-                expected="its work, which the others wait for",
+                expected="its work, which the other ranks wait for",
                 fix="see what it printed",
             )
 
@@ -90,14 +90,14 @@ _LOST = ("by peer", "Broken pipe", "timed out", "Timed out", "remote process")  
 
 
 def lost_rank(error: RuntimeError) -> RankError | None:
-    """What to tell the user where an error says that another process is gone; None: it says otherwise."""
+    """The error to show where ``error`` says that another process is gone; None: it says something else."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return None
     text = " ".join(str(error).split())
     if not any(sign in text for sign in _LOST):
         return None
     return RankError(
-        f"rank {dist.get_rank()} of {dist.get_world_size()} has lost another one",
+        f"rank {dist.get_rank()} of {dist.get_world_size()} has lost another rank",
         found=re.sub(r"^\[\S*pair\.cc:\d+\] ", "", text).partition(". ")[0][:160],
         expected="all processes alive until the end",
         fix="see what the other process printed last, nothing where it was killed, as for want of memory; "

@@ -1,4 +1,4 @@
-"""Networks whose weights are spread over processes (FSDP2)."""
+"""Networks whose weights are sharded over processes (FSDP2)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def is_sharded(network: nn.Module) -> bool:
 
 
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Spread a network's weights over processes, in place; one that is spread already is left alone.
+    """Shard a network's weights over processes, in place; one that is sharded already is left alone.
 
     Each element of its lists of blocks is gathered by itself while it computes, the rest together.
 
     Args:
-        network: With the same weights on every process; frozen ones are spread too.
+        network: With the same weights on every process; frozen ones are sharded too.
         mesh: The processes, in one dimension.
     """
     if is_sharded(network):
@@ -42,18 +42,18 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def whole(network: nn.Module) -> nn.Module:
-    """The network itself, or an ordinary one on the CPU with all weights of one that is spread.
+    """The network itself, or an ordinary one on the CPU with all weights of one that is sharded.
 
     All processes must call it.
 
     Raises:
-        ConfigError: Something else than ``shard`` has spread it.
+        ConfigError: Something else than ``shard`` has sharded it.
     """
     if not is_sharded(network):
         return network
     if network not in _PLAIN:
         raise ConfigError(
-            "a network was spread by torch alone, and how it was before is not known",
+            "a network was sharded without guda_lightning.diffusion.shard, and cannot be made whole again",
             found=f"{type(network).__name__} that fully_shard was applied to",
             expected="guda_lightning.diffusion.shard(network, mesh), which keeps that",
             fix="call it in configure_model in place of fully_shard",
@@ -69,9 +69,9 @@ def whole(network: nn.Module) -> nn.Module:
 
 
 def gather(module: nn.Module) -> None:
-    """Replace every spread network inside a module by a whole one, in place; then all of it is on the CPU.
+    """Replace every sharded network inside a module by a whole one, in place; then all of it is on the CPU.
 
-    All processes must call it; a module without spread networks is left alone.
+    All processes must call it; a module without sharded networks is left alone.
     """
     spread = [(parent, *child) for parent in module.modules() for child in parent.named_children()]
     spread = [(parent, name, network) for parent, name, network in spread if network in _PLAIN]
@@ -82,7 +82,7 @@ def gather(module: nn.Module) -> None:
 
 
 def load_whole(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a network, spread or not, all weights; every process must have them."""
+    """Give a network, sharded or not, all weights; every process must have them."""
     if is_sharded(network):
         set_model_state_dict(network, dict(weights), options=StateDictOptions(full_state_dict=True))
     else:

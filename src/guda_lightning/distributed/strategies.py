@@ -1,4 +1,4 @@
-"""How a stage spreads over processes."""
+"""Strategies: how a stage uses several processes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, StrategyRegistry
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from guda_lightning import compat
 from guda_lightning.errors import ConfigError
 
 FSDP2 = "fsdp2"
@@ -25,8 +25,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        """Meet the other processes."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        """Set the number of processes, and connect to the others."""
+        compat.set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
 
@@ -46,13 +46,13 @@ def refuse_strategy(trainer: Trainer) -> None:
     started = _started()
     if started > 1 and started != trainer.world_size:
         raise ConfigError(
-            "more processes were started than the trainer has, or fewer",
+            "the trainer does not have all processes that were started",
             found=f"{started} processes by torchrun or srun, and a trainer of {trainer.world_size}",
             expected="as many: each process too many would do the same work, into the same files",
             fix="set trainer.devices to the processes of a machine, trainer.num_nodes to the machines, and "
             "trainer.strategy to ddp or fsdp2",
         )
-    if isinstance(strategy.launcher, _MultiProcessingLauncher):
+    if compat.hands_nothing_back(strategy):
         raise ConfigError(
             "this strategy hands no trained weights back from its processes",
             found=f"{name} that spawns or forks",
@@ -66,7 +66,7 @@ def refuse_strategy(trainer: Trainer) -> None:
             expected="FSDP2, which shards frozen weights too and works on any device",
             fix="set trainer.strategy to fsdp2",
         )
-    if isinstance(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint:
+    if isinstance(strategy, ModelParallelStrategy) and compat.saves_in_pieces(strategy):
         raise ConfigError(
             "checkpoints in pieces cannot be resumed by other strategies",
             found=f"{name} with save_distributed_checkpoint=True",
@@ -74,11 +74,11 @@ def refuse_strategy(trainer: Trainer) -> None:
             fix="set trainer.strategy to fsdp2",
         )
     if isinstance(strategy, ModelParallelStrategy) and not (
-        isinstance(strategy, FSDP2Strategy) or strategy._tensor_parallel_size == 1
+        isinstance(strategy, FSDP2Strategy) or compat.tensor_parallel_size(strategy) == 1
     ):
         raise ConfigError(
             "tensor parallelism is not supported",
-            found=f"{name} with tensor_parallel_size={strategy._tensor_parallel_size!r}",
+            found=f"{name} with tensor_parallel_size={compat.tensor_parallel_size(strategy)!r}",
             expected="1: processes share batches and queries, and spread weights over all of them",
             fix="set trainer.strategy to fsdp2",
         )
@@ -91,14 +91,14 @@ def _started() -> int:
 
 
 def refuse_unsharded(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse a module that would not spread its weights where the trainer asks for that.
+    """Refuse a module that would not shard its weights where the trainer asks for that.
 
     Raises:
         ConfigError: It has no ``configure_model``.
     """
     if isinstance(trainer.strategy, ModelParallelStrategy) and not is_overridden("configure_model", module):
         raise ConfigError(
-            f"{type(module).__name__} does not spread its weights, as {FSDP2} needs",
+            f"{type(module).__name__} does not shard its weights, as {FSDP2} needs",
             found="no method configure_model",
             expected="one that calls guda_lightning.diffusion.shard(network, mesh) for each of its networks",
             fix="write it, with mesh = self.device_mesh['data_parallel'], or set trainer.strategy to ddp",
@@ -106,9 +106,9 @@ def refuse_unsharded(trainer: Trainer, module: LightningModule) -> None:
 
 
 def start_processes(trainer: Trainer) -> None:
-    """Start the processes of a trainer that will not train, and meet them; once there, they stay."""
+    """Start the processes of a trainer that will not train, and connect to them; started ones stay."""
     strategy = trainer.strategy
-    strategy.connect(LightningModule())  # which some strategies tell of their processes
+    strategy.connect(LightningModule())  # some strategies give it their processes
     if strategy.launcher is None:
         strategy.setup_environment()
     else:

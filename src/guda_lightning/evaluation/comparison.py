@@ -22,7 +22,7 @@ from guda_lightning.evaluation.tables import PLURAL, SAME, reason
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.scores.stored import stored_errors, table_of_draw
-from guda_lightning.storage.files import read_json
+from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
 
 OFFSET = (
@@ -225,13 +225,11 @@ def _single_draws(run: RunFolder, tables: Tables) -> tuple[Tables, Tables]:
 
 def _paired_with_full(run: RunFolder, oracles: Tables) -> str | None:
     """The oracle's table of the seed that the full model was trained with, if both are known."""
-    path = run.full / "record.json"
-    record = read_json(path) if path.is_file() else {}
-    seed = record.get("config", {}).get("seed_everything")
+    record = FullRecord.of_run(run.full)
     first = next(iter(oracles.values()))
-    if seed is None or record.get("full_hash") != first.record.full_hash:
+    if record is None or record.seed is None or record.full_hash != first.record.full_hash:
         return None
-    return next((name for name, table in oracles.items() if table.seeds[0] == seed), None)
+    return next((name for name, table in oracles.items() if table.seeds[0] == record.seed), None)
 
 
 def _calibration(

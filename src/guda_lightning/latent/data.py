@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Indices
@@ -22,6 +22,7 @@ from guda_lightning.errors import DataError, QueryError
 from guda_lightning.latent.cache import TensorCache
 from guda_lightning.latent.encoders import Encoders
 from guda_lightning.latent.prompts import PromptTable
+from guda_lightning.progress_bar import progress_bar
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Queries
 
@@ -50,6 +51,8 @@ class LatentDataModule(GroupDataModule):
         limit: Number of samples to draw at random from the source. None: all.
         batch_keys: What a LightningModule of your own calls the entries of a batch.
     """
+
+    where_and_how: ClassVar[tuple[str, ...]] = ("cache", "encode_batch_size")
 
     def __init__(
         self,
@@ -174,7 +177,7 @@ class LatentDataModule(GroupDataModule):
                 fix="take PromptedFolder, Styled, or a prompt_column of Parquet or HubDataset as data.source",
             )
         self._pixel_hashes, latents = [], []
-        with tqdm(total=len(rows), desc="encode", unit="image", disable=None, delay=2) as bar:
+        with progress_bar("encode", "images", len(rows), delay=2) as bar:
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
                 pixels = table.pixels(chunk, image_size=self.image_size, channels=self.channels)

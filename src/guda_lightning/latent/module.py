@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -43,6 +43,8 @@ class LatentDiffusionModule(DiffusionModule):
         ConfigError: An argument is out of range, or the scheduler is for another kind of prediction.
         StoreError: The pipeline cannot be read.
     """
+
+    where_and_how: ClassVar[tuple[str, ...]] = ("gradient_checkpointing",)
 
     def __init__(
         self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +14,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
-from guda_lightning.diffusion.cost import BACKWARD_FACTOR, readable_seconds, seconds_per_evaluation
+from guda_lightning.diffusion.cost import readable_seconds, seconds_per_evaluation, seconds_per_step
+from guda_lightning.progress_bar import Bar, progress_bar
+
+# Beside the network, on an AMD EPYC: small where the network is not (docs/benchmarks.md).
+STEP_SECONDS = 0.004  # Lightning's loop, batches, noise and moving averages of a training step
+TRAINING_SECONDS = 0.5  # a trainer's start, and saving what it made
 
 
 @rank_zero_only
@@ -22,9 +28,10 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def quiet(trainer: Trainer) -> bool | None:
-    """What tqdm takes for ``disable``: one bar on the screen, and none where it is no terminal."""
-    return None if trainer.is_global_zero else True
+def bar_of(trainer: Trainer, title: str, unit: str, total: int | None = None, initial: int = 0) -> Bar:
+    """A progress bar, unless the trainer's are disabled or this is not the first process."""
+    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+    return progress_bar(title, unit, total, initial=initial, shown=shown, lines=True)
 
 
 def say_skipped(stage: str, names: Sequence[str]) -> None:
@@ -57,11 +64,10 @@ def evaluation_seconds(
     datamodule: GroupDataModule,
     batch_size: int,
     device: torch.device | str,
-    conditional: bool,
 ) -> float:
     """Measured seconds of one network evaluation without gradients."""
-    told = replace(model, prompts=datamodule.prompts)  # a module takes them only when its training begins
-    return seconds_per_evaluation(told, datamodule.input_shape, batch_size, conditional, device)
+    prompted = model.prompted(datamodule.prompts)  # a module takes them only when its training begins
+    return seconds_per_evaluation(prompted, datamodule.input_shape, batch_size, device)
 
 
 def say_fit_cost(
@@ -70,7 +76,6 @@ def say_fit_cost(
     model: LightningModule,
     full: FullModel,
     datamodule: GroupDataModule,
-    conditional: bool,
     models: int = 1,
     elsewhere: bool = False,
 ) -> None:
@@ -83,15 +88,14 @@ def say_fit_cost(
     steps = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps >= 0 else None
     counts = [count for count in (steps, None if epochs is None else epochs * batches) if count is not None]
     network = model.student if isinstance(model, DiffusionModule) else full.model
-    size, device = datamodule.batch_size * trainer.world_size, trainer.strategy.root_device
-    per_step = (
-        step_seconds(network, datamodule, BACKWARD_FACTOR, device, conditional)
-        if is_timed(trainer, elsewhere)
-        else None
-    )
+    size = datamodule.batch_size * trainer.world_size
+    device, autocast = trainer.strategy.root_device, trainer.precision_plugin.forward_context
+    timed = is_timed(trainer, elsewhere)
+    per_step = step_seconds(network, datamodule, device, autocast) if timed else None
     if counts:
         steps_of = f"{what} {min(counts)} steps of {size} images"
-        say_cost(steps_of, None if per_step is None else per_step * min(counts) * models)
+        each = None if per_step is None else per_step * min(counts) + TRAINING_SECONDS
+        say_cost(steps_of, None if each is None else each * models)
     elif per_step is not None:
         say(f"{what} no end is set, each step of {size} images takes about {per_step:.2g} s")
 
@@ -99,10 +103,40 @@ def say_fit_cost(
 def step_seconds(
     model: DiffusionModel,
     datamodule: GroupDataModule,
-    passes: float,
     device: torch.device | str,
-    conditional: bool,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    batches: int = 1,
+    other_passes: float = 0,
 ) -> float:
-    """Estimated seconds of one step that costs so many forward passes of a batch."""
+    """Estimated seconds of one training step.
+
+    Args:
+        model: What is trained.
+        datamodule: The training data.
+        device: Where it is trained.
+        autocast: The precision of forward passes.
+        batches: Batches that a step learns from.
+        other_passes: Forward passes of a batch through a model that is not trained.
+    """
     size = datamodule.batch_size
-    return evaluation_seconds(model, datamodule, size, device, conditional) * size * passes
+    prompted = model.prompted(datamodule.prompts)  # a module takes them when its training begins
+    step = seconds_per_step(prompted, datamodule.input_shape, batches * size, device, autocast)
+    others = evaluation_seconds(model, datamodule, size, device) if other_passes else 0.0
+    return size * (batches * step + other_passes * others) + STEP_SECONDS
+
+
+class TimeLeft:
+    """How long a loop over equal units of work will take, by those that are done.
+
+    Args:
+        units: How many there are.
+    """
+
+    def __init__(self, units: int) -> None:
+        self._left, self._done, self._start = units, 0, time.monotonic()
+
+    def after_one(self) -> str:
+        """What to add to the message about a unit that is done; nothing after the last one."""
+        self._left, self._done = self._left - 1, self._done + 1
+        seconds = (time.monotonic() - self._start) / self._done * self._left
+        return f"; about {readable_seconds(seconds)} left" if self._left else ""

@@ -1,23 +1,26 @@
-"""How a stage makes the full model forget a group."""
+"""``Unlearner``: makes the full model forget groups."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
-from guda_lightning.counterfactuals import CounterfactualKey
-from guda_lightning.data import GroupDataModule
-from guda_lightning.diffusion import FullModel
+from guda_lightning import compat
+from guda_lightning.callbacks import ELBOAttributionCallback
+from guda_lightning.counterfactuals import CounterfactualRecord
 from guda_lightning.diffusion.adapters import Lora
-from guda_lightning.diffusion.cost import BACKWARD_FACTOR
-from guda_lightning.makers.costs import step_seconds
-from guda_lightning.storage.files import sha256_json
+from guda_lightning.makers.costs import TRAINING_SECONDS, step_seconds
+from guda_lightning.makers.maker import Maker, name_of
+from guda_lightning.makers.trainers import Training
 from guda_lightning.unlearning import Objective, ObjectiveContext, UnlearnModule
+
+VALIDATIONS = 4  # while unlearning a group: enough to see its influence grow
 
 
 def saves_memory(model: LightningModule) -> bool:
@@ -25,53 +28,41 @@ def saves_memory(model: LightningModule) -> bool:
     return bool(getattr(model, "gradient_checkpointing", False))
 
 
-@dataclass(frozen=True)
-class Unlearning:
-    """All that is the same for every counterfactual.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unlearner(Maker):
+    """Makes a copy of the full model forget some groups, by minimising an objective.
 
     Attributes:
-        full: The full model.
         objective: What to minimise.
         optimizer: Builds the optimizer.
         lr_scheduler: Builds the learning-rate schedule.
-        conditional: Whether the denoiser takes class labels or prompts.
-        seed: Seed of the noise and the timesteps.
-        hparams: Every hyper-parameter, as ``unlearning_hparams`` gives them.
+        steps: Optimizer steps per counterfactual.
         lora: The adapter to unlearn in; None changes all weights.
         checkpointing: Whether to save memory by computing activations twice.
+        device: Where steps are timed.
+        autocast: The precision of forward passes, for timing them.
     """
 
-    full: FullModel
     objective: Objective
     optimizer: OptimizerCallable
-    lr_scheduler: LRSchedulerCallable | None
-    conditional: bool
-    seed: int
-    hparams: Mapping[str, Any]
+    lr_scheduler: LRSchedulerCallable | None = None
+    steps: int
     lora: Lora | None = None
     checkpointing: bool = False
+    device: torch.device | str = "cpu"
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @property
-    def steps(self) -> int:
-        """Optimizer steps per group."""
-        steps: int = self.hparams["steps"]
-        return steps
+    def operator(self) -> str:
+        """Name of the objective."""
+        return self.objective.operator
 
-    def key(self, groups: tuple[str, ...]) -> CounterfactualKey:
-        """What the counterfactual without these groups is stored under."""
-        return CounterfactualKey(self.objective.operator, groups, self.seed, sha256_json(self.hparams))
+    def check(self, groups: Sequence[str]) -> None:
+        """Refuse groups that the objective cannot forget, before any work; raises as ``Objective.bind``."""
+        data, schedule = self.data.unlearning(groups), self.full.model.schedule
+        self.objective.bind(ObjectiveContext(data, schedule, self.provenance, torch.device("cpu")))
 
-    def check(self, groups: tuple[str, ...], datamodule: GroupDataModule) -> None:
-        """Refuse groups that the objective cannot forget, before any work.
-
-        Raises:
-            GudaError: As ``Objective.bind``.
-        """
-        provenance = self.full.provenance(datamodule.grouping.hash)
-        data, schedule = datamodule.unlearning(groups), self.full.model.schedule
-        self.objective.bind(ObjectiveContext(data, schedule, provenance, torch.device("cpu")))
-
-    def module(self, groups: tuple[str, ...]) -> UnlearnModule:
+    def student(self, groups: Sequence[str]) -> UnlearnModule:
         """A student that has not begun to forget these groups."""
         module = UnlearnModule(
             self.full,
@@ -79,7 +70,6 @@ class Unlearning:
             groups,
             self.optimizer,
             self.lr_scheduler,
-            conditional=self.conditional,
             seed=self.seed,
             lora=self.lora,
         )
@@ -88,7 +78,39 @@ class Unlearning:
             network.enable_gradient_checkpointing()
         return module
 
-    def seconds(self, datamodule: GroupDataModule, device: torch.device | str) -> float:
-        """Estimated seconds per group: a step learns from a forget and a retain batch."""
-        passes = 2 * BACKWARD_FACTOR + self.objective.full_passes
-        return self.steps * step_seconds(self.full.model, datamodule, passes, device, self.conditional)
+    def make(self, groups: Sequence[str]) -> CounterfactualRecord:
+        """Unlearn some groups together, and store the student."""
+        student = self.student(groups)
+
+        def keep(trainer: Trainer) -> CounterfactualRecord:
+            curves = [c.history for c in compat.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
+            return student.save(self.store, curves[0] if curves else (), self.hparams)
+
+        training = Training(
+            "unlearn",
+            name_of(groups),
+            self.key(groups).folder_name,
+            made_from=self.provenance.to_json(),
+            hparams=self._hparams_for_loggers(groups),
+            settings={
+                "max_steps": self.steps,
+                "max_epochs": -1,
+                "check_val_every_n_epoch": None,
+                "val_check_interval": max(1, self.steps // VALIDATIONS),
+                "num_sanity_val_steps": 0,
+            },
+        )
+        return self.trainers.train(training, student, self.data.unlearning(groups), keep)
+
+    def seconds(self) -> float:
+        """Estimated seconds per counterfactual: a step learns from a forget and a retain batch."""
+        student = replace(self.full.model, denoiser=self.student(self.data.grouping.names[:1]).denoiser)
+        step = step_seconds(
+            student,
+            self.data,
+            self.device,
+            self.autocast,
+            batches=2,
+            other_passes=self.objective.full_passes,
+        )
+        return self.steps * step + TRAINING_SECONDS

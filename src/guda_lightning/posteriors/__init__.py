@@ -3,9 +3,11 @@
 from guda_lightning.posteriors.classifier import ClassifierPlan, GroupClassifier
 from guda_lightning.posteriors.posterior import GroupPosterior, guided
 from guda_lightning.posteriors.store import (
+    GUIDANCE,
+    ClassifierKey,
+    ClassifierRecord,
+    ClassifierStore,
     StoredPosterior,
-    find_classifier,
-    guidance_key,
     network_hparams,
     open_posterior,
     weights_of,
@@ -13,13 +15,15 @@ from guda_lightning.posteriors.store import (
 from guda_lightning.posteriors.tempering import NoiseLevel
 
 __all__ = [
+    "GUIDANCE",
+    "ClassifierKey",
     "ClassifierPlan",
+    "ClassifierRecord",
+    "ClassifierStore",
     "GroupClassifier",
     "GroupPosterior",
     "NoiseLevel",
     "StoredPosterior",
-    "find_classifier",
-    "guidance_key",
     "guided",
     "network_hparams",
     "open_posterior",

@@ -10,14 +10,14 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from guda_lightning import compat
 from guda_lightning.data import GroupDataModule, HeldOutDataModule
-from guda_lightning.diffusion import evaluating, noised, seed_step
+from guda_lightning.diffusion import DiffusionModel, evaluating, noised, seed_step
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.sharding import gather, shard
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.prediction import add_noise
-from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors.network import NoisyClassifier
 from guda_lightning.posteriors.posterior import GroupPosterior, classifier_inputs
 from guda_lightning.posteriors.tempering import NoiseLevel, temper
@@ -93,8 +93,7 @@ class GroupClassifier(LightningModule):
     Args:
         plan: Network and training.
         data: The training data of the full model.
-        schedule: The noise schedule of the full model.
-        conditional: Whether the full model takes class labels.
+        full: The full model.
         seed: Seed of initialisation, noise and timesteps.
 
     Raises:
@@ -106,12 +105,12 @@ class GroupClassifier(LightningModule):
         self,
         plan: ClassifierPlan,
         data: GroupDataModule,
-        schedule: NoiseSchedule,
-        conditional: bool = False,
+        full: DiffusionModel,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.plan, self.schedule, self.conditional, self.seed = plan, schedule, conditional, seed
+        self.plan, self.seed = plan, seed
+        self.schedule, self.conditional = full.schedule, full.conditional
         self.groups = data.grouping.names
         table, atom = data.grouping.atoms()
         self.atoms, self.atom = torch.from_numpy(table), torch.from_numpy(atom)
@@ -122,7 +121,7 @@ class GroupClassifier(LightningModule):
                 expected="a model without a condition, or of class labels that do not determine the groups",
                 fix="use guda unlearn, e.g. with unlearn/weighted_style.yaml",
             )
-        if conditional:
+        if self.conditional:
             refuse_determined(self.atom, data.labels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -132,9 +131,9 @@ class GroupClassifier(LightningModule):
                 plan.channels_for(data.input_shape),
                 plan.width,
                 plan.features,
-                data.num_classes if conditional else 0,
+                data.num_classes if self.conditional else 0,
             )
-        self.register_buffer("temperatures", torch.ones(len(schedule)))
+        self.register_buffer("temperatures", torch.ones(len(self.schedule)))
         self.levels: tuple[NoiseLevel, ...] = ()
 
     @property
@@ -147,7 +146,7 @@ class GroupClassifier(LightningModule):
 
     def configure_model(self) -> None:
         """Spread the network over the processes, where the trainer shards (FSDP2)."""
-        mesh = Ranks.of(self._trainer).mesh
+        mesh = Ranks.of(compat.trainer_of(self)).mesh
         if mesh is not None:
             shard(self.network, mesh)
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from guda_lightning.counterfactuals import RETRAIN, CounterfactualRecord
 from guda_lightning.scores import ScoreTable
-from guda_lightning.scores.kinds import ModelDetails
 from guda_lightning.scores.record import ScoringRecord
-from guda_lightning.storage.files import read_json
+from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.stored import WeightsRecord
 
 
-def facts_of(run: RunFolder, table: ScoreTable, made: Sequence[CounterfactualRecord]) -> dict[str, str]:
+def facts_of(run: RunFolder, table: ScoreTable, made: Sequence[WeightsRecord]) -> dict[str, str]:
     """Names, hashes, costs and seeds, as rows of two columns.
 
     Args:
@@ -25,9 +25,9 @@ def facts_of(run: RunFolder, table: ScoreTable, made: Sequence[CounterfactualRec
     if record.full_hash is not None:
         facts["Full model"] = record.full_hash[:16]
     if made:
-        each = "in all" if has_classifier(table) else "a group"
+        each = "a group" if isinstance(made[0], CounterfactualRecord) else "in all"
         facts["Method"] = f"{method}, {made[0].steps} steps {each}"
-        facts[_work(table, made)] = (
+        facts[_work(made[0])] = (
             f"{sum(one.seconds for one in made):.0f} s, "
             f"{sum(one.network_evaluations for one in made):,} network evaluations"
         )
@@ -40,26 +40,19 @@ def facts_of(run: RunFolder, table: ScoreTable, made: Sequence[CounterfactualRec
     return facts | _training(run, table)
 
 
-def has_classifier(table: ScoreTable) -> bool:
-    """Whether one classifier made the scores of all groups."""
-    details = table.record.details
-    return isinstance(details, ModelDetails) and details.classifier is not None
-
-
-def _work(table: ScoreTable, made: Sequence[CounterfactualRecord]) -> str:
+def _work(made: WeightsRecord) -> str:
     """What went into the scores."""
-    if has_classifier(table):
+    if not isinstance(made, CounterfactualRecord):
         return "Classifier"
-    return "Retraining" if made[0].operator == RETRAIN else "Unlearning"
+    return "Retraining" if made.operator == RETRAIN else "Unlearning"
 
 
 def _training(run: RunFolder, table: ScoreTable) -> dict[str, str]:
     """What went into the full model, unless it is another one, named with --full."""
-    path = run.full / "record.json"
-    full = read_json(path) if path.is_file() else {}
-    if not full or full.get("full_hash") != table.record.full_hash:
+    full = FullRecord.of_run(run.full)
+    if full is None or full.full_hash != table.record.full_hash:
         return {}
-    return {"Training": f"{full['steps']:,} steps, {full['seconds']:.0f} s"}
+    return {"Training": f"{full.steps:,} steps, {full.seconds:.0f} s"}
 
 
 def _timesteps(scoring: ScoringRecord) -> str:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import Tensor
 
-from guda_lightning.counterfactuals import GUIDANCE, RETRAIN, CounterfactualRecord, CounterfactualStore
+from guda_lightning.counterfactuals import RETRAIN, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import load_queries, query_hash
 from guda_lightning.errors import StoreError
 from guda_lightning.evaluation.placebo_test import random_groups
 from guda_lightning.evaluation.result import Evaluation
-from guda_lightning.report.facts import facts_of, has_classifier
+from guda_lightning.posteriors import GUIDANCE, ClassifierStore
+from guda_lightning.report.facts import facts_of
 from guda_lightning.report.page import Page, write_page
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.stored import WeightsRecord
 from guda_lightning.types import Queries
 
 
@@ -55,7 +58,7 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         queries=_queries(run, path, table.record, shape),
         table=table,
         examples=examples,
-        curves=[] if has_classifier(table) else [row for record in made for row in record.history],
+        curves=[row for one in made if isinstance(one, CounterfactualRecord) for row in one.history],
         facts=facts,
         out_of=sum(chunk.queries for chunk in chunks),
         agreement=_evaluation(run, table),
@@ -80,12 +83,13 @@ def _queries(run: RunFolder, path: Path, record: ScoreRecord, shape: tuple[int, 
     return queries
 
 
-def _made(run: RunFolder, path: Path, table: ScoreTable) -> list[CounterfactualRecord]:
-    """What was made for a table; a similarity needs nothing."""
+def _made(run: RunFolder, path: Path, table: ScoreTable) -> Sequence[WeightsRecord]:
+    """What was made for a table: counterfactuals, or a classifier; a similarity needs nothing."""
     weights = table.record.details.weights
-    made = [one for one in CounterfactualStore(run.store).records() if weights & set(one.files.values())]
+    stores = CounterfactualStore(run.store), ClassifierStore(run.store)
+    made = [one for store in stores for one in store.records() if one.weights_hash in weights]
     if len(made) < len(weights):
-        found = f"{len(made)} of its {len(weights)} counterfactuals in {run.store}"
+        found = f"{len(made)} of its {len(weights)} counterfactuals or classifiers in {run.store}"
         raise _lost(run, path, found, "all of them")
     return made
 

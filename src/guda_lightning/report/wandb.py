@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from guda_lightning import compat
 from guda_lightning.report import charts
 from guda_lightning.report.pictures import picture_of, side_by_side
 from guda_lightning.scores import ScoreTable
@@ -29,11 +29,11 @@ def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) 
         stage: W&B job type, where the user named none.
         name: W&B run name, where the user named none.
     """
-    fresh = [_unused_copy(logger) for logger in loggers]
+    fresh = [compat.copy_of_logger(logger) for logger in loggers]
     for logger in fresh:
         if isinstance(logger, WandbLogger):
             # W&B reads WANDB_RUN_GROUP once a process, and WandbLogger offers nothing after construction.
-            asked = logger._wandb_init
+            asked = compat.wandb_arguments(logger)
             defaults = {"group": group, "job_type": stage, "name": name, "settings": _settings(logger)}
             if not isinstance(asked.get("anonymous"), str):
                 asked.pop("anonymous", None)  # W&B warns of it, whatever it is
@@ -45,14 +45,7 @@ def _settings(logger: WandbLogger) -> Any:
     """Offline runs have no address to print, and a stage makes one for every group."""
     import wandb
 
-    return wandb.Settings(silent=True) if logger._offline else None
-
-
-def _unused_copy(logger: Logger) -> Logger:
-    # Not copy.deepcopy(logger): WandbLogger.__getstate__ begins a W&B run.
-    fresh = object.__new__(type(logger))
-    vars(fresh).update(copy.deepcopy(vars(logger)))
-    return fresh
+    return wandb.Settings(silent=True) if compat.is_offline(logger) else None
 
 
 @contextmanager

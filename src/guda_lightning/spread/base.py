@@ -1,4 +1,4 @@
-"""What every way to spread tasks can do."""
+"""What every executor can do."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Ended(NamedTuple):
 
     Attributes:
         task: The task.
-        problem: Why it failed; None: it says that it did not.
+        problem: Why it failed; None: it reported success.
     """
 
     task: Task
     problem: str | None
 
 
-class Spread(ABC):
-    """Runs tasks that do not need each other, several at a time."""
+class Executor(ABC):
+    """Runs independent tasks, several at a time."""
 
     @property
     @abstractmethod
@@ -50,5 +50,5 @@ class Spread(ABC):
             What ended since the last look, often nothing, several times a second.
 
         Raises:
-            GudaError: No task can run where this one was meant to.
+            GudaError: A task cannot run where the executor placed it.
         """

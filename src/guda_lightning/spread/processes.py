@@ -1,29 +1,34 @@
-"""Tasks on this machine: one process each, several at a time."""
+"""Tasks on this machine: several workers, each of which runs one task after the other."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Sequence
+from contextlib import suppress
 from functools import cached_property
+from typing import IO
 
 from guda_lightning.errors import ConfigError
-from guda_lightning.spread.base import LOOK_SECONDS, Ended, Spread
-from guda_lightning.spread.task import ENDS_WITH_DRIVER, Task
+from guda_lightning.spread.base import LOOK_SECONDS, Ended, Executor
+from guda_lightning.spread.task import ENDS_WITH_DRIVER, Outcome, Task
 
 _GRACE_SECONDS = 10.0  # for a process to notice that it has to end
-_Child = subprocess.Popen[bytes]
 
 
-class Processes(Spread):
-    """Runs each task in a process of its own, on a GPU of its own where there are some.
+class Processes(Executor):
+    """Runs tasks in worker processes, each on a GPU of its own where there are some.
+
+    A worker goes on with the next task, so that many tasks do not pay for many starts; one that fails or dies
+    is replaced.
 
     Args:
-        count: How many run at a time; one per CUDA device if left out. More than there are GPUs share them.
+        count: How many workers; one per CUDA device if left out. More than there are GPUs share them.
 
     Raises:
         ConfigError: The count is below one.
@@ -62,50 +67,99 @@ class Processes(Spread):
         room = self.count or len(self._gpus)
         if not room:
             raise ConfigError(
-                "how many processes at a time?",
-                found="no CUDA device, and no spread.count",
-                expected="a number of processes to share the processors",
+                "spread.count is missing",
+                found="no CUDA device to run one process each",
+                expected="a number of processes to share the CPU",
                 fix="pass --spread.init_args.count 2",
             )
         return room
 
     def run(self, tasks: Sequence[Task]) -> Generator[list[Ended], None, None]:
-        """Run the tasks, a new one wherever one ends."""
-        waiting, free = deque(tasks), deque(range(self.room()))
-        running: dict[_Child, tuple[Task, int]] = {}
+        """Run the tasks, each in the first worker that is free."""
+        waiting = deque(tasks)
+        workers: list[_Worker | None] = [None] * min(self.room(), len(tasks))
         try:
-            while waiting or running:
-                while waiting and free:
-                    task, place = waiting.popleft(), free.popleft()
-                    running[self._start(task, place)] = (task, place)
-                over = [child for child in running if child.poll() is not None]
+            while waiting or any(worker is not None and worker.task is not None for worker in workers):
                 ended = []
-                for child in over:
-                    task, place = running.pop(child)
-                    _let_go([child])
-                    free.append(place)
-                    ended.append(Ended(task, _problem(child.returncode)))
+                for place, worker in enumerate(workers):
+                    if worker is not None and worker.task is not None:
+                        ended += worker.look()
+                    if worker is None or not worker.usable:
+                        workers[place] = worker = None
+                    if waiting and (worker is None or worker.task is None):
+                        task = waiting.popleft()
+                        workers[place] = worker = worker or self._start(task, place)
+                        worker.give(task)
                 yield ended
                 if not ended:
                     time.sleep(LOOK_SECONDS)
         finally:
-            _let_go(running)
+            _let_go([worker.process for worker in workers if worker is not None])
 
-    def _start(self, task: Task, place: int) -> _Child:
+    def _start(self, task: Task, place: int) -> _Worker:
         environ = {**task.environment(os.environ), ENDS_WITH_DRIVER: "1"}
         if self._gpus:
             environ["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
         environ.setdefault("OMP_NUM_THREADS", str(max(1, _processors() // self.room())))
-        with task.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "guda_lightning", *task.arguments],
-                stdin=subprocess.PIPE,  # closes with this process, which the task notices
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=task.cwd,
-                env=environ,
-                start_new_session=True,  # Ctrl-C is for this process, which then ends the others
+        with task.log.open("ab") as log:  # of what it says before its first task
+            return _Worker(
+                subprocess.Popen(
+                    [sys.executable, "-m", "guda_lightning.spread.worker"],
+                    stdin=subprocess.PIPE,  # closes with this process, which the worker notices
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    cwd=task.cwd,
+                    env=environ,
+                    start_new_session=True,  # Ctrl-C is for this process, which then ends the others
+                )
             )
+
+
+class _Worker:
+    """A process that runs one task after the other.
+
+    Attributes:
+        process: The process.
+        task: What it runs.
+        usable: Whether it may run another task.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process, self.usable = process, True
+        self.task: Task | None = None
+        self._said = b""
+        os.set_blocking(self._pipe(process.stdout).fileno(), False)
+
+    def give(self, task: Task) -> None:
+        """Have it run a task; one that has died by now will be seen at the next look."""
+        self.task = task
+        with suppress(BrokenPipeError):
+            pipe = self._pipe(self.process.stdin)
+            pipe.write(f"{task.to_json()}\n".encode())
+            pipe.flush()
+
+    def look(self) -> list[Ended]:
+        """What ended since the last look: its task, or nothing."""
+        code = self.process.poll()  # before reading: what it said before its end is there
+        self._said += self._pipe(self.process.stdout).read() or b""
+        if self.task is None or (code is None and not self._said.endswith(b"\n")):
+            return []
+        if self._said.endswith(b"\n"):
+            outcome = Outcome(*json.loads(self._said))
+            self.usable, problem = outcome.reusable, _problem(outcome.code)
+        else:
+            self.usable, problem = False, _problem(code or 0) or "its worker ended before it did"
+        task, self.task, self._said = self.task, None, b""
+        if not self.usable:  # it ends by itself
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_GRACE_SECONDS)
+            _let_go([self.process])
+        return [Ended(task, problem)]
+
+    @staticmethod
+    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+        assert pipe is not None  # as it was started
+        return pipe
 
 
 def _processors() -> int:
@@ -113,17 +167,20 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _let_go(children: Iterable[_Child]) -> None:
-    """End children that still run, and forget them."""
+def _let_go(children: Collection[subprocess.Popen[bytes]]) -> None:
+    """End processes that still run."""
     for child in children:
         if child.stdin is not None:
-            child.stdin.close()
+            with suppress(BrokenPipeError):  # a task that it did not live to read
+                child.stdin.close()
     for child in children:
         try:
             child.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
 
 
 def _problem(code: int) -> str | None:

@@ -6,17 +6,35 @@ import importlib
 import logging
 import math
 import os
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from guda_lightning.errors import ConfigError, GudaError, MissingExtraError
-from guda_lightning.spread.base import LOOK_SECONDS, Ended, Spread
-from guda_lightning.spread.task import Task, run_here
+from guda_lightning.spread.base import LOOK_SECONDS, Ended, Executor
+from guda_lightning.spread.task import Outcome, Task, refuse_unseen, run_here
 
 
-class RayCluster(Spread):
-    """Runs each task where Ray finds room for it; the nodes must share the disk of the run folder.
+class _Worker:
+    """A process of Ray that runs one task after the other, on the GPUs that are its own."""
+
+    def ready(self) -> Outcome:
+        """Say that there was room for this process."""
+        return Outcome(0, True)
+
+    def run(self, task: Task) -> Outcome:
+        """Run a task.
+
+        Raises:
+            StoreError: The node does not see the run folder.
+        """
+        refuse_unseen(task)
+        return run_here(task)
+
+
+class RayCluster(Executor):
+    """Runs tasks in workers wherever Ray finds room; the nodes must share the disk of the run folder.
 
     Args:
         num_cpus: Processors of a task, more than 0; it computes with so many threads.
@@ -43,7 +61,7 @@ class RayCluster(Spread):
             raise MissingExtraError("ray", "ray")
         if num_cpus <= 0 or num_gpus < 0 or max_retries < 0:
             raise ConfigError(
-                "what a task needs is out of range",
+                "the needs of a task are out of range",
                 found=f"num_cpus {num_cpus}, num_gpus {num_gpus}, max_retries {max_retries}",
                 expected="num_cpus > 0, num_gpus >= 0 and max_retries >= 0",
                 fix="correct spread.init_args",
@@ -73,7 +91,7 @@ class RayCluster(Spread):
             have = [", ".join(f"{name} {node.get(name, 0):g}" for name in needs) for node in nodes]
             self._disconnect(ray)
             raise ConfigError(
-                "no node of the Ray cluster has room for a task, which would wait for ever",
+                "no node of the Ray cluster has room for a task",
                 found="; ".join(sorted(set(have))),
                 expected=f"a node with {', '.join(f'{name} {amount:g}' for name, amount in needs.items())}",
                 fix="start such a node first, or ask for less in spread.init_args",
@@ -81,42 +99,62 @@ class RayCluster(Spread):
         return room
 
     def run(self, tasks: Sequence[Task]) -> Generator[list[Ended], None, None]:
-        """Hand all tasks to Ray, which starts them as room becomes free.
+        """Start a worker wherever there is room, and give each one task after the other.
 
         Raises:
             StoreError: A node does not see the run folder.
         """
         ray = self._connect()
-        others = {name: amount for name, amount in self.needs.items() if name not in ("CPU", "GPU")}
-        start = ray.remote(
+        start: Any = ray.remote(
             num_cpus=self.needs["CPU"],
             num_gpus=self.needs["GPU"],
-            resources=others,
-            max_retries=self.max_retries,
-            max_calls=1,  # a process of its own, as `run_here` wants
-        )(run_here)
-        running = {start.options(name=f"guda {task.stage} {task.name}").remote(task): task for task in tasks}
+            resources={name: amount for name, amount in self.needs.items() if name not in ("CPU", "GPU")},
+            max_restarts=-1,
+            max_task_retries=self.max_retries,
+        )(_Worker)
+        waiting = deque(tasks)
+        working: dict[Any, tuple[Any, Task | None]] = {}  # by what Ray says when it is over: worker and task
+
+        def begin(worker: Any) -> None:
+            if waiting:
+                task = waiting.popleft()
+                working[worker.run.options(name=f"guda {task.stage} {task.name}").remote(task)] = worker, task
+            else:
+                ray.kill(worker)  # its room may be what a lost one waits for
+
         try:
-            while running:
-                over, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
-                yield [Ended(running[reference], self._problem(ray, reference)) for reference in over]
+            for _ in range(min(self.room(), len(tasks))):
+                worker = start.remote()
+                working[worker.ready.remote()] = worker, None
+            while any(task for _, task in working.values()) or waiting:
+                over, _ = ray.wait(list(working), timeout=LOOK_SECONDS)
+                ended = []
                 for reference in over:
-                    del running[reference]
+                    worker, task = working.pop(reference)
+                    problem, reusable = self._outcome(ray, reference)
+                    if task is not None:
+                        ended.append(Ended(task, problem))
+                    if not reusable:
+                        ray.kill(worker)
+                        worker = start.remote()
+                    begin(worker)
+                yield ended
         finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            for worker, _ in working.values():
+                ray.kill(worker)
             self._disconnect(ray)
 
-    def _problem(self, ray: Any, reference: Any) -> str | None:
+    def _outcome(self, ray: Any, reference: Any) -> tuple[str | None, bool]:
+        """Why a task failed, if it did, and whether its worker may run another one."""
         try:
-            code = ray.get(reference)
+            code, reusable = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, GudaError):
                 raise error.cause from None
-            return f"{type(error.cause).__name__}: {error.cause}"
+            return f"{type(error.cause).__name__}: {error.cause}", False
         except ray.exceptions.RayError as error:
-            return f"{type(error).__name__} in each of {1 + self.max_retries} attempts"
-        return f"exit code {code}" if code else None
+            return f"{type(error).__name__} in each of {1 + self.max_retries} attempts", False
+        return f"exit code {code}" if code else None, reusable
 
     def _connect(self) -> Any:
         ray = importlib.import_module("ray")
@@ -128,7 +166,7 @@ class RayCluster(Spread):
                 )
             except ConnectionError as error:
                 raise ConfigError(
-                    "there is no Ray cluster to connect to",
+                    "there is no Ray cluster at the address",
                     found=" ".join(str(error).split())[:160],
                     expected="a cluster at the address",
                     fix="start one with `ray start --head`, or leave out the address",

@@ -8,11 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
 from types import TracebackType
-from typing import Any
 
-from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 
+from guda_lightning.progress_bar import Bar, progress_bar
 from guda_lightning.spread.base import Ended
 from guda_lightning.spread.progress import read_progress
 from guda_lightning.spread.task import Task
@@ -33,10 +32,8 @@ class Screen:
     def __init__(self, title: str, tasks: Sequence[Task]) -> None:
         self._title, self._tasks, self._over = title, tasks, set[Task]()
         self._file, self._others = sys.stdout, ExitStack()
-        self._lines: dict[Task, Any] = {}
-        self._all = self._line(
-            0, len(tasks), bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        )
+        self._lines: dict[Task, Bar] = {}
+        self._all = self._line(title, "done", len(tasks), position=0)
 
     def __enter__(self) -> Screen:
         if not self._all.disable:  # what others print, as Ray does of lost workers, goes above
@@ -79,25 +76,16 @@ class Screen:
                 continue
             if task not in self._lines:
                 self._lines[task] = self._line(
-                    self._free(), progress.total, desc=f"  {task.name}", initial=progress.step, unit="step"
+                    f"  {task.name}", "steps", progress.total, progress.step, self._free()
                 )
             done += progress.step / progress.total if progress.total else 0
             _draw(self._lines[task], progress.step)
-        self._all.set_description_str(
-            f"{self._title}: {len(self._over)} of {len(self._tasks)}", refresh=False
-        )
         _draw(self._all, done)
 
-    def _line(self, position: int, total: int | None, **options: Any) -> Any:
-        return tqdm(
-            total=total,
-            position=position,
-            leave=False,
-            disable=None,
-            file=self._file,
-            dynamic_ncols=True,
-            **options,
-        )
+    def _line(
+        self, title: str, unit: str, total: int | None, done: int = 0, position: int | None = None
+    ) -> Bar:
+        return progress_bar(title, unit, total, initial=done, file=self._file, position=position)
 
     def _free(self) -> int:
         """The highest place below the first line that no task has."""
@@ -105,6 +93,6 @@ class Screen:
         return min(set(range(1, len(taken) + 2)) - taken)
 
 
-def _draw(line: Any, value: float) -> None:
+def _draw(line: Bar, value: float) -> None:
     line.n = value
     line.refresh()

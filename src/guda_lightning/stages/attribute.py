@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import LightningModule
 from safetensors.torch import save as to_safetensors
-from tqdm import tqdm
 
 from guda_lightning.attribution import (
     AttributionContext,
@@ -24,8 +22,9 @@ from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
-from guda_lightning.makers.costs import evaluation_seconds, is_timed, quiet, say, say_cost
-from guda_lightning.report import summary_of_parts
+from guda_lightning.makers.costs import bar_of, evaluation_seconds, is_timed, say, say_cost
+from guda_lightning.progress_bar import Bar
+from guda_lightning.report.summary_text import summary_of_parts
 from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.stages.base import StageTrainer
@@ -50,148 +49,154 @@ class _Request:
     weighting: Weighting
 
 
-class AttributeStage(StageTrainer):
-    """Scores queries against groups."""
+def attribute(
+    trainer: StageTrainer,
+    model: LightningModule,
+    datamodule: GroupDataModule,
+    queries: Path | None = None,
+    operator: str | None = None,
+    scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
+    weighting: Weighting = "elbo",
+    groups: list[str] | str | None = None,
+    seed: list[int] | int | str | None = None,
+    hparams: str | None = None,
+    resize: bool = False,
+    full: Path | None = None,
+    attributor: Attributor | None = None,
+    name: str | None = None,
+) -> list[Path]:
+    """Score queries against every group's counterfactual and write RUN/scores.
 
-    def attribute(
-        self,
-        model: LightningModule,
-        datamodule: GroupDataModule,
-        queries: Path | None = None,
-        operator: str | None = None,
-        scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
-        weighting: Weighting = "elbo",
-        groups: list[str] | str | None = None,
-        seed: list[int] | int | str | None = None,
-        hparams: str | None = None,
-        resize: bool = False,
-        full: Path | None = None,
-        attributor: Attributor | None = None,
-        name: str | None = None,
-    ) -> list[Path]:
-        """Score queries against every group's counterfactual and write RUN/scores.
+    Any number of queries: they are read and scored in chunks of at most 1024, fewer where pictures are
+    large or groups and timesteps many, so that a chunk takes at most about 1 GiB; the list of all takes
+    less than 1 kB a query. What is scored is written before the next chunk begins; run again, the stage
+    goes on there. Beyond one chunk, page and W&B show the first one; the table has them all.
 
-        Any number of queries: they are read and scored in chunks of at most 1024, fewer where pictures are
-        large or groups and timesteps many, so that a chunk takes at most about 1 GiB; the list of all takes
-        less than 1 kB a query. What is scored is written before the next chunk begins; run again, the stage
-        goes on there. Beyond one chunk, page and W&B show the first one; the table has them all.
+    Args:
+        trainer: The trainer of the run.
+        model: The full model's module.
+        datamodule: The training data with its groups.
+        queries: An image or a folder of images; RUN/queries if left out.
+        operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``, or
+            ``guidance`` for its classifier; may be left out where the store holds those of one objective.
+        scoring: Timesteps, draws, seed, batch size and precision.
+        weighting: The weighting that the printed summary shows; the file holds both.
+        groups: Names of the groups to score, such as ``3,7`` or, removed together, ``3+7``; all groups if
+            left out.
+        seed: Seeds that the counterfactuals were made with, such as ``0,1,2``: one table each;
+            0 if left out.
+        hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
+        resize: Whether to resize queries of another size than the training images.
+        full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+        attributor: Another attributor than the counterfactuals of RUN/store, such as PixelSimilarity.
+        name: Added to the names of the tables, to keep what would replace others: RUN/scores holds one
+            table per method, seed and name.
 
-        Args:
-            model: The full model's module.
-            datamodule: The training data with its groups.
-            queries: An image or a folder of images; RUN/queries if left out.
-            operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``, or
-                ``guidance`` for its classifier; may be left out where the store holds those of one objective.
-            scoring: Timesteps, draws, seed, batch size and precision.
-            weighting: The weighting that the printed summary shows; the file holds both.
-            groups: Names of the groups to score, such as ``3,7`` or, removed together, ``3+7``; all groups if
-                left out.
-            seed: Seeds that the counterfactuals were made with, such as ``0,1,2``: one table each;
-                0 if left out.
-            hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
-            resize: Whether to resize queries of another size than the training images.
-            full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
-            attributor: Another attributor than the counterfactuals of RUN/store, such as PixelSimilarity.
-            name: Added to the names of the tables, to keep what would replace others: RUN/scores holds one
-                table per method, seed and name.
-
-        Returns:
-            The score tables, one a seed.
-        """
-        attributors: list[Attributor] = []
-        if attributor is not None:
-            refuse_choices(*ATTRIBUTOR, operator=operator, hparams=hparams, groups=groups, seed=seed)
-            attributors = [attributor]
-        else:
-            chosen = chosen_groups(datamodule.grouping, groups)
-            attributors = [
-                CounterfactualAttributor(None, operator, scoring, seed=one, hparams=hparams, groups=chosen)
-                for one in chosen_seeds(seed or 0, "--seed")
-            ]
-        run, source = self.run_folder, self._open_full(full, model, datamodule)
-        folder = QueryFolder(self._query_path(queries), datamodule.image_shape, resize=resize)
-        streamed = StreamedQueries(folder, datamodule, self._is_conditional(model))
-        with tqdm(desc="attribute", unit="evaluation", leave=False, disable=quiet(self)) as bar:
-            execution = Execution(
-                self.strategy.root_device, on_evaluations=lambda count: bar.update(count * self.world_size)
-            )
-            context = AttributionContext(
-                source, datamodule, store=run.store, cache=run.errors, execution=execution
-            )
-            context = self._spread(attributors, context)
-            request, paths = _Request(streamed, context, scoring.batch_size, weighting), []
-            for fitted in [one.fit(context) for one in attributors]:
-                paths.append(run.table(fitted.method, fitted.seed, *table_names(queries, name)))
-                self._score(fitted, request, paths[-1], bar)
-        self.table_path = paths[-1]
-        return paths
-
-    def _spread(self, attributors: Sequence[Attributor], context: AttributionContext) -> AttributionContext:
-        """Start the processes that share the work; what does not fit is refused before they are there."""
-        if self.world_size > 1:
-            for one in attributors:
-                one.fit(context)
-        start_processes(self)
-        return replace(context, execution=replace(context.execution, ranks=Ranks.of(self)))
-
-    def _score(self, attributor: FittedAttributor, request: _Request, path: Path, bar: tqdm[Any]) -> None:
-        """Write one score table, unless it is complete."""
-        ranks, parts = request.context.execution.ranks, self.run_folder.parts_of(path)
-        table = ranks.broadcast(ChunkedTable.of(attributor, request.queries, parts))
-        if ranks.broadcast(ScoreTable.is_complete(path, table.record)):
-            say(_summary(path, request.weighting))
-            say(f"attribute: {path} is complete, skipped")
-        else:
-            bar.reset(total=table.evaluations)
-            self._say_rest(attributor, request, table)
-            notes = []
-            for chunk in table.left:
-                scores = chunk.score(attributor, request.queries)
-                ranks.on_rank_zero(partial(scores.save, chunk.part))
-                which = f"{chunk.name}, " if table.several else ""
-                notes += [f"{which}{note}" for note in scores.notes]
-            ranks.on_rank_zero(partial(self._write_table, path, table, request))
-            for note in notes:
-                say(note)
-            say(f"attribute: {path} written")
-        if self.is_global_zero:
-            shutil.rmtree(parts, ignore_errors=True)
-
-    def _say_rest(self, attributor: FittedAttributor, request: _Request, table: ChunkedTable) -> None:
-        """Say what is scored already, and what the rest will cost."""
-        queries, context = request.queries, request.context
-        left = sum(len(chunk.rows) for chunk in table.left)
-        if left < len(queries):
-            say(f"attribute: {len(queries) - left} of {len(queries)} queries are scored already")
-        if not table.evaluations:
-            return
-        each = None
-        if is_timed(self):
-            conditioned = queries.conditional or queries.data.prompts is not None
-            where = (request.batch_size, self.strategy.root_device, conditioned)
-            each = evaluation_seconds(context.full.model, queries.data, *where)
-        say_cost(
-            f"attribute: {left} queries, {len(attributor.groups)} groups, "
-            f"{table.evaluations} network evaluations",
-            None if each is None else each * table.evaluations / self.world_size,
+    Returns:
+        The score tables, one a seed.
+    """
+    attributors: list[Attributor] = []
+    if attributor is not None:
+        refuse_choices(*ATTRIBUTOR, operator=operator, hparams=hparams, groups=groups, seed=seed)
+        attributors = [attributor]
+    else:
+        chosen = chosen_groups(datamodule.grouping, groups)
+        attributors = [
+            CounterfactualAttributor(None, operator, scoring, seed=one, hparams=hparams, groups=chosen)
+            for one in chosen_seeds(seed or 0, "--seed")
+        ]
+    run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
+    folder = QueryFolder(trainer.query_path(queries), datamodule.image_shape, resize=resize)
+    streamed = StreamedQueries(folder, datamodule, source.model.conditional)
+    with bar_of(trainer, "attribute", "evaluations", 0) as bar:
+        execution = Execution(
+            trainer.strategy.root_device, on_evaluations=lambda count: bar.update(count * trainer.world_size)
         )
+        context = AttributionContext(
+            source, datamodule, store=run.store, cache=run.errors, execution=execution
+        )
+        context = _spread(trainer, attributors, context)
+        request, paths = _Request(streamed, context, scoring.batch_size, weighting), []
+        for fitted in [one.fit(context) for one in attributors]:
+            paths.append(run.table(fitted.method, fitted.seed, *table_names(queries, name)))
+            _score(trainer, fitted, request, paths[-1], bar)
+    return paths
 
-    def _write_table(self, path: Path, table: ChunkedTable, request: _Request) -> None:
-        """Write a score table with all that its page needs, and log it; of a long one the first chunk."""
-        run, first = self.run_folder, table.chunks[0]
-        queries = request.queries.read(first.rows)
-        with closing_runs():
-            loggers = stage_loggers(self.loggers, run.name, "attribute", f"attribute {path.stem}")
-            for logger in loggers:
-                logger.log_hyperparams(table.record.to_json())
-            shown = _weighted(ScoreTable.load(first.part), request.weighting)
-            log_attribution(loggers, shown, queries, (), "attribution")
-        save_queries(run.queries_of(path), queries, {"of": path.name})
-        write_atomic(run.examples, to_safetensors(request.queries.data.examples()))
-        table.save(path)
+
+def _spread(
+    trainer: StageTrainer, attributors: Sequence[Attributor], context: AttributionContext
+) -> AttributionContext:
+    """Start the processes that share the work; what does not fit is refused before they are there."""
+    if trainer.world_size > 1:
+        for one in attributors:
+            one.fit(context)
+    start_processes(trainer)
+    return replace(context, execution=replace(context.execution, ranks=Ranks.of(trainer)))
+
+
+def _score(
+    trainer: StageTrainer, attributor: FittedAttributor, request: _Request, path: Path, bar: Bar
+) -> None:
+    """Write one score table, unless it is complete."""
+    ranks, parts = request.context.execution.ranks, trainer.run_folder.parts_of(path)
+    table = ranks.broadcast(ChunkedTable.of(attributor, request.queries, parts))
+    if ranks.broadcast(ScoreTable.is_complete(path, table.record)):
         say(_summary(path, request.weighting))
-        if table.several:
-            say(f"attribute: page and W&B show the first {len(queries)} of {len(request.queries)} queries")
+        say(f"attribute: {path} is complete, skipped")
+    else:
+        bar.reset(total=table.evaluations)
+        _say_rest(trainer, attributor, request, table)
+        notes = []
+        for chunk in table.left:
+            scores = chunk.score(attributor, request.queries)
+            ranks.on_rank_zero(partial(scores.save, chunk.part))
+            which = f"{chunk.name}, " if table.several else ""
+            notes += [f"{which}{note}" for note in scores.notes]
+        ranks.on_rank_zero(partial(_write_table, trainer, path, table, request))
+        for note in notes:
+            say(note)
+        say(f"attribute: {path} written")
+    if trainer.is_global_zero:
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+def _say_rest(
+    trainer: StageTrainer, attributor: FittedAttributor, request: _Request, table: ChunkedTable
+) -> None:
+    """Say what is scored already, and what the rest will cost."""
+    queries, context = request.queries, request.context
+    left = sum(len(chunk.rows) for chunk in table.left)
+    if left < len(queries):
+        say(f"attribute: {len(queries) - left} of {len(queries)} queries are scored already")
+    if not table.evaluations:
+        return
+    each = None
+    if is_timed(trainer):
+        where = (request.batch_size, trainer.strategy.root_device)
+        each = evaluation_seconds(context.full.model, queries.data, *where)
+    say_cost(
+        f"attribute: {left} queries, {len(attributor.groups)} groups, "
+        f"{table.evaluations} network evaluations",
+        None if each is None else each * table.evaluations / trainer.world_size,
+    )
+
+
+def _write_table(trainer: StageTrainer, path: Path, table: ChunkedTable, request: _Request) -> None:
+    """Write a score table with all that its page needs, and log it; of a long one the first chunk."""
+    run, first = trainer.run_folder, table.chunks[0]
+    queries = request.queries.read(first.rows)
+    with closing_runs():
+        loggers = stage_loggers(trainer.loggers, run.name, "attribute", f"attribute {path.stem}")
+        for logger in loggers:
+            logger.log_hyperparams(table.record.to_json())
+        shown = _weighted(ScoreTable.load(first.part), request.weighting)
+        log_attribution(loggers, shown, queries, (), "attribution")
+    save_queries(run.queries_of(path), queries, {"of": path.name})
+    write_atomic(run.examples, to_safetensors(request.queries.data.examples()))
+    table.save(path)
+    say(_summary(path, request.weighting))
+    if table.several:
+        say(f"attribute: page and W&B show the first {len(queries)} of {len(request.queries)} queries")
 
 
 def _summary(path: Path, weighting: Weighting) -> str:

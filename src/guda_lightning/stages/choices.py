@@ -1,15 +1,13 @@
-"""What a user asked a stage to work on, checked."""
+"""What a user requested of a stage, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.data.group_names import split_names
 from guda_lightning.data.grouping import Grouping
-from guda_lightning.errors import ConfigError, StoreError, check_range
-from guda_lightning.storage.files import sha256_json
+from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.types import JOINT
 
 # For `refuse_choices` where another attributor scores.
@@ -20,32 +18,33 @@ ATTRIBUTOR = (
 )
 
 
-def chosen_groups(grouping: Grouping, asked: Sequence[str] | str | None) -> list[str]:
-    """The groups that a stage works on: those asked for (a list, or ``a,b``), or all that have samples.
+def chosen_groups(grouping: Grouping, requested: Sequence[str] | str | None) -> list[str]:
+    """The groups that a stage works on: the requested ones (a list, or ``a,b``), or all that have samples.
 
-    ``a+b`` asks for two groups that are removed together.
+    ``a+b`` are two groups that are removed together.
 
     Raises:
         GroupError: One does not exist, has no samples, or has all.
     """
-    if isinstance(asked, str):
-        asked = split_names(asked, grouping.names)
-    names = list(dict.fromkeys(asked)) if asked else [name for name in grouping.names if grouping.size(name)]
+    if isinstance(requested, str):
+        requested = split_names(requested, grouping.names)
+    names = requested or [name for name in grouping.names if grouping.size(name)]
     return list(dict.fromkeys(JOINT.join(grouping.coalition(name)) for name in names))
 
 
-def chosen_seeds(asked: Sequence[int] | int | str, option: str = "--seeds") -> list[int]:
+def chosen_seeds(requested: Sequence[int] | int | str, option: str = "--seeds") -> list[int]:
     """Distinct seeds from a list, one number, or ``0,1,2``.
 
     Raises:
         ConfigError: They are no whole numbers of at least 0.
     """
-    parts = asked.split(",") if isinstance(asked, str) else [asked] if isinstance(asked, int) else asked
+    listed = [requested] if isinstance(requested, int) else requested
+    parts = listed.split(",") if isinstance(listed, str) else listed
     texts = [str(part).strip() for part in parts]
     if not texts or not all(text.isdecimal() for text in texts):
         raise ConfigError(
             "the seeds are not usable",
-            found=asked,
+            found=requested,
             expected="whole numbers of at least 0",
             fix=f"pass them as {option} 0,1,2",
         )
@@ -55,26 +54,6 @@ def chosen_seeds(asked: Sequence[int] | int | str, option: str = "--seeds") -> l
 def table_names(queries: Path | None, name: str | None) -> list[str]:
     """What tells a score table from others of its method and seed: its own queries, and the user's name."""
     return [part for part in (queries and queries.resolve().stem, name) if part]
-
-
-def own_seed(key: CounterfactualKey) -> int:
-    """A seed for one group alone, from the seed of all groups and its name."""
-    return int(sha256_json([key.seed, list(key.groups)])[:7], 16)
-
-
-def refuse_missing_start(path: Path) -> None:
-    """Refuse to fine-tune weights that are not there.
-
-    Raises:
-        StoreError: There is nothing at the path.
-    """
-    if not path.exists():
-        raise StoreError(
-            "the weights to start from do not exist",
-            found=f"nothing at {path}",
-            expected="a diffusers folder or a Lightning checkpoint",
-            fix="correct trainer.start, or leave it out to train from scratch",
-        )
 
 
 def refuse_choices(instead: str, expected: str, fix: str, **choices: object) -> None:

@@ -14,8 +14,8 @@ from lightning.pytorch import Trainer
 
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.makers.costs import say, spent
-from guda_lightning.spread import Spread, Task
+from guda_lightning.makers.costs import TimeLeft, say, spent
+from guda_lightning.spread import Executor, Task
 from guda_lightning.spread.screen import Screen
 from guda_lightning.storage.files import canonical_json, sha256_json, write_atomic
 from guda_lightning.storage.runs import RunFolder
@@ -26,21 +26,21 @@ _TAIL = 5  # lines of a log in an error
 
 @dataclass(frozen=True)
 class Spreading:
-    """A spread, and what it needs of the stage that uses it.
+    """An executor, and what it needs of the stage that uses it.
 
     Attributes:
-        spread: Where tasks run.
+        spread: The executor.
         resolved: The stage's whole configuration as YAML, which every task runs.
         run: The run folder.
     """
 
-    spread: Spread
+    spread: Executor
     resolved: str
     run: RunFolder
 
     @classmethod
-    def of(cls, trainer: Trainer, spread: Spread | None, resolved: str | None) -> Spreading | None:
-        """What a stage was asked to spread over; None: nothing.
+    def of(cls, trainer: Trainer, spread: Executor | None, resolved: str | None) -> Spreading | None:
+        """What a stage needs to use the configured executor; None: none is configured.
 
         Raises:
             ConfigError: There is no configuration to run; this is one of several processes already; or a task
@@ -50,14 +50,14 @@ class Spreading:
             return None
         if resolved is None:
             raise ConfigError(
-                "a spread runs commands",
+                "spread needs the command line",
                 found="a stage called from Python, without its configuration",
                 expected="`guda unlearn` or `guda retrain`",
                 fix="use the command line with --spread, or leave out the spread",
             )
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise ConfigError(
-                "a spread starts its processes itself",
+                "spread starts its processes itself",
                 found=f"one of {os.environ['WORLD_SIZE']} processes of the same command",
                 expected="one process",
                 fix="start guda without torchrun, or leave out the spread",
@@ -77,7 +77,7 @@ class Spreading:
         Args:
             stage: The subcommand.
             todo: The counterfactuals.
-            seeds: Whether the stage makes several seeds, so that a task has to be told its own.
+            seeds: Whether the stage makes several seeds, so that a task needs its own.
 
         Raises:
             GudaError: A task cannot run, or a counterfactual is missing in the end.
@@ -95,7 +95,7 @@ class Spreading:
         for task in tasks:
             for file in (task.log, task.progress):  # of an earlier command, which somebody may have killed
                 file.unlink(missing_ok=True)
-        done: list[Task] = []
+        done, left = list[Task](), TimeLeft(len(tasks))
         failed: dict[Task, str] = {}
         with Screen(stage, list(tasks)) as screen, closing(self.spread.run(list(tasks))) as looks:
             for task, problem in chain.from_iterable(screen.watch(looks)):
@@ -103,10 +103,11 @@ class Spreading:
                     problem = f"nothing at {store.path(tasks[task])}"
                 if problem is None:
                     done.append(task)
-                    cost = spent(vars(store.record(tasks[task])))
+                    cost = f"{spent(vars(store.record(tasks[task])))}{left.after_one()}"
                     screen.end(task, f"{stage}: {task.name} done ({len(done)} of {len(tasks)}), {cost}")
                 else:
                     failed[task] = problem
+                    left.after_one()
                     screen.end(task, f"{stage}: {task.name} failed: {problem}")
         if failed:
             found = "; ".join(f"{task.name}: {problem}, {task.log}" for task, problem in failed.items())

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from guda_lightning.stages.fit import FitStage
-from guda_lightning.stages.placebo import PlaceboStage
-from guda_lightning.stages.retrain import RetrainStage
-from guda_lightning.stages.sample import SampleStage
+from guda_lightning.stages.attribute import attribute as _attribute
+from guda_lightning.stages.base import StageTrainer
+from guda_lightning.stages.fit import fit_full as _fit_full
+from guda_lightning.stages.fit import validate_full as _validate_full
+from guda_lightning.stages.guide import guide as _guide
+from guda_lightning.stages.placebo import placebo as _placebo
+from guda_lightning.stages.retrain import retrain as _retrain
+from guda_lightning.stages.sample import sample as _sample
+from guda_lightning.stages.unlearn import unlearn as _unlearn
 
 
-class GudaTrainer(FitStage, RetrainStage, SampleStage, PlaceboStage):
+class GudaTrainer(StageTrainer):
     """A stock ``Trainer`` plus one method for each stage; ``default_root_dir`` is the run folder."""
+
+    # A stage is one file of this folder: a function whose signature and docstring are the command's options.
+    fit_full = _fit_full
+    validate_full = _validate_full
+    unlearn = _unlearn
+    guide = _guide
+    attribute = _attribute
+    placebo = _placebo
+    retrain = _retrain
+    sample = _sample

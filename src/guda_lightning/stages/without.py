@@ -4,65 +4,55 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from guda_lightning.attribution.counterfactual import by_guidance
-from guda_lightning.counterfactuals import GUIDANCE, CounterfactualKey, CounterfactualStore
+from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.diffusion.adapters import set_own_weights
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.posteriors import guided, open_posterior
+from guda_lightning.posteriors import GUIDANCE, ClassifierStore, guided, open_posterior
 from guda_lightning.stages.choices import chosen_groups
-from guda_lightning.stages.records import RECORD, made_from, refuse_other_config
+from guda_lightning.stages.drawing import Drawing
 from guda_lightning.storage.files import read_json
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.stored import RECORD
 
 ALL = "all"  # instead of groups: each of them
 
 
-class Drawing(NamedTuple):
-    """Images of one model.
+@dataclass(frozen=True)
+class Counterfactuals:
+    """Which counterfactuals of a store.
 
     Attributes:
-        folder: Where they go.
-        unfinished: Where batches are kept until the last one is done.
-        asked: What identifies them.
-        read: Reads the model; it may share its network with the one that was read before.
+        store: Folder of the store.
+        operator: How they were made, or ``guidance``; None where the store holds one kind.
+        seed: Seed that they were made with.
+        hparams: Start of the hash of their hyper-parameters; None where there is one.
     """
 
-    folder: Path
-    unfinished: Path
-    asked: dict[str, Any]
-    read: Callable[[], DiffusionModel]
-
-    @property
-    def complete(self) -> bool:
-        """Whether the images are there; others in their place are refused.
-
-        Raises:
-            StoreError: They were made from something else.
-        """
-        record = self.folder / RECORD
-        if record.is_file():
-            refuse_other_config(record, self.asked)
-        return record.is_file()
+    store: Path
+    operator: str | None
+    seed: int
+    hparams: str | None
 
 
-def groups_without(grouping: Grouping, asked: Sequence[str] | str) -> list[str]:
-    """The groups to do without, one after the other: those asked for, or all.
+def groups_without(grouping: Grouping, requested: Sequence[str] | str) -> list[str]:
+    """The groups to do without, one after the other: the requested ones, or all.
 
     Raises:
-        GroupError: As in ``chosen_groups``.
+        GroupError: One does not exist, has no samples, or has all.
     """
-    every = asked == ALL and ALL not in grouping.names
-    return chosen_groups(grouping, None if every else asked)
+    every = requested == ALL and ALL not in grouping.names
+    return chosen_groups(grouping, None if every else requested)
 
 
 def drawings_without(
@@ -70,45 +60,41 @@ def drawings_without(
     full: FullModel,
     grouping: Grouping,
     groups: Sequence[str],
-    asked: Mapping[str, Any],
-    *,
-    operator: str | None,
-    seed: int,
-    hparams: str | None,
+    noise: Mapping[str, Any],
+    chosen: Counterfactuals,
     device: torch.device,
 ) -> list[Drawing]:
     """What the counterfactuals without some groups are to draw, all of one operator.
 
     Args:
-        run: Where counterfactuals lie, and pictures will.
+        run: Where pictures go.
         full: The full model.
         grouping: Today's groups.
         groups: Which ones, as ``chosen_groups`` names them.
-        asked: What identifies the noise.
-        operator: As in ``CounterfactualStore.select``.
-        seed: Likewise.
-        hparams: Likewise.
+        noise: What identifies the noise.
+        chosen: Which counterfactuals.
         device: Where a classifier works.
 
     Raises:
         StoreError: One is missing, or made from another full model, grouping or schedule; or several fit.
     """
-    store, expect = CounterfactualStore(run.store), made_from(full, grouping)
+    expect = full.provenance(grouping.hash)
 
     def drawing(operator: str, name: str, weights: str, read: Callable[[], DiffusionModel]) -> Drawing:
-        made = {
-            "operator": operator,
-            "counterfactual_seed": seed,
-            "without": name,
-            "counterfactual": weights,
-        }
         folder = run.without_groups(operator, name)
         unfinished = run.checkpoints(f"sample-{folder.parent.name}-{folder.name}")
-        return Drawing(folder, unfinished, {**asked, **made}, read)
+        made = {"operator": operator, "counterfactual_seed": chosen.seed, "without": name}
+        return Drawing(folder, unfinished, {**noise, **made, "counterfactual": weights}, read)
 
-    if by_guidance(store, operator):
+    store = CounterfactualStore(chosen.store)
+    if by_guidance(store, chosen.operator):
         stored = open_posterior(
-            store, full.model.schedule, seed=seed, hparams=hparams, expect=expect, device=device
+            ClassifierStore(chosen.store),
+            full.model.schedule,
+            seed=chosen.seed,
+            hparams=chosen.hparams,
+            expect=expect,
+            device=device,
         )
         away = partial(guided, full.model, stored.posterior)
         return [
@@ -121,23 +107,23 @@ def drawings_without(
         set_own_weights(network, store.load(key, expect=expect)[0], store.path(key))
         return model
 
-    keys = store.select(operator, seed, hparams=hparams, groups=groups)
+    keys = store.select(chosen.operator, chosen.seed, hparams=chosen.hparams, groups=groups)
     weights = {name: store.check(key, expect=expect).weights_hash for name, key in keys.items()}
     return [drawing(key.operator, name, weights[name], partial(read, key)) for name, key in keys.items()]
 
 
-def number_of_queries(folder: Path, asked: Mapping[str, Any]) -> int:
-    """How many queries there are for pictures to stand beside; as many as asked for where none were drawn.
+def number_of_queries(folder: Path, noise: Mapping[str, Any]) -> int:
+    """How many queries there are for pictures to stand beside; as many as requested where none were drawn.
 
     Args:
         folder: RUN/queries.
-        asked: What the pictures will be drawn with.
+        noise: What the pictures will be drawn with.
 
     Raises:
         StoreError: The queries come from other noise, another model or fewer of it than the pictures.
     """
     if not (folder / RECORD).is_file():
-        return int(asked["num"])
+        return int(noise["num"])
     drawn = read_json(folder / RECORD).get("config", {})
     count = int(drawn.get("num", 0))
     fixes = {
@@ -148,10 +134,10 @@ def number_of_queries(folder: Path, asked: Mapping[str, Any]) -> int:
         "num": f"pass --num {count} or less",
     }
     for name, fix in fixes.items():
-        if asked[name] > count if name == "num" else asked[name] != drawn.get(name):
+        if noise[name] > count if name == "num" else noise[name] != drawn.get(name):
             raise StoreError(
                 f"the pictures would not stand beside the queries of {folder}",
-                found=f"{name} = {asked[name]}",
+                found=f"{name} = {noise[name]}",
                 expected=f"{name} = {drawn.get(name)}{' or less' if name == 'num' else ''}",
                 fix=f"{fix}, or use another --run",
             )
@@ -177,7 +163,7 @@ def refuse_guidance(prompt_guidance: float, datamodule: GroupDataModule) -> None
     """Refuse guidance by the prompt where there are no prompts.
 
     Raises:
-        ConfigError: It is asked for.
+        ConfigError: It is requested.
     """
     if prompt_guidance != 1 and datamodule.prompts is None:
         raise ConfigError(

@@ -1,8 +1,22 @@
-"""What something was made from: the full model, its noise schedule and the groups."""
+"""What something was made from: the full model, its noise schedule, the groups, and the installed code."""
 
 from __future__ import annotations
 
+import platform
 from dataclasses import asdict, dataclass
+from importlib import metadata
+
+from guda_lightning.version import __version__
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes something today, for its record."""
+    packages = ("torch", "lightning", "diffusers")
+    return {
+        "guda_lightning": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+    }
 
 
 @dataclass(frozen=True)

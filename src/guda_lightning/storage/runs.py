@@ -29,6 +29,11 @@ class RunFolder:
         return self.root / "full"
 
     @property
+    def fit_stamp(self) -> Path:
+        """What ``guda fit`` was last found complete with, for the next time."""
+        return self.root / ".fit.json"
+
+    @property
     def queries(self) -> Path:
         """Samples of the full model, one PNG each."""
         return self.root / "queries"

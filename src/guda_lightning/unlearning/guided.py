@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
-from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.module import Noised
 from guda_lightning.functional.guidance import guide_output
-from guda_lightning.posteriors import GroupPosterior, find_classifier, open_posterior
+from guda_lightning.posteriors import ClassifierStore, GroupPosterior, open_posterior
 from guda_lightning.unlearning.objective import (
     BoundObjective,
     ForgetTerm,
@@ -24,7 +22,7 @@ from guda_lightning.unlearning.objective import (
 
 
 def _weights_hash(guided: Guided) -> str | None:
-    return find_classifier(guided.opened, seed=guided.seed, hparams=guided.classifier).weights_hash
+    return guided.opened.find(seed=guided.seed, hparams=guided.classifier).weights_hash
 
 
 def _never(_: Objective) -> bool:
@@ -53,9 +51,9 @@ class Guided(Objective):
     preserve: Preserve = field(default="denoise", init=False, metadata=identified(when=_never))  # not used
 
     @property
-    def opened(self) -> CounterfactualStore:
+    def opened(self) -> ClassifierStore:
         """The store that holds the classifier."""
-        return CounterfactualStore(Path(self.store))
+        return ClassifierStore(self.store)
 
     @property
     def full_passes(self) -> int:
@@ -74,7 +72,7 @@ class Guided(Objective):
             context.schedule,
             seed=self.seed,
             hparams=self.classifier,
-            expect=context.provenance.to_json(),
+            expect=context.provenance,
             device=context.device,
         ).posterior
         return BoundGuided(self, context, posterior)

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,21 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore, versions
+from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import UnlearnDataModule
 from guda_lightning.data.forget_retain import ForgetData
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.adapters import BeneathAdapter, Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.module import Batch
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.objective import Objective, ObjectiveContext
 
 _log = logging.getLogger(__name__)
-_ALARMING = ("underflow", "effective_neighbours")  # diagnostics that a user is warned of
+_ALARMING = ("underflow", "effective_neighbours")  # diagnostics that warn
 
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -51,7 +54,6 @@ class UnlearnModule(DiffusionModule):
         groups: Names of the groups to forget.
         optimizer: Builds the optimizer from the student's parameters.
         lr_scheduler: Builds a learning-rate schedule that advances every step.
-        conditional: Whether the denoiser takes class labels or prompts.
         seed: Seed of the noise and the timesteps, and of the adapter.
         lora: Unlearn in a low-rank adapter beside the full model's weights; None changes all weights.
     """
@@ -63,7 +65,6 @@ class UnlearnModule(DiffusionModule):
         groups: Sequence[str],
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
-        conditional: bool = False,
         seed: int = 0,
         lora: Lora | None = None,
     ) -> None:
@@ -77,7 +78,7 @@ class UnlearnModule(DiffusionModule):
             scheduler=full.scheduler,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
-            conditional=conditional,
+            conditional=full.model.conditional,
             seed=seed,
         )
         self.prompts = full.model.prompts
@@ -86,7 +87,7 @@ class UnlearnModule(DiffusionModule):
             self.full_denoiser = copy.deepcopy(full.model.denoiser).eval().requires_grad_(False)
         self.cost = TrainingCost(*(n for n in (self.denoiser, self.full_denoiser) if n is not None))
         self._alarmed = False
-        self._provenance = full.provenance()
+        self.provenance = full.provenance()
         self.objective, self.lora = objective, lora
         self.groups = tuple(groups)
         self.drift, self.retain_loss, self.forget_loss = MeanMetric(), MeanMetric(), MeanMetric()
@@ -96,7 +97,7 @@ class UnlearnModule(DiffusionModule):
         """The frozen full model, on this module's device; beneath the adapter, if there is one."""
         student = self.student
         if self.full_denoiser is None:
-            return BeneathAdapter(student.denoiser, student.schedule, student.prediction, student.prompts)
+            return BeneathAdapter(**vars(student))
         return replace(student, denoiser=self.full_denoiser)
 
     def train(self, mode: bool = True) -> UnlearnModule:
@@ -116,7 +117,7 @@ class UnlearnModule(DiffusionModule):
     @property
     def full_hash(self) -> str:
         """Identity of the full model's weights."""
-        return self._provenance.full_hash
+        return self.provenance.full_hash
 
     def on_fit_start(self) -> None:
         """Bind the objective to the data.
@@ -141,7 +142,7 @@ class UnlearnModule(DiffusionModule):
                 expected=f"data of {', '.join(self.groups)}",
                 fix="pass the same groups to UnlearnModule and to GroupDataModule.unlearning",
             )
-        provenance = replace(self._provenance, grouping_hash=data.grouping.hash)
+        provenance = replace(self.provenance, grouping_hash=data.grouping.hash)
         context = ObjectiveContext(data, self._schedule, provenance, self.device)
         self._bound = self.objective.bind(context)
 
@@ -153,7 +154,7 @@ class UnlearnModule(DiffusionModule):
     ) -> CounterfactualRecord:
         """Store the student as the counterfactual of its groups, after ``trainer.fit``.
 
-        Of several processes the first one writes.
+        All processes call this: the first one writes, and the others wait for it.
 
         Args:
             store: The store or its folder.
@@ -176,25 +177,19 @@ class UnlearnModule(DiffusionModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if hparams is None:
             hparams = self._unlearning_hparams(data)
-        record = CounterfactualRecord(
-            operator=self.objective.operator,
-            groups=tuple(sorted(self.groups)),
-            seed=self.seed,
-            hparams=dict(hparams),
-            full_hash=self.full_hash,
-            grouping_hash=data.grouping.hash,
-            members_hash=data.grouping.members_hash(self.groups),
-            schedule_hash=self.full.schedule.hash,
-            history=[dict(row) for row in history],
-            versions=versions(),
+        record = CounterfactualRecord.of(
+            CounterfactualKey(self.objective.operator, self.groups, self.seed, sha256_json(hparams)),
+            hparams,
+            replace(self.provenance, grouping_hash=data.grouping.hash),
+            data.grouping.members_hash(self.groups),
             seconds=self.cost.seconds,
             steps=self.trainer.global_step,
             network_evaluations=self.cost.evaluations,
+            history=history,
         )
-        if self.trainer.is_global_zero:
-            store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
-            weights = self.denoiser.state_dict() if self.lora is None else own_weights(self.denoiser)
-            store.save(weights, record)
+        store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
+        weights = self.denoiser.state_dict() if self.lora is None else own_weights(self.denoiser)
+        Ranks.of(self.trainer).on_rank_zero(partial(store.save, weights, record))
         return record
 
     def _unlearning_hparams(self, data: object) -> dict[str, Any]:
@@ -226,7 +221,7 @@ class UnlearnModule(DiffusionModule):
         return loss.total
 
     def on_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Warn once, too, that all weights over retain samples underflow; the target is exact even so."""
+        """Say once, too, that all weights over retain samples underflow; the target is right all the same."""
         super().on_scalars(step, scalars)
         if scalars.get("underflow") == 1 and not self._alarmed and not self.global_rank:
             self._alarmed = True

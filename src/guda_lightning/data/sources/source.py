@@ -15,6 +15,7 @@ from torch import Tensor
 
 from guda_lightning.data.images import IMAGE_ERRORS, Channels, reason, to_bytes
 from guda_lightning.errors import DataError
+from guda_lightning.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -97,31 +98,30 @@ class ImageTable:
         Raises:
             DataError: An image is damaged, or sizes differ and no size was given.
         """
-        from tqdm import tqdm
-
         size = None if image_size is None else (image_size, image_size)
         order = range(len(self.ids)) if indices is None else [int(index) for index in indices]
         arrays: list[NDArray[np.uint8]] = []
-        # Shown only in a terminal and only when it takes a while.
-        for index in tqdm(order, desc="reading images", unit="image", disable=None, delay=2):
-            try:
-                array = to_bytes(self.read(index), size, channels)
-            except IMAGE_ERRORS as error:
-                raise DataError(
-                    f"the image '{self.ids[index]}' cannot be read",
-                    found=reason(error),
-                    expected="a complete picture of 8 bits per channel",
-                    fix="repair, convert or remove it",
-                ) from error
-            if arrays and array.shape[1:] != arrays[0].shape[1:]:
-                raise DataError(
-                    "the images differ in size",
-                    found=f"'{self.ids[order[0]]}' is {_size(arrays[0])}, "
-                    f"'{self.ids[index]}' is {_size(array)}",
-                    expected="one width and height",
-                    fix="set data.image_size, which crops to a square and resizes",
-                )
-            arrays.append(array)
+        with progress_bar("read images", "images", len(order), delay=2) as bar:
+            for index in order:
+                try:
+                    array = to_bytes(self.read(index), size, channels)
+                except IMAGE_ERRORS as error:
+                    raise DataError(
+                        f"the image '{self.ids[index]}' cannot be read",
+                        found=reason(error),
+                        expected="a complete picture of 8 bits per channel",
+                        fix="repair, convert or remove it",
+                    ) from error
+                if arrays and array.shape[1:] != arrays[0].shape[1:]:
+                    raise DataError(
+                        "the images differ in size",
+                        found=f"'{self.ids[order[0]]}' is {_size(arrays[0])}, "
+                        f"'{self.ids[index]}' is {_size(array)}",
+                        expected="one width and height",
+                        fix="set data.image_size, which crops to a square and resizes",
+                    )
+                arrays.append(array)
+                bar.update()
         depth = max(len(array) for array in arrays)
         pixels = torch.empty((len(arrays), depth, *arrays[0].shape[1:]), dtype=torch.uint8)
         for row, array in zip(pixels.numpy(), arrays, strict=True):

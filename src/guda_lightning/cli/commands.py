@@ -1,0 +1,162 @@
+"""The commands of ``guda``, one entry each: help, completion, docs and ``guda run`` derive from them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from guda_lightning.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Command:
+    """What can follow ``guda``.
+
+    Attributes:
+        name: As it is typed.
+        summary: What it does, one line without a full stop.
+        example: The arguments that show how it is used.
+        module: Module of ``guda_lightning.cli`` whose ``run(command, arguments)`` runs it and returns
+            the exit code; it must import torch only once it is needed.
+    """
+
+    name: str
+    summary: str
+    example: str
+    module: str
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Run it; returns the exit code.
+
+        Raises:
+            GudaError: It refuses its arguments, or what it finds.
+        """
+        code: int = import_module(f"guda_lightning.cli.{self.module}").run(self, arguments)
+        return code
+
+
+@dataclass(frozen=True)
+class Stage(Command):
+    """A command that is a method of ``GudaTrainer``, whose arguments are its options.
+
+    Attributes:
+        method: The method; named like the command, if left out.
+        filled: Arguments of the method that ``StageCLI`` fills in, and that are no options.
+        needs_data: Whether it works on the groups of the training data.
+        in_run: Whether ``guda run`` runs it, in the order of ``COMMANDS``.
+        config: The configuration of this stage alone that ``guda run`` takes unless ``--NAME FILE`` is given.
+    """
+
+    module: str = "stage"
+    method: str = ""
+    filled: tuple[str, ...] = ("model", "datamodule")
+    needs_data: bool = True
+    in_run: bool = False
+    config: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.method:
+            object.__setattr__(self, "method", self.name)
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("run", "Run fit, sample, unlearn, attribute and report in one go", "-c digits.yaml", "every"),
+    Stage(
+        "fit",
+        "Train the full model",
+        "-c digits.yaml",
+        method="fit_full",
+        filled=("model", "datamodule", "config"),
+        needs_data=False,
+        in_run=True,
+    ),
+    Stage(
+        "sample",
+        "Draw queries from the full model, or without some groups",
+        "-c digits.yaml [--num 64] [--without 3,7]",
+        in_run=True,
+    ),
+    Stage(
+        "unlearn",
+        "Make the full model forget each group: its counterfactuals",
+        "-c digits.yaml -c unlearn/retrack.yaml [--groups 3,7]",
+        filled=("model", "datamodule", "resolved"),
+        in_run=True,
+        config="unlearn/retrack.yaml",
+    ),
+    Stage(
+        "guide",
+        "Train one classifier of all groups, in place of unlearning",
+        "-c digits.yaml",
+    ),
+    Stage(
+        "retrain",
+        "Train the oracle: a new model without each group",
+        "-c digits.yaml [--seeds 0,1,2]",
+        filled=("build", "datamodule", "config", "resolved"),
+    ),
+    Stage(
+        "attribute",
+        "Score queries against every group",
+        "-c digits.yaml [--queries FILE|FOLDER]",
+        in_run=True,
+        config="attribute/elbo.yaml",
+    ),
+    Stage(
+        "placebo",
+        "Test which queries random groups explain as well",
+        "-c digits.yaml -c unlearn/retrack.yaml",
+    ),
+    Command("report", "Write one self-contained page that shows the answer", "RUN", "report"),
+    Command("evaluate", "Measure how well scores agree with the oracle", "RUN [--calibrate 3,7]", "evaluate"),
+    Stage(
+        "validate",
+        "Validate the full model in a trainer, with its callbacks",
+        "-c digits.yaml -c callbacks/elbo_attribution.yaml",
+        method="validate_full",
+        needs_data=False,
+    ),
+    Command("configs", "List or copy the YAML that comes with guda", "[--copy FOLDER]", "configs"),
+    Command("completion", "Print what completes commands and files in a shell", "bash|zsh", "completion"),
+)
+
+
+def stages_of_run() -> list[Stage]:
+    """The stages of ``guda run``, in order."""
+    return [command for command in COMMANDS if isinstance(command, Stage) and command.in_run]
+
+
+def find(name: str) -> Command:
+    """The command of a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    commands = {command.name: command for command in COMMANDS}
+    if name in commands:
+        return commands[name]
+    near = difflib.get_close_matches(name, commands, n=1)
+    raise ConfigError(
+        f"guda has no command {name!r}",
+        found=name,
+        expected=", ".join(commands),
+        fix=f"use `guda {near[0]}`" if near else "`guda --help` explains them",
+    )
+
+
+def listing(width: int = 50) -> str:
+    """All commands with their examples and summaries, for ``guda --help``.
+
+    Args:
+        width: Where summaries begin.
+    """
+    lines = []
+    for command in COMMANDS:
+        example = f"  guda {command.name:<11}{command.example}"
+        if len(example) > width - 2:
+            lines.append(example)
+            example = ""
+        lines.append(f"{example:<{width}}{command.summary[0].lower()}{command.summary[1:]}")
+    return "\n".join(lines)

@@ -1,0 +1,79 @@
+"""``guda configs``: the YAML that comes with guda."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from guda_lightning.cli.commands import Command
+from guda_lightning.errors import ConfigError
+
+
+def run(command: Command, arguments: Sequence[str]) -> int:
+    """List or copy it."""
+    parser = argparse.ArgumentParser(f"guda {command.name}", description=f"{command.summary}.")
+    parser.add_argument("--copy", type=Path, help="copy all of it into this folder, to edit")
+    chosen = parser.parse_args(arguments)
+    folder = chosen.copy or Path()
+    targets = {folder / name: path for name, path in shipped().items()}
+    if chosen.copy is not None:
+        _copy(targets)
+    for target in targets:
+        print(target)
+    return 0
+
+
+def _copy(targets: dict[Path, Path]) -> None:
+    for target in targets:
+        if target.exists():
+            raise ConfigError(
+                f"{target} exists",
+                found="a file that you may have edited",
+                expected="a folder without it",
+                fix="choose another folder for --copy",
+            )
+    for target, path in targets.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def shipped() -> dict[str, Path]:
+    """The YAML that comes with guda by name, in a checkout as in an installed wheel."""
+    found = {}
+    for package, prefix in (("configs", ""), ("configs.callbacks", "callbacks/")):
+        root = Path(str(resources.files(f"guda_lightning.{package}")))
+        found.update({prefix + path.relative_to(root).as_posix(): path for path in root.rglob("*.yaml")})
+    return dict(sorted(found.items()))
+
+
+def located(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with files that do not exist here replaced by those that come with guda.
+
+    Raises:
+        ConfigError: A file is neither.
+    """
+    found = list(arguments)
+    for position, argument in enumerate(found):
+        option, _, value = argument.partition("=")
+        if option == "--config" and value:
+            found[position] = f"--config={_located(value)}"
+        elif argument in ("-c", "--config") and position + 1 < len(found):
+            found[position + 1] = _located(found[position + 1])
+    return found
+
+
+def _located(name: str) -> str:
+    if Path(name).is_file():
+        return name
+    files = shipped()
+    if name.removeprefix("configs/") in files:
+        return str(files[name.removeprefix("configs/")])
+    raise ConfigError(
+        f"the configuration {name} does not exist",
+        found=f"no such file, here or among {len(files)} that come with guda",
+        expected="a YAML file",
+        fix="`guda configs` lists those that come with guda",
+    )

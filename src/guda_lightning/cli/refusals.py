@@ -1,0 +1,37 @@
+"""What is refused before torch is imported: paths that do not exist."""
+
+from __future__ import annotations
+
+from guda_lightning.cli.commands import Stage
+from guda_lightning.cli.inputs import Inputs
+from guda_lightning.errors import ConfigError
+from guda_lightning.storage.paths import refuse_missing_full, refuse_missing_queries, refuse_missing_start
+from guda_lightning.storage.runs import RunFolder
+
+
+def refuse_early(stage: Stage, inputs: Inputs) -> None:
+    """Refuse paths on which the stage would fail after minutes of imports and reading.
+
+    Raises:
+        ConfigError: The run folder is a file.
+        QueryError: There are no queries.
+        StoreError: There is no full model, or no weights to start from.
+    """
+    if inputs.asks_for("--help") or inputs.asks_for("-h") or inputs.asks_for("--print_config"):
+        return
+    run = inputs.path("run")
+    if run is not None and run.is_file():
+        raise ConfigError(
+            f"the run folder {run} is a file",
+            found="a file",
+            expected="a folder, or nothing",
+            fix="pass another --run, or move the file away",
+        )
+    queries, full, start = inputs.path("queries"), inputs.path("full"), inputs.path("trainer.start")
+    if stage.name in ("attribute", "placebo") and queries is not None:
+        refuse_missing_queries(queries)
+    if stage.needs_data and full is not None:
+        refuse_missing_full(full)
+    # A complete training is skipped, whatever it has started from.
+    if stage.name == "fit" and start is not None and run is not None and not RunFolder(run).full.exists():
+        refuse_missing_start(start)

@@ -1,0 +1,22 @@
+"""``guda report``: the page of a run folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from guda_lightning.cli.commands import Command
+
+
+def run(command: Command, arguments: Sequence[str]) -> int:
+    """Write it."""
+    parser = argparse.ArgumentParser(f"guda {command.name}", description=f"{command.summary}.")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--scores", type=Path, help="score table; default: the newest of a method")
+    chosen = parser.parse_args(arguments)
+    from guda_lightning.report.run import report_run
+
+    page = report_run(chosen.run, chosen.scores)
+    print(f"report: open {page}")
+    return 0

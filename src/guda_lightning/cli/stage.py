@@ -1,0 +1,51 @@
+"""Stages as commands: what can be refused or skipped at once, then Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from guda_lightning.cli.commands import Command, Stage
+from guda_lightning.cli.configs import located
+from guda_lightning.cli.inputs import Inputs
+from guda_lightning.cli.refusals import refuse_early
+from guda_lightning.cli.skipping import complete, fingerprint, remember
+
+if TYPE_CHECKING:
+    from guda_lightning.cli.lightning import StageCLI
+
+
+def run(stage: Command, arguments: Sequence[str]) -> int:
+    """Run a stage, unless it is known to be complete."""
+    assert isinstance(stage, Stage)
+    inputs = Inputs.of(stage.name, located(arguments))
+    refuse_early(stage, inputs)
+    if stage.name == "fit":
+        _fit(stage, inputs)
+    else:
+        parse(stage, inputs.arguments).run()
+    return 0
+
+
+def _fit(stage: Stage, inputs: Inputs) -> None:
+    of_inputs = fingerprint(inputs)
+    full = complete(inputs, of_inputs)
+    if full is not None:
+        print(f"fit: {full} is complete, skipped")
+        return
+    cli = parse(stage, inputs.arguments)
+    cli.run()
+    trainer: Any = cli.trainer
+    if trainer.is_global_zero:
+        remember(trainer.run_folder, of_inputs)
+
+
+def parse(stage: Stage, arguments: Sequence[str]) -> StageCLI:
+    """Parse and check the arguments of a stage, with files as ``located`` names them; nothing is built yet.
+
+    Raises:
+        SystemExit: They are refused, or ask for help only.
+    """
+    from guda_lightning.cli.lightning import StageCLI
+
+    return StageCLI(stage, arguments)

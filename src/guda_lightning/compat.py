@@ -1,0 +1,133 @@
+"""Every use of a private symbol of a library, with the version that it was seen in.
+
+``tests/test_compat.py`` fails when one of them is gone or does something else.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.loggers import Logger, WandbLogger
+    from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+
+# argparse of Python 3.11, which jsonargparse 4.53 builds on.
+
+
+@contextmanager
+def help_sections(
+    parser: argparse.ArgumentParser, sections: Mapping[str, Sequence[argparse.Action]]
+) -> Iterator[None]:
+    """Let a parser's help show these sections, title to options; empty ones are left out."""
+    kept, groups = parser._action_groups, []
+    for title, members in sections.items():
+        groups.append(argparse._ArgumentGroup(parser, title))
+        groups[-1]._group_actions = list(members)
+    parser._action_groups = groups
+    try:
+        yield
+    finally:
+        parser._action_groups = kept
+
+
+def actions(group: argparse._ActionsContainer) -> Sequence[argparse.Action]:
+    """The options of an argument group."""
+    own: list[argparse.Action] = group._group_actions  # type: ignore[attr-defined]  # not in typeshed's base
+    return own
+
+
+def ungrouped(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
+    """The options of a parser that are in no group of their own, ``--help`` among them."""
+    return parser._optionals._group_actions
+
+
+def option_names(parser: argparse.ArgumentParser) -> list[str]:
+    """All options of a parser that its help explains, such as ``--run``."""
+    explained = (action for action in parser._actions if action.help != argparse.SUPPRESS)
+    return [name for action in explained for name in action.option_strings if name.startswith("--")]
+
+
+# Lightning 2.6.6.
+
+
+def hands_nothing_back(strategy: Strategy) -> bool:
+    """Whether a strategy spawns or forks its processes, so that what they train stays there."""
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+    return isinstance(strategy.launcher, _MultiProcessingLauncher)
+
+
+def set_data_parallel_size(strategy: ModelParallelStrategy, processes: int) -> None:
+    """Set over how many processes a strategy shards; its constructor cannot say "all"."""
+    strategy._data_parallel_size = processes
+
+
+def tensor_parallel_size(strategy: ModelParallelStrategy) -> int | str:
+    """Over how many processes a strategy splits layers; a number, or ``"auto"``."""
+    return strategy._tensor_parallel_size
+
+
+def saves_in_pieces(strategy: ModelParallelStrategy) -> bool:
+    """Whether a strategy writes a checkpoint as a folder of one file per process."""
+    return strategy._save_distributed_checkpoint
+
+
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """The trainer that a module is attached to; the public attribute raises where there is none."""
+    trainer: Trainer | None = module._trainer
+    return trainer
+
+
+def callbacks(trainer: Trainer) -> list[Callback]:
+    """All callbacks of a trainer, Lightning's own included; a connector sets an attribute without a type."""
+    found: list[Callback] = vars(trainer)["callbacks"]
+    return found
+
+
+def complete_epoch(checkpoint: dict[str, Any]) -> None:
+    """Say in a checkpoint of the end of an epoch that the epoch is over and the next one has not begun.
+
+    Lightning writes it a moment before it counts the epoch as completed. Going on from there with
+    ``max_steps`` set, it would run an empty epoch and give samplers a wrong one ever after.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    for counts in (loop["epoch_progress"]["current"], loop["epoch_progress"]["total"]):
+        counts["completed"] = counts["processed"]
+    batches = loop["epoch_loop.batch_progress"]
+    batches["current"] = dict.fromkeys(batches["current"], 0)
+    batches["is_last_batch"] = False
+
+
+def wandb_arguments(logger: WandbLogger) -> dict[str, Any]:
+    """What a logger will give to ``wandb.init``, to change before it does; nothing public can."""
+    arguments: dict[str, Any] = logger._wandb_init
+    return arguments
+
+
+def is_offline(logger: WandbLogger) -> bool:
+    """Whether a logger uploads nothing."""
+    return logger._offline
+
+
+def copy_of_logger(logger: Logger) -> Logger:
+    """A copy of an unused logger; ``copy.deepcopy`` would begin a W&B run (``WandbLogger.__getstate__``)."""
+    import copy
+
+    fresh = object.__new__(type(logger))
+    vars(fresh).update(copy.deepcopy(vars(logger)))
+    return fresh
+
+
+# diffusers 0.42.1.
+
+
+def scheduler_config(scheduler: Any) -> dict[str, Any]:
+    """The configuration of a scheduler, without the list of those values that are its class's defaults.
+
+    With the list, ``from_config`` of another class would put its own defaults in their place.
+    """
+    return {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}

@@ -1,0 +1,137 @@
+"""Fresh trainers, one for each training: a second ``fit`` on a used Trainer silently does nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from guda_lightning.callbacks import ResumeCheckpoint
+from guda_lightning.callbacks.progress import quiet
+from guda_lightning.diffusion.cost import TrainingCost
+from guda_lightning.distributed.ranks import Ranks
+from guda_lightning.makers.training import fit
+from guda_lightning.report.wandb import closing_runs, stage_loggers
+from guda_lightning.storage.config import begin
+from guda_lightning.storage.runs import RunFolder
+
+_Kept = TypeVar("_Kept")
+
+# Nothing of a random group is worth a log, a curve or a checkpoint callback of the user's.
+_SILENT = {"logger": False, "callbacks": [], "enable_progress_bar": False, "limit_val_batches": 0}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training, and the trainer that it needs.
+
+    Attributes:
+        stage: The stage that it belongs to, for loggers.
+        name: What is trained, for loggers.
+        folder: Name of the folder for what it resumes from.
+        made_from: What identifies it: an unfinished training that was made from something else is refused.
+        hparams: What loggers get, as JSON values.
+        settings: Arguments of ``lightning.Trainer`` that differ from the user's.
+        callbacks: Callbacks besides the user's.
+        epochs: Epochs between checkpoints, unless the user wants more.
+    """
+
+    stage: str
+    name: str
+    folder: str
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+    hparams: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Sequence[Callback] = ()
+    epochs: int = 1
+
+
+@dataclass(frozen=True)
+class TrainerFactory:
+    """Makes and runs the trainers of a run.
+
+    Attributes:
+        run: Where unfinished trainings keep what they resume from.
+        recipe: Arguments of ``lightning.Trainer`` that all trainings share.
+        resume_every_n_epochs: Epochs between checkpoints, at least.
+    """
+
+    run: RunFolder
+    recipe: Mapping[str, Any]
+    resume_every_n_epochs: int = 1
+
+    def train(
+        self,
+        training: Training,
+        module: LightningModule,
+        data: LightningDataModule | None,
+        keep: Callable[[Trainer], _Kept],
+    ) -> _Kept:
+        """Train a module to its end, continuing what was interrupted, and keep what it became.
+
+        Args:
+            training: What it is.
+            module: What to train.
+            data: What to train on; None where the module has its own loaders.
+            keep: Called on all processes with the trainer once training has ended; what it has stored, it
+                returns. Only then is the checkpoint removed.
+
+        Raises:
+            KeyboardInterrupt: The user interrupted; nothing counts as complete.
+            GudaError: The unfinished training was made from something else, or its time was over.
+        """
+        with closing_runs():
+            trainer, checkpoint = self.fresh(training)
+            if trainer.is_global_zero:
+                begin(checkpoint.folder, training.made_from)
+            log_hparams(trainer, training.hparams)
+            fit(trainer, module, data, checkpoint)
+            kept = keep(trainer)
+        Ranks.of(trainer).on_rank_zero(checkpoint.discard)
+        return kept
+
+    def fresh(self, training: Training) -> tuple[Trainer, ResumeCheckpoint]:
+        """An unused trainer for one training, and the checkpoint that it resumes from."""
+        name = f"{training.stage} {training.name}"
+        title = training.stage if training.name == "full" else name
+        recipe = quiet(unused({**self.recipe, **training.settings}), title)
+        checkpoint = ResumeCheckpoint(
+            self.run.checkpoints(training.folder), max(training.epochs, self.resume_every_n_epochs)
+        )
+        recipe["callbacks"] += [*training.callbacks, checkpoint]
+        recipe["enable_checkpointing"] = True
+        logger = recipe.get("logger")
+        if logger not in (None, True, False):
+            loggers = logger if isinstance(logger, list) else [logger]
+            recipe["logger"] = stage_loggers(loggers, self.run.name, training.stage, name)
+        return Trainer(**recipe), checkpoint
+
+    def silent(self) -> TrainerFactory:
+        """Trainers that log, print and validate nothing."""
+        return replace(self, recipe={**self.recipe, **_SILENT})
+
+
+def unused(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies for one trainer: callbacks and strategies keep what a training left in them.
+
+    Loggers are no copies: those of each training are made from them.
+    """
+    return {name: value if name == "logger" else copy.deepcopy(value) for name, value in arguments.items()}
+
+
+def log_hparams(trainer: Trainer, hparams: Mapping[str, Any]) -> None:
+    """Give all loggers the hyper-parameters of a training."""
+    for logger in trainer.loggers:
+        logger.log_hyperparams(dict(hparams))
+
+
+def spent_by(trainer: Trainer, cost: TrainingCost) -> dict[str, Any]:
+    """The entries of a record that say what a training did cost."""
+    return {
+        "seconds": cost.seconds,
+        "steps": trainer.global_step,
+        "network_evaluations": cost.evaluations,
+    }

@@ -1,0 +1,116 @@
+"""The record of the full model: ``RUN/full/record.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from guda_lightning.errors import StoreError
+from guda_lightning.storage.files import canonical_json, read_json
+from guda_lightning.storage.provenance import versions
+from guda_lightning.storage.stored import RECORD
+
+_REQUIRED = ("full_hash", "schedule_hash", "config", "steps", "seconds", "network_evaluations")
+_FORMAT = 1  # also of records without a format, which version 0.1.0 wrote
+
+
+@dataclass(frozen=True)
+class FullRecord:
+    """How the full model was trained.
+
+    Attributes:
+        full_hash: Hash of its weights.
+        schedule_hash: Hash of its noise schedule.
+        config: The configuration that it was made from, as JSON values.
+        steps: Optimizer steps.
+        seconds: Wall-clock time of its training, without what an interruption threw away.
+        network_evaluations: Samples that all processes passed through its network, forward passes only.
+        grouping_hash: Hash of the grouping of its training data; None where the data have no groups.
+        data_hash: Hash of its training data; None where it is not known.
+        versions: Package name to version; today's where none are given.
+    """
+
+    full_hash: str
+    schedule_hash: str
+    config: Mapping[str, Any]
+    steps: int
+    seconds: float
+    network_evaluations: int
+    grouping_hash: str | None = None
+    data_hash: str | None = None
+    versions: Mapping[str, str] = field(default_factory=versions)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of its training, if the configuration says so."""
+        seed = self.config.get("seed_everything")
+        return seed if isinstance(seed, int) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entries of ``record.json``, without those that are not known."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {**known, "complete": True, "format": _FORMAT}
+
+    def to_json(self) -> str:
+        """The text of ``record.json``."""
+        return canonical_json(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> FullRecord:
+        """Read a ``record.json``.
+
+        Raises:
+            StoreError: The file is missing, of another format, or lacks something.
+        """
+        value = read_json(path)
+        names = {each.name for each in fields(cls)}
+        kept = {name: content for name, content in value.items() if name in names}
+        lacking = [name for name in _REQUIRED if name not in kept]
+        if value.get("format", _FORMAT) != _FORMAT or lacking:
+            version = value.get("versions", {}).get("guda_lightning", "an unknown version")
+            raise StoreError(
+                f"{path} is no record of a full model that this version reads",
+                found=f"format {value.get('format', 'unset')} of guda-lightning {version}"
+                + (f", without {', '.join(lacking)}" if lacking else ""),
+                expected=f"format {_FORMAT}",
+                fix="use the version of guda-lightning that wrote it, or remove its folder and run guda fit",
+            )
+        return cls(**kept)
+
+    @classmethod
+    def of_run(cls, folder: Path) -> FullRecord | None:
+        """The record of RUN/full, or None where no full model of this library lies there.
+
+        Args:
+            folder: RUN/full.
+
+        Raises:
+            StoreError: The record cannot be read.
+        """
+        return cls.from_file(folder / RECORD) if (folder / RECORD).is_file() else None
+
+    def refuse_other_data(self, folder: Path, data_hash: str, grouping_hash: str) -> None:
+        """Refuse data with other images or other groups than the full model was trained on.
+
+        Args:
+            folder: RUN/full.
+            data_hash: Hash of the configured data.
+            grouping_hash: Hash of their grouping.
+
+        Raises:
+            StoreError: It was trained on others.
+        """
+        hashes = {
+            "data_hash": (self.data_hash, data_hash),
+            "grouping_hash": (self.grouping_hash, grouping_hash),
+        }
+        for name, (trained, configured) in hashes.items():
+            if trained not in (None, configured):
+                raise StoreError(
+                    f"{folder} was trained on other data",
+                    found=f"{name} {configured[:16]} of the configured data",
+                    expected=f"{name} {str(trained)[:16]}",
+                    fix="use the data section that the full model was trained with, or another --run",
+                )

@@ -1,0 +1,291 @@
+"""Weights on disk: folders that are whole or absent, each with the record of how its weights were made."""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from guda_lightning.errors import NumericsError, StoreError
+from guda_lightning.storage.files import atomic_folder, canonical_json, read_json, sha256_file, sha256_json
+from guda_lightning.storage.provenance import Provenance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import Self
+
+RECORD = "record.json"
+_FORMAT = 1
+_ORIGINS = {"full_hash": "full model", "schedule_hash": "noise schedule", "grouping_hash": "grouping"}
+
+
+class Key(Protocol):
+    """What tells the weights of one folder from those of another."""
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the folder: readable, safe, and unique to the key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsRecord(ABC):
+    """How weights were made; ``record.json`` beside them.
+
+    Attributes:
+        groups: Names of the groups that they are about, sorted.
+        seed: Seed of their training.
+        hparams: Every hyper-parameter, as JSON values.
+        full_hash: Hash of the full model that they were made from.
+        schedule_hash: Hash of its noise schedule.
+        grouping_hash: Hash of the grouping that names the groups.
+        versions: Package name to version.
+        seconds: Wall-clock time of their training, without what an interruption threw away.
+        steps: Optimizer steps.
+        network_evaluations: Samples that all processes passed through a network in their training, forward
+            passes only, without what an interruption threw away.
+        files: File name to sha256; filled in by the store.
+        complete: Whether the store holds all of it; filled in by the store.
+    """
+
+    groups: tuple[str, ...]
+    seed: int
+    hparams: dict[str, Any]
+    full_hash: str
+    schedule_hash: str
+    grouping_hash: str | None
+    versions: dict[str, str]
+    seconds: float
+    steps: int
+    network_evaluations: int
+    files: dict[str, str] = field(default_factory=dict)
+    complete: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", tuple(sorted(set(self.groups))))
+
+    @property
+    @abstractmethod
+    def key(self) -> Key:
+        """What the weights are stored under."""
+
+    @property
+    def weights_hash(self) -> str:
+        """Hash of the file with the weights, once the store holds it."""
+        (digest,) = self.files.values()
+        return digest
+
+    @property
+    def hparams_hash(self) -> str:
+        """Hash of the hyper-parameters, as in the key."""
+        return sha256_json(self.hparams)
+
+    def to_json(self) -> str:
+        """The text of ``record.json``, which holds its own hash so that a later edit shows."""
+        value = {**asdict(self), "hparams_hash": self.hparams_hash, "format": _FORMAT}
+        return canonical_json({**value, "sha256": sha256_json(value)}, indent=2) + "\n"
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Read a ``record.json``.
+
+        Raises:
+            StoreError: The file is missing, of another format, or was edited.
+        """
+        value = read_json(path)
+        if value.get("format") != _FORMAT:
+            raise StoreError(
+                f"{path} is of another format",
+                found=value.get("format"),
+                expected=_FORMAT,
+                fix="use the version of guda-lightning that wrote it, or remove its folder and make it again",
+            )
+        written = value.pop("sha256", None)
+        if sha256_json(value) != written:
+            raise StoreError(
+                f"{path} was changed after it was written",
+                found=f"contents with sha256 {sha256_json(value)}",
+                expected=f"contents with sha256 {written}",
+                fix="restore the file, or remove its folder and make it again",
+            )
+        names = {each.name for each in fields(cls)}
+        value = {name: content for name, content in value.items() if name in names}
+        return cls(**value)
+
+
+_Key = TypeVar("_Key", bound=Key)
+_Record = TypeVar("_Record", bound=WeightsRecord)
+
+
+class WeightStore(ABC, Generic[_Key, _Record]):
+    """A folder with one subfolder per set of weights, each whole or absent.
+
+    Args:
+        root: The folder; made when the first weights are saved.
+    """
+
+    record_type: ClassVar[type[WeightsRecord]]
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    @abstractmethod
+    def described(self, key: _Key) -> str:
+        """What the weights of a key are, for errors."""
+
+    @abstractmethod
+    def command(self, key: _Key) -> str:
+        """How to make them, for errors: ``run guda ...``."""
+
+    def file_name(self, record: _Record) -> str:
+        """Name of the file with the weights."""
+        return "model.safetensors"
+
+    def path(self, key: _Key) -> Path:
+        """The folder of a key, whether it is there or not."""
+        return self.root / key.folder_name
+
+    def exists(self, key: _Key) -> bool:
+        """Whether complete weights are stored; ``check`` says whether they are the right ones."""
+        try:
+            self.record(key)
+        except StoreError:  # missing or damaged: either way they have to be made
+            return False
+        return True
+
+    def holds(self, key: _Key, expect: Provenance) -> bool:
+        """Whether complete weights are stored; those that were made from something else are refused.
+
+        Raises:
+            StoreError: They were made from another full model, schedule or grouping.
+        """
+        if not self.exists(key):
+            return False
+        self.check(key, expect=expect)
+        return True
+
+    def save(self, state_dict: Mapping[str, Tensor], record: _Record) -> Path:
+        """Store weights under the key of their record, in place of earlier ones.
+
+        Args:
+            state_dict: The weights.
+            record: How they were made, without ``files`` and ``complete``.
+
+        Returns:
+            Their folder.
+
+        Raises:
+            NumericsError: A weight is not finite.
+            StoreError: The disk is full.
+        """
+        from safetensors.torch import save_file  # here, as records are read without torch
+
+        key: Any = record.key
+        for name, tensor in state_dict.items():
+            if not tensor.isfinite().all():
+                raise NumericsError(
+                    f"{self.described(key)} has weights that are not numbers",
+                    found=f"NaN or infinity in {name}",
+                    expected="finite weights",
+                    fix="make it again with a lower learning rate",
+                )
+        # Weights that share memory, which safetensors refuses, become copies.
+        weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+        path = self.path(key)
+        with atomic_folder(path) as folder:
+            file = folder / self.file_name(record)
+            save_file(weights, file)
+            complete = replace(record, files={file.name: sha256_file(file)}, complete=True)
+            (folder / RECORD).write_text(complete.to_json(), "utf-8")
+            shutil.copymode(folder / RECORD, file)  # safetensors lets only the owner read
+        return path
+
+    def load(self, key: _Key, *, expect: Provenance | None) -> tuple[dict[str, Tensor], _Record]:
+        """Read weights and their record.
+
+        Args:
+            key: Which ones.
+            expect: What they must have been made from; None: anything.
+
+        Returns:
+            The weights, on the CPU, and their record.
+
+        Raises:
+            StoreError: They are missing, incomplete, damaged, or made from something else.
+        """
+        from safetensors.torch import load_file
+
+        record = self.check(key, expect=expect)
+        for name, written in record.files.items():
+            file = self.path(key) / name
+            found = f"sha256 {sha256_file(file)}" if file.is_file() else "no such file"
+            if found != f"sha256 {written}":
+                raise StoreError(
+                    f"{file} is damaged",
+                    found=found,
+                    expected=f"sha256 {written}",
+                    fix=f"remove {self.path(key)} and {self.command(key)}",
+                )
+        return load_file(self.path(key) / next(iter(record.files))), record
+
+    def check(self, key: _Key, *, expect: Provenance | None) -> _Record:
+        """Read a record and refuse what was made from something else, weights unread.
+
+        Args:
+            key: Which weights.
+            expect: What they must have been made from; None: anything.
+
+        Raises:
+            StoreError: They are missing, incomplete, or made from something else.
+        """
+        record = self.record(key)
+        for name, value in ({} if expect is None else expect.to_json()).items():
+            if getattr(record, name) != value:
+                origin = _ORIGINS[name]
+                raise StoreError(
+                    f"{self.path(key) / RECORD}: {self.described(key)} was made from another {origin}",
+                    found=f"{name} {getattr(record, name)}",
+                    expected=f"{name} {value}",
+                    fix=f"use the {origin} it was made from, or remove {self.path(key)} "
+                    f"and {self.command(key)}",
+                )
+        return record
+
+    def record(self, key: _Key) -> _Record:
+        """Read a record.
+
+        Raises:
+            StoreError: It is missing, incomplete or damaged.
+        """
+        path = self.path(key)
+        if not path.is_dir():
+            raise StoreError(
+                f"{self.described(key)} is not in the store",
+                found=f"no folder {path}",
+                expected="a folder with weights and record",
+                fix=self.command(key),
+            )
+        return self._read(path)
+
+    def records(self) -> list[_Record]:
+        """Read all records, in the order of their folders' names.
+
+        Raises:
+            StoreError: A record is damaged. What an interrupted save left behind does not count.
+        """
+        found = sorted(self.root.glob(f"*/{RECORD}"))
+        return [self._read(path.parent) for path in found if not path.parent.name.startswith(".")]
+
+    def _read(self, path: Path) -> _Record:
+        record: Any = self.record_type.from_file(path / RECORD)
+        if record.key.folder_name != path.name or not record.complete:
+            raise StoreError(
+                f"{path / RECORD} does not belong in its folder",
+                found=f"the {'' if record.complete else 'in'}complete record of {record.key.folder_name}",
+                expected=f"the complete record of {path.name}",
+                fix=f"remove {path}, or give it back its name",
+            )
+        read: _Record = record
+        return read

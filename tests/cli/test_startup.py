@@ -1,0 +1,177 @@
+"""What is refused or skipped before torch is imported, and what never is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from guda_lightning.cli.inputs import Inputs
+from guda_lightning.cli.main import main
+from guda_lightning.cli.skipping import complete, fingerprint, remember
+from guda_lightning.storage.runs import RunFolder
+
+CONF = Path(__file__).parents[1] / "conf"
+DIGITS = str(CONF / "digits.yaml")
+HEAVY = {"torch", "lightning", "diffusers", "numpy", "pandas", "jsonargparse"}
+
+
+def alone(*commands: list[str]) -> tuple[list[int], set[str], str, str]:
+    """Exit codes of commands in one process of their own, the heavy packages it imports, what it prints."""
+    script = f"""
+import json, sys
+from guda_lightning.cli.main import main
+codes = [main(command) for command in {list(commands)!r}]
+print(json.dumps([codes, sorted({HEAVY!r} & sys.modules.keys())]), end="")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    out, _, last = done.stdout.rpartition("\n")
+    codes, imported = json.loads(last)
+    return codes, set(imported), out, done.stderr
+
+
+def test_paths_that_do_not_exist_are_refused_without_torch(tmp_path: Path) -> None:
+    run, nowhere = str(tmp_path / "run"), str(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    (tmp_path / "full.yaml").write_text(f"full: {nowhere}\n")
+    (tmp_path / "start.yaml").write_text(f"trainer:\n  start: {nowhere}\n")
+    shared = ["-c", DIGITS, "--run", run]
+    commands = [
+        ["unlern"],
+        ["fit", "-c", "nosuch.yaml"],
+        ["fit", "-c", DIGITS, "--run", str(tmp_path / "file")],
+        ["fit", *shared, "-c", str(tmp_path / "start.yaml")],
+        ["attribute", *shared, f"--queries={nowhere}"],
+        ["placebo", *shared, "--queries", nowhere],
+        ["sample", *shared, "--full", run, "--full", nowhere],
+        ["unlearn", *shared, "-c", str(tmp_path / "full.yaml")],
+        ["run", *shared, "--trainer.start", nowhere],
+        ["run", *shared, "--queries", nowhere],
+    ]
+    codes, imported, out, err = alone(*commands)
+    assert (codes, imported, out) == ([2] * len(commands), set(), "")
+    assert [line for line in err.splitlines() if not line.startswith("  ")] == [
+        "error: guda has no command 'unlern'",
+        "error: the configuration nosuch.yaml does not exist",
+        f"error: the run folder {tmp_path}/file is a file",
+        "error: the weights to start from do not exist",
+        f"error: there are no queries at {nowhere}",
+        f"error: there are no queries at {nowhere}",
+        "error: the full model does not exist",
+        "error: the full model does not exist",
+        "error: the weights to start from do not exist",
+        f"error: there are no queries at {nowhere}",
+    ]
+    assert not Path(run).exists()
+
+
+def test_the_last_value_of_an_option_counts(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("run: a\ntrainer:\n  start: x\n  callbacks:\n    - class_path: A\n    - class_path: B\n")
+    second.write_text("run: ${base}/b\nseed_everything: 3\n")
+    inputs = Inputs.of("fit", ["--run", "zero", "-c", str(first), f"--config={second}"])
+    assert inputs.path("trainer.start") == Path("x")
+    assert inputs.path("run") is None  # another option decides it
+    assert inputs.path("queries") is None
+    assert inputs.values["run"] == ["zero", "a", "${base}/b"]
+    assert inputs.values["trainer.callbacks.class_path"] == ["A", "B"]
+    assert inputs.values["seed_everything"] == [3]
+    assert Inputs.of("fit", ["-c", str(second), "--run=last"]).path("run") == Path("last")
+
+
+def test_a_complete_fit_is_skipped_without_torch(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "-c", DIGITS, "--run", str(finished_run)]
+    skipped = f"fit: {finished_run}/full is complete, skipped"
+    codes, imported, out, _ = alone(command, ["--version"])
+    assert (codes, out.splitlines()[0]) == ([0, 0], skipped)
+    assert "torch" in imported  # a copy of a run folder is not trusted
+    codes, imported, out, err = alone(command)
+    assert (codes, imported, out, err) == ([0], set(), skipped, "")
+    record = finished_run / "full" / "record.json"
+    record.write_text(record.read_text().replace('"max_steps": 12', '"max_steps": 13'))
+    assert main(command) == 2
+    assert f"{finished_run}/full was made with another configuration" in capsys.readouterr().err
+
+
+Change = Callable[[Path, list[str], pytest.MonkeyPatch], object]
+
+
+def _edit(path: Path) -> None:
+    path.write_text(path.read_text() + "# another look\n")
+
+
+def _keep_size_and_time(path: Path) -> None:
+    """As an editor that hides its traces: contents count."""
+    stat = path.stat()
+    path.write_text(path.read_text().replace("max_steps: 12", "max_steps: 13"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder, arguments, _: arguments.extend(["--trainer.max_steps", "12"]),
+        lambda folder, arguments, _: arguments.append("--print_config"),
+        lambda folder, arguments, _: _edit(folder / "mine.yaml"),
+        lambda folder, arguments, _: _keep_size_and_time(folder / "mine.yaml"),
+        lambda folder, arguments, _: _edit(folder / "run" / "full" / "record.json"),
+        lambda folder, arguments, _: (folder / "run" / "full" / "record.json").unlink(),
+        lambda folder, arguments, _: (folder / "run" / ".fit.json").write_text("{"),
+        lambda folder, arguments, _: (folder / "cpu").write_text("a file that the parser would read"),
+        lambda folder, arguments, patch: patch.chdir(CONF),
+        lambda folder, arguments, patch: patch.setenv("CUDA_VISIBLE_DEVICES", "7"),
+        lambda folder, arguments, patch: patch.setenv("WORLD_SIZE", "2"),
+    ],
+)
+def test_any_change_goes_the_long_way(
+    change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text((CONF / "digits.yaml").read_text())
+    record = tmp_path / "run" / "full" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    arguments = ["-c", f"{tmp_path}/mine.yaml", "--run", f"{tmp_path}/run"]
+
+    def known() -> str | None:
+        inputs = Inputs.of("fit", arguments)
+        return complete(inputs, fingerprint(inputs))
+
+    assert known() is None
+    remember(RunFolder(tmp_path / "run"), fingerprint(Inputs.of("fit", arguments)))
+    assert known() == f"{tmp_path}/run/full"
+    change(tmp_path, arguments, monkeypatch)
+    assert known() is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "model:\n  class_path: mine.Module\n",  # whose code is in no version
+        "pretrained: some/pipeline\n",
+        "model:\n  init_args:\n    pretrained: some/pipeline\n",
+        "run: runs/${oc.env:USER}\n",
+        "seed_everything: true\n",
+    ],
+)
+def test_what_may_depend_on_more_is_never_skipped(more: str, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text(more)
+    assert fingerprint(Inputs.of("fit", ["-c", DIGITS])) is not None
+    assert fingerprint(Inputs.of("fit", ["-c", DIGITS, "-c", str(tmp_path / "more.yaml")])) is None
+
+
+def test_a_run_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    record = tmp_path / "run" / "full" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    (tmp_path / "run" / ".fit.json").mkdir()
+    inputs = Inputs.of("fit", ["-c", DIGITS, "--run", f"{tmp_path}/run"])
+    remember(RunFolder(tmp_path / "run"), fingerprint(inputs))
+    assert complete(inputs, fingerprint(inputs)) is None
