@@ -1,1 +1,1 @@
-"""The stages of an attribution: each one function in a file of its name, whose signature is the command line."""
+"""The stages of an attribution: each one function in a file of its name, whose signature is its options."""
