@@ -33,11 +33,11 @@ def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) 
     for logger in fresh:
         if isinstance(logger, WandbLogger):
             # W&B reads WANDB_RUN_GROUP once a process, and WandbLogger offers nothing after construction.
-            asked = compat.wandb_arguments(logger)
+            configured = compat.wandb_arguments(logger)
             defaults = {"group": group, "job_type": stage, "name": name, "settings": _settings(logger)}
-            if not isinstance(asked.get("anonymous"), str):
-                asked.pop("anonymous", None)  # W&B warns of it, whatever it is
-            asked.update({key: value for key, value in defaults.items() if not asked.get(key)})
+            if not isinstance(configured.get("anonymous"), str):
+                configured.pop("anonymous", None)  # W&B warns of it, whatever it is
+            configured.update({key: value for key, value in defaults.items() if not configured.get(key)})
     return fresh
 
 
