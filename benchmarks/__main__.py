@@ -61,7 +61,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "cifar10_gpu": cifar10_gpu.run,
 }
 # As a user runs them; the others are measured on one core.
-ALL_CORES = ("forget_target", "demo", "estimates", "cifar10_gpu")
+ALL_CORES = ("forget_target", "demo", "cifar10_gpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -233,7 +233,7 @@ def test_a_student_is_stored_only_after_its_training(
     trainer.fit(student, datamodule=split)
     trainer.datamodule = Mine()
     unknown = message(
-        "the hyper-parameters of this unlearning are not known",
+        "unknown hyper-parameters of this unlearning",
         "datamodule Mine",
         "a training on GroupDataModule(...).unlearning(groups), or hparams",
         "pass hparams={...} with all that the counterfactual depends on",

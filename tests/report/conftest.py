@@ -10,7 +10,7 @@ import torch
 
 from guda_lightning.evaluation import agreement
 from guda_lightning.evaluation.result import Evaluation
-from guda_lightning.report.page import write_page
+from guda_lightning.report.page import Page, write_page
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Custom
 from guda_lightning.types import Queries
@@ -104,6 +104,6 @@ def page(tmp_path: Path) -> Callable[..., Path]:
             "facts": {"full model": "runs/digits/full"},
             "title": "Digits",
         }
-        return write_page(tmp_path / "report", table=table, **{**arguments, **changes})
+        return write_page(tmp_path / "report", Page(table=table, **{**arguments, **changes}))
 
     return write

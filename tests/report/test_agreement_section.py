@@ -15,13 +15,13 @@ import torch
 from guda_lightning.errors import MissingExtraError
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.functional.ranking import METRICS
-from guda_lightning.report.agreement import (
+from guda_lightning.report.agreement_table import (
     agreement_chart,
     agreement_table,
     interval,
     share,
 )
-from guda_lightning.report.verdicts import NO_UPPER_BOUND, ONE_SEED
+from guda_lightning.report.agreement_verdicts import NO_UPPER_BOUND, ONE_SEED
 from guda_lightning.scores import ScoreTable
 
 Build = Callable[..., Evaluation]

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from guda_lightning.errors import ConfigError, MissingExtraError, NumericsError, QueryError
-from guda_lightning.report.page import MAX_EXAMPLES, MAX_THUMBNAILS
+from guda_lightning.report.page_data import MAX_EXAMPLES, MAX_THUMBNAILS
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.summaries import group_summaries
 from guda_lightning.types import Queries

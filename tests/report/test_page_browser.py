@@ -11,7 +11,7 @@ import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from guda_lightning.evaluation.result import Evaluation
-from guda_lightning.report.agreement import agreement_table
+from guda_lightning.report.agreement_table import agreement_table
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreTable

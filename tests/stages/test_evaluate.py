@@ -22,7 +22,7 @@ from guda_lightning.cli.main import main
 from guda_lightning.evaluation.comparison import OFFSET
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.functional.ranking import METRICS
-from guda_lightning.report.verdicts import NO_UPPER_BOUND, ONE_SEED
+from guda_lightning.report.agreement_verdicts import NO_UPPER_BOUND, ONE_SEED
 from guda_lightning.scores import ScoreRecord, ScoreTable, SquaredErrors
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.provenance import Provenance

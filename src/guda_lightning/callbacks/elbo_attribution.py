@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -19,10 +16,10 @@ from guda_lightning.attribution import (
     shared_errors,
     squared_errors,
 )
-from guda_lightning.data import GroupDataModule, UnlearnDataModule, load_queries, query_hash
-from guda_lightning.data.gathering import Collected, dealt, distinct
-from guda_lightning.data.grouping import Grouping
-from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
+from guda_lightning.callbacks.validation_queries import ValidationQueries, data_of, grouping_of
+from guda_lightning.data import query_hash
+from guda_lightning.data.gathering import Collected
+from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError, QueryError
@@ -49,7 +46,7 @@ class ELBOAttributionCallback(Callback):
 
     Args:
         store: Folder of the counterfactual store; None takes ``store`` in the trainer's ``default_root_dir``.
-            Not looked at on an ``UnlearnModule``.
+            An ``UnlearnModule`` needs none.
         operator: Which counterfactuals of the store; None where it holds one kind.
         seed: Seed that they were made with.
         hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
@@ -91,11 +88,9 @@ class ELBOAttributionCallback(Callback):
         self.queries, self.max_queries = queries, max_queries
         self.scoring, self.weighting = scoring, weighting
         self.denoiser, self.scheduler = denoiser, scheduler
-        self.image_key, self.label_key = image_key, label_key
         self.history: list[dict[str, Any]] = []  # rows group, step, own, other, for the page
         self.table: ScoreTable | None = None  # of the last validation, all ranks' queries
-        self._collected: list[Collected] = []
-        self._fixed: Queries | None = None
+        self._validation_queries = ValidationQueries(queries, max_queries, image_key, label_key)
         self._full_errors: dict[str, SquaredErrors] = {}  # of the last validation, by what they are of
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -128,12 +123,13 @@ class ELBOAttributionCallback(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a training that would never validate, unless that is asked for."""
+        """Refuse a training that would never validate, unless validation is switched off."""
         self._expect_batches(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the store: what does not fit the module is refused before the first batch."""
-        self._collected, self._ranks = [], Ranks.of(trainer)
+        self._ranks = Ranks.of(trainer)
+        self._validation_queries.start()
         if isinstance(pl_module, UnlearnModule):
             self._full = FullModel(pl_module.full, pl_module.scheduler, pl_module.full_hash)
         elif self.store is not None:
@@ -143,7 +139,7 @@ class ELBOAttributionCallback(Callback):
             )
             execution = Execution(pl_module.device, self._ranks)
             self._attributor = attributor.fit(
-                AttributionContext(self._full, grouping=_grouping(trainer), execution=execution)
+                AttributionContext(self._full, grouping=grouping_of(trainer), execution=execution)
             )
 
     def on_validation_batch_end(
@@ -156,24 +152,14 @@ class ELBOAttributionCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the validation batch, up to this rank's share of ``max_queries``."""
-        images = self._images(batch)
-        if self.queries is not None:
-            self._fixed = self._fixed or self._read(self.queries, trainer, pl_module, images)
-            return
-        room = -(-self.max_queries // trainer.world_size) - sum(len(part.ids) for part in self._collected)
-        if room > 0 and not trainer.sanity_checking:
-            self._collected.append(self._from_batch(pl_module, batch, images[:room], dataloader_idx))
+        self._validation_queries.add(trainer, pl_module, batch, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score, gather and log."""
         if trainer.sanity_checking:
             return
-        if self._fixed is None:
-            scored = dealt(self._ranks.all_gather(distinct(self._collected))).first(self.max_queries)
-        else:
-            fixed, none = self._fixed, torch.zeros(len(self._fixed), dtype=torch.bool)
-            scored = Collected(fixed.ids, fixed.inputs, fixed.labels, none)
-        labels = scored.labels if self._is_conditional(pl_module) else None
+        scored = self._validation_queries.gathered(self._ranks)
+        labels = scored.labels if self._validation_queries.conditional(pl_module) else None
         queries = Queries(scored.ids, scored.images, labels)
         if isinstance(pl_module, UnlearnModule):
             table = self._score_student(trainer, pl_module, queries)
@@ -209,59 +195,10 @@ class ELBOAttributionCallback(Callback):
                 fix="pass val_dataloaders, also for fixed queries, or leave ELBOAttributionCallback out",
             )
 
-    def _is_conditional(self, pl_module: LightningModule) -> bool:
-        if isinstance(pl_module, DiffusionModule):
-            return pl_module.conditional
-        return self.label_key is not None
-
-    def _images(self, batch: Any) -> Tensor:
-        """The images of a validation batch.
-
-        Raises:
-            ConfigError: There are none where the callback was told.
-        """
-        try:
-            images = batch[self.image_key]
-        except (KeyError, IndexError, TypeError):
-            images = None
-        if not (isinstance(images, Tensor) and images.dim() == 4):
-            raise ConfigError(
-                f"the validation batch has no images at image_key={self.image_key!r}",
-                found=_described(batch) if images is None else _described(images),
-                expected="a tensor [batch, channels, height, width] with values in [-1, 1]",
-                fix="pass image_key=... with the key or position of the images in a batch",
-            )
-        return images.detach().cpu().float()
-
-    def _from_batch(
-        self, pl_module: LightningModule, batch: Any, images: Tensor, dataloader_idx: int
-    ) -> Collected:
-        """The first queries of a validation batch, and which of them the student forgets."""
-        room, own = len(images), torch.zeros(len(images), dtype=torch.bool)
-        if isinstance(pl_module, UnlearnModule):
-            own = pl_module.is_forget(batch)[:room].cpu()
-        label_key = "label" if self.label_key is None else self.label_key
-        labels = batch[label_key][:room].cpu() if self._is_conditional(pl_module) else None
-        if isinstance(batch, Mapping) and "index" in batch:
-            # Every loader counts its samples from zero.
-            loader = f"{dataloader_idx}/" if dataloader_idx else ""
-            ids = [f"{loader}{i}" for i in batch["index"][:room].tolist()]
-        else:
-            ids = [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in images]
-        return Collected(tuple(ids), images, labels, own)
-
-    def _read(self, path: str | Path, trainer: Trainer, pl_module: LightningModule, like: Tensor) -> Queries:
-        """The fixed queries, as the model takes them; without data of ours, of the shape of a batch."""
-        data = _group_data(trainer)
-        if data is None:
-            channels, height, width = like.shape[1:]
-            return load_queries(path, (channels, height, width))
-        return data.as_queries(load_queries(path, data.image_shape), self._is_conditional(pl_module))
-
     def _score_student(self, trainer: Trainer, pl_module: UnlearnModule, queries: Queries) -> ScoreTable:
         """Scores of the one counterfactual that is being made."""
         group, schedule = "+".join(pl_module.groups), self._full.model.schedule
-        hashed, grouping = query_hash(queries), _grouping(trainer)
+        hashed, grouping = query_hash(queries), grouping_of(trainer)
         # The full model is frozen: measured again only for other queries.
         key = f"{self._full.hash} {hashed}"
         if key not in self._full_errors:
@@ -307,30 +244,8 @@ class ELBOAttributionCallback(Callback):
         if trainer.is_global_zero:
             # Inside fit, Lightning files a validation's scalars under the batch that has just been stepped.
             step = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)
-            data, images = _group_data(trainer), scored.images
+            data, images = data_of(trainer), scored.images
             if data is not None and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
                 images = data.pictures(images)  # which a latent model has to decode
             queries = Queries(scored.ids, images)
             log_attribution(trainer.loggers, table, queries, self.history, "influence", step=step)
-
-
-def _grouping(trainer: Trainer) -> Grouping | None:
-    """Which samples belong to which groups, if the trainer's data knows."""
-    return getattr(getattr(trainer, "datamodule", None), "grouping", None)
-
-
-def _group_data(trainer: Trainer) -> GroupDataModule | None:
-    """The trainer's data, if it is ours; while unlearning, that of all groups."""
-    data: Any = getattr(trainer, "datamodule", None)
-    data = data.parent if isinstance(data, UnlearnDataModule) else data
-    return data if isinstance(data, GroupDataModule) else None
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return f"a batch with keys {sorted(map(str, value))}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from guda_lightning.errors import ConfigError
 
@@ -39,26 +40,32 @@ class Command:
 
 @dataclass(frozen=True)
 class Stage(Command):
-    """A command that is a method of ``GudaTrainer``, whose arguments are its options.
+    """A command that is a function of ``guda_lightning.stages``, whose arguments are its options.
 
     Attributes:
-        method: The method; named like the command, if left out.
-        filled: Arguments of the method that ``StageCLI`` fills in, and that are no options.
+        function: The function, ``MODULE.FUNCTION``; both named like the command, if left out.
+        filled: Arguments that ``StageCLI`` fills in beside ``trainer``, and that are no options.
         needs_data: Whether it works on the groups of the training data.
         in_run: Whether ``guda run`` runs it, in the order of ``COMMANDS``.
         config: The configuration of this stage alone that ``guda run`` takes unless ``--NAME FILE`` is given.
     """
 
     module: str = "stage"
-    method: str = ""
+    function: str = ""
     filled: tuple[str, ...] = ("model", "datamodule")
     needs_data: bool = True
     in_run: bool = False
     config: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.method:
-            object.__setattr__(self, "method", self.name)
+        if not self.function:
+            object.__setattr__(self, "function", f"{self.name}.{self.name}")
+
+    def load(self) -> Callable[..., Any]:
+        """The function; imports torch and Lightning, and what this stage needs beside them."""
+        module, _, name = self.function.partition(".")
+        loaded: Callable[..., Any] = getattr(import_module(f"guda_lightning.stages.{module}"), name)
+        return loaded
 
 
 COMMANDS: tuple[Command, ...] = (
@@ -67,7 +74,7 @@ COMMANDS: tuple[Command, ...] = (
         "fit",
         "Train the full model",
         "-c digits.yaml",
-        method="fit_full",
+        function="fit.fit_full",
         filled=("model", "datamodule", "config"),
         needs_data=False,
         in_run=True,
@@ -115,7 +122,7 @@ COMMANDS: tuple[Command, ...] = (
         "validate",
         "Validate the full model in a trainer, with its callbacks",
         "-c digits.yaml -c callbacks/elbo_attribution.yaml",
-        method="validate_full",
+        function="fit.validate_full",
         needs_data=False,
     ),
     Command("configs", "List or copy the YAML that comes with guda", "[--copy FOLDER]", "configs"),

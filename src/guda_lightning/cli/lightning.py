@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from guda_lightning.cli.commands import Stage
 from guda_lightning.cli.parser import StageParser
 from guda_lightning.errors import ConfigError, GudaError
-from guda_lightning.stages.trainer import GudaTrainer
+from guda_lightning.stages.base import StageTrainer
 
 _FROM_FIT = ("model", "data", "seed_everything")  # sections that make the full model what it is
 
@@ -36,7 +36,7 @@ class StageCLI(LightningCLI):
     """
 
     def __init__(self, stage: Stage, arguments: Sequence[str]) -> None:
-        self.stage = stage
+        self.stage, self._function = stage, stage.load()
         # Lightning reports its hardware and tips for every trainer, and a stage makes one for every group.
         for name in ("lightning.fabric", "lightning.pytorch"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -46,7 +46,7 @@ class StageCLI(LightningCLI):
             # main(args) is meant for Python, too.
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             super().__init__(
-                trainer_class=GudaTrainer,
+                trainer_class=StageTrainer,
                 model_class=LightningModule,
                 subclass_mode_model=True,
                 save_config_callback=None,  # fit keeps the configuration in its record
@@ -74,8 +74,8 @@ class StageCLI(LightningCLI):
             type=str | None,
             help="Folder or hub name of a diffusers pipeline, for ${pretrained} in a configuration.",
         )
-        self._options: list[str] = parser.add_method_arguments(
-            GudaTrainer, self.stage.method, skip=set(self.stage.filled)
+        self._options: list[str] = parser.add_function_arguments(
+            self._function, skip={"trainer", *self.stage.filled}
         )
 
     def before_instantiate_classes(self) -> None:
@@ -110,7 +110,7 @@ class StageCLI(LightningCLI):
             warnings.filterwarnings("ignore", ".*does not have many workers")  # batches are cut from memory
             self._build()
             options = {name: self.config_init[name] for name in self._options}
-            return getattr(self.trainer, self.stage.method)(**options, **self._filled())
+            return self._function(self.trainer, **options, **self._filled())
 
     def _build(self) -> None:
         try:

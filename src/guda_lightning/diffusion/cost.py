@@ -21,6 +21,7 @@ from guda_lightning.errors import ConfigError
 _AFFORDABLE = 20.0  # seconds of a batch, as its first sample suggests; a larger one is not tried
 _LONG = 3.0  # seconds of a pass of which two are enough
 _FEW, _MANY, _ENOUGH = 3, 9, 1.0  # other passes: the median of these, so many in so many seconds
+_clock = time.perf_counter  # of estimates; a benchmark of these takes another one
 BACKWARD_FACTOR = 3.0  # forward and backward in forward passes, where memory does not allow to measure
 _KEY = "guda_lightning.TrainingCost"  # in a checkpoint
 
@@ -202,9 +203,9 @@ def _seconds_per_sample(run: Callable[[int], None], batch_size: int) -> float:
 
 
 def _seconds(run: Callable[[int], None], size: int) -> float:
-    start = time.perf_counter()
+    start = _clock()
     run(size)
-    return time.perf_counter() - start
+    return _clock() - start
 
 
 def _output(model: DiffusionModel, shape: Sequence[int], size: int, device: torch.device | str) -> Tensor:

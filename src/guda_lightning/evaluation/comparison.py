@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,6 +15,7 @@ from guda_lightning.diffusion import open_schedule
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation.agreement import agreement
 from guda_lightning.evaluation.calibration import calibrate, choose, refuse_none_held_out
+from guda_lightning.evaluation.matrices import Tables, matrices_of, oracle_matrices
 from guda_lightning.evaluation.races import only_decided, race_note, race_of
 from guda_lightning.evaluation.result import DISJOINT, EVERY, SHARED, Evaluation
 from guda_lightning.evaluation.tables import PLURAL, SAME, reason
@@ -30,9 +32,7 @@ OFFSET = (
 
 
 LEVEL, SEED = 0.95, 0  # of intervals and of their resamples
-
-
-Tables = Mapping[str, ScoreTable]  # by the stem of their file
+_FRAMES = ("metrics", "comparisons", "magnitudes")
 
 
 def compare(
@@ -53,7 +53,7 @@ def compare(
     """
     methods, races, of_races = _races(methods, per)
     _refuse_too_little(methods, oracles)
-    first, notes = next(iter(oracles.values())), [*notes, *of_races]
+    first = next(iter(oracles.values()))
     chosen = [] if calibration is None else requested_groups(calibration, first.groups)
     refuse_none_held_out(first.groups, chosen)
     reference = _paired_with_full(run, oracles)
@@ -64,42 +64,13 @@ def compare(
             expected="the full model's seed: other seeds add an offset to every group",
             fix="guda retrain and guda attribute for that seed too",
         )
-    if reference is None:
-        notes.append(OFFSET)
-    compared = {EVERY: (methods, oracles, oracles)}  # methods, held-out oracle seeds, yardstick
-    try:
-        one, other = _single_draws(run, {**oracles, **methods})
-    except (StoreError, ConfigError) as error:
-        notes.append(f"Agreement on disjoint noise is left out: {reason(error, run)}")
-    else:
-        of_methods, of_oracles = ({name: one[name] for name in side} for side in (methods, oracles))
-        compared[SHARED] = (of_methods, of_oracles, of_oracles)
-        compared[DISJOINT] = (of_methods, of_oracles, {name: other[name] for name in oracles})
-    frames: dict[str, list[pd.DataFrame]] = {"metrics": [], "comparisons": [], "magnitudes": []}
-    calibrations = []
-    for weighting in first.weightings:
-        for noise, tables in compared.items():
-            scores = _matrices(tables[0], weighting, first, per)
-            held_out, yardstick = (_oracles(side, weighting, first, per, reference) for side in tables[1:])
-            if not scores and len(oracles) < 2:
-                continue  # no method has this weighting
-            seeds = torch.stack(list(yardstick.values()))
-            found = agreement(
-                scores,
-                seeds,
-                held_out=torch.stack(list(held_out.values())),
-                resamples=resamples,
-                level=LEVEL,
-                seed=SEED,
-            )
-            labels = {"weighting": weighting, "noise": noise, "per": per}
-            for name, parts in frames.items():
-                parts.append(_labelled(only_decided(getattr(found, name), races), **labels))
-            sized = {name: matrix for name, matrix in scores.items() if name not in races}
-            if noise == EVERY and chosen and sized:
-                fitted = _calibration(sized, seeds.mean(dim=0), first.groups, chosen)
-                calibrations.append(_labelled(fitted, **labels))
-    joined = {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
+    by_noise, of_noise = _by_noise(run, methods, oracles)
+    setting = _Setting(first, per, reference, races, chosen, resamples)
+    parts = [
+        setting.compared(weighting, noise, *sides)
+        for weighting in first.weightings
+        for noise, sides in by_noise.items()
+    ]
     record = {
         "methods": {name: table.record.hash for name, table in methods.items()},
         "oracles": {name: table.record.hash for name, table in oracles.items()},
@@ -113,10 +84,74 @@ def compare(
         "resamples": resamples,
         "level": LEVEL,
         "seed": SEED,
-        "notes": notes,
+        "notes": [*notes, *of_races, *([] if reference else [OFFSET]), *of_noise],
     }
-    joint = pd.concat(calibrations, ignore_index=True) if calibrations else None
-    return Evaluation(**joined, record=record, calibration=joint)
+    joined = {name: _joined([part[name] for part in parts if name in part]) for name in _FRAMES}
+    calibrations = [part["calibration"] for part in parts if "calibration" in part]
+    return Evaluation(**joined, record=record, calibration=_joined(calibrations) if calibrations else None)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all comparisons of an evaluation share."""
+
+    first: ScoreTable  # whose queries and groups give the order
+    per: Literal["group", "sample"]
+    reference: str | None  # the oracle of the full model's seed
+    races: Mapping[str, int]
+    calibration_groups: Sequence[str]
+    resamples: int
+
+    def compared(
+        self, weighting: str, noise: str, methods: Tables, held_out: Tables, yardstick: Tables
+    ) -> dict[str, pd.DataFrame]:
+        """Frames by their name in `Evaluation`; none where no method has the weighting."""
+        scores = matrices_of(methods, weighting, self.first, self.per)
+        if not scores and len(yardstick) < 2:
+            return {}
+        seeds = self._oracles(yardstick, weighting)
+        found = agreement(
+            scores,
+            seeds,
+            held_out=self._oracles(held_out, weighting),
+            resamples=self.resamples,
+            level=LEVEL,
+            seed=SEED,
+        )
+        labels = {"weighting": weighting, "noise": noise, "per": self.per}
+        frames = {
+            name: _labelled(only_decided(getattr(found, name), self.races), **labels) for name in _FRAMES
+        }
+        sized = {name: matrix for name, matrix in scores.items() if name not in self.races}
+        if noise == EVERY and self.calibration_groups and sized:
+            fitted = _calibration(sized, seeds.mean(dim=0), self.first.groups, self.calibration_groups)
+            frames["calibration"] = _labelled(fitted, **labels)
+        return frames
+
+    def _oracles(self, tables: Tables, weighting: str) -> Tensor:
+        """``[seeds, queries, groups]``."""
+        return torch.stack(
+            list(oracle_matrices(tables, weighting, self.first, self.per, self.reference).values())
+        )
+
+
+def _by_noise(
+    run: RunFolder, methods: Tables, oracles: Tables
+) -> tuple[dict[str, tuple[Tables, Tables, Tables]], list[str]]:
+    """Methods, held-out oracle seeds and yardstick by the noise that they share, and why some is left out."""
+    compared = {EVERY: (methods, oracles, oracles)}
+    try:
+        one, other = _single_draws(run, {**oracles, **methods})
+    except (StoreError, ConfigError) as error:
+        return compared, [f"Agreement on disjoint noise is left out: {reason(error, run)}"]
+    of_methods, of_oracles = ({name: one[name] for name in side} for side in (methods, oracles))
+    compared[SHARED] = (of_methods, of_oracles, of_oracles)
+    compared[DISJOINT] = (of_methods, of_oracles, {name: other[name] for name in oracles})
+    return compared, []
+
+
+def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(frames, ignore_index=True)
 
 
 def _races(methods: Tables, per: str) -> tuple[Tables, dict[str, int], list[str]]:
@@ -188,43 +223,6 @@ def _single_draws(run: RunFolder, tables: Tables) -> tuple[Tables, Tables]:
     return one, other
 
 
-def _matrices(tables: Tables, weighting: str, reference: ScoreTable, per: str) -> dict[str, Tensor]:
-    """Scores under a weighting, in the order of the reference's queries and groups.
-
-    A table with none of the reference's weightings is compared under each of them with what it has.
-    """
-    matrices = {}
-    for name, table in tables.items():
-        foreign = not set(table.weightings) & set(reference.weightings)
-        names = table.weightings if foreign else [weighting] if weighting in table.weightings else []
-        for chosen in names:
-            label = f"{name} {chosen}" if len(names) > 1 else name
-            matrices[label] = _matrix(_scaled(name, table, per).select(weighting=chosen), reference)
-    return matrices
-
-
-def _oracles(
-    tables: Tables, weighting: str, first: ScoreTable, per: str, reference: str | None
-) -> dict[str, Tensor]:
-    """Scores of the oracle's seeds; another seed than the full model's without the offset of its start.
-
-    That offset, ELBO(full of this seed) − ELBO(full of that seed), is one number per query for all groups.
-    """
-    matrices = _matrices(tables, weighting, first, "group")
-    if reference is not None:
-        level = matrices[reference].mean(dim=1, keepdim=True)
-        matrices = {name: m - m.mean(dim=1, keepdim=True) + level for name, m in matrices.items()}
-    if per == "sample":
-        sizes = torch.tensor([_sizes(first)[group] for group in first.groups], dtype=torch.float64)
-        matrices = {name: matrix / sizes for name, matrix in matrices.items()}
-    return matrices
-
-
-def _sizes(table: ScoreTable) -> Mapping[str, int]:
-    """Samples of each group, which ``per_sample`` refuses to do without."""
-    return table.per_sample().record.group_sizes
-
-
 def _paired_with_full(run: RunFolder, oracles: Tables) -> str | None:
     """The oracle's table of the seed that the full model was trained with, if both are known."""
     record = FullRecord.of_run(run.full)
@@ -232,26 +230,6 @@ def _paired_with_full(run: RunFolder, oracles: Tables) -> str | None:
     if record is None or record.seed is None or record.full_hash != first.record.full_hash:
         return None
     return next((name for name, table in oracles.items() if table.seeds[0] == record.seed), None)
-
-
-def _scaled(name: str, table: ScoreTable, per: str) -> ScoreTable:
-    """The table with scores per group or per sample."""
-    if per == "group" and table.per == "sample":
-        raise ConfigError(
-            f"the scores of {name} are per sample",
-            found="a table that per_sample() gave",
-            expected="scores per group",
-            fix="pass --per sample, or leave it out of --scores",
-        )
-    return table if table.per == per else table.per_sample()
-
-
-def _matrix(part: ScoreTable, reference: ScoreTable) -> Tensor:
-    """Scores ``[queries, groups]`` of one weighting, in the order of the reference."""
-    rows = {query: row for row, query in enumerate(part.queries)}
-    columns = {group: column for column, group in enumerate(part.groups)}
-    matrix = part.matrix()[[rows[query] for query in reference.queries]]
-    return matrix[:, [columns[group] for group in reference.groups]]
 
 
 def _calibration(

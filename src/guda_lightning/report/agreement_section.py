@@ -7,7 +7,7 @@ from typing import Any
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.functional.ranking import METRICS
 from guda_lightning.report import charts
-from guda_lightning.report.agreement import (
+from guda_lightning.report.agreement_table import (
     AgreementTable,
     against_best,
     agreement_chart,
@@ -16,7 +16,7 @@ from guda_lightning.report.agreement import (
     interval,
     share,
 )
-from guda_lightning.report.verdicts import notes, verdicts
+from guda_lightning.report.agreement_verdicts import notes, verdicts
 
 
 def agreement_section(evaluation: Evaluation) -> dict[str, Any]:

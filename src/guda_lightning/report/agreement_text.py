@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from guda_lightning.evaluation.result import DISJOINT, EVERY, SHARED, Evaluation
 from guda_lightning.functional.ranking import METRICS
-from guda_lightning.report.agreement import (
+from guda_lightning.report.agreement_table import (
     MAIN,
     AgreementRow,
     AgreementTable,
@@ -21,8 +21,8 @@ from guda_lightning.report.agreement import (
     matching,
     share,
 )
-from guda_lightning.report.summary import cut
-from guda_lightning.report.verdicts import notes, verdicts
+from guda_lightning.report.agreement_verdicts import notes, verdicts
+from guda_lightning.report.summary_text import cut
 
 WIDTH, NAME = 100, 22
 

@@ -1,7 +1,9 @@
-"""Pictures side by side, as one picture with captions."""
+"""Images as pictures: for W&B, for the page, and side by side with captions."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,40 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw as Pen
     from torch import Tensor
 
+PIXEL_ART = 64  # up to this size pictures are stored exactly and enlarged without blur
 CELL, GAP, CAPTION = 96, 4, 18  # pixels: of a picture's longest side, between pictures, of a line of text
+
+
+def picture_of(image: Tensor) -> Picture:
+    """A picture of one image ``[channels, height, width]`` in [-1, 1], gray or RGB."""
+    from PIL import Image
+
+    pixels = from_unit(image).permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def data_uri(image: Tensor, longest: int) -> str:
+    """An image ``[channels, height, width]`` in [-1, 1] as text that a page holds.
+
+    Args:
+        image: The image.
+        longest: The longest side in pixels; a larger image is shrunk.
+
+    Returns:
+        PNG, exact, up to `PIXEL_ART` pixels a side; WebP beyond.
+    """
+    from PIL import Image
+
+    picture, file = picture_of(image), io.BytesIO()
+    exact = max(picture.size) <= PIXEL_ART
+    if max(picture.size) > longest:
+        picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    if exact:
+        picture.save(file, "PNG", optimize=True)
+    else:
+        picture.save(file, "WEBP", quality=82, method=4)
+    kind = "png" if exact else "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def side_by_side(columns: Mapping[str, Queries]) -> Picture:
@@ -43,8 +78,7 @@ def _enlarged(image: Tensor) -> Picture:
     """One image in [-1, 1], its longest side `CELL` pixels; each of a small one's pixels stays a square."""
     from PIL import Image
 
-    pixels = from_unit(image).permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+    picture = picture_of(image).convert("RGB")
     scale = CELL / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)

@@ -16,7 +16,7 @@ from guda_lightning.evaluation.placebo_test import random_groups
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.posteriors import GUIDANCE, ClassifierStore
 from guda_lightning.report.facts import facts_of
-from guda_lightning.report.page import write_page
+from guda_lightning.report.page import Page, write_page
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreRecord, ScoreTable
@@ -53,19 +53,19 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         facts["Placebo groups"] = "scored again since"
     if without is None and Without.exists(run):
         facts["With and without"] = "drawn, but not from the full model and the noise of the queries"
-    return write_page(
-        run.report,
+    page = Page(
+        run.name,
         queries=_queries(run, path, table.record, shape),
         table=table,
         examples=examples,
         curves=[row for one in made if isinstance(one, CounterfactualRecord) for row in one.history],
         facts=facts,
-        title=run.name,
         out_of=sum(chunk.queries for chunk in chunks),
         agreement=_evaluation(run, table),
         placebo=placebo,
         without=without,
     )
+    return write_page(run.report, page)
 
 
 def _examples(run: RunFolder, path: Path) -> dict[str, Tensor]:

@@ -7,14 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
-from torch import Tensor
 
 from guda_lightning import compat
-from guda_lightning.data.images import from_unit
 from guda_lightning.report import charts
-from guda_lightning.report.pictures import side_by_side
+from guda_lightning.report.pictures import picture_of, side_by_side
 from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Queries
 
@@ -29,18 +26,18 @@ def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) 
     Args:
         loggers: The user's loggers, as configured.
         group: W&B group, where the user named none.
-        stage: W&B job type, likewise.
-        name: W&B run name, likewise.
+        stage: W&B job type, where the user named none.
+        name: W&B run name, where the user named none.
     """
     fresh = [compat.copy_of_logger(logger) for logger in loggers]
     for logger in fresh:
         if isinstance(logger, WandbLogger):
             # W&B reads WANDB_RUN_GROUP once a process, and WandbLogger offers nothing after construction.
-            asked = compat.wandb_arguments(logger)
+            configured = compat.wandb_arguments(logger)
             defaults = {"group": group, "job_type": stage, "name": name, "settings": _settings(logger)}
-            if not isinstance(asked.get("anonymous"), str):
-                asked.pop("anonymous", None)  # W&B warns of it, whatever it is
-            asked.update({key: value for key, value in defaults.items() if not asked.get(key)})
+            if not isinstance(configured.get("anonymous"), str):
+                configured.pop("anonymous", None)  # W&B warns of it, whatever it is
+            configured.update({key: value for key, value in defaults.items() if not configured.get(key)})
     return fresh
 
 
@@ -92,7 +89,7 @@ def log_attribution(
     rows = [
         [
             query,
-            wandb.Image(_pixels(queries.images[position[query]])),
+            wandb.Image(picture_of(queries.images[position[query]])),
             groups[int(row.argmax())],
             *row.tolist(),
         ]
@@ -151,7 +148,7 @@ def log_without(loggers: Sequence[Logger], columns: Mapping[str, Queries], made:
 
     Args:
         loggers: Others than W&B are left alone.
-        columns: Title to pictures of the same queries, as in ``side_by_side``.
+        columns: Title to pictures of the same queries; names of rows from the first.
         made: How they were drawn: ``operator``, ``counterfactual_seed``, ``seed`` and ``steps``.
     """
     caption = (
@@ -161,12 +158,6 @@ def log_without(loggers: Sequence[Logger], columns: Mapping[str, Queries], made:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image("without/pictures", [side_by_side(columns)], caption=[caption])
-
-
-def _pixels(image: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """``[height, width, channels]`` bytes of one image in [-1, 1]."""
-    pixels: np.ndarray[Any, np.dtype[np.uint8]] = from_unit(image).permute(1, 2, 0).numpy()
-    return pixels
 
 
 def _picture(chart: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guda_lightning.data import QueryFolder
 from guda_lightning.report.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
-from guda_lightning.report.summary import views
+from guda_lightning.report.summary_text import views
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.summaries import group_summaries
 from guda_lightning.storage.files import read_json, sha256_json

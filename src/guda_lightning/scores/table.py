@@ -7,37 +7,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError, GudaError, NumericsError
+from guda_lightning.errors import ConfigError, GudaError
+from guda_lightning.scores.columns import SCHEMA, distinct, pivot, refuse_unusable, rows_of
 from guda_lightning.scores.record import Joined, ScoreRecord
-from guda_lightning.scores.squared_errors import refuse_repeats, unreadable
+from guda_lightning.scores.squared_errors import unreadable
 from guda_lightning.storage.files import atomic_file, canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-_SCHEMA = pa.schema(
-    {
-        "query": pa.string(),
-        "group": pa.string(),
-        "score": pa.float64(),
-        "stderr": pa.float64(),
-        "n_draws": pa.int64(),
-        "method": pa.string(),
-        "weighting": pa.string(),
-        "seed": pa.int64(),
-    }
-)
-_KEY = ["query", "group", "method", "weighting", "seed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,38 +42,7 @@ class ScoreTable:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        found = self.table.schema.remove_metadata()
-        if found != _SCHEMA or any(column.null_count for column in self.table.columns):
-            raise ConfigError(
-                "the columns are not those of a score table",
-                found=", ".join(f"{field.name}: {field.type}" for field in found),
-                expected=", ".join(f"{field.name}: {field.type}" for field in _SCHEMA) + ", without nulls",
-                fix="build it with ScoreTable.from_matrix",
-            )
-        for name in ("score", "stderr"):
-            good = pc.is_finite(self.table[name])
-            if name == "stderr":
-                good = pc.and_(good, pc.greater_equal(self.table[name], 0.0))
-            bad = self.table.filter(pc.invert(good))
-            if bad.num_rows:
-                row = bad.slice(0, 1).to_pylist()[0]
-                raise NumericsError(
-                    f"the {name} of query {row['query']!r} and group {row['group']!r} is not usable",
-                    found=f"{row[name]}, and {bad.num_rows - 1} more like it",
-                    expected="finite numbers" if name == "score" else "finite numbers, at least 0",
-                    fix="look for NaN in the models' weights or in the query",
-                )
-        counts = self.table.group_by(_KEY).aggregate([([], "count_all")])
-        repeated = counts.filter(pc.greater(counts["count_all"], 1))
-        if repeated.num_rows:
-            row = repeated.slice(0, 1).to_pylist()[0]
-            raise ConfigError(
-                f"the score of query {row['query']!r} and group {row['group']!r} is there several times",
-                found=f"{row['count_all']} rows with method {row['method']}, weighting {row['weighting']}, "
-                f"seed {row['seed']}",
-                expected="one row",
-                fix="join each table once",
-            )
+        refuse_unusable(self.table)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -125,29 +78,10 @@ class ScoreTable:
             ConfigError: Shapes and names do not fit.
             NumericsError: A score or standard error is not finite.
         """
-        shape = (len(query_ids), len(groups))
-        for name, matrix in (("scores", scores), ("stderr", stderr)):
-            if matrix.shape != shape:
-                raise ConfigError(
-                    f"the shape of {name} does not fit the names of queries and groups",
-                    found=tuple(matrix.shape),
-                    expected=f"{shape}: queries, groups",
-                    fix="give one row per query id and one column per group",
-                )
-        refuse_repeats("query", query_ids)
-        refuse_repeats("group", groups)
-        size = shape[0] * shape[1]
-        columns = {
-            "query": np.repeat(np.asarray(query_ids, object), shape[1]),
-            "group": np.tile(np.asarray(groups, object), shape[0]),
-            "score": scores.detach().double().cpu().flatten().numpy(),
-            "stderr": stderr.detach().double().cpu().flatten().numpy(),
-            "n_draws": torch.as_tensor(n_draws).expand(shape).flatten().numpy(),
-            "method": np.full(size, method, object),
-            "weighting": np.full(size, weighting, object),
-            "seed": np.full(size, seed),
-        }
-        return cls(pa.table(columns, schema=_SCHEMA), record)
+        rows = rows_of(
+            scores, stderr, query_ids, groups, n_draws, method=method, weighting=weighting, seed=seed
+        )
+        return cls(rows, record)
 
     @classmethod
     def concat(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
@@ -173,27 +107,27 @@ class ScoreTable:
     @property
     def queries(self) -> tuple[str, ...]:
         """Names of the queries, in the order of their first row."""
-        return self._distinct("query")
+        return distinct(self.table, "query")
 
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups, in the order of their first row."""
-        return self._distinct("group")
+        return distinct(self.table, "group")
 
     @property
     def methods(self) -> tuple[str, ...]:
         """Methods that the table holds."""
-        return self._distinct("method")
+        return distinct(self.table, "method")
 
     @property
     def weightings(self) -> tuple[str, ...]:
         """Weightings that the table holds."""
-        return self._distinct("weighting")
+        return distinct(self.table, "weighting")
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds that the table holds."""
-        return self._distinct("seed")
+        return distinct(self.table, "seed")
 
     @property
     def per(self) -> Literal["group", "sample"]:
@@ -260,11 +194,11 @@ class ScoreTable:
         Raises:
             ConfigError: Several methods, weightings or seeds are present, or rows are missing.
         """
-        return self._pivot("score")
+        return pivot(self.table, "score")
 
     def stderr_matrix(self) -> Tensor:
         """Standard errors as ``[queries, groups]`` float64; raises as ``matrix`` does."""
-        return self._pivot("stderr")
+        return pivot(self.table, "stderr")
 
     def to_pandas(self) -> pd.DataFrame:
         """All rows as a pandas frame."""
@@ -284,7 +218,7 @@ class ScoreTable:
             parts: The tables, in order; their own records are dropped.
             record: What identifies all of them.
         """
-        schema = _SCHEMA.with_metadata({"guda_lightning": canonical_json(record.to_stored())})
+        schema = SCHEMA.with_metadata({"guda_lightning": canonical_json(record.to_stored())})
         with (
             atomic_file(path) as temporary,
             pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
@@ -330,36 +264,6 @@ class ScoreTable:
         if not ScoreTable.exists(path):
             return False
         return replace(ScoreTable.load_record(path), chunks=()) == replace(record, chunks=())
-
-    def _distinct(self, column: str) -> tuple[Any, ...]:
-        return tuple(pc.unique(self.table[column]).to_pylist())
-
-    def _pivot(self, column: str) -> Tensor:
-        for name in ("method", "weighting", "seed"):
-            choices = self._distinct(name)
-            if len(choices) != 1:
-                raise ConfigError(
-                    f"a matrix needs a score table with one {name}",
-                    found=", ".join(map(str, choices)) or "no rows",
-                    expected=f"one {name}",
-                    fix=f"choose with select({name}=...)",
-                )
-        queries, groups = self.queries, self.groups
-        rows = pc.index_in(self.table["query"], pa.array(queries)).to_numpy()
-        columns = pc.index_in(self.table["group"], pa.array(groups)).to_numpy()
-        present = np.zeros((len(queries), len(groups)), bool)
-        present[rows, columns] = True
-        if not present.all():
-            query, group = np.argwhere(~present)[0]
-            raise ConfigError(
-                f"the score of query {queries[query]!r} and group {groups[group]!r} is missing",
-                found=f"{len(self)} rows for {len(queries)} queries and {len(groups)} groups",
-                expected=f"{present.size} rows",
-                fix="score all queries under all groups with guda attribute",
-            )
-        matrix = np.empty(present.shape)
-        matrix[rows, columns] = self.table[column].to_numpy()
-        return torch.from_numpy(matrix)
 
 
 @contextmanager

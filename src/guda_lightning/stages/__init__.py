@@ -1,1 +1,1 @@
-"""The stages of an attribution: each one method of ``GudaTrainer``, each in a file of its name."""
+"""The stages of an attribution: each one function in a file of its name, whose signature is its options."""

@@ -24,7 +24,7 @@ from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, is_timed, say, say_cost
 from guda_lightning.progress_bar import Bar
-from guda_lightning.report.summary import summary_of_parts
+from guda_lightning.report.summary_text import summary_of_parts
 from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.stages.base import StageTrainer

@@ -11,7 +11,7 @@ from guda_lightning.evaluation.comparison import compare
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.evaluation.tables import method_tables, oracle_tables
 from guda_lightning.report import charts
-from guda_lightning.report.agreement import agreement_chart
+from guda_lightning.report.agreement_table import agreement_chart
 from guda_lightning.report.agreement_text import agreement_text
 from guda_lightning.storage.runs import RunFolder
 

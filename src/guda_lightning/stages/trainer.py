@@ -16,7 +16,7 @@ from guda_lightning.stages.unlearn import unlearn as _unlearn
 class GudaTrainer(StageTrainer):
     """A stock ``Trainer`` plus one method for each stage; ``default_root_dir`` is the run folder."""
 
-    # A stage is one file of this folder: a function whose signature and docstring are the command's options.
+    # For Python; the command line calls the functions themselves.
     fit_full = _fit_full
     validate_full = _validate_full
     unlearn = _unlearn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guda_lightning.evaluation.agreement import ORACLE
 from guda_lightning.evaluation.result import EVERY, Evaluation
-from guda_lightning.report.agreement import (
+from guda_lightning.report.agreement_table import (
     MAIN,
     AgreementRow,
     AgreementTable,

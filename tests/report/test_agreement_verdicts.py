@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from guda_lightning.evaluation.result import Evaluation
-from guda_lightning.report.agreement import share
+from guda_lightning.report.agreement_table import share
 from guda_lightning.report.agreement_text import agreement_text
-from guda_lightning.report.verdicts import verdicts
+from guda_lightning.report.agreement_verdicts import verdicts
 
 Build = Callable[..., Evaluation]
 TOGETHER = r"is not told apart from a second retraining: at most \.\d\d worse in top1"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from guda_lightning.report.summary import summary, summary_of_parts
+from guda_lightning.report.summary_text import summary, summary_of_parts
 from guda_lightning.scores import ScoreTable
 
 EXPECTED = """\
