@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from guda_lightning.version import __version__
 
 _HOMES = {
+    "AttributionContext": "attribution",
     "CoalitionAttributor": "attribution",
     "CounterfactualAttributor": "attribution",
     "CounterfactualStore": "counterfactuals",
@@ -28,6 +29,7 @@ _HOMES = {
     "UnlearnModule": "unlearning",
 }
 __all__ = [
+    "AttributionContext",
     "CoalitionAttributor",
     "CounterfactualAttributor",
     "CounterfactualStore",
@@ -51,6 +53,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from guda_lightning.attribution import (
+        AttributionContext,
         CoalitionAttributor,
         CounterfactualAttributor,
         GuidanceAttributor,

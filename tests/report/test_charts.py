@@ -114,15 +114,6 @@ def test_long_tables_are_cut_and_say_so() -> None:
     assert spec["title"]["subtitle"].endswith(f"the first {groups - 1} of {groups} groups")
 
 
-def test_group_bars_show_the_strongest_first_with_its_interval() -> None:
-    table = _table(torch.tensor([[1.0, 5.0, -2.0], [2.0, 3.0, -4.0]]))
-    rows = _values(charts.group_bars(table).to_dict())
-    assert [row["group"] for row in rows] == ["group 1", "group 0", "group 2"]
-    assert [row["top"] for row in rows] == ["leads 100%", "leads 0%", "leads 0%"]
-    assert rows[0]["mean"] == 4.0
-    assert rows[0]["high"] - rows[0]["mean"] == pytest.approx(1.96 * 1.0)
-
-
 def test_a_chart_of_two_weightings_is_refused() -> None:
     scores = torch.randn(2, 2)
     both = ScoreTable.concat([_table(scores), _table(scores, weighting="uniform")])
@@ -140,7 +131,7 @@ def test_every_chart_renders_to_a_picture() -> None:
         )
         for dots, band in ((rows, oracle), (rows, {}), ([], oracle))
     ]
-    others = [charts.heatmap(table), charts.group_bars(table), charts.influence_curves(_curves(3))]
+    others = [charts.heatmap(table), charts.influence_curves(_curves(3))]
     for chart in (*others, *agreements):
         assert charts.svg(chart).startswith("<svg")
         small, large = (Image.open(io.BytesIO(charts.png(chart, scale))) for scale in (1.0, 2.0))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from guda_lightning.errors import MissingExtraError
 from guda_lightning.scores import ScoreTable
-from guda_lightning.scores.summaries import group_summaries
 
 if TYPE_CHECKING:
     import altair as alt
@@ -83,41 +82,6 @@ def heatmap(table: ScoreTable) -> alt.Chart:
         .properties(width=max(240, min(900, 16 * len(queries))), height=_rows_height(len(table.groups)))
     )
     return styled(chart)
-
-
-def group_bars(table: ScoreTable) -> alt.LayerChart:
-    """Draw every group's mean score with its 95 % interval, the strongest first, and how often it leads."""
-    require()
-    import altair as alt
-
-    count = len(table.queries)
-    summaries = sorted(group_summaries(table), key=lambda row: -row.mean)
-    rows = [
-        {
-            "group": row.group,
-            "mean": row.mean,
-            "low": row.mean - 1.96 * row.stderr,
-            "high": row.mean + 1.96 * row.stderr,
-            "top": f"leads {row.top / count:.0%}",
-        }
-        for row in summaries
-    ]
-    title = alt.TitleParams(
-        "Mean influence of each group",
-        subtitle=f"95 % interval over {count} queries, and the share of queries it leads",
-    )
-    base = alt.Chart(alt.InlineData(values=rows)).encode(y=alt.Y("group:N", sort=None, title=None))
-    bars = base.mark_bar(size=12, cornerRadiusEnd=2).encode(
-        x=alt.X("mean:Q", title="mean score"),
-        color=alt.condition("datum.mean < 0", alt.value(NEGATIVE), alt.value(POSITIVE)),
-    )
-    intervals = base.mark_rule(color=INK).encode(x=alt.X("low:Q", title="mean score"), x2="high:Q")
-    shares = base.mark_text(align="left", dx=6, color=INK, fontSize=10).encode(
-        x=alt.X("farther:Q", title="mean score"), text="top:N"
-    )
-    shares = shares.transform_calculate(farther="max(0, datum.high)")
-    layers: alt.LayerChart = bars + intervals + shares
-    return styled(layers.properties(title=title, width=460, height=_rows_height(len(summaries))))
 
 
 def influence_curves(curves: Sequence[Mapping[str, Any]]) -> alt.FacetChart:
