@@ -87,6 +87,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    from guda_lightning.diffusion import cost
+
+    cost._MANY = cost._FEW  # every stage says what it will cost: how near that comes, benchmarks say
     # Half a million objects of imported libraries stay: the collector need not look at them again and again.
     gc.collect()
     gc.freeze()
