@@ -68,6 +68,7 @@ WARM = pytest.StashKey[Server]()
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # the networks are tiny: a second thread would only wait for the first
+    gc.disable()  # until everything is imported, of which nothing becomes garbage
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -93,6 +94,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # Half a million objects of imported libraries stay: the collector need not look at them again and again.
     gc.collect()
     gc.freeze()
+    gc.enable()
     if any("warm" in getattr(item, "fixturenames", ()) for item in session.items):
         session.stash[WARM] = Server()  # now: everything is imported, and nothing has run
 
