@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Size:
     stages: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-_NETWORK = "--model.init_args.denoiser.init_args."
+_HERE = Path(__file__).parent
 TOY = Size(
     queries=6,
     steps=8,
@@ -62,17 +63,8 @@ TOY = Size(
     styled=20,
     streamed=(3, 5),
     pipeline=2,
-    network=(
-        *(f"{_NETWORK}block_out_channels", "[8]"),
-        *(f"{_NETWORK}down_block_types", "[DownBlock2D]"),
-        *(f"{_NETWORK}up_block_types", "[UpBlock2D]"),
-        *(f"{_NETWORK}norm_num_groups", "4"),
-        *(f"{_NETWORK}attention_head_dim", "8"),
-    ),
-    everywhere=(
-        *("--trainer.max_steps", "8", "--trainer.limit_val_batches", "0"),
-        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
-    ),
+    network=("-c", str(_HERE / "toy_network.yaml")),
+    everywhere=("-c", str(_HERE / "toy.yaml")),
     stages={
         "guide": ("--classifier.steps", "4"),
         "unlearn": ("--steps", "2"),
