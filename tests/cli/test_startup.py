@@ -159,12 +159,19 @@ def test_any_change_goes_the_long_way(
         "model:\n  init_args:\n    pretrained: some/pipeline\n",
         "run: runs/${oc.env:USER}\n",
         "seed_everything: true\n",
+        "model: parts/model.yaml\n",  # with what the parts above may hold
     ],
 )
 def test_what_may_depend_on_more_is_never_skipped(more: str, tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text(more)
     assert fingerprint(Inputs.of("fit", ["-c", DIGITS])) is not None
     assert fingerprint(Inputs.of("fit", ["-c", DIGITS, "-c", str(tmp_path / "more.yaml")])) is None
+
+
+@pytest.mark.parametrize("spelling", [["-cmine.yaml"], ["--conf", "mine.yaml"], ["--pre=some/pipeline"]])
+def test_options_of_another_spelling_are_never_skipped(spelling: list[str]) -> None:
+    assert fingerprint(Inputs.of("fit", ["-c", DIGITS, "--trainer.max_epochs", "-1"])) is not None
+    assert fingerprint(Inputs.of("fit", ["-c", DIGITS, *spelling])) is None
 
 
 def test_a_run_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
