@@ -22,8 +22,9 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     inputs = [
         (stage, Inputs.of(stage.name, located(options))) for stage, options in _stages(command, arguments)
     ]
-    for stage, given in inputs:
-        refuse_early(stage, given)
+    names = [stage.name for stage, _ in inputs]
+    for position, (stage, given) in enumerate(inputs):
+        refuse_early(stage, given, names[:position])
     # What is misspelt for the last stage shows before the first one works.
     parsed = deque(parse(stage, given.arguments) for stage, given in inputs)
     made: dict[str, Any] = {}
