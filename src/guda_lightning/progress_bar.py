@@ -57,7 +57,7 @@ class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Draw, unless it is too early for a line that stays."""
-        if self.delay and not self.fp.isatty() and self._time() < self.start_t + self.delay:
+        if self.delay and not self.fp.isatty() and super().format_dict["elapsed"] < self.delay:
             return False
         drawn: bool = super().display(msg, pos)
         return drawn

@@ -184,7 +184,8 @@ def _seconds_per_step(
         optimizer.step()
         next(weight for weight in trained if weight.grad is not None).flatten()[0].item()
 
-    gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    on_gpu = torch.device(device).type == "cuda" and torch.cuda.is_available()
+    gpus = [torch.device(device)] if on_gpu else []
     with torch.enable_grad(), torch.random.fork_rng(gpus), _refusing(timed, shape):  # dropout
         return _seconds_per_sample(step, batch_size)
 
