@@ -71,13 +71,20 @@ MEASURED = {
 }
 TOYS = {
     "digits": Setting(
-        {**_DIGITS["unet"], "block_out_channels": (8, 8), "norm_num_groups": 4, "attention_head_dim": 8},
+        {
+            **_DIGITS["unet"],
+            "block_out_channels": (8,),
+            "down_block_types": ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",),
+            "norm_num_groups": 4,
+            "attention_head_dim": 8,
+        },
         (1, 8, 8),
         1,
         5,
         5,
         2,
-        3,
+        2,
         1,
     )
 }

@@ -63,17 +63,19 @@ TOY = Size(
     streamed=(3, 5),
     pipeline=2,
     network=(
-        *(f"{_NETWORK}block_out_channels", "[8,8]"),
+        *(f"{_NETWORK}block_out_channels", "[8]"),
+        *(f"{_NETWORK}down_block_types", "[DownBlock2D]"),
+        *(f"{_NETWORK}up_block_types", "[UpBlock2D]"),
         *(f"{_NETWORK}norm_num_groups", "4"),
         *(f"{_NETWORK}attention_head_dim", "8"),
     ),
     everywhere=(
-        *("--trainer.max_steps", "8"),
-        *("--trainer.enable_progress_bar", "false"),
+        *("--trainer.max_steps", "8", "--trainer.limit_val_batches", "0"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
     ),
     stages={
         "guide": ("--classifier.steps", "4"),
-        "unlearn": ("--steps", "2", "--trainer.limit_val_batches", "0"),
+        "unlearn": ("--steps", "2"),
         "sample": ("--steps", "3", "--num", "6"),
     },
 )
@@ -87,11 +89,6 @@ GPU = Size(
 TOY_GPU = replace(  # of images that a CPU has the time for
     TOY,
     queries=3,
-    network=(
-        *TOY.network,
-        *(f"{_NETWORK}down_block_types", "[DownBlock2D,DownBlock2D]"),
-        *(f"{_NETWORK}up_block_types", "[UpBlock2D,UpBlock2D]"),
-    ),
     everywhere=(
         *TOY.everywhere,
         *("--trainer.precision", "32-true"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -48,6 +49,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     WANDB_MODE="offline",
     WANDB_SILENT="true",
+    WANDB_X_SAVE_REQUIREMENTS="false",  # a list of all packages, for every run
     WANDB_DIR=str(_HOME / "wandb"),
     WANDB_DATA_DIR=str(_HOME / "wandb-data"),
     WANDB_CACHE_DIR=str(_HOME / "wandb-cache"),
@@ -66,6 +68,12 @@ WARM = pytest.StashKey[Server]()
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # the networks are tiny: a second thread would only wait for the first
+    gc.disable()  # until everything is imported, of which nothing becomes garbage
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if WARM in session.stash:
+        session.stash[WARM].close()
 
 
 def pytest_unconfigure() -> None:
@@ -80,6 +88,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    from guda_lightning.diffusion import cost
+
+    cost._MANY = cost._FEW  # every stage says what it will cost: how near that comes, benchmarks say
+    # Half a million objects of imported libraries stay: the collector need not look at them again and again.
+    gc.collect()
+    gc.freeze()
+    gc.enable()
     if any("warm" in getattr(item, "fixturenames", ()) for item in session.items):
         session.stash[WARM] = Server()  # now: everything is imported, and nothing has run
 
@@ -190,7 +205,7 @@ def finished_run(_finished_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_finished_run, tmp_path / _finished_run.name))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def warm(request: pytest.FixtureRequest) -> Server:
     """Starts processes that have imported everything already."""
     return request.session.stash[WARM]

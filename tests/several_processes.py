@@ -1,4 +1,4 @@
-"""Stages through the command line, in one process or in two; tests run it as a script."""
+"""Stages through the command line, in one process or in two, which Lightning starts if this is a script."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from guda_lightning import FSDP2Strategy
 
 TESTS = Path(__file__).parent
 CONF = TESTS / "conf"
-RANK = int(os.environ.get("LOCAL_RANK", "0"))
 ONE, DDP, FSDP2 = "one", "ddp", "fsdp2"  # one process, and two strategies of two
 TWO = (DDP, FSDP2)
 BATCH = 16  # of all processes together; there are 16 images a group
@@ -28,6 +27,11 @@ QUERIES = 5  # not a multiple of two
 TABLES = ("retrack-0", "retrack-1", "guidance-0", "guidance_race-0")
 WATCHED = {ONE: ("few", "fixed"), DDP: ("few",), FSDP2: ("fixed",)}  # by the callback, of validation
 SCORED = {DDP: TABLES[::2] + TABLES[3:], FSDP2: TABLES[:3]}
+
+
+def rank() -> int:
+    """Which of the processes this is."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 class StopAfterEpoch(Callback):
@@ -78,7 +82,7 @@ def stage(name: str, run: Path, strategy: str, *arguments: str, code: int = 0, *
         "trainer": {**shared, **trainer},
     }
     run.mkdir(exist_ok=True)
-    file = run / f"{name}-{RANK}.yaml"
+    file = run / f"{name}-{rank()}.yaml"
     file.write_text(yaml.safe_dump(options), "utf-8")
     given = ["-c", str(CONF / "digits.yaml"), "-c", str(file), "--run", str(run), *arguments]
     found = main([name, *given])
@@ -94,9 +98,9 @@ def whole_run(folder: Path, strategy: str) -> None:
     unlearn = ["-c", str(CONF / "unlearn.yaml"), "--optimizer", "torch.optim.SGD", "--optimizer.lr", ".05"]
     stage("fit", run, strategy, logger=wandb)
     stage("retrain", run, strategy, "--groups", "dark")
-    stage("unlearn", run, strategy, *unlearn, logger=wandb, callbacks=held)
+    stage("unlearn", run, strategy, *unlearn, callbacks=held)
     lora = ["--groups", "dark", "--seed", "1", "--lora.rank", "2", "--optimizer.lr", "10"]
-    stage("unlearn", run, strategy, *unlearn, *lora)
+    stage("unlearn", run, strategy, *unlearn, *lora, logger=wandb)
     if strategy != FSDP2:
         size = f"--classifier.batch_size={BATCH if strategy == ONE else BATCH // 2}"
         stage("guide", run, strategy, "-c", str(CONF / "guide.yaml"), size)
@@ -128,7 +132,7 @@ def scores(run: Path, strategy: str, tables: Sequence[str]) -> None:
 def scored_run(folder: Path, strategy: str) -> None:
     """The models of one process, scored by another strategy."""
     run = folder / f"scored-{strategy}"
-    if RANK == 0:
+    if rank() == 0:
         shutil.copytree(folder / ONE, run, ignore=shutil.ignore_patterns("scores", "errors", "wandb"))
     _meet()
     scores(run, strategy, SCORED[strategy])
@@ -141,7 +145,7 @@ def stopped_run(folder: Path, strategy: str) -> None:
 
 def resumed_run(folder: Path, stopped: str, strategy: str) -> None:
     run = folder / f"{stopped}-{strategy}"
-    if RANK == 0:
+    if rank() == 0:
         shutil.copytree(folder / f"stopped-{stopped}", run)
     _meet()
     stage("fit", run, strategy)
@@ -166,24 +170,35 @@ class Written:
             self.names.add(path)
 
 
-if __name__ == "__main__":
+def everything(folder: Path) -> None:
+    """What tests compare with one process, in one of two processes that know of each other."""
+    written = Written(folder)
+    _few_queries_a_chunk()
+    for strategy in TWO:
+        whole_run(folder, strategy)
+        scored_run(folder, strategy)
+        stopped_run(folder, strategy)
+    for strategy in TWO:
+        for stopped in sorted({ONE, *TWO} - {strategy}):
+            resumed_run(folder, stopped, strategy)
+    (folder / f"written-{rank()}.json").write_text(json.dumps(sorted(written.names)), "utf-8")
+
+
+def dying(folder: Path, dead: int, strategy: str) -> None:
+    """A training of which one process dies."""
+    dies = [{"class_path": "several_processes.Die", "init_args": {"rank": dead}}]
+    stage("fit", folder, strategy, code=2, callbacks=dies)
+
+
+def _few_queries_a_chunk() -> None:
     from guda_lightning.attribution import chunks
 
+    chunks.CHUNK_QUERIES = 2  # the last chunk has fewer queries than there are processes
+
+
+if __name__ == "__main__":  # Lightning starts the second process
     sys.path.insert(0, str(TESTS))
     torch.set_num_threads(1)
-    chunks.CHUNK_QUERIES = 2  # the last chunk has fewer queries than there are processes
     work = Path(sys.argv[1])
-    if sys.argv[2:]:
-        rank, strategy = int(sys.argv[2]), sys.argv[3]
-        dies = [{"class_path": "several_processes.Die", "init_args": {"rank": rank}}]
-        stage("fit", work, strategy, code=2, callbacks=dies)
-    else:
-        written = Written(work)
-        for strategy in TWO:
-            whole_run(work, strategy)
-            scored_run(work, strategy)
-            stopped_run(work, strategy)
-        for strategy in TWO:
-            for stopped in sorted({ONE, *TWO} - {strategy}):
-                resumed_run(work, stopped, strategy)
-        (work / f"written-{RANK}.json").write_text(json.dumps(sorted(written.names)), "utf-8")
+    stage("fit", work / "whole", DDP)
+    dying(work / "dying", 1, FSDP2)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -19,6 +22,7 @@ import several_processes
 from guda_lightning import CounterfactualStore, ScoreTable
 from guda_lightning.data import load_queries
 from several_processes import BATCH, DDP, FSDP2, ONE, QUERIES, SCORED, TWO, WATCHED
+from warm import Server
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,25 +31,30 @@ pytestmark = [
 ]
 
 
-def script(*arguments: object) -> subprocess.CompletedProcess[str]:
-    outside = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK")}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", several_processes.__file__, *map(str, arguments)],
-        env={**outside, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+def ranks(warm: Server, logs: Path, run: Callable[..., None], *arguments: object) -> list[tuple[int, str]]:
+    """Run a function in two processes that know of each other; how each ended and what it printed."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                warm.process(logs / f"{rank}.log", run, *arguments, **shared, LOCAL_RANK=str(rank))
+            )
+            for rank in (0, 1)
+        ]
+        return [(process.wait(), process.log.read_text()) for process in started]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, warm: Server) -> Path:
     """The same stages, in one process here and in two elsewhere."""
     root = tmp_path_factory.mktemp("processes")
     several_processes.whole_run(root, ONE)
     several_processes.stopped_run(root, ONE)
-    finished = script(root)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert finished.stdout.count("going on from") == 4  # from the checkpoints, not from the start
+    first, second = ranks(warm, root, several_processes.everything, root)
+    assert first[0] == second[0] == 0, first[1][-3000:] + second[1][-3000:]
+    assert first[1].count("going on from") == 4  # from the checkpoints, not from the start
     for strategy in TWO:
         several_processes.resumed_run(root, strategy, ONE)
     return root
@@ -150,7 +159,7 @@ def test_only_rank_zero_logs_to_wandb(folder: Path, strategy: str) -> None:
     def runs(name: str) -> int:
         return len(list((folder / name / "wandb").glob("offline-run-*")))
 
-    assert runs(strategy) == runs(ONE) == 1 + 3  # fit, and each group
+    assert runs(strategy) == runs(ONE) == 1 + 1  # fit, and a group
 
 
 def test_every_file_has_one_writer(folder: Path) -> None:
@@ -174,16 +183,33 @@ def test_each_strategy_goes_on_from_the_checkpoint_of_another(
     assert record["steps"] == 6
 
 
-@pytest.mark.parametrize(("dead", "strategy"), [(0, "ddp"), (1, "fsdp2")])
-def test_a_rank_that_dies_ends_the_others_with_a_message(tmp_path: Path, dead: int, strategy: str) -> None:
-    finished = script(tmp_path, dead, strategy)
-    left = 1 - dead
+def refuse_silence(left: int, said: str) -> None:
+    """What the process that is left says of the one that died."""
     prefix = f"error (process {left}): " if left else "error: "
-    assert f"{prefix}rank {left} of 2 has lost another rank\n  found:    " in finished.stderr
+    assert f"{prefix}rank {left} of 2 has lost another rank\n  found:    " in said
     assert (
         "  expected: all processes alive until the end\n"
         "  fix:      see what the other process printed last, nothing where it was killed, as for want of "
         "memory; then the same command goes on from the last whole epoch, group or batch\n"
-    ) in finished.stderr
-    assert "Traceback" not in finished.stderr
-    assert finished.returncode == (-9 if dead == 0 else 0)
+    ) in said
+    assert "Traceback" not in said
+
+
+def test_the_first_rank_dies(warm: Server, tmp_path: Path) -> None:
+    killed, left = ranks(warm, tmp_path, several_processes.dying, tmp_path, 0, DDP)
+    assert (killed[0], left[0]) == (-9, 0)
+    refuse_silence(1, left[1])
+
+
+def test_processes_that_lightning_starts_train_and_end_with_one_that_dies(tmp_path: Path) -> None:
+    outside = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK")}
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", several_processes.__file__, str(tmp_path)],
+        env={**outside, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads((tmp_path / "whole" / "full" / "record.json").read_text())["steps"] == 6
+    refuse_silence(0, ended.stderr)
+    assert not (tmp_path / "dying" / "full").exists()
+    assert ended.returncode == 0

@@ -63,7 +63,13 @@ class Server:
         if pid == 0:
             self._here.close()
             _serve(there)
+        self._pid = pid
         there.close()
+
+    def close(self) -> None:
+        """End; the time that its processes took counts as this one's then."""
+        self._here.close()
+        os.waitpid(self._pid, 0)
 
     @contextmanager
     def process(

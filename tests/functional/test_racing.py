@@ -72,14 +72,14 @@ def lead(gap: float, groups: int, k: int) -> Tensor:
 @pytest.mark.parametrize(("groups", "k", "rounds_min"), [(2, 1, 2), (2, 1, 3), (6, 1, 3), (6, 3, 3)])
 @pytest.mark.parametrize("gap", [0.0, 0.1, 0.5, 2.0])
 def test_normal_rounds_err_at_most_with_half_delta(groups: int, k: int, rounds_min: int, gap: float) -> None:
-    queries, delta = 6000, 0.2
+    queries, delta = 2000, 0.2
     rounds = normal(10, queries, groups) + lead(gap, groups, k)
     found = Recorded(rounds).race(k=k, delta=delta, rounds_min=rounds_min)
     assert not more_often_than(delta / 2, contradicted(found.decisions, k), queries)
 
 
 def test_a_tie_is_called_decided_at_most_with_delta() -> None:
-    queries, delta = 20000, 0.2
+    queries, delta = 6000, 0.2
     found = Recorded(normal(10, queries, 2)).race(delta=delta)
     called = int(found.decisions.done.sum())
     assert not more_often_than(delta, called, queries)
@@ -101,7 +101,7 @@ def test_the_bound_is_needed_for_looks_and_for_pairs() -> None:
 @pytest.mark.parametrize(("groups", "k"), [(2, 1), (6, 1), (6, 3)])
 @pytest.mark.parametrize("gap", [0.0, 0.1, 0.5])
 def test_rounds_of_skewness_one_err_at_most_with_delta(groups: int, k: int, gap: float) -> None:
-    queries, delta = 6000, 0.1
+    queries, delta = 2000, 0.1
     rounds = skewed(10, queries, groups, freedom=8) + lead(gap, groups, k)
     found = Recorded(rounds).race(k=k, delta=delta)
     assert not more_often_than(delta, contradicted(found.decisions, k), queries)

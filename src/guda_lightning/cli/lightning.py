@@ -144,7 +144,9 @@ class StageCLI(LightningCLI):
         return built
 
     def _resolved(self) -> str:
-        """The configuration as YAML with all values, for processes that do the same elsewhere."""
+        """The configuration as YAML with all values, for processes that do the same elsewhere, if any do."""
+        if self.config.spread is None:
+            return ""
         config = self.config.clone()
         config.spread = None
         dumped: str = self.parser.dump(config, skip_none=False)
