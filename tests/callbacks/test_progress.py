@@ -12,6 +12,8 @@ import pytest
 from diffusers import DDPMScheduler
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
+from lightning.pytorch.demos.boring_classes import BoringModel, RandomIterableDataset
+from torch.utils.data import DataLoader
 
 from guda_lightning import DiffusionModule
 from guda_lightning.callbacks import ResumeCheckpoint
@@ -129,6 +131,14 @@ def test_a_training_without_an_end_and_one_that_goes_on(
     train(tmp_path / "again", Interrupt(), max_epochs=2)
     first, *_, last = train(tmp_path / "again", max_epochs=2)  # from the end of the first epoch, of six steps
     assert first.endswith("]  6/12 steps") and "]  12/12 steps  " in last
+
+
+def test_a_loader_without_length_has_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watched(monkeypatch)
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "max_epochs": 1}
+    trainer = Trainer(**quiet({"default_root_dir": tmp_path, "limit_val_batches": 0, **options}, "fit"))
+    trainer.fit(BoringModel(), DataLoader(RandomIterableDataset(32, 3)))
+    assert [line.split("  ")[1] for line in seen(terminal.getvalue())][-1] == "3 steps"
 
 
 def test_a_validation_shows_its_batches(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.inputs import Inputs
 from guda_lightning.cli.main import main
+from guda_lightning.cli.refusals import refuse_early
 from guda_lightning.cli.skipping import complete, fingerprint, remember
+from guda_lightning.errors import QueryError
 from guda_lightning.storage.runs import RunFolder
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -68,6 +71,15 @@ def test_paths_that_do_not_exist_are_refused_without_torch(tmp_path: Path) -> No
         f"error: there are no queries at {nowhere}",
     ]
     assert not Path(run).exists()
+
+
+def test_what_stages_before_will_write_is_not_missing(tmp_path: Path) -> None:
+    inputs = Inputs.of("attribute", ["--run", f"{tmp_path}", "--queries", f"{tmp_path}/queries"])
+    stage = find("attribute")
+    assert isinstance(stage, Stage)
+    refuse_early(stage, inputs, ["fit", "sample", "unlearn"])
+    with pytest.raises(QueryError, match=f"there are no queries at {tmp_path}/queries"):
+        refuse_early(stage, inputs, ["fit", "unlearn"])
 
 
 def test_the_last_value_of_an_option_counts(tmp_path: Path) -> None:
@@ -159,12 +171,19 @@ def test_any_change_goes_the_long_way(
         "model:\n  init_args:\n    pretrained: some/pipeline\n",
         "run: runs/${oc.env:USER}\n",
         "seed_everything: true\n",
+        "model: parts/model.yaml\n",  # with what the parts above may hold
     ],
 )
 def test_what_may_depend_on_more_is_never_skipped(more: str, tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text(more)
     assert fingerprint(Inputs.of("fit", ["-c", DIGITS])) is not None
     assert fingerprint(Inputs.of("fit", ["-c", DIGITS, "-c", str(tmp_path / "more.yaml")])) is None
+
+
+@pytest.mark.parametrize("spelling", [["-cmine.yaml"], ["--conf", "mine.yaml"], ["--pre=some/pipeline"]])
+def test_options_of_another_spelling_are_never_skipped(spelling: list[str]) -> None:
+    assert fingerprint(Inputs.of("fit", ["-c", DIGITS, "--trainer.max_epochs", "-1"])) is not None
+    assert fingerprint(Inputs.of("fit", ["-c", DIGITS, *spelling])) is None
 
 
 def test_a_run_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_weights_that_are_no_numbers_are_not_stored(store: CounterfactualStore, 
         "the counterfactual 'retrack' without 3 (seed 0) has weights that are not numbers",
         "NaN or infinity in conv.weight",
         "finite weights",
-        "make it again with a lower learning rate",
+        "make it again with a lower learning rate, or a lower forget_weight of its objective",
     )
     with pytest.raises(NumericsError, match=expected):
         store.save(weights(bad), RECORD)

@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from guda_lightning import CounterfactualStore, DiffusionModule, GudaTrainer
 from guda_lightning.callbacks import ResumeCheckpoint
-from guda_lightning.diffusion.cost import TrainingCost
+from guda_lightning.diffusion import diffusion_model
+from guda_lightning.diffusion.cost import TrainingCost, seconds_per_step
 from guda_lightning.unlearning import Finetune
 from toys import quiet_trainer, shades, tiny_unet
 
@@ -132,3 +133,11 @@ def test_records_count_what_was_done(tmp_path: Path) -> None:  # of two processe
         ("retrain", 1),
     }
     assert {(record.steps, record.network_evaluations) for record in records} == {(STEPS, evaluations)}
+
+
+def test_a_frozen_network_with_weights_that_are_no_floats_can_be_timed() -> None:
+    network = tiny_unet().requires_grad_(False)
+    network.register_parameter("levels", torch.nn.Parameter(torch.zeros(3, dtype=torch.int8), False))
+    model = diffusion_model(DiffusionModule(network, DDPMScheduler(20)))
+    assert seconds_per_step(model, shades().image_shape, 2) > 0
+    assert not any(weight.requires_grad for weight in network.parameters())

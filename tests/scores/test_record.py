@@ -100,6 +100,12 @@ def test_a_file_of_format_1_opens_with_the_kind_that_it_does_not_name(kind: str,
     assert ScoreTable.is_complete(path, loaded.record)
 
 
+def test_joined_scores_per_sample_of_format_1_stay_per_sample(tmp_path: Path) -> None:
+    record = {"tables": [{**table, "per": "sample"} for table in OLD["joined"]["tables"]]}
+    loaded = ScoreTable.load(write(tmp_path / "table.parquet", {"format": 1, "record": record}))
+    assert loaded.per == "sample"
+
+
 @pytest.mark.parametrize("kind", OLD)
 def test_every_kind_comes_back_from_its_file(kind: str, tmp_path: Path) -> None:
     record = ScoreRecord.from_json(OLD[kind])

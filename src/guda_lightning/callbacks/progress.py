@@ -151,4 +151,5 @@ def quiet(recipe: Mapping[str, Any], title: str) -> dict[str, Any]:
 def _progress(trainer: Trainer) -> Progress:
     """Optimizer steps done, and in all."""
     total = trainer.estimated_stepping_batches
-    return Progress(trainer.global_step, int(total) if math.isfinite(total) else None)
+    # Lightning says -1 where loaders have no length and only epochs are limited.
+    return Progress(trainer.global_step, int(total) if 0 <= total < math.inf else None)

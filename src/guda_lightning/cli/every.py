@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +22,18 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     inputs = [
         (stage, Inputs.of(stage.name, located(options))) for stage, options in _stages(command, arguments)
     ]
-    for stage, given in inputs:
-        refuse_early(stage, given)
+    names = [stage.name for stage, _ in inputs]
+    for position, (stage, given) in enumerate(inputs):
+        refuse_early(stage, given, names[:position])
     # What is misspelt for the last stage shows before the first one works.
-    parsed = [parse(stage, given.arguments) for stage, given in inputs]
+    parsed = deque(parse(stage, given.arguments) for stage, given in inputs)
     made: dict[str, Any] = {}
-    for cli in parsed:
+    while parsed:
+        cli = parsed.popleft()  # its model and data are free before the next stage reads its own
         if "unlearn" in made and cli.stage.name == "attribute":
             _score_only(cli, made["unlearn"])
         made[cli.stage.name] = cli.run()
-    trainer = parsed[-1].trainer
+    trainer = cli.trainer
     if not trainer.is_global_zero:
         return 0
     return find("report").run([trainer.default_root_dir, "--scores", str(made["attribute"][-1])])

@@ -24,6 +24,7 @@ from guda_lightning.storage.runs import RunFolder
 
 _PACKAGES = ("diffusers", "jsonargparse", "lightning", "numpy", "omegaconf", "torch", "wandb")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_DECIDING = ("config", "pretrained", "seed_everything")  # options that are looked at by name
 _LAUNCHED = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 _VARIABLES = re.compile(
     r"(?!PL_GLOBAL_SEED|PL_SEED_WORKERS)(PL|SLURM|CUDA|NVIDIA|TORCH|LIGHTNING|PYTHON|WANDB)_?"
@@ -90,8 +91,17 @@ def _is_decided_by(inputs: Inputs) -> bool:
         or any("oc." in text for text in (*inputs.arguments, *inputs.files.values()))  # environment variables
         or any(key.rpartition(".")[2] == "pretrained" for key in inputs.values)  # a pipeline on disk or hub
         or any(not re.fullmatch(r"\d+", str(seed)) for seed in inputs.values.get("seed_everything", ()))
+        or any(_is_shortened(argument) for argument in inputs.arguments)
+        or any(text.endswith((".yaml", ".yml", ".json")) for text in texts)  # a part of the configuration
         or any(not _is_known(text) for text in texts if _CLASS.fullmatch(text))
     )
+
+
+def _is_shortened(argument: str) -> bool:
+    """Whether the parser takes it for an option of another spelling: ``-cFILE``, ``--conf FILE``."""
+    name = argument.partition("=")[0]
+    long = any(option.startswith(name[2:]) and option != name[2:] for option in _DECIDING)
+    return (name.startswith("--") and name != "--" and long) or (name.startswith("-c") and name != "-c")
 
 
 def _is_known(class_path: str) -> bool:

@@ -171,9 +171,10 @@ def _seconds_per_step(
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> float:
     network = copy.deepcopy(model.denoiser).to(device).train()
-    trained = [weight for weight in network.parameters() if weight.requires_grad]
-    if not trained:
-        trained = list(network.requires_grad_(True).parameters())
+    floats = [weight for weight in network.parameters() if weight.is_floating_point()]  # not quantised ones
+    trained = [weight for weight in floats if weight.requires_grad] or floats
+    for weight in trained:
+        weight.requires_grad_(True)
     timed, optimizer = replace(model, denoiser=network), torch.optim.AdamW(trained, lr=0.0)
 
     def step(size: int) -> None:

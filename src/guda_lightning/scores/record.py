@@ -176,6 +176,8 @@ class ScoreRecord:
         if details is None:
             raise ValueError(f"scores of the kind {kind!r} instead of {', '.join(_KINDS)}")
         left = dict(stored)
+        if details is Joined and any(table.get("per") == "sample" for table in stored["tables"]):
+            left["per"] = "sample"  # format 1 says it in the tables alone
         shared = {name: left.pop(name) for name in _SHARED if name in left}
         of_models = {name: left.pop(name) for name in ("full_hash", "schedule_hash") if name in left}
         measured = {f.name: left.pop(f.name) for f in fields(ScoringRecord)} if "plan" in left else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guda_lightning.attribution import AttributionContext, Attributor
@@ -73,17 +73,12 @@ class Partitions:
     def _score(self, number: int) -> ScoreTable:
         """Score one partition; the full model's errors are kept in the folder and serve all of them."""
         view = self.data.regrouped(self.data.grouping.permuted(number, f"placebo {number}"))
+        context = replace(self.context, data=view, grouping=view.grouping)
         if self.maker is None:
-            return self.attributor.fit(AttributionContext(self.context.full, view)).score(self.queries)
+            return self.attributor.fit(context).score(self.queries)
         store = self.folder / "store"
         self.maker.elsewhere(view, store).make_all()
-        context = AttributionContext(
-            self.context.full,
-            view,
-            store=store,
-            cache=self.folder / "errors",
-            execution=self.context.execution,
-        )
+        context = replace(context, store=store, cache=self.folder / "errors")
         table = self.attributor.fit(context).score(self.queries)
         shutil.rmtree(store)
         return table

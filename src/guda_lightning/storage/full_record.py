@@ -44,9 +44,9 @@ class FullRecord:
 
     @property
     def seed(self) -> int | None:
-        """The seed of its training, if the configuration says so."""
+        """The seed of its training; None where the configuration sets none (``seed_everything: false``)."""
         seed = self.config.get("seed_everything")
-        return seed if isinstance(seed, int) else None
+        return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
     def to_dict(self) -> dict[str, Any]:
         """The entries of ``record.json``, without those that are not known."""

@@ -189,7 +189,7 @@ class WeightStore(ABC, Generic[_Key, _Record]):
                     f"{self.described(key)} has weights that are not numbers",
                     found=f"NaN or infinity in {name}",
                     expected="finite weights",
-                    fix="make it again with a lower learning rate",
+                    fix="make it again with a lower learning rate, or a lower forget_weight of its objective",
                 )
         # Weights that share memory, which safetensors refuses, become copies.
         weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}

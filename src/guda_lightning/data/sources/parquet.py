@@ -5,14 +5,10 @@ from __future__ import annotations
 import glob
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from guda_lightning.data.sources.columns import image_table, load_dataset
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import DataError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
