@@ -61,12 +61,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, warm: Server) -> Path:
 
 
 def refuse_difference(first: Path, second: Path, tolerance: float = 2e-6) -> None:
-    """Weights are of the size of one."""
+    """Weights are of the size of one; those of LoRAs, which take large steps, somewhat larger."""
     ours, theirs = load_file(first), load_file(second)
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         torch.testing.assert_close(
-            value, theirs[name], rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+            value, theirs[name], rtol=1e-5, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
         )
 
 
