@@ -185,7 +185,7 @@ def test_the_cost_of_an_evaluation_is_measured_without_touching_the_model() -> N
     subject = replace(model(SCHEDULERS[0], num_class_embeds=3), conditional=True)
     with counting(subject.denoiser) as evaluations:
         seconds = seconds_per_evaluation(subject, SHAPE, batch_size=4)
-    assert 0 < seconds < 1
+    assert seconds > 0
     assert evaluations.count == 0
 
 
