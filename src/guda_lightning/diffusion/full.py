@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from diffusers import ModelMixin, SchedulerMixin
 from lightning.pytorch import LightningModule
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -251,14 +250,19 @@ def _open_pipeline(path: Path, conditional: bool) -> FullModel:
             expected=f"{' or '.join(DENOISERS)}, and scheduler",
             fix="pass the folder of a diffusion pipeline, as save_pretrained writes it",
         )
-    network = _network(path / name, index[name][1])
-    scheduler = _component(path / "scheduler", index["scheduler"][1], SchedulerMixin)
+    network = _network(path / name, _class_name(index[name]))
+    scheduler = _component(path / "scheduler", _class_name(index["scheduler"]), SchedulerMixin)
     schedule, prediction = noise_schedule(scheduler), prediction_type(scheduler)
     model = DiffusionModel(network, schedule, prediction, conditional=conditional)
     return FullModel(model, scheduler, weights_hash(network.state_dict()))
 
 
-def _network(folder: Path, class_name: str | None) -> torch.nn.Module:
+def _class_name(entry: object) -> object:
+    """The class in an entry of a pipeline's index, ``[library, class]``; the entry itself if it is none."""
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
+
+
+def _network(folder: Path, class_name: object) -> torch.nn.Module:
     """The network of a folder, ready for use; diffusers itself would make up weights that are missing."""
     variant = weights_variant(folder)
     network, loaded = _component(
@@ -276,20 +280,20 @@ def made_up(loaded: Mapping[str, Any]) -> str:
     return "; ".join(f"{name} {keys}" for name, keys in sorted(wrong.items()))
 
 
-def _component(folder: Path, class_name: str | None, base: type, **options: object) -> Any:
+def _component(folder: Path, class_name: object, base: type, **options: object) -> Any:
     """One network or scheduler of a pipeline, without diffusers' own progress bar."""
     import diffusers
 
-    kind = getattr(diffusers, class_name or "", None)
+    kind = getattr(diffusers, class_name, None) if isinstance(class_name, str) else None
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise StoreError(
             f"{folder} names a class that diffusers does not have",
-            found=class_name,
+            found=class_name if isinstance(class_name, str) else repr(class_name)[:100],
             expected=f"a {'network' if base is ModelMixin else 'scheduler'} of the installed diffusers",
             fix="update diffusers, or load the model in your own LightningModule and pass a checkpoint",
         )
     loader: Any = kind
     try:
         return loader.from_pretrained(folder, local_files_only=True, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise unreadable(folder, error) from error
+    except Exception as error:  # whatever a constructor makes of a value in config.json
+        raise unreadable(folder, f"{type(error).__name__}: {error}") from error

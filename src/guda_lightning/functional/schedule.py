@@ -68,7 +68,8 @@ class NoiseSchedule:
             NumericsError: ᾱ is empty, leaves [0, 1], increases, is not finite, or has no step to score.
         """
         alpha_bar = alphas_cumprod.detach().to("cpu", torch.float64)
-        if not bool(((alpha_bar >= 0) & (alpha_bar <= 1)).all()) or bool((alpha_bar.diff() > 0).any()):
+        inside = alpha_bar.ndim == 1 and bool(((alpha_bar >= 0) & (alpha_bar <= 1)).all())
+        if not inside or bool((alpha_bar.diff() > 0).any()):
             raise NumericsError(
                 "alphas_cumprod is not a noise schedule",
                 found=f"{alpha_bar.numel()} values from {alpha_bar.min():.4g} to {alpha_bar.max():.4g}",

@@ -82,7 +82,7 @@ def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
         )
     except OSError as error:
         raise refuse(error.strerror) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise refuse(f"broken JSON: {error}") from error
     if not isinstance(value, dict):
         raise refuse(f"a JSON {type(value).__name__}")
