@@ -12,6 +12,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -317,6 +318,9 @@ ODD_NAMES = (
 )
 
 
+_IGNORED = re.compile(r"/(__MACOSX|\.DS_Store|Thumbs\.db|\._[^/]*|[^/]*\.(zip|txt|json))/")
+
+
 def mutate_folder(path: Path, rng: Rng) -> None:
     """Odd names, links, copies, empty folders, and files where folders are expected."""
     for _ in range(rng.choice((1, 2, 4))):
@@ -345,15 +349,11 @@ def use_folder(folder: Path) -> None:
     root = folder / "images"
     data = GroupDataModule(ImageFolder(str(root)), image_size=8)
     assert len(data.inputs) == len(data.ids)
-    pictures = {
-        name
-        for base, _, files in os.walk(root, followlinks=True)
-        for file in files
-        if (Path(base) / file).read_bytes()[:4] == b"\x89PNG"
-        and not {"__MACOSX", ".DS_Store", "Thumbs.db", "cats.zip", "a.txt", "a.json"}
-        & set((name := (Path(base) / file).relative_to(root).as_posix()).split("/"))
-        and not file.startswith("._")
-    }
+    if any(link.is_symlink() and link.resolve() in link.parents for link in root.rglob("*")):
+        return  # a folder inside itself
+    files = [Path(base) / file for base, _, files in os.walk(root, followlinks=True) for file in files]
+    names = [file.relative_to(root).as_posix() for file in files if file.read_bytes()[:4] == b"\x89PNG"]
+    pictures = {name for name in names if not _IGNORED.search(f"/{name}/")}
     assert set(data.ids) == pictures
     if any("/" in name for name in pictures):
         assert set(data.grouping.names) == {name.split("/")[0] for name in pictures}
@@ -578,7 +578,9 @@ def fuzz(names: list[str], inputs: int, seed: int, keep: Path | None = None, lim
                 else:
                     outcome.failed.setdefault(_place(result), []).append(f"{name} {seed + number}\n{result}")
                     if keep is not None:
-                        shutil.copytree(folder, keep / f"{name}-{seed + number}", dirs_exist_ok=True)
+                        shutil.copytree(
+                            folder, keep / f"{name}-{seed + number}", symlinks=True, dirs_exist_ok=True
+                        )
             bar.update()
     return outcome
 
