@@ -169,7 +169,8 @@ def _metadata(path: Path, names: list[str]) -> tuple[list[str], list[int] | None
     for number, row in _rows(path):
         name, label, prompt = (row.get(key) for key in ("file_name", "label", "prompt"))
         if not isinstance(name, str):
-            raise refuse(f"line {number}: {str(row)[:80]}", "a JSON object with 'file_name' on every line")
+            columns = f"line {number}: the columns {', '.join(map(repr, row))}"
+            raise refuse(columns, "a 'file_name' on every line")
         if label is not None:
             if isinstance(label, bool) or not isinstance(label, int) or abs(label) > _LARGEST:
                 raise refuse(f"line {number}: label {label!r}", "the class index as a whole number")
