@@ -124,7 +124,7 @@ def test_a_folder_without_a_readable_image(refused: Refused, tmp_path: Path) -> 
     refused(
         command("fit", *folder_of(tmp_path / "data")),
         f"the image folder {tmp_path}/data has no images",
-        found="no file that ends in .bmp, .gif, .jpeg, .jpg, .png, .ppm, .tif, .tiff, .webp",
+        found="1 file that is no image: 1 caption or metadata file (cats/notes.txt)",
         expected="one subfolder of images per group",
         fix="correct the path, or convert the images",
     )
@@ -137,8 +137,8 @@ def test_an_image_that_is_none(refused: Refused, tmp_path: Path) -> None:
         command("fit", *folder_of(tmp_path / "data")),
         "the image 'cats/b.png' cannot be read",
         found="no picture in a format that Pillow knows",
-        expected="a complete picture of 8 bits per channel",
-        fix="repair, convert or remove it",
+        expected="complete pictures of 8 bits per channel",
+        fix="repair, convert or remove them",
     )
 
 

@@ -92,6 +92,7 @@ def _is_decided_by(inputs: Inputs) -> bool:
         or any(key.rpartition(".")[2] == "pretrained" for key in inputs.values)  # a pipeline on disk or hub
         or any(not re.fullmatch(r"\d+", str(seed)) for seed in inputs.values.get("seed_everything", ()))
         or any(_is_shortened(argument) for argument in inputs.arguments)
+        or any("$" in text or text.startswith("~") for text in texts)  # paths that depend on it, too
         or any(text.endswith((".yaml", ".yml", ".json")) for text in texts)  # a part of the configuration
         or any(not _is_known(text) for text in texts if _CLASS.fullmatch(text))
     )
