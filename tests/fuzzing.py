@@ -318,7 +318,7 @@ ODD_NAMES = (
 )
 
 
-_IGNORED = re.compile(r"/(__MACOSX|\.DS_Store|Thumbs\.db|\._[^/]*|[^/]*\.(zip|txt|json))/")
+_IGNORED = re.compile(r"/__MACOSX/|/(\.DS_Store|Thumbs\.db|\._[^/]*|[^/]*\.(zip|txt|json))$")
 
 
 def mutate_folder(path: Path, rng: Rng) -> None:
@@ -353,7 +353,7 @@ def use_folder(folder: Path) -> None:
         return  # a folder inside itself
     files = [Path(base) / file for base, _, files in os.walk(root, followlinks=True) for file in files]
     names = [file.relative_to(root).as_posix() for file in files if file.read_bytes()[:4] == b"\x89PNG"]
-    pictures = {name for name in names if not _IGNORED.search(f"/{name}/")}
+    pictures = {name for name in names if not _IGNORED.search(f"/{name}")}
     assert set(data.ids) == pictures
     if any("/" in name for name in pictures):
         assert set(data.grouping.names) == {name.split("/")[0] for name in pictures}
