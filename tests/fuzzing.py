@@ -340,8 +340,8 @@ def mutate_folder(path: Path, rng: Rng) -> None:
                 shutil.copy(rng.choice(sorted(path.rglob("*.png"))), target)
             elif what == 4:
                 target.write_bytes(rng.choice((b"", b"text", b"PK\x03\x04")))
-            elif place != path and place.is_dir():
-                shutil.copytree(place, target)
+            elif place not in (path, *target.parents) and place.is_dir():
+                shutil.copytree(place, target, symlinks=True)
 
 
 def use_folder(folder: Path) -> None:
