@@ -493,6 +493,35 @@ def fit_with_options(folder: Path) -> None:
     command("fit", "-c", str(CONF / "digits.yaml"), *options, *run)
 
 
+@cache
+def finished() -> Path:
+    """A run folder of all stages, made once."""
+    folder = Path(tempfile.mkdtemp()) / "run"
+    for stage in ("fit", "sample", "unlearn", "attribute"):
+        command(stage, *_files(stage, CONF), "--run", str(folder))
+    return folder
+
+
+def _files(stage: str, last: Path) -> list[str]:
+    files = [CONF / "digits.yaml"] + ([] if stage == "fit" else [last / f"{stage}.yaml"])
+    return [part for file in files for part in ("-c", str(file))]
+
+
+def make_stage(stage: str) -> Callable[[Path, Rng], Path]:
+    def make(folder: Path, rng: Rng) -> Path:
+        shutil.copytree(finished(), folder / "run")
+        for made in {"sample": ["queries"], "unlearn": ["store"], "attribute": ["scores"]}[stage]:
+            shutil.rmtree(folder / "run" / made)
+        shutil.copy(CONF / f"{stage}.yaml", folder)
+        return folder / f"{stage}.yaml"
+
+    return make
+
+
+def run_stage(stage: str) -> Callable[[Path], None]:
+    return lambda folder: command(stage, *_files(stage, folder), "--run", str(folder / "run"))
+
+
 def command(*arguments: str) -> None:
     """``guda`` in this process; its exit code 2 is a refusal, whose text must say what, or how to call it."""
     err = io.StringIO()
@@ -521,6 +550,10 @@ KINDS: dict[str, Kind] = {
     "checkpoint": Kind(make_checkpoint, mutate_bytes, open_checkpoint),
     "pipeline": Kind(make_pipeline, mutate_json, open_pipeline),
     "configuration": Kind(make_configuration, mutate_yaml, fit),
+    **{
+        stage: Kind(make_stage(stage), mutate_yaml, run_stage(stage))
+        for stage in ("sample", "unlearn", "attribute")
+    },
     "options": Kind(make_options, mutate_options, fit_with_options),
 }
 

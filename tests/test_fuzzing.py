@@ -13,7 +13,10 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", KINDS)
+STAGES = {"sample", "unlearn", "attribute"}  # need a finished run of their own: `make fuzz` alone has them
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in STAGES])
 def test_mutated_inputs_are_accepted_or_refused(name: str) -> None:
     outcome = fuzz([name], 6 if name in ("configuration", "options") else 20, seed=0)
     assert not outcome.failed
