@@ -456,6 +456,31 @@ def test_queries_that_do_not_exist(refused: Refused, finished_run: Path, tmp_pat
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("two\nlines.png", "'two\\nlines.png': a line break or control character in its name"),
+        ("\udcff.png", "'\\udcff.png': a name that is no UTF-8"),
+        ("clip.mp4", "'clip.mp4': no picture in a format that Pillow opens"),
+    ],
+)
+def test_a_query_that_cannot_be_kept_is_refused_before_any_is_scored(
+    refused: Refused, finished_run: Path, tmp_path: Path, name: str, reason: str
+) -> None:
+    shutil.copytree(finished_run / "queries", tmp_path / "q")
+    (tmp_path / "q/metadata.jsonl").unlink()
+    (tmp_path / "q" / name).write_bytes(b"moov")
+    shutil.rmtree(finished_run / "scores")
+    refused(
+        command("attribute", "--queries", tmp_path / "q"),
+        f"{tmp_path}/q has 1 file that cannot be used",
+        found=reason,
+        expected="images that Pillow opens; captions, archives and files of the system are ignored",
+        fix="convert, rename or remove what is named",
+        run=finished_run,
+    )
+
+
 def test_queries_of_another_shape(refused: Refused, finished_run: Path, tmp_path: Path) -> None:
     query = picture(tmp_path / "me.png", (640, 480), "RGB")
     refused(

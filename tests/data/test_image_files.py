@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from guda_lightning import notes
+from guda_lightning.cli.main import main
 from guda_lightning.data import HubDataset, ImageFolder, PromptedFolder, QueryFolder, Styled
 from guda_lightning.errors import ConfigError, DataError, GudaError, QueryError
 
@@ -248,3 +249,34 @@ def test_home_and_variables_are_written_out(
         with pytest.raises(ConfigError, match=pattern):
             load("$NOWHERE/images")
     assert issubclass(ConfigError, GudaError)
+
+
+CONF = Path(__file__).parents[1] / "conf/digits.yaml"
+
+
+def test_a_command_tells_what_it_does_to_images_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, queries = tmp_path / "data", tmp_path / "queries"
+    for name in ("data/cats/1.png", "data/cats/2.png", "data/dogs/1.png", "data/dogs/2.png", "queries/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("LA", (8, 8), (9, len(name) * 9)).save(tmp_path / name)
+    (data / "cats.zip").touch()
+    (queries / "notes.txt").touch()
+    source = "--data.init_args.source"
+    arguments = [
+        *("-c", str(CONF), "--run", str(tmp_path / "run"), "--trainer.max_steps", "1"),
+        *(source, "guda_lightning.data.ImageFolder", f"{source}.init_args.path", str(data)),
+        *("--data.init_args.batch_size", "2"),
+    ]
+    ignored = f"{data}: ignored 1 file that is no image: 1 archive (cats.zip)"
+    blended = "images: transparency is blended onto white, as in cats/1.png"
+    assert main(["fit", *arguments]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told.count(ignored) == told.count(blended) == 1
+    similarity = ["--attributor", "guda_lightning.attribution.PixelSimilarity"]
+    assert main(["attribute", *arguments, "--queries", str(queries), *similarity]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told.count(ignored) == told.count(blended) == 1
+    both = f"{queries}: ignored 1 file that is no image: 1 caption or metadata file (notes.txt)"
+    assert told.count(both) == 1

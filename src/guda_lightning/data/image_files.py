@@ -16,60 +16,31 @@ from guda_lightning.errors import GudaError
 from guda_lightning.notes import tell_once
 
 _IGNORED_SUFFIXES = {
-    "archive": ".zip .tar .tgz .gz .bz2 .tbz2 .xz .txz .zst .7z .rar",
-    "caption or metadata file": ".txt .caption .json .jsonl .csv .tsv .md .xml .yaml .yml .toml .parquet"
-    " .xmp .aae .log .html",
-    "tensor file": ".npz .npy .safetensors",  # latents that other trainers keep beside the images
-}
-_KIND_OF_SUFFIX = {
-    suffix: kind for kind, suffixes in _IGNORED_SUFFIXES.items() for suffix in suffixes.split()
-}
-_SYSTEM_FILES = {
-    *(".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".picasa.ini", "icon\r", ".directory"),
-    *(".nomedia", ".localized", ".gitkeep", ".keep", ".gitignore", ".gitattributes", "readme", "license"),
-}
-_SYSTEM_FOLDERS = {
-    *(
-        "__macosx",
-        ".ipynb_checkpoints",
-        "__pycache__",
-        ".git",
-        ".svn",
-        ".hg",
-        ".cache",
-        "@eadir",
-        ".thumbnails",
+    "archive": (".zip", ".tar", ".tgz", ".gz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar"),
+    "caption or metadata file": (
+        ".txt", ".caption", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".md", ".html", ".xml", ".yaml",
+        ".yml", ".toml", ".xmp", ".aae", ".log",
     ),
-    *("$recycle.bin", "system volume information", "lost+found", ".spotlight-v100", ".trashes", ".fseventsd"),
-    *(".appledouble", ".temporaryitems"),
-}
+    "tensor file": (".npz", ".npy", ".safetensors"),  # latents that other trainers keep beside the images
+}  # fmt: skip
+_KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in _IGNORED_SUFFIXES.items() for suffix in suffixes}
+_SYSTEM_FILES = {
+    ".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".picasa.ini", "icon\r", ".directory", ".nomedia",
+    ".localized", ".gitkeep", ".keep", ".gitignore", ".gitattributes", "readme", "license",
+}  # fmt: skip
+_SYSTEM_FOLDERS = {
+    "__macosx", ".ipynb_checkpoints", "__pycache__", ".git", ".svn", ".hg", ".cache", ".thumbnails", "@eadir",
+    ".@__thumb", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found",
+    ".spotlight-v100", ".trash", ".trashes", ".fseventsd", ".appledouble", ".temporaryitems", ".stfolder",
+    ".stversions", ".dropbox.cache", ".picasaoriginals",
+}  # fmt: skip
 # Formats that Pillow tells from others and cannot decode.
 _NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 # Raw files of cameras look like TIFF: Pillow would read the small preview inside.
-_RAW_SUFFIXES = frozenset(
-    [
-        ".3fr",
-        ".arw",
-        ".cr2",
-        ".cr3",
-        ".dng",
-        ".erf",
-        ".kdc",
-        ".mrw",
-        ".nef",
-        ".nrw",
-        ".orf",
-        ".pef",
-        ".raf",
-        ".raw",
-        ".rw2",
-        ".rwl",
-        ".sr2",
-        ".srf",
-        ".srw",
-        ".x3f",
-    ]
-)
+_RAW_SUFFIXES = {
+    ".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".kdc", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf",
+    ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+}  # fmt: skip
 _PREFIX = 16  # bytes by which Pillow tells formats apart
 _SHOWN = 10  # files that an error names
 _EXAMPLES = 3  # files of a kind that the line about ignored ones names
@@ -143,7 +114,7 @@ def ignored_kind(name: str, is_folder: bool = False) -> str | None:
     """What a file or folder of this name is known to be beside an image; None: perhaps an image."""
     lower = name.lower()
     if is_folder:
-        return "system folder" if lower in _SYSTEM_FOLDERS or lower.startswith(".trash") else None
+        return "system folder" if lower in _SYSTEM_FOLDERS or lower.startswith(".trash-") else None
     if lower in _SYSTEM_FILES or name.startswith("._"):
         return "system file"
     return None if lower.endswith(".nii.gz") else _KIND_OF_SUFFIX.get(os.path.splitext(lower)[1])

@@ -48,7 +48,7 @@ class QueryFolder:
     def __init__(self, path: str | Path, image_shape: tuple[int, int, int], *, resize: bool = False) -> None:
         path = user_path(path)
         self._names, self.labels, self.prompts = _listing(path)
-        self._folder = path if path.is_dir() else path.parent
+        self._folder = path if os.path.isdir(path) else path.parent
         self.image_shape, self._resize = image_shape, resize
         self.ids = tuple(_ids(self._names))
 
@@ -137,7 +137,7 @@ def _ids(names: Sequence[str]) -> Iterator[str]:
 
 def _listing(path: Path) -> tuple[list[str], list[int] | None, tuple[str, ...] | None]:
     """File names inside the folder, their labels and their prompts if there are any."""
-    if path.is_file():
+    if os.path.isfile(path):
         return [path.name], None, None
     refuse_missing_queries(path)
     metadata = path / "metadata.jsonl"
