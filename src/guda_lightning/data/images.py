@@ -169,5 +169,6 @@ def _reason(error: Exception) -> str:
         return "no picture in a format that Pillow knows"
     if isinstance(error, Image.DecompressionBombError):
         return str(error).partition(",")[0]  # both numbers of pixels; the rest speaks of an attack
-    text = str(error) or type(error).__name__
-    return text if isinstance(error, OSError | ValueError | SyntaxError) else f"damaged: {text}"
+    if isinstance(error, OSError | ValueError | SyntaxError) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
