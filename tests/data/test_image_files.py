@@ -95,6 +95,39 @@ def test_every_format_that_pillow_opens_is_an_image(root: Path) -> None:
     assert pixels[0] > 250 and pixels[1:].max() < 5
 
 
+def test_a_format_of_a_plug_in_is_an_image_from_then_on(
+    root: Path, message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "cats/1.own").write_bytes(b"own format")
+    refused(root, message, f"'cats/1.own': {NO_PICTURE}")
+    for table in ("ID", "OPEN", "EXTENSION"):
+        monkeypatch.setattr(Image, table, getattr(Image, table).copy())
+    Image.register_open(
+        "OWN", lambda file, name: Image.new("RGB", (6, 6)), lambda prefix: prefix[:3] == b"own"
+    )
+    assert "cats/1.own" in listed(root)  # by its first bytes
+    assert "cats/1.own" in QueryFolder(root, SHAPE).ids
+    (root / "cats/1.png").unlink()
+    Image.register_extension("OWN", ".own")
+    assert "cats/1" in QueryFolder(root, SHAPE).ids
+    assert ImageFolder(str(root)).load().pixels().shape == (2, 3, 6, 6)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        bytes(16), b"PK\3\4", b"\x7fELF", b"%PDF-1.7", b"\x80\4\x95", b"SQLite format 3\0", b"\x89HDF\r\n\x1a\n",
+        b"RIFF\0\0\0\0AVI LIST", b"\x1a\x45\xdf\xa3", b"ID3\4", b"OggS", b"PAR1", b"import torch\n", b"\n",
+        b"\0", b"\0\0\1\xb3", b"<svg xmlns", b"{}", b"BUFR", b"GRIB", b"\xff\xfe<\0", b"1,2,3\n",
+        b"\0\0\0\x0cJXL \r\n",
+    ],
+)  # fmt: skip
+def test_other_files_are_not_taken_for_images(tmp_path: Path, write_image, message, start: bytes) -> None:
+    write_image(tmp_path / "1.png")
+    (tmp_path / "other").write_bytes(start)
+    refused(tmp_path, message, f"'other': {NO_PICTURE}")
+
+
 def test_links_are_followed(root: Path, tmp_path: Path, write_image) -> None:
     pixels = write_image(tmp_path / "elsewhere/deep/2.png", seed=7)
     (root / "birds").symlink_to(tmp_path / "elsewhere")

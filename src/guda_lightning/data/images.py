@@ -169,6 +169,8 @@ def _reason(error: Exception) -> str:
         return "no picture in a format that Pillow knows"
     if isinstance(error, Image.DecompressionBombError):
         return str(error).partition(",")[0]  # both numbers of pixels; the rest speaks of an attack
+    if isinstance(error, OSError) and error.strerror:  # without the path, which the name stands for
+        return error.strerror
     if isinstance(error, OSError | ValueError | SyntaxError) and str(error):
         return str(error)
     return f"{type(error).__name__}: {error}".removesuffix(": ")
