@@ -116,7 +116,7 @@ def test_a_format_of_a_plug_in_is_an_image_from_then_on(
 @pytest.mark.parametrize(
     "start",
     [
-        bytes(16), b"PK\3\4", b"\x7fELF", b"%PDF-1.7", b"\x80\4\x95", b"SQLite format 3\0", b"\x89HDF\r\n\x1a\n",
+        bytes(16), b"PK\3\4", b"\x7fELF", b"%PDF-1.7", b"\x80\4\x95", b"SQLite format 3\0", b"\x89HDF\r\n",
         b"RIFF\0\0\0\0AVI LIST", b"\x1a\x45\xdf\xa3", b"ID3\4", b"OggS", b"PAR1", b"import torch\n", b"\n",
         b"\0", b"\0\0\1\xb3", b"<svg xmlns", b"{}", b"BUFR", b"GRIB", b"\xff\xfe<\0", b"1,2,3\n",
         b"\0\0\0\x0cJXL \r\n",
