@@ -11,7 +11,15 @@ from PIL import Image
 
 from guda_lightning import notes
 from guda_lightning.cli.main import main
-from guda_lightning.data import HubDataset, ImageFolder, PromptedFolder, QueryFolder, Styled
+from guda_lightning.data import (
+    Grouping,
+    HubDataset,
+    ImageFolder,
+    PromptedFolder,
+    QueryFolder,
+    Styled,
+    read_prompts,
+)
 from guda_lightning.errors import ConfigError, DataError, GudaError, QueryError
 
 USABLE = "images that Pillow opens; captions, archives and files of the system are ignored"
@@ -264,11 +272,14 @@ def test_home_and_variables_are_written_out(
     monkeypatch.setenv("HOME", str(root.parent))
     monkeypatch.setenv("DATA", str(root.parent))
     (root.parent / "prompts.csv").write_text("file_name,prompt\ncats/1.png,a cat\ndogs/1.png,a dog\n")
+    (root.parent / "groups.csv").write_text("id,group\ncats/1.png,old\n")
     for place in ("~", "$DATA", "${DATA}"):
         assert len(ImageFolder(f"{place}/images").load().ids) == 2
         assert len(QueryFolder(f"{place}/images", SHAPE)) == 2
         assert len(PromptedFolder(f"{place}/images", f"{place}/prompts.csv").load().ids) == 2
         assert len(Styled(ImageFolder(f"{place}/images"), styles=2).load().ids) == 4
+        assert read_prompts(Path(f"{place}/prompts.csv")) == ["a cat", "a dog"]
+        assert Grouping.from_metadata(f"{place}/groups.csv", ["cats/1.png"]).names == ("old",)
     monkeypatch.chdir(root.parent)
     write_image(root.parent / "$5/~/a.png")
     assert ImageFolder("$5").load().ids == ("~/a.png",)  # what exists is meant as it stands
