@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from guda_lightning.data.image_files import has_image_suffix, list_image_files, reasons
+from guda_lightning.data.image_files import image_suffixes, list_image_files, reasons
 from guda_lightning.data.images import Channels, UnreadableImage, decoded, read_image, to_unit, unreadable
 from guda_lightning.data.queries import refuse_unfit_id
 from guda_lightning.data.rows import read_rows
@@ -48,7 +48,7 @@ class QueryFolder:
     def __init__(self, path: str | Path, image_shape: tuple[int, int, int], *, resize: bool = False) -> None:
         path = user_path(path)
         self._names, self.labels, self.prompts = _listing(path)
-        self._folder = path if path.is_dir() else path.parent
+        self._folder = path if os.path.isdir(path) else path.parent
         self.image_shape, self._resize = image_shape, resize
         self.ids = tuple(_ids(self._names))
 
@@ -122,8 +122,10 @@ def _ids(names: Sequence[str]) -> Iterator[str]:
         QueryError: Two are the same, or one cannot be a file name when the query is stored.
     """
     first: dict[str, str] = {}
+    suffixes = image_suffixes()
     for name in names:
-        query_id = os.path.splitext(name)[0] if has_image_suffix(name) else name
+        stem, suffix = os.path.splitext(name)
+        query_id = stem if suffix.lower() in suffixes else name
         if first.setdefault(query_id, name) is not name:
             raise QueryError(
                 f"two queries have the id '{query_id}'",
@@ -137,7 +139,7 @@ def _ids(names: Sequence[str]) -> Iterator[str]:
 
 def _listing(path: Path) -> tuple[list[str], list[int] | None, tuple[str, ...] | None]:
     """File names inside the folder, their labels and their prompts if there are any."""
-    if path.is_file():
+    if os.path.isfile(path):
         return [path.name], None, None
     refuse_missing_queries(path)
     metadata = path / "metadata.jsonl"

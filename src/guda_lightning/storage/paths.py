@@ -81,7 +81,7 @@ def refuse_missing_queries(path: Path) -> None:
         QueryError: There is nothing at the path.
     """
     path = user_path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise QueryError(
             f"there are no queries at {path}",
             found="nothing there",

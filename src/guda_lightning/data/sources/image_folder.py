@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +69,10 @@ def list_images(
         DataError: There is no such folder, it has no images, or one of its groups' folders is empty.
     """
     root = user_path(path)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # False also for a name that is too long
         raise DataError(
             f"the image folder {root} cannot be read",
-            found="a file" if root.exists() else "nothing there",
+            found="a file" if os.path.exists(root) else "nothing there",
             expected=f"a folder with {layout}",
             fix="correct the path",
         )
