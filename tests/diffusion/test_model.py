@@ -11,7 +11,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from guda_lightning.diffusion import DiffusionModel, diffusion_model
-from guda_lightning.diffusion.model import find, noise_schedule, prediction_type
+from guda_lightning.diffusion.model import find
+from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.prediction import add_noise
 from toys import message, tiny_unet

@@ -17,7 +17,7 @@ from guda_lightning.diffusion.cost import (
     seconds_per_evaluation,
     seconds_per_step,
 )
-from guda_lightning.diffusion.model import noise_schedule, prediction_type
+from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError
 from toys import GaussianDenoiser, message, tiny_unet
 

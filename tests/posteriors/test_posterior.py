@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from guda_lightning.diffusion import DiffusionModel
-from guda_lightning.diffusion.model import noise_schedule
+from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import GroupError
 from guda_lightning.functional.elbo import squared_error
 from guda_lightning.functional.prediction import to_output

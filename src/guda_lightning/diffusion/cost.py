@@ -14,7 +14,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from guda_lightning.diffusion.model import DiffusionModel, output_tensor
+from guda_lightning.diffusion.calling import output_tensor
+from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.diffusion.weights import evaluating
 from guda_lightning.errors import ConfigError
 
@@ -115,6 +116,7 @@ def seconds_per_evaluation(
     shape: Sequence[int],
     batch_size: int,
     device: torch.device | str = "cpu",
+    num_classes: int = 1,
 ) -> float:
     """Measured seconds of one forward pass of one sample, in batches of up to ``batch_size``.
 
@@ -123,15 +125,16 @@ def seconds_per_evaluation(
         shape: ``(channels, height, width)``.
         batch_size: The batch size that the work will use.
         device: Where the work will be done.
+        num_classes: Classes of the data; the last one is tried.
 
     Raises:
-        ConfigError: The network does not take samples of this shape.
+        ConfigError: The network does not take samples of this shape, or not all timesteps or classes.
     """
     network = copy.deepcopy(model.denoiser).to(device)
     timed = replace(model, denoiser=network)
 
     def forward(size: int) -> None:
-        _output(timed, shape, size, device).flatten()[0].item()  # waits for the device
+        _output(timed, shape, size, device, num_classes).flatten()[0].item()  # waits for the device
 
     with evaluating(network), _refusing(timed, shape):
         return _seconds_per_sample(forward, batch_size)
@@ -143,6 +146,7 @@ def seconds_per_step(
     batch_size: int,
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    num_classes: int = 1,
 ) -> float:
     """Measured seconds of one training step of one sample: forward, backward and AdamW, in such batches.
 
@@ -152,15 +156,16 @@ def seconds_per_step(
         batch_size: The batch size that the work will use.
         device: Where the work will be done.
         autocast: The precision of forward passes, such as a trainer's ``precision_plugin.forward_context``.
+        num_classes: Classes of the data; the last one is tried.
 
     Raises:
-        ConfigError: The network does not take samples of this shape.
+        ConfigError: The network does not take samples of this shape, or not all timesteps or classes.
     """
     try:
-        return _seconds_per_step(model, shape, batch_size, device, autocast)
+        return _seconds_per_step(model, shape, batch_size, device, autocast, num_classes)
     except torch.OutOfMemoryError:  # beside the models that are there already
         pass
-    return BACKWARD_FACTOR * seconds_per_evaluation(model, shape, batch_size, device)
+    return BACKWARD_FACTOR * seconds_per_evaluation(model, shape, batch_size, device, num_classes)
 
 
 def _seconds_per_step(
@@ -169,6 +174,7 @@ def _seconds_per_step(
     batch_size: int,
     device: torch.device | str,
     autocast: Callable[[], AbstractContextManager[Any]],
+    num_classes: int,
 ) -> float:
     network = copy.deepcopy(model.denoiser).to(device).train()
     floats = [weight for weight in network.parameters() if weight.is_floating_point()]  # not quantised ones
@@ -180,7 +186,7 @@ def _seconds_per_step(
     def step(size: int) -> None:
         optimizer.zero_grad()
         with autocast():
-            loss = _output(timed, shape, size, device).square().mean()
+            loss = _output(timed, shape, size, device, num_classes).square().mean()
         loss.backward()
         optimizer.step()
         next(weight for weight in trained if weight.grad is not None).flatten()[0].item()
@@ -210,10 +216,13 @@ def _seconds(run: Callable[[int], None], size: int) -> float:
     return _clock() - start
 
 
-def _output(model: DiffusionModel, shape: Sequence[int], size: int, device: torch.device | str) -> Tensor:
+def _output(
+    model: DiffusionModel, shape: Sequence[int], size: int, device: torch.device | str, num_classes: int
+) -> Tensor:
     x, zeros = torch.zeros(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
-    timesteps = zeros + int(model.schedule.scored_timesteps[0])
-    return model.output(x, timesteps, zeros if model.conditional else None)
+    # The last timestep and class, which a table of embeddings may lack.
+    timesteps, last = zeros + len(model.schedule) - 1, 0 if model.prompts is not None else num_classes - 1
+    return model.output(x, timesteps, zeros + max(0, last) if model.conditional else None)
 
 
 @contextmanager

@@ -1,0 +1,162 @@
+"""What a noise scheduler says of training: its noise levels and what the network predicts, or why not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from guda_lightning import compat
+from guda_lightning.diffusion.given_scheduler import GivenScheduler, known_prediction
+from guda_lightning.errors import ConfigError
+from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.types import PredictionType
+
+_EDM = "its network takes images and noise levels in EDM's preconditioning, not x_t and a timestep"
+_CONSISTENCY = "it samples from a consistency model, which predicts no noise"
+_EXPLODING = "its network takes x_0 + σ ε, the variance-exploding form"
+_CONTINUOUS = "its network takes a real number in place of a timestep"
+_TOKENS = "it noises discrete tokens"
+_SAMPLER = "it is a sampler alone, without the noise levels of training"
+_STAGES = "its noise levels differ from stage to stage of a video's resolution"
+
+# Schedulers of diffusers 0.42 whose models are of another kind.
+UNSUPPORTED = {
+    "AmusedScheduler": _TOKENS,
+    "BlockRefinementScheduler": _TOKENS,
+    "CMStochasticIterativeScheduler": _CONSISTENCY,
+    "ConsistencyDecoderScheduler": _CONSISTENCY,
+    "CosineDPMSolverMultistepScheduler": _EDM,
+    "DDPMWuerstchenScheduler": _CONTINUOUS,
+    "DiscreteDDIMScheduler": _TOKENS,
+    "EDMDPMSolverMultistepScheduler": _EDM,
+    "EDMEulerScheduler": _EDM,
+    "EntropyBoundScheduler": _TOKENS,
+    "FlowMapEulerDiscreteScheduler": "it samples from a flow map, whose network takes two timesteps",
+    "HeliosDMDScheduler": _STAGES,
+    "HeliosScheduler": _STAGES,
+    "IPNDMScheduler": _CONTINUOUS,
+    "KarrasVeScheduler": _EXPLODING,
+    "LTXEulerAncestralRFScheduler": _SAMPLER,
+    "MiniMaxH3Scheduler": _SAMPLER,
+    "PiflowScheduler": "its network predicts a whole grid of steps at once",
+    "RFD4ProteinaScheduler": "it noises coordinates of proteins",
+    "RePaintScheduler": "it fills in images, and does not say what the network predicts",
+    "SCMScheduler": _CONTINUOUS,
+    "ScoreSdeVeScheduler": _EXPLODING,
+    "ScoreSdeVpScheduler": _CONTINUOUS,
+    "VQDiffusionScheduler": _TOKENS,
+}
+
+
+def adopted(scheduler: Any) -> Any:
+    """The scheduler as it is kept, stored and sampled with.
+
+    Diffusers' own classes stay as they are. A subclass of one becomes its base where that means the same;
+    anything else with ``alphas_cumprod`` or ``betas`` becomes a ``GivenScheduler``.
+
+    Raises:
+        ConfigError: It is of no such kind.
+    """
+    kind = _diffusers_class(scheduler)
+    if isinstance(scheduler, GivenScheduler) or kind is type(scheduler):
+        return scheduler
+    if kind is not None:
+        base = kind.from_config(compat.scheduler_config(scheduler))
+        _refuse(base)
+        if _schedule(base).hash == _schedule(scheduler).hash:
+            return base
+    return GivenScheduler.of(scheduler)
+
+
+def noise_schedule(scheduler: Any) -> NoiseSchedule:
+    """The training noise schedule of a scheduler.
+
+    Args:
+        scheduler: One of diffusers, or any object with ``alphas_cumprod`` or ``betas``.
+
+    Raises:
+        ConfigError: Its models are neither of the DDPM nor of the flow matching kind; the message says why.
+    """
+    kept = adopted(scheduler)
+    _refuse(kept)
+    return _schedule(kept)
+
+
+def prediction_type(scheduler: Any) -> PredictionType:
+    """What a model trained with this scheduler predicts.
+
+    Raises:
+        ConfigError: The scheduler's ``prediction_type`` is unknown.
+    """
+    kept = adopted(scheduler)
+    _refuse(kept)
+    if _is_flow(kept):
+        return "flow"
+    if isinstance(kept, GivenScheduler):
+        return kept.prediction_type
+    return known_prediction(kept.config.get("prediction_type"), "the scheduler's configuration")
+
+
+def _schedule(scheduler: Any) -> NoiseSchedule:
+    if _is_flow(scheduler):
+        # set_timesteps() overwrites the sigmas: rebuild the grid of training from the configuration.
+        sigmas = type(scheduler).from_config(scheduler.config).sigmas
+        return NoiseSchedule.from_flow(sigmas[sigmas > 0], scheduler.config.num_train_timesteps)
+    return NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod)
+
+
+def _is_flow(scheduler: Any) -> bool:
+    kind = _diffusers_class(scheduler)
+    return kind is not None and "FlowMatch" in kind.__name__
+
+
+def _diffusers_class(scheduler: object) -> Any:
+    """The class of diffusers that a scheduler is of, or nearest to; None for one of another origin."""
+    import diffusers
+
+    kinds = (kind for kind in type(scheduler).__mro__ if issubclass(kind, SchedulerMixin))
+    # Some of its schedulers are only in modules of their own.
+    return next(
+        (
+            kind
+            for kind in kinds
+            if kind is not SchedulerMixin
+            and (getattr(diffusers, kind.__name__, None) is kind or kind.__name__ in UNSUPPORTED)
+        ),
+        None,
+    )
+
+
+def _refuse(scheduler: Any) -> None:
+    """Refuse schedulers of diffusers whose models are of another kind.
+
+    Raises:
+        ConfigError: It is such a scheduler, or such are its settings.
+    """
+    if isinstance(scheduler, GivenScheduler):
+        return
+    name, config = type(scheduler).__name__, scheduler.config
+    fix = "train with diffusers.DDPMScheduler, or diffusers.FlowMatchEulerDiscreteScheduler for a flow"
+    found = UNSUPPORTED.get(name)
+    if config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
+        found = found or "use_flow_sigmas and prediction_type='flow_prediction' make it a flow's sampler"
+        fix = (
+            "for training pass diffusers.FlowMatchEulerDiscreteScheduler("
+            f"num_train_timesteps={config.num_train_timesteps}, shift={config.get('flow_shift', 1.0)})"
+        )
+    elif config.get("invert_sigmas"):
+        found = "invert_sigmas=True: the network's time runs from noise to image"
+        fix = "leave invert_sigmas out, and give the network 1 - t in a module around it"
+    elif config.get("timestep_type") == "continuous":
+        found = "timestep_type='continuous': the network takes log σ / 4 in place of a timestep"
+        fix = "set timestep_type to discrete, or train with diffusers.DDPMScheduler"
+    elif not (_is_flow(scheduler) or hasattr(scheduler, "alphas_cumprod")):
+        found = found or "it has no alphas_cumprod"
+    if found is not None:
+        raise ConfigError(
+            f"models of {name} are not supported",
+            found=found,
+            expected="a scheduler of the DDPM or the FlowMatch kind: the table of docs/models.md",
+            fix=fix,
+        )
