@@ -155,7 +155,7 @@ class StageCLI(LightningCLI):
     def _made_from(self) -> dict[str, Any]:
         """What makes the full model, and the oracle, what it is."""
         trainer: Any = self.trainer
-        # Dumped by the parser, which writes paths and enumerations as text. Infinities, which JSON does not have,
+        # Dumped by the parser, which writes paths and enumerations as text. Infinities, which JSON lacks,
         # stay the text that they are there, such as "-Infinity".
         dumped = self.parser.dump(self.config, format="json", skip_none=False)
         config = json.loads(dumped, parse_constant=str)
