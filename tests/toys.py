@@ -55,13 +55,12 @@ def tiny_unet(seed: int = 0, **config: Any) -> UNet2DModel:
         return UNet2DModel(
             sample_size=8,
             in_channels=1,
-            out_channels=1,
             layers_per_block=1,
             block_out_channels=(8,),
             down_block_types=("DownBlock2D",),
             up_block_types=("UpBlock2D",),
             norm_num_groups=4,
-            **config,
+            **{"out_channels": 1, **config},
         )
 
 

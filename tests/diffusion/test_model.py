@@ -3,11 +3,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from guda_lightning.diffusion import DiffusionModel, diffusion_model
@@ -180,56 +178,3 @@ def test_sampling_with_a_scheduler_leaves_the_training_schedule_alone(kind: Any)
     scheduler.set_timesteps(7)
     assert noise_schedule(scheduler).hash == before.hash
     assert len(before) == 200
-
-
-COMMON = {
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "EulerDiscreteScheduler",
-    "PNDMScheduler",
-    "UniPCMultistepScheduler",
-}
-WITHOUT_DEFAULTS = {"AmusedScheduler", "RFD4ProteinaScheduler", "VQDiffusionScheduler"}
-SCHEDULERS = {
-    name
-    for name in dir(diffusers)
-    if name.endswith("Scheduler") and isinstance(kind := getattr(diffusers, name), type)
-    if issubclass(kind, SchedulerMixin)
-}
-
-
-# diffusers 0.42 with NumPy 2, in the constructors of LMS, Heun and KDPM2.
-@pytest.mark.filterwarnings("ignore:__array_?_?:DeprecationWarning")
-@pytest.mark.parametrize("name", sorted(SCHEDULERS - WITHOUT_DEFAULTS))
-def test_every_scheduler_of_diffusers_is_understood_or_refused(name: str) -> None:
-    scheduler = getattr(diffusers, name)()
-    try:
-        schedule, prediction = noise_schedule(scheduler), prediction_type(scheduler)
-    except ConfigError:
-        assert name not in COMMON
-    else:
-        assert prediction == ("flow" if "FlowMatch" in name else scheduler.config.prediction_type)
-        assert len(schedule) == scheduler.config.num_train_timesteps
-
-
-def test_an_unknown_scheduler_is_refused() -> None:
-    expected = message(
-        "the noise scheduler is of an unknown kind",
-        "EDMEulerScheduler",
-        "a diffusers scheduler with alphas_cumprod, or a FlowMatch*Scheduler",
-        "pass the scheduler that the model was trained with, e.g. diffusers.DDPMScheduler",
-    )
-    with pytest.raises(ConfigError, match=expected):
-        noise_schedule(diffusers.EDMEulerScheduler())
-
-
-def test_an_unknown_prediction_is_refused() -> None:
-    scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
-    expected = message(
-        "the noise scheduler's prediction type is unknown",
-        "flow_prediction",
-        "epsilon, v_prediction, sample, flow",
-        "set prediction_type in the scheduler's configuration to what the model predicts",
-    )
-    with pytest.raises(ConfigError, match=expected):
-        prediction_type(scheduler)

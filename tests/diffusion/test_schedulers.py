@@ -15,10 +15,10 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from guda_lightning import DiffusionModule, FullModel, GudaTrainer, ScoreTable, Scoring
-from guda_lightning.diffusion.schedulers import UNSUPPORTED, noise_schedule
+from guda_lightning.diffusion.schedulers import UNSUPPORTED, noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.prediction import add_noise
-from toys import shades, tiny_unet
+from toys import message, shades, tiny_unet
 
 WORKING = {
     "CogVideoXDDIMScheduler",
@@ -152,3 +152,72 @@ def every_stage(folder: Path, scheduler: Any, **network: Any) -> torch.Tensor:
     scoring = Scoring(strata=2, draws=1)
     (table,) = trainer.attribute(module(), data, folder / "queries", "retrack", scoring, groups=["dark"])
     return ScoreTable.load(table).select(weighting="elbo").matrix()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "found", "fix"),
+    [
+        (
+            diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+            "invert_sigmas=True: the network's time runs from noise to image",
+            "leave invert_sigmas out, and give the network 1 - t in a module around it: docs/models.md",
+        ),
+        (
+            diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
+            "timestep_type='continuous': the network takes log σ / 4 in place of a timestep",
+            "set timestep_type to discrete, or train with diffusers.DDPMScheduler",
+        ),
+        (
+            diffusers.UniPCMultistepScheduler(
+                use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+            ),
+            "use_flow_sigmas and prediction_type='flow_prediction' make it a flow's sampler",
+            "for training pass diffusers.FlowMatchEulerDiscreteScheduler"
+            "(num_train_timesteps=1000, shift=3.0)",
+        ),
+    ],
+    ids=["inverted", "continuous", "flow"],
+)
+def test_settings_that_change_what_the_network_sees_are_refused(scheduler: Any, found: str, fix: str) -> None:
+    expected = message(
+        f"{type(scheduler).__name__} is not supported as it is configured",
+        found,
+        "a scheduler of the DDPM or the FlowMatch kind: the table of docs/models.md",
+        fix,
+    )
+    with pytest.raises(ConfigError, match=expected):
+        FullModel.of(DiffusionModule(tiny_unet(), scheduler))
+
+
+def test_an_unknown_prediction_is_refused() -> None:
+    expected = message(
+        "the noise scheduler's prediction type is unknown",
+        "score in the scheduler's configuration",
+        "epsilon, v_prediction, sample",
+        "set prediction_type of the scheduler to what the network predicts",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        prediction_type(diffusers.DDPMScheduler(prediction_type="score"))
+
+
+@pytest.mark.parametrize("variance", ["learned", "learned_range"])
+def test_every_stage_with_a_learned_variance(
+    variance: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def scheduler() -> Any:
+        return diffusers.DDPMScheduler(num_train_timesteps=STEPS, variance_type=variance)
+
+    scores = every_stage(tmp_path, scheduler, out_channels=2)
+    assert scores.isfinite().all()
+    assert (
+        "fit: the variance that the network predicts is not trained, and not sampled with\n"
+        in capsys.readouterr().out
+    )
+
+
+def test_every_stage_with_dynamic_shifting(tmp_path: Path) -> None:
+    def scheduler(**settings: Any) -> Any:
+        return diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=STEPS, **settings)
+
+    found = every_stage(tmp_path / "dynamic", lambda: scheduler(use_dynamic_shifting=True, shift=3.0))
+    assert torch.equal(found, every_stage(tmp_path / "plain", scheduler))

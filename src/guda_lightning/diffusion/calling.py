@@ -15,6 +15,7 @@ from guda_lightning.errors import ConfigError
 _TIMES = ("t", "ts", "time", "times", "timestep", "timesteps", "noise_labels", "noise_level", "noise_levels")
 _NOISE = ("sigma", "sigmas", "log_snr")  # other numbers than timesteps
 _LABELS = ("class_labels", "y", "classes", "labels", "class_label", "label", "c")
+_NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 _POSITIONAL = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -165,8 +166,8 @@ def _is_named(network: Any, condition: frozenset[str]) -> bool:
 
 def _refusal(network: type[nn.Module], reason: str) -> ConfigError:
     """The refusal of a network that needs the adapter, ready to paste."""
-    signature = inspect.signature(network.forward)
-    names = [name for name, one in signature.parameters.items() if one.kind in _POSITIONAL][1:]
+    parameters = inspect.signature(network.forward).parameters.items()
+    names = [name for name, one in parameters if one.kind in _NAMED][1:]
     times = next((name for name in names if name in (*_TIMES, *_NOISE)), "t")
     sample = next((name for name in names if name not in (times, *_LABELS)), "x")
     labels = next((f", class_labels={name!r}" for name in names if name in _LABELS), "")
@@ -181,4 +182,5 @@ def _refusal(network: type[nn.Module], reason: str) -> ConfigError:
 
 def _written(network: type[nn.Module]) -> str:
     parameters = list(inspect.signature(network.forward).parameters.values())[1:]
-    return f"forward({', '.join(str(one.replace(annotation=one.empty)) for one in parameters)})"
+    plain = [one.replace(annotation=one.empty) for one in parameters]
+    return f"forward{inspect.Signature(plain)}"

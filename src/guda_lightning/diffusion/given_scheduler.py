@@ -48,17 +48,17 @@ class GivenScheduler:
             ConfigError: It does not say both, or its timesteps are no indices.
         """
         places = [place for place in (getattr(scheduler, "config", None), scheduler) if place is not None]
-        said = [(key, getattr(at, key)) for at in places for key in SAYS_PREDICTION if hasattr(at, key)]
+        said = next(((at, key) for at in places for key in SAYS_PREDICTION if hasattr(at, key)), None)
         name = type(scheduler).__name__
         alphas_cumprod = _alphas_cumprod(scheduler)
-        if not said:
+        if said is None:
             raise ConfigError(
                 f"{name} does not say what the network predicts",
                 found=f"none of the attributes {', '.join(SAYS_PREDICTION)}",
                 expected="the network's prediction: epsilon (the noise), v_prediction or sample (the image)",
                 fix="set it before, e.g. scheduler.prediction_type = 'epsilon'",
             )
-        prediction = known_prediction(said[0][1], f"{name}.{said[0][0]}")
+        prediction = known_prediction(getattr(*said), f"{name}.{said[1]}")
         _refuse_scaled(scheduler, len(alphas_cumprod))
         return cls(alphas_cumprod, prediction, bool(getattr(scheduler, "clip_sample", True)))
 

@@ -101,7 +101,20 @@ def sampler(model: DiffusionModel, scheduler: Any, steps: int) -> Any:
             fix="bring your own queries, or pass that scheduler",
         )
     walker.set_timesteps(steps)
+    _refuse_no_signal(model, walker)
     return walker
+
+
+def _refuse_no_signal(model: DiffusionModel, walker: Any) -> None:
+    """Refuse a first step that is NaN: x̂_0 = (x_t − σ ε̂) / γ has no value at γ = 0, unless it is clipped."""
+    bounded = walker.config.get("clip_sample") or walker.config.get("thresholding")
+    if model.prediction == "epsilon" and not bounded and walker.alphas_cumprod[walker.timesteps[0]] == 0:
+        raise ConfigError(
+            "a network that predicts noise cannot begin at a timestep without signal",
+            found=f"timestep {int(walker.timesteps[0])}, whose alphas_cumprod is 0 (rescale_betas_zero_snr)",
+            expected="prediction_type v_prediction or sample, or a first step with some signal",
+            fix="pass fewer --steps with timestep_spacing='leading' in the scheduler's configuration",
+        )
 
 
 def _ddpm_walker(model: DiffusionModel, scheduler: Any) -> Any:

@@ -137,26 +137,29 @@ def _refuse(scheduler: Any) -> None:
     if isinstance(scheduler, GivenScheduler):
         return
     name, config = type(scheduler).__name__, scheduler.config
-    fix = "train with diffusers.DDPMScheduler, or diffusers.FlowMatchEulerDiscreteScheduler for a flow"
-    found = UNSUPPORTED.get(name)
-    if config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
-        found = found or "use_flow_sigmas and prediction_type='flow_prediction' make it a flow's sampler"
-        fix = (
-            "for training pass diffusers.FlowMatchEulerDiscreteScheduler("
-            f"num_train_timesteps={config.num_train_timesteps}, shift={config.get('flow_shift', 1.0)})"
+    problem, refused = f"{name} is not supported as it is configured", None
+    if name in UNSUPPORTED or not (_is_flow(scheduler) or hasattr(scheduler, "alphas_cumprod")):
+        problem = f"models of {name} are not supported"
+        refused = (
+            UNSUPPORTED.get(name, "it has no alphas_cumprod"),
+            "train with diffusers.DDPMScheduler, or diffusers.FlowMatchEulerDiscreteScheduler for a flow",
+        )
+    elif config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
+        refused = (
+            "use_flow_sigmas and prediction_type='flow_prediction' make it a flow's sampler",
+            "for training pass diffusers.FlowMatchEulerDiscreteScheduler"
+            f"(num_train_timesteps={config.num_train_timesteps}, shift={config.get('flow_shift', 1.0)})",
         )
     elif config.get("invert_sigmas"):
-        found = "invert_sigmas=True: the network's time runs from noise to image"
-        fix = "leave invert_sigmas out, and give the network 1 - t in a module around it"
-    elif config.get("timestep_type") == "continuous":
-        found = "timestep_type='continuous': the network takes log σ / 4 in place of a timestep"
-        fix = "set timestep_type to discrete, or train with diffusers.DDPMScheduler"
-    elif not (_is_flow(scheduler) or hasattr(scheduler, "alphas_cumprod")):
-        found = found or "it has no alphas_cumprod"
-    if found is not None:
-        raise ConfigError(
-            f"models of {name} are not supported",
-            found=found,
-            expected="a scheduler of the DDPM or the FlowMatch kind: the table of docs/models.md",
-            fix=fix,
+        refused = (
+            "invert_sigmas=True: the network's time runs from noise to image",
+            "leave invert_sigmas out, and give the network 1 - t in a module around it: docs/models.md",
         )
+    elif config.get("timestep_type") == "continuous":
+        refused = (
+            "timestep_type='continuous': the network takes log σ / 4 in place of a timestep",
+            "set timestep_type to discrete, or train with diffusers.DDPMScheduler",
+        )
+    if refused is not None:
+        expected = "a scheduler of the DDPM or the FlowMatch kind: the table of docs/models.md"
+        raise ConfigError(problem, found=refused[0], expected=expected, fix=refused[1])
