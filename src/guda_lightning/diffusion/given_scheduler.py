@@ -47,10 +47,9 @@ class GivenScheduler:
         Raises:
             ConfigError: It does not say both, or its timesteps are no indices.
         """
-        places = [place for place in (getattr(scheduler, "config", None), scheduler) if place is not None]
-        said = next(((at, key) for at in places for key in SAYS_PREDICTION if hasattr(at, key)), None)
         name = type(scheduler).__name__
         alphas_cumprod = _alphas_cumprod(scheduler)
+        said = _said(scheduler, *SAYS_PREDICTION)
         if said is None:
             raise ConfigError(
                 f"{name} does not say what the network predicts",
@@ -58,9 +57,10 @@ class GivenScheduler:
                 expected="the network's prediction: epsilon (the noise), v_prediction or sample (the image)",
                 fix="set it before, e.g. scheduler.prediction_type = 'epsilon'",
             )
-        prediction = known_prediction(getattr(*said), f"{name}.{said[1]}")
+        prediction = known_prediction(said[1], f"{name}.{said[0]}")
         _refuse_scaled(scheduler, len(alphas_cumprod))
-        return cls(alphas_cumprod, prediction, bool(getattr(scheduler, "clip_sample", True)))
+        clips = _said(scheduler, "clip_sample")
+        return cls(alphas_cumprod, prediction, clips is None or bool(clips[1]))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -111,6 +111,15 @@ def known_prediction(word: object, where: str) -> PredictionType:
         expected=", ".join(known),
         fix="set prediction_type of the scheduler to what the network predicts",
     )
+
+
+def _said(scheduler: Any, *names: str) -> tuple[str, Any] | None:
+    """The first of some attributes that a scheduler has, or its configuration, which goes first."""
+    for name in names:
+        for place in (getattr(scheduler, "config", None), scheduler):
+            if place is not None and hasattr(place, name):
+                return name, getattr(place, name)
+    return None
 
 
 def _file(folder: Path) -> Path:
