@@ -112,35 +112,41 @@ def test_every_stage_with_monai(monai: ModuleType, tmp_path: Path) -> None:
     assert torch.allclose(open_schedule(run / "full").gamma.square().float(), expected, atol=1e-6)
 
 
-def _every_stage(tmp_path: Path, module: dict[str, Any], **trainer: Any) -> Path:
-    """The run folder after all stages of the command line."""
+def test_the_configuration_of_the_documentation(monai: ModuleType, tmp_path: Path) -> None:
+    text = (EXAMPLES.parent / "models.md").read_text("utf-8")
+    (block,) = [part for part in text.split("```") if part.startswith("yaml") and "monai.networks" in part]
+    model = yaml.safe_load(block.removeprefix("yaml"))["model"]
+    assert main(["fit", "-c", _configuration(tmp_path, model)]) == 0
+    assert len(open_schedule(tmp_path / "run" / "full")) == 1000
+
+
+def _configuration(folder: Path, model: dict[str, Any], **trainer: Any) -> str:
+    """A configuration of one step with three gray classes, written to a file."""
     source = {"class_path": "toys.Shades", "init_args": {"per_group": 8}}
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    cpu = {"max_steps": 1, "accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
+    data = {"class_path": "guda_lightning.GroupDataModule", "init_args": {"source": source, "batch_size": 8}}
     config = {
-        "run": str(tmp_path / "run"),
-        "model": module,
-        "data": {
-            "class_path": "guda_lightning.GroupDataModule",
-            "init_args": {"source": source, "batch_size": 8},
-        },
-        "trainer": {
-            **quiet,
-            **trainer,
-            "max_steps": 1,
-            "accelerator": "cpu",
-            "devices": 1,
-            "num_sanity_val_steps": 0,
-        },
+        "run": str(folder / "run"),
+        "model": model,
+        "data": data,
+        "trainer": {**quiet, **trainer, **cpu},
     }
-    path = tmp_path / "mine.yaml"
+    path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(config))
-    assert main(["fit", "-c", str(path)]) == 0
-    assert main(["unlearn", "-c", str(path), "--steps", "1", "--groups", "dark"]) == 0
-    assert main(["sample", "-c", str(path), "--num", "2", "--steps", "2"]) == 0
+    return str(path)
+
+
+def _every_stage(folder: Path, model: dict[str, Any], **trainer: Any) -> Path:
+    """The run folder after all stages of the command line."""
+    path = _configuration(folder, model, **trainer)
+    assert main(["fit", "-c", path]) == 0
+    assert main(["unlearn", "-c", path, "--steps", "1", "--groups", "dark"]) == 0
+    assert main(["sample", "-c", path, "--num", "2", "--steps", "2"]) == 0
     scoring = ["--scoring.strata", "2", "--scoring.draws", "1"]
-    assert main(["attribute", "-c", str(path), "--groups", "dark", *scoring]) == 0
-    table = ScoreTable.load(tmp_path / "run" / "scores" / "retrack-0.parquet")
+    assert main(["attribute", "-c", path, "--groups", "dark", *scoring]) == 0
+    table = ScoreTable.load(folder / "run" / "scores" / "retrack-0.parquet")
     scores = table.select(weighting="elbo").matrix()
     assert scores.shape == (2, 1)
     assert scores.isfinite().all()
-    return tmp_path / "run"
+    return folder / "run"
