@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,14 +41,13 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def lucidrains(monkeypatch: pytest.MonkeyPatch, examples: None) -> ModuleType:
-    """The example's module; torchvision, which only its data set and trainer use, may be of another torch."""
-    try:
-        importlib.import_module("torchvision")
-    except (ImportError, RuntimeError):
-        stand_in: Any = ModuleType("torchvision")
-        stand_in.transforms, stand_in.utils = ModuleType("transforms"), ModuleType("utils")
-        monkeypatch.setitem(sys.modules, "torchvision", stand_in)
-    _imported("denoising_diffusion_pytorch")
+    """The example's module; torchvision, which the library's own data set and trainer use, may be missing."""
+    with monkeypatch.context() as during_import:
+        if importlib.util.find_spec("torchvision") is None:
+            stand_in: Any = ModuleType("torchvision")
+            stand_in.transforms, stand_in.utils = ModuleType("transforms"), ModuleType("utils")
+            during_import.setitem(sys.modules, "torchvision", stand_in)
+        _imported("denoising_diffusion_pytorch")
     return importlib.import_module("lucidrains_module")
 
 

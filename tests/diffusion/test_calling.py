@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from guda_lightning.diffusion import CallAs, DiffusionModel
@@ -138,10 +138,10 @@ class OnlyKeywords(Remembers):
             "sample='x', timesteps='time', class_labels='classes'",
         ),
         (
-            NoLabels(),
-            LABELS,
-            "forward(x, t): got an unexpected keyword argument 'class_labels'",
-            "sample='x', timesteps='t'",
+            Labels(),
+            None,
+            "forward(x, timesteps, y): missing a required argument: 'y'",
+            "sample='x', timesteps='timesteps', class_labels='y'",
         ),
         (
             OnlyKeywords(),
@@ -207,3 +207,32 @@ def test_noise_levels_are_not_taken_for_timesteps() -> None:
     )
     with pytest.raises(ConfigError, match=expected):
         output(Sigma())
+
+
+def test_conditions_that_are_missing_are_named() -> None:
+    network = UNet2DConditionModel(
+        block_out_channels=(4,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        layers_per_block=1,
+        norm_num_groups=1,
+        cross_attention_dim=4,
+        attention_head_dim=2,
+    )
+    with pytest.raises(ConfigError, match=r"^UNet2DConditionModel needs conditions that") as caught:
+        output(network)
+    assert caught.value.found.startswith(
+        "forward(sample, timestep, encoder_hidden_states, class_labels=None, "
+    )
+    assert caught.value.found.endswith("): no encoder_hidden_states")
+
+
+def test_a_network_without_labels_is_not_conditional() -> None:
+    expected = message(
+        "NoLabels takes no class labels, and the model is conditional on them",
+        "forward(x, t)",
+        "forward(x_t, timesteps, class_labels=...)",
+        "set conditional of the model to false, or name it in guda_lightning.diffusion.CallAs",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        output(NoLabels(), LABELS)

@@ -134,6 +134,28 @@ def test_a_denoiser_that_is_no_network_is_refused() -> None:
         diffusion_model(Theirs(), "width", "noise_scheduler")
 
 
+class Diffusion(nn.Module):
+    """Noise levels and the network in one object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.objective = tiny_unet(), "pred_v"
+        self.register_buffer("betas", torch.linspace(0.1, 0.2, 20))
+
+
+def test_the_noise_scheduler_is_not_taken_for_the_network() -> None:
+    module = nn.ModuleDict({"diffusion": Diffusion()})
+    assert diffusion_model(module, "diffusion.model", "diffusion").denoiser is module["diffusion"].model
+    expected = message(
+        "the denoiser of ModuleDict is its noise scheduler",
+        "diffusion for both",
+        "the network alone, which predicts from x_t and a timestep",
+        "name it, as denoiser='...': inside are diffusion.model",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        diffusion_model(module, "diffusion", "diffusion")
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_noising_and_prediction_of_a_ddpm_are_those_of_diffusers(prediction: str) -> None:
     scheduler = DDPMScheduler(prediction_type=prediction, beta_schedule="squaredcos_cap_v2")

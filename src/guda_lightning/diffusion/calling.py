@@ -15,6 +15,7 @@ from guda_lightning.errors import ConfigError
 _TIMES = ("t", "ts", "time", "times", "timestep", "timesteps", "noise_labels", "noise_level", "noise_levels")
 _NOISE = ("sigma", "sigmas", "log_snr")  # other numbers than timesteps
 _LABELS = ("class_labels", "y", "classes", "labels", "class_label", "label", "c")
+_FORM = "forward(x_t, timesteps), and class_labels=... where the model is conditional on classes"
 _NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 _POSITIONAL = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
@@ -160,8 +161,32 @@ def _is_named(network: Any, condition: frozenset[str]) -> bool:
     try:
         signature.bind(None, None, None, **dict.fromkeys(condition))
     except TypeError as error:
-        raise _refusal(network, str(error)) from error
+        raise _unbound(network, condition, str(error)) from error
     return False
+
+
+def _unbound(network: type[nn.Module], condition: frozenset[str], reason: str) -> ConfigError:
+    """The refusal of a network that takes other arguments, which the adapter may name or not."""
+    parameters = inspect.signature(network.forward).parameters
+    rest = [*parameters.items()][3:]
+    needed = [name for name, one in rest if one.default is one.empty and one.kind in _NAMED]
+    conditions = [name for name in needed if name not in (*condition, *_LABELS)]
+    if conditions:
+        return ConfigError(
+            f"{network.__name__} needs conditions that the model does not have",
+            found=f"{_written(network)}: no {' and no '.join(conditions)}",
+            expected=_FORM,
+            fix="call it in a module of yours that gives them; a text-to-image pipeline is trained by "
+            "guda_lightning.LatentDiffusionModule",
+        )
+    if "class_labels" in condition and not needed and len(parameters) >= 3:
+        return ConfigError(
+            f"{network.__name__} takes no class labels, and the model is conditional on them",
+            found=_written(network),
+            expected="forward(x_t, timesteps, class_labels=...)",
+            fix="set conditional of the model to false, or name it in guda_lightning.diffusion.CallAs",
+        )
+    return _refusal(network, reason)
 
 
 def _refusal(network: type[nn.Module], reason: str) -> ConfigError:
@@ -175,7 +200,7 @@ def _refusal(network: type[nn.Module], reason: str) -> ConfigError:
     return ConfigError(
         f"{network.__name__} is called with other arguments than a denoiser",
         found=f"{_written(network)}: {reason}",
-        expected="forward(x_t, timesteps), and class_labels=... where the model is conditional on classes",
+        expected=_FORM,
         fix=f"wrap it: guda_lightning.diffusion.CallAs(network, {arguments})",
     )
 

@@ -33,12 +33,12 @@ class GivenScheduler:
     Attributes:
         alphas_cumprod: ``[timesteps]``, ᾱ_t.
         prediction_type: What the network predicts.
-        clip_sample: Whether sampling clips predicted images to [-1, 1].
+        clip_sample: Whether sampling clips predicted images to [-1, 1]; None where nothing says so.
     """
 
     alphas_cumprod: Tensor
     prediction_type: PredictionType
-    clip_sample: bool = True
+    clip_sample: bool | None = None
 
     @classmethod
     def of(cls, scheduler: Any) -> GivenScheduler:
@@ -60,16 +60,14 @@ class GivenScheduler:
         prediction = known_prediction(said[1], f"{name}.{said[0]}")
         _refuse_scaled(scheduler, len(alphas_cumprod))
         clips = _said(scheduler, "clip_sample")
-        return cls(alphas_cumprod, prediction, clips is None or bool(clips[1]))
+        return cls(alphas_cumprod, prediction, None if clips is None else bool(clips[1]))
 
     @property
     def config(self) -> dict[str, Any]:
         """What a diffusers scheduler that walks these noise levels is built with."""
-        return {
-            "num_train_timesteps": len(self.alphas_cumprod),
-            "prediction_type": self.prediction_type,
-            "clip_sample": self.clip_sample,
-        }
+        steps: dict[str, Any] = {"num_train_timesteps": len(self.alphas_cumprod)}
+        clips = {} if self.clip_sample is None else {"clip_sample": self.clip_sample}
+        return {**steps, "prediction_type": self.prediction_type, **clips}
 
     def save_pretrained(self, folder: Path) -> None:
         """Write it into a folder, as ``load`` reads it."""
@@ -85,7 +83,8 @@ class GivenScheduler:
         with safe_open(_file(folder), "pt") as file:
             about = file.metadata()
             prediction = known_prediction(about["prediction_type"], str(folder))
-            return cls(file.get_tensor("alphas_cumprod"), prediction, about["clip_sample"] == "True")
+            clips = {"True": True, "False": False}.get(about["clip_sample"])
+            return cls(file.get_tensor("alphas_cumprod"), prediction, clips)
 
 
 def known_prediction(word: object, where: str) -> PredictionType:

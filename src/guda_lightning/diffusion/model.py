@@ -100,6 +100,14 @@ def diffusion_model(
             fix="name the attribute that holds the UNet or transformer, e.g. denoiser='unet'",
         )
     noise_scheduler = find(module, scheduler, "scheduler")
+    if network is noise_scheduler:
+        inside = ", ".join(f"{denoiser}.{name}" for name, _ in network.named_children()) or "nothing"
+        raise ConfigError(
+            f"the denoiser of {type(module).__name__} is its noise scheduler",
+            found=f"{denoiser} for both",
+            expected="the network alone, which predicts from x_t and a timestep",
+            fix=f"name it, as denoiser='...': inside are {inside}",
+        )
     return DiffusionModel(network, noise_schedule(noise_scheduler), prediction_type(noise_scheduler))
 
 
