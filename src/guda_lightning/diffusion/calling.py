@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from guda_lightning.diffusion.weights import unwrapped
 from guda_lightning.errors import ConfigError
 
 # Names of arguments by which others' networks take a timestep and class labels.
@@ -87,7 +88,7 @@ def call(network: nn.Module, x_t: Tensor, timesteps: Tensor, condition: Mapping[
     Raises:
         ConfigError: The network takes other arguments, or returns something else.
     """
-    kind: Any = type(network)
+    kind: Any = type(unwrapped(network))
     if _is_named(kind, frozenset(condition)):
         output = output_tensor(network(hidden_states=x_t, timestep=timesteps, **condition))
     else:
