@@ -25,7 +25,8 @@ X = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 NOISE = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 T = torch.tensor([0, 20, 49])
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, of every kind
+# The examples have no validation.
+pytestmark = pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`")
 
 
 def _imported(name: str) -> ModuleType:
