@@ -236,3 +236,17 @@ def test_a_network_without_labels_is_not_conditional() -> None:
     )
     with pytest.raises(ConfigError, match=expected):
         output(NoLabels(), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [({"a": X, "b": X}, ["a", "b"]), (X, "a Tensor")], ids=["keys", "tensor"]
+)
+def test_the_adapters_output_must_be_there(value: Any, found: object) -> None:
+    expected = message(
+        "Returns returns nothing that is named 'pred'",
+        found,
+        "a dictionary with the key 'pred'",
+        "correct output of guda_lightning.diffusion.CallAs, or leave it out",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        output(CallAs(Returns(value), timesteps="timesteps", output="pred"))

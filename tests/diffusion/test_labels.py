@@ -13,6 +13,7 @@ from guda_lightning.diffusion.cost import seconds_per_evaluation, seconds_per_st
 from guda_lightning.diffusion.labels import refuse_labels
 from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import ConfigError
+from guda_lightning.functional.schedule import NoiseSchedule
 from toys import message, tiny_unet
 
 SCHEDULE = noise_schedule(DDPMScheduler(num_train_timesteps=20))
@@ -116,3 +117,42 @@ def test_the_last_timestep_is_tried_before_the_work() -> None:
     with pytest.raises(ConfigError, match="index out of range in self"):
         seconds_per_step(DiffusionModel(Steps(19), SCHEDULE, "epsilon"), (1, 8, 8), 1)
     assert torch.equal(SCHEDULE.model_timesteps, torch.arange(20))
+
+
+class Nothing(nn.Module):
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return x
+
+
+def test_a_network_without_weights_is_refused() -> None:
+    expected = message(
+        "Nothing has no weights to train",
+        "no parameters of floating-point numbers",
+        "a network with some",
+        "check that denoiser names the network, and that its layers are registered as submodules",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        seconds_per_step(DiffusionModel(Nothing(), SCHEDULE, "epsilon"), (1, 8, 8), 1)
+
+
+class Asserts(nn.Module):
+    def __init__(self, said: str) -> None:
+        super().__init__()
+        self.weight, self.said = nn.Parameter(torch.ones(1)), said
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        raise AssertionError(self.said)
+
+
+@pytest.mark.parametrize("said", ["the height must be divisible by 16", ""])
+def test_whatever_a_network_raises_is_the_reason(said: str) -> None:
+    expected = message(
+        "Asserts cannot be called with this data",
+        said or "AssertionError",
+        "a network for 1 channels of 8 x 8 pixels, without labels, timesteps 0.5 to 1 (float32)",
+        "make in_channels, out_channels and num_class_embeds of the network, conditional and scheduler "
+        "of the module, and channels and image_size of the data fit together",
+    )
+    schedule = NoiseSchedule.from_flow(torch.tensor([0.5, 0.75, 1.0]), 1)
+    with pytest.raises(ConfigError, match=expected):
+        seconds_per_step(DiffusionModel(Asserts(said), schedule, "flow"), (1, 8, 8), 1)

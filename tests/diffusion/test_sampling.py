@@ -17,8 +17,9 @@ from guda_lightning.diffusion.cost import (
     seconds_per_evaluation,
     seconds_per_step,
 )
+from guda_lightning.diffusion.given_scheduler import GivenScheduler
 from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, NumericsError
 from toys import GaussianDenoiser, message, tiny_unet
 
 SHAPE = (1, 8, 8)
@@ -181,6 +182,29 @@ def test_noise_is_not_predicted_from_a_timestep_without_signal() -> None:
     )
     with pytest.raises(ConfigError, match=expected):
         sample(model(scheduler), scheduler, SHAPE, [0], seed=0, steps=4)
+
+
+def test_a_first_timestep_without_noise_is_the_image() -> None:
+    levels = torch.linspace(1, 0.1, 20)
+    scheduler = GivenScheduler(levels, "epsilon")
+    network = GaussianDenoiser(noise_schedule(scheduler), torch.tensor(0.3), 0.0)  # every image is the mean
+    subject = DiffusionModel(network, noise_schedule(scheduler), "epsilon")
+    images = sample(subject, scheduler, SHAPE, [0, 1], seed=0, steps=20)
+    assert torch.allclose(images, torch.full_like(images, 0.3), atol=1e-5)
+
+
+def test_samples_that_are_not_finite_are_refused() -> None:
+    subject = model(SCHEDULERS[0])
+    with torch.no_grad():
+        next(iter(subject.denoiser.parameters())).fill_(float("nan"))
+    expected = message(
+        "what the model draws is not finite",
+        "NaN or infinity in a sample",
+        "finite numbers",
+        "train the model for longer or with a lower learning rate, or draw with other --steps",
+    )
+    with pytest.raises(NumericsError, match=expected):
+        sample(subject, SCHEDULERS[0], SHAPE, [0], seed=0, steps=2)
 
 
 @pytest.mark.parametrize("steps", [0, 51])

@@ -168,15 +168,12 @@ def every_stage(folder: Path, scheduler: Any, **network: Any) -> torch.Tensor:
             "set timestep_type to discrete, or train with diffusers.DDPMScheduler",
         ),
         (
-            diffusers.UniPCMultistepScheduler(
-                use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
-            ),
-            "use_flow_sigmas and prediction_type='flow_prediction' make it a flow's sampler",
-            "for training pass diffusers.FlowMatchEulerDiscreteScheduler"
-            "(num_train_timesteps=1000, shift=3.0)",
+            diffusers.UniPCMultistepScheduler(use_flow_sigmas=True),
+            "use_flow_sigmas=True, prediction_type='epsilon'",
+            "for a flow set use_flow_sigmas to true and prediction_type to flow_prediction; else neither",
         ),
     ],
-    ids=["inverted", "continuous", "flow"],
+    ids=["inverted", "continuous", "half a flow"],
 )
 def test_settings_that_change_what_the_network_sees_are_refused(scheduler: Any, found: str, fix: str) -> None:
     expected = message(
@@ -187,6 +184,36 @@ def test_settings_that_change_what_the_network_sees_are_refused(scheduler: Any, 
     )
     with pytest.raises(ConfigError, match=expected):
         FullModel.of(DiffusionModule(tiny_unet(), scheduler))
+
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "SASolverScheduler",
+        "UniPCMultistepScheduler",
+    ],
+)
+def test_a_solver_of_a_flow_stands_for_the_flow(name: str) -> None:
+    scheduler = KINDS[name](**FLOW)
+    full = FullModel.of(DiffusionModule(tiny_unet(), scheduler))
+    assert (type(full.scheduler), full.scheduler.shift) == (diffusers.FlowMatchEulerDiscreteScheduler, 3.0)
+    assert full.model.prediction == "flow"
+    scheduler.set_timesteps(10)
+    assert torch.allclose(scheduler.timesteps / 1000, scheduler.sigmas[:-1], atol=2e-3)
+    if name in ("DEISMultistepScheduler", "SASolverScheduler"):  # not exact on a straight path
+        return
+    # The flow's velocity leads the solver from noise to the image.
+    x0, noise = torch.randn(2, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    x_t = noise
+    for timestep in scheduler.timesteps:
+        x_t = scheduler.step(noise - x0, timestep, x_t).prev_sample
+    assert torch.allclose(x_t, x0, atol=3e-3)
 
 
 def test_an_unknown_prediction_is_refused() -> None:

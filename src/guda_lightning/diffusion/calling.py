@@ -61,7 +61,7 @@ class CallAs(nn.Module):
             **condition: Other conditions, by the network's own names.
 
         Raises:
-            ConfigError: There are class labels, and no argument is named for them.
+            ConfigError: There are class labels and no argument is named for them, or no such output.
         """
         named = {self.sample: x_t, self.timesteps: timesteps, **condition}
         if class_labels is not None:
@@ -69,7 +69,17 @@ class CallAs(nn.Module):
                 raise _refusal(type(self.network), "no argument is named for class labels")
             named[self.class_labels] = class_labels
         result = self.network(**named)
-        return result if self.output is None else result[self.output]
+        if self.output is None:
+            return result
+        if not isinstance(result, Mapping) or self.output not in result:
+            keys = sorted(map(str, result)) if isinstance(result, Mapping) else f"a {type(result).__name__}"
+            raise ConfigError(
+                f"{type(self.network).__name__} returns nothing that is named {self.output!r}",
+                found=keys,
+                expected=f"a dictionary with the key {self.output!r}",
+                fix="correct output of guda_lightning.diffusion.CallAs, or leave it out",
+            )
+        return result[self.output]
 
 
 def call(network: nn.Module, x_t: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]) -> Tensor:

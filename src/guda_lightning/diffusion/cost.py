@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from guda_lightning.diffusion.calling import output_tensor
 from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.diffusion.weights import evaluating
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, GudaError
 
 _AFFORDABLE = 20.0  # seconds of a batch, as its first sample suggests; a larger one is not tried
 _LONG = 3.0  # seconds of a pass of which two are enough
@@ -179,6 +179,13 @@ def _seconds_per_step(
     network = copy.deepcopy(model.denoiser).to(device).train()
     floats = [weight for weight in network.parameters() if weight.is_floating_point()]  # not quantised ones
     trained = [weight for weight in floats if weight.requires_grad] or floats
+    if not trained:
+        raise ConfigError(
+            f"{type(model.denoiser).__name__} has no weights to train",
+            found="no parameters of floating-point numbers",
+            expected="a network with some",
+            fix="check that denoiser names the network, and that its layers are registered as submodules",
+        )
     for weight in trained:
         weight.requires_grad_(True)
     timed, optimizer = replace(model, denoiser=network), torch.optim.AdamW(trained, lr=0.0)
@@ -229,16 +236,19 @@ def _output(
 def _refusing(model: DiffusionModel, shape: Sequence[int]) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, GudaError):
         raise
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        pixels = f"{shape[0]} channels of {shape[2]} x {shape[1]} pixels"
+    except Exception as error:  # networks raise anything, assertions too
+        steps = model.schedule.model_timesteps
+        taken = [f"a network for {shape[0]} channels of {shape[2]} x {shape[1]} pixels"]
+        taken += [f"{'with' if model.conditional else 'without'} labels"]
+        taken += [f"timesteps {steps[0]:g} to {steps[-1]:g} ({str(steps.dtype).removeprefix('torch.')})"]
         raise ConfigError(
             f"{type(model.denoiser).__name__} cannot be called with this data",
-            found=" ".join(str(error).split())[:200],
-            expected=f"a network for {pixels}, {'with' if model.conditional else 'without'} labels",
-            fix="make in_channels, out_channels and num_class_embeds of the network, conditional of the "
-            "module, and channels and image_size of the data fit together",
+            found=" ".join(str(error).split())[:200] or type(error).__name__,
+            expected=", ".join(taken),
+            fix="make in_channels, out_channels and num_class_embeds of the network, conditional and "
+            "scheduler of the module, and channels and image_size of the data fit together",
         ) from error
 
 

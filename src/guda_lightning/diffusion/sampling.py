@@ -14,7 +14,7 @@ from guda_lightning import compat
 from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.diffusion.weights import evaluating
-from guda_lightning.errors import ConfigError, check_range
+from guda_lightning.errors import ConfigError, NumericsError, check_range
 
 _BETAS = {"beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"}
 
@@ -53,6 +53,7 @@ def sample(
 
     Raises:
         ConfigError: There are more steps than timesteps, or the scheduler is not the model's.
+        NumericsError: A sample is not finite.
     """
     walker = sampler(model, scheduler, steps)
     # Generators on the CPU give the same noise on every device; they look at no more than 32 bits of a seed.
@@ -69,7 +70,15 @@ def sample(
                 output = without + prompt_guidance * (output - without)
             x = walker.step(output, timestep, x, generator=streams).prev_sample
             on_step()
-    return x.to("cpu", torch.float32)
+    drawn = x.to("cpu", torch.float32)
+    if not bool(drawn.isfinite().all()):
+        raise NumericsError(
+            "what the model draws is not finite",
+            found="NaN or infinity in a sample",
+            expected="finite numbers",
+            fix="train the model for longer or with a lower learning rate, or draw with other --steps",
+        )
+    return drawn
 
 
 def sampler(model: DiffusionModel, scheduler: Any, steps: int) -> Any:
@@ -101,7 +110,10 @@ def sampler(model: DiffusionModel, scheduler: Any, steps: int) -> Any:
             fix="bring your own queries, or pass that scheduler",
         )
     walker.set_timesteps(steps)
-    _refuse_no_signal(model, walker)
+    if model.prediction != "flow":
+        _refuse_no_signal(model, walker)
+        # A timestep without noise, which some count as the first, is the image already.
+        walker.timesteps = walker.timesteps[walker.alphas_cumprod[walker.timesteps] < 1]
     return walker
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from guda_lightning import compat
@@ -52,17 +53,20 @@ UNSUPPORTED = {
 def adopted(scheduler: Any) -> Any:
     """The scheduler as it is kept, stored and sampled with.
 
-    Diffusers' own classes stay as they are. A subclass of one becomes its base where that means the same;
-    anything else with ``alphas_cumprod`` or ``betas`` becomes a ``GivenScheduler``.
+    Diffusers' own classes stay as they are, but for solvers of a flow, which become the flow's scheduler. A
+    subclass of one becomes its base where that means the same; anything else with ``alphas_cumprod`` or
+    ``betas`` becomes a ``GivenScheduler``.
 
     Raises:
         ConfigError: It is of no such kind.
     """
     kind = _diffusers_class(scheduler)
-    if isinstance(scheduler, GivenScheduler) or kind is type(scheduler):
+    if isinstance(scheduler, GivenScheduler):
         return scheduler
+    if kind is type(scheduler):
+        return _flow(scheduler.config) if _solves_flow(scheduler.config) else scheduler
     if kind is not None:
-        base = kind.from_config(compat.scheduler_config(scheduler))
+        base = adopted(kind.from_config(compat.scheduler_config(scheduler)))
         _refuse(base)
         if _schedule(base).hash == _schedule(scheduler).hash:
             return base
@@ -106,6 +110,18 @@ def _schedule(scheduler: Any) -> NoiseSchedule:
     return NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod)
 
 
+def _solves_flow(config: Any) -> bool:
+    """Whether a solver of DDPM models is set to sample from a flow."""
+    flow = config.get("use_flow_sigmas") and config.get("prediction_type") == "flow_prediction"
+    return bool(flow) and "flow_shift" in config
+
+
+def _flow(config: Any) -> FlowMatchEulerDiscreteScheduler:
+    """The scheduler that a solver's flow is trained with."""
+    shift = 1.0 if config.get("use_dynamic_shifting") else config["flow_shift"]
+    return FlowMatchEulerDiscreteScheduler(config["num_train_timesteps"], shift)
+
+
 def _is_flow(scheduler: Any) -> bool:
     kind = _diffusers_class(scheduler)
     return kind is not None and "FlowMatch" in kind.__name__
@@ -137,6 +153,7 @@ def _refuse(scheduler: Any) -> None:
     if isinstance(scheduler, GivenScheduler):
         return
     name, config = type(scheduler).__name__, scheduler.config
+    prediction = config.get("prediction_type")
     problem, refused = f"{name} is not supported as it is configured", None
     if name in UNSUPPORTED or not (_is_flow(scheduler) or hasattr(scheduler, "alphas_cumprod")):
         problem = f"models of {name} are not supported"
@@ -144,11 +161,10 @@ def _refuse(scheduler: Any) -> None:
             UNSUPPORTED.get(name, "it has no alphas_cumprod"),
             "train with diffusers.DDPMScheduler, or diffusers.FlowMatchEulerDiscreteScheduler for a flow",
         )
-    elif config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
+    elif (solver := bool(config.get("use_flow_sigmas"))) != (prediction == "flow_prediction"):
         refused = (
-            "use_flow_sigmas and prediction_type='flow_prediction' make it a flow's sampler",
-            "for training pass diffusers.FlowMatchEulerDiscreteScheduler"
-            f"(num_train_timesteps={config.num_train_timesteps}, shift={config.get('flow_shift', 1.0)})",
+            f"use_flow_sigmas={solver}, prediction_type={prediction!r}",
+            "for a flow set use_flow_sigmas to true and prediction_type to flow_prediction; else neither",
         )
     elif config.get("invert_sigmas"):
         refused = (
