@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,10 @@ from diffusers import DDPMScheduler
 
 from guda_lightning import FullModel, ScoreTable
 from guda_lightning.cli.main import main
-from guda_lightning.diffusion import open_schedule, sampler
+from guda_lightning.diffusion import CallAs, DiffusionModel, diffusion_model, open_schedule, sampler
+from guda_lightning.diffusion.labels import refuse_labels
+from guda_lightning.diffusion.schedulers import noise_schedule
+from guda_lightning.errors import ConfigError
 from guda_lightning.functional.prediction import add_noise
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
@@ -42,9 +46,9 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def lucidrains(monkeypatch: pytest.MonkeyPatch, examples: None) -> ModuleType:
-    """The example's module; torchvision, which the library's own data set and trainer use, may be missing."""
+    """The example's module; torchvision, which only the library's own data set uses, may be missing."""
     with monkeypatch.context() as during_import:
-        if importlib.util.find_spec("torchvision") is None:
+        if "torchvision" not in sys.modules:
             stand_in: Any = ModuleType("torchvision")
             stand_in.transforms, stand_in.utils = ModuleType("transforms"), ModuleType("utils")
             during_import.setitem(sys.modules, "torchvision", stand_in)
@@ -80,6 +84,59 @@ def test_the_diffusion_of_lucidrains_is_taken_as_it_is(lucidrains: ModuleType, o
         assert torch.equal(step, again)
         noise = torch.randn(X.shape, generator=torch.Generator().manual_seed(2))
         assert torch.allclose(step, mean + diffusion.posterior_variance[30].sqrt() * noise, atol=1e-5)
+
+
+def test_the_adapter_keeps_the_labels_of_lucidrains(lucidrains: ModuleType) -> None:
+    guidance = importlib.import_module("denoising_diffusion_pytorch.classifier_free_guidance")
+    network = guidance.Unet(dim=8, dim_mults=(1, 2), channels=1, num_classes=3)
+    diffusion = guidance.GaussianDiffusion(network, image_size=8, timesteps=50)
+    labels = torch.tensor([0, 1, 2])
+    names = {"sample": "x", "timesteps": "time", "class_labels": "classes"}
+    adapter = CallAs(network, **names, arguments={"cond_drop_prob": 0.0}).eval()
+    model = diffusion_model(torch.nn.ModuleDict({"net": adapter, "diffusion": diffusion}), "net", "diffusion")
+    with torch.no_grad():
+        assert torch.equal(model.output(X, T, labels), network(X, T, labels, cond_drop_prob=0.0))
+    unwrapped = diffusion_model(diffusion, "model", ".")
+    with pytest.raises(ConfigError, match=r"sample='x', timesteps='time', class_labels='classes'\)$"):
+        unwrapped.output(X, T, labels)
+
+
+def test_the_labels_of_monai_must_fit_the_data(monai: ModuleType) -> None:
+    def network(classes: int | None) -> Any:
+        return monai.DiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=1,
+            out_channels=1,
+            channels=(8,),
+            attention_levels=(False,),
+            num_res_blocks=1,
+            norm_num_groups=4,
+            num_class_embeds=classes,
+        ).eval()
+
+    schedule, labels = noise_schedule(DDPMScheduler(50)), torch.tensor([0, 1, 2])
+    conditional = DiffusionModel(network(3), schedule, "epsilon", conditional=True)
+    refuse_labels(conditional, 3)
+    with torch.no_grad():
+        assert torch.equal(conditional.output(X, T, labels), conditional.denoiser(X, T, class_labels=labels))
+    for classes, problem in ((2, "has too few class embeddings"), (None, "has no class embeddings")):
+        with pytest.raises(ConfigError, match=f"^DiffusionModelUNet {problem}\n"):
+            refuse_labels(replace(conditional, denoiser=network(classes)), 3)
+
+
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler"])
+@pytest.mark.parametrize("schedule", ["linear_beta", "scaled_linear_beta", "sigmoid_beta", "cosine"])
+def test_every_noise_schedule_of_monai(monai: ModuleType, name: str, schedule: str) -> None:
+    kind = getattr(importlib.import_module("monai.networks.schedulers"), name)
+    scheduler = kind(num_train_timesteps=50, schedule=schedule)
+    ours = add_noise(X, NOISE, *noise_schedule(scheduler).at(T, X))
+    assert torch.allclose(ours, scheduler.add_noise(X, NOISE, T), atol=1e-6)
+
+
+def test_the_rectified_flow_of_monai_is_refused(monai: ModuleType) -> None:
+    scheduler = importlib.import_module("monai.networks.schedulers").RFlowScheduler(num_train_timesteps=50)
+    with pytest.raises(ConfigError, match=r"^RFlowScheduler is no noise scheduler of a known kind\n"):
+        noise_schedule(scheduler)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])

@@ -11,6 +11,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from guda_lightning.diffusion import CallAs, DiffusionModel
+from guda_lightning.diffusion.cost import counting
 from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import ConfigError
 from toys import message
@@ -111,6 +112,11 @@ class Sigma(nn.Module):
         return x
 
 
+class LabelsSecond(Remembers):
+    def forward(self, x: Tensor, y: Tensor, t: Tensor, *, drop: float = 0.5) -> Tensor:
+        return self.keep(x=x, t=t, y=y, drop=torch.tensor(drop))
+
+
 class OnlyKeywords(Remembers):
     def forward(self, *, noisy: Tensor, noise_level: Tensor) -> Tensor:
         return self.keep(noisy=noisy, noise_level=noise_level)
@@ -142,6 +148,12 @@ class OnlyKeywords(Remembers):
             None,
             "forward(x, timesteps, y): missing a required argument: 'y'",
             "sample='x', timesteps='timesteps', class_labels='y'",
+        ),
+        (
+            LabelsSecond(),
+            LABELS,
+            "forward(x, y, t, *, drop=0.5): its second argument is y",
+            "sample='x', timesteps='t', class_labels='y'",
         ),
         (
             OnlyKeywords(),
@@ -250,3 +262,20 @@ def test_the_adapters_output_must_be_there(value: Any, found: object) -> None:
     )
     with pytest.raises(ConfigError, match=expected):
         output(CallAs(Returns(value), timesteps="timesteps", output="pred"))
+
+
+def test_other_arguments_stay_the_same() -> None:
+    network = LabelsSecond()
+    adapter = CallAs(network, sample="x", timesteps="t", class_labels="y", arguments={"drop": 0.0})
+    assert output(adapter, LABELS) is X
+    assert float(network.given["drop"]) == 0.0
+    assert torch.equal(network.given["t"], T)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_evaluations_are_counted_inside_the_adapter(wrapped: bool) -> None:
+    network = TimeFirst()
+    adapter = CallAs(network, sample="x", timesteps="t", output="pred")
+    with counting(adapter) as counter:
+        output(adapter) if wrapped else network(T, X)
+    assert counter.count == 3

@@ -30,6 +30,7 @@ class CallAs(nn.Module):
         timesteps: Its argument for the timesteps.
         class_labels: Its argument for class labels; None for a network without.
         output: The entry of the dictionary that it returns, where that has several.
+        arguments: Others of its arguments, with values that stay the same.
 
     Example:
         A network with ``forward(t, x, y)``::
@@ -44,9 +45,10 @@ class CallAs(nn.Module):
         timesteps: str = "t",
         class_labels: str | None = None,
         output: str | None = None,
+        arguments: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.arguments = network, arguments or {}
         self.sample, self.timesteps, self.class_labels, self.output = sample, timesteps, class_labels, output
 
     def forward(
@@ -63,7 +65,7 @@ class CallAs(nn.Module):
         Raises:
             ConfigError: There are class labels and no argument is named for them, or no such output.
         """
-        named = {self.sample: x_t, self.timesteps: timesteps, **condition}
+        named = {**self.arguments, self.sample: x_t, self.timesteps: timesteps, **condition}
         if class_labels is not None:
             if self.class_labels is None:
                 raise _refusal(type(self.network), "no argument is named for class labels")
@@ -122,6 +124,14 @@ def predicts_variance(network: nn.Module) -> bool:
     return channels is not None and config.get("out_channels") == 2 * channels
 
 
+def batch_size(output: Any) -> int:
+    """How many samples whatever a network has returned is of."""
+    values = output.values() if isinstance(output, Mapping) else output
+    if not isinstance(output, (Mapping, tuple, list)):
+        values = [getattr(output, "sample", output)]
+    return len(next(value for value in values if isinstance(value, Tensor)))
+
+
 def output_tensor(output: Any) -> Tensor:
     """The prediction in what a network returns: a tensor, or a tuple, list, dictionary or object with one.
 
@@ -156,9 +166,11 @@ def _is_named(network: Any, condition: frozenset[str]) -> bool:
     signature = inspect.signature(network.forward)
     if "hidden_states" in signature.parameters:
         return True
-    names = [name for name, one in signature.parameters.items() if one.kind in _POSITIONAL][1:3]
+    names = [name for name, one in signature.parameters.items() if one.kind in _POSITIONAL][1:]
     if names[:1] and names[0] in (*_TIMES, *_NOISE):
         raise _refusal(network, f"its first argument is {names[0]}")
+    if names[1:] and names[1] not in (*_TIMES, *_NOISE) and {*names[2:]} & {*_TIMES}:
+        raise _refusal(network, f"its second argument is {names[1]}")
     if names[1:] and names[1] in _NOISE:
         raise ConfigError(
             f"{network.__name__} takes noise levels in place of timesteps",

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from guda_lightning.diffusion.calling import output_tensor
+from guda_lightning.diffusion.calling import CallAs, batch_size
 from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.diffusion.weights import evaluating
 from guda_lightning.errors import ConfigError, GudaError
@@ -35,7 +35,7 @@ class EvaluationCounter:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """Forward hook."""
-        self.count += len(output_tensor(output))
+        self.count += batch_size(output)
 
 
 @contextmanager
@@ -44,7 +44,10 @@ def counting(*networks: nn.Module) -> Iterator[EvaluationCounter]:
     counter = EvaluationCounter()
     with ExitStack() as stack:
         for network in networks:
-            stack.callback(network.register_forward_hook(counter).remove)
+            called = (
+                network.network if isinstance(network, CallAs) else network
+            )  # which training may call itself
+            stack.callback(called.register_forward_hook(counter).remove)
         yield counter
 
 
