@@ -18,7 +18,7 @@ from torch import nn
 from guda_lightning.diffusion import DiffusionModule, FullModel, open_full, open_schedule, sample, save_full
 from guda_lightning.diffusion.given_scheduler import GivenScheduler
 from guda_lightning.diffusion.schedulers import adopted, noise_schedule, prediction_type
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, StoreError
 from toys import message, tiny_unet
 
 REFERENCE = DDPMScheduler(num_train_timesteps=40, beta_schedule="squaredcos_cap_v2")
@@ -219,3 +219,18 @@ def test_other_timesteps_than_the_networks_are_refused(said: dict[str, Any], fou
     )
     with pytest.raises(ConfigError, match=expected):
         noise_schedule(Levels(model_mean_type=MeanType.EPSILON, **said))
+
+
+def test_damaged_noise_levels_are_refused(tmp_path: Path) -> None:
+    assert GivenScheduler.load(tmp_path) is None
+    GivenScheduler(REFERENCE.alphas_cumprod, "epsilon").save_pretrained(tmp_path)
+    path = tmp_path / "alphas_cumprod.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    expected = message(
+        f"{path} cannot be read",
+        "Error while deserializing header: incomplete metadata, file not fully covered",
+        "the noise levels of the full model, as `guda fit` wrote them",
+        "restore the file, or run `guda fit` again",
+    )
+    with pytest.raises(StoreError, match=expected):
+        GivenScheduler.load(tmp_path)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.functional.schedule import alphas_cumprod_of
 from guda_lightning.types import PredictionType
 
@@ -77,14 +77,26 @@ class GivenScheduler:
 
     @classmethod
     def load(cls, folder: Path) -> GivenScheduler | None:
-        """Read it from a folder; None where there is none."""
-        if not _file(folder).is_file():
+        """Read it from a folder; None where there is none.
+
+        Raises:
+            StoreError: The file is damaged.
+        """
+        path = _file(folder)
+        if not path.is_file():
             return None
-        with safe_open(_file(folder), "pt") as file:
-            about = file.metadata()
-            prediction = known_prediction(about["prediction_type"], str(folder))
+        try:
+            with safe_open(path, "pt") as file:
+                about, levels = file.metadata(), file.get_tensor("alphas_cumprod")
             clips = {"True": True, "False": False}.get(about["clip_sample"])
-            return cls(file.get_tensor("alphas_cumprod"), prediction, clips)
+            return cls(levels, known_prediction(about["prediction_type"], str(path)), clips)
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path} cannot be read",
+                found=str(error),
+                expected="the noise levels of the full model, as `guda fit` wrote them",
+                fix="restore the file, or run `guda fit` again",
+            ) from error
 
 
 def known_prediction(word: object, where: str) -> PredictionType:
