@@ -15,9 +15,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from guda_lightning.cli.commands import Stage
 from guda_lightning.cli.parser import StageParser
+from guda_lightning.diffusion.training import rare_hparams, time_hparams
 from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.stages.base import StageTrainer
 
+_PRECISION = "32-true"  # of a trainer that is told nothing
 _FROM_FIT = ("model", "data", "seed_everything")  # sections that make the full model what it is
 
 
@@ -95,6 +97,14 @@ class StageCLI(LightningCLI):
                 fix="add the section `data`, as in digits.yaml of `guda configs`",
             )
 
+        if self.config.trainer.fast_dev_run and not self.stage.dry_run:
+            raise ConfigError(
+                f"guda {self.stage.name} has no dry run",
+                found=f"trainer.fast_dev_run = {self.config.trainer.fast_dev_run}",
+                expected="a stage that trains, and whose dry run keeps nothing: fit, unlearn, guide, retrain",
+                fix="leave out trainer.fast_dev_run here",
+            )
+
     def instantiate_classes(self) -> None:
         """Nothing yet: ``run`` does, and before it the arguments of other stages may be checked."""
 
@@ -162,6 +172,11 @@ class StageCLI(LightningCLI):
             for name in getattr(built, "where_and_how", ()):
                 ((made_from[section] or {}).get("init_args") or {}).pop(name, None)
         made_from["trainer"] = {key: config["trainer"][key] for key in trainer.makes_the_model}
+        if made_from["trainer"]["precision"] is None and trainer.precision != _PRECISION:
+            made_from["trainer"]["precision"] = trainer.precision  # by a plugin
+        if config["trainer"]["sync_batchnorm"] and trainer.world_size > 1:
+            made_from["trainer"]["sync_batchnorm"] = True
+        made_from["trainer"] |= rare_hparams(trainer) | time_hparams(trainer)
         # What one step learns from: the batches of all processes together, however many those are.
         loaded = (made_from["data"] or {}).get("init_args") or {}
         if isinstance(loaded.get("batch_size"), int):

@@ -55,8 +55,9 @@ def is_timed(trainer: Trainer, elsewhere: bool = False) -> bool:
 
 
 def spent(record: Mapping[str, Any]) -> str:
-    """What a stage did cost, from its record."""
-    return f"{readable_seconds(record['seconds'])}, {record['network_evaluations']} network evaluations"
+    """What a stage did cost, from its record, and what has ended it if no count of steps has."""
+    cost = f"{readable_seconds(record['seconds'])}, {record['network_evaluations']} network evaluations"
+    return cost if record["stopped"] is None else f"{cost}, {record['steps']} steps ({record['stopped']})"
 
 
 def evaluation_seconds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel, refuse_nonfinite
 from guda_lightning.distributed.strategies import refuse_strategy
-from guda_lightning.errors import QueryError
+from guda_lightning.errors import ConfigError, QueryError
 from guda_lightning.makers.layout import Layout
 from guda_lightning.makers.trainers import TrainerFactory, unused
 from guda_lightning.storage.full_record import FullRecord
@@ -59,6 +60,7 @@ class StageTrainer(Trainer):
     ) -> None:
         self.layout = Layout(denoiser, scheduler, conditional, start)
         self._recipe, self._resume_every_n_epochs = unused(kwargs), resume_every_n_epochs
+        _refuse_barebones(kwargs)
         super().__init__(**kwargs)
         refuse_strategy(self)
 
@@ -101,3 +103,13 @@ class StageTrainer(Trainer):
                 fix="run `guda sample` with the same configuration first, or pass --queries FILE|FOLDER",
             )
         return path
+
+
+def _refuse_barebones(arguments: Mapping[str, Any]) -> None:
+    if arguments.get("barebones"):
+        raise ConfigError(
+            "a stage needs what trainer.barebones leaves out",
+            found="barebones: true",
+            expected="the checkpoint that an interrupted training goes on from",
+            fix="remove trainer.barebones",
+        )

@@ -27,6 +27,7 @@ class FullRecord:
         steps: Optimizer steps.
         seconds: Wall-clock time of its training, without what an interruption threw away.
         network_evaluations: Samples that all processes passed through its network, forward passes only.
+        stopped: What has ended its training where that was no count of steps or epochs; else None.
         grouping_hash: Hash of the grouping of its training data; None where the data have no groups.
         data_hash: Hash of its training data; None where it is not known.
         versions: Package name to version; today's where none are given.
@@ -38,6 +39,7 @@ class FullRecord:
     steps: int
     seconds: float
     network_evaluations: int
+    stopped: str | None = None
     grouping_hash: str | None = None
     data_hash: str | None = None
     versions: Mapping[str, str] = field(default_factory=versions)
