@@ -6,18 +6,25 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
-from jsonargparse import Namespace, set_parsing_settings
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+import yaml
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from guda_lightning import compat
 from guda_lightning.cli.commands import Stage
 from guda_lightning.cli.parser import StageParser
+from guda_lightning.cli.parser_reasons import refusal
+from guda_lightning.cli.reasons import not_built
 from guda_lightning.diffusion.training import rare_hparams, time_hparams
-from guda_lightning.errors import ConfigError, GudaError
+from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.stages.base import StageTrainer
+
+# Defaults of Lightning that are members of an enumeration, such as the interval of a Timer, by their values.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 _PRECISION = "32-true"  # of a trainer that is told nothing
 _FROM_FIT = ("model", "data", "seed_everything")  # sections that make the full model what it is
@@ -59,10 +66,31 @@ class StageCLI(LightningCLI):
                     "usage": f"guda {stage.name} -c FILE [-c FILE ...] [--OPTION VALUE ...]",
                     "description": f"{stage.summary}.",
                     "parser_mode": "omegaconf+",
+                    "exit_on_error": False,  # it raises, and what it says becomes an error of ours
                 },
                 auto_configure_optimizers=False,
                 args=list(arguments),
                 run=False,  # its subcommands would be methods of the trainer, and run at once
+            )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse them.
+
+        Raises:
+            ConfigError: An option does not exist, lacks a value or has a wrong one.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise refusal(str(error), f"guda {self.stage.name}", compat.option_names(parser)) from error
+        if not isinstance(self.config.seed_everything, bool):
+            check_range(
+                "seed_everything",
+                self.config.seed_everything,
+                ge=0,
+                lt=2**32,
+                expected="0 <= seed_everything < 2**32, or false for none",
+                fix="pass --seed_everything with such a number",
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -125,16 +153,8 @@ class StageCLI(LightningCLI):
     def _build(self) -> None:
         try:
             super().instantiate_classes()
-        except (MisconfigurationException, ValueError, TypeError) as error:
-            refused = _cause(error)
-            if refused is not None:
-                raise refused from None
-            raise ConfigError(
-                "the configuration cannot be built",
-                found=" ".join(str(error).split())[-300:],
-                expected="arguments that the trainer, the model and the data accept",
-                fix=f"`guda {self.stage.name} ... --print_config` shows all values",
-            ) from error
+        except Exception as error:
+            raise not_built(error, f"guda {self.stage.name}") from None
 
     def _filled(self) -> dict[str, Any]:
         """The arguments of the stage that are no options."""
@@ -184,10 +204,3 @@ class StageCLI(LightningCLI):
         else:
             made_from["trainer"]["world_size"] = trainer.world_size
         return made_from
-
-
-def _cause(error: BaseException | None) -> GudaError | None:
-    """The error of ours that another library has wrapped, if there is one."""
-    while error is not None and not isinstance(error, GudaError):
-        error = error.__cause__ or error.__context__
-    return error

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel, refuse_nonfinite
 from guda_lightning.distributed.strategies import refuse_strategy
-from guda_lightning.errors import ConfigError, QueryError
+from guda_lightning.errors import ConfigError, QueryError, check_range
 from guda_lightning.makers.layout import Layout
 from guda_lightning.makers.trainers import TrainerFactory, unused
 from guda_lightning.storage.full_record import FullRecord
@@ -60,7 +60,7 @@ class StageTrainer(Trainer):
     ) -> None:
         self.layout = Layout(denoiser, scheduler, conditional, start)
         self._recipe, self._resume_every_n_epochs = unused(kwargs), resume_every_n_epochs
-        _refuse_barebones(kwargs)
+        _refuse(kwargs)
         super().__init__(**kwargs)
         refuse_strategy(self)
 
@@ -105,7 +105,12 @@ class StageTrainer(Trainer):
         return path
 
 
-def _refuse_barebones(arguments: Mapping[str, Any]) -> None:
+def _refuse(arguments: Mapping[str, Any]) -> None:
+    """Refuse what Lightning's Trainer takes, and what then fails or trains away from the goal."""
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        check_range(f"trainer.{name}", arguments.get(name), ge=1, fix=f"correct --trainer.{name}")
+    fix = "leave out --trainer.gradient_clip_val, or pass a positive one"
+    check_range("trainer.gradient_clip_val", arguments.get("gradient_clip_val"), ge=0, fix=fix)
     if arguments.get("barebones"):
         raise ConfigError(
             "a stage needs what trainer.barebones leaves out",
