@@ -53,7 +53,7 @@ def not_built(error: BaseException, command: str) -> BaseException:
         place.startswith(f"{_ROOT.name}/") and not isinstance(raised, ValueError | TypeError)
     ):
         return known or raised
-    kind = "" if isinstance(raised, ValueError | TypeError) else f"{type(raised).__name__}: "
+    kind = f"{type(raised).__name__}: " if isinstance(raised, LookupError) else ""  # says the key alone
     return ConfigError(
         "the configuration cannot be built",
         found=f"{kind}{_said(raised)} ({place})",
@@ -176,14 +176,29 @@ def _memory(error: BaseException) -> GudaError | None:
 
 
 def _checkpoint(error: BaseException) -> GudaError | None:
-    if not _is(error, "_pickle.UnpicklingError", "pickle.UnpicklingError"):
+    reads = any(
+        f.filename.endswith("torch/serialization.py") for f in traceback.extract_tb(error.__traceback__)
+    )
+    if not reads and not _is(error, "safetensors_rust.SafetensorError"):
         return None
     reason = re.search(r"WeightsUnpickler error: (.+?)(?:, to |\n|$)", str(error))
     return StoreError(
-        "a checkpoint cannot be read",
-        found=reason[1] if reason else _said(error).partition(". ")[0],
-        expected="a file of weights that torch reads without running code of it",
-        fix="save its state_dict alone, or restore the file",
+        "a file of weights cannot be read",
+        found=reason[1] if reason else _said(error),
+        expected="whole weights that torch or safetensors read without running code of the file",
+        fix="restore the file, or save its state_dict alone",
+    )
+
+
+def _optimizer(error: BaseException) -> GudaError | None:
+    place = _place(error)
+    if not (isinstance(error, ValueError | TypeError) and place.startswith("torch/optim/")):
+        return None
+    return ConfigError(
+        "the optimizer or its learning-rate schedule refuses its arguments",
+        found=f"{_said(error)} ({place})",
+        expected="arguments that they accept",
+        fix="correct `optimizer` or `lr_scheduler`; a schedule over trainer.max_steps needs that set, not -1",
     )
 
 
@@ -217,5 +232,6 @@ _RULES: tuple[Callable[[BaseException], GudaError | None], ...] = (
     _file,
     _memory,
     _checkpoint,
+    _optimizer,
     _refused,
 )

@@ -145,9 +145,8 @@ def _fix(trainer: Trainer) -> str:
         return "leave out --trainer.limit_train_batches, or raise it: there are no batches"
     if trainer.should_stop:
         return (
-            "remove what sets trainer.should_stop, a callback or the module itself, or make it a subclass of "
-            "lightning.pytorch.callbacks.EarlyStopping, which counts as an end; the same command goes on "
-            "from the last whole epoch"
+            "remove what sets trainer.should_stop, a callback or the module, or derive it from Lightning's "
+            "EarlyStopping, which counts as an end; the same command goes on from the last whole epoch"
         )
     return "see that the data have batches: the same command goes on from the last whole epoch"
 

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
+from guda_lightning import compat
 from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.callbacks.progress import quiet
-from guda_lightning.compat import is_dry_run
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.training import changing_callbacks, refuse_endless, stopped_by
 from guda_lightning.distributed.ranks import Ranks
@@ -89,7 +89,7 @@ class TrainerFactory:
         """
         with closing_runs():
             trainer, checkpoint = self.fresh(training)
-            if is_dry_run(trainer):
+            if compat.is_dry_run(trainer):
                 fit(trainer, module, data, None)
                 say(f"{_title(training)}: dry run of {trainer.global_step} steps, nothing is kept")
                 return None

@@ -6,8 +6,8 @@ import warnings
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+from guda_lightning import compat
 from guda_lightning.callbacks import ResumeCheckpoint
-from guda_lightning.compat import is_dry_run
 from guda_lightning.diffusion.training import stopped_by
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import refuse_unsharded
@@ -47,7 +47,7 @@ def fit(
         if trainer.interrupted:
             raise KeyboardInterrupt from exit_
         raise
-    if not is_dry_run(trainer):
+    if not compat.is_dry_run(trainer):
         _refuse_stopped(trainer)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from guda_lightning.compat import is_dry_run
+from guda_lightning import compat
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel, refuse_nonfinite, save_full
 from guda_lightning.diffusion.cost import TrainingCost
@@ -49,7 +49,7 @@ def fit_full(
         StoreError: The run folder holds a full model of another configuration.
     """
     folder, config = trainer.run_folder.full, dict(config or {})
-    if (folder / RECORD).is_file() and not is_dry_run(trainer):
+    if (folder / RECORD).is_file() and not compat.is_dry_run(trainer):
         refuse_other_config(folder / RECORD, config)
         say(f"fit: {folder} is complete, skipped")
         return folder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule
 
-from guda_lightning.compat import is_dry_run
+from guda_lightning import compat
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
 from guda_lightning.makers.classifier_trainer import ClassifierTrainer, classifier_hparams
@@ -43,7 +43,7 @@ def guide(
     chosen_groups(datamodule.grouping, None)  # each can be removed
     source = trainer.open_full(full, model, datamodule)
     maker = classifier_trainer(trainer, source, datamodule, classifier, seed)
-    dry = is_dry_run(trainer)
+    dry = compat.is_dry_run(trainer)
     if not dry and maker.has():
         say("guide: the classifier is complete, skipped")
         return maker.key()

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from guda_lightning.compat import is_dry_run
+from guda_lightning import compat
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.makers.costs import TimeLeft, say, say_fit_cost, say_skipped, spent
@@ -82,7 +82,7 @@ def retrain(
     ]
     coalitions = [datamodule.grouping.coalition(name) for name in names]
     every = {maker.key(removed): maker for maker in makers for removed in coalitions}
-    dry = is_dry_run(trainer)
+    dry = compat.is_dry_run(trainer)
     todo = {key: maker for key, maker in every.items() if dry or not maker.has(key.groups)}
     say_skipped("retrain", [f"{key.name} (seed {key.seed})" for key in every if key not in todo])
     if todo:

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
-from guda_lightning.compat import is_dry_run
+from guda_lightning import compat
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
@@ -70,7 +70,7 @@ def unlearn(
     source = trainer.open_full(full, model, datamodule)
     how = (objective, steps, optimizer, lr_scheduler, seed, lora)
     maker = unlearner(trainer, model, source, datamodule, *how)
-    dry = is_dry_run(trainer)
+    dry = compat.is_dry_run(trainer)
     todo = [name for name, removed in coalitions.items() if dry or not maker.has(removed)]
     for name in todo:
         maker.check(coalitions[name])

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from guda_lightning.compat import is_dry_run
+from guda_lightning import compat
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import UnlearnDataModule
 from guda_lightning.data.forget_retain import ForgetData
@@ -169,7 +169,7 @@ class UnlearnModule(DiffusionModule):
         Raises:
             ConfigError: There was no training to its end, or none whose hyper-parameters are known.
         """
-        if not self.cost.finished or is_dry_run(self.trainer):
+        if not self.cost.finished or compat.is_dry_run(self.trainer):
             raise ConfigError(
                 "only a student that has unlearned can be stored",
                 found="a dry run (fast_dev_run)"
