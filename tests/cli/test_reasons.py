@@ -58,6 +58,11 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "data: a number",
             "options below `data:`, each on a line of its own, further right",
         ),
+        (
+            b"model:\n  class_path: A\n  init_args:\n    # seed: 3\n",
+            "model.init_args: nothing",
+            "arguments below `init_args:`, or no such line",
+        ),
         (b"trainer:\n\tmax_steps: 3\n", "line 2: a tab", "blanks: YAML indents by them alone"),
         (
             b"trainer:\n  max_steps: 3\n  max_steps: 4\n",
@@ -146,11 +151,18 @@ def test_what_yaml_allows_is_no_error(tmp_path: Path) -> None:
             OWN_MODULE,
         ),
         (
+            ["--model.class_path", "torch.nn.Linear"],
+            "model is no LightningModule",
+            "torch.nn.Linear",
+            "`class_path:` of a LightningModule, and its arguments below `init_args:`",
+            "correct model; `guda configs` lists examples",
+        ),
+        (
             ["--model.class_path", "nowhere.Model"],
             "model: there is no module nowhere",
             "No module named 'nowhere'",
             NO_CLASS,
-            OWN_MODULE,
+            f"{OWN_MODULE}, others after `pip install nowhere`",
         ),
         (
             ["--trainer.callbacks+=EarlyStopping"],

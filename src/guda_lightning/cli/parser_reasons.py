@@ -22,10 +22,17 @@ _NO_CLASS = re.compile(
     r"|No module named '(?P<missing>[\w.]+)'"
     r"|Expected a dot import path string: (?P<text>[^\n]*)"
 )
+_CALLABLE = re.compile(
+    r"Type \S.*? expects a function or a callable class: (.+?)(?: Got value: .*)?", re.DOTALL
+)
+_SUBCLASS = re.compile(
+    r"(?:Import path ?(?P<path>\S*) does not correspond to|Not a valid)(?: a)? subclass of (?P<kind>\w+).*",
+    re.DOTALL,
+)
 _REQUIRED = re.compile(r"the following arguments are required: (.+)", re.DOTALL)
 _UNKNOWN = re.compile(r"unrecognized arguments: (.+)", re.DOTALL)
 _UNION = "Does not validate against any of the Union subtypes"
-_BORING = ("Not a valid subclass", "Expected a <class 'NoneType'>", "Expected a path but")
+_BORING = ("Expected a <class 'NoneType'>", "Expected a path but")
 
 
 @dataclass
@@ -61,6 +68,9 @@ def innermost(text: str) -> Reason:
             nested = re.fullmatch(r"NestedArg\(key='(.*)', val='?(.*?)'?\)", given[1] if given else "")
             reason.value = nested[2] if nested else given[1] if given else ""
             reason.text = _best(attempts)
+            continue
+        elif match := _CALLABLE.fullmatch(text):
+            reason.text, reason.class_path = match[1], ""
             continue
         else:
             return reason
@@ -107,6 +117,14 @@ def refusal(text: str, command: str, options: Collection[str] = ()) -> ConfigErr
         return _misspelt(f"{match['group'] or owner} has no option {name}", name, name, known, help_of)
     if match := _NO_CLASS.search(reason.text):
         return _no_class(option, match)
+    if match := _SUBCLASS.fullmatch(reason.text):
+        kind = match["kind"]
+        return ConfigError(
+            f"{option or owner} is no {kind}",
+            found=match["path"] or reason.value or said,
+            expected=f"`class_path:` of a {kind}, and its arguments below `init_args:`",
+            fix=f"correct {option or 'it'}; `guda configs` lists examples",
+        )
     if match := _WRONG.fullmatch(reason.text):
         types = [_WRONG.fullmatch(one) for one in reason.text.split("\n- ")]
         return ConfigError(
@@ -127,7 +145,7 @@ def _attempts(text: str) -> list[str]:
     """The alternatives of a union or of a list of reasons, each without its dash."""
     if text.startswith(_UNION):
         text = textwrap.dedent(text.partition("Errors:\n")[2].partition("\nGiven value type:")[0])
-    elif not (text.startswith("- ") and _UNION in text):
+    elif not text.startswith("- "):
         return []
     items = re.split(r"^- ", text, flags=re.MULTILINE)[1:]
     return [
@@ -136,14 +154,11 @@ def _attempts(text: str) -> list[str]:
 
 
 def _best(attempts: list[str]) -> str:
-    for attempt in attempts:
-        if _CLASS.match(attempt) or _KEY.match(attempt) or attempt.startswith(_UNION):
-            return attempt
-    telling = [one for one in attempts if not one.startswith(_BORING)]
-    if not telling:
-        telling = attempts
-    plain = [one for one in telling if not _WRONG.fullmatch(one) or "dot import path" in one]
-    return plain[0] if plain else "\n- ".join(telling)
+    """The attempt that came furthest; of several that came nowhere, all types that were tried."""
+    telling = [one for one in attempts if not one.startswith(_BORING)] or attempts
+    branches = [one for one in telling if _CLASS.match(one) or _KEY.match(one) or one.startswith(_UNION)]
+    reasons = [one for one in telling if not _WRONG.fullmatch(one) or "dot import path" in one]
+    return next(iter(branches or reasons), "\n- ".join(telling))
 
 
 def _misspelt(problem: str, found: str, name: str, known: Collection[str], help_of: str) -> ConfigError:
@@ -162,6 +177,8 @@ def _no_class(option: str, match: re.Match[str]) -> ConfigError:
     names = dir(sys.modules[match["module"]]) if match["module"] in sys.modules else []
     near = difflib.get_close_matches(match["name"] or "", names, n=1)
     fix = "correct class_path; a module of your own is found in the folder where guda is started"
+    if match["missing"]:
+        fix += f", others after `pip install {match['missing'].partition('.')[0]}`"
     problem = f"there is no {'module' if match['missing'] else 'class'} {name}"
     return ConfigError(
         f"{option}: {problem}" if option else problem,

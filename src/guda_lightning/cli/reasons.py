@@ -125,8 +125,15 @@ def _interpolation(error: BaseException) -> GudaError | None:
 def _wandb(error: BaseException) -> GudaError | None:
     if not _is(error, "wandb.Error"):
         return None
+    if "key" not in str(error).lower():
+        return ConfigError(
+            "W&B refuses the run",
+            found=_said(error),
+            expected="options of WandbLogger that W&B accepts, and a network that reaches it",
+            fix="correct trainer.logger.init_args, or set WANDB_MODE=offline",
+        )
     return ConfigError(
-        "W&B has no API key" if "key" in str(error).lower() else "W&B refuses the run",
+        "W&B has no API key",
         found=_said(error),
         expected="an account to log to, or runs that stay on this machine",
         fix="run `wandb login`, or set WANDB_MODE=offline",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,19 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
         if isinstance(section, list | bool | int | float) or (name == "trainer" and section is None):
             found = f"{name}: {'nothing' if section is None else f'a {_kind(section)}'}"
             raise _refused(path, found, f"options below `{name}:`, each on a line of its own, further right")
+    for key in _without_arguments(value):
+        raise _refused(path, f"{key}: nothing", "arguments below `init_args:`, or no such line")
     return text, value
+
+
+def _without_arguments(value: Any, key: str = "") -> Iterator[str]:
+    """Keys of ``init_args`` with nothing below them, as where all of it is commented out."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        below = f"{key}.{name}" if key else str(name)
+        if name == "init_args" and part is None:
+            yield below
+        yield from _without_arguments(part, below)
 
 
 class _StrictLoader(yaml.SafeLoader):

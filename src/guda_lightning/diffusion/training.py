@@ -73,14 +73,17 @@ def rare_hparams(trainer: Trainer) -> dict[str, Any]:
     return found
 
 
-def time_hparams(trainer: Trainer) -> dict[str, float]:
-    """``max_time`` in seconds, where nothing else ends a training.
+def time_hparams(trainer: Trainer) -> dict[str, Any]:
+    """``max_time`` in seconds and what it has to wait for, where nothing else ends a training.
 
     Args:
         trainer: One that has not trained.
     """
     seconds = _seconds_left(trainer)
-    return {} if seconds is None or _ends(trainer) else {"max_time": seconds}
+    if seconds is None or _ends(trainer):
+        return {}
+    least = {"min_steps": trainer.min_steps, "min_epochs": trainer.min_epochs}
+    return {"max_time": seconds, **{name: value for name, value in least.items() if value is not None}}
 
 
 def refuse_endless(trainer: Trainer) -> None:

@@ -24,7 +24,7 @@ from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.adapters import BeneathAdapter, Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.module import Batch
-from guda_lightning.diffusion.training import stopped_by
+from guda_lightning.diffusion.training import early_stop
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
 from guda_lightning.storage.files import sha256_json
@@ -189,7 +189,7 @@ class UnlearnModule(DiffusionModule):
             seconds=self.cost.seconds,
             steps=self.trainer.global_step,
             network_evaluations=self.cost.evaluations,
-            stopped=stopped_by(self.trainer),
+            stopped=early_stop(self.trainer),
             history=history,
         )
         store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
