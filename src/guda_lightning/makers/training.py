@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from guda_lightning import compat
 from guda_lightning.callbacks import ResumeCheckpoint
+from guda_lightning.diffusion.checkpoints import unreadable_globals
 from guda_lightning.diffusion.training import stopped_by
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import refuse_unsharded
-from guda_lightning.errors import GudaError
+from guda_lightning.errors import GudaError, StoreError
 from guda_lightning.makers.costs import say
 
 _EXPECTED_WARNINGS = (
@@ -33,10 +35,12 @@ def fit(
     Raises:
         KeyboardInterrupt: The user interrupted; nothing counts as complete.
         ConfigError: It has stopped before its end; nothing counts as complete.
+        StoreError: The checkpoint holds objects that cannot be read without running their code.
     """
     refuse_unsharded(trainer, module)
     path = None if checkpoint is None else checkpoint.path
     if path is not None:
+        _refuse_objects(path)
         say(f"going on from {path}")
     try:
         with warnings.catch_warnings():
@@ -49,6 +53,17 @@ def fit(
         raise
     if not compat.is_dry_run(trainer):
         _refuse_stopped(trainer)
+
+
+def _refuse_objects(path: Path) -> None:
+    if unknown := unreadable_globals(path):
+        raise StoreError(
+            f"{path} cannot be read without running code of the classes in it",
+            found=", ".join(unknown),
+            expected="tensors, numbers, texts, and lists and dicts of them",
+            fix="let the state_dict and on_save_checkpoint of your module and callbacks return these, and "
+            f"remove {path.parent} to begin again",
+        )
 
 
 def _refuse_stopped(trainer: Trainer) -> None:
