@@ -13,24 +13,10 @@ from guda_lightning.errors import ConfigError
 
 _KEY = re.compile(r'Parser key "([^"]+)":\n')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)':\n")
-_WRONG = re.compile(r"Expected an? (?P<type>.+?)(?:\. Got value: (?P<value>.*))?", re.DOTALL)
-_NO_OPTION = re.compile(
-    r"(?:Group '(?P<group>.+)' does not accept option|Option) '(?P<name>.+?)'.*", re.DOTALL
-)
-_NO_CLASS = re.compile(
-    r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'"
-    r"|No module named '(?P<missing>[\w.]+)'"
-    r"|Expected a dot import path string: (?P<text>[^\n]*)"
-)
+_WRONG = re.compile(r"Expected an? (?P<type>.+?)(?:\. Got value: (?P<value>.*))?\Z", re.DOTALL)
 _CALLABLE = re.compile(
-    r"Type \S.*? expects a function or a callable class: (.+?)(?: Got value: .*)?", re.DOTALL
+    r"Type \S.*? expects a function or a callable class: (.+?)(?: Got value: .*)?\Z", re.DOTALL
 )
-_SUBCLASS = re.compile(
-    r"(?:Import path ?(?P<path>\S*) does not correspond to|Not a valid)(?: a)? subclass of (?P<kind>\w+).*",
-    re.DOTALL,
-)
-_REQUIRED = re.compile(r"the following arguments are required: (.+)", re.DOTALL)
-_UNKNOWN = re.compile(r"unrecognized arguments: (.+)", re.DOTALL)
 _UNION = "Does not validate against any of the Union subtypes"
 _BORING = ("Expected a <class 'NoneType'>", "Expected a path but")
 
@@ -51,6 +37,21 @@ class Reason:
     class_path: str = ""
     value: str = ""
 
+    @property
+    def option(self) -> str:
+        """The option, dotted; empty: none."""
+        return ".".join(self.path)
+
+    @property
+    def owner(self) -> str:
+        """What lacks an option, or has none of a name."""
+        return self.class_path or self.option
+
+    @property
+    def said(self) -> str:
+        """The text on one line."""
+        return " ".join(self.text.split())
+
 
 def innermost(text: str) -> Reason:
     """Follow the branch that leads furthest."""
@@ -69,7 +70,7 @@ def innermost(text: str) -> Reason:
             reason.value = nested[2] if nested else given[1] if given else ""
             reason.text = _best(attempts)
             continue
-        elif match := _CALLABLE.fullmatch(text):
+        elif match := _CALLABLE.match(text):
             reason.text, reason.class_path = match[1], ""
             continue
         else:
@@ -86,58 +87,94 @@ def refusal(text: str, command: str, options: Collection[str] = ()) -> ConfigErr
         options: The flags that exist, to find a misspelt one.
     """
     reason = innermost(text)
-    option, said = ".".join(reason.path), " ".join(reason.text.split())
-    owner = reason.class_path or option or command
-    help_of = f"`{command} --help` explains the options"
-    if match := _UNKNOWN.fullmatch(said):
-        name = match[1].split()[0].partition("=")[0]
-        if not name.startswith("-"):
-            return ConfigError(
-                f"{command} takes options alone",
-                found=match[1],
-                expected=f"{command} -c FILE [--OPTION VALUE ...]",
-                fix=f"pass a configuration with -c {name}" if name.endswith("ml") else help_of,
-            )
-        return _misspelt(f"{command} has no option {name}", match[1], name, options, help_of)
-    if match := _REQUIRED.fullmatch(said):
-        section = match[1] in ("model", "data")
-        return ConfigError(
-            f"{owner} lacks {match[1]}",
-            found="a configuration without it" if section else "no value for it",
-            expected=f"a section `{match[1]}:`" if section else f"{match[1]} below init_args",
-            fix="pass a configuration with -c, such as one that `guda configs` lists" if section else help_of,
-        )
-    if (match := _NO_OPTION.fullmatch(reason.text)) and "accept" in reason.text:
-        name = match["name"]
-        known = (
-            _parameters(reason.class_path)
-            if reason.class_path
-            else _siblings(match["group"] or option, options)
-        )
-        return _misspelt(f"{match['group'] or owner} has no option {name}", name, name, known, help_of)
-    if match := _NO_CLASS.search(reason.text):
-        return _no_class(option, match)
-    if match := _SUBCLASS.fullmatch(reason.text):
-        kind = match["kind"]
-        return ConfigError(
-            f"{option or owner} is no {kind}",
-            found=match["path"] or reason.value or said,
-            expected=f"`class_path:` of a {kind}, and its arguments below `init_args:`",
-            fix=f"correct {option or 'it'}; `guda configs` lists examples",
-        )
-    if match := _WRONG.fullmatch(reason.text):
-        types = [_WRONG.fullmatch(one) for one in reason.text.split("\n- ")]
-        return ConfigError(
-            f"{option or owner} has a wrong value",
-            found=match["value"] or reason.value or said,
-            expected=" or ".join(_type(one["type"]) for one in types if one),
-            fix=f"correct {option or 'it'}; {help_of}",
-        )
-    return ConfigError(
-        f"{option or 'the configuration'} is refused",
-        found=said,
+    asked = _Asked(command, options)
+    found = (rule(match, reason, asked) for pattern, rule in _RULES if (match := pattern.match(reason.text)))
+    return next(found, None) or ConfigError(
+        f"{reason.option or 'the configuration'} is refused",
+        found=reason.said,
         expected="options and values that the command accepts",
-        fix=f"correct it; {help_of}",
+        fix=f"correct it; {asked.help}",
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The command, and the flags that it has."""
+
+    command: str
+    options: Collection[str]
+
+    @property
+    def help(self) -> str:
+        return f"`{self.command} --help` explains the options"
+
+
+def _unknown(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    given = " ".join(match[1].split())
+    name = given.split()[0].partition("=")[0]
+    if name.startswith("-"):
+        return _misspelt(f"{asked.command} has no option {name}", given, name, asked.options, asked.help)
+    return ConfigError(
+        f"{asked.command} takes options alone",
+        found=given,
+        expected=f"{asked.command} -c FILE [--OPTION VALUE ...]",
+        fix=f"pass a configuration with -c {name}" if name.endswith("ml") else asked.help,
+    )
+
+
+def _required(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    section = match[1] in ("model", "data")
+    return ConfigError(
+        f"{reason.owner or asked.command} lacks {match[1]}",
+        found="a configuration without it" if section else "no value for it",
+        expected=f"a section `{match[1]}:`" if section else f"{match[1]} below init_args",
+        fix="pass a configuration with -c, such as one that `guda configs` lists" if section else asked.help,
+    )
+
+
+def _no_option(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    name, group = match["name"], match["group"]
+    if reason.class_path:
+        known = _parameters(reason.class_path)
+    else:
+        known = _siblings(group or reason.option, asked.options)
+    return _misspelt(
+        f"{group or reason.owner or asked.command} has no option {name}", name, name, known, asked.help
+    )
+
+
+def _no_class(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    module, name, missing = match["module"], match["name"], match["missing"]
+    wanted = f"{module}.{name}" if name else missing or match["text"]
+    near = difflib.get_close_matches(name or "", dir(sys.modules.get(module)), n=1) if name else []
+    fix = "correct class_path; a module of your own is found in the folder where guda is started"
+    if missing:
+        fix += f", others after `pip install {missing.partition('.')[0]}`"
+    problem = f"there is no {'module' if missing else 'class'} {wanted}"
+    return ConfigError(
+        f"{reason.option}: {problem}" if reason.option else problem,
+        found=match["found"] or match["text"],
+        expected="the import path of a class, such as guda_lightning.DiffusionModule",
+        fix=f"use {module}.{near[0]}" if near else fix,
+    )
+
+
+def _no_subclass(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    return ConfigError(
+        f"{reason.option or reason.class_path or asked.command} is no {match['kind']}",
+        found=match["path"] or reason.value or reason.said,
+        expected=f"`class_path:` of a {match['kind']}, and its arguments below `init_args:`",
+        fix=f"correct {reason.option or 'it'}; `guda configs` lists examples",
+    )
+
+
+def _wrong(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    types = [_WRONG.match(one) for one in reason.text.split("\n- ")]
+    return ConfigError(
+        f"{reason.option or reason.class_path or asked.command} has a wrong value",
+        found=match["value"] or reason.value or reason.said,
+        expected=" or ".join(_type(one["type"]) for one in types if one),
+        fix=f"correct {reason.option or 'it'}; {asked.help}",
     )
 
 
@@ -157,7 +194,7 @@ def _best(attempts: list[str]) -> str:
     """The attempt that came furthest; of several that came nowhere, all types that were tried."""
     telling = [one for one in attempts if not one.startswith(_BORING)] or attempts
     branches = [one for one in telling if _CLASS.match(one) or _KEY.match(one) or one.startswith(_UNION)]
-    reasons = [one for one in telling if not _WRONG.fullmatch(one) or "dot import path" in one]
+    reasons = [one for one in telling if not _WRONG.match(one) or "dot import path" in one]
     return next(iter(branches or reasons), "\n- ".join(telling))
 
 
@@ -170,22 +207,6 @@ def _misspelt(problem: str, found: str, name: str, known: Collection[str], help_
         return ConfigError(problem, found=found, expected=near[0], fix=f"use {near[0]}")
     every = ", ".join(sorted(known)) if 0 < len(known) <= 30 else "one that exists"
     return ConfigError(problem, found=found, expected=every, fix=help_of)
-
-
-def _no_class(option: str, match: re.Match[str]) -> ConfigError:
-    name = f"{match['module']}.{match['name']}" if match["name"] else match["missing"] or match["text"]
-    names = dir(sys.modules[match["module"]]) if match["module"] in sys.modules else []
-    near = difflib.get_close_matches(match["name"] or "", names, n=1)
-    fix = "correct class_path; a module of your own is found in the folder where guda is started"
-    if match["missing"]:
-        fix += f", others after `pip install {match['missing'].partition('.')[0]}`"
-    problem = f"there is no {'module' if match['missing'] else 'class'} {name}"
-    return ConfigError(
-        f"{option}: {problem}" if option else problem,
-        found=" ".join(match[0].split()).removeprefix("Expected a dot import path string: "),
-        expected="the import path of a class, such as guda_lightning.DiffusionModule",
-        fix=f"use {match['module']}.{near[0]}" if near else fix,
-    )
 
 
 def _parameters(class_path: str) -> list[str]:
@@ -210,3 +231,28 @@ def _type(text: str) -> str:
     text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text).replace("NoneType", "null")
     text = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", text)
     return " ".join(re.sub(r"\b(?:typing|collections\.abc)\.", "", text).split())
+
+
+_RULES = (
+    (re.compile(r"unrecognized arguments: (.+)", re.DOTALL), _unknown),
+    (re.compile(r"the following arguments are required: (.+)"), _required),
+    (
+        re.compile(r"(?:Group '(?P<group>[^']+)' does not accept option|Option) '(?P<name>[^']+)'"),
+        _no_option,
+    ),
+    (
+        re.compile(
+            r"Expected a dot import path string: (?P<text>[^\n]*)|[^\n]*?(?P<found>"
+            r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'|"
+            r"No module named '(?P<missing>[\w.]+)')"
+        ),
+        _no_class,
+    ),
+    (
+        re.compile(
+            r"(?:Import path ?(?P<path>\S*) does not correspond to a|Not a valid) subclass of (?P<kind>\w+)"
+        ),
+        _no_subclass,
+    ),
+    (_WRONG, _wrong),
+)
