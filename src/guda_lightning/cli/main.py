@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from guda_lightning import notes
 from guda_lightning.cli.commands import find, listing
 from guda_lightning.cli.reasons import explained
 from guda_lightning.errors import GudaError
@@ -36,6 +37,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"guda {__version__}")
         return 0
+    notes.begin()
     try:
         return find(arguments[0]).run(arguments[1:])
     except Exception as error:
