@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 
 
@@ -29,3 +30,10 @@ class Failing(Callback):
 
     def on_train_start(self, *_: Any) -> None:
         raise RuntimeError("mine")
+
+
+class Misusing(Callback):
+    """Has a bug that another library complains about."""
+
+    def on_train_start(self, *_: Any) -> None:
+        torch.nn.GroupNorm(3, 4)

@@ -296,9 +296,13 @@ def test_members_of_enumerations_are_configurations(tmp_path: Path) -> None:
 
 
 def test_what_is_no_reason_of_another_library_shows_its_traceback(tmp_path: Path) -> None:
-    failing = ["--trainer.callbacks+=own_callbacks.Failing"]
-    with pytest.raises(RuntimeError, match=r"^mine$"):
-        main(["fit", "-c", DIGITS, "--run", f"{tmp_path}/run", *failing])
+    for name, kind, text in (
+        ("Failing", RuntimeError, "^mine$"),
+        ("Misusing", ValueError, "must be divisible"),
+    ):
+        failing = [f"--trainer.callbacks+=own_callbacks.{name}"]
+        with pytest.raises(kind, match=text):
+            main(["fit", "-c", DIGITS, "--run", f"{tmp_path}/run", *failing])
     for bug in (KeyError("x"), ZeroDivisionError(), AssertionError(), RuntimeError("x"), ValueError("x")):
         assert explained(bug) is None
 

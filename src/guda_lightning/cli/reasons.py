@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -199,7 +200,8 @@ def _checkpoint(error: BaseException) -> GudaError | None:
 
 def _optimizer(error: BaseException) -> GudaError | None:
     place = _place(error)
-    if not (isinstance(error, ValueError | TypeError) and place.startswith("torch/optim/")):
+    of_optimizer = isinstance(error, ValueError | TypeError) and place.startswith("torch/optim/")
+    if not of_optimizer or _in_users_code(error):
         return None
     return ConfigError(
         "the optimizer or its learning-rate schedule refuses its arguments",
@@ -214,14 +216,26 @@ def _refused(error: BaseException) -> GudaError | None:
     if not (
         _is(error, "lightning.MisconfigurationException")
         or (isinstance(error, _COMPLAINTS) and package in _LIBRARIES)
-        or (isinstance(error, ValueError) and package in _OF_VALUES)
-    ):
+        or (isinstance(error, ValueError | TypeError) and package in _OF_VALUES)
+    ) or _in_users_code(error):
         return None
     return ConfigError(
         f"{package or 'lightning'} refuses the configuration",
         found=f"{_said(error)}{_where(error)}",
         expected="options that go together",
         fix="correct the option that it names",
+    )
+
+
+def _in_users_code(error: BaseException) -> bool:
+    """Whether code of the user's own has led there: its traceback says more than any message."""
+    paths = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    ours = [position for position, path in enumerate(paths) if path.is_relative_to(_ROOT)]
+    below = paths[ours[0] :] if ours else []
+    known = (_ROOT, Path(sysconfig.get_path("stdlib")))
+    return any(
+        path.is_absolute() and "site-packages" not in path.parts and not any(map(path.is_relative_to, known))
+        for path in below
     )
 
 
