@@ -228,6 +228,13 @@ def test_what_yaml_allows_is_no_error(tmp_path: Path) -> None:
             "the checkpoint that an interrupted training goes on from",
             "remove trainer.barebones",
         ),
+        (
+            ["--trainer.callbacks+=BatchSizeFinder"],
+            "BatchSizeFinder makes a training depend on the memory of the machine",
+            "BatchSizeFinder among trainer.callbacks",
+            "the batch size that records tell",
+            "remove it, and set data.init_args.batch_size",
+        ),
         # While training.
         (
             ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=nope"],

@@ -13,7 +13,6 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
-    BatchSizeFinder,
     EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
@@ -29,7 +28,6 @@ from guda_lightning.errors import ConfigError
 # Callbacks that change what is learnt, or for how long.
 _CHANGING = (
     BaseFinetuning,
-    BatchSizeFinder,
     EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder
 
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel, refuse_nonfinite
@@ -118,4 +119,12 @@ def _refuse(arguments: Mapping[str, Any]) -> None:
             found="barebones: true",
             expected="the checkpoint that an interrupted training goes on from",
             fix="remove trainer.barebones",
+        )
+    given = arguments.get("callbacks") or []
+    if any(isinstance(one, BatchSizeFinder) for one in (given if isinstance(given, list) else [given])):
+        raise ConfigError(
+            "BatchSizeFinder makes a training depend on the memory of the machine",
+            found="BatchSizeFinder among trainer.callbacks",
+            expected="the batch size that records tell",
+            fix="remove it, and set data.init_args.batch_size",
         )
