@@ -26,6 +26,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
     text = _text(path)
     try:
         value = yaml.load(text, _StrictLoader)
+        bare = next(_without_arguments(value), None)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _no_yaml(path, text, error) from error
     if not isinstance(value, dict):
@@ -36,8 +37,8 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
         if isinstance(section, list | bool | int | float) or (name == "trainer" and section is None):
             found = f"{name}: {'nothing' if section is None else f'a {_kind(section)}'}"
             raise _refused(path, found, f"options below `{name}:`, each on a line of its own, further right")
-    for key in _without_arguments(value):
-        raise _refused(path, f"{key}: nothing", "arguments below `init_args:`, or no such line")
+    if bare is not None:
+        raise _refused(path, f"{bare}: nothing", "arguments below `init_args:`, or no such line")
     return text, value
 
 
@@ -81,7 +82,7 @@ def _text(path: Path) -> str:
 
 def _no_yaml(path: Path, text: str, error: Exception) -> ConfigError:
     if isinstance(error, RecursionError):
-        return _refused(path, "brackets nested too deeply", "a configuration")
+        return _refused(path, "values nested too deeply, or within themselves", "a configuration")
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
     if mark is None:
