@@ -51,6 +51,7 @@ def fit_full(
     folder, config = trainer.run_folder.full, dict(config or {})
     if (folder / RECORD).is_file() and not compat.is_dry_run(trainer):
         refuse_other_config(folder / RECORD, config)
+        FullRecord.from_file(folder / RECORD).refuse_unfinished(folder)
         say(f"fit: {folder} is complete, skipped")
         return folder
     started = trainer.layout.initialize(model)  # a wrong path is refused before training

@@ -93,6 +93,25 @@ class FullRecord:
         """
         return cls.from_file(folder / RECORD) if (folder / RECORD).is_file() else None
 
+    def refuse_unfinished(self, folder: Path) -> None:
+        """Refuse a training of fewer steps than its configuration says, as earlier versions kept of dry runs.
+
+        Args:
+            folder: RUN/full.
+
+        Raises:
+            StoreError: Steps alone end it, and it took fewer.
+        """
+        trainer = self.config.get("trainer", {})
+        steps = -1 if trainer.get("max_steps") is None else trainer["max_steps"]
+        if self.steps < steps and trainer.get("max_epochs") in (None, -1) and self.stopped is None:
+            raise StoreError(
+                f"{folder} was trained for fewer steps than its configuration says",
+                found=f"{self.steps} steps",
+                expected=f"trainer.max_steps = {steps}",
+                fix=f"remove {folder} and run guda fit again",
+            )
+
     def refuse_other_data(self, folder: Path, data_hash: str, grouping_hash: str) -> None:
         """Refuse data with other images or other groups than the full model was trained on.
 
