@@ -665,9 +665,12 @@ def test_a_misspelt_class_of_data(tmp_path: Path, capsys: pytest.CaptureFixture[
     source = {"class_path": "guda_lightning.data.Digit"}
     wrong.write_text(yaml.safe_dump({"data": {"init_args": {"source": source}}}))
     assert main(command("fit", "-c", wrong, "--run", tmp_path / "run")) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("usage: guda fit -c FILE") and "Traceback" not in err
-    assert "module 'guda_lightning.data' has no attribute 'Digit'" in err
+    assert capsys.readouterr().err == (
+        "error: data.init_args.source: there is no class guda_lightning.data.Digit\n"
+        "  found:    module 'guda_lightning.data' has no attribute 'Digit'\n"
+        "  expected: the import path of a class, such as guda_lightning.DiffusionModule\n"
+        "  fix:      use guda_lightning.data.Digits\n"
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -66,6 +66,14 @@ def test_the_callbacks_of_a_trainer(tmp_path: Path) -> None:
     assert mine in compat.callbacks(quiet_trainer(tmp_path, enable_model_summary=True, callbacks=[mine]))
 
 
+def test_a_dry_run(tmp_path: Path) -> None:
+    assert [compat.is_dry_run(quiet_trainer(tmp_path, fast_dev_run=count)) for count in (False, True, 3)] == [
+        False,
+        True,
+        True,
+    ]
+
+
 def test_a_checkpoint_of_the_end_of_an_epoch(tmp_path: Path) -> None:
     """Without ``complete_epoch`` Lightning would begin again with the epoch that is over."""
     checkpoint = ResumeCheckpoint(tmp_path / "kept")

@@ -98,6 +98,11 @@ def callbacks(trainer: Trainer) -> list[Callback]:
     return found
 
 
+def is_dry_run(trainer: Trainer) -> bool:
+    """Whether a trainer only tries a few batches (``fast_dev_run``); set as the callbacks are."""
+    return bool(vars(trainer)["fast_dev_run"])
+
+
 def complete_epoch(checkpoint: dict[str, Any]) -> None:
     """Say in a checkpoint of the end of an epoch that the epoch is over and the next one has not begun.
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import operator
+import re
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours of a terminal, which other libraries put in
 
 
 class GudaError(Exception):
@@ -17,7 +20,8 @@ class GudaError(Exception):
 
     def __init__(self, problem: str, *, found: object, expected: object, fix: str) -> None:
         self.problem, self.found, self.expected, self.fix = problem, found, expected, fix
-        super().__init__(f"{problem}\n  found:    {found}\n  expected: {expected}\n  fix:      {fix}")
+        text = f"{problem}\n  found:    {found}\n  expected: {expected}\n  fix:      {fix}"
+        super().__init__(_ESCAPES.sub("", text))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling between processes.

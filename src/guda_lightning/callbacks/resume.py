@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from guda_lightning import compat
+from guda_lightning.diffusion.training import early_stop
 from guda_lightning.storage.files import atomic_folder
 
 _FILE = "trainer.ckpt"
@@ -39,13 +40,19 @@ class ResumeCheckpoint(Checkpoint):
         path = self.folder / "resume" / _FILE
         return path if path.is_file() else None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop at once where EarlyStopping had ended a training before it was interrupted."""
+        if early_stop(trainer) is not None:
+            trainer.should_stop = True
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace the checkpoint.
+        """Replace the checkpoint, unless something has stopped the training amid the epoch.
 
         Raises:
             StoreError: The disk is full; the checkpoint before is untouched.
         """
-        if (trainer.current_epoch + 1) % self.every_n_epochs:
+        cut_short = trainer.should_stop and not trainer.is_last_batch
+        if cut_short or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         self._writing = True
         try:

@@ -46,6 +46,7 @@ class Stage(Command):
         function: The function, ``MODULE.FUNCTION``; both named like the command, if left out.
         filled: Arguments that ``StageCLI`` fills in beside ``trainer``, and that are no options.
         needs_data: Whether it works on the groups of the training data.
+        dry_run: Whether it trains or validates, so that ``fast_dev_run`` has something to try out.
         in_run: Whether ``guda run`` runs it, in the order of ``COMMANDS``.
         config: The configuration of this stage alone that ``guda run`` takes unless ``--NAME FILE`` is given.
     """
@@ -54,6 +55,7 @@ class Stage(Command):
     function: str = ""
     filled: tuple[str, ...] = ("model", "datamodule")
     needs_data: bool = True
+    dry_run: bool = True
     in_run: bool = False
     config: str | None = None
 
@@ -84,6 +86,7 @@ COMMANDS: tuple[Command, ...] = (
         "Draw queries from the full model, or without some groups",
         "-c digits.yaml [--num 64] [--without 3,7]",
         in_run=True,
+        dry_run=False,
     ),
     Stage(
         "unlearn",
@@ -110,11 +113,13 @@ COMMANDS: tuple[Command, ...] = (
         "-c digits.yaml [--queries FILE|FOLDER]",
         in_run=True,
         config="attribute/elbo.yaml",
+        dry_run=False,
     ),
     Stage(
         "placebo",
         "Test which queries random groups explain as well",
         "-c digits.yaml -c unlearn/retrack.yaml",
+        dry_run=False,
     ),
     Command("report", "Write one self-contained page that shows the answer", "RUN", "report"),
     Command("evaluate", "Measure how well scores agree with the oracle", "RUN [--calibrate 3,7]", "evaluate"),

@@ -72,8 +72,10 @@ def _located(name: str) -> str:
     if name.removeprefix("configs/") in files:
         return str(files[name.removeprefix("configs/")])
     raise ConfigError(
-        f"the configuration {name} does not exist",
-        found=f"no such file, here or among {len(files)} that come with guda",
+        f"the configuration {name} {'is no file' if Path(name).is_dir() else 'does not exist'}",
+        found="a folder"
+        if Path(name).is_dir()
+        else f"no such file, here or among {len(files)} that come with guda",
         expected="a YAML file",
         fix="`guda configs` lists those that come with guda",
     )

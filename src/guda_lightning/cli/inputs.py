@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from guda_lightning.cli.yaml_files import read_config
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,11 @@ class Inputs:
 
     @classmethod
     def of(cls, stage: str, arguments: Sequence[str]) -> Inputs:
-        """Read them; what is not as it should be is left for the parser to refuse."""
+        """Read them; options that do not exist are left for the parser to refuse.
+
+        Raises:
+            ConfigError: A file is no configuration.
+        """
         files: dict[Path, str] = {}
         values: dict[str, list[Any]] = {}
         for name, value in _options(arguments):
@@ -37,8 +41,8 @@ class Inputs:
                 values.setdefault(name.removeprefix("--"), []).append(value)
                 continue
             path = Path(value)
-            files[path] = path.read_text("utf-8", errors="replace")
-            for key, scalar in _scalars(files[path]):
+            files[path], content = read_config(path)
+            for key, scalar in _flat(content, ""):
                 values.setdefault(key, []).append(scalar)
         return cls(stage, tuple(arguments), files, values)
 
@@ -68,15 +72,8 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, arguments[position + 1]
 
 
-def _scalars(text: str) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a YAML file; elements of lists have the key of their list."""
-    try:
-        yield from _flat(yaml.safe_load(text), "")
-    except yaml.YAMLError:
-        return
-
-
 def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a YAML file; elements of lists have the key of their list."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else str(name))

@@ -6,18 +6,27 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
-from jsonargparse import Namespace, set_parsing_settings
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+import yaml
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from guda_lightning import compat
 from guda_lightning.cli.commands import Stage
 from guda_lightning.cli.parser import StageParser
-from guda_lightning.errors import ConfigError, GudaError
+from guda_lightning.cli.parser_reasons import refusal
+from guda_lightning.cli.reasons import not_built
+from guda_lightning.diffusion.training import rare_hparams, time_hparams
+from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.stages.base import StageTrainer
 
+# Defaults of Lightning that are members of an enumeration, such as the interval of a Timer, by their values.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
+
+_PRECISION = "32-true"  # of a trainer that is told nothing
 _FROM_FIT = ("model", "data", "seed_everything")  # sections that make the full model what it is
 
 
@@ -57,10 +66,31 @@ class StageCLI(LightningCLI):
                     "usage": f"guda {stage.name} -c FILE [-c FILE ...] [--OPTION VALUE ...]",
                     "description": f"{stage.summary}.",
                     "parser_mode": "omegaconf+",
+                    "exit_on_error": False,  # it raises, and what it says becomes an error of ours
                 },
                 auto_configure_optimizers=False,
                 args=list(arguments),
                 run=False,  # its subcommands would be methods of the trainer, and run at once
+            )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse them.
+
+        Raises:
+            ConfigError: An option does not exist, lacks a value or has a wrong one.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise refusal(str(error), f"guda {self.stage.name}", compat.option_names(parser)) from error
+        if not isinstance(self.config.seed_everything, bool):
+            check_range(
+                "seed_everything",
+                self.config.seed_everything,
+                ge=0,
+                lt=2**32,
+                expected="0 <= seed_everything < 2**32, or false for none",
+                fix="pass --seed_everything with such a number",
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -95,6 +125,14 @@ class StageCLI(LightningCLI):
                 fix="add the section `data`, as in digits.yaml of `guda configs`",
             )
 
+        if self.config.trainer.fast_dev_run and not self.stage.dry_run:
+            raise ConfigError(
+                f"guda {self.stage.name} has no dry run",
+                found=f"trainer.fast_dev_run = {self.config.trainer.fast_dev_run}",
+                expected="a stage that trains, and whose dry run keeps nothing: fit, unlearn, guide, retrain",
+                fix="leave out trainer.fast_dev_run here",
+            )
+
     def instantiate_classes(self) -> None:
         """Nothing yet: ``run`` does, and before it the arguments of other stages may be checked."""
 
@@ -115,16 +153,8 @@ class StageCLI(LightningCLI):
     def _build(self) -> None:
         try:
             super().instantiate_classes()
-        except (MisconfigurationException, ValueError, TypeError) as error:
-            refused = _cause(error)
-            if refused is not None:
-                raise refused from None
-            raise ConfigError(
-                "the configuration cannot be built",
-                found=" ".join(str(error).split())[-300:],
-                expected="arguments that the trainer, the model and the data accept",
-                fix=f"`guda {self.stage.name} ... --print_config` shows all values",
-            ) from error
+        except Exception as error:
+            raise not_built(error, f"guda {self.stage.name}") from None
 
     def _filled(self) -> dict[str, Any]:
         """The arguments of the stage that are no options."""
@@ -164,6 +194,11 @@ class StageCLI(LightningCLI):
             for name in getattr(built, "where_and_how", ()):
                 ((made_from[section] or {}).get("init_args") or {}).pop(name, None)
         made_from["trainer"] = {key: config["trainer"][key] for key in trainer.makes_the_model}
+        if made_from["trainer"]["precision"] is None and trainer.precision != _PRECISION:
+            made_from["trainer"]["precision"] = trainer.precision  # by a plugin
+        if config["trainer"]["sync_batchnorm"] and trainer.world_size > 1:
+            made_from["trainer"]["sync_batchnorm"] = True
+        made_from["trainer"] |= rare_hparams(trainer) | time_hparams(trainer)
         # What one step learns from: the batches of all processes together, however many those are.
         loaded = (made_from["data"] or {}).get("init_args") or {}
         if isinstance(loaded.get("batch_size"), int):
@@ -171,10 +206,3 @@ class StageCLI(LightningCLI):
         else:
             made_from["trainer"]["world_size"] = trainer.world_size
         return made_from
-
-
-def _cause(error: BaseException | None) -> GudaError | None:
-    """The error of ours that another library has wrapped, if there is one."""
-    while error is not None and not isinstance(error, GudaError):
-        error = error.__cause__ or error.__context__
-    return error

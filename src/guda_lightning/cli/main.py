@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from guda_lightning import notes
 from guda_lightning.cli.commands import find, listing
+from guda_lightning.cli.reasons import explained
 from guda_lightning.errors import GudaError
 from guda_lightning.spread.task import end_with_driver
 from guda_lightning.version import __version__
@@ -39,15 +40,11 @@ def main(args: Sequence[str] | None = None) -> int:
     notes.begin()
     try:
         return find(arguments[0]).run(arguments[1:])
-    except GudaError as error:
-        return _refused(error)
-    except RuntimeError as error:
-        from guda_lightning.distributed.ranks import lost_rank
-
-        lost = lost_rank(error)
-        if lost is None:
+    except Exception as error:
+        refused = explained(error)
+        if refused is None:
             raise
-        return _refused(lost)
+        return _refused(refused)
     except KeyboardInterrupt:
         print(f"\n{AFTER_INTERRUPT}", file=sys.stderr)
         return INTERRUPTED

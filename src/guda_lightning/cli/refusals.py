@@ -8,7 +8,12 @@ from pathlib import Path
 from guda_lightning.cli.commands import Stage
 from guda_lightning.cli.inputs import Inputs
 from guda_lightning.errors import ConfigError
-from guda_lightning.storage.paths import refuse_missing_full, refuse_missing_queries, refuse_missing_start
+from guda_lightning.storage.paths import (
+    refuse_missing_checkpoint,
+    refuse_missing_full,
+    refuse_missing_queries,
+    refuse_missing_start,
+)
 from guda_lightning.storage.runs import RunFolder
 
 
@@ -23,7 +28,7 @@ def refuse_early(stage: Stage, inputs: Inputs, before: Collection[str] = ()) -> 
     Raises:
         ConfigError: The run folder is a file.
         QueryError: There are no queries.
-        StoreError: There is no full model, or no weights to start from.
+        StoreError: There is no full model, no checkpoint, or no weights to start from.
     """
     if inputs.asks_for("--help") or inputs.asks_for("-h") or inputs.asks_for("--print_config"):
         return
@@ -44,6 +49,8 @@ def refuse_early(stage: Stage, inputs: Inputs, before: Collection[str] = ()) -> 
         refuse_missing_queries(queries)
     if stage.needs_data and full is not None:
         refuse_missing_full(full)
+    if (checkpoint := inputs.path("ckpt_path")) is not None and stage.name == "validate":
+        refuse_missing_checkpoint(checkpoint)
     # A complete training is skipped, whatever it has started from.
     if stage.name == "fit" and start is not None and run is not None and not RunFolder(run).full.exists():
         refuse_missing_start(start)

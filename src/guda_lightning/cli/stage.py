@@ -38,7 +38,7 @@ def _fit(stage: Stage, inputs: Inputs) -> None:
     cli = parse(stage, inputs.arguments)
     cli.run()
     trainer: Any = cli.trainer
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not cli.config.trainer.fast_dev_run:
         remember(trainer.run_folder, of_inputs)
 
 

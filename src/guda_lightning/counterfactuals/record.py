@@ -77,6 +77,7 @@ class CounterfactualRecord(WeightsRecord):
         seconds: float,
         steps: int,
         network_evaluations: int,
+        stopped: str | None = None,
         history: Sequence[Mapping[str, Any]] = (),
     ) -> CounterfactualRecord:
         """The record of a counterfactual that was made just now, by the installed versions.
@@ -89,6 +90,7 @@ class CounterfactualRecord(WeightsRecord):
             seconds: Wall-clock time of its training.
             steps: Optimizer steps.
             network_evaluations: Samples that all processes passed through a network, forward passes only.
+            stopped: What has ended its training where that was no count of steps.
             history: Influence measured while unlearning, one entry per measurement.
         """
         return cls(
@@ -102,6 +104,7 @@ class CounterfactualRecord(WeightsRecord):
             seconds=seconds,
             steps=steps,
             network_evaluations=network_evaluations,
+            stopped=stopped,
             full_hash=provenance.full_hash,
             schedule_hash=provenance.schedule_hash,
             grouping_hash=provenance.grouping_hash,

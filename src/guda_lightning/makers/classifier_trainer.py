@@ -59,11 +59,11 @@ class ClassifierTrainer:
 
     operator = GUIDANCE  # what the counterfactuals that follow from it are called
 
-    def make(self) -> ClassifierRecord:
+    def make(self) -> ClassifierRecord | None:
         """Train, calibrate and store the classifier; continues what was interrupted.
 
         Returns:
-            How it was made.
+            How it was made; None after a dry run (``fast_dev_run``), which stores nothing.
 
         Raises:
             GudaError: The data and the full model do not fit guidance.

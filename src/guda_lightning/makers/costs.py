@@ -48,15 +48,18 @@ def say_cost(what: str, seconds: float | None) -> None:
 def is_timed(trainer: Trainer, elsewhere: bool = False) -> bool:
     """Whether a network may be tried out before the work.
 
-    One that is spread need not fit one device; and where others do the work, the GPU is theirs.
+    One that is spread need not fit one device; where others do the work, the GPU is theirs; and weights of
+    another precision are those of the training alone.
     """
     waits = elsewhere and trainer.strategy.root_device.type != "cpu"
-    return not (waits or isinstance(trainer.strategy, ModelParallelStrategy))
+    converted = trainer.precision not in ("32-true", "16-mixed", "bf16-mixed")
+    return not (waits or converted or isinstance(trainer.strategy, ModelParallelStrategy))
 
 
 def spent(record: Mapping[str, Any]) -> str:
-    """What a stage did cost, from its record."""
-    return f"{readable_seconds(record['seconds'])}, {record['network_evaluations']} network evaluations"
+    """What a stage did cost, from its record, and what has ended it if no count of steps has."""
+    cost = f"{readable_seconds(record['seconds'])}, {record['network_evaluations']} network evaluations"
+    return cost if record["stopped"] is None else f"{cost}, {record['steps']} steps ({record['stopped']})"
 
 
 def evaluation_seconds(

@@ -49,14 +49,14 @@ class Maker(ABC):
         """What keys call it."""
 
     @abstractmethod
-    def make(self, groups: Sequence[str]) -> CounterfactualRecord:
+    def make(self, groups: Sequence[str]) -> CounterfactualRecord | None:
         """Make the counterfactual without some groups, and store it; continues what was interrupted.
 
         Args:
             groups: Names of the groups that are removed together.
 
         Returns:
-            How it was made.
+            How it was made; None after a dry run (``fast_dev_run``), which stores nothing.
 
         Raises:
             GudaError: The objective, the data or the trainer do not fit each other.

@@ -13,6 +13,7 @@ from guda_lightning.counterfactuals import RETRAIN, CounterfactualKey, Counterfa
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModule
 from guda_lightning.diffusion.cost import TrainingCost
+from guda_lightning.diffusion.training import time_hparams
 from guda_lightning.diffusion.weights import ordinary_weights
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.makers.layout import Layout
@@ -43,7 +44,7 @@ class Retrainer(Maker):
         """``retrain``."""
         return RETRAIN
 
-    def make(self, groups: Sequence[str]) -> CounterfactualRecord:
+    def make(self, groups: Sequence[str]) -> CounterfactualRecord | None:
         """Train one model without some groups, and store it."""
         key = self.key(groups)
         seed = self.seed if self.paired else own_seed(key)
@@ -111,6 +112,7 @@ def retraining_hparams(
         "max_steps": trainer.max_steps,
         "max_epochs": trainer.max_epochs,
         **training_hparams(data, trainer),
+        **time_hparams(trainer),
     }
 
 

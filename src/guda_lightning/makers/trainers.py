@@ -9,19 +9,19 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
+from guda_lightning import compat
 from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.callbacks.progress import quiet
 from guda_lightning.diffusion.cost import TrainingCost
+from guda_lightning.diffusion.training import changing_callbacks, refuse_endless, stopped_by
 from guda_lightning.distributed.ranks import Ranks
+from guda_lightning.makers.costs import say
 from guda_lightning.makers.training import fit
 from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.storage.config import begin
 from guda_lightning.storage.runs import RunFolder
 
 _Kept = TypeVar("_Kept")
-
-# Nothing of a random group is worth a log, a curve or a checkpoint callback of the user's.
-_SILENT = {"logger": False, "callbacks": [], "enable_progress_bar": False, "limit_val_batches": 0}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class TrainerFactory:
         module: LightningModule,
         data: LightningDataModule | None,
         keep: Callable[[Trainer], _Kept],
-    ) -> _Kept:
+    ) -> _Kept | None:
         """Train a module to its end, continuing what was interrupted, and keep what it became.
 
         Args:
@@ -79,12 +79,21 @@ class TrainerFactory:
             keep: Called on all processes with the trainer once training has ended; what it has stored, it
                 returns. Only then is the checkpoint removed.
 
+        Returns:
+            What ``keep`` returns; None after a dry run (``fast_dev_run``), which is begun anew, tries a few
+            batches and leaves nothing behind.
+
         Raises:
             KeyboardInterrupt: The user interrupted; nothing counts as complete.
-            GudaError: The unfinished training was made from something else, or its time was over.
+            GudaError: The unfinished training was made from something else, has no end, or stopped.
         """
         with closing_runs():
             trainer, checkpoint = self.fresh(training)
+            if compat.is_dry_run(trainer):
+                fit(trainer, module, data, None)
+                say(f"{_title(training)}: dry run of {trainer.global_step} steps, nothing is kept")
+                return None
+            refuse_endless(trainer)
             if trainer.is_global_zero:
                 begin(checkpoint.folder, training.made_from)
             log_hparams(trainer, training.hparams)
@@ -96,12 +105,11 @@ class TrainerFactory:
     def fresh(self, training: Training) -> tuple[Trainer, ResumeCheckpoint]:
         """An unused trainer for one training, and the checkpoint that it resumes from."""
         name = f"{training.stage} {training.name}"
-        title = training.stage if training.name == "full" else name
-        recipe = quiet(unused({**self.recipe, **training.settings}), title)
+        recipe = quiet(unused({**self.recipe, **training.settings}), _title(training))
         checkpoint = ResumeCheckpoint(
             self.run.checkpoints(training.folder), max(training.epochs, self.resume_every_n_epochs)
         )
-        recipe["callbacks"] += [*training.callbacks, checkpoint]
+        recipe["callbacks"] += [*training.callbacks, *([] if recipe.get("fast_dev_run") else [checkpoint])]
         recipe["enable_checkpointing"] = True
         logger = recipe.get("logger")
         if logger not in (None, True, False):
@@ -110,8 +118,20 @@ class TrainerFactory:
         return Trainer(**recipe), checkpoint
 
     def silent(self) -> TrainerFactory:
-        """Trainers that log, print and validate nothing."""
-        return replace(self, recipe={**self.recipe, **_SILENT})
+        """Trainers that log and print nothing, and validate only for callbacks that change a training.
+
+        Nothing of a random group is worth a log, a curve or a checkpoint callback of the user's.
+        """
+        given = self.recipe.get("callbacks") or []
+        callbacks = changing_callbacks(given if isinstance(given, list) else [given])
+        silent: dict[str, Any] = {"logger": False, "callbacks": callbacks, "enable_progress_bar": False}
+        return replace(
+            self, recipe={**self.recipe, **silent, **({} if callbacks else {"limit_val_batches": 0})}
+        )
+
+
+def _title(training: Training) -> str:
+    return training.stage if training.name == "full" else f"{training.stage} {training.name}"
 
 
 def unused(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,9 +149,10 @@ def log_hparams(trainer: Trainer, hparams: Mapping[str, Any]) -> None:
 
 
 def spent_by(trainer: Trainer, cost: TrainingCost) -> dict[str, Any]:
-    """The entries of a record that say what a training did cost."""
+    """The entries of a record that say what a training did cost, and what has ended it."""
     return {
         "seconds": cost.seconds,
         "steps": trainer.global_step,
         "network_evaluations": cost.evaluations,
+        "stopped": stopped_by(trainer),
     }

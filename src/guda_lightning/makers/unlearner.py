@@ -78,7 +78,7 @@ class Unlearner(Maker):
             network.enable_gradient_checkpointing()
         return module
 
-    def make(self, groups: Sequence[str]) -> CounterfactualRecord:
+    def make(self, groups: Sequence[str]) -> CounterfactualRecord | None:
         """Unlearn some groups together, and store the student."""
         student = self.student(groups)
 

@@ -66,6 +66,7 @@ class ClassifierRecord(WeightsRecord):
         seconds: float,
         steps: int,
         network_evaluations: int,
+        stopped: str | None = None,
         levels: Sequence[Mapping[str, Any]] = (),
     ) -> ClassifierRecord:
         """The record of a classifier that was trained just now, by the installed versions.
@@ -77,6 +78,7 @@ class ClassifierRecord(WeightsRecord):
             seconds: Wall-clock time of its training.
             steps: Optimizer steps.
             network_evaluations: Samples that all processes passed through it, forward passes only.
+            stopped: What has ended its training where that was no count of steps.
             levels: Accuracy, calibration error and temperature of each noise level.
         """
         return cls(
@@ -88,6 +90,7 @@ class ClassifierRecord(WeightsRecord):
             seconds=seconds,
             steps=steps,
             network_evaluations=network_evaluations,
+            stopped=stopped,
             full_hash=provenance.full_hash,
             schedule_hash=provenance.schedule_hash,
             grouping_hash=provenance.grouping_hash,

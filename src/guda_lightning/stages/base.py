@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder
 
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel, refuse_nonfinite
 from guda_lightning.diffusion.labels import refuse_labels
 from guda_lightning.distributed.strategies import refuse_strategy
-from guda_lightning.errors import QueryError
+from guda_lightning.errors import ConfigError, QueryError, check_range
 from guda_lightning.makers.layout import Layout
 from guda_lightning.makers.trainers import TrainerFactory, unused
 from guda_lightning.storage.full_record import FullRecord
@@ -61,6 +63,7 @@ class StageTrainer(Trainer):
     ) -> None:
         self.layout = Layout(denoiser, scheduler, conditional, start)
         self._recipe, self._resume_every_n_epochs = unused(kwargs), resume_every_n_epochs
+        _refuse(kwargs)
         super().__init__(**kwargs)
         refuse_strategy(self)
 
@@ -106,3 +109,26 @@ class StageTrainer(Trainer):
                 fix="run `guda sample` with the same configuration first, or pass --queries FILE|FOLDER",
             )
         return path
+
+
+def _refuse(arguments: Mapping[str, Any]) -> None:
+    """Refuse what Lightning's Trainer takes, and what then fails or trains away from the goal."""
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        check_range(f"trainer.{name}", arguments.get(name), ge=1, fix=f"correct --trainer.{name}")
+    fix = "leave out --trainer.gradient_clip_val, or pass a positive one"
+    check_range("trainer.gradient_clip_val", arguments.get("gradient_clip_val"), ge=0, fix=fix)
+    if arguments.get("barebones"):
+        raise ConfigError(
+            "a stage needs what trainer.barebones leaves out",
+            found="barebones: true",
+            expected="the checkpoint that an interrupted training goes on from",
+            fix="remove trainer.barebones",
+        )
+    given = arguments.get("callbacks") or []
+    if any(isinstance(one, BatchSizeFinder) for one in (given if isinstance(given, list) else [given])):
+        raise ConfigError(
+            "BatchSizeFinder makes a training depend on the memory of the machine",
+            found="BatchSizeFinder among trainer.callbacks",
+            expected="the batch size that records tell",
+            fix="remove it, and set data.init_args.batch_size",
+        )

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+from guda_lightning import compat
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel, load_weights, refuse_nonfinite, save_full
 from guda_lightning.diffusion.calling import predicts_variance
@@ -35,6 +36,8 @@ def fit_full(
 ) -> Path:
     """Train the full model and save it as a diffusers folder; goes on where it was interrupted.
 
+    A dry run (``fast_dev_run``) tries a few batches, whatever is complete, and keeps nothing.
+
     Args:
         trainer: The trainer of the run.
         model: A DiffusionModule, or any LightningModule whose parts this trainer was told.
@@ -48,8 +51,9 @@ def fit_full(
         StoreError: The run folder holds a full model of another configuration.
     """
     folder, config = trainer.run_folder.full, dict(config or {})
-    if (folder / RECORD).is_file():
+    if (folder / RECORD).is_file() and not compat.is_dry_run(trainer):
         refuse_other_config(folder / RECORD, config)
+        FullRecord.from_file(folder / RECORD).refuse_unfinished(folder)
         say(f"fit: {folder} is complete, skipped")
         return folder
     started = trainer.layout.initialize(model)  # a wrong path is refused before training
@@ -71,7 +75,8 @@ def fit_full(
         return record
 
     record = trainer.trainers.train(training, model, datamodule, keep)
-    say(f"fit: {folder} written, {spent(vars(record))}")
+    if record is not None:
+        say(f"fit: {folder} written, {spent(vars(record))}")
     return folder
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule
 
+from guda_lightning import compat
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
 from guda_lightning.makers.classifier_trainer import ClassifierTrainer, classifier_hparams
@@ -42,15 +43,19 @@ def guide(
     chosen_groups(datamodule.grouping, None)  # each can be removed
     source = trainer.open_full(full, model, datamodule)
     maker = classifier_trainer(trainer, source, datamodule, classifier, seed)
-    if maker.has():
+    dry = compat.is_dry_run(trainer)
+    if not dry and maker.has():
         say("guide: the classifier is complete, skipped")
         return maker.key()
-    parameters = sum(p.numel() for p in maker.module().network.parameters())
-    say(
-        f"guide: {classifier.steps} steps of {classifier.batch_size} images through a classifier of "
-        f"{parameters} parameters"
-    )
+    if not dry:
+        parameters = sum(p.numel() for p in maker.module().network.parameters())
+        say(
+            f"guide: {classifier.steps} steps of {classifier.batch_size} images through a classifier of "
+            f"{parameters} parameters"
+        )
     record = maker.make()
+    if record is None:
+        return maker.key()
     say(f"guide: classifier of {len(record.groups)} groups done, {spent(vars(record))}")
     for level in record.levels:
         say(_described(NoiseLevel(**level)))

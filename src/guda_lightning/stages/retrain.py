@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from guda_lightning import compat
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.makers.costs import TimeLeft, say, say_fit_cost, say_skipped, spent
@@ -81,7 +82,8 @@ def retrain(
     ]
     coalitions = [datamodule.grouping.coalition(name) for name in names]
     every = {maker.key(removed): maker for maker in makers for removed in coalitions}
-    todo = {key: maker for key, maker in every.items() if not maker.has(key.groups)}
+    dry = compat.is_dry_run(trainer)
+    todo = {key: maker for key, maker in every.items() if dry or not maker.has(key.groups)}
     say_skipped("retrain", [f"{key.name} (seed {key.seed})" for key in every if key not in todo])
     if todo:
         view = datamodule.without(next(iter(todo)).groups)
@@ -91,12 +93,14 @@ def retrain(
             models=len(todo),
             elsewhere=spreading is not None,
         )
-    if todo and spreading is not None:
+    if todo and spreading is not None and not dry:
         spreading.make("retrain", list(todo), seeds=True)
     else:
         left = TimeLeft(len(todo))
         for position, (key, maker) in enumerate(todo.items(), start=1):
             made = maker.make(key.groups)
+            if made is None:
+                continue
             cost = f"{spent(vars(made))}{left.after_one()}"
             say(f"retrain: {key.name} (seed {key.seed}) done ({position} of {len(todo)}), {cost}")
     return list(every)

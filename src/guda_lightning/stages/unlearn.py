@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
+from guda_lightning import compat
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
@@ -69,22 +70,25 @@ def unlearn(
     source = trainer.open_full(full, model, datamodule)
     how = (objective, steps, optimizer, lr_scheduler, seed, lora)
     maker = unlearner(trainer, model, source, datamodule, *how)
-    todo = [name for name, removed in coalitions.items() if not maker.has(removed)]
+    dry = compat.is_dry_run(trainer)
+    todo = [name for name, removed in coalitions.items() if dry or not maker.has(removed)]
     for name in todo:
         maker.check(coalitions[name])
     say_skipped("unlearn", [name for name in coalitions if name not in todo])
-    if todo:
+    if todo and not dry:
         each = maker.seconds() if is_timed(trainer, spreading is not None) else None
         say_cost(
             f"unlearn: {len(todo)} groups x {steps} steps ({objective.operator})",
             None if each is None else each * len(todo),
         )
-    if todo and spreading is not None:
+    if todo and spreading is not None and not dry:
         spreading.make("unlearn", [maker.key(coalitions[name]) for name in todo])
     else:
         left = TimeLeft(len(todo))
         for position, name in enumerate(todo, start=1):
             record = maker.make(coalitions[name])
+            if record is None:
+                continue
             cost = f"{spent(vars(record))}{left.after_one()}"
             say(f"unlearn: {name} done ({position} of {len(todo)}), {cost}")
     return [maker.key(removed) for removed in coalitions.values()]

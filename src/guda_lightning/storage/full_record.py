@@ -27,6 +27,7 @@ class FullRecord:
         steps: Optimizer steps.
         seconds: Wall-clock time of its training, without what an interruption threw away.
         network_evaluations: Samples that all processes passed through its network, forward passes only.
+        stopped: What has ended its training where that was no count of steps or epochs; else None.
         grouping_hash: Hash of the grouping of its training data; None where the data have no groups.
         data_hash: Hash of its training data; None where it is not known.
         versions: Package name to version; today's where none are given.
@@ -38,6 +39,7 @@ class FullRecord:
     steps: int
     seconds: float
     network_evaluations: int
+    stopped: str | None = None
     grouping_hash: str | None = None
     data_hash: str | None = None
     versions: Mapping[str, str] = field(default_factory=versions)
@@ -90,6 +92,25 @@ class FullRecord:
             StoreError: The record cannot be read.
         """
         return cls.from_file(folder / RECORD) if (folder / RECORD).is_file() else None
+
+    def refuse_unfinished(self, folder: Path) -> None:
+        """Refuse a training of fewer steps than its configuration says, as earlier versions kept of dry runs.
+
+        Args:
+            folder: RUN/full.
+
+        Raises:
+            StoreError: Steps alone end it, and it took fewer.
+        """
+        trainer = self.config.get("trainer", {})
+        steps = -1 if trainer.get("max_steps") is None else trainer["max_steps"]
+        if self.steps < steps and trainer.get("max_epochs") in (None, -1) and self.stopped is None:
+            raise StoreError(
+                f"{folder} was trained for fewer steps than its configuration says",
+                found=f"{self.steps} steps",
+                expected=f"trainer.max_steps = {steps}",
+                fix=f"remove {folder} and run guda fit again",
+            )
 
     def refuse_other_data(self, folder: Path, data_hash: str, grouping_hash: str) -> None:
         """Refuse data with other images or other groups than the full model was trained on.

@@ -73,6 +73,21 @@ def refuse_missing_start(path: Path) -> None:
         )
 
 
+def refuse_missing_checkpoint(path: Path) -> None:
+    """Refuse a checkpoint that is not there.
+
+    Raises:
+        StoreError: There is nothing at the path.
+    """
+    if not path.exists():
+        raise StoreError(
+            "the checkpoint does not exist",
+            found=f"nothing at {path}",
+            expected="a Lightning checkpoint",
+            fix="correct --ckpt_path, or leave it out for RUN/full",
+        )
+
+
 def refuse_missing_queries(path: Path) -> None:
     """Refuse queries that are not there.
 

@@ -46,6 +46,7 @@ class WeightsRecord(ABC):
         steps: Optimizer steps.
         network_evaluations: Samples that all processes passed through a network in their training, forward
             passes only, without what an interruption threw away.
+        stopped: What has ended their training where that was no count of steps; else None.
         files: File name to sha256; filled in by the store.
         complete: Whether the store holds all of it; filled in by the store.
     """
@@ -60,6 +61,7 @@ class WeightsRecord(ABC):
     seconds: float
     steps: int
     network_evaluations: int
+    stopped: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     complete: bool = False
 
@@ -85,6 +87,8 @@ class WeightsRecord(ABC):
     def to_json(self) -> str:
         """The text of ``record.json``, which holds its own hash so that a later edit shows."""
         value = {**asdict(self), "hparams_hash": self.hparams_hash, "format": _FORMAT}
+        if self.stopped is None:
+            del value["stopped"]
         return canonical_json({**value, "sha256": sha256_json(value)}, indent=2) + "\n"
 
     @classmethod

@@ -18,6 +18,7 @@ from torch import nn
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule
 from guda_lightning.diffusion.adapters import Lora
+from guda_lightning.diffusion.training import rare_hparams
 from guda_lightning.errors import ConfigError
 from guda_lightning.storage.files import sha256_json
 
@@ -72,6 +73,7 @@ def training_hparams(data: GroupDataModule, trainer: Trainer) -> dict[str, Any]:
         "gradient_clip_algorithm": str(trainer.gradient_clip_algorithm or "norm"),
         "limit_train_batches": trainer.limit_train_batches,
         "precision": str(trainer.precision),
+        **rare_hparams(trainer),
     }
 
 

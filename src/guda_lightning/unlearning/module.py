@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from guda_lightning import compat
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import UnlearnDataModule
 from guda_lightning.data.forget_retain import ForgetData
@@ -23,6 +24,7 @@ from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.adapters import BeneathAdapter, Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.module import Batch
+from guda_lightning.diffusion.training import early_stop
 from guda_lightning.diffusion.weights import ordinary_weights
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
@@ -168,10 +170,12 @@ class UnlearnModule(DiffusionModule):
         Raises:
             ConfigError: There was no training to its end, or none whose hyper-parameters are known.
         """
-        if not self.cost.finished:
+        if not self.cost.finished or compat.is_dry_run(self.trainer):
             raise ConfigError(
                 "only a student that has unlearned can be stored",
-                found="no finished training in this process",
+                found="a dry run (fast_dev_run)"
+                if self.cost.finished
+                else "no finished training in this process",
                 expected="a training to its end",
                 fix="call trainer.fit(module, datamodule=data.unlearning(groups)) first",
             )
@@ -186,6 +190,7 @@ class UnlearnModule(DiffusionModule):
             seconds=self.cost.seconds,
             steps=self.trainer.global_step,
             network_evaluations=self.cost.evaluations,
+            stopped=early_stop(self.trainer),
             history=history,
         )
         store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)

@@ -1,0 +1,258 @@
+"""What jsonargparse says in a tree of attempts, as the one reason at the end of its branch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+import textwrap
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from guda_lightning.errors import ConfigError
+
+_KEY = re.compile(r'Parser key "([^"]+)":\n')
+_CLASS = re.compile(r"Problem with given class_path '([^']+)':\n")
+_WRONG = re.compile(r"Expected an? (?P<type>.+?)(?:\. Got value: (?P<value>.*))?\Z", re.DOTALL)
+_CALLABLE = re.compile(
+    r"Type \S.*? expects a function or a callable class: (.+?)(?: Got value: .*)?\Z", re.DOTALL
+)
+_UNION = "Does not validate against any of the Union subtypes"
+_BORING = ("Expected a <class 'NoneType'>", "Expected a path but")
+
+
+@dataclass
+class Reason:
+    """The end of a branch.
+
+    Attributes:
+        text: What it says.
+        path: Dotted key of the option that it is about, as in YAML; empty: none.
+        class_path: The class that refuses it; empty: none does.
+        value: What was given, where the tree says so.
+    """
+
+    text: str
+    path: list[str] = field(default_factory=list)
+    class_path: str = ""
+    value: str = ""
+
+    @property
+    def option(self) -> str:
+        """The option, dotted; empty: none."""
+        return ".".join(self.path)
+
+    @property
+    def owner(self) -> str:
+        """What lacks an option, or has none of a name."""
+        return self.class_path or self.option
+
+    @property
+    def said(self) -> str:
+        """The text on one line."""
+        return " ".join(self.text.split())
+
+
+def innermost(text: str) -> Reason:
+    """Follow the branch that leads furthest."""
+    reason = Reason(textwrap.dedent(text).strip())
+    while True:
+        text = reason.text
+        if match := _KEY.match(text):
+            if reason.class_path and reason.path:
+                reason.path.append("init_args")
+            reason.path += match[1].split(".")
+        elif match := _CLASS.match(text):
+            reason.class_path = match[1]
+        elif attempts := _attempts(text):
+            given = re.search(r"^\s*Given value: (.*)", text, re.MULTILINE)
+            nested = re.fullmatch(r"NestedArg\(key='(.*)', val='?(.*?)'?\)", given[1] if given else "")
+            reason.value = nested[2] if nested else given[1] if given else ""
+            reason.text = _best(attempts)
+            continue
+        elif match := _CALLABLE.match(text):
+            reason.text, reason.class_path = match[1], ""
+            continue
+        else:
+            return reason
+        reason.text = textwrap.dedent(text[match.end() :]).strip()
+
+
+def refusal(text: str, command: str, options: Collection[str] = ()) -> ConfigError:
+    """The error to show for what jsonargparse says.
+
+    Args:
+        text: What it says.
+        command: The command, such as ``guda fit``.
+        options: The flags that exist, to find a misspelt one.
+    """
+    reason = innermost(text)
+    asked = _Asked(command, options)
+    found = (rule(match, reason, asked) for pattern, rule in _RULES if (match := pattern.match(reason.text)))
+    return next(found, None) or ConfigError(
+        f"{reason.option or 'the configuration'} is refused",
+        found=reason.said,
+        expected="options and values that the command accepts",
+        fix=f"correct it; {asked.help}",
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The command, and the flags that it has."""
+
+    command: str
+    options: Collection[str]
+
+    @property
+    def help(self) -> str:
+        return f"`{self.command} --help` explains the options"
+
+
+def _unknown(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    given = " ".join(match[1].split())
+    name = given.split()[0].partition("=")[0]
+    if name.startswith("-"):
+        return _misspelt(f"{asked.command} has no option {name}", given, name, asked.options, asked.help)
+    return ConfigError(
+        f"{asked.command} takes options alone",
+        found=given,
+        expected=f"{asked.command} -c FILE [--OPTION VALUE ...]",
+        fix=f"pass a configuration with -c {name}" if name.endswith("ml") else asked.help,
+    )
+
+
+def _required(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    section = match[1] in ("model", "data")
+    return ConfigError(
+        f"{reason.owner or asked.command} lacks {match[1]}",
+        found="a configuration without it" if section else "no value for it",
+        expected=f"a section `{match[1]}:`" if section else f"{match[1]} below init_args",
+        fix="pass a configuration with -c, such as one that `guda configs` lists" if section else asked.help,
+    )
+
+
+def _no_option(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    name, group = match["name"], match["group"]
+    if reason.class_path:
+        known = _parameters(reason.class_path)
+    else:
+        known = _siblings(group or reason.option, asked.options)
+    return _misspelt(
+        f"{group or reason.owner or asked.command} has no option {name}", name, name, known, asked.help
+    )
+
+
+def _no_class(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    module, name, missing = match["module"], match["name"], match["missing"]
+    wanted = f"{module}.{name}" if name else missing or match["text"]
+    near = difflib.get_close_matches(name or "", dir(sys.modules.get(module)), n=1) if name else []
+    fix = "correct class_path; a module of your own is found in the folder where guda is started"
+    if missing:
+        fix += f", others after `pip install {missing.partition('.')[0]}`"
+    problem = f"there is no {'module' if missing else 'class'} {wanted}"
+    return ConfigError(
+        f"{reason.option}: {problem}" if reason.option else problem,
+        found=match["found"] or match["text"],
+        expected="the import path of a class, such as guda_lightning.DiffusionModule",
+        fix=f"use {module}.{near[0]}" if near else fix,
+    )
+
+
+def _no_subclass(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    return ConfigError(
+        f"{reason.option or reason.class_path or asked.command} is no {match['kind']}",
+        found=match["path"] or reason.value or reason.said,
+        expected=f"`class_path:` of a {match['kind']}, and its arguments below `init_args:`",
+        fix=f"correct {reason.option or 'it'}; `guda configs` lists examples",
+    )
+
+
+def _wrong(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    types = [_WRONG.match(one) for one in reason.text.split("\n- ")]
+    return ConfigError(
+        f"{reason.option or reason.class_path or asked.command} has a wrong value",
+        found=match["value"] or reason.value or reason.said,
+        expected=" or ".join(_type(one["type"]) for one in types if one),
+        fix=f"correct {reason.option or 'it'}; {asked.help}",
+    )
+
+
+def _attempts(text: str) -> list[str]:
+    """The alternatives of a union or of a list of reasons, each without its dash."""
+    if text.startswith(_UNION):
+        text = textwrap.dedent(text.partition("Errors:\n")[2].partition("\nGiven value type:")[0])
+    elif not text.startswith("- "):
+        return []
+    items = re.split(r"^- ", text, flags=re.MULTILINE)[1:]
+    return [
+        f"{head}\n{textwrap.dedent(rest)}".strip() for head, _, rest in (one.partition("\n") for one in items)
+    ]
+
+
+def _best(attempts: list[str]) -> str:
+    """The attempt that came furthest; of several that came nowhere, all types that were tried."""
+    telling = [one for one in attempts if not one.startswith(_BORING)] or attempts
+    branches = [one for one in telling if _CLASS.match(one) or _KEY.match(one) or one.startswith(_UNION)]
+    reasons = [one for one in telling if not _WRONG.match(one) or "dot import path" in one]
+    return next(iter(branches or reasons), "\n- ".join(telling))
+
+
+def _misspelt(problem: str, found: str, name: str, known: Collection[str], help_of: str) -> ConfigError:
+    section, dot, last = name.rpartition(".")
+    below = [one.removeprefix(section + dot) for one in known if one.startswith(section + dot)]
+    near = [section + dot + one for one in difflib.get_close_matches(last, below, n=1)]
+    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.9)  # a misspelt section
+    if near:
+        return ConfigError(problem, found=found, expected=near[0], fix=f"use {near[0]}")
+    every = ", ".join(sorted(known)) if 0 < len(known) <= 30 else "one that exists"
+    return ConfigError(problem, found=found, expected=every, fix=help_of)
+
+
+def _parameters(class_path: str) -> list[str]:
+    import inspect
+    from importlib import import_module
+
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = list(inspect.signature(getattr(import_module(module), name)).parameters)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return []
+    return [one for one in found if one not in ("args", "kwargs")]
+
+
+def _siblings(group: str, options: Collection[str]) -> list[str]:
+    """The names below a section, or all where it has none."""
+    below = [one.removeprefix(f"--{group}.") for one in options if one.startswith(f"--{group}.")]
+    return [one for one in below if "." not in one] or [one.removeprefix("--") for one in options]
+
+
+def _type(text: str) -> str:
+    text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text).replace("NoneType", "null")
+    text = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", text)
+    return " ".join(re.sub(r"\b(?:typing|collections\.abc)\.", "", text).split())
+
+
+_RULES = (
+    (re.compile(r"unrecognized arguments: (.+)", re.DOTALL), _unknown),
+    (re.compile(r"the following arguments are required: (.+)"), _required),
+    (
+        re.compile(r"(?:Group '(?P<group>[^']+)' does not accept option|Option) '(?P<name>[^']+)'"),
+        _no_option,
+    ),
+    (
+        re.compile(
+            r"Expected a dot import path string: (?P<text>[^\n]*)|[^\n]*?(?P<found>"
+            r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'|"
+            r"No module named '(?P<missing>[\w.]+)')"
+        ),
+        _no_class,
+    ),
+    (
+        re.compile(
+            r"(?:Import path ?(?P<path>\S*) does not correspond to a|Not a valid) subclass of (?P<kind>\w+)"
+        ),
+        _no_subclass,
+    ),
+    (_WRONG, _wrong),
+)

@@ -1,0 +1,258 @@
+"""What other libraries refuse, as errors that say what was found, what was expected, and the fix.
+
+One table of what users bring and others raise. Whatever is not in it is a bug, and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from guda_lightning.errors import ConfigError, GudaError, MissingExtraError, StoreError
+
+_ROOT = Path(__file__).parents[1]
+# Packages that an extra of this one brings.
+_EXTRAS = {
+    "altair": "report",
+    "jinja2": "report",
+    "vl_convert": "report",
+    "sklearn": "digits",
+    "ray": "ray",
+    "peft": "text",
+    "transformers": "text",
+}
+# Whose complaints about a value are those of the configuration.
+_LIBRARIES = ("lightning", "lightning_fabric", "lightning_utilities", "jsonargparse", "torchmetrics")
+_OF_VALUES = ("torch", "diffusers", "transformers", "peft", "datasets", "wandb", "omegaconf")
+_COMPLAINTS = (ValueError, TypeError, RuntimeError, AttributeError, KeyError, NotImplementedError)
+
+
+def explained(error: BaseException) -> GudaError | None:
+    """The error to show in place of one that another library has raised; None: it is a bug."""
+    if isinstance(error, GudaError):
+        return error
+    return next((found for rule in _RULES if (found := rule(error)) is not None), None)
+
+
+def not_built(error: BaseException, command: str) -> BaseException:
+    """The error to raise where trainer, model or data refuse their arguments: a bug of this package as it is.
+
+    Args:
+        error: What was raised, wrapped by jsonargparse.
+        command: The command, such as ``guda fit``.
+    """
+    chain = list(_chain(error))
+    own = next((one for one in chain if isinstance(one, GudaError)), None)
+    raised = own or next((one for one in chain if _package(one) != "jsonargparse"), error)
+    known = own or _missing_package(raised)
+    place = _place(raised)
+    if known is not None or (
+        place.startswith(f"{_ROOT.name}/") and not isinstance(raised, ValueError | TypeError)
+    ):
+        return known or raised
+    kind = f"{type(raised).__name__}: " if isinstance(raised, LookupError) else ""  # says the key alone
+    return ConfigError(
+        "the configuration cannot be built",
+        found=f"{kind}{_said(raised)} ({place})",
+        expected="arguments that the trainer, the model and the data accept",
+        fix=f"`{command} ... --print_config` shows all values",
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was raised from, outermost first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _said(error: BaseException) -> str:
+    """Its whole message on one line, or its name."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, ``package/module.py:line``, or the path of a file that no package installs."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return ""
+    path, line = Path(frames[-1].filename), frames[-1].lineno
+    if path.is_relative_to(_ROOT):
+        return f"{path.relative_to(_ROOT.parent)}:{line}"
+    installed = path.parts.index("site-packages") + 1 if "site-packages" in path.parts else 0
+    return f"{Path(*path.parts[installed:])}:{line}"
+
+
+def _package(error: BaseException) -> str:
+    """The installed package whose code has raised it; this one and a user's files are none."""
+    place = Path(_place(error).rpartition(":")[0])
+    installed = len(place.parts) > 1 and not place.is_absolute() and place.parts[0] != _ROOT.name
+    return place.parts[0] if installed else ""
+
+
+def _is(error: BaseException, *names: str) -> bool:
+    """Whether it is of one of these classes, ``package.Name``, or of a class derived from one."""
+    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+    return bool(kinds & set(names))
+
+
+def _lost_rank(error: BaseException) -> GudaError | None:
+    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
+        return None
+    from guda_lightning.distributed.ranks import lost_rank
+
+    return lost_rank(error)
+
+
+def _interpolation(error: BaseException) -> GudaError | None:
+    if not _is(error, "omegaconf.OmegaConfBaseException"):
+        return None
+    said, *more = str(error).splitlines()
+    key = next((line.partition(":")[2].strip() for line in more if "full_key" in line), "")
+    return ConfigError(
+        "a ${...} of the configuration stands for nothing",
+        found=f"{key}: {said}" if key else said,
+        expected="${KEY} of another option, or ${oc.env:NAME} of an environment variable, without a circle",
+        fix=f"correct {key or 'it'}, or write its value",
+    )
+
+
+def _wandb(error: BaseException) -> GudaError | None:
+    if not _is(error, "wandb.Error"):
+        return None
+    if "key" not in str(error).lower():
+        return ConfigError(
+            "W&B refuses the run",
+            found=_said(error),
+            expected="options of WandbLogger that W&B accepts, and a network that reaches it",
+            fix="correct trainer.logger.init_args, or set WANDB_MODE=offline",
+        )
+    return ConfigError(
+        "W&B has no API key",
+        found=_said(error),
+        expected="an account to log to, or runs that stay on this machine",
+        fix="run `wandb login`, or set WANDB_MODE=offline",
+    )
+
+
+def _missing_package(error: BaseException) -> GudaError | None:
+    if not isinstance(error, ImportError):
+        return None
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    if name == "guda_lightning":
+        return None
+    if name in _EXTRAS:
+        return MissingExtraError(name, _EXTRAS[name])
+    hints = re.findall(r"pip install (?:-U )?'?([\w.\-\[\]]+)'?", str(error))
+    package = hints[-1] if hints else name
+    if not package:
+        return None
+    return ConfigError(
+        f"{package} is not installed, or cannot be imported",
+        found=_said(error),
+        expected=f"the package {package}, which the configuration needs",
+        fix=f"pip install {package}, or configure something else",
+    )
+
+
+def _file(error: BaseException) -> GudaError | None:
+    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+        return None
+    return StoreError(
+        f"{error.filename} cannot be used",
+        found=error.strerror,
+        expected="a file or folder that can be read, or written where it is of a run folder",
+        fix="correct the path, or what lies there and its permissions",
+    )
+
+
+def _memory(error: BaseException) -> GudaError | None:
+    if not _is(error, "torch.OutOfMemoryError"):
+        return None
+    return ConfigError(
+        "the device has no memory left",
+        found=_said(error).partition(". If reserved")[0],
+        expected="room for the model and a batch",
+        fix="lower batch_size and raise trainer.accumulate_grad_batches, or lower the precision",
+    )
+
+
+def _checkpoint(error: BaseException) -> GudaError | None:
+    reads = any(
+        f.filename.endswith("torch/serialization.py") for f in traceback.extract_tb(error.__traceback__)
+    )
+    if not reads and not _is(error, "safetensors_rust.SafetensorError"):
+        return None
+    reason = re.search(r"WeightsUnpickler error: (.+?)(?:, to |\n|$)", str(error))
+    return StoreError(
+        "a file of weights cannot be read",
+        found=reason[1] if reason else _said(error),
+        expected="whole weights that torch or safetensors read without running code of the file",
+        fix="restore the file, or save its state_dict alone",
+    )
+
+
+def _optimizer(error: BaseException) -> GudaError | None:
+    place = _place(error)
+    of_optimizer = isinstance(error, ValueError | TypeError) and place.startswith("torch/optim/")
+    if not of_optimizer or _in_users_code(error):
+        return None
+    return ConfigError(
+        "the optimizer or its learning-rate schedule refuses its arguments",
+        found=f"{_said(error)} ({place})",
+        expected="arguments that they accept",
+        fix="correct `optimizer` or `lr_scheduler`; a schedule over trainer.max_steps needs that set, not -1",
+    )
+
+
+def _refused(error: BaseException) -> GudaError | None:
+    package = _package(error)
+    if not (
+        _is(error, "lightning.MisconfigurationException")
+        or (isinstance(error, _COMPLAINTS) and package in _LIBRARIES)
+        or (isinstance(error, ValueError | TypeError) and package in _OF_VALUES)
+    ) or _in_users_code(error):
+        return None
+    return ConfigError(
+        f"{package or 'lightning'} refuses the configuration",
+        found=f"{_said(error)}{_where(error)}",
+        expected="options that go together",
+        fix="correct the option that it names",
+    )
+
+
+def _in_users_code(error: BaseException) -> bool:
+    """Whether code of the user's own has led there: its traceback says more than any message."""
+    paths = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    ours = [position for position, path in enumerate(paths) if path.is_relative_to(_ROOT)]
+    below = paths[ours[0] :] if ours else []
+    known = (_ROOT, Path(sysconfig.get_path("stdlib")))
+    return any(
+        path.is_absolute() and "site-packages" not in path.parts and not any(map(path.is_relative_to, known))
+        for path in below
+    )
+
+
+def _where(error: BaseException) -> str:
+    """The last line of this package that led there, for a report of a bug."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(_ROOT)]
+    return f" ({Path(frames[-1].filename).relative_to(_ROOT.parent)}:{frames[-1].lineno})" if frames else ""
+
+
+_RULES: tuple[Callable[[BaseException], GudaError | None], ...] = (
+    _lost_rank,
+    _interpolation,
+    _wandb,
+    _missing_package,
+    _file,
+    _memory,
+    _checkpoint,
+    _optimizer,
+    _refused,
+)

@@ -1,0 +1,108 @@
+"""Configuration files as YAML, refused by file and line where they are none; nothing heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from guda_lightning.errors import ConfigError
+
+_SECTIONS = ("trainer", "model", "data")  # mappings, or the name of a file that holds one
+_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00": "no text"}
+
+
+def read_config(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a configuration file, and what it says.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: It is no text, no YAML, names something twice, or is no mapping of sections.
+    """
+    text = _text(path)
+    try:
+        value = yaml.load(text, _StrictLoader)
+        bare = next(_without_arguments(value), None)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _no_yaml(path, text, error) from error
+    if not isinstance(value, dict):
+        found = "an empty file" if value is None else f"a {_kind(value)}"
+        raise _refused(path, found, "sections such as `trainer:` and `model:`")
+    for name in _SECTIONS:
+        section = value.get(name, {})
+        if isinstance(section, list | bool | int | float) or (name == "trainer" and section is None):
+            found = f"{name}: {'nothing' if section is None else f'a {_kind(section)}'}"
+            raise _refused(path, found, f"options below `{name}:`, each on a line of its own, further right")
+    if bare is not None:
+        raise _refused(path, f"{bare}: nothing", "arguments below `init_args:`, or no such line")
+    return text, value
+
+
+def _without_arguments(value: Any, key: str = "") -> Iterator[str]:
+    """Keys of ``init_args`` with nothing below them, as where all of it is commented out."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        below = f"{key}.{name}" if key else str(name)
+        if name == "init_args" and part is None:
+            yield below
+        yield from _without_arguments(part, below)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses keys that are there twice, of which YAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    problem = f"{key.value} stands in lines {seen[key.value]} and {line}"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _refused(path, str(error.strerror), "a file that can be read") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        kind = next((kind for mark, kind in _MARKS.items() if content.startswith(mark)), "no UTF-8")
+        byte = f"byte {error.start} is {content[error.start]:#04x}"
+        raise _refused(path, f"{kind}: {byte}", "UTF-8 text") from error
+
+
+def _no_yaml(path: Path, text: str, error: Exception) -> ConfigError:
+    if isinstance(error, RecursionError):
+        return _refused(path, "values nested too deeply, or within themselves", "a configuration")
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    if mark is None:
+        return _refused(path, problem, "YAML")
+    line = text.splitlines()[mark.line] if mark.line < len(text.splitlines()) else ""
+    if "\t" in line[: mark.column + 1]:
+        return _refused(path, f"line {mark.line + 1}: a tab", "blanks: YAML indents by them alone")
+    shown = f": {line.strip()}" if line.strip() else ""
+    return _refused(path, f"line {mark.line + 1}, {problem}{shown}", "YAML that names everything once")
+
+
+def _refused(path: Path, found: str, expected: str) -> ConfigError:
+    return ConfigError(
+        f"the configuration {path} cannot be read",
+        found=found,
+        expected=expected,
+        fix="correct the file; `guda configs` lists examples",
+    )
+
+
+def _kind(value: object) -> str:
+    names = {list: "list", str: "text", bool: "truth value", int: "number", float: "number"}
+    return names.get(type(value), type(value).__name__)
