@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import docstring_parser
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, seed_everything
@@ -18,6 +19,7 @@ from guda_lightning.cli.parser import StageParser
 from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.stages.base import StageTrainer
 
+_NAMING = ("groups", "without")  # options that name groups
 _FROM_FIT = ("model", "data", "seed_everything")  # sections that make the full model what it is
 
 
@@ -59,7 +61,7 @@ class StageCLI(LightningCLI):
                     "parser_mode": "omegaconf+",
                 },
                 auto_configure_optimizers=False,
-                args=list(arguments),
+                args=_values_joined(arguments),
                 run=False,  # its subcommands would be methods of the trainer, and run at once
             )
 
@@ -74,9 +76,18 @@ class StageCLI(LightningCLI):
             type=str | None,
             help="Folder or hub name of a diffusers pipeline, for ${pretrained} in a configuration.",
         )
+        described = {
+            one.arg_name: one.description for one in docstring_parser.parse_from_object(self._function).params
+        }
+        naming = [name for name in _NAMING if name in described]
         self._options: list[str] = parser.add_function_arguments(
-            self._function, skip={"trainer", *self.stage.filled}
+            self._function, skip={"trainer", *self.stage.filled, *naming}
         )
+        for name in naming:
+            parser.add_argument(
+                f"--{name}", type=_AsWritten(), default=None, metavar="NAMES", help=described[name]
+            )
+        self._options += naming
 
     def before_instantiate_classes(self) -> None:
         """Refuse a stage that has nothing to work on."""
@@ -169,6 +180,30 @@ class StageCLI(LightningCLI):
         else:
             made_from["trainer"]["world_size"] = trainer.world_size
         return made_from
+
+
+class _AsWritten:
+    """What names groups, as it is: a parser by type would take ``null`` for nothing and 1e5 for a number."""
+
+    def __call__(self, value: object) -> object:
+        if isinstance(value, dict):
+            raise ValueError(f"expected {self}")
+        return value
+
+    def __repr__(self) -> str:
+        return "a text or a list of texts"  # in help
+
+
+def _values_joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with names of groups that begin with a dash as ``--groups=-x``: they are no options."""
+    joined: list[str] = []
+    for argument in arguments:
+        names = joined and joined[-1] in [f"--{name}" for name in _NAMING]
+        if names and argument.startswith("-") and not argument.startswith("--") and argument != "-c":
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _cause(error: BaseException | None) -> GudaError | None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from guda_lightning.data.group_names import split_names
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError, check_range
-from guda_lightning.types import JOINT
 
 # For `refuse_choices` where another attributor scores.
 ATTRIBUTOR = (
@@ -18,18 +16,26 @@ ATTRIBUTOR = (
 )
 
 
-def chosen_groups(grouping: Grouping, requested: Sequence[str] | str | None) -> list[str]:
-    """The groups that a stage works on: the requested ones (a list, or ``a,b``), or all that have samples.
+def chosen_groups(grouping: Grouping, requested: object = None) -> list[str]:
+    """The groups that a stage works on: the requested ones, or all that have samples.
 
-    ``a+b`` are two groups that are removed together.
+    Args:
+        grouping: All groups.
+        requested: A list of names, or a text such as ``a,b``; ``a+b`` are two groups that are removed
+            together. What YAML makes of a name without quotes, such as 1e5 or true, is that name. None: all.
 
     Raises:
-        GroupError: One does not exist, has no samples, or has all.
+        GroupError: One does not exist, has no samples, or has all, or a text has several meanings.
     """
-    if isinstance(requested, str):
-        requested = split_names(requested, grouping.names)
-    names = requested or [name for name in grouping.names if grouping.size(name)]
-    return list(dict.fromkeys(JOINT.join(grouping.coalition(name)) for name in names))
+    if requested is None or requested == []:
+        names = [name for name in grouping.names if grouping.size(name)]
+    elif isinstance(requested, str):
+        names = grouping.known.split(requested)
+    else:
+        names = grouping.known.of_list(requested if isinstance(requested, Sequence) else [requested])
+    for name in names:
+        grouping.coalition(name)
+    return names
 
 
 def chosen_seeds(requested: Sequence[int] | int | str, option: str = "--seeds") -> list[int]:
