@@ -88,7 +88,7 @@ class Grouping:
         group_column: str = "group",
         separator: str = ";",
     ) -> Grouping:
-        """Read the groups from a ``.csv`` or ``.jsonl`` file; the names are sorted.
+        """Read the groups from a ``.csv``, ``.tsv`` or ``.jsonl`` file; the names are sorted.
 
         A sample in several groups has several rows, names joined by the separator, or a JSON list of names.
         A sample without a row, or with an empty one, is in no group.
