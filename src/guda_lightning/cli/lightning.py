@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import docstring_parser
+from docstring_parser import parse_from_object
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from guda_lightning import compat
 from guda_lightning.cli.commands import Stage
 from guda_lightning.cli.parser import StageParser
 from guda_lightning.errors import ConfigError, GudaError
@@ -76,18 +77,17 @@ class StageCLI(LightningCLI):
             type=str | None,
             help="Folder or hub name of a diffusers pipeline, for ${pretrained} in a configuration.",
         )
-        described = {
-            one.arg_name: one.description for one in docstring_parser.parse_from_object(self._function).params
-        }
+        described = {one.arg_name: one.description for one in parse_from_object(self._function).params}
         naming = [name for name in _NAMING if name in described]
         self._options: list[str] = parser.add_function_arguments(
             self._function, skip={"trainer", *self.stage.filled, *naming}
         )
-        for name in naming:
-            parser.add_argument(
-                f"--{name}", type=_AsWritten(), default=None, metavar="NAMES", help=described[name]
-            )
-        self._options += naming
+        if naming:
+            group, order = (parser.groups or {})[self._function.__name__], list(described)
+            for name in naming:
+                group.add_argument(f"--{name}", type=_AsWritten(), metavar="NAMES", help=described[name])
+            compat.actions(group).sort(key=lambda action: order.index(action.dest.partition(".")[0]))
+            self._options += naming
 
     def before_instantiate_classes(self) -> None:
         """Refuse a stage that has nothing to work on."""
