@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ _UNSEEN = dict.fromkeys(
     [0xAD, 0x61C, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A), 0xFEFF]
 )
 _EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+")  # a number that YAML 1.1 lacks
+_BEHIND = re.compile("^(group )+")
 _ENOUGH = 4  # readings of one text: no need to know them all
 
 
@@ -35,6 +36,19 @@ def is_readable(name: str) -> bool:
     kinds = {unicodedata.category(character) for character in visible(name)}
     # A surrogate (Cs) is what Python makes of a file name that is no UTF-8.
     return "Cs" not in kinds and not kinds <= {"Cc", "Cf", "Mn", "Mc", "Me"}
+
+
+def beside(name: str, words: Collection[str]) -> str:
+    """A name among words of ours: as it is, or where it would be taken for one of them, behind ``group``.
+
+    Different names stay different; ``name_beside`` gives back the name.
+    """
+    return f"group {name}" if _BEHIND.sub("", name) in words else name
+
+
+def name_beside(text: str, words: Collection[str]) -> str:
+    """The name that ``beside`` made a text of."""
+    return text.removeprefix("group ") if _BEHIND.sub("", text) in words else text
 
 
 class Names:
