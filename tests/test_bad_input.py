@@ -124,7 +124,7 @@ def test_a_folder_without_a_readable_image(refused: Refused, tmp_path: Path) -> 
     refused(
         command("fit", *folder_of(tmp_path / "data")),
         f"the image folder {tmp_path}/data has no images",
-        found="no file that ends in .bmp, .gif, .jpeg, .jpg, .png, .ppm, .tif, .tiff, .webp",
+        found="1 file that is no image: 1 caption or metadata file (cats/notes.txt)",
         expected="one subfolder of images per group",
         fix="correct the path, or convert the images",
     )
@@ -137,8 +137,8 @@ def test_an_image_that_is_none(refused: Refused, tmp_path: Path) -> None:
         command("fit", *folder_of(tmp_path / "data")),
         "the image 'cats/b.png' cannot be read",
         found="no picture in a format that Pillow knows",
-        expected="a complete picture of 8 bits per channel",
-        fix="repair, convert or remove it",
+        expected="complete pictures of 8 bits per channel",
+        fix="repair, convert or remove them",
     )
 
 
@@ -452,6 +452,31 @@ def test_queries_that_do_not_exist(refused: Refused, finished_run: Path, tmp_pat
         found="nothing there",
         expected="an image file or a folder of images",
         fix="correct the path",
+        run=finished_run,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("two\nlines.png", "'two\\nlines.png': a line break or control character in its name"),
+        ("\udcff.png", "'\\udcff.png': a name that is no UTF-8"),
+        ("clip.mp4", "'clip.mp4': no picture in a format that Pillow opens"),
+    ],
+)
+def test_a_query_that_cannot_be_kept_is_refused_before_any_is_scored(
+    refused: Refused, finished_run: Path, tmp_path: Path, name: str, reason: str
+) -> None:
+    shutil.copytree(finished_run / "queries", tmp_path / "q")
+    (tmp_path / "q/metadata.jsonl").unlink()
+    (tmp_path / "q" / name).write_bytes(b"moov")
+    shutil.rmtree(finished_run / "scores")
+    refused(
+        command("attribute", "--queries", tmp_path / "q"),
+        f"{tmp_path}/q has 1 file that cannot be used",
+        found=reason,
+        expected="images that Pillow opens; captions, archives and files of the system are ignored",
+        fix="convert, rename or remove what is named",
         run=finished_run,
     )
 

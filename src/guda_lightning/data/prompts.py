@@ -10,6 +10,7 @@ from pathlib import Path
 
 from guda_lightning.data.rows import prompt_of, read_rows, read_text
 from guda_lightning.errors import ConfigError, DataError
+from guda_lightning.storage.paths import user_path
 
 _EXAMPLE = '{"prompt": "A depiction of Dogs, artistic style featuring vivid, impasto"}'
 SEPARATOR = ", "  # between descriptors
@@ -24,6 +25,7 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         DataError: The file is missing or broken, or has no prompts.
     """
+    path = user_path(path)
     if path.suffix.lower() == ".txt":
         prompts = [line.strip() for line in StringIO(read_text(path, "file of prompts"), newline=None)]
     else:

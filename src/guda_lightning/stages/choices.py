@@ -9,6 +9,7 @@ from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.storage.files import slug, unique_slug
+from guda_lightning.storage.paths import user_path
 from guda_lightning.storage.runs import RunFolder
 
 # For `refuse_choices` where another attributor scores.
@@ -72,7 +73,7 @@ def table_of(
         queries: An image or a folder of images; None: the run's own queries.
         name: What the user calls the table. It makes one table of its own, whatever its characters.
     """
-    of_queries = [] if queries is None else [slug(queries.resolve().stem)]
+    of_queries = [] if queries is None else [slug(user_path(queries).resolve().stem)]
     return run.table(method, seed, *of_queries, *([unique_slug(name)] if name else []))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from guda_lightning.data.rows import prompt_of, read_rows
 from guda_lightning.data.sources.image_folder import list_images
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import DataError
+from guda_lightning.storage.paths import user_path
 
 _EXAMPLE = '{"style": "Van Gogh", "object": "Dogs", "prompt": "An artwork of Dogs, with swirls"}'
 
@@ -47,8 +49,10 @@ class PromptedFolder(Source):
 
     def load(self) -> ImageTable:
         """List the images that have a prompt, sorted by path."""
-        ids, read = list_images(self.path, layout="images, such as <style>/<object>/1.jpg")
-        rows = _rows(Path(self.prompts))
+        prompts = user_path(self.prompts)
+        layout = "images, such as <style>/<object>/1.jpg"
+        ids, read = list_images(self.path, layout, beside=[prompts])
+        rows = _rows(prompts)
         matched: dict[int, _Row] = {}
         turns: Counter[str] = Counter()
         for position, name in enumerate(ids):
@@ -111,7 +115,12 @@ class PromptedFolder(Source):
 
 
 def _alike(name: str) -> str:
-    return name.replace("_", " ")
+    return _composed(name).replace("_", " ")
+
+
+def _composed(path: str) -> str:
+    """A path in the one encoding of accents that folders and the file of prompts are compared in."""
+    return unicodedata.normalize("NFC", path)
 
 
 def _folder(style: str, thing: str) -> str:
@@ -120,7 +129,7 @@ def _folder(style: str, thing: str) -> str:
 
 def _places(name: str) -> list[str]:
     folders = name.split("/")[:-1]
-    return [name, _folder(*folders[:2])] if len(folders) > 1 else [name]
+    return [_composed(name), *([_folder(*folders[:2])] if len(folders) > 1 else [])]
 
 
 def _rows(path: Path) -> dict[str, list[_Row]]:
@@ -129,7 +138,7 @@ def _rows(path: Path) -> dict[str, list[_Row]]:
     for line, cells in read_rows(path, "file of prompts", _EXAMPLE):
         prompt = _text(path, line, {"prompt": prompt_of(path, line, cells)}, "prompt")
         if "file_name" in cells:
-            place = PurePosixPath(_text(path, line, cells, "file_name")).as_posix()
+            place = _composed(PurePosixPath(_text(path, line, cells, "file_name")).as_posix())
             if place in rows:
                 raise DataError(
                     f"{path}, line {line}: the image has a prompt already",
