@@ -74,7 +74,7 @@ def test_cells_are_text_whatever_they_look_like(tmp_path: Path, group: str) -> N
         ("m.csv", PLAIN.encode("utf-16-be"), "the group metadata {path} cannot be read", "text in UTF-16",
          "a readable UTF-8 file", SPREADSHEET),
         ("m.jsonl", PLAIN.encode("utf-32"), "the group metadata {path} cannot be read", "text in UTF-32",
-         "a readable UTF-8 file", SPREADSHEET),
+         "a readable UTF-8 file", "save it as UTF-8"),
         ("m.csv", "id,group\na.png,caf\u00e9\n".encode("cp1252"), "the group metadata {path} cannot be read",
          "another encoding on line 2, perhaps Windows-1252: a.png,caf\u00e9", "a readable UTF-8 file",
          SPREADSHEET),
@@ -139,7 +139,7 @@ def test_prompts_in_another_encoding_are_refused(tmp_path: Path) -> None:
         f"the file of prompts {path} cannot be read",
         "another encoding on line 1, perhaps Windows-1252: a\u00ff",
         "a readable UTF-8 file",
-        SPREADSHEET,
+        "save it as UTF-8",
     )
     with pytest.raises(DataError, match=expected):
         read_prompts(path)

@@ -28,8 +28,9 @@ class QueryFolder:
     """One image, or a folder of images with the folders inside it; docs/data.md says which are images.
 
     An id is the path inside the folder without the suffix of an image. A ``metadata.jsonl`` in the folder,
-    with ``file_name`` and perhaps a whole-number ``label`` or a text ``prompt`` (or ``text``) on each line, gives the
-    order, the class labels and the prompts; without it, queries are sorted by path and have neither.
+    with ``file_name`` and perhaps a whole-number ``label`` or a text ``prompt`` (or ``text``) on each line,
+    gives the order, the class labels and the prompts; without it, queries are sorted by path and have
+    neither.
 
     Args:
         path: The file or folder; ``~`` and environment variables are written out.

@@ -79,23 +79,22 @@ def read_text(path: Path, kind: str) -> str:
             f"the {kind} {path} cannot be read", found=found, expected="a readable UTF-8 file", fix=fix
         )
 
+    save = _SPREADSHEET if path.suffix.lower() in _DELIMITERS else "save it as UTF-8"
     try:
         content = path.read_bytes()
     except OSError as error:
         raise refuse(error.strerror, "check the path") from error
     for start, other in _OTHERS.items():
         if content.startswith(start):
-            raise refuse(other, _SPREADSHEET)
+            raise refuse(other, save)
     if content[:1] == b"\0" or content[1:2] == b"\0":
-        raise refuse("text in UTF-16", _SPREADSHEET)
+        raise refuse("text in UTF-16", save)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start)
         seen = content.split(b"\n")[line].decode("cp1252", "replace").strip()[:80]
-        raise refuse(
-            f"another encoding on line {line + 1}, perhaps Windows-1252: {seen}", _SPREADSHEET
-        ) from error
+        raise refuse(f"another encoding on line {line + 1}, perhaps Windows-1252: {seen}", save) from error
 
 
 def require_columns(path: Path, line: int, row: Mapping[str, object], columns: Sequence[str]) -> None:
