@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -34,6 +35,7 @@ def grouping(*names: str) -> Grouping:
         (["1e5"], 100000.0, ["1e5"]),
         (["-x", "[a]", "{a: b}", "${b}"], ["-x", "[a]", "{a: b}", "${b}"], ["-x", "[a]", "{a: b}", "${b}"]),
         (["[a]", "x"], "[a]", ["[a]"]),
+        (["\U0001f600", "a\nb"], json.dumps(["\U0001f600", "a\nb"]), ["\U0001f600", "a\nb"]),
         # names that hold what separates names
         (["Doe, Jane", "x"], "x, Doe, Jane", ["x", "Doe, Jane"]),
         (["a,b", "a", "b"], "a,b", ["a,b"]),

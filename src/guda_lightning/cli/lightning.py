@@ -195,11 +195,10 @@ class _AsWritten:
 
 
 def _values_joined(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with names of groups that begin with a dash as ``--groups=-x``: they are no options."""
+    """The arguments, with names of groups as in ``--groups=-x``: one that begins with a dash is no option."""
     joined: list[str] = []
     for argument in arguments:
-        names = joined and joined[-1] in [f"--{name}" for name in _NAMING]
-        if names and argument.startswith("-") and not argument.startswith("--") and argument != "-c":
+        if joined and joined[-1] in [f"--{name}" for name in _NAMING]:
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)

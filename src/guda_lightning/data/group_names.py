@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -224,10 +225,18 @@ def _parts(text: str, joint: str) -> list[str]:
 
 
 def _listed(text: str) -> list[object] | None:
-    """The items of a list in YAML's notation, as they are written; None where the text is none."""
+    """The items of a list in JSON or YAML, as they are written; None where the text is none."""
+    if not text.lstrip().startswith("["):
+        return None
     try:
-        value = yaml.load(text, yaml.BaseLoader) if text.lstrip().startswith("[") else None
-    except yaml.YAMLError:
+        value = json.loads(text)
+        if all(isinstance(item, str) for item in value):
+            return list(value)
+    except (ValueError, RecursionError):
+        pass  # YAML, or none
+    try:
+        value = yaml.load(text, yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError):
         return None
     return value if isinstance(value, list) else None
 
