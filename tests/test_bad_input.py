@@ -542,12 +542,12 @@ def test_a_folder_that_is_no_full_model(refused: Refused, tmp_path: Path) -> Non
 
 
 def test_a_file_that_is_no_checkpoint(refused: Refused, tmp_path: Path) -> None:
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.ckpt")
+    torch.save({"weights": 3}, tmp_path / "other.ckpt")
     refused(
         command("unlearn", "--full", tmp_path / "other.ckpt"),
         "the full model cannot be read",
-        found=f"{tmp_path}/other.ckpt: no state_dict inside",
-        expected="a folder written by save_pretrained, or a Lightning checkpoint",
+        found=f"{tmp_path}/other.ckpt: no state_dict inside, but the keys 'weights'",
+        expected="a folder written by save_pretrained, a Lightning checkpoint, or a file with a state_dict",
         fix="restore the file, or run `guda fit` again",
     )
 

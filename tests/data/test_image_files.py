@@ -11,7 +11,15 @@ from PIL import Image
 
 from guda_lightning import notes
 from guda_lightning.cli.main import main
-from guda_lightning.data import HubDataset, ImageFolder, PromptedFolder, QueryFolder, Styled
+from guda_lightning.data import (
+    Grouping,
+    HubDataset,
+    ImageFolder,
+    PromptedFolder,
+    QueryFolder,
+    Styled,
+    read_prompts,
+)
 from guda_lightning.errors import ConfigError, DataError, GudaError, QueryError
 
 USABLE = "images that Pillow opens; captions, archives and files of the system are ignored"
@@ -93,6 +101,39 @@ def test_every_format_that_pillow_opens_is_an_image(root: Path) -> None:
     red = [name.startswith("cats/of ") for name in ImageFolder(str(root)).load().ids]
     pixels = ImageFolder(str(root)).load().pixels()[red].float().mean((0, 2, 3))
     assert pixels[0] > 250 and pixels[1:].max() < 5
+
+
+def test_a_format_of_a_plug_in_is_an_image_from_then_on(
+    root: Path, message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "cats/1.own").write_bytes(b"own format")
+    refused(root, message, f"'cats/1.own': {NO_PICTURE}")
+    for table in ("ID", "OPEN", "EXTENSION"):
+        monkeypatch.setattr(Image, table, getattr(Image, table).copy())
+    Image.register_open(
+        "OWN", lambda file, name: Image.new("RGB", (6, 6)), lambda prefix: prefix[:3] == b"own"
+    )
+    assert "cats/1.own" in listed(root)  # by its first bytes
+    assert "cats/1.own" in QueryFolder(root, SHAPE).ids
+    (root / "cats/1.png").unlink()
+    Image.register_extension("OWN", ".own")
+    assert "cats/1" in QueryFolder(root, SHAPE).ids
+    assert ImageFolder(str(root)).load().pixels().shape == (2, 3, 6, 6)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        bytes(16), b"PK\3\4", b"\x7fELF", b"%PDF-1.7", b"\x80\4\x95", b"SQLite format 3\0", b"\x89HDF\r\n",
+        b"RIFF\0\0\0\0AVI LIST", b"\x1a\x45\xdf\xa3", b"ID3\4", b"OggS", b"PAR1", b"import torch\n", b"\n",
+        b"\0", b"\0\0\1\xb3", b"<svg xmlns", b"{}", b"BUFR", b"GRIB", b"\xff\xfe<\0", b"1,2,3\n",
+        b"\0\0\0\x0cJXL \r\n",
+    ],
+)  # fmt: skip
+def test_other_files_are_not_taken_for_images(tmp_path: Path, write_image, message, start: bytes) -> None:
+    write_image(tmp_path / "1.png")
+    (tmp_path / "other").write_bytes(start)
+    refused(tmp_path, message, f"'other': {NO_PICTURE}")
 
 
 def test_links_are_followed(root: Path, tmp_path: Path, write_image) -> None:
@@ -231,11 +272,14 @@ def test_home_and_variables_are_written_out(
     monkeypatch.setenv("HOME", str(root.parent))
     monkeypatch.setenv("DATA", str(root.parent))
     (root.parent / "prompts.csv").write_text("file_name,prompt\ncats/1.png,a cat\ndogs/1.png,a dog\n")
+    (root.parent / "groups.csv").write_text("id,group\ncats/1.png,old\n")
     for place in ("~", "$DATA", "${DATA}"):
         assert len(ImageFolder(f"{place}/images").load().ids) == 2
         assert len(QueryFolder(f"{place}/images", SHAPE)) == 2
         assert len(PromptedFolder(f"{place}/images", f"{place}/prompts.csv").load().ids) == 2
         assert len(Styled(ImageFolder(f"{place}/images"), styles=2).load().ids) == 4
+        assert read_prompts(Path(f"{place}/prompts.csv")) == ["a cat", "a dog"]
+        assert Grouping.from_metadata(f"{place}/groups.csv", ["cats/1.png"]).names == ("old",)
     monkeypatch.chdir(root.parent)
     write_image(root.parent / "$5/~/a.png")
     assert ImageFolder("$5").load().ids == ("~/a.png",)  # what exists is meant as it stands

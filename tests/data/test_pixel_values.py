@@ -217,6 +217,17 @@ def test_numbers_of_32_bits_are_refused(tmp_path: Path, message, mode: str) -> N
         ImageFolder(str(tmp_path)).load().pixels()
 
 
+def test_an_image_that_is_gone_is_named_with_its_path(tmp_path: Path, write_image, message) -> None:
+    write_image(tmp_path / "1.png")
+    table = ImageFolder(str(tmp_path)).load()
+    (tmp_path / "1.png").unlink()
+    reason = f"No such file or directory: {tmp_path}/1.png"
+    with pytest.raises(
+        DataError, match=message("the image '1.png' cannot be read", reason, COMPLETE, REPAIR)
+    ):
+        table.pixels()
+
+
 def test_unreadable_images_are_reported_together(tmp_path: Path, write_image, message) -> None:
     write_image(tmp_path / "00.png")
     for number in range(1, 13):

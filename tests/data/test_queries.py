@@ -217,7 +217,7 @@ def test_an_id_that_cannot_be_a_file_name_is_refused(tmp_path: Path, message, na
     pattern = message(
         f"the query id {name!r} cannot be a file name",
         repr(name),
-        "a relative path without '..', backslashes or control characters, which no system uses",
+        "a relative path without '..', backslash, control characters or names of system files",
         "rename the query",
     )
     with pytest.raises(QueryError, match=pattern):

@@ -83,6 +83,13 @@ def test_unreadable_images_of_all_chunks_are_reported_together(
         data.setup()
 
 
+def test_home_and_variables_are_written_out(pretrained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path(pretrained).parent))
+    monkeypatch.setenv("LATENTS", "/somewhere")
+    data = LatentDataModule(Coloured(), f"~/{Path(pretrained).name}", "$LATENTS/cache")
+    assert (data.encoders.pretrained, data._cache.folder) == (pretrained, Path("/somewhere/cache"))
+
+
 def test_a_damaged_cache_is_refused(data: LatentDataModule, pretrained: str) -> None:
     data.setup()
     folder = data._cache.folder

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import struct
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -131,9 +130,11 @@ def unfit_name(name: str) -> str | None:
     return None
 
 
-def has_image_suffix(name: str) -> bool:
-    """Whether Pillow opens files that are called so."""
-    return os.path.splitext(name)[1].lower() in _image_suffixes()
+def image_suffixes() -> frozenset[str]:
+    """How names of images end, in lower case: those of every format that Pillow and its plug-ins decode."""
+    Image.init()
+    suffixes = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, name in suffixes if name in Image.OPEN and name not in _NOT_DECODED)
 
 
 def shown(name: object) -> str:
@@ -164,7 +165,7 @@ class _Walk:
         self.ignored: dict[str, list[str]] = {}
         self.unfit: dict[str, str] = {}
         self.first_folders: list[str] = []
-        self._root, self._own = root, own
+        self._root, self._own, self._suffixes = root, own, image_suffixes()
         left: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
         while left:
             left += self._folder(*left.pop())
@@ -189,64 +190,50 @@ class _Walk:
             self.unfit[inside or "."] = error.strerror or str(error)
 
     def _is_folder_to_walk(self, entry: os.DirEntry[str], name: str) -> bool:
+        if name in self._own:
+            return False
         try:
             is_folder = entry.is_dir()
         except OSError as error:  # links in a circle
             self.unfit[name] = error.strerror or str(error)
             return False
-        kind = None if name in self._own else ignored_kind(entry.name, is_folder)
-        if kind is not None:
+        if kind := ignored_kind(entry.name, is_folder):
             self.ignored.setdefault(kind, []).append(name)
-        elif why := unfit_name(entry.name) or (None if is_folder else _unfit_file(entry)):
-            if name not in self._own:
-                self.unfit[name] = why
-        elif is_folder:
+        elif why := unfit_name(entry.name) or (None if is_folder else self._unfit_file(entry)):
+            self.unfit[name] = why
+        elif not is_folder:
+            self.names.append(name)
+        else:
             if "/" not in name:
                 self.first_folders.append(name)
             return True
-        elif name not in self._own:
-            self.names.append(name)
         return False
 
-
-def _unfit_file(entry: os.DirEntry[str]) -> str | None:
-    """Why a file is not taken as an image; None: it is."""
-    try:
-        if not entry.is_file():  # without a look at each file, where the folder says what they are
-            return "neither a file nor a folder" if os.path.exists(entry.path) else "a link to nothing"
-        if has_image_suffix(entry.name):
-            return None
-        if os.path.splitext(entry.name)[1].lower() in _RAW_SUFFIXES:
-            return "a camera's raw file"
-        with open(entry.path, "rb") as file:
-            prefix = file.read(_PREFIX)
-    except OSError as error:
-        return error.strerror or str(error)
-    if not prefix:
-        return "an empty file"
-    return None if _is_recognised(prefix) else "no picture in a format that Pillow opens"
-
-
-@cache
-def _image_suffixes() -> frozenset[str]:
-    Image.init()
-    suffixes = Image.registered_extensions().items()
-    return frozenset(suffix for suffix, name in suffixes if name in Image.OPEN and name not in _NOT_DECODED)
-
-
-@cache
-def _tests() -> tuple[Callable[[bytes], bool | str], ...]:
-    """How Pillow tells by the first bytes; formats without such a test are known by their suffix alone."""
-    Image.init()
-    return tuple(
-        test for name, (_, test) in Image.OPEN.items() if test is not None and name not in _NOT_DECODED
-    )
+    def _unfit_file(self, entry: os.DirEntry[str]) -> str | None:
+        """Why a file is not taken as an image; None: it is."""
+        try:
+            if not entry.is_file():  # without a look at each file, where the folder says what they are
+                return "neither a file nor a folder" if os.path.exists(entry.path) else "a link to nothing"
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if suffix in self._suffixes:
+                return None
+            if suffix in _RAW_SUFFIXES:
+                return "a camera's raw file"
+            with open(entry.path, "rb") as file:
+                prefix = file.read(_PREFIX)
+        except OSError as error:
+            return error.strerror or str(error)
+        if not prefix:
+            return "an empty file"
+        return None if _is_recognised(prefix) else "no picture in a format that Pillow opens"
 
 
 def _is_recognised(prefix: bytes) -> bool:
-    for test in _tests():
+    """Whether a format begins so; those that have no such mark are known by their suffix alone."""
+    for name, (_, test) in Image.OPEN.items():
         try:
-            if test(prefix) is True:  # a text says what Pillow was built without
+            # A text, in place of True, says what Pillow was built without.
+            if test is not None and name not in _NOT_DECODED and test(prefix) is True:
                 return True
         except (IndexError, struct.error):  # fewer bytes than the test looks at
             continue

@@ -20,7 +20,7 @@ from guda_lightning.progress_bar import progress_bar
 
 Channels = Literal[1, 3]
 
-BACKGROUND = "white"  # what viewers show behind transparency; an own choice, as there is no right one
+BACKGROUND = "white"  # what most viewers show behind transparency
 
 _GRAY = {"1", "L", "LA", "La"}
 _COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV"}
@@ -169,6 +169,8 @@ def _reason(error: Exception) -> str:
         return "no picture in a format that Pillow knows"
     if isinstance(error, Image.DecompressionBombError):
         return str(error).partition(",")[0]  # both numbers of pixels; the rest speaks of an attack
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, OSError | ValueError | SyntaxError) and str(error):
         return str(error)
     return f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -155,6 +155,6 @@ def refuse_unfit_id(query_id: str) -> None:
         raise QueryError(
             f"the query id {query_id!r} cannot be a file name",
             found=repr(query_id),
-            expected="a relative path without '..', backslashes or control characters, which no system uses",
+            expected="a relative path without '..', backslash, control characters or names of system files",
             fix="rename the query",
         )

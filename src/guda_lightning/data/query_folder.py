@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from guda_lightning.data.group_names import Names
-from guda_lightning.data.image_files import has_image_suffix, list_image_files, reasons
+from guda_lightning.data.image_files import image_suffixes, list_image_files, reasons
 from guda_lightning.data.images import Channels, UnreadableImage, decoded, read_image, to_unit, unreadable
 from guda_lightning.data.queries import refuse_unfit_id
 from guda_lightning.data.rows import read_rows
@@ -124,8 +124,10 @@ def _ids(names: Sequence[str]) -> Iterator[str]:
         QueryError: Two are the same, or one cannot be a file name when the query is stored.
     """
     first: dict[str, str] = {}
+    suffixes = image_suffixes()
     for name in names:
-        query_id = os.path.splitext(name)[0] if has_image_suffix(name) else name
+        stem, suffix = os.path.splitext(name)
+        query_id = stem if suffix.lower() in suffixes else name
         if first.setdefault(query_id, name) is not name:
             raise QueryError(
                 f"two queries have the id '{query_id}'",
