@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.toys import message
 
-from guda_lightning.data.group_names import GroupNames, is_readable, visible
+from guda_lightning.data.group_names import GroupNames, beside, is_readable, name_beside, visible
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import GroupError
 from guda_lightning.stages.choices import chosen_groups
+from guda_lightning.storage.files import unique_slug
 
 COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 
@@ -132,3 +133,25 @@ def test_what_groups_are_called_means_these_groups(names: list[str], data: st.Da
     else:
         assert known.coalition(joint) == several
         assert known.split(joint) == [joint]
+
+
+WORDS = ("own", "other", "scores")
+OURS = st.sampled_from([*WORDS, "group own", "group group own", "group ", "group x", "Own"]).map(str.strip)
+
+
+@given(st.lists(NAMES | SEPARATED | OURS, min_size=1, max_size=6, unique=True))
+def test_names_come_back_from_tables_metrics_and_files(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "named.jsonl"
+    lines = [json.dumps({"id": index, "group": [name]}) + "\n" for index, name in enumerate(names)]
+    path.write_text("".join(lines), "utf-8")
+    ids = [str(index) for index in range(len(names) + 1)]
+    read = Grouping.from_metadata(path, ids)
+    assert read.names == tuple(sorted(names))
+    assert all(read.forget([name]).tolist() == [index] for index, name in enumerate(names))
+
+    keys = [beside(name, WORDS) for name in names]
+    assert not set(keys) & set(WORDS)
+    assert [name_beside(key, WORDS) for key in keys] == names
+    assert len({unique_slug(name) for name in names}) == len(names)

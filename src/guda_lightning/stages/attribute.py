@@ -26,7 +26,7 @@ from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, is_timed, say, say_cost
 from guda_lightning.progress_bar import Bar
 from guda_lightning.report.summary_text import summary_of_parts
-from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
+from guda_lightning.report.wandb import closing_runs, log_attribution, require_charts, stage_loggers
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import (
@@ -148,6 +148,7 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
         say(_summary(path, request.weighting))
         say(f"attribute: {path} is complete, skipped")
     else:
+        require_charts(trainer.loggers)
         bar.reset(total=table.evaluations)
         _say_rest(trainer, attributor, request, table)
         notes = []
