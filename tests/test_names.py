@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "groups.yaml").write_text(json.dumps({"data": data}))
     run = folder / "run"
     guda(run, "fit")
-    guda(run, "sample")
+    guda(run, "sample", "--num", 2)
     guda(run, "unlearn", "--trainer.callbacks", "null", "--steps", 1)
     wandb = {"project": "p", "offline": True, "save_dir": str(folder)}
     guda(run, "attribute", "--trainer.logger", json.dumps({"class_path": "WandbLogger", "init_args": wandb}))
