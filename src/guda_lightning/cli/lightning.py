@@ -8,19 +8,17 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from docstring_parser import parse_from_object
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from guda_lightning import compat
 from guda_lightning.cli.commands import Stage
+from guda_lightning.cli.naming import add_options, joined
 from guda_lightning.cli.parser import StageParser
 from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.stages.base import StageTrainer
 
-_NAMING = ("groups", "without")  # options that name groups
 _FROM_FIT = ("model", "data", "seed_everything")  # sections that make the full model what it is
 
 
@@ -62,7 +60,7 @@ class StageCLI(LightningCLI):
                     "parser_mode": "omegaconf+",
                 },
                 auto_configure_optimizers=False,
-                args=_values_joined(arguments),
+                args=joined(arguments),
                 run=False,  # its subcommands would be methods of the trainer, and run at once
             )
 
@@ -77,17 +75,7 @@ class StageCLI(LightningCLI):
             type=str | None,
             help="Folder or hub name of a diffusers pipeline, for ${pretrained} in a configuration.",
         )
-        described = {one.arg_name: one.description for one in parse_from_object(self._function).params}
-        naming = [name for name in _NAMING if name in described]
-        self._options: list[str] = parser.add_function_arguments(
-            self._function, skip={"trainer", *self.stage.filled, *naming}
-        )
-        if naming:
-            group, order = (parser.groups or {})[self._function.__name__], list(described)
-            for name in naming:
-                group.add_argument(f"--{name}", type=_AsWritten(), metavar="NAMES", help=described[name])
-            compat.actions(group).sort(key=lambda action: order.index(action.dest.partition(".")[0]))
-            self._options += naming
+        self._options = add_options(parser, self._function, {"trainer", *self.stage.filled})
 
     def before_instantiate_classes(self) -> None:
         """Refuse a stage that has nothing to work on."""
@@ -180,29 +168,6 @@ class StageCLI(LightningCLI):
         else:
             made_from["trainer"]["world_size"] = trainer.world_size
         return made_from
-
-
-class _AsWritten:
-    """What names groups, as it is: a parser by type would take ``null`` for nothing and 1e5 for a number."""
-
-    def __call__(self, value: object) -> object:
-        if isinstance(value, dict):
-            raise ValueError(f"expected {self}")
-        return value
-
-    def __repr__(self) -> str:
-        return "a text or a list of texts"  # in help
-
-
-def _values_joined(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with names of groups as in ``--groups=-x``: one that begins with a dash is no option."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1] in [f"--{name}" for name in _NAMING]:
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
 
 
 def _cause(error: BaseException | None) -> GudaError | None:

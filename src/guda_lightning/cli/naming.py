@@ -1,0 +1,57 @@
+"""Options of a stage; those that name groups are taken as they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from docstring_parser import parse_from_object
+from lightning.pytorch.cli import LightningArgumentParser
+
+from guda_lightning import compat
+
+_NAMING = ("groups", "without")  # what `stages.choices.chosen_groups` reads
+
+
+def add_options(
+    parser: LightningArgumentParser, function: Callable[..., Any], skip: Collection[str]
+) -> list[str]:
+    """Give a parser the arguments of a stage as options, and return their names.
+
+    Args:
+        parser: The parser.
+        function: The stage; its docstring is the help.
+        skip: Arguments that are no options.
+    """
+    described = {one.arg_name: one.description for one in parse_from_object(function).params}
+    naming = [name for name in _NAMING if name in described]
+    options: list[str] = parser.add_function_arguments(function, skip={*skip, *naming})
+    if naming:
+        group, order = (parser.groups or {})[function.__name__], list(described)
+        for name in naming:
+            group.add_argument(f"--{name}", type=_AsWritten(), metavar="NAMES", help=described[name])
+        compat.actions(group).sort(key=lambda action: order.index(action.dest.partition(".")[0]))
+    return [*options, *naming]
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with names of groups as in ``--groups=-x``: one that begins with a dash is no option."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and found[-1] in [f"--{name}" for name in _NAMING]:
+            found[-1] += f"={argument}"
+        else:
+            found.append(argument)
+    return found
+
+
+class _AsWritten:
+    """The type of names: a parser by type would take ``null`` for nothing and 1e5 for a number."""
+
+    def __call__(self, value: object) -> object:
+        if isinstance(value, dict):
+            raise ValueError(f"expected {self}")
+        return value
+
+    def __repr__(self) -> str:
+        return "a text or a list of texts"  # in help
