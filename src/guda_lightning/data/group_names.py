@@ -187,7 +187,8 @@ def _readings(
 ) -> list[tuple[_Meaning, ...]]:
     """The meanings of a text that is made of pieces, which may hold what joins them; a few of them."""
     parts = text.split(joint)
-    longest = len(parts) if any(joint in name for name in names) else 1
+    # A piece is a name, or several that are joined.
+    longest = 1 + max(name.count(joint) for name in names) * (1 + text.count(JOINT) * (joint != JOINT))
     of_rest: list[list[tuple[_Meaning, ...]]] = [[] for _ in parts] + [[()]]
     for start in reversed(range(len(parts))):
         found = [
