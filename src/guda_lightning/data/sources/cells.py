@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from guda_lightning.errors import DataError
 
@@ -17,49 +17,60 @@ if TYPE_CHECKING:
 _PICTURES = "encoded images: bytes, or a struct of bytes and path"
 _PNG = "store one picture a row, as the bytes of a PNG file"
 _LISTS = ("List", "LargeList", "Sequence", "Array2D", "Array3D", "Array4D", "Array5D")
+_FIRST = 10  # cells that are looked at
 _DECODE = (
     "decode it once with the library 'datasets': "
     "table.map(lambda row: {{{0!r}: base64.b64decode(row[{0!r}])}}).to_parquet(FILE)"
 )
 
 
-def refuse_other_than_pictures(dataset: Dataset, column: str, origin: str) -> None:
-    """Refuse a column whose first cell says that it holds something else than pictures.
+def refuse_other_features(dataset: Dataset, column: str, origin: str) -> None:
+    """Refuse a column whose type says that it holds no pictures.
 
     Raises:
-        DataError: It holds lists of numbers, base64, or the places of pictures that are not there.
+        DataError: It holds lists, structs of something else, or nothing.
     """
-    import datasets
-
     feature = dataset.features[column]
-    if isinstance(feature, dict):
-        if not {"bytes", "path"} & feature.keys():
-            raise _no_pictures(
-                column, origin, "structs", f"the entries {', '.join(map(repr, feature))}", _PNG
-            )
-        return
+    if isinstance(feature, dict) and not {"bytes", "path"} & feature.keys():
+        raise _no_pictures(column, origin, "structs", f"the entries {', '.join(map(repr, feature))}", _PNG)
     if type(feature).__name__ in _LISTS:
         raise _no_pictures(column, origin, "lists", feature, _PNG)
-    if not isinstance(feature, datasets.Value):
-        return
-    if feature.dtype == "null":
+    if getattr(feature, "dtype", None) == "null":
         raise _no_pictures(column, origin, "empty cells", "no value", "name the column with the images")
-    if feature.dtype not in ("string", "large_string", "binary", "large_binary"):
-        return  # refused as no images by the library
-    value = next((cell for cell in dataset.select_columns(column)[column] if cell is not None), None)
-    if isinstance(value, bytes):
-        if not _is_picture(value) and _is_base64(value):
-            raise _no_pictures(column, origin, "base64", _start(value), _DECODE.format(column))
-        return
-    if value is None or value.startswith("data:") or os.path.exists(value):
-        return
-    if _is_base64(value.encode("utf-8", "replace")):
-        raise _no_pictures(column, origin, "base64", _start(value), _DECODE.format(column))
-    if "://" in value:
+
+
+def refuse_other_cells(dataset: Dataset, column: str, origin: str) -> None:
+    """Refuse a column of bytes and paths whose first cells all hold something else than pictures.
+
+    Args:
+        dataset: The table, with the column as ``{"bytes", "path"}``.
+        column: Its name.
+        origin: What to call the table in errors.
+
+    Raises:
+        DataError: They hold base64, or the places of pictures that are not there.
+    """
+    cells = [cell for cell in dataset[:_FIRST][column] if cell is not None]
+    found = [_instead_of_picture(cell, column) for cell in cells]
+    if found and None not in found and found[0] is not None:
+        raise _no_pictures(column, origin, *found[0])
+
+
+def _instead_of_picture(cell: Mapping[str, Any], column: str) -> tuple[str, str, str] | None:
+    """What a cell holds, its begin, and how to mend it; None: a picture, or who knows."""
+    content, path = cell["bytes"], cell["path"]
+    if content is not None:
+        known = _is_picture(content) or not _is_base64(content)
+        return None if known else ("base64", _start(content), _DECODE.format(column))
+    if path is None or path.startswith("data:") or os.path.exists(path):
+        return None
+    if _is_base64(path.encode("utf-8", "replace")):
+        return "base64", _start(path), _DECODE.format(column)
+    if "://" in path:
         fix = "download them into a folder, and use ImageFolder with a table of groups"
-        raise _no_pictures(column, origin, "addresses", _start(value), fix)
+        return "addresses", _start(path), fix
     fix = "run guda in the folder where these paths begin, or use ImageFolder with a table of groups"
-    raise _no_pictures(column, origin, "paths that lead to no file", _start(value), fix)
+    return "paths that lead to no file", _start(path), fix
 
 
 def texts_of_ids(values: Sequence[object], column: str, origin: str) -> tuple[str, ...]:

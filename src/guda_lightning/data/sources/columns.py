@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guda_lightning.data.sources.cells import (
-    refuse_other_than_pictures,
+    refuse_other_cells,
+    refuse_other_features,
     refuse_repeated_names,
     texts_of_ids,
 )
@@ -106,9 +107,10 @@ def undecoded(dataset: Dataset, image_column: str, origin: str) -> Dataset:
     import pyarrow
 
     read_column(dataset, image_column, origin)
-    refuse_other_than_pictures(dataset, image_column, origin)
+    refuse_other_features(dataset, image_column, origin)
+    kind = datasets.Image(decode=False)
     try:
-        return dataset.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
+        column = dataset.select_columns(image_column).cast_column(image_column, kind)
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
         raise DataError(
             f"the column '{image_column}' of {origin} holds no images",
@@ -116,6 +118,8 @@ def undecoded(dataset: Dataset, image_column: str, origin: str) -> Dataset:
             expected="encoded images: bytes, paths, or both",
             fix="name the column with the images",
         ) from error
+    refuse_other_cells(column, image_column, origin)
+    return column
 
 
 def image_reader(
