@@ -215,8 +215,13 @@ def test_a_printed_configuration_is_a_configuration(parsed: Any, tmp_path: Path)
 )
 def test_names_of_groups_are_taken_as_they_are_written(asked: str, parsed: Any, tmp_path: Path) -> None:
     assert parsed("unlearn", "--groups", asked)["groups"] == asked
+    assert parsed("unlearn", f"--groups={asked}")["groups"] == asked
     (tmp_path / "named.yaml").write_text(json.dumps({"groups": [asked, "b"]}))
     assert parsed("unlearn", "-c", "named.yaml")["groups"] == [asked, "b"]
+
+
+def test_a_name_on_the_command_line_is_no_reference(parsed: Any) -> None:
+    assert parsed("unlearn", "--run", "r", "--groups", "${run},a")["groups"] == "${run},a"
 
 
 @pytest.mark.parametrize(

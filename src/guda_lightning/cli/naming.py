@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -35,14 +36,17 @@ def add_options(
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with names of groups as in ``--groups=-x``: one that begins with a dash is no option."""
-    found: list[str] = []
+    """The arguments, with names of groups as in ``--groups=-x``: no option begins there, and no reference.
+
+    In a configuration ``${x}`` refers to another key; on the command line the name of a group is a name.
+    """
+    flags, found = [f"--{name}" for name in _NAMING], list[str]()
     for argument in arguments:
-        if found and found[-1] in [f"--{name}" for name in _NAMING]:
+        if found and found[-1] in flags:
             found[-1] += f"={argument}"
         else:
             found.append(argument)
-    return found
+    return [re.sub(r"(?<!\\)\$\{", r"\\${", one) if one.partition("=")[0] in flags else one for one in found]
 
 
 class _AsWritten:
