@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from guda_lightning.data.group_names import Names, nearest
+from guda_lightning.data.group_names import Names, nearest, quoted
 from guda_lightning.data.rows import read_rows
 from guda_lightning.errors import DataError
 from guda_lightning.storage.paths import user_path
@@ -36,8 +36,8 @@ def read_group_metadata(
         sample_id = known.find(given)
         if sample_id is None:
             raise DataError(
-                f"{path}, line {line}: unknown sample '{given}'",
-                found=f"{id_column} {given!a}",
+                f"{path}, line {line}: unknown sample {quoted(given)}",
+                found=f"{id_column} {quoted(given)}",
                 expected=f"one of {len(sample_ids)} samples; nearest: {nearest(given, sample_ids)}",
                 fix=f"correct the column '{id_column}' or remove the line",
             )

@@ -276,8 +276,8 @@ def requested_groups(text: str, names: Sequence[str]) -> list[str]:
 def unknown_group(name: str, names: Sequence[str]) -> GroupError:
     """The error for a group that is none of these."""
     return GroupError(
-        f"unknown group '{name}'",
-        found=f"'{name}'",
+        f"unknown group {quoted(name)}",
+        found=quoted(name),
         expected=f"one of {len(names)} groups; nearest: {nearest(name, names)}",
         fix="correct the name",
     )
@@ -286,4 +286,9 @@ def unknown_group(name: str, names: Sequence[str]) -> GroupError:
 def nearest(word: str, words: Iterable[str]) -> str:
     """The three words that are spelt most like one, for an error message."""
     near = difflib.get_close_matches(str(word), list(words), n=3, cutoff=0.0)
-    return ", ".join(f"'{name}'" for name in near)
+    return ", ".join(map(quoted, near))
+
+
+def quoted(name: str) -> str:
+    """A name in quotes, for an error message; what does not print as itself is escaped."""
+    return f"'{name}'" if name.isprintable() else ascii(name)
