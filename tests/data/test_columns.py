@@ -98,6 +98,20 @@ def test_unusable_labels_are_refused(
         Parquet(str(path)).load()
 
 
+def test_a_table_without_labels_says_how_to_do_without(tmp_path: Path, message) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"img": [png()]}), path)
+    expected = message(
+        f"{path} has no column 'label'",
+        "the columns 'img'",
+        "a column 'label'",
+        "name another column, perhaps 'img', or set label_column to null where there are none",
+    )
+    with pytest.raises(DataError, match=expected):
+        Parquet(str(path)).load()
+    assert Parquet(str(path), label_column=None).load().labels is None
+
+
 def test_two_classes_of_one_name_are_refused(tmp_path: Path, message) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"img": [png()] * 2, "label": [0, 1]}), path)

@@ -80,8 +80,14 @@ def _cannot_be_read(origin: str, error: Exception) -> DataError:
     )
 
 
-def read_column(dataset: Dataset, name: str, origin: str) -> Any:
+def read_column(dataset: Dataset, name: str, origin: str, without: str = "") -> Any:
     """The values of a column.
+
+    Args:
+        dataset: The table.
+        name: The column.
+        origin: What to call the table in errors.
+        without: What to do where there is no such column, for the error.
 
     Raises:
         DataError: There is no such column.
@@ -92,7 +98,8 @@ def read_column(dataset: Dataset, name: str, origin: str) -> Any:
             f"{origin} has no column '{name}'",
             found=f"the columns {', '.join(map(repr, dataset.column_names))}",
             expected=f"a column '{name}'",
-            fix=f"name another column, perhaps '{near[0]}'" if near else "check that this is the right file",
+            fix=(f"name another column, perhaps '{near[0]}'" if near else "check that this is the right file")
+            + (f", or {without}" if without else ""),
         )
     return dataset[name]
 
@@ -156,7 +163,7 @@ def read_labels(
     """
     import datasets
 
-    values = list(read_column(dataset, column, origin))
+    values = list(read_column(dataset, column, origin, "set label_column to null where there are none"))
     feature = dataset.features[column]
     names = label_names or (feature.names if isinstance(feature, datasets.ClassLabel) else None)
     refuse_repeated_names(names or (), origin)
