@@ -216,6 +216,7 @@ def test_a_printed_configuration_is_a_configuration(parsed: Any, tmp_path: Path)
 def test_names_of_groups_are_taken_as_they_are_written(asked: str, parsed: Any, tmp_path: Path) -> None:
     assert parsed("unlearn", "--groups", asked)["groups"] == asked
     assert parsed("unlearn", f"--groups={asked}")["groups"] == asked
+    assert parsed("attribute", "--name", asked)["name"] == asked
     (tmp_path / "named.yaml").write_text(json.dumps({"groups": [asked, "b"]}))
     assert parsed("unlearn", "-c", "named.yaml")["groups"] == [asked, "b"]
 

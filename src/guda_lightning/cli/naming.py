@@ -1,4 +1,4 @@
-"""Options of a stage; those that name groups are taken as they are written."""
+"""Options of a stage; those that are names of the user's are taken as they are written."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from docstring_parser import parse_from_object
 from lightning.pytorch.cli import LightningArgumentParser
 
 from guda_lightning import compat
-
-_NAMING = ("groups", "without")  # what `stages.choices.chosen_groups` reads
 
 
 def add_options(
@@ -25,22 +23,22 @@ def add_options(
         skip: Arguments that are no options.
     """
     described = {one.arg_name: one.description for one in parse_from_object(function).params}
-    naming = [name for name in _NAMING if name in described]
+    naming = [name for name in _TYPES if name in described]
     options: list[str] = parser.add_function_arguments(function, skip={*skip, *naming})
     if naming:
         group, order = (parser.groups or {})[function.__name__], list(described)
         for name in naming:
-            group.add_argument(f"--{name}", type=_AsWritten(), metavar="NAMES", help=described[name])
+            group.add_argument(f"--{name}", type=_TYPES[name], metavar=name.upper(), help=described[name])
         compat.actions(group).sort(key=lambda action: order.index(action.dest.partition(".")[0]))
     return [*options, *naming]
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with names of groups as in ``--groups=-x``: no option begins there, and no reference.
+    """The arguments, with names as in ``--groups=-x``: no option begins there, and no reference.
 
-    In a configuration ``${x}`` refers to another key; on the command line the name of a group is a name.
+    In a configuration ``${x}`` refers to another key; on the command line a name is a name.
     """
-    flags, found = [f"--{name}" for name in _NAMING], list[str]()
+    flags, found = [f"--{name}" for name in _TYPES], list[str]()
     for argument in arguments:
         if found and found[-1] in flags:
             found[-1] += f"={argument}"
@@ -49,8 +47,8 @@ def joined(arguments: Sequence[str]) -> list[str]:
     return [re.sub(r"(?<!\\)\$\{", r"\\${", one) if one.partition("=")[0] in flags else one for one in found]
 
 
-class _AsWritten:
-    """The type of names: a parser by type would take ``null`` for nothing and 1e5 for a number."""
+class _Names:
+    """Names of groups, which `stages.choices.chosen_groups` reads."""
 
     def __call__(self, value: object) -> object:
         if isinstance(value, dict):
@@ -59,3 +57,19 @@ class _AsWritten:
 
     def __repr__(self) -> str:
         return "a text or a list of texts"  # in help
+
+
+class _Name:
+    """One name."""
+
+    def __call__(self, value: object) -> str:
+        if isinstance(value, dict | list):
+            raise ValueError(f"expected {self}")
+        return str(value)
+
+    def __repr__(self) -> str:
+        return "a text"
+
+
+# By type, a parser would take ``null`` for nothing and 1e5 for a number.
+_TYPES = {"groups": _Names(), "without": _Names(), "name": _Name()}
