@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace, set_dumper, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from guda_lightning.cli.commands import Stage
 from guda_lightning.cli.naming import add_options, joined
-from guda_lightning.cli.parser import StageParser
+from guda_lightning.cli.parser import StageParser, dumped
 from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.stages.base import StageTrainer
 
@@ -43,6 +43,7 @@ class StageCLI(LightningCLI):
             logging.getLogger(name).setLevel(logging.WARNING)
         # Interpolation such as ${run} across several files and flags.
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+        set_dumper("omegaconf+", dumped)  # values take the way through YAML wherever there is a ${run}
         with warnings.catch_warnings():
             # main(args) is meant for Python, too.
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
