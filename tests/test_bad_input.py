@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from guda_lightning.cli.main import main
+from guda_lightning.report import charts
 
 CONF = Path(__file__).parent / "conf"
 STAGES = {"fit": [], "sample": ["sample"], "unlearn": ["unlearn"], "attribute": ["attribute"]}
@@ -489,6 +490,22 @@ def test_queries_of_another_shape(refused: Refused, finished_run: Path, tmp_path
         found="640 x 480 pixels, 3 channels",
         expected="8 x 8 pixels, 1 channel",
         fix="resize and convert it, or pass --resize true",
+        run=finished_run,
+    )
+
+
+def test_charts_that_cannot_be_drawn(
+    refused: Refused, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charts, "find_spec", lambda module: None)
+    shutil.rmtree(finished_run / "scores")
+    wandb = {"class_path": "WandbLogger", "init_args": {"offline": True, "save_dir": str(tmp_path)}}
+    refused(
+        command("attribute", "--trainer.logger", json.dumps(wandb)),
+        "altair is not installed",
+        found="no package named altair",
+        expected="the optional dependencies of the extra 'report'",
+        fix='pip install "guda-lightning[report]"',
         run=finished_run,
     )
 

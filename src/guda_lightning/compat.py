@@ -35,8 +35,8 @@ def help_sections(
         parser._action_groups = kept
 
 
-def actions(group: argparse._ActionsContainer) -> Sequence[argparse.Action]:
-    """The options of an argument group."""
+def actions(group: argparse._ActionsContainer) -> list[argparse.Action]:
+    """The options of an argument group, in the order of its help; the list is the group's own."""
     own: list[argparse.Action] = group._group_actions  # type: ignore[attr-defined]  # not in typeshed's base
     return own
 

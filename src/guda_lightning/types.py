@@ -53,8 +53,3 @@ class Queries:
             prompts=None if self.prompts is None else tuple(self.prompts[row] for row in chosen),
             latents=None if self.latents is None else self.latents[chosen],
         )
-
-
-def coalition(text: str) -> tuple[str, ...]:
-    """Names of the groups that are joined by ``+``, sorted and without repeats."""
-    return tuple(sorted({part.strip() for part in text.split(JOINT)}))

@@ -127,6 +127,37 @@ def test_an_unknown_reference_or_kind_is_refused(
         attributor(guidance_store, worth="sharpley")
 
 
+@pytest.mark.parametrize(
+    ("names", "worth", "expected"),
+    [
+        (
+            ("a", "b", "a+b"),
+            "shapley",
+            message("'a+b+b' means several groups", "'a+b' + 'b' or 'a' + 'b'", "one meaning",
+                    "rename the group that holds the '+'"),
+        ),
+        (
+            ("a", "b*c", "a*b", "c"),
+            "banzhaf_interactions",
+            message("two pairs of groups are called 'a*b*c'", "b*c and a*b", "names that tell pairs apart",
+                    "rename the groups that hold a '*'"),
+        ),
+    ],
+)  # fmt: skip
+def test_coalitions_that_are_called_the_same_are_refused(
+    names: tuple[str, ...],
+    worth: str,
+    expected: str,
+    guidance_store: CounterfactualStore,
+    guided_full: FullModel,
+) -> None:
+    grouping = Grouping({name: [index] for index, name in enumerate(names)}, len(names) + 1)
+    with pytest.raises(GroupError, match=expected):
+        attributor(guidance_store, worth=worth, reference=None).fit(
+            AttributionContext(guided_full, grouping=grouping)
+        )
+
+
 def test_unlearned_coalitions_that_are_missing_are_named(
     guidance_store: CounterfactualStore, guided_full: FullModel
 ) -> None:

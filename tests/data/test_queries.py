@@ -172,8 +172,9 @@ def test_metadata_that_does_not_fit_is_refused(
         (b"[" * 100_000, ", line 1: invalid JSON", "[" * 80, "one object per line, such as " + EXAMPLE,
          "correct the line"),
         (b'{"file_name": "\xff.png"}', None,
-         "'utf-8' codec can't decode byte 0xff in position 15: invalid start byte", "a readable UTF-8 file",
-         "check the path"),
+         'another encoding on line 1, perhaps Windows-1252: {"file_name": "\u00ff.png"}',
+         "a readable UTF-8 file",
+         "save it as UTF-8"),
     ],
 )  # fmt: skip
 def test_metadata_that_cannot_be_read_is_refused(

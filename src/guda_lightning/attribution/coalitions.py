@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, compress
 from pathlib import Path
@@ -20,7 +20,7 @@ from guda_lightning.attribution.attributor import (
 from guda_lightning.attribution.counterfactual import CounterfactualAttributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor
 from guda_lightning.data.grouping import Grouping
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, GroupError
 from guda_lightning.functional.coalition_plans import (
     CoalitionPlan,
     all_coalitions,
@@ -41,7 +41,7 @@ from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Coalitions
 from guda_lightning.scores.scoring import Scoring
 from guda_lightning.storage.files import sha256_json
-from guda_lightning.types import JOINT, Queries
+from guda_lightning.types import Queries
 
 Worth = Literal["shapley", "shapley_permutation", "banzhaf", "shapley_interactions", "banzhaf_interactions"]
 
@@ -114,6 +114,7 @@ class CoalitionAttributor(Attributor):
 
         Raises:
             ConfigError: There is no grouping, no samples would stay, or there are fewer than two players.
+            GroupError: There is no such group, or two coalitions or pairs are called the same.
             StoreError: A counterfactual is missing or made from something else.
         """
         grouping = context.grouping
@@ -125,16 +126,17 @@ class CoalitionAttributor(Attributor):
                 fix="pass AttributionContext(grouping=datamodule.grouping)",
             )
         players = _players(grouping, self.reference)
+        groups = _pairs(players) if self.pairs else players
         number = len(players)
         plan = all_coalitions(number)
         if number > _EXACT:
             plan = _PLANS[self.worth](number, self.count, self.seed)
-        names = [JOINT.join(sorted(compress(players, row.tolist()))) for row in plan.coalitions[1:]]
+        names = [grouping.known.joint(list(compress(players, row.tolist()))) for row in plan.coalitions[1:]]
         inner = CounterfactualAttributor(
             self.store, self.operator, self.scoring, seed=self.seed, groups=names
         ).fit(replace(context, cache=None))  # errors of so many coalitions are not worth keeping
         return FittedCoalitions(
-            groups=tuple(map("*".join, combinations(players, 2))) if self.pairs else players,
+            groups=groups,
             method=self.worth if self.operator == GUIDANCE else f"{self.worth}_{self.operator}",
             seed=self.seed,
             inner=inner,
@@ -232,6 +234,24 @@ class FittedCoalitions(FittedAttributor):
         return values[:, rows, columns]
 
 
+def _pairs(players: Sequence[str]) -> tuple[str, ...]:
+    """What pairs are called: their names with ``*`` in between.
+
+    Raises:
+        GroupError: Two pairs are called the same.
+    """
+    names = tuple(map("*".join, combinations(players, 2)))
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise GroupError(
+            f"two pairs of groups are called '{repeated}'",
+            found=" and ".join(name for name in players if "*" in name),
+            expected="names that tell pairs apart",
+            fix="rename the groups that hold a '*'",
+        )
+    return names
+
+
 def _players(grouping: Grouping, reference: str | None) -> tuple[str, ...]:
     """All groups that have samples, without the one that stays.
 
@@ -240,6 +260,7 @@ def _players(grouping: Grouping, reference: str | None) -> tuple[str, ...]:
         GroupError: There is no such group.
     """
     if reference is not None:
+        reference = grouping.known.find(reference) or reference
         grouping.check([reference])
     players = tuple(name for name in grouping.names if name != reference and grouping.size(name))
     covered = grouping.membership()[:, [grouping.names.index(name) for name in players]].any(axis=1)

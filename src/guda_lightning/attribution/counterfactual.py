@@ -12,10 +12,10 @@ from guda_lightning.attribution.guidance import FittedGuidance
 from guda_lightning.attribution.networks import FittedNetworks
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.counterfactuals.selection import several_operators
+from guda_lightning.data.group_names import GroupNames
 from guda_lightning.posteriors import GUIDANCE, ClassifierStore, open_posterior
 from guda_lightning.scores.scoring import Scoring
 from guda_lightning.storage.files import sha256_json
-from guda_lightning.types import coalition
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class CounterfactualAttributor(Attributor):
         known = stored.posterior.groups
         groups = scored_groups(context, self.groups, known)
         hashes = {group: sha256_json([GUIDANCE, context.full.hash, stored.hash, group]) for group in groups}
-        coalitions = [(group,) if group in known else coalition(group) for group in groups]
+        coalitions = list(map(GroupNames(known).coalition, groups))
         return FittedGuidance(
             groups=groups,
             method=GUIDANCE,

@@ -174,12 +174,10 @@ def scored_groups(
     """The groups to score: those chosen, those of the grouping that have samples, or all known.
 
     Raises:
-        GroupError: A group does not exist.
+        GroupError: A group does not exist, or the name of a joint group means others as well.
     """
     grouping = context.grouping
     if grouping is None:
         return tuple(chosen or known)
-    groups = tuple(chosen or (name for name in grouping.names if grouping.size(name)))
-    for group in groups:
-        grouping.coalition(group)
-    return groups
+    groups = chosen or [name for name in grouping.names if grouping.size(name)]
+    return tuple(grouping.known.joint(grouping.coalition(group)) for group in groups)

@@ -19,12 +19,13 @@ from guda_lightning.attribution import (
 from guda_lightning.callbacks.validation_queries import ValidationQueries, data_of, grouping_of
 from guda_lightning.data import query_hash
 from guda_lightning.data.gathering import Collected
+from guda_lightning.data.group_names import beside
 from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError, QueryError
 from guda_lightning.report import charts
-from guda_lightning.report.wandb import log_attribution
+from guda_lightning.report.wandb import KEYS, log_attribution
 from guda_lightning.scores import ScoreRecord, ScoreTable, Scoring, SquaredErrors, score_table
 from guda_lightning.scores.kinds import Student
 from guda_lightning.types import Queries, Weighting
@@ -41,8 +42,9 @@ class ELBOAttributionCallback(Callback):
 
     Logs ``influence/GROUP``, the mean score, through all of the trainer's loggers; on an ``UnlearnModule``
     also ``influence/own`` and ``influence/other`` (validation samples of the group itself and of the
-    others). To W&B it logs a table with thumbnails, a heat map and the curves as well. Of several
-    processes each scores a share of the queries, and rank zero logs all of them, each once.
+    others). A group of such a name, as ``own``, is logged as ``influence/group own``. To W&B it logs a table
+    with thumbnails, a heat map and the curves as well. Of several processes each scores a share of the
+    queries, and rank zero logs all of them, each once.
 
     Args:
         store: Folder of the counterfactual store; None takes ``store`` in the trainer's ``default_root_dir``.
@@ -232,7 +234,11 @@ class ELBOAttributionCallback(Callback):
     ) -> None:
         scores = table.matrix()
         mean = scores.mean(dim=0).tolist()
-        scalars = {f"influence/{group}": value for group, value in zip(table.groups, mean, strict=True)}
+        words = ("own", "other", *KEYS)
+        scalars = {
+            f"influence/{beside(group, words)}": value
+            for group, value in zip(table.groups, mean, strict=True)
+        }
         mine = scored.own
         if bool(mine.any()) and not bool(mine.all()):
             own, other = float(scores[mine].mean()), float(scores[~mine].mean())

@@ -10,13 +10,14 @@ from enum import Enum
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, Namespace, set_dumper, set_parsing_settings
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from guda_lightning import compat
 from guda_lightning.cli.commands import Stage
-from guda_lightning.cli.parser import StageParser
+from guda_lightning.cli.naming import add_options, joined
+from guda_lightning.cli.parser import StageParser, dumped
 from guda_lightning.cli.parser_reasons import refusal
 from guda_lightning.cli.reasons import not_built
 from guda_lightning.diffusion.training import rare_hparams, time_hparams
@@ -51,6 +52,7 @@ class StageCLI(LightningCLI):
             logging.getLogger(name).setLevel(logging.WARNING)
         # Interpolation such as ${run} across several files and flags.
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+        set_dumper("omegaconf+", dumped)  # values take the way through YAML wherever there is a ${run}
         with warnings.catch_warnings():
             # main(args) is meant for Python, too.
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
@@ -69,7 +71,7 @@ class StageCLI(LightningCLI):
                     "exit_on_error": False,  # it raises, and what it says becomes an error of ours
                 },
                 auto_configure_optimizers=False,
-                args=list(arguments),
+                args=joined(arguments),
                 run=False,  # its subcommands would be methods of the trainer, and run at once
             )
 
@@ -104,9 +106,7 @@ class StageCLI(LightningCLI):
             type=str | None,
             help="Folder or hub name of a diffusers pipeline, for ${pretrained} in a configuration.",
         )
-        self._options: list[str] = parser.add_function_arguments(
-            self._function, skip={"trainer", *self.stage.filled}
-        )
+        self._options = add_options(parser, self._function, {"trainer", *self.stage.filled})
 
     def before_instantiate_classes(self) -> None:
         """Refuse a stage that has nothing to work on."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from guda_lightning import compat
@@ -14,6 +17,23 @@ from guda_lightning.stages.base import StageTrainer
 
 _WIDTH = 79
 _OURS = {f"trainer.{name}" for name in inspect.signature(StageTrainer).parameters}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts texts into quotes that are numbers in YAML 1.2, as 1e5 and one in a hundred hashes are."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def dumped(values: Any) -> str:
+    """Values as YAML that every reader of YAML reads alike."""
+    text: str = yaml.dump(values, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+    return text
 
 
 class StageParser(LightningArgumentParser):

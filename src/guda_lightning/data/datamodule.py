@@ -40,7 +40,7 @@ class GroupDataModule(LightningDataModule):
         image_size: Side in pixels: crops to a centred square and resizes (Lanczos). None: all have one size.
         channels: 1 for gray, 3 for RGB. None: gray when every image is, else RGB.
         horizontal_flip: Whether to mirror half of the images at random.
-        groups: Metadata file that assigns groups: .csv or .jsonl, columns ``id`` and ``group`` (several
+        groups: Metadata file that assigns groups: .csv, .tsv or .jsonl, columns ``id`` and ``group`` (several
             groups as several rows, ``a;b`` or a JSON list). None: the source's labels are the groups.
         probe_per_group: Fixed training samples of every group in the validation set.
         seed: Seed of order, flips, probe set and limit.

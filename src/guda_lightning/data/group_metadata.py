@@ -1,12 +1,12 @@
-"""Groups of samples in a ``.csv`` or ``.jsonl`` file."""
+"""Groups of samples in a ``.csv``, ``.tsv`` or ``.jsonl`` file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from guda_lightning.data.group_names import nearest
-from guda_lightning.data.rows import read_rows, require_columns
+from guda_lightning.data.group_names import Names, nearest, quoted
+from guda_lightning.data.rows import read_rows
 from guda_lightning.errors import DataError
 from guda_lightning.storage.paths import user_path
 
@@ -18,7 +18,7 @@ def read_group_metadata(
 
     Args:
         path: The file; UTF-8.
-        sample_ids: One id per sample.
+        sample_ids: One id per sample; blanks around them and the encoding of accents may differ in the file.
         id_column: Column of the sample's id.
         group_column: Column of its group or groups.
         separator: Text between the names of several groups.
@@ -28,15 +28,17 @@ def read_group_metadata(
     """
     path = user_path(path)
     positions = {sample_id: position for position, sample_id in enumerate(sample_ids)}
+    known = Names(sample_ids)
     groups: list[tuple[str, ...]] = [()] * len(sample_ids)
-    for line, row in read_rows(path, "group metadata", example='{"id": "0", "group": "cats"}'):
-        require_columns(path, line, row, (id_column, group_column))
-        sample_id = str(row[id_column])
-        if sample_id not in positions:
+    example = '{"id": "0", "group": "cats"}'
+    for line, row in read_rows(path, "group metadata", example, (id_column, group_column)):
+        given = _id(path, line, row[id_column], id_column)
+        sample_id = known.find(given)
+        if sample_id is None:
             raise DataError(
-                f"{path}, line {line}: unknown sample '{sample_id}'",
-                found=f"{id_column} '{sample_id}'",
-                expected=f"one of {len(sample_ids)} samples; nearest: {nearest(sample_id, sample_ids)}",
+                f"{path}, line {line}: unknown sample {quoted(given)}",
+                found=f"{id_column} {quoted(given)}",
+                expected=f"one of {len(sample_ids)} samples; nearest: {nearest(given, sample_ids)}",
                 fix=f"correct the column '{id_column}' or remove the line",
             )
         position = positions[sample_id]
@@ -50,6 +52,17 @@ def read_group_metadata(
             )
         groups[position] += names
     return groups
+
+
+def _id(path: Path, line: int, value: object, column: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise DataError(
+            f"{path}, line {line}: no id",
+            found=f"{value!r} in the column '{column}'",
+            expected="the id of a sample, a text or a whole number",
+            fix="fill in the id, or remove the line",
+        )
+    return str(value)
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

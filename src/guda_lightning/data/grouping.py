@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guda_lightning.data.group_metadata import read_group_metadata
-from guda_lightning.data.group_names import unknown_group
+from guda_lightning.data.group_names import GroupNames, is_readable, unknown_group
 from guda_lightning.errors import GroupError, check_range
 from guda_lightning.storage.files import sha256_json
-from guda_lightning.types import coalition
 
 Indices = NDArray[np.int64]
 
@@ -27,7 +26,8 @@ class Grouping:
         num_samples: Number of training samples, at least 1.
 
     Raises:
-        GroupError: No groups, an unnamed group, an index out of range or named twice.
+        GroupError: No groups, an unnamed group, two whose names look the same, an index out of range or named
+            twice.
     """
 
     def __init__(self, members: Mapping[str, Sequence[int] | Indices], num_samples: int) -> None:
@@ -39,6 +39,7 @@ class Grouping:
                 fix="check the labels, folders or metadata that the groups come from",
             )
         self._members = {name: _checked(name, indices, num_samples) for name, indices in members.items()}
+        self._known = GroupNames(self._members)
         self._num_samples = num_samples
 
     @classmethod
@@ -87,7 +88,7 @@ class Grouping:
         group_column: str = "group",
         separator: str = ";",
     ) -> Grouping:
-        """Read the groups from a ``.csv`` or ``.jsonl`` file; the names are sorted.
+        """Read the groups from a ``.csv``, ``.tsv`` or ``.jsonl`` file; the names are sorted.
 
         A sample in several groups has several rows, names joined by the separator, or a JSON list of names.
         A sample without a row, or with an empty one, is in no group.
@@ -126,6 +127,11 @@ class Grouping:
         """Number of training samples, those without a group included."""
         return self._num_samples
 
+    @property
+    def known(self) -> GroupNames:
+        """What texts mean among the names."""
+        return self._known
+
     def __len__(self) -> int:
         return len(self._members)
 
@@ -136,9 +142,10 @@ class Grouping:
         """The groups that a text names: one group, or several joined by ``+`` and removed together, sorted.
 
         Raises:
-            GroupError: No names, an unknown or empty group, or groups that together cover every sample.
+            GroupError: No names, an unknown or empty group, groups that together cover every sample, or a
+                text that means other groups as well.
         """
-        names = (text,) if text in self._members else coalition(text)
+        names = self._known.coalition(text)
         self.check(names)
         return names
 
@@ -250,10 +257,10 @@ class Grouping:
 
 
 def _checked(name: str, indices: Sequence[int] | Indices, num_samples: int) -> Indices:
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) or not is_readable(name):
         raise GroupError(
             "invalid group name: expected a string",
-            found=repr(name),
+            found=ascii(name),
             expected="a readable text",
             fix="give every group a name",
         )

@@ -29,7 +29,7 @@ def grouping_of(table: ImageTable, metadata: str | None) -> Grouping:
 
     Args:
         table: The images.
-        metadata: A ``.csv`` or ``.jsonl`` file, or None.
+        metadata: A ``.csv``, ``.tsv`` or ``.jsonl`` file, or None.
 
     Raises:
         DataError: There are neither labels nor metadata, or the file cannot be read.

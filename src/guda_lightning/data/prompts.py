@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 
-from guda_lightning.data.rows import read_rows, require_columns
+from guda_lightning.data.rows import prompt_of, read_rows, read_text
 from guda_lightning.errors import ConfigError, DataError
 from guda_lightning.storage.paths import user_path
 
@@ -16,33 +17,29 @@ SEPARATOR = ", "  # between descriptors
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Read prompts: one a line of a ``.txt`` file, or the column ``prompt`` of a ``.csv`` or ``.jsonl`` file.
+    """Read prompts: one a line of a ``.txt`` file, or the column ``prompt``, or ``text``, of a table.
+
+    Args:
+        path: A ``.txt``, ``.csv``, ``.tsv`` or ``.jsonl`` file.
 
     Raises:
         DataError: The file is missing or broken, or has no prompts.
     """
     path = user_path(path)
-    if path.suffix == ".txt":
-        if not path.is_file():
-            raise DataError(
-                f"there are no prompts at {path}",
-                found="nothing there",
-                expected="a .txt, .csv or .jsonl file",
-                fix="correct the path",
-            )
-        prompts = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    if path.suffix.lower() == ".txt":
+        prompts = [line.strip() for line in StringIO(read_text(path, "file of prompts"), newline=None)]
     else:
         prompts = []
-        for line, row in read_rows(path, "prompts", _EXAMPLE):
-            require_columns(path, line, row, ("prompt",))
-            if not isinstance(row["prompt"], str):
+        for line, row in read_rows(path, "file of prompts", _EXAMPLE):
+            prompt = prompt_of(path, line, row)
+            if not isinstance(prompt, str):
                 raise DataError(
                     f"{path}, line {line}: invalid prompt: expected a string",
-                    found=repr(row["prompt"]),
+                    found=repr(prompt),
                     expected="a text",
                     fix="correct the line",
                 )
-            prompts.append(row["prompt"].strip())
+            prompts.append(prompt.strip())
     found = [prompt for prompt in prompts if prompt]
     if not found:
         raise DataError(

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from guda_lightning.data.group_names import Names
 from guda_lightning.data.image_files import image_suffixes, list_image_files, reasons
 from guda_lightning.data.images import Channels, UnreadableImage, decoded, read_image, to_unit, unreadable
 from guda_lightning.data.queries import refuse_unfit_id
@@ -27,8 +28,9 @@ class QueryFolder:
     """One image, or a folder of images with the folders inside it; docs/data.md says which are images.
 
     An id is the path inside the folder without the suffix of an image. A ``metadata.jsonl`` in the folder,
-    with ``file_name`` and perhaps a whole-number ``label`` or a text ``prompt`` on each line, gives the
-    order, the class labels and the prompts; without it, queries are sorted by path and have neither.
+    with ``file_name`` and perhaps a whole-number ``label`` or a text ``prompt`` (or ``text``) on each line,
+    gives the order, the class labels and the prompts; without it, queries are sorted by path and have
+    neither.
 
     Args:
         path: The file or folder; ``~`` and environment variables are written out.
@@ -165,11 +167,11 @@ def _metadata(path: Path, names: list[str]) -> tuple[list[str], list[int] | None
             fix="correct or remove the file",
         )
 
-    listed: list[str] = []
+    known, listed = Names(names), list[str]()
     labels: list[int] = []
     prompts: list[str] = []
     for number, row in _rows(path):
-        name, label, prompt = (row.get(key) for key in ("file_name", "label", "prompt"))
+        name, label, prompt = row.get("file_name"), row.get("label"), row.get("prompt", row.get("text"))
         if not isinstance(name, str):
             columns = f"line {number}: the columns {', '.join(map(repr, row))}"
             raise refuse(columns, "a 'file_name' on every line")
@@ -181,7 +183,8 @@ def _metadata(path: Path, names: list[str]) -> tuple[list[str], list[int] | None
             if not isinstance(prompt, str):
                 raise refuse(f"line {number}: prompt {prompt!r}", "the prompt as a text")
             prompts.append(prompt)
-        listed.append(PurePosixPath(name).as_posix())
+        place = PurePosixPath(name).as_posix()
+        listed.append(known.find(place) or place)
     if sorted(listed) != names:
         odd = sorted(set(listed) ^ set(names))
         raise refuse(

@@ -44,7 +44,7 @@ class LatentDataModule(GroupDataModule):
         batch_size: Images per step and process.
         image_size: Side in pixels: crops to a centred square and resizes (Lanczos). None: all have one size.
         encode_batch_size: Images or prompts that are encoded at a time; changes nothing but memory.
-        groups: Metadata file that assigns groups: .csv or .jsonl, columns ``id`` and ``group`` (several
+        groups: Metadata file that assigns groups: .csv, .tsv or .jsonl, columns ``id`` and ``group`` (several
             groups as several rows, ``a;b`` or a JSON list). None: the source's labels are the groups.
         probe_per_group: Fixed training samples of every group in the validation set.
         seed: Seed of order, probe set and limit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,8 +25,8 @@ TRAINING_SECONDS = 0.5  # a trainer's start, and saving what it made
 
 @rank_zero_only
 def say(text: str) -> None:
-    """Tell the user, once."""
-    print(text, flush=True)
+    """Tell the user, once; what would move the cursor in a name is a question mark."""
+    print(re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", "?", text), flush=True)
 
 
 def bar_of(trainer: Trainer, title: str, unit: str, total: int | None = None, initial: int = 0) -> Bar:

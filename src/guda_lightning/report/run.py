@@ -11,6 +11,7 @@ from torch import Tensor
 
 from guda_lightning.counterfactuals import RETRAIN, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import load_queries, query_hash
+from guda_lightning.data.group_names import name_beside
 from guda_lightning.errors import StoreError
 from guda_lightning.evaluation.placebo_test import random_groups
 from guda_lightning.evaluation.result import Evaluation
@@ -20,7 +21,7 @@ from guda_lightning.report.page import Page, write_page
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreRecord, ScoreTable
-from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.runs import TAKEN, RunFolder
 from guda_lightning.storage.stored import WeightsRecord
 from guda_lightning.types import Queries
 
@@ -72,7 +73,7 @@ def _examples(run: RunFolder, path: Path) -> dict[str, Tensor]:
     """A few training images of every group, ``[images, channels, height, width]`` each."""
     if not run.examples.is_file():
         raise _lost(run, path, f"no file {run.examples}", "a few training images of every group")
-    return load_file(run.examples)
+    return {name_beside(key, TAKEN): images for key, images in load_file(run.examples).items()}
 
 
 def _queries(run: RunFolder, path: Path, record: ScoreRecord, shape: tuple[int, int, int]) -> Queries:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from guda_lightning import compat
+from guda_lightning.data.group_names import beside
 from guda_lightning.report import charts
 from guda_lightning.report.pictures import picture_of, side_by_side
 from guda_lightning.scores import ScoreTable
@@ -18,6 +19,8 @@ from guda_lightning.types import Queries
 if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
+
+KEYS = ("scores", "heatmap", "curves")  # of what `log_attribution` logs, behind its prefix
 
 
 def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) -> list[Logger]:
@@ -61,6 +64,16 @@ def closing_runs() -> Iterator[None]:
             wandb.finish()
 
 
+def require_charts(loggers: Sequence[Logger]) -> None:
+    """Refuse before the work what `log_attribution` would refuse after it.
+
+    Raises:
+        MissingExtraError: There is a W&B logger, and altair or vl-convert is not installed.
+    """
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
+        charts.require()
+
+
 def log_attribution(
     loggers: Sequence[Logger],
     table: ScoreTable,
@@ -76,7 +89,7 @@ def log_attribution(
         table: Scores under one weighting.
         queries: The scored queries.
         curves: Rows ``group, step, own, other`` of the influence so far; may be empty.
-        prefix: Before every key, e.g. ``"influence"``.
+        prefix: Before every key, e.g. ``"influence"``; the rest is one of ``KEYS``.
         step: Where to put them on Lightning's axis ``trainer/global_step``; None puts them nowhere.
     """
     wandb_loggers = [logger for logger in loggers if isinstance(logger, WandbLogger)]
@@ -95,7 +108,8 @@ def log_attribution(
         ]
         for query, row in zip(table.queries, scores, strict=True)
     ]
-    columns = ["query", "image", "top group", *groups]
+    words = ["query", "image", "top group"]
+    columns = [*words, *(beside(group, words) for group in groups)]
     pictures = {"heatmap": _picture(charts.heatmap(table))}
     if curves:
         pictures["curves"] = _picture(charts.influence_curves(list(curves)))

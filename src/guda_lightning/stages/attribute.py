@@ -19,13 +19,14 @@ from guda_lightning.attribution import (
 )
 from guda_lightning.attribution.chunks import ChunkedTable, StreamedQueries
 from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
+from guda_lightning.data.group_names import beside
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, is_timed, say, say_cost
 from guda_lightning.progress_bar import Bar
 from guda_lightning.report.summary_text import summary_of_parts
-from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
+from guda_lightning.report.wandb import closing_runs, log_attribution, require_charts, stage_loggers
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import (
@@ -33,9 +34,11 @@ from guda_lightning.stages.choices import (
     chosen_groups,
     chosen_seeds,
     refuse_choices,
-    table_names,
+    table_about,
+    table_of,
 )
 from guda_lightning.storage.files import write_atomic
+from guda_lightning.storage.runs import TAKEN
 from guda_lightning.types import Weighting
 
 
@@ -44,6 +47,8 @@ class _Request:
     """What a user wants scored, and how."""
 
     queries: StreamedQueries
+    path: Path | None
+    name: str | None
     context: AttributionContext
     batch_size: int
     weighting: Weighting
@@ -76,7 +81,8 @@ def attribute(
         trainer: The trainer of the run.
         model: The full model's module.
         datamodule: The training data with its groups.
-        queries: An image or a folder of images; RUN/queries if left out.
+        queries: An image or a folder of images, whose name is then part of the table's, followed by a hash
+            where other queries have it already; RUN/queries if left out.
         operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``, or
             ``guidance`` for its classifier; may be left out where the store holds those of one objective.
         scoring: Timesteps, draws, seed, batch size and precision.
@@ -90,7 +96,7 @@ def attribute(
         full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
         attributor: Another attributor than the counterfactuals of RUN/store, such as PixelSimilarity.
         name: Added to the names of the tables, to keep what would replace others: RUN/scores holds one
-            table per method, seed and name.
+            table per method, seed, queries and name.
 
     Returns:
         The score tables, one a seed.
@@ -116,11 +122,8 @@ def attribute(
             source, datamodule, store=run.store, cache=run.errors, execution=execution
         )
         context = _spread(trainer, attributors, context)
-        request, paths = _Request(streamed, context, scoring.batch_size, weighting), []
-        for fitted in [one.fit(context) for one in attributors]:
-            paths.append(run.table(fitted.method, fitted.seed, *table_names(queries, name)))
-            _score(trainer, fitted, request, paths[-1], bar)
-    return paths
+        request = _Request(streamed, queries, name, context, scoring.batch_size, weighting)
+        return [_score(trainer, fitted, request, bar) for fitted in [one.fit(context) for one in attributors]]
 
 
 def _spread(
@@ -134,16 +137,18 @@ def _spread(
     return replace(context, execution=replace(context.execution, ranks=Ranks.of(trainer)))
 
 
-def _score(
-    trainer: StageTrainer, attributor: FittedAttributor, request: _Request, path: Path, bar: Bar
-) -> None:
-    """Write one score table, unless it is complete."""
-    ranks, parts = request.context.execution.ranks, trainer.run_folder.parts_of(path)
+def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Request, bar: Bar) -> Path:
+    """Write one score table, unless it is complete; returns its file."""
+    ranks, run = request.context.execution.ranks, trainer.run_folder
+    path = table_of(run, attributor.method, attributor.seed, request.path, request.name)
+    parts = run.parts_of(path)
     table = ranks.broadcast(ChunkedTable.of(attributor, request.queries, parts))
+    path = ranks.broadcast(table_about(path, request.path, table.record))
     if ranks.broadcast(ScoreTable.is_complete(path, table.record)):
         say(_summary(path, request.weighting))
         say(f"attribute: {path} is complete, skipped")
     else:
+        require_charts(trainer.loggers)
         bar.reset(total=table.evaluations)
         _say_rest(trainer, attributor, request, table)
         notes = []
@@ -158,6 +163,7 @@ def _score(
         say(f"attribute: {path} written")
     if trainer.is_global_zero:
         shutil.rmtree(parts, ignore_errors=True)
+    return path
 
 
 def _say_rest(
@@ -192,7 +198,8 @@ def _write_table(trainer: StageTrainer, path: Path, table: ChunkedTable, request
         shown = _weighted(ScoreTable.load(first.part), request.weighting)
         log_attribution(loggers, shown, queries, (), "attribution")
     save_queries(run.queries_of(path), queries, {"of": path.name})
-    write_atomic(run.examples, to_safetensors(request.queries.data.examples()))
+    examples = request.queries.data.examples()
+    write_atomic(run.examples, to_safetensors({beside(name, TAKEN): examples[name] for name in examples}))
     table.save(path)
     say(_summary(path, request.weighting))
     if table.several:

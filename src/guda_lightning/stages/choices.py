@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from guda_lightning.data.group_names import split_names
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError, check_range
+from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.storage.files import slug, unique_slug
 from guda_lightning.storage.paths import user_path
-from guda_lightning.types import JOINT
+from guda_lightning.storage.runs import RunFolder
 
 # For `refuse_choices` where another attributor scores.
 ATTRIBUTOR = (
@@ -19,18 +20,26 @@ ATTRIBUTOR = (
 )
 
 
-def chosen_groups(grouping: Grouping, requested: Sequence[str] | str | None) -> list[str]:
-    """The groups that a stage works on: the requested ones (a list, or ``a,b``), or all that have samples.
+def chosen_groups(grouping: Grouping, requested: object = None) -> list[str]:
+    """The groups that a stage works on: the requested ones, or all that have samples.
 
-    ``a+b`` are two groups that are removed together.
+    Args:
+        grouping: All groups.
+        requested: A list of names, or a text such as ``a,b``; ``a+b`` are two groups that are removed
+            together. What YAML makes of a name without quotes, such as 1e5 or true, is that name. None: all.
 
     Raises:
-        GroupError: One does not exist, has no samples, or has all.
+        GroupError: One does not exist, has no samples, or has all, or a text has several meanings.
     """
-    if isinstance(requested, str):
-        requested = split_names(requested, grouping.names)
-    names = requested or [name for name in grouping.names if grouping.size(name)]
-    return list(dict.fromkeys(JOINT.join(grouping.coalition(name)) for name in names))
+    if requested is None or requested == []:
+        names = [name for name in grouping.names if grouping.size(name)]
+    elif isinstance(requested, str):
+        names = grouping.known.split(requested)
+    else:
+        names = grouping.known.of_list(requested if isinstance(requested, Sequence) else [requested])
+    for name in names:
+        grouping.coalition(name)
+    return names
 
 
 def chosen_seeds(requested: Sequence[int] | int | str, option: str = "--seeds") -> list[int]:
@@ -52,9 +61,42 @@ def chosen_seeds(requested: Sequence[int] | int | str, option: str = "--seeds") 
     return list(dict.fromkeys(map(int, texts)))
 
 
-def table_names(queries: Path | None, name: str | None) -> list[str]:
-    """What tells a score table from others of its method and seed: its own queries, and the user's name."""
-    return [part for part in (queries and user_path(queries).resolve().stem, name) if part]
+def table_of(
+    run: RunFolder, method: str, seed: int, queries: Path | None = None, name: str | None = None
+) -> Path:
+    """The score table of a method and a seed, and, where there are any, of other queries and the user's name.
+
+    Args:
+        run: The run folder.
+        method: What makes the scores.
+        seed: Seed of the counterfactuals.
+        queries: An image or a folder of images; None: the run's own queries.
+        name: What the user calls the table. It makes one table of its own, whatever its characters.
+    """
+    of_queries = [] if queries is None else [slug(user_path(queries).resolve().stem)]
+    return run.table(method, seed, *of_queries, *([unique_slug(name)] if name else []))
+
+
+def table_about(path: Path, queries: Path | None, record: ScoreRecord) -> Path:
+    """A score table that is not about other queries: where ``path`` is, its name gets a hash of the queries.
+
+    ``a.png`` and ``a.jpg``, folders of one name, or names without a Latin letter would share a table.
+
+    Args:
+        path: As ``table_of`` names it.
+        queries: As ``table_of`` got them.
+        record: What identifies the scores, and with them the queries.
+
+    Raises:
+        StoreError: What is there is damaged or no score table.
+    """
+    if queries is None:  # the run's own: those of before are no longer there
+        return path
+    hashed = path.with_name(f"{path.stem}-{str(record.query_hash)[:8]}{path.suffix}")
+    for there in (path, hashed):
+        if ScoreTable.exists(there) and ScoreTable.load_record(there).query_hash == record.query_hash:
+            return there
+    return hashed if ScoreTable.exists(path) else path
 
 
 def refuse_choices(instead: str, expected: str, fix: str, **choices: object) -> None:

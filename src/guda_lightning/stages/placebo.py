@@ -31,7 +31,13 @@ from guda_lightning.report.wandb import closing_runs, log_placebo, stage_loggers
 from guda_lightning.scores import ScoreRecord, ScoreTable, Scoring
 from guda_lightning.scores.kinds import RandomGroups
 from guda_lightning.stages.base import StageTrainer
-from guda_lightning.stages.choices import at_least_one, chosen_groups, refuse_two_methods, table_names
+from guda_lightning.stages.choices import (
+    at_least_one,
+    chosen_groups,
+    refuse_two_methods,
+    table_about,
+    table_of,
+)
 from guda_lightning.stages.guide import classifier_trainer
 from guda_lightning.stages.partitions import Partitions
 from guda_lightning.stages.unlearn import unlearner
@@ -113,7 +119,8 @@ def placebo(
     context = AttributionContext(source, datamodule, store=run.store, execution=execution)
     real = attributor.fit(context)
     _refuse_missing_groups(real, datamodule)
-    path = run.table(real.method, real.seed, *table_names(queries, name))
+    path = table_of(run, real.method, real.seed, queries, name)
+    path = table_about(path, queries, real.record(encoded))
     observed = _scored(path, real, encoded)
     random = _random_groups(
         trainer,

@@ -57,8 +57,8 @@ def sample(
         batch_size: Images at a time; changes no image.
         seed: Seed of the images; image i is the same whatever ``num`` is.
         prompts: Prompts of a text-to-image model, in turn: a .txt file with one a line, or .jsonl or .csv
-            with a column ``prompt``. Left out, those of training samples; without groups, those of the
-            queries.
+            with a column ``prompt`` or ``text``. Left out, those of training samples; without groups, those
+            of the queries.
         prompt_guidance: Strength of classifier-free guidance by the prompt; 1 is the model itself.
         full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
         without: Draw from counterfactuals instead: without each of these groups, such as ``3,7`` or,

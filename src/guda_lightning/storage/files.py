@@ -57,6 +57,12 @@ def slug(text: str, max_length: int = 40) -> str:
     return dashed.strip("-.")[:max_length].strip("-.") or "unnamed"
 
 
+def unique_slug(text: str) -> str:
+    """The text itself where it is its own ``slug``, else the slug with a hash of the text."""
+    short = slug(text)
+    return short if short == text else f"{short}-{sha256_json(text)[:8]}"
+
+
 def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
     """Read a JSON object.
 

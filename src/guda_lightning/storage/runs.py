@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from guda_lightning.storage.files import sha256_json, slug
+from guda_lightning.storage.files import slug, unique_slug
+
+TAKEN = ("__metadata__",)  # no names of tensors in a safetensors file
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,7 @@ class RunFolder:
 
     def without_groups(self, operator: str, groups: str) -> Path:
         """What an operator's counterfactual without some groups draws, one PNG each."""
-        name = slug(groups)
-        # As it is where that tells it from all others, for people to type.
-        return (
-            self.without / slug(operator) / (name if name == groups else f"{name}-{sha256_json(groups)[:8]}")
-        )
+        return self.without / slug(operator) / unique_slug(groups)
 
     @property
     def store(self) -> Path:
@@ -87,8 +85,8 @@ class RunFolder:
         return self.root / "report"
 
     def table(self, method: str, seed: int, *names: str) -> Path:
-        """The score table of a method and a seed; a name tells other queries than the run's own."""
-        return self.scores / ("-".join([method, str(seed), *map(slug, names)]) + ".parquet")
+        """The score table of a method and a seed; names, which are slugs, tell it from others."""
+        return self.scores / ("-".join([method, str(seed), *names]) + ".parquet")
 
     def queries_of(self, table: Path) -> Path:
         """The queries that a score table is about."""

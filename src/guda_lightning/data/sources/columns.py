@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from guda_lightning.data.sources.cells import (
+    refuse_other_cells,
+    refuse_other_features,
+    refuse_repeated_names,
+    texts_of_ids,
+)
 from guda_lightning.data.sources.source import ImageTable
 from guda_lightning.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
     from PIL.Image import Image
 
 
@@ -34,19 +40,54 @@ def load_dataset(origin: str, path: str, **options: Any) -> Dataset:
 
     try:
         dataset = datasets.load_dataset(path, **options)
-    # DatasetsError covers a missing dataset and a broken file, ValueError an unknown split or configuration.
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        raise DataError(
-            f"{origin} cannot be read",
-            found=f"{type(error).__name__}: {error.__cause__ or error}",
-            expected="images that the library 'datasets' can open",
-            fix="correct the path, name, split or configuration",
-        ) from error
+    except _unreadable() as error:
+        raise _cannot_be_read(origin, error) from error
     return dataset
 
 
-def read_column(dataset: Dataset, name: str, origin: str) -> Any:
+def load_saved(origin: str, folder: str) -> Dataset | DatasetDict:
+    """Open what the library ``datasets`` has saved.
+
+    Args:
+        origin: What it is, for errors.
+        folder: Where it was saved.
+
+    Raises:
+        DataError: It is broken.
+    """
+    import datasets
+
+    try:
+        return datasets.load_from_disk(folder)
+    except _unreadable() as error:
+        raise _cannot_be_read(origin, error) from error
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    import datasets
+
+    # DatasetsError covers a missing dataset and a broken file, ValueError an unknown split or configuration
+    # and Arrow's errors, RuntimeError a dataset that is a script, the others broken JSON of a saved one.
+    return datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, KeyError, TypeError
+
+
+def _cannot_be_read(origin: str, error: Exception) -> DataError:
+    return DataError(
+        f"{origin} cannot be read",
+        found=f"{type(error).__name__}: {error.__cause__ or error}",
+        expected="images that the library 'datasets' can open",
+        fix="correct the path, name, split or configuration",
+    )
+
+
+def read_column(dataset: Dataset, name: str, origin: str, without: str = "") -> Any:
     """The values of a column.
+
+    Args:
+        dataset: The table.
+        name: The column.
+        origin: What to call the table in errors.
+        without: What to do where there is no such column, for the error.
 
     Raises:
         DataError: There is no such column.
@@ -57,7 +98,8 @@ def read_column(dataset: Dataset, name: str, origin: str) -> Any:
             f"{origin} has no column '{name}'",
             found=f"the columns {', '.join(map(repr, dataset.column_names))}",
             expected=f"a column '{name}'",
-            fix=f"name another column, perhaps '{near[0]}'" if near else "check that this is the right file",
+            fix=(f"name another column, perhaps '{near[0]}'" if near else "check that this is the right file")
+            + (f", or {without}" if without else ""),
         )
     return dataset[name]
 
@@ -72,8 +114,10 @@ def undecoded(dataset: Dataset, image_column: str, origin: str) -> Dataset:
     import pyarrow
 
     read_column(dataset, image_column, origin)
+    refuse_other_features(dataset, image_column, origin)
+    kind = datasets.Image(decode=False)
     try:
-        return dataset.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
+        column = dataset.select_columns(image_column).cast_column(image_column, kind)
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
         raise DataError(
             f"the column '{image_column}' of {origin} holds no images",
@@ -81,6 +125,8 @@ def undecoded(dataset: Dataset, image_column: str, origin: str) -> Dataset:
             expected="encoded images: bytes, paths, or both",
             fix="name the column with the images",
         ) from error
+    refuse_other_cells(column, image_column, origin)
+    return column
 
 
 def image_reader(
@@ -109,30 +155,35 @@ def read_labels(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the label name of each row, and all names in the order of the classes.
 
+    Labels that are true or false are the classes 1 and 0, or without names ``True`` and ``False``.
+
     Raises:
-        DataError: There is no such column, or a row has neither a text nor the number of a class.
+        DataError: There is no such column, a row has neither a text nor the number of a class, or two classes
+            have one name.
     """
     import datasets
 
-    values = list(read_column(dataset, column, origin))
+    values = list(read_column(dataset, column, origin, "set label_column to null where there are none"))
     feature = dataset.features[column]
     names = label_names or (feature.names if isinstance(feature, datasets.ClassLabel) else None)
+    refuse_repeated_names(names or (), origin)
     for row, value in enumerate(values):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if isinstance(value, str) and not label_names:
+        if isinstance(value, str) and not label_names and value.strip():
             continue
-        if not whole or (names is not None and not 0 <= value < len(names)):
+        if not isinstance(value, int) or (names is not None and not 0 <= value < len(names)):
             raise DataError(
                 f"row {row} of {origin} has no usable label",
                 found=repr(value),
                 expected="a text or a whole number"
                 if names is None
                 else f"a number from 0 to {len(names) - 1}",
-                fix="correct the column, name another one, or train on a split that has labels",
+                fix="put the groups of each id into a table, and name it as data.groups"
+                if isinstance(value, list)
+                else "correct the column, name another one, or train on a split that has labels",
             )
     if names is not None:
         return tuple(names[value] for value in values), tuple(names)
-    ordered = sorted(set(values))  # numbers by value, texts by alphabet
+    ordered = sorted(set(values))  # numbers by value, texts by alphabet, False before True
     return tuple(map(str, values)), tuple(map(str, ordered))
 
 
@@ -182,7 +233,9 @@ def image_table(
     if label_column is not None:
         labels, names = read_labels(dataset, label_column, origin, label_names)
     return ImageTable(
-        ids=tuple(map(str, rows if id_column is None else read_column(dataset, id_column, origin))),
+        ids=tuple(map(str, rows))
+        if id_column is None
+        else texts_of_ids(read_column(dataset, id_column, origin), id_column, origin),
         read=image_reader(images, image_column, rows),
         labels=labels,
         label_names=names,

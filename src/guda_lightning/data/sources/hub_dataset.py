@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guda_lightning.data.sources.columns import image_table, load_dataset
+from guda_lightning.data.sources.columns import image_table, load_dataset, load_saved
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import DataError
 from guda_lightning.storage.paths import expanded
@@ -67,7 +67,7 @@ class HubDataset(Source):
 def _saved_dataset(origin: str, folder: str, split: str) -> Dataset:
     import datasets
 
-    saved = datasets.load_from_disk(folder)
+    saved = load_saved(origin, folder)
     if isinstance(saved, datasets.Dataset):
         return saved  # one split, saved by itself
     if split not in saved:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import glob
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from guda_lightning.data.sources.columns import image_table, load_dataset
 from guda_lightning.data.sources.source import ImageTable, Source
@@ -34,19 +38,7 @@ class Parquet(Source):
     def load(self) -> ImageTable:
         """List the rows in the order of the files' names."""
         path = user_path(self.path)
-        if path.is_dir():
-            files = sorted(path.glob("*.parquet"))
-        elif path.is_file():
-            files = [path]
-        else:
-            files = sorted(path.parent.glob(path.name))
-        if not files:
-            raise DataError(
-                f"no Parquet file at {path}",
-                found="a folder without .parquet files" if path.is_dir() else "nothing there",
-                expected="a .parquet file, a folder of them, or a pattern that matches some",
-                fix="correct the path",
-            )
+        files = _files(path)
         names = [glob.escape(str(file)) for file in files]
         dataset = load_dataset(f"the Parquet data {path}", "parquet", data_files=names, split="train")
         return image_table(
@@ -58,3 +50,59 @@ class Parquet(Source):
             label_names=self.label_names,
             prompt_column=self.prompt_column,
         )
+
+
+# As the library tells splits apart by the names of files.
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
+_WORD = re.compile(rf"(?<![a-z])({'|'.join(_SPLIT_OF)})(?![a-z])", re.IGNORECASE)
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a path in the order of their names.
+
+    Raises:
+        DataError: There are none, or a folder holds several splits.
+    """
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = [file for file in path.rglob("*") if file.suffix.lower() == ".parquet" and file.is_file()]
+        files = sorted(file for file in inside if file.parent == path and not file.name.startswith("._"))
+        _refuse_several_splits(path, files)
+    else:
+        inside = []
+        found = path.parent.glob(path.name) if path.parent.is_dir() else map(Path, glob.glob(str(path)))
+        files = sorted(file for file in found if file.is_file())
+    if not files:
+        raise DataError(
+            f"no Parquet file at {path}",
+            found="a folder without .parquet files" + (f", but with {inside[0]}" if inside else "")
+            if path.is_dir()
+            else "nothing there",
+            expected="a .parquet file, a folder of them, or a pattern that matches some",
+            fix=f"set data.source.path to {inside[0].parent}" if inside else "correct the path",
+        )
+    return files
+
+
+def _refuse_several_splits(path: Path, files: Sequence[Path]) -> None:
+    words = {file: _WORD.search(file.stem) for file in files}
+    splits = {file: _SPLIT_OF[word[1].lower()] if word else "" for file, word in words.items()}
+    if len(set(splits.values())) < 2 or not {"validation", "test"} & set(splits.values()):
+        return
+    named = {split or "no split": file.name for file, split in reversed(splits.items())}
+    counts = Counter(split or "no split" for split in splits.values())
+    first = min(files, key=lambda file: splits[file] != "train")
+    word = words[first]
+    start = first.stem[: word.end()] if word else first.stem
+    raise DataError(
+        f"the folder {path} holds several splits",
+        found=", ".join(f"{count} of {split} ({named[split]})" for split, count in counts.items()),
+        expected="the files of one split, or a pattern that says which are meant",
+        fix=f"set data.source.path to {path / start}*.parquet, or to {path}/*.parquet for all of them",
+    )

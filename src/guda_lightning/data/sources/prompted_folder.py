@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from guda_lightning.data.rows import read_rows, require_columns
+from guda_lightning.data.rows import prompt_of, read_rows
 from guda_lightning.data.sources.image_folder import list_images
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import DataError
@@ -29,16 +30,16 @@ class _Row:
 class PromptedFolder(Source):
     """A folder of images, anywhere in it, and a file with their prompts.
 
-    A row of the file has a ``prompt`` and either ``file_name``, the path of one image inside the folder, or
-    ``style`` and ``object``, which speak of every image in ``<style>/<object>/``. Spaces and underscores in
-    the names of these two folders are alike. Of several rows for one folder, its images take turns, sorted by
-    path. A row with a ``file_name`` goes before those of its folder.
+    A row of the file has a ``prompt`` (or ``text``) and either ``file_name``, the path of one image inside
+    the folder, or ``style`` and ``object``, which speak of every image in ``<style>/<object>/``. Spaces and
+    underscores in the names of these two folders are alike. Of several rows for one folder, its images take
+    turns, sorted by path. A row with a ``file_name`` goes before those of its folder.
 
     The labels are the styles: the row's ``style`` if it has one, else the first folder. Ids are paths.
 
     Args:
         path: The folder.
-        prompts: The file with the prompts: ``.jsonl`` or ``.csv``.
+        prompts: The file with the prompts: ``.jsonl``, ``.csv`` or ``.tsv``.
         missing: ``refuse`` images without a prompt and prompts without an image, or ``drop`` both.
     """
 
@@ -114,7 +115,12 @@ class PromptedFolder(Source):
 
 
 def _alike(name: str) -> str:
-    return name.replace("_", " ")
+    return _composed(name).replace("_", " ")
+
+
+def _composed(path: str) -> str:
+    """A path in the one encoding of accents that folders and the file of prompts are compared in."""
+    return unicodedata.normalize("NFC", path)
 
 
 def _folder(style: str, thing: str) -> str:
@@ -123,16 +129,16 @@ def _folder(style: str, thing: str) -> str:
 
 def _places(name: str) -> list[str]:
     folders = name.split("/")[:-1]
-    return [name, _folder(*folders[:2])] if len(folders) > 1 else [name]
+    return [_composed(name), *([_folder(*folders[:2])] if len(folders) > 1 else [])]
 
 
 def _rows(path: Path) -> dict[str, list[_Row]]:
     """Read the rows of each place."""
     rows: dict[str, list[_Row]] = {}
     for line, cells in read_rows(path, "file of prompts", _EXAMPLE):
-        require_columns(path, line, cells, ("prompt",))
+        prompt = _text(path, line, {"prompt": prompt_of(path, line, cells)}, "prompt")
         if "file_name" in cells:
-            place = PurePosixPath(_text(path, line, cells, "file_name")).as_posix()
+            place = _composed(PurePosixPath(_text(path, line, cells, "file_name")).as_posix())
             if place in rows:
                 raise DataError(
                     f"{path}, line {line}: the image has a prompt already",
@@ -150,7 +156,7 @@ def _rows(path: Path) -> dict[str, list[_Row]]:
                 fix="name the columns so, or fill in the line",
             )
         style = _text(path, line, cells, "style") if "style" in cells else None
-        rows.setdefault(place, []).append(_Row(line, place, _text(path, line, cells, "prompt"), style))
+        rows.setdefault(place, []).append(_Row(line, place, prompt, style))
     return rows
 
 
