@@ -54,6 +54,17 @@ def option_names(parser: argparse.ArgumentParser) -> list[str]:
 # Lightning 2.6.6.
 
 
+def is_lightning(value: object, name: str) -> bool:
+    """Whether a value is of the class of this name, of either of Lightning's two packages.
+
+    ``pytorch_lightning`` holds the same classes as ``lightning.pytorch`` a second time, and neither package's
+    are instances of the other's.
+    """
+    packages = {"lightning", "pytorch_lightning"}
+    classes = type(value).__mro__
+    return any(c.__name__ == name and c.__module__.partition(".")[0] in packages for c in classes)
+
+
 def hands_nothing_back(strategy: Strategy) -> bool:
     """Whether a strategy spawns or forks its processes, so that what they train stays there."""
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher

@@ -200,3 +200,26 @@ def _depth(channels: int) -> Channels:
 def _describe(shape: tuple[int, ...]) -> str:
     channels, height, width = shape
     return f"{width} x {height} pixels, {channels} channel{'s' if channels > 1 else ''}"
+
+
+def picture_shape(path: str | Path) -> tuple[int, int, int]:
+    """Channels (1 or 3), height and width of the first query of a file or folder.
+
+    Raises:
+        QueryError: There are no images, or the first one is damaged.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    first = (path if path.is_dir() else path.parent) / _listing(path)[0][0]
+    try:
+        with Image.open(first) as image:
+            channels, height, width = to_bytes(image).shape
+    except IMAGE_ERRORS as error:
+        raise QueryError(
+            f"the query {first} cannot be read",
+            found=reason(error),
+            expected="a complete picture of 8 bits per channel",
+            fix="repair, convert or remove it",
+        ) from error
+    return channels, height, width
