@@ -72,7 +72,7 @@ class ImageRange:
                 expected=f"values from {low:g} to {high:g}",
                 fix=_fix(least, most, whole),
             )
-        return values if (low, high) == (-1, 1) else (values - low) / (high - low) * 2 - 1
+        return values if (low, high) == (-1, 1) else (values - low) / ((high - low) / 2) - 1
 
     def refuse_ambiguous(self, where: str) -> None:
         """Refuse images that all lie in [0, 1] where a wider range is stated: hardly by chance.
