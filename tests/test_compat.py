@@ -6,6 +6,7 @@ import argparse
 import ast
 from pathlib import Path
 
+import pytorch_lightning.loggers
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.configuration_utils import register_to_config
@@ -103,6 +104,19 @@ def test_a_checkpoint_of_the_end_of_an_epoch(tmp_path: Path) -> None:
     )
     resumed.fit(Seen(), ckpt_path=str(checkpoint.path), weights_only=True)
     assert Seen.epochs == [2, 2, 2]
+
+
+def test_classes_of_either_package_have_one_name(tmp_path: Path) -> None:
+    class Mine(pytorch_lightning.loggers.WandbLogger):
+        pass
+
+    theirs = Mine(project="mine", save_dir=tmp_path, offline=True)
+    assert not isinstance(theirs, WandbLogger)
+    for logger in (theirs, WandbLogger(project="mine", save_dir=tmp_path, offline=True)):
+        assert compat.is_lightning(logger, "WandbLogger")
+        assert not compat.is_lightning(logger, "CSVLogger")
+    impostor = type("WandbLogger", (), {"__module__": "mine"})
+    assert not compat.is_lightning(impostor(), "WandbLogger")
 
 
 def test_wandb_loggers(tmp_path: Path) -> None:

@@ -127,8 +127,8 @@ class ELBOAttributionCallback(Callback):
             charts.require()
         if not getattr(trainer, "fast_dev_run", False) and (text := not_shown(trainer.loggers)):
             rank_zero_info(f"{type(self).__name__}: {text}")
-        siblings = [c for c in compat.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
-        number = 1 + siblings.index(self)
+        watching = [c for c in compat.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
+        number = 1 + watching.index(self) if self in watching else 1
         self._prefix, self._scored = "influence" if number == 1 else f"influence-{number}", False
         if stage == "fit" and not trainer.global_step and isinstance(pl_module, UnlearnModule):
             # Another training of the same groups, not the rest of one.
@@ -151,7 +151,9 @@ class ELBOAttributionCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a training that would never validate, unless validation is switched off."""
-        self._expect_batches(trainer)
+        later = trainer.enable_validation and trainer.check_val_every_n_epoch not in (None, 1)
+        if not later:  # Lightning makes the loaders when they are needed
+            self._expect_batches(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the store: what does not fit the module is refused before the first batch."""
@@ -236,8 +238,7 @@ class ELBOAttributionCallback(Callback):
         self._validation_queries.start(trainer, pl_module, inputs)
 
     def _expect_batches(self, trainer: Trainer) -> None:
-        loaded = trainer.val_dataloaders is not None or not trainer.enable_validation
-        if trainer.limit_val_batches and loaded and not sum(trainer.num_val_batches):
+        if trainer.limit_val_batches and not sum(trainer.num_val_batches):
             raise nothing_to_score("no validation batch")
 
     def _log(
