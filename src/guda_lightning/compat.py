@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.loggers import Logger, WandbLogger
     from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+    from torch import nn
 
 # argparse of Python 3.11, which jsonargparse 4.53 builds on.
 
@@ -49,6 +50,15 @@ def option_names(parser: argparse.ArgumentParser) -> list[str]:
     """All options of a parser that its help explains, such as ``--run``."""
     explained = (action for action in parser._actions if action.help != argparse.SUPPRESS)
     return [name for action in explained for name in action.option_strings if name.startswith("--")]
+
+
+# torch 2.13.
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` has wrapped, or the network itself."""
+    inner: nn.Module = getattr(network, "_orig_mod", network)
+    return inner
 
 
 # Lightning 2.6.6.

@@ -238,7 +238,7 @@ def unreadable(path: Path, reason: str) -> str:
     return message(
         "the full model cannot be read",
         f"{path}: {reason}",
-        "a folder written by save_pretrained, or a Lightning checkpoint",
+        "a folder written by save_pretrained, a Lightning checkpoint, or a file with a state_dict",
         "restore the file, or run `guda fit` again",
     )
 
@@ -282,7 +282,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=beginning(path)):
         open_full(path, module())
     torch.save({"weights": {}}, path)
-    with pytest.raises(StoreError, match=unreadable(path, "no state_dict inside")):
+    with pytest.raises(StoreError, match=unreadable(path, "no state_dict inside, but the keys 'weights'")):
         open_full(path, module())
     torch.save({"state_dict": module().state_dict()}, path)
     expected = message(

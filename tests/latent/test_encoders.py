@@ -12,6 +12,7 @@ from benchmarks.pipelines import stable_diffusion
 from diffusers import DiffusionPipeline
 
 from guda_lightning.errors import DataError, StoreError
+from guda_lightning.latent import LatentDiffusionModule
 from guda_lightning.latent.encoders import Encoders
 
 PROMPTS = ["", "A depiction of 1, artistic style featuring warm, hot"]
@@ -52,6 +53,21 @@ def test_the_denoiser_is_not_loaded_and_does_not_enter_the_hash(pretrained: str,
 def test_another_vae_has_another_hash(pretrained: str, tmp_path: Path) -> None:
     stable_diffusion(PROMPTS, 16, width=16, text_width=32, vae_width=8, seed=1).save_pretrained(tmp_path)
     assert Encoders(str(tmp_path)).hash != Encoders(pretrained).hash
+
+
+def test_a_pipeline_that_comes_in_half_precision_only(pretrained: str, tmp_path: Path) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(pretrained)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.half()
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    whole = {name: value.half().float() for name, value in pipeline.unet.state_dict().items()}
+    module = LatentDiffusionModule(str(tmp_path))
+    assert all(torch.equal(value, whole[name]) for name, value in module.denoiser.state_dict().items())
+    encoders, images = Encoders(str(tmp_path)), torch.rand(2, 3, 16, 16) * 2 - 1
+    expected = Encoders(pretrained)
+    torch.testing.assert_close(encoders.latents(images), expected.latents(images), rtol=0.02, atol=0.02)
+    found, states = (each.embeddings(PROMPTS)["encoder_hidden_states"] for each in (encoders, expected))
+    torch.testing.assert_close(found.float(), states, rtol=0.02, atol=0.02)
 
 
 def test_a_prompt_that_the_tokenizer_would_cut_is_refused(pretrained: str) -> None:

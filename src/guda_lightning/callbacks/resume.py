@@ -13,6 +13,8 @@ from guda_lightning import compat
 from guda_lightning.storage.files import atomic_folder
 
 _FILE = "trainer.ckpt"
+# Hyper-parameters may be objects of any class, which cannot be read back safely; going on restores none.
+_HYPER_PARAMETERS = ("hparams_name", "hyper_parameters", "hparams_type")
 
 
 class ResumeCheckpoint(Checkpoint):
@@ -29,6 +31,7 @@ class ResumeCheckpoint(Checkpoint):
 
     def __init__(self, folder: Path, every_n_epochs: int = 1) -> None:
         self.folder, self.every_n_epochs = folder, every_n_epochs
+        self._writing = False
 
     @property
     def path(self) -> Path | None:
@@ -44,11 +47,23 @@ class ResumeCheckpoint(Checkpoint):
         """
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        if not trainer.is_global_zero:
-            trainer.save_checkpoint(self.folder / _FILE)  # all ranks take part, rank zero writes
-            return
-        with atomic_folder(self.folder / "resume") as temporary:
-            trainer.save_checkpoint(temporary / _FILE)
+        self._writing = True
+        try:
+            if not trainer.is_global_zero:
+                trainer.save_checkpoint(self.folder / _FILE)  # all ranks take part, rank zero writes
+                return
+            with atomic_folder(self.folder / "resume") as temporary:
+                trainer.save_checkpoint(temporary / _FILE)
+        finally:
+            self._writing = False
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leave hyper-parameters out of this checkpoint; others of the trainer keep them."""
+        if self._writing:
+            for name in [name for name in checkpoint if name.endswith(_HYPER_PARAMETERS)]:
+                del checkpoint[name]
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

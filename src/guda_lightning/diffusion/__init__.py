@@ -1,8 +1,8 @@
 """Diffusion models in Lightning: one calling convention, training, saving, loading, sampling."""
 
+from guda_lightning.diffusion.checkpoints import load_weights
 from guda_lightning.diffusion.full import (
     FullModel,
-    load_weights,
     open_full,
     open_schedule,
     refuse_nonfinite,

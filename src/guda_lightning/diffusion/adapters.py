@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from guda_lightning.diffusion.checkpoints import load_weights
 from guda_lightning.diffusion.model import DiffusionModel
-from guda_lightning.diffusion.weights import evaluating
+from guda_lightning.diffusion.weights import evaluating, ordinary_weights
 from guda_lightning.errors import ConfigError, MissingExtraError, StoreError, check_range
 
 ADAPTED = ".lora_"  # in the name of every weight of an adapter
@@ -96,7 +97,7 @@ class BeneathAdapter(DiffusionModel):
 
 def own_weights(network: nn.Module) -> dict[str, Tensor]:
     """What sets a network apart from its full model: its adapter if it has one, else all weights."""
-    weights: dict[str, Tensor] = network.state_dict()
+    weights = ordinary_weights(network)
     return {n: value for n, value in weights.items() if ADAPTED in n} if has_adapter(network) else weights
 
 
@@ -112,7 +113,7 @@ def set_own_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: o
         StoreError: They are those of another network.
     """
     if not all(ADAPTED in name for name in weights):
-        network.load_state_dict(weights)
+        load_weights(network, weights, origin)
         return
     targets = sorted({name.split(ADAPTED)[0] for name in weights})
     rank = max(len(value) for name, value in weights.items() if ".lora_A" in name)  # A: [rank, inputs]
@@ -151,8 +152,7 @@ def whole_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: obj
     copied = copy.deepcopy(network)
     set_own_weights(copied, weights, origin)
     merge_adapter(copied)
-    merged: dict[str, Tensor] = copied.state_dict()
-    return merged
+    return ordinary_weights(copied)
 
 
 def merge_adapter(network: nn.Module) -> None:

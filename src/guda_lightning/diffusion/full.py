@@ -11,9 +11,11 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin
 from lightning.pytorch import LightningModule
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
 from guda_lightning.diffusion.adapters import ADAPTED
+from guda_lightning.diffusion.checkpoints import load_weights, read_checkpoint, unreadable, weights_variant
 from guda_lightning.diffusion.model import (
     Condition,
     DiffusionModel,
@@ -23,7 +25,13 @@ from guda_lightning.diffusion.model import (
     prediction_type,
 )
 from guda_lightning.diffusion.module import DiffusionModule
-from guda_lightning.diffusion.weights import weights_hash
+from guda_lightning.diffusion.weights import (
+    bare_names,
+    ordinary_weights,
+    unwrapped,
+    weights_hash,
+    without_wrappers,
+)
 from guda_lightning.distributed.sharding import whole
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
@@ -85,10 +93,11 @@ class FullModel:
         else:
             path = denoiser
         found = diffusion_model(module, path, scheduler)
-        model = replace(found, denoiser=whole(found.denoiser), conditional=conditional)
+        model = replace(found, denoiser=whole(unwrapped(found.denoiser)), conditional=conditional)
         if isinstance(module, DiffusionModule):
             model = replace(model, prompts=module.prompts, conditional=module.conditional)
-        return cls(model, find(module, scheduler, "scheduler"), weights_hash(model.denoiser.state_dict()))
+        identity = weights_hash(ordinary_weights(model.denoiser))
+        return cls(model, find(module, scheduler, "scheduler"), identity)
 
     def provenance(self, grouping_hash: str | None = None) -> Provenance:
         """What anything made from this model and a grouping carries, and must carry to fit them."""
@@ -126,7 +135,7 @@ def save_full(folder: Path, full: FullModel) -> None:
     """
     import diffusers
 
-    network: Any = full.model.denoiser
+    network: Any = without_wrappers(full.model.denoiser)
     full.scheduler.save_pretrained(folder / "scheduler")
     if getattr(diffusers, type(network).__name__, None) is not type(network):
         (folder / _OWN_WEIGHTS).parent.mkdir(parents=True)
@@ -167,7 +176,7 @@ def open_full(
     refuse_missing_full(path)
     conditional = module.conditional if isinstance(module, DiffusionModule) else conditional
     if path.is_file():
-        weights = _read_checkpoint(path)
+        weights = read_checkpoint(path)
         if any(ADAPTED in name for name in weights):
             raise StoreError(
                 f"{path} holds a LoRA beside the weights that it was trained on",
@@ -175,7 +184,7 @@ def open_full(
                 expected="the weights of a whole model",
                 fix="let the training end: RUN/full holds them merged",
             )
-        load_weights(module, weights, path)
+        _load_checkpoint(module, weights, path, denoiser, scheduler)
         return FullModel.of(module, denoiser, scheduler, conditional)
     if (path / _INDEX).is_file():
         return _open_pipeline(
@@ -191,11 +200,7 @@ def open_full(
         )
     if (path / _OWN_WEIGHTS).is_file():
         full = FullModel.of(module, denoiser, scheduler, conditional)
-        try:
-            weights = load_file(path / _OWN_WEIGHTS)
-        except SafetensorError as error:
-            raise _unreadable(path / _OWN_WEIGHTS, error) from error
-        load_weights(full.model.denoiser, weights, path)
+        load_weights(full.model.denoiser, read_checkpoint(path / _OWN_WEIGHTS), path)
         return FullModel.of(module, denoiser, scheduler, conditional)
     raise StoreError(
         "this folder holds no full model",
@@ -203,6 +208,26 @@ def open_full(
         expected=f"{_INDEX} (a diffusers pipeline), config.json (a diffusers network) or {_OWN_WEIGHTS}",
         fix="pass the folder that save_pretrained wrote, or run `guda fit` again",
     )
+
+
+def _load_checkpoint(
+    module: LightningModule,
+    weights: Mapping[str, Tensor],
+    path: Path,
+    denoiser: str | None,
+    scheduler: str | None,
+) -> None:
+    """Give a module the weights of a checkpoint of itself, or of its network alone."""
+    network = FullModel.of(module, denoiser, scheduler).model.denoiser
+    if isinstance(module, DiffusionModule):
+        networks, parts = [unwrapped(module.denoiser), network], ("denoiser", "ema")
+    else:
+        networks, parts = [network], (str(denoiser), str(scheduler))
+    if bare_names(weights).keys() == bare_names(network.state_dict()).keys():
+        for each in networks:
+            load_weights(each, weights, path)
+    else:
+        load_weights(module, weights, path, parts)
 
 
 def open_schedule(path: Path) -> NoiseSchedule:
@@ -235,11 +260,12 @@ def _open_pipeline(path: Path, conditional: bool) -> FullModel:
 
 def _network(folder: Path, class_name: str | None) -> torch.nn.Module:
     """The network of a folder, ready for use; diffusers itself would make up weights that are missing."""
+    variant = weights_variant(folder)
     network, loaded = _component(
-        folder, class_name, ModelMixin, low_cpu_mem_usage=False, output_loading_info=True
+        folder, class_name, ModelMixin, low_cpu_mem_usage=False, output_loading_info=True, variant=variant
     )  # low memory usage needs accelerate
     if wrong := made_up(loaded):
-        raise _unreadable(folder, wrong)
+        raise unreadable(folder, wrong)
     module: torch.nn.Module = network.eval()
     return module
 
@@ -250,7 +276,7 @@ def made_up(loaded: Mapping[str, Any]) -> str:
     return "; ".join(f"{name} {keys}" for name, keys in sorted(wrong.items()))
 
 
-def _component(folder: Path, class_name: str | None, base: type, **options: bool) -> Any:
+def _component(folder: Path, class_name: str | None, base: type, **options: object) -> Any:
     """One network or scheduler of a pipeline, without diffusers' own progress bar."""
     import diffusers
 
@@ -266,41 +292,4 @@ def _component(folder: Path, class_name: str | None, base: type, **options: bool
     try:
         return loader.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _unreadable(folder, error) from error
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different class for each way a file can be broken
-        raise _unreadable(path, error) from error
-    if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get("state_dict"), dict)):
-        raise _unreadable(path, "no state_dict inside")
-    state: dict[str, Any] = checkpoint["state_dict"]
-    return state
-
-
-def load_weights(module: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
-    """Give a network the weights that were read from a path.
-
-    Raises:
-        StoreError: They are those of another architecture.
-    """
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise StoreError(
-            f"the weights in {path} do not fit {type(module).__name__}",
-            found="; ".join(line.strip() for line in str(error).splitlines()[1:4])[:300],
-            expected="the architecture of the configuration's model",
-            fix="use the configuration that the checkpoint was trained with (its `model` section)",
-        ) from error
-
-
-def _unreadable(path: Path, reason: object) -> StoreError:
-    return StoreError(
-        "the full model cannot be read",
-        found=f"{path}: {' '.join(str(reason).split())[:200]}",
-        expected="a folder written by save_pretrained, or a Lightning checkpoint",
-        fix="restore the file, or run `guda fit` again",
-    )
+        raise unreadable(folder, error) from error

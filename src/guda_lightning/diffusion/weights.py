@@ -1,15 +1,62 @@
-"""Identity of weights, and networks borrowed for evaluation."""
+"""Identity of weights whatever wraps them, and networks borrowed for evaluation."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
+from guda_lightning import compat
 from guda_lightning.distributed.sharding import is_sharded
+
+# Parts of names that torch.compile, activation checkpointing, FSDP and Lightning's strategies add.
+_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module"}
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside ``torch.compile``, ``DataParallel`` and moving averages; any other is itself."""
+    inner = compat.uncompiled(network)
+    if isinstance(inner, DataParallel | DistributedDataParallel | AveragedModel):
+        inner = inner.module
+    return network if inner is network else unwrapped(inner)
+
+
+def without_wrappers(network: nn.Module) -> nn.Module:
+    """The network, or a copy of it where only some of its submodules are compiled or wrapped."""
+    network = unwrapped(network)
+    if all(unwrapped(part) is part for part in network.modules()):
+        return network
+    copied = copy.deepcopy(network)
+    for parent in list(copied.modules()):
+        for name, child in list(parent.named_children()):
+            setattr(parent, name, unwrapped(child))
+    return copied
+
+
+def ordinary_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The ``state_dict`` of a network under the names that it has when nothing of it is compiled."""
+    return {
+        ".".join(part for part in name.split(".") if part not in _WRAPPERS): value
+        for name, value in network.state_dict().items()
+    }
+
+
+def bare_name(name: str) -> str:
+    """The name of a weight without whatever wraps its network, ``DataParallel`` included."""
+    return ".".join(part for part in name.split(".") if part not in {*_WRAPPERS, "module"})
+
+
+def bare_names(names: Iterable[str]) -> dict[str, str]:
+    """The names by their bare names, or by themselves where two would be alike."""
+    listed = list(names)
+    bare = {bare_name(name): name for name in listed}
+    return bare if len(bare) == len(listed) else {name: name for name in listed}
 
 
 def weights_hash(state_dict: Mapping[str, Tensor]) -> str:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from guda_lightning.diffusion import evaluating, weights_hash
+from guda_lightning.diffusion.checkpoints import weights_variant
 from guda_lightning.diffusion.full import DENOISERS
 from guda_lightning.errors import DataError, MissingExtraError, StoreError
 from guda_lightning.storage.files import sha256_json
@@ -67,9 +68,11 @@ class Encoders:
         without: dict[str, Any] = dict.fromkeys(part for part in (*DENOISERS, *_NOT_NEEDED) if part in index)
         if "requires_safety_checker" in index:
             without["requires_safety_checker"] = False
+        folders = sorted(Path(self.pretrained).glob("*/"))
+        variant = next(filter(None, map(weights_variant, folders)), None)
         try:
             with quiet():
-                return DiffusionPipeline.from_pretrained(self.pretrained, **without)
+                return DiffusionPipeline.from_pretrained(self.pretrained, variant=variant, **without)
         except (OSError, ValueError, SafetensorError) as error:
             raise unreadable(self.pretrained, error) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 
 from guda_lightning.diffusion import DiffusionModule
 from guda_lightning.diffusion.adapters import Lora, add_adapter, has_adapter, merge_adapter
+from guda_lightning.diffusion.checkpoints import weights_variant
 from guda_lightning.diffusion.full import DENOISERS, made_up
 from guda_lightning.diffusion.model import prediction_type
 from guda_lightning.diffusion.module import Batch, Noised
@@ -150,7 +152,11 @@ def _denoiser(pretrained: str) -> Any:
     kind: Any = getattr(diffusers, index[name][1])
     try:
         network, loaded = kind.from_pretrained(
-            pretrained, subfolder=name, low_cpu_mem_usage=False, output_loading_info=True
+            pretrained,
+            subfolder=name,
+            variant=weights_variant(Path(pretrained) / name),
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise unreadable(pretrained, error) from error

@@ -13,6 +13,7 @@ from guda_lightning.counterfactuals import RETRAIN, CounterfactualKey, Counterfa
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModule
 from guda_lightning.diffusion.cost import TrainingCost
+from guda_lightning.diffusion.weights import ordinary_weights
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.makers.layout import Layout
 from guda_lightning.makers.maker import Maker
@@ -58,7 +59,7 @@ class Retrainer(Maker):
             members = view.grouping.members_hash(key.groups)
             spent = spent_by(trainer, cost)
             record = CounterfactualRecord.of(key, self.hparams, self.provenance, members, **spent)
-            weights = self.layout.full(model).model.denoiser.state_dict()
+            weights = ordinary_weights(self.layout.full(model).model.denoiser)
             Ranks.of(trainer).on_rank_zero(partial(self.store.save, weights, record))
             return record
 

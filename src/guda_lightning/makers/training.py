@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from guda_lightning import compat
 from guda_lightning.callbacks import ResumeCheckpoint
+from guda_lightning.diffusion.checkpoints import unreadable_globals
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import refuse_unsharded
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.makers.costs import say
 
 _EXPECTED_WARNINGS = (
@@ -33,9 +35,11 @@ def fit(
     Raises:
         KeyboardInterrupt: The user interrupted; nothing counts as complete.
         ConfigError: Its time was over before its steps or epochs were; nothing counts as complete.
+        StoreError: The checkpoint holds objects that cannot be read without running their code.
     """
     refuse_unsharded(trainer, module)
     if checkpoint.path is not None:
+        _refuse_objects(checkpoint.path)
         say(f"going on from {checkpoint.path}")
     try:
         with warnings.catch_warnings():
@@ -47,6 +51,17 @@ def fit(
             raise KeyboardInterrupt from exit_
         raise
     _refuse_out_of_time(trainer)
+
+
+def _refuse_objects(path: Path) -> None:
+    if unknown := unreadable_globals(path):
+        raise StoreError(
+            f"{path} cannot be read without running code of the classes in it",
+            found=", ".join(unknown),
+            expected="tensors, numbers, texts, and lists and dicts of them",
+            fix="let the state_dict and on_save_checkpoint of your module and callbacks return these, and "
+            f"remove {path.parent} to begin again",
+        )
 
 
 def _refuse_out_of_time(trainer: Trainer) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from guda_lightning.data import GroupDataModule
-from guda_lightning.diffusion import FullModel, refuse_nonfinite, save_full
+from guda_lightning.diffusion import FullModel, load_weights, refuse_nonfinite, save_full
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import refuse_unsharded
@@ -108,7 +108,11 @@ def validate_full(
     """
     if ckpt_path is None:
         full = trainer.layout.open(trainer.run_folder.full, copy.deepcopy(model))
-        trainer.layout.full(model).model.denoiser.load_state_dict(full.model.denoiser.state_dict())
+        load_weights(
+            trainer.layout.full(model).model.denoiser,
+            full.model.denoiser.state_dict(),
+            trainer.run_folder.full,
+        )
     with closing_runs():
         fresh, _ = trainer.trainers.fresh(Training("validate", "full", "validate"))
         refuse_unsharded(fresh, model)

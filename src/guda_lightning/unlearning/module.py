@@ -23,6 +23,7 @@ from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.adapters import BeneathAdapter, Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.module import Batch
+from guda_lightning.diffusion.weights import ordinary_weights
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
 from guda_lightning.storage.files import sha256_json
@@ -188,7 +189,7 @@ class UnlearnModule(DiffusionModule):
             history=history,
         )
         store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
-        weights = self.denoiser.state_dict() if self.lora is None else own_weights(self.denoiser)
+        weights = ordinary_weights(self.denoiser) if self.lora is None else own_weights(self.denoiser)
         Ranks.of(self.trainer).on_rank_zero(partial(store.save, weights, record))
         return record
 
