@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
 from torch import Tensor
 
 from guda_lightning.callbacks.batch_entries import as_tensor, described, entries, entry, names
@@ -92,9 +93,10 @@ def test_a_loader_that_is_used_up_gives_none() -> None:
 
 def test_messages_name_types_and_shapes() -> None:
     assert described({"x": X, "y": {"z": np.zeros(2), "t": ["a", "b"], "n": None}}) == (
-        "a dict of x float32 [2, 1, 3, 4], y.z float64 [2], y.t list of 2, y.n NoneType"
+        "a dict of x float32 [2, 1, 3, 4], y.z float64 [2], y.t list of 2 str, y.n NoneType"
     )
-    assert described(["a", "b"]) == "a batch that is list of 2"
+    assert described(["a", b"b"]) == "a batch: list of 2 bytes or str"
+    assert described({"image": [Picture.new("L", (1, 1))]}) == "a dict of image list of 1 Image"
     assert described({str(n): n for n in range(14)}).endswith("11 int and 2 more")
 
 

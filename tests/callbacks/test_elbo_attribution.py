@@ -542,7 +542,7 @@ def test_a_module_that_keeps_its_parts_elsewhere_is_refused(tmp_path: Path, fore
         (
             "image",
             "texts",
-            "a batch that is list of 4",
+            "a batch: list of 4 str",
             "let the data give such a tensor, or pass queries=FOLDER to score pictures of a folder",
         ),
     ],

@@ -30,6 +30,7 @@ TO_1 = "pass image_range=(0, 1), which scales them to [-1, 1]"
         ((0, 1), UNIT.double()),
         ((-0.5, 0.5), UNIT - 0.5),
         ((0, 65535), BYTES.int() * 257),
+        ((0, 65535), (BYTES.int() * 257).to(torch.uint16)),
     ],
 )
 def test_images_of_a_stated_range_become_those_of_the_network(
@@ -58,6 +59,8 @@ def test_latents_stay_as_they_are() -> None:
         ((-1, 1), BYTES, "uint8 values from 0 to 255", TO_255),
         ((-1, 1), BYTES.float(), "float32 values from 0 to 255", TO_255),
         ((-1, 1), BYTES * 0, "uint8 values from 0 to 0", TO_255),  # black
+        ((-1, 1), BYTES > 0, "bool values from 0 to 1", TO_1),
+        ((-1, 1), BYTES.int() * 257, "int32 values from 0 to 65535", TO_255.replace("255", "65535")),
         ((0, 1), BYTES, "uint8 values from 0 to 255", TO_255),
         (None, BYTES, "uint8 values from 0 to 255", TO_255),
         ((0, 1), UNIT * 2 - 1, "float32 values from -1 to 1", "pass image_range=(-1, 1), or leave it out"),

@@ -350,6 +350,17 @@ def test_a_process_without_a_batch_shares_the_scores_of_the_others(tmp_path: Pat
         queries.gathered(_Two(), trainer)
 
 
+def test_a_step_may_take_images_out_of_the_batch_and_put_others_in(tmp_path: Path, store: Path) -> None:
+    def step(batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        batch["halved"] = batch.pop("image") / 2
+
+    for key, scored in (("image", images()), ("halved", images() / 2)):
+        module, callback = foreign(), watching(store, image_key=key)
+        module.validation_step = step
+        validated(tmp_path, [callback], one_batch({"image": images()}), module)
+        assert_scored(callback, store, scored)
+
+
 # Fixed queries
 
 
@@ -366,6 +377,18 @@ class Untouchable:
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"somebody has asked the batch for {name}")
+
+
+class Wide(nn.Module):
+    """A network that returns something else than the noise: broadcast, it would give a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 3, 1)
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        output: Tensor = self.layer(x)
+        return output
 
 
 class Plain(nn.Module):
@@ -460,7 +483,7 @@ HELD = "a dict of image float32 [2, 1, 8, 8], y {}"
     [
         (torch.tensor([0.0, 2.0]), "y", "float32 [2]", "convert them in the data: labels.long()"),
         (torch.eye(2), "y", "float32 [2, 2]", "convert them in the data: labels.argmax(dim=1)"),
-        (["cat", "dog"], "y", "list of 2", "let the data give the number of each sample's class"),
+        (["cat", "dog"], "y", "list of 2 str", "let the data give the number of each sample's class"),
         (torch.tensor([0, 2]), "label", "int64 [2]", "pass label_key='y'"),
     ],
 )
@@ -560,6 +583,17 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], Tensor, str]] 
             "the UNet2DConditionModel cannot be called on a validation image",
             "images [1, 1, 8, 8]: TypeError: UNet2DConditionModel.forward() missing 1 required positional "
             "argument: 'encoder_hidden_states'",
+            "a network called as denoiser(x_t, timesteps) that returns the shape of x_t",
+            "pass denoiser=... with the path of such a network, or of one around it",
+        ),
+    ),
+    "a network that returns another shape": (
+        Wide,
+        {},
+        images(2),
+        message(
+            "the Wide cannot be called on a validation image",
+            "images [1, 1, 8, 8]: an output that does not fit, of shape [1, 3, 8, 8]",
             "a network called as denoiser(x_t, timesteps) that returns the shape of x_t",
             "pass denoiser=... with the path of such a network, or of one around it",
         ),

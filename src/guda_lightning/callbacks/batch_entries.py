@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image as Picture
 from torch import Tensor
 
 Key = str | int
 _MOST = 12  # entries that a message lists
 _DEEPEST = 4  # dots in the path of one: objects may hold each other
-_PLAIN = (int, float, str, bytes, os.PathLike, type(None))
+_PLAIN = (int, float, str, bytes, os.PathLike, Picture, type(None))
 
 
 def entry(batch: Any, key: Key) -> Any:
@@ -54,7 +55,7 @@ def entries(batch: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def described(batch: Any) -> str:
     """All entries in one line, with types and shapes: ``a list of 0 float32 [4, 1, 8, 8], 1 int64 [4]``."""
     if not _children(batch):
-        return f"a batch that is {_kind(batch)}"
+        return f"a batch: {_kind(batch)}"
     listed = [f"{path} {_kind(value)}" for path, value in entries(batch)]
     more = f" and {len(listed) - _MOST} more" if len(listed) > _MOST else ""
     return f"a {type(batch).__name__} of {', '.join(listed[:_MOST])}{more}"
@@ -108,7 +109,7 @@ def _name(value: Any) -> str | None:
 
 def _children(batch: Any) -> dict[str, Any]:
     """What a batch holds, by name or position; nothing for tensors, texts, numbers and lists of these."""
-    if isinstance(batch, Tensor | np.ndarray | str | bytes | type(None)):
+    if isinstance(batch, Tensor | np.ndarray | Picture | str | bytes | type(None)):
         return {}
     if hasattr(batch, "keys") and hasattr(batch, "__getitem__"):
         return {str(key): batch[key] for key in batch.keys()}  # noqa: SIM118  (a TensorDict iterates rows)
@@ -122,5 +123,7 @@ def _children(batch: Any) -> dict[str, Any]:
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor | np.ndarray):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    sized = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    return f"{type(value).__name__} of {len(value)}" if sized else type(value).__name__
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        kinds = " or ".join(sorted({type(part).__name__ for part in value}))
+        return f"{type(value).__name__} of {len(value)} {kinds}".rstrip()
+    return type(value).__name__

@@ -113,16 +113,15 @@ class ELBOAttributionCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse before any work what would fail at the first validation."""
-        if self.store is None and not isinstance(pl_module, UnlearnModule):
-            default = Path(trainer.default_root_dir) / "store"
-            if not default.is_dir():
-                raise ConfigError(
-                    f"ELBOAttributionCallback needs counterfactuals to score a {type(pl_module).__name__}",
-                    found=f"store=None, and nothing at {default}",
-                    expected="the folder of a counterfactual store, or an UnlearnModule",
-                    fix="pass store=RUN/store after `guda unlearn`",
-                )
-            self.store = default
+        self._store = Path(trainer.default_root_dir) / "store" if self.store is None else Path(self.store)
+        missing = self.store is None and not self._store.is_dir()
+        if missing and not isinstance(pl_module, UnlearnModule):
+            raise ConfigError(
+                f"ELBOAttributionCallback needs counterfactuals to score a {type(pl_module).__name__}",
+                found=f"store=None, and nothing at {self._store}",
+                expected="the folder of a counterfactual store, or an UnlearnModule",
+                fix="pass store=RUN/store after `guda unlearn`",
+            )
         if wandb_loggers(trainer.loggers):
             charts.require()
         if not getattr(trainer, "fast_dev_run", False) and (text := not_shown(trainer.loggers)):
@@ -163,14 +162,24 @@ class ELBOAttributionCallback(Callback):
             return
         refuse_other_precision(self._full.model.denoiser)
         self._weights.note(self._full.model.denoiser)
-        if self.store is not None:
-            attributor = CounterfactualAttributor(
-                self.store, self.operator, self.scoring, seed=self.seed, hparams=self.hparams
-            )
-            execution = Execution(pl_module.device, self._ranks)
-            self._attributor = attributor.fit(
-                AttributionContext(self._full, grouping=grouping_of(trainer), execution=execution)
-            )
+        attributor = CounterfactualAttributor(
+            self._store, self.operator, self.scoring, seed=self.seed, hparams=self.hparams
+        )
+        execution = Execution(pl_module.device, self._ranks)
+        self._attributor = attributor.fit(
+            AttributionContext(self._full, grouping=grouping_of(trainer), execution=execution)
+        )
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look at the batch before ``validation_step`` takes entries out of it."""
+        self._validation_queries.begin(batch)
 
     def on_validation_batch_end(
         self,

@@ -40,7 +40,8 @@ class ImageRange:
     def look(self, images: Tensor) -> None:
         """Notice whether images are beyond [0, 1]."""
         if self.ambiguous:
-            self.ambiguous = not bool(((images < 0) | (images > 1)).any())
+            values = images.float()  # torch compares no uint16
+            self.ambiguous = not bool(((values < 0) | (values > 1)).any())
 
     def to_unit(self, images: Tensor, where: str) -> Tensor:
         """Images as the network takes them, float32 on the CPU.
@@ -63,14 +64,15 @@ class ImageRange:
         whole = not images.is_floating_point()
         if (self._bounds is None and not whole) or not values.numel():
             return values
+        kind = str(images.dtype).removeprefix("torch.")
         low, high = self._bounds or (-1, 1)
         least, most, room = float(values.min()), float(values.max()), _ROOM * (high - low)
         if least < low - room or most > high + room or (whole and low < 0):
             raise QueryError(
                 f"{where} are not in the stated image_range",
-                found=f"{str(images.dtype).removeprefix('torch.')} values from {least:g} to {most:g}",
+                found=f"{kind} values from {least:g} to {most:g}",
                 expected=f"values from {low:g} to {high:g}",
-                fix=_fix(least, most, whole),
+                fix=_fix(least, most, kind),
             )
         return values if (low, high) == (-1, 1) else (values - low) / ((high - low) / 2) - 1
 
@@ -90,9 +92,12 @@ class ImageRange:
             )
 
 
-def _fix(least: float, most: float, whole: bool) -> str:
-    if least >= 0 and (whole or most > 1.5) and most <= 255:
-        return "pass image_range=(0, 255), which scales them to [-1, 1]"
+def _fix(least: float, most: float, kind: str) -> str:
+    """What to write where values of a type are from least to most."""
+    whole = "int" in kind
+    for high in (255, 65535):
+        if least >= 0 and (whole or most > 1.5) and most <= high:
+            return f"pass image_range=(0, {high}), which scales them to [-1, 1]"
     if least >= 0 and most <= 1:
         return "pass image_range=(0, 1), which scales them to [-1, 1]"
     if least >= -1 and most <= 1:

@@ -66,4 +66,4 @@ def _sums(network: nn.Module) -> Tensor:
     """``[weights]`` float64; of one that is sharded, nothing, as averages do not work there."""
     if is_sharded(network):
         return torch.zeros(0)
-    return torch.stack([p.detach().sum(dtype=torch.float64) for p in network.parameters()]).cpu()
+    return torch.tensor([float(p.detach().sum(dtype=torch.float64)) for p in network.parameters()])

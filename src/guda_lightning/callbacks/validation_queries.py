@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class ValidationQueries:
     label_key: Key | None
     image_range: ImageRange
     _collected: dict[int, list[Collected]] = field(default_factory=dict, init=False)
+    _before: tuple[Any, dict[Any, Any]] | None = field(default=None, init=False)
     _fixed: Queries | None = field(default=None, init=False)
 
     def start(self, trainer: Trainer, module: LightningModule, inputs: NetworkInputs) -> None:
@@ -71,6 +73,11 @@ class ValidationQueries:
         if self.path is not None and self._fixed is None:
             self._fixed = self._read(self.path, trainer, module)
 
+    def begin(self, batch: Any) -> None:
+        """Keep what a batch holds at first: a step may take entries out, and put others in, as latents."""
+        looked_at = self._fixed is None and isinstance(batch, Mapping)
+        self._before = (batch, dict(batch)) if looked_at else None
+
     def add(self, trainer: Trainer, module: LightningModule, batch: Any, dataloader_idx: int) -> None:
         """Collect a batch, up to this rank's share; where queries are fixed, it is not looked at.
 
@@ -84,6 +91,8 @@ class ValidationQueries:
         ours = data_of(trainer) is not None  # in [-1, 1], or latents
         if self._fixed is not None or (room <= 0 and (ours or not self.image_range.ambiguous)):
             return
+        if self._before is not None and self._before[0] is batch:
+            batch = {**self._before[1], **batch}
         where = "the validation images" + (f" of loader {dataloader_idx}" if dataloader_idx else "")
         images = self._images(batch, where)
         if images is None or not len(images):
@@ -128,15 +137,15 @@ class ValidationQueries:
             found = batch if isinstance(batch, Tensor) else entry(batch, self.image_key)
         except LookupError:
             found = ()
-        images = as_tensor(found)
-        if images is not None and images.dim() == 4 and not images.is_complex():
+        if (images := _four_axes(found)) is not None:
             self._met = True
             return images
         if found is None and self._met:
             return None
-        fitting = [path for path, value in entries(batch) if getattr(value, "ndim", 0) == 4]
+        fitting = [path for path, value in entries(batch) if _four_axes(value) is not None]
         fix = f"pass {' or '.join(f'image_key={as_argument(path)}' for path in fitting)}"
-        if images is not None and images.dim() == 3:
+        other = as_tensor(found)
+        if other is not None and other.dim() == 3:
             fix = "add the axis of the channels in the data: images.unsqueeze(1)"
         elif not fitting or isinstance(batch, Tensor):
             fix = "let the data give such a tensor, or pass queries=FOLDER to score pictures of a folder"
@@ -203,6 +212,12 @@ class ValidationQueries:
             )
         queries = load_queries(path, (channels, *(self._inputs.size or (height, width))))
         return with_labels(queries, conditional, self._inputs.classes or sys.maxsize)
+
+
+def _four_axes(value: Any) -> Tensor | None:
+    """``[batch, channels, height, width]``, where a value is that."""
+    images = as_tensor(value)
+    return None if images is None or images.dim() != 4 or images.is_complex() else images
 
 
 def _whole_numbers(value: Any, count: int) -> Tensor | None:
