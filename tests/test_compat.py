@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.configuration_utils import register_to_config
 from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import WandbLogger
@@ -117,6 +117,11 @@ def test_classes_of_either_package_have_one_name(tmp_path: Path) -> None:
         assert not compat.is_lightning(logger, "CSVLogger")
     impostor = type("WandbLogger", (), {"__module__": "mine"})
     assert not compat.is_lightning(impostor(), "WandbLogger")
+
+
+def test_a_callback_of_both_packages() -> None:
+    both = compat.callback_class()
+    assert issubclass(both, Callback) and issubclass(both, pytorch_lightning.Callback)
 
 
 def test_wandb_loggers(tmp_path: Path) -> None:

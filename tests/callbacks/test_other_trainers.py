@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +35,7 @@ from guda_lightning import (
     UnlearnModule,
 )
 from guda_lightning.attribution import AttributionContext
-from guda_lightning.callbacks import validation_queries
+from guda_lightning.callbacks import elbo_attribution, validation_queries
 from guda_lightning.callbacks.image_range import ImageRange
 from guda_lightning.callbacks.validation_queries import ValidationQueries
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord
@@ -187,6 +188,43 @@ def test_trainers_of_both_packages_give_the_same_scores(
     for column, group in enumerate("ab"):
         mean = float(callback.table.matrix()[:, column].mean())
         assert float(trainer.callback_metrics[f"influence/{group}"]) == pytest.approx(mean, rel=1e-6)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_command_lines_of_both_packages_take_the_callback(
+    package: ModuleType, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a process that has imported ``pytorch_lightning`` first, which a command line of it has."""
+    spec = importlib.util.spec_from_file_location("imported_later", elbo_attribution.__file__)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "imported_later", module)
+    spec.loader.exec_module(module)
+    cli = importlib.import_module(f"{package.__name__}.cli").LightningCLI
+    callback = {
+        "class_path": "imported_later.ELBOAttributionCallback",
+        "init_args": {
+            "store": str(store),
+            "denoiser": "unet",
+            "scheduler": "noise_scheduler",
+            "image_key": "0",
+            "image_range": [0, 255],
+            "scoring": {"strata": 2, "draws": 1},
+        },
+    }
+    quiet = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    trainer = {**quiet, "default_root_dir": str(tmp_path), "callbacks": [callback]}
+    built = cli(
+        type(foreign(package)),
+        run=False,
+        args={"trainer": trainer},
+        save_config_callback=None,
+        seed_everything_default=False,
+    )
+    pixels = ((images() + 1) * 127.5).round().byte()
+    built.trainer.validate(built.model, DataLoader(TensorDataset(pixels), 6), verbose=False)
+    (watch,) = (c for c in built.trainer.callbacks if isinstance(c, module.ELBOAttributionCallback))
+    assert_scored(watch, store, pixels / 127.5 - 1)
 
 
 def test_what_a_logger_does_not_show_is_said_once(
@@ -729,7 +767,3 @@ def test_a_student_keeps_its_precision(precision: str, tmp_path: Path) -> None:
 def test_a_student_says_what_it_needs_of_a_batch(batch: Any, expected: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=expected):
         validated(tmp_path, [ELBOAttributionCallback(scoring=SCORING)], one_batch(batch), student())
-
-
-def test_both_packages_are_there() -> None:
-    assert importlib.import_module("pytorch_lightning").Trainer is not lightning.Trainer

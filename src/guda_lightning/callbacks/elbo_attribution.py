@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -30,6 +30,9 @@ from guda_lightning.report.wandb import log_attribution, not_shown, wandb_logger
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import UnlearnModule
+
+if not TYPE_CHECKING:
+    Callback = compat.callback_class()
 
 
 class ELBOAttributionCallback(Callback):
