@@ -124,7 +124,7 @@ def test_a_folder_without_a_readable_image(refused: Refused, tmp_path: Path) -> 
     refused(
         command("fit", *folder_of(tmp_path / "data")),
         f"the image folder {tmp_path}/data has no images",
-        found="no file that ends in .bmp, .gif, .jpeg, .jpg, .png, .ppm, .tif, .tiff, .webp",
+        found="1 file that is no image: 1 caption or metadata file (cats/notes.txt)",
         expected="one subfolder of images per group",
         fix="correct the path, or convert the images",
     )
@@ -137,8 +137,8 @@ def test_an_image_that_is_none(refused: Refused, tmp_path: Path) -> None:
         command("fit", *folder_of(tmp_path / "data")),
         "the image 'cats/b.png' cannot be read",
         found="no picture in a format that Pillow knows",
-        expected="a complete picture of 8 bits per channel",
-        fix="repair, convert or remove it",
+        expected="complete pictures of 8 bits per channel",
+        fix="repair, convert or remove them",
     )
 
 
@@ -456,6 +456,31 @@ def test_queries_that_do_not_exist(refused: Refused, finished_run: Path, tmp_pat
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("two\nlines.png", "'two\\nlines.png': a line break or control character in its name"),
+        ("\udcff.png", "'\\udcff.png': a name that is no UTF-8"),
+        ("clip.mp4", "'clip.mp4': no picture in a format that Pillow opens"),
+    ],
+)
+def test_a_query_that_cannot_be_kept_is_refused_before_any_is_scored(
+    refused: Refused, finished_run: Path, tmp_path: Path, name: str, reason: str
+) -> None:
+    shutil.copytree(finished_run / "queries", tmp_path / "q")
+    (tmp_path / "q/metadata.jsonl").unlink()
+    (tmp_path / "q" / name).write_bytes(b"moov")
+    shutil.rmtree(finished_run / "scores")
+    refused(
+        command("attribute", "--queries", tmp_path / "q"),
+        f"{tmp_path}/q has 1 file that cannot be used",
+        found=reason,
+        expected="images that Pillow opens; captions, archives and files of the system are ignored",
+        fix="convert, rename or remove what is named",
+        run=finished_run,
+    )
+
+
 def test_queries_of_another_shape(refused: Refused, finished_run: Path, tmp_path: Path) -> None:
     query = picture(tmp_path / "me.png", (640, 480), "RGB")
     refused(
@@ -517,12 +542,12 @@ def test_a_folder_that_is_no_full_model(refused: Refused, tmp_path: Path) -> Non
 
 
 def test_a_file_that_is_no_checkpoint(refused: Refused, tmp_path: Path) -> None:
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.ckpt")
+    torch.save({"weights": 3}, tmp_path / "other.ckpt")
     refused(
         command("unlearn", "--full", tmp_path / "other.ckpt"),
         "the full model cannot be read",
-        found=f"{tmp_path}/other.ckpt: no state_dict inside",
-        expected="a folder written by save_pretrained, or a Lightning checkpoint",
+        found=f"{tmp_path}/other.ckpt: no state_dict inside, but the keys 'weights'",
+        expected="a folder written by save_pretrained, a Lightning checkpoint, or a file with a state_dict",
         fix="restore the file, or run `guda fit` again",
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from guda_lightning import (
     FullModel,
     Scoring,
     UnlearnModule,
+    notes,
 )
 from guda_lightning.attribution import AttributionContext
 from guda_lightning.callbacks import elbo_attribution, validation_queries
@@ -43,7 +43,6 @@ from guda_lightning.data import load_queries
 from guda_lightning.data.gathering import Collected, distinct, evenly
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError, GudaError, QueryError
-from guda_lightning.report import wandb as report_wandb
 from guda_lightning.report.pictures import picture_of
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Finetune
@@ -228,18 +227,24 @@ def test_command_lines_of_both_packages_take_the_callback(
 
 
 def test_what_a_logger_does_not_show_is_said_once(
-    tmp_path: Path, store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report_wandb, "_SAID", set())
-    caplog.set_level(logging.INFO)
+    class Own(CSVLogger):
+        pass
+
+    notes.begin()
     loader = one_batch({"image": images()})
-    for logger in (CSVLogger(tmp_path), CSVLogger(tmp_path), False):
-        validated(tmp_path, [watching(store)], loader, logger=logger)
-    said = [text for text in caplog.messages if text.startswith("ELBOAttributionCallback")]
-    rest = "; the callback's `table` holds all, and a WandbLogger shows tables and pictures"
-    assert said == [
+    for loggers in (
+        [CSVLogger(tmp_path)],
+        [CSVLogger(tmp_path)],
+        [CSVLogger(tmp_path), Own(tmp_path)],
+        False,
+    ):
+        validated(tmp_path, [watching(store)], loader, logger=loggers)
+    rest = "; a WandbLogger also shows tables and pictures, and the callback's `table` holds all scores"
+    assert capsys.readouterr().out.splitlines() == [
         f"ELBOAttributionCallback: CSVLogger shows mean scores alone{rest}",
-        f"ELBOAttributionCallback: no logger shows the scores{rest}",
+        f"ELBOAttributionCallback: CSVLogger, Own show mean scores alone{rest}",
     ]
 
 
@@ -714,10 +719,9 @@ def test_a_second_training_has_a_curve_of_its_own_and_checkpoints_follow_it(tmp_
     assert curves[0] == curves[1]
 
 
-def test_a_training_without_a_validation_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    for every, said in ((1, False), (2, True)):
-        caplog.clear()
+def test_a_training_without_a_validation_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes.begin()
+    for every, said in ((1, ""), (2, "ELBOAttributionCallback: no validation, hence no scores\n")):
         trainer = quiet_trainer(
             tmp_path,
             callbacks=[ELBOAttributionCallback(scoring=SCORING)],
@@ -725,7 +729,7 @@ def test_a_training_without_a_validation_says_so(tmp_path: Path, caplog: pytest.
             check_val_every_n_epoch=every,
         )
         trainer.fit(student(), datamodule=shades(4).unlearning(["dark"]))
-        assert ("ELBOAttributionCallback: no validation, hence no scores" in caplog.messages) == said
+        assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])

@@ -170,6 +170,8 @@ def test_any_change_goes_the_long_way(
         "pretrained: some/pipeline\n",
         "model:\n  init_args:\n    pretrained: some/pipeline\n",
         "run: runs/${oc.env:USER}\n",
+        "data: $IMAGES/cats\n",
+        "data: ~/images\n",
         "seed_everything: true\n",
         "model: parts/model.yaml\n",  # with what the parts above may hold
     ],

@@ -13,6 +13,8 @@ from guda_lightning.data import QueryFolder, QueryHash, load_queries, query_hash
 from guda_lightning.errors import QueryError
 from guda_lightning.types import Queries
 
+EXAMPLE = '{"file_name": "1.png", "label": 3}'
+
 
 def some(count: int = 3, channels: int = 3, labels: bool = True) -> Queries:
     images = torch.rand((count, channels, 4, 5), generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -108,7 +110,7 @@ def test_missing_or_damaged_queries_are_explained(tmp_path: Path, write_image, m
         load_queries(nowhere, (3, 6, 6))
     pattern = message(
         f"the folder {tmp_path} has no images",
-        "no file that ends in .bmp, .gif, .jpeg, .jpg, .png, .ppm, .tif, .tiff, .webp",
+        "no file",
         "at least one image",
         "correct the path, or convert the images",
     )
@@ -138,9 +140,9 @@ def test_two_files_of_one_id_are_refused(tmp_path: Path, write_image, message) -
 @pytest.mark.parametrize(
     ("lines", "found", "expected"),
     [
-        (["{"], "line 1: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
-         "one JSON object per line"),
-        (['{"label": 1}'], 'line 1: {"label": 1}', "a JSON object with 'file_name' on every line"),
+        (['{"label": 1}'], "line 1: the columns 'label'", "a 'file_name' on every line"),
+        (['{"file_name": "a.png", "label": ' + "9" * 30 + "}"], "line 1: label " + "9" * 30,
+         "the class index as a whole number"),
         (['{"file_name": "a.png", "label": "cat"}'], "line 1: label 'cat'",
          "the class index as a whole number"),
         (['{"file_name": "a.png"}'], "1 lines for 2 images, unmatched: 'b.png'",
@@ -163,12 +165,58 @@ def test_metadata_that_does_not_fit_is_refused(
         load_queries(tmp_path, (3, 6, 6))
 
 
-@pytest.mark.parametrize("name", ["../a", "/a", "a//b", ".a", "a/.b", "", "a\\b", "a\nb", "C:a", "x" * 300])
+@pytest.mark.parametrize(
+    ("content", "problem", "found", "expected", "fix"),
+    [
+        (b"{", ", line 1: invalid JSON", "{", "one object per line, such as " + EXAMPLE, "correct the line"),
+        (b"[" * 100_000, ", line 1: invalid JSON", "[" * 80, "one object per line, such as " + EXAMPLE,
+         "correct the line"),
+        (b'{"file_name": "\xff.png"}', None,
+         "'utf-8' codec can't decode byte 0xff in position 15: invalid start byte", "a readable UTF-8 file",
+         "check the path"),
+    ],
+)  # fmt: skip
+def test_metadata_that_cannot_be_read_is_refused(
+    tmp_path: Path,
+    write_image,
+    message,
+    content: bytes,
+    problem: str | None,
+    found: str,
+    expected: str,
+    fix: str,
+) -> None:
+    write_image(tmp_path / "a.png")
+    path = tmp_path / "metadata.jsonl"
+    path.write_bytes(content)
+    title = f"{path}{problem}" if problem else f"the metadata of queries {path} cannot be read"
+    with pytest.raises(QueryError, match=message(title, found, expected, fix)):
+        load_queries(tmp_path, (3, 6, 6))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a",
+        "/a",
+        "a//b",
+        "._a",
+        ".git/b",
+        "",
+        "a\\b",
+        "a\nb",
+        "a\u2028b",
+        "\udcff",
+        "C:a",
+        "x" * 252,
+        "é" * 126,
+    ],
+)
 def test_an_id_that_cannot_be_a_file_name_is_refused(tmp_path: Path, message, name: str) -> None:
     pattern = message(
         f"the query id {name!r} cannot be a file name",
         repr(name),
-        "a relative path without '..', hidden names, backslashes or control characters",
+        "a relative path without '..', backslash, control characters or names of system files",
         "rename the query",
     )
     with pytest.raises(QueryError, match=pattern):

@@ -109,10 +109,9 @@ def test_unfit_folders_are_explained(image_folder, tmp_path: Path, message) -> N
         ImageFolder(str(nowhere)).load()
     empty = tmp_path / "empty"
     (empty / "cats").mkdir(parents=True)
-    suffixes = ".bmp, .gif, .jpeg, .jpg, .png, .ppm, .tif, .tiff, .webp"
     pattern = message(
         f"the image folder {empty} has no images",
-        f"no file that ends in {suffixes}",
+        "no file",
         "one subfolder of images per group",
         "correct the path, or convert the images",
     )
@@ -144,9 +143,9 @@ def test_an_image_of_16_bits_is_refused(tmp_path: Path, message) -> None:
     Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(tmp_path / "a/deep.png")
     pattern = message(
         "the image 'a/deep.png' cannot be read",
-        "a picture of mode 'I;16', not of 8 bits per channel",
-        "a complete picture of 8 bits per channel",
-        "repair, convert or remove it",
+        "a picture of mode 'I;16', not 8-bit gray or colour",
+        "complete pictures of 8 bits per channel",
+        "repair, convert or remove them",
     )
     with pytest.raises(DataError, match=pattern):
         ImageFolder(str(tmp_path)).load().pixels()

@@ -99,13 +99,13 @@ def test_a_damaged_base_image_is_named(tmp_path: Path, message) -> None:
     Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(buffer, "PNG")
     (tmp_path / "dog/1.png").write_bytes(buffer.getvalue())
     pattern = message(
-        "the image 'dog/1.png/ember' cannot be read",
-        "a picture of mode 'I;16', not of 8 bits per channel",
-        "a complete picture of 8 bits per channel",
-        "repair, convert or remove it",
+        "the image 'dog/1.png' cannot be read",
+        "a picture of mode 'I;16', not 8-bit gray or colour",
+        "complete pictures of 8 bits per channel",
+        "repair, convert or remove them",
     )
     with pytest.raises(DataError, match=pattern):
-        Styled(ImageFolder(str(tmp_path)), styles=1).load().pixels()
+        Styled(ImageFolder(str(tmp_path)), styles=2).load().pixels()
 
 
 def test_prompts_name_the_content_and_three_words_for_the_style(table: ImageTable) -> None:

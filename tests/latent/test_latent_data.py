@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from guda_lightning.data import Digits, query_hash
+from guda_lightning.data import Digits, ImageFolder, Styled, query_hash
 from guda_lightning.data.images import to_unit
 from guda_lightning.errors import DataError, QueryError, StoreError
 from guda_lightning.latent import LatentDataModule
 from guda_lightning.types import Queries
-from toys import Coloured, assert_same_output
+from toys import Coloured, assert_same_output, message
 
 
 def test_a_batch_holds_latents_and_numbers_of_prompts(data: LatentDataModule) -> None:
@@ -59,6 +60,34 @@ def test_more_images_cost_only_what_is_new(
     assert len(module(3).inputs) == 9
     assert len(module(6).inputs) == 18
     assert encoded == [9, 9]
+
+
+def test_unreadable_images_of_all_chunks_are_reported_together(
+    pretrained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guda_lightning.latent.data._CHUNK", 1)
+    for name in ("cats/1.png", "cats/2.png", "dogs/1.png", "dogs/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if name.endswith("2.png"):
+            (tmp_path / name).touch()
+        else:
+            Image.new("RGB", (16, 16)).save(tmp_path / name)
+    data = LatentDataModule(Styled(ImageFolder(str(tmp_path)), styles=2, size=16), pretrained)
+    pattern = message(
+        "2 images cannot be read",
+        "'cats/2.png': an empty file\n            'dogs/2.png': an empty file",
+        "complete pictures of 8 bits per channel",
+        "repair, convert or remove them",
+    )
+    with pytest.raises(DataError, match=pattern):
+        data.setup()
+
+
+def test_home_and_variables_are_written_out(pretrained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path(pretrained).parent))
+    monkeypatch.setenv("LATENTS", "/somewhere")
+    data = LatentDataModule(Coloured(), f"~/{Path(pretrained).name}", "$LATENTS/cache")
+    assert (data.encoders.pretrained, data._cache.folder) == (pretrained, Path("/somewhere/cache"))
 
 
 def test_a_damaged_cache_is_refused(data: LatentDataModule, pretrained: str) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 
 from guda_lightning import compat
 from guda_lightning.attribution import AttributionContext, CounterfactualAttributor
@@ -25,6 +24,7 @@ from guda_lightning.diffusion import FullModel
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
+from guda_lightning.notes import tell_once
 from guda_lightning.report import charts
 from guda_lightning.report.wandb import log_attribution, not_shown, wandb_loggers
 from guda_lightning.scores import ScoreTable, Scoring
@@ -128,7 +128,7 @@ class ELBOAttributionCallback(Callback):
         if wandb_loggers(trainer.loggers):
             charts.require()
         if not getattr(trainer, "fast_dev_run", False) and (text := not_shown(trainer.loggers)):
-            rank_zero_info(f"{type(self).__name__}: {text}")
+            tell_once(f"{type(self).__name__}: {text}")
         watching = [c for c in compat.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
         number = 1 + watching.index(self) if self in watching else 1
         self._prefix, self._scored = "influence" if number == 1 else f"influence-{number}", False
@@ -220,7 +220,7 @@ class ELBOAttributionCallback(Callback):
         if stage == "validate":
             self._expect_batches(trainer)
         if stage in ("fit", "validate") and trainer.limit_val_batches and not self._scored:
-            rank_zero_info(f"{type(self).__name__}: no validation, hence no scores")
+            tell_once(f"{type(self).__name__}: no validation, hence no scores")
 
     def state_dict(self) -> dict[str, Any]:
         """The curves so far, for a run that resumes."""

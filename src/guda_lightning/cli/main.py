@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from guda_lightning import notes
 from guda_lightning.cli.commands import find, listing
 from guda_lightning.errors import GudaError
 from guda_lightning.spread.task import end_with_driver
@@ -35,6 +36,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"guda {__version__}")
         return 0
+    notes.begin()
     try:
         return find(arguments[0]).run(arguments[1:])
     except GudaError as error:

@@ -24,6 +24,7 @@ from guda_lightning.storage.runs import RunFolder
 
 _PACKAGES = ("diffusers", "jsonargparse", "lightning", "numpy", "omegaconf", "torch", "wandb")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_EXPANDED = re.compile(r"~|.*\$[A-Za-z_]", re.DOTALL)
 _DECIDING = ("config", "pretrained", "seed_everything")  # options that are looked at by name
 _LAUNCHED = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 _VARIABLES = re.compile(
@@ -92,6 +93,7 @@ def _is_decided_by(inputs: Inputs) -> bool:
         or any(key.rpartition(".")[2] == "pretrained" for key in inputs.values)  # a pipeline on disk or hub
         or any(not re.fullmatch(r"\d+", str(seed)) for seed in inputs.values.get("seed_everything", ()))
         or any(_is_shortened(argument) for argument in inputs.arguments)
+        or any(_EXPANDED.match(text) for text in texts)  # paths that depend on it, too
         or any(text.endswith((".yaml", ".yml", ".json")) for text in texts)  # a part of the configuration
         or any(not _is_known(text) for text in texts if _CLASS.fullmatch(text))
     )

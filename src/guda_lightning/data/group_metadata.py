@@ -8,6 +8,7 @@ from pathlib import Path
 from guda_lightning.data.group_names import nearest
 from guda_lightning.data.rows import read_rows, require_columns
 from guda_lightning.errors import DataError
+from guda_lightning.storage.paths import user_path
 
 
 def read_group_metadata(
@@ -25,7 +26,7 @@ def read_group_metadata(
     Raises:
         DataError: The file is missing or broken, lacks a column, names an unknown sample, or repeats itself.
     """
-    path = Path(path)
+    path = user_path(path)
     positions = {sample_id: position for position, sample_id in enumerate(sample_ids)}
     groups: list[tuple[str, ...]] = [()] * len(sample_ids)
     for line, row in read_rows(path, "group metadata", example='{"id": "0", "group": "cats"}'):

@@ -2,73 +2,149 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import warnings
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from guda_lightning.errors import GudaError
+from guda_lightning.notes import tell_once
+from guda_lightning.progress_bar import progress_bar
 
 Channels = Literal[1, 3]
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
-# What Pillow raises on a damaged file (for a PNG also SyntaxError), and `to_bytes` on a mode it cannot keep.
-IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError)
+BACKGROUND = "white"  # what most viewers show behind transparency
 
 _GRAY = {"1", "L", "LA", "La"}
-_COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB"}
+_COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV"}
+_PALETTE = {"P", "PA"}
+_WHOLE = {"MPO", "PSD"}  # several pictures in a file, of which the first is what viewers show
+_POINTER = b"version https://git-lfs"
 
 
-def reason(error: Exception) -> str:
-    """Why a picture cannot be read, for an error message."""
-    from PIL import UnidentifiedImageError
-
-    # Pillow's own text names a buffer in memory.
-    return (
-        "no picture in a format that Pillow knows"
-        if isinstance(error, UnidentifiedImageError)
-        else str(error)
-    )
-
-
-def to_bytes(
-    image: Image, size: tuple[int, int] | None = None, channels: Channels | None = None
-) -> NDArray[np.uint8]:
-    """Decode a picture; transparency is dropped, and a camera's rotation mark is obeyed.
+class UnreadableImage(ValueError):
+    """A picture that cannot be decoded.
 
     Args:
-        image: An 8-bit picture.
+        name: Which.
+        reason: Why, for an error message.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name, self.reason = name, reason
+        super().__init__(f"{name}: {reason}")
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Open the picture in a file, which is read whole: given its path, Pillow would leave a damaged one open.
+
+    Raises:
+        ValueError: It holds no picture; Pillow raises other errors, too.
+    """
+    data = Path(path).read_bytes()
+    if not data:
+        raise ValueError("an empty file")
+    if data.startswith(_POINTER):
+        raise ValueError("a pointer of Git LFS in place of the picture: run `git lfs pull`")
+    return Image.open(BytesIO(data))
+
+
+def decoded(
+    name: str,
+    read: Callable[[], Image.Image],
+    size: tuple[int, int] | None = None,
+    channels: Channels | None = None,
+) -> NDArray[np.uint8]:
+    """Open and decode a picture as docs/data.md says; what is done to it besides is told once a command.
+
+    Args:
+        name: What to call it.
+        read: Opens it.
         size: Width and height. Another size is cropped to this shape around its centre and resized with a
             Lanczos filter, which also averages when it shrinks. None keeps the size.
-        channels: 1 for gray, 3 for RGB, None for what the picture is.
+        channels: 1 for gray, 3 for RGB, None for what the picture is: gray if its format says so, or if all
+            colours of its palette that it uses are gray.
 
     Returns:
         ``[channels, height, width]``.
 
     Raises:
-        ValueError: The picture has more than 8 bits per channel.
-        OSError: The file is damaged; Pillow also raises the other ``IMAGE_ERRORS``.
+        UnreadableImage: It is damaged, larger than Pillow's limit, or of more than 8 bits per channel.
     """
-    from PIL import ImageOps
-    from PIL.Image import Resampling
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata, or a size close to the limit
+            return _to_bytes(name, read(), size, channels)
+    except (UnreadableImage, GudaError):
+        raise
+    except Exception as error:  # Pillow raises nearly anything on a damaged file
+        raise UnreadableImage(name, _reason(error)) from error
 
-    if image.mode not in _GRAY | _COLOUR:
+
+def unreadable(decode: Callable[[int], object], rows: Sequence[int]) -> dict[str, str]:
+    """Which pictures cannot be decoded, and why.
+
+    Args:
+        decode: Decodes the picture of a row; raises ``UnreadableImage``.
+        rows: The rows to try.
+    """
+    unfit: dict[str, str] = {}
+    with progress_bar("check images", "images", len(rows), delay=2) as bar:
+        for row in rows:
+            try:
+                decode(row)
+            except UnreadableImage as error:
+                unfit[error.name] = error.reason
+            bar.update()
+    return unfit
+
+
+def _to_bytes(
+    name: str, image: Image.Image, size: tuple[int, int] | None, channels: Channels | None
+) -> NDArray[np.uint8]:
+    mode = image.mode
+    if mode not in _GRAY | _COLOUR:
         # Pillow would clip 16-bit gray at 255: an almost white picture and no error.
-        raise ValueError(f"a picture of mode '{image.mode}', not of 8 bits per channel")
-    image = ImageOps.exif_transpose(image)
-    image = image.convert({1: "L", 3: "RGB"}[channels or (1 if image.mode in _GRAY else 3)])
+        raise ValueError(f"a picture of mode '{mode}', not 8-bit gray or colour")
+    if getattr(image, "is_animated", False) and image.format not in _WHOLE:
+        tell_once(f"images: of several frames or pages the first is taken, as of {name}", "frames")
+    image = _opaque(name, ImageOps.exif_transpose(image))
+    gray = mode in _GRAY or (mode in _PALETTE and _uses_grays(image))
+    image = image.convert({1: "L", 3: "RGB"}[channels or (1 if gray else 3)])
     if size is not None and image.size != size:
         # Not ImageOps.fit: its filter reaches beyond the crop.
         scale = min(image.width / size[0], image.height / size[1])
         width, height = round(size[0] * scale), round(size[1] * scale)
         left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height)).resize(size, Resampling.LANCZOS)
+        image = image.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.LANCZOS)
     array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _opaque(name: str, image: Image.Image) -> Image.Image:
+    """The picture on the background, where a pixel lets it through."""
+    if not image.has_transparency_data:
+        return image
+    layer = image.convert("LA" if image.mode == "La" else "RGBA")
+    alpha = layer.getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        return image
+    tell_once(f"images: transparency is blended onto {BACKGROUND}, as in {name}", "transparency")
+    page = Image.new("RGB", image.size, BACKGROUND)
+    page.paste(layer.convert("RGB"), mask=alpha)
+    return page
+
+
+def _uses_grays(image: Image.Image) -> bool:
+    red, green, blue = (np.asarray(band) for band in image.convert("RGB").split())
+    return bool((red == green).all() and (green == blue).all())
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -86,3 +162,15 @@ def from_unit(images: Tensor) -> Tensor:
     # NumPy, because torch's threads cost more than such small arrays: on a busy machine, a thousand times.
     values = images.detach().float().cpu().numpy()
     return torch.from_numpy(((values.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose own text names a buffer in memory
+        return "no picture in a format that Pillow knows"
+    if isinstance(error, Image.DecompressionBombError):
+        return str(error).partition(",")[0]  # both numbers of pixels; the rest speaks of an attack
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, OSError | ValueError | SyntaxError) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")

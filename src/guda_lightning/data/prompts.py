@@ -9,6 +9,7 @@ from pathlib import Path
 
 from guda_lightning.data.rows import read_rows, require_columns
 from guda_lightning.errors import ConfigError, DataError
+from guda_lightning.storage.paths import user_path
 
 _EXAMPLE = '{"prompt": "A depiction of Dogs, artistic style featuring vivid, impasto"}'
 SEPARATOR = ", "  # between descriptors
@@ -20,6 +21,7 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         DataError: The file is missing or broken, or has no prompts.
     """
+    path = user_path(path)
     if path.suffix == ".txt":
         if not path.is_file():
             raise DataError(

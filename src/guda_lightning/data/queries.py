@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from guda_lightning.data.image_files import ignored_kind, unfit_name
 from guda_lightning.data.images import from_unit, to_unit
 from guda_lightning.errors import QueryError
 from guda_lightning.storage.files import atomic_folder, canonical_json, sha256_json
 from guda_lightning.types import Queries
+
+_NAME_BYTES = 255  # of a file, on the usual file systems
 
 
 def save_queries(folder: str | Path, queries: Queries, record: Mapping[str, Any]) -> None:
@@ -36,7 +39,7 @@ def save_queries(folder: str | Path, queries: Queries, record: Mapping[str, Any]
             "there are no queries to save", found="0 queries", expected="at least 1", fix="sample some"
         )
     for query_id in queries.ids:
-        _check_name(query_id)
+        refuse_unfit_id(query_id)
     digest, lines = QueryHash(), []
     with atomic_folder(folder) as temporary:
         for row, query_id in enumerate(queries.ids):
@@ -130,22 +133,28 @@ class QueryHash:
         )
 
 
-def _check_name(query_id: str) -> None:
+def refuse_unfit_id(query_id: str) -> None:
+    """Refuse an id that the query's file cannot be called by when it is stored.
+
+    Raises:
+        QueryError: It cannot.
+    """
     path = PurePosixPath(query_id)
+    parts = [*path.parts[:-1], f"{path.name}.png"]
     safe = (
-        query_id == path.as_posix()
+        path.parts
+        and query_id == path.as_posix()
         and not path.is_absolute()
         and not PureWindowsPath(query_id).drive
-        and all(part not in (".", "..") and not part.startswith(".") for part in path.parts)
-        and query_id.isprintable()
         and "\\" not in query_id
-        and all(len(f"{part}.png".encode()) <= 255 for part in path.parts)
-        and path.parts
+        and all(part not in (".", "..") and unfit_name(part) is None for part in parts)
+        and all(len(part.encode()) <= _NAME_BYTES for part in parts)
+        and all(ignored_kind(part, part is not parts[-1]) is None for part in parts)
     )
     if not safe:
         raise QueryError(
             f"the query id {query_id!r} cannot be a file name",
             found=repr(query_id),
-            expected="a relative path without '..', hidden names, backslashes or control characters",
+            expected="a relative path without '..', backslash, control characters or names of system files",
             fix="rename the query",
         )

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from guda_lightning.data.images import IMAGE_ERRORS, IMAGE_SUFFIXES, Channels, reason, to_bytes, to_unit
-from guda_lightning.errors import QueryError
-from guda_lightning.storage.paths import refuse_missing_queries
+from guda_lightning.data.image_files import image_suffixes, list_image_files, reasons
+from guda_lightning.data.images import Channels, UnreadableImage, decoded, read_image, to_unit, unreadable
+from guda_lightning.data.queries import refuse_unfit_id
+from guda_lightning.data.rows import read_rows
+from guda_lightning.errors import DataError, QueryError
+from guda_lightning.storage.paths import refuse_missing_queries, user_path
 from guda_lightning.types import Queries
+
+_EXAMPLE = '{"file_name": "1.png", "label": 3}'
+_LARGEST = 2**63 - 1  # what a tensor of labels holds
 
 
 class QueryFolder:
-    """One image, or a folder of images with the folders inside it.
+    """One image, or a folder of images with the folders inside it; docs/data.md says which are images.
 
-    An id is the path inside the folder without its suffix. A ``metadata.jsonl`` in the folder, with
-    ``file_name`` and perhaps a whole-number ``label`` or a text ``prompt`` on each line, gives the order, the
-    class labels and the prompts; without it, queries are sorted by path and have neither.
+    An id is the path inside the folder without the suffix of an image. A ``metadata.jsonl`` in the folder,
+    with ``file_name`` and perhaps a whole-number ``label`` or a text ``prompt`` on each line, gives the
+    order, the class labels and the prompts; without it, queries are sorted by path and have neither.
 
     Args:
-        path: The file or folder.
+        path: The file or folder; ``~`` and environment variables are written out.
         image_shape: Channels, height and width that the model takes.
         resize: Whether to make other images fit: cropped around the centre, resized (Lanczos), coloured ones
             turned to gray for a gray model. Gray images always fit a colour model.
@@ -36,13 +42,13 @@ class QueryFolder:
         prompts: Their prompts, or None.
 
     Raises:
-        QueryError: No images, two of one id, or unfit metadata.
+        QueryError: No images, files that are none, two of one id, or unfit metadata.
     """
 
     def __init__(self, path: str | Path, image_shape: tuple[int, int, int], *, resize: bool = False) -> None:
-        path = Path(path)
+        path = user_path(path)
         self._names, self.labels, self.prompts = _listing(path)
-        self._folder = path if path.is_dir() else path.parent
+        self._folder = path if os.path.isdir(path) else path.parent
         self.image_shape, self._resize = image_shape, resize
         self.ids = tuple(_ids(self._names))
 
@@ -53,19 +59,50 @@ class QueryFolder:
         """Read the images of some queries, or of all.
 
         Raises:
-            QueryError: An image is damaged, or of another shape.
+            QueryError: Images are unreadable, or one is of another shape.
         """
         chosen = list(range(len(self)) if rows is None else rows)
         images = torch.empty(len(chosen), *self.image_shape)
         for position, row in enumerate(chosen):  # one by one: they may be all that fits into memory
-            images[position] = to_unit(
-                _image(self._folder / self._names[row], self.image_shape, self._resize)
-            )
+            try:
+                images[position] = to_unit(self._fitting(row))
+            except UnreadableImage as error:
+                raise self._unreadable(error) from error
         return Queries(
             tuple(self.ids[row] for row in chosen),
             images,
             None if self.labels is None else torch.tensor([self.labels[row] for row in chosen]),
             None if self.prompts is None else tuple(self.prompts[row] for row in chosen),
+        )
+
+    def _pixels(self, row: int) -> NDArray[np.uint8]:
+        name, (channels, height, width) = self._names[row], self.image_shape
+        size, depth = ((width, height), _depth(channels)) if self._resize else (None, None)
+        return decoded(name, lambda: read_image(self._folder / name), size, depth)
+
+    def _fitting(self, row: int) -> Tensor:
+        """``[channels, height, width]`` uint8."""
+        pixels, (channels, height, width) = self._pixels(row), self.image_shape
+        if len(pixels) == 1 and pixels.shape[1:] == (height, width):
+            pixels = np.repeat(pixels, channels, axis=0)
+        if pixels.shape != self.image_shape:
+            raise QueryError(
+                f"the query {self._folder / self._names[row]} does not fit the model",
+                found=_describe(pixels.shape),
+                expected=_describe(self.image_shape),
+                fix="resize and convert it, or pass --resize true",
+            )
+        return torch.tensor(pixels)
+
+    def _unreadable(self, first: UnreadableImage) -> QueryError:
+        """What is wrong with all queries that cannot be read, whichever were to be loaded."""
+        unfit = {first.name: first.reason, **unreadable(self._pixels, range(len(self)))}
+        several = f"{len(unfit)} queries of {self._folder} cannot be read"
+        return QueryError(
+            several if len(unfit) > 1 else f"the query {self._folder / first.name} cannot be read",
+            found=reasons(unfit) if len(unfit) > 1 else first.reason,
+            expected="complete pictures of 8 bits per channel",
+            fix="repair, convert or remove them",
         )
 
 
@@ -78,15 +115,31 @@ def load_queries(path: str | Path, image_shape: tuple[int, int, int], *, resize:
     return QueryFolder(path, image_shape, resize=resize).load()
 
 
+def picture_shape(path: str | Path) -> tuple[int, int, int]:
+    """Channels (1 or 3), height and width of the first query of a file or a folder.
+
+    Raises:
+        QueryError: No images, files that are none, or images that are unreadable.
+    """
+    folder = QueryFolder(path, (1, 1, 1))
+    try:
+        channels, height, width = folder._pixels(0).shape
+    except UnreadableImage as error:
+        raise folder._unreadable(error) from error
+    return channels, height, width
+
+
 def _ids(names: Sequence[str]) -> Iterator[str]:
     """Names without their suffixes.
 
     Raises:
-        QueryError: Two are the same.
+        QueryError: Two are the same, or one cannot be a file name when the query is stored.
     """
     first: dict[str, str] = {}
+    suffixes = image_suffixes()
     for name in names:
-        query_id = PurePosixPath(name).with_suffix("").as_posix()
+        stem, suffix = os.path.splitext(name)
+        query_id = stem if suffix.lower() in suffixes else name
         if first.setdefault(query_id, name) is not name:
             raise QueryError(
                 f"two queries have the id '{query_id}'",
@@ -94,24 +147,26 @@ def _ids(names: Sequence[str]) -> Iterator[str]:
                 expected="names that differ without their suffixes",
                 fix="rename or remove one of them",
             )
+        refuse_unfit_id(query_id)
         yield query_id
 
 
 def _listing(path: Path) -> tuple[list[str], list[int] | None, tuple[str, ...] | None]:
     """File names inside the folder, their labels and their prompts if there are any."""
-    if path.is_file():
+    if os.path.isfile(path):
         return [path.name], None, None
     refuse_missing_queries(path)
-    files = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-    names = sorted(file.relative_to(path).as_posix() for file in files)
-    if not names:
+    metadata = path / "metadata.jsonl"
+    files = list_image_files(path, QueryError, beside=[metadata, path / "record.json"])
+    if not files.names:
         raise QueryError(
             f"the folder {path} has no images",
-            found="no file that ends in " + ", ".join(sorted(IMAGE_SUFFIXES)),
+            found=files.ignored_text or "no file",
             expected="at least one image",
             fix="correct the path, or convert the images",
         )
-    metadata = path / "metadata.jsonl"
+    files.tell_ignored()
+    names = list(files.names)
     return _metadata(metadata, names) if metadata.is_file() else (names, None, None)
 
 
@@ -127,24 +182,20 @@ def _metadata(path: Path, names: list[str]) -> tuple[list[str], list[int] | None
     listed: list[str] = []
     labels: list[int] = []
     prompts: list[str] = []
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise refuse(f"line {number}: {error}", "one JSON object per line") from error
-        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-            raise refuse(f"line {number}: {line[:80]}", "a JSON object with 'file_name' on every line")
-        label = row.get("label")
+    for number, row in _rows(path):
+        name, label, prompt = (row.get(key) for key in ("file_name", "label", "prompt"))
+        if not isinstance(name, str):
+            columns = f"line {number}: the columns {', '.join(map(repr, row))}"
+            raise refuse(columns, "a 'file_name' on every line")
         if label is not None:
-            if isinstance(label, bool) or not isinstance(label, int):
+            if isinstance(label, bool) or not isinstance(label, int) or abs(label) > _LARGEST:
                 raise refuse(f"line {number}: label {label!r}", "the class index as a whole number")
             labels.append(label)
-        prompt = row.get("prompt")
         if prompt is not None:
             if not isinstance(prompt, str):
                 raise refuse(f"line {number}: prompt {prompt!r}", "the prompt as a text")
             prompts.append(prompt)
-        listed.append(row["file_name"])
+        listed.append(PurePosixPath(name).as_posix())
     if sorted(listed) != names:
         odd = sorted(set(listed) ^ set(names))
         raise refuse(
@@ -159,38 +210,11 @@ def _metadata(path: Path, names: list[str]) -> tuple[list[str], list[int] | None
     return listed, labels or None, tuple(prompts) or None
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
-        yield from map(str.rstrip, file)
-
-
-def _image(path: Path, image_shape: tuple[int, int, int], resize: bool) -> Tensor:
-    """``[channels, height, width]`` uint8."""
-    from PIL import Image
-
-    channels, height, width = image_shape
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     try:
-        with Image.open(BytesIO(path.read_bytes())) as image:
-            pixels = to_bytes(
-                image, (width, height) if resize else None, _depth(channels) if resize else None
-            )
-    except IMAGE_ERRORS as error:
-        raise QueryError(
-            f"the query {path} cannot be read",
-            found=reason(error),
-            expected="a complete picture of 8 bits per channel",
-            fix="repair, convert or remove it",
-        ) from error
-    if len(pixels) == 1 and pixels.shape[1:] == (height, width):
-        pixels = np.repeat(pixels, channels, axis=0)
-    if pixels.shape != image_shape:
-        raise QueryError(
-            f"the query {path} does not fit the model",
-            found=_describe(pixels.shape),
-            expected=_describe(image_shape),
-            fix="resize and convert it, or pass --resize true",
-        )
-    return torch.tensor(pixels)
+        yield from read_rows(path, "metadata of queries", _EXAMPLE)
+    except DataError as error:
+        raise QueryError(error.problem, found=error.found, expected=error.expected, fix=error.fix) from error
 
 
 def _depth(channels: int) -> Channels:
@@ -200,26 +224,3 @@ def _depth(channels: int) -> Channels:
 def _describe(shape: tuple[int, ...]) -> str:
     channels, height, width = shape
     return f"{width} x {height} pixels, {channels} channel{'s' if channels > 1 else ''}"
-
-
-def picture_shape(path: str | Path) -> tuple[int, int, int]:
-    """Channels (1 or 3), height and width of the first query of a file or folder.
-
-    Raises:
-        QueryError: There are no images, or the first one is damaged.
-    """
-    from PIL import Image
-
-    path = Path(path)
-    first = (path if path.is_dir() else path.parent) / _listing(path)[0][0]
-    try:
-        with Image.open(first) as image:
-            channels, height, width = to_bytes(image).shape
-    except IMAGE_ERRORS as error:
-        raise QueryError(
-            f"the query {first} cannot be read",
-            found=reason(error),
-            expected="a complete picture of 8 bits per channel",
-            fix="repair, convert or remove it",
-        ) from error
-    return channels, height, width

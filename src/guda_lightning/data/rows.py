@@ -71,7 +71,7 @@ def require_columns(path: Path, line: int, row: Mapping[str, object], columns: S
 def _json_object(path: Path, line: int, text: str, example: str) -> dict[str, object]:
     try:
         row = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, or deep brackets
         row = error
     if not isinstance(row, dict):
         raise DataError(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +23,7 @@ from guda_lightning.latent.encoders import Encoders
 from guda_lightning.latent.prompts import PromptTable
 from guda_lightning.progress_bar import progress_bar
 from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.paths import expanded, user_path
 from guda_lightning.types import Queries
 
 _SMALL = 64  # pixels a side: near-duplicates show, and a hundred thousand images fit into memory
@@ -79,8 +79,8 @@ class LatentDataModule(GroupDataModule):
             limit=limit,
             batch_keys=batch_keys,
         )
-        self.encoders = Encoders(pretrained, encode_batch_size)
-        self._cache = TensorCache(None if cache is None else Path(cache))
+        self.encoders = Encoders(expanded(pretrained), encode_batch_size)
+        self._cache = TensorCache(None if cache is None else user_path(cache))
         self._pixel_hashes: list[str] = []
         self._side: tuple[int, int] | None = None
 
@@ -180,7 +180,8 @@ class LatentDataModule(GroupDataModule):
         with progress_bar("encode", "images", len(rows), delay=2) as bar:
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
-                pixels = table.pixels(chunk, image_size=self.image_size, channels=self.channels)
+                rest = rows[start + _CHUNK :]
+                pixels = table.pixels(chunk, image_size=self.image_size, channels=self.channels, rest=rest)
                 latents.append(self._latents(pixels))
                 bar.update(len(chunk))
         labels = self.prompts.numbers([table.prompts[row] for row in rows])

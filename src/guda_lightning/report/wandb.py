@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from lightning.pytorch.loggers import WandbLogger
 
-_SAID: set[str] = set()  # in this process
-
 
 def wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
     """Those loggers that are W&B's, of either of Lightning's packages."""
@@ -29,18 +27,19 @@ def wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
 
 
 def not_shown(loggers: Sequence[Logger]) -> str | None:
-    """What of an attribution some loggers do not show, in words, once a process; None: nothing, or said.
+    """What of an attribution some loggers do not show, in words; None: nothing.
 
     Args:
         loggers: The trainer's loggers.
     """
-    others = {type(logger).__name__ for logger in loggers if not compat.is_lightning(logger, "WandbLogger")}
-    named = ", ".join(sorted(others))
-    missed = f"{named} shows mean scores alone" if others else "no logger shows the scores"
-    if (loggers and not others) or missed in _SAID:
+    shown = set(map(id, wandb_loggers(loggers)))
+    others = sorted({type(logger).__name__ for logger in loggers if id(logger) not in shown})
+    if not others:
         return None
-    _SAID.add(missed)
-    return f"{missed}; the callback's `table` holds all, and a WandbLogger shows tables and pictures"
+    alone = f"{', '.join(others)} show{'' if len(others) > 1 else 's'} mean scores alone"
+    return (
+        f"{alone}; a WandbLogger also shows tables and pictures, and the callback's `table` holds all scores"
+    )
 
 
 def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) -> list[Logger]:

@@ -14,6 +14,7 @@ from guda_lightning.errors import QueryError
 from guda_lightning.makers.layout import Layout
 from guda_lightning.makers.trainers import TrainerFactory, unused
 from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.paths import user_path
 from guda_lightning.storage.runs import RunFolder
 
 
@@ -92,7 +93,7 @@ class StageTrainer(Trainer):
         Raises:
             QueryError: There are none.
         """
-        path = queries or self.run_folder.queries
+        path = self.run_folder.queries if queries is None else user_path(queries)
         if queries is None and not path.is_dir():
             raise QueryError(
                 "there are no queries",

@@ -8,6 +8,7 @@ from pathlib import Path
 from guda_lightning.data.group_names import split_names
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError, check_range
+from guda_lightning.storage.paths import user_path
 from guda_lightning.types import JOINT
 
 # For `refuse_choices` where another attributor scores.
@@ -53,7 +54,7 @@ def chosen_seeds(requested: Sequence[int] | int | str, option: str = "--seeds") 
 
 def table_names(queries: Path | None, name: str | None) -> list[str]:
     """What tells a score table from others of its method and seed: its own queries, and the user's name."""
-    return [part for part in (queries and queries.resolve().stem, name) if part]
+    return [part for part in (queries and user_path(queries).resolve().stem, name) if part]
 
 
 def refuse_choices(instead: str, expected: str, fix: str, **choices: object) -> None:

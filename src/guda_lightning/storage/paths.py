@@ -1,10 +1,46 @@
-"""Paths of the user that must exist."""
+"""Paths of the user: how they are written, and that they must exist."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
-from guda_lightning.errors import QueryError, StoreError
+from guda_lightning.errors import ConfigError, QueryError, StoreError
+
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
+
+
+def expanded(path: str) -> str:
+    """A path or a name with ``~`` and environment variables written out; what exists is taken as it is.
+
+    Raises:
+        ConfigError: A variable is not set.
+    """
+    if os.path.lexists(path):
+        return path
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if not os.environ.get(name):
+            raise ConfigError(
+                f"the path '{path}' names an environment variable that is not set",
+                found=f"no value of {name}",
+                expected="a path, perhaps with ~ and with variables that have a value",
+                fix=f"export {name}=..., or write the path out",
+            )
+        return os.environ[name]
+
+    return _VARIABLE.sub(value, os.path.expanduser(path))
+
+
+def user_path(path: str | Path) -> Path:
+    """The path that a user means; see ``expanded``.
+
+    Raises:
+        ConfigError: It names an environment variable that is not set.
+    """
+    return Path(expanded(os.fspath(path)))
 
 
 def refuse_missing_full(path: Path) -> None:
@@ -41,9 +77,11 @@ def refuse_missing_queries(path: Path) -> None:
     """Refuse queries that are not there.
 
     Raises:
+        ConfigError: The path names an environment variable that is not set.
         QueryError: There is nothing at the path.
     """
-    if not path.exists():
+    path = user_path(path)
+    if not os.path.exists(path):
         raise QueryError(
             f"there are no queries at {path}",
             found="nothing there",

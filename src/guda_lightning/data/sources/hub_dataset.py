@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from guda_lightning.data.sources.columns import image_table, load_dataset
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import DataError
+from guda_lightning.storage.paths import expanded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,14 +39,23 @@ class HubDataset(Source):
 
     def load(self) -> ImageTable:
         """List the rows of the split in their order; a hub dataset is downloaded first."""
-        origin = f"the dataset {self.name}"
-        if any(Path(self.name, marker).is_file() for marker in ("state.json", "dataset_dict.json")):
-            dataset = _saved_dataset(origin, self.name, self.split)
+        name = expanded(self.name)
+        origin = f"the dataset {name}"
+        if any(Path(name, marker).is_file() for marker in ("state.json", "dataset_dict.json")):
+            dataset = _saved_dataset(origin, name, self.split)
         else:
-            dataset = load_dataset(origin, self.name, name=self.config, split=self.split)
+            dataset = load_dataset(origin, name, name=self.config, split=self.split)
+            if dataset.builder_name == "imagefolder" and Path(name).is_dir():
+                # It leaves out hidden names, links and all formats but one, and takes archives for groups.
+                raise DataError(
+                    f"{origin} is a folder of images",
+                    found="images without a table",
+                    expected="tables with a column of images, or what datasets saved",
+                    fix="take guda_lightning.data.ImageFolder as data.source, with this path",
+                )
         return image_table(
             dataset,
-            self.name,
+            name,
             image_column=self.image_column,
             label_column=self.label_column,
             id_column=self.id_column,

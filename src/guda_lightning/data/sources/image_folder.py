@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from guda_lightning.data.images import IMAGE_SUFFIXES
-from guda_lightning.data.sources.columns import image_reader, load_dataset, undecoded
+from guda_lightning.data.image_files import list_image_files
+from guda_lightning.data.images import read_image
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import DataError
+from guda_lightning.storage.paths import user_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,10 +22,11 @@ if TYPE_CHECKING:
 class ImageFolder(Source):
     """A folder with one subfolder of images per label, nested as deep as wanted; or images without labels.
 
-    Ids are paths inside the folder, such as ``cats/001.png``.
+    Ids are paths inside the folder, such as ``cats/001.png``. What Pillow opens is an image; docs/data.md
+    says what becomes of other files.
 
     Args:
-        path: The folder.
+        path: The folder; ``~`` and environment variables are written out.
     """
 
     path: str
@@ -53,45 +52,44 @@ class ImageFolder(Source):
         )
 
 
-def list_images(path: str, layout: str) -> tuple[tuple[str, ...], Callable[[int], Image]]:
+def list_images(
+    path: str, layout: str, beside: Collection[Path] = ()
+) -> tuple[tuple[str, ...], Callable[[int], Image]]:
     """List the images anywhere in a folder, sorted by path.
 
     Args:
         path: The folder.
         layout: What it should hold, for errors.
+        beside: Files that are read as something else, wherever they lie.
 
     Returns:
         The paths inside the folder, and a function that opens the picture at a position.
 
     Raises:
-        DataError: There is no such folder, or it has no images.
+        DataError: There is no such folder, it has no images, or one of its groups' folders is empty.
     """
-    root = Path(path)
-    if not root.is_dir():
+    root = user_path(path)
+    if not os.path.isdir(root):  # False also for a name that is too long
         raise DataError(
             f"the image folder {root} cannot be read",
-            found="a file" if root.exists() else "nothing there",
+            found="a file" if os.path.exists(root) else "nothing there",
             expected=f"a folder with {layout}",
             fix="correct the path",
         )
-    if not any(file.suffix.lower() in IMAGE_SUFFIXES for file in root.rglob("*")):
+    files = list_image_files(root, DataError, beside)
+    if not files.names:
         raise DataError(
             f"the image folder {root} has no images",
-            found="no file that ends in " + ", ".join(sorted(IMAGE_SUFFIXES)),
+            found=files.ignored_text or "no file",
             expected=layout,
             fix="correct the path, or convert the images",
         )
-    # One pattern for everything: the library would read folders named 'train' or 'test' as splits.
-    dataset = load_dataset(
-        f"the image folder {root}",
-        "imagefolder",
-        data_files={"train": f"{glob.escape(str(root.resolve()))}/**"},
-        split="train",
-        drop_labels=True,
-        drop_metadata=True,
-    )
-    column = undecoded(dataset, "image", str(root))
-    paths = [os.path.relpath(value["path"], root.resolve()) for value in column["image"]]
-    ids = [Path(path).as_posix() for path in paths]
-    order = np.argsort(np.array(ids, dtype=np.str_))
-    return tuple(ids[position] for position in order), image_reader(column, "image", order)
+    if files.empty and any("/" in name for name in files.names):
+        raise DataError(
+            f"the image folder {root} has groups without any file",
+            found=f"nothing in {', '.join(map(repr, files.empty))}",
+            expected="images in every subfolder",
+            fix="add what is missing, or remove the folder",
+        )
+    files.tell_ignored()
+    return files.names, lambda position: read_image(root / files.names[position])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import glob
 from dataclasses import dataclass
-from pathlib import Path
 
 from guda_lightning.data.sources.columns import image_table, load_dataset
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import DataError
+from guda_lightning.storage.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Parquet(Source):
 
     def load(self) -> ImageTable:
         """List the rows in the order of the files' names."""
-        path = Path(self.path)
+        path = user_path(self.path)
         if path.is_dir():
             files = sorted(path.glob("*.parquet"))
         elif path.is_file():

@@ -12,6 +12,7 @@ from guda_lightning.data.rows import read_rows, require_columns
 from guda_lightning.data.sources.image_folder import list_images
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import DataError
+from guda_lightning.storage.paths import user_path
 
 _EXAMPLE = '{"style": "Van Gogh", "object": "Dogs", "prompt": "An artwork of Dogs, with swirls"}'
 
@@ -47,8 +48,10 @@ class PromptedFolder(Source):
 
     def load(self) -> ImageTable:
         """List the images that have a prompt, sorted by path."""
-        ids, read = list_images(self.path, layout="images, such as <style>/<object>/1.jpg")
-        rows = _rows(Path(self.prompts))
+        prompts = user_path(self.prompts)
+        layout = "images, such as <style>/<object>/1.jpg"
+        ids, read = list_images(self.path, layout, beside=[prompts])
+        rows = _rows(prompts)
         matched: dict[int, _Row] = {}
         turns: Counter[str] = Counter()
         for position, name in enumerate(ids):

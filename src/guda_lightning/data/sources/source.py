@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from guda_lightning.data.images import IMAGE_ERRORS, Channels, reason, to_bytes
+from guda_lightning.data.image_files import reasons
+from guda_lightning.data.images import Channels, UnreadableImage, decoded, unreadable
 from guda_lightning.errors import DataError
 from guda_lightning.progress_bar import progress_bar
 
@@ -84,6 +85,7 @@ class ImageTable:
         *,
         image_size: int | None = None,
         channels: Channels | None = None,
+        rest: Sequence[int] | NDArray[np.int64] = (),
     ) -> Tensor:
         """Decode images into memory.
 
@@ -91,27 +93,24 @@ class ImageTable:
             indices: Positions of the samples; default all.
             image_size: Side in pixels; other images are cropped to a centred square and resized (Lanczos).
             channels: 1 for gray, 3 for RGB; default gray when every image is, else RGB.
+            rest: Positions of further samples: once an image is unreadable, the error also names theirs.
 
         Returns:
             ``[samples, channels, height, width]`` uint8.
 
         Raises:
-            DataError: An image is damaged, or sizes differ and no size was given.
+            DataError: Images are unreadable, or sizes differ and no size was given.
         """
         size = None if image_size is None else (image_size, image_size)
         order = range(len(self.ids)) if indices is None else [int(index) for index in indices]
         arrays: list[NDArray[np.uint8]] = []
         with progress_bar("read images", "images", len(order), delay=2) as bar:
-            for index in order:
+            for position, index in enumerate(order):
                 try:
-                    array = to_bytes(self.read(index), size, channels)
-                except IMAGE_ERRORS as error:
-                    raise DataError(
-                        f"the image '{self.ids[index]}' cannot be read",
-                        found=reason(error),
-                        expected="a complete picture of 8 bits per channel",
-                        fix="repair, convert or remove it",
-                    ) from error
+                    array = self._decoded(index, size, channels)
+                except UnreadableImage as error:
+                    later = [*order[position:], *(int(index) for index in rest)]
+                    raise self._unreadable(error, later, size, channels) from error
                 if arrays and array.shape[1:] != arrays[0].shape[1:]:
                     raise DataError(
                         "the images differ in size",
@@ -127,6 +126,29 @@ class ImageTable:
         for row, array in zip(pixels.numpy(), arrays, strict=True):
             row[:] = array  # a gray image among coloured ones is repeated over the channels
         return pixels
+
+    def _decoded(
+        self, index: int, size: tuple[int, int] | None, channels: Channels | None
+    ) -> NDArray[np.uint8]:
+        return decoded(self.ids[index], lambda: self.read(index), size, channels)
+
+    def _unreadable(
+        self,
+        first: UnreadableImage,
+        order: Sequence[int],
+        size: tuple[int, int] | None,
+        channels: Channels | None,
+    ) -> DataError:
+        """What is wrong with all of these images that cannot be read."""
+        others = unreadable(lambda index: self._decoded(index, size, channels), order)
+        unfit = {first.name: first.reason, **others}
+        several = f"{len(unfit)} images cannot be read"
+        return DataError(
+            several if len(unfit) > 1 else f"the image '{first.name}' cannot be read",
+            found=reasons(unfit) if len(unfit) > 1 else first.reason,
+            expected="complete pictures of 8 bits per channel",
+            fix="repair, convert or remove them",
+        )
 
 
 class Source(ABC):

@@ -5,18 +5,15 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageOps
 
-from guda_lightning.data.images import to_bytes
+from guda_lightning.data.images import decoded
 from guda_lightning.data.prompts import PromptTemplate
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.data.sources.styles import STYLES
 from guda_lightning.errors import ConfigError, DataError, check_range
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 DESCRIPTORS_PER_PROMPT = 3  # of the five that a style has; as many as in UnlearnCanvas
 
@@ -84,9 +81,10 @@ class Styled(Source):
         ids = tuple(f"{table.ids[position]}/{style}" for position, style in samples)
         compose = PromptTemplate().compose
 
-        def read(index: int) -> Image:
+        def read(index: int) -> Image.Image:
             position, style = samples[index]
-            return self._render(table.read(position), style, self._dice("picture", ids[index]))
+            pixels = decoded(table.ids[position], lambda: table.read(position), channels=3)
+            return self._render(Image.fromarray(pixels.transpose(1, 2, 0)), style, ids[index])
 
         def prompt(index: int) -> str:
             position, style = samples[index]
@@ -104,9 +102,6 @@ class Styled(Source):
     def _dice(self, purpose: str, sample_id: str) -> Random:
         return Random(f"{self.seed}/{purpose}/{sample_id}")
 
-    def _render(self, picture: Image, style: str, dice: Random) -> Image:
-        from PIL import Image, ImageOps
-
-        upright = Image.fromarray(to_bytes(picture, channels=3).transpose(1, 2, 0))
-        square = ImageOps.fit(upright, (self.size, self.size), Image.Resampling.BICUBIC)
-        return STYLES[style][0](square, dice)
+    def _render(self, picture: Image.Image, style: str, sample_id: str) -> Image.Image:
+        square = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.BICUBIC)
+        return STYLES[style][0](square, self._dice("picture", sample_id))
