@@ -50,7 +50,6 @@ def test_bytes_become_what_data_of_ours_make_of_them() -> None:
 def test_latents_stay_as_they_are() -> None:
     latents = torch.randn(2, 4, 3, 3) * 9
     assert torch.equal(ImageRange(None).to_unit(latents, "images"), latents)
-    assert not ImageRange(None).ambiguous
 
 
 @pytest.mark.parametrize(
@@ -113,18 +112,28 @@ def test_values_that_are_no_numbers_are_refused(bounds: tuple[float, float] | No
         ((0, 255), [UNIT], True),
         ((0, 255), [BYTES // 255], True),
         ((0, 255), [BYTES // 255, BYTES], False),
-        ((0, 1), [UNIT], False),
+        ((0, 1), [UNIT], None),
+        (None, [UNIT], None),
+        ((-1, 1), [], None),
     ],
 )
 def test_a_validation_within_0_and_1_is_refused_where_the_range_is_wider(
-    bounds: tuple[float, float], batches: list[Tensor], ambiguous: bool
+    bounds: tuple[float, float] | None, batches: list[Tensor], ambiguous: bool | None
 ) -> None:
     values = ImageRange(bounds)
     for batch in batches:
         values.look(batch)
-    assert values.ambiguous == ambiguous
+    assert values.ambiguous is ambiguous
     values.start()
-    assert values.ambiguous == (bounds != (0, 1))
+    assert values.ambiguous is None
+
+
+def test_one_process_may_see_bright_images_alone() -> None:
+    for found in ([True, False], [False], [None], [None, False], []):
+        ImageRange((-1, 1)).refuse_ambiguous("the images", found)
+    for found in ([True], [True, None]):
+        with pytest.raises(QueryError, match="the images look like images in"):
+            ImageRange((-1, 1)).refuse_ambiguous("the images", found)
 
 
 def test_a_range_rises() -> None:

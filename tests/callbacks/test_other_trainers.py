@@ -35,8 +35,9 @@ from guda_lightning import (
     notes,
 )
 from guda_lightning.attribution import AttributionContext
-from guda_lightning.callbacks import elbo_attribution, validation_queries
+from guda_lightning.callbacks import elbo_attribution
 from guda_lightning.callbacks.image_range import ImageRange
+from guda_lightning.callbacks.network_inputs import NetworkInputs
 from guda_lightning.callbacks.validation_queries import ValidationQueries
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord
 from guda_lightning.data import load_queries
@@ -80,7 +81,7 @@ def store_of(module: Any, folder: Path) -> Path:
         noise = torch.Generator().manual_seed(seed)
         weights = {
             name: value + 0.02 * torch.randn(value.shape, generator=noise)
-            for name, value in module.unet.state_dict().items()
+            for name, value in full.model.denoiser.state_dict().items()
         }
         record = CounterfactualRecord.of(
             CounterfactualKey("retrack", (group,), 0, "0" * 64),
@@ -300,6 +301,17 @@ def test_images_of_another_range_are_refused_before_anything_is_scored(tmp_path:
         assert_scored(callback, store, scored)
 
 
+def test_batches_of_our_data_alone_have_a_range_that_is_known(tmp_path: Path) -> None:
+    """A trainer keeps the datamodule of its last fit."""
+    trainer, module, data = quiet_trainer(tmp_path), foreign(), shades(4)
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    queries = ValidationQueries(None, 4, "image", None, ImageRange((-1, 1)))
+    for groups, ambiguous in (({"groups": torch.zeros(6, 3)}, None), ({}, True)):
+        queries.start(trainer, module, NetworkInputs(FullModel.of(module, "unet", "noise_scheduler").model))
+        queries.add(trainer, module, {"image": images().abs(), **groups}, 0)
+        assert queries.image_range.ambiguous is ambiguous
+
+
 def test_a_dark_image_beyond_max_queries_tells_the_range(tmp_path: Path, store: Path) -> None:
     x = torch.cat([images(2).abs(), images(2)])
     callback = watching(store, max_queries=2)
@@ -372,17 +384,17 @@ class _Two(Ranks):
     """Two processes, of which the other one has had no batch."""
 
     def all_gather(self, value: Any) -> list[Any]:
-        return [value, ({}, True)]
+        return [value, ({}, None)]
 
 
 def test_a_process_without_a_batch_shares_the_scores_of_the_others(tmp_path: Path) -> None:
     trainer, module = quiet_trainer(tmp_path), foreign()
     queries = ValidationQueries(None, 4, "image", None, ImageRange((-1, 1)))
     full = FullModel.of(module, "unet", "noise_scheduler")
-    queries.start(trainer, module, validation_queries.NetworkInputs(full.model, torch.device("cpu")))
+    queries.start(trainer, module, NetworkInputs(full.model))
     queries.add(trainer, module, {"image": images(), "index": torch.arange(6)}, 0)
-    assert queries.gathered(_Two(), trainer).ids == ("0", "1", "2", "3")
-    queries.start(trainer, module, validation_queries.NetworkInputs(full.model, torch.device("cpu")))
+    assert queries.gathered(_Two()).ids == ("0", "1", "2", "3")
+    queries.start(trainer, module, NetworkInputs(full.model))
     expected = message(
         "there is nothing to score",
         "no image in any validation batch",
@@ -390,7 +402,7 @@ def test_a_process_without_a_batch_shares_the_scores_of_the_others(tmp_path: Pat
         "pass val_dataloaders, also for fixed queries, or leave ELBOAttributionCallback out",
     )
     with pytest.raises(QueryError, match=expected):
-        queries.gathered(_Two(), trainer)
+        queries.gathered(_Two())
 
 
 def test_a_step_may_take_images_out_of_the_batch_and_put_others_in(tmp_path: Path, store: Path) -> None:

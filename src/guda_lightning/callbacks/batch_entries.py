@@ -111,7 +111,7 @@ def _children(batch: Any) -> dict[str, Any]:
     """What a batch holds, by name or position; nothing for tensors, texts, numbers and lists of these."""
     if isinstance(batch, Tensor | np.ndarray | Picture | str | bytes | type(None)):
         return {}
-    if hasattr(batch, "keys") and hasattr(batch, "__getitem__"):
+    if callable(getattr(batch, "keys", None)) and hasattr(batch, "__getitem__"):
         return {str(key): batch[key] for key in batch.keys()}  # noqa: SIM118  (a TensorDict iterates rows)
     if isinstance(batch, Sequence):
         held = dict(zip(getattr(batch, "_fields", map(str, range(len(batch)))), batch, strict=True))

@@ -202,7 +202,7 @@ class ELBOAttributionCallback(Callback):
         """Score, gather and log."""
         if trainer.sanity_checking:
             return
-        scored = self._validation_queries.gathered(self._ranks, trainer)
+        scored = self._validation_queries.gathered(self._ranks)
         network = pl_module.denoiser if isinstance(pl_module, UnlearnModule) else self._full.model.denoiser
         self._weights.refuse_changed(network, trainer)
         labels = scored.labels if self._validation_queries.conditional(pl_module) else None
@@ -246,7 +246,7 @@ class ELBOAttributionCallback(Callback):
         else:
             conditional = self._validation_queries.conditional(pl_module)
             self._full = FullModel.of(pl_module, self.denoiser, self.scheduler, conditional)
-        inputs = NetworkInputs(self._full.model, pl_module.device)
+        inputs = NetworkInputs(self._full.model)
         self._validation_queries.start(trainer, pl_module, inputs)
 
     def _expect_batches(self, trainer: Trainer) -> None:

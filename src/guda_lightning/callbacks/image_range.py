@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, QueryError
@@ -16,7 +18,8 @@ class ImageRange:
         bounds: The lowest and the highest value, such as (0, 255); None takes all values as they are.
 
     Attributes:
-        ambiguous: Whether all images so far lie in [0, 1], though the stated range is wider.
+        ambiguous: Whether all images that were looked at lie in [0, 1], though the stated range is wider;
+            None where there were none, or the range is not wider.
 
     Raises:
         ConfigError: The bounds are no two rising numbers.
@@ -35,11 +38,12 @@ class ImageRange:
 
     def start(self) -> None:
         """Forget the images of the last validation."""
-        self.ambiguous = self._bounds is not None and (self._bounds[0] < 0 or self._bounds[1] > 1)
+        self.ambiguous: bool | None = None
 
     def look(self, images: Tensor) -> None:
         """Notice whether images are beyond [0, 1]."""
-        if self.ambiguous:
+        wider = self._bounds is not None and (self._bounds[0] < 0 or self._bounds[1] > 1)
+        if wider and self.ambiguous is not False:
             values = images.float()  # torch compares no uint16
             self.ambiguous = not bool(((values < 0) | (values > 1)).any())
 
@@ -76,13 +80,17 @@ class ImageRange:
             )
         return values if (low, high) == (-1, 1) else (values - low) / ((high - low) / 2) - 1
 
-    def refuse_ambiguous(self, where: str) -> None:
+    def refuse_ambiguous(self, where: str, ambiguous: Collection[bool | None]) -> None:
         """Refuse images that all lie in [0, 1] where a wider range is stated: hardly by chance.
+
+        Args:
+            where: What they are, for messages.
+            ambiguous: What all processes have found.
 
         Raises:
             QueryError: They do.
         """
-        if self.ambiguous and self._bounds is not None:
+        if self._bounds is not None and True in ambiguous and False not in ambiguous:
             low, high = self._bounds
             raise QueryError(
                 f"{where} look like images in [0, 1]",

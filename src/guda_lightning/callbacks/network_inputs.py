@@ -16,7 +16,6 @@ class NetworkInputs:
 
     Args:
         model: The network; ``config``, as networks of diffusers have it, says what it takes.
-        device: Where it is.
 
     Attributes:
         channels: Channels of its images; None where it does not say.
@@ -24,10 +23,10 @@ class NetworkInputs:
         classes: Number of its class labels; None where it does not say, or takes none.
     """
 
-    def __init__(self, model: DiffusionModel, device: torch.device) -> None:
+    def __init__(self, model: DiffusionModel) -> None:
         config: Any = getattr(model.denoiser, "config", None)
         size = getattr(config, "sample_size", None)
-        self._model, self._device, self._tried = model, device, False
+        self._model, self._tried = model, False
         self._silent = config is None or "num_class_embeds" not in config
         self.channels: int | None = getattr(config, "in_channels", None)
         self.size: tuple[int, int] | None = (size, size) if isinstance(size, int) else size and tuple(size)
@@ -84,14 +83,16 @@ class NetworkInputs:
                     fix="pass label_key=... of the class labels, or correct them in the data",
                 )
         if not self._tried:
-            self._try(images[:1].to(self._device), None if labels is None else labels[:1].to(self._device))
+            self._try(images[:1], None if labels is None else labels[:1])
             self._tried = True
 
     def _try(self, image: Tensor, labels: Tensor | None) -> None:
-        timesteps = torch.zeros(1, dtype=torch.int64, device=self._device)
+        weights = [*self._model.denoiser.parameters(), *self._model.denoiser.buffers(), image]
+        device, timesteps = weights[0].device, torch.zeros(1, dtype=torch.int64)
+        inputs = (image.to(device), timesteps.to(device), None if labels is None else labels.to(device))
         try:
             with evaluating(self._model.denoiser):
-                found = list(self._model.predicted_noise(image, timesteps, labels).shape)
+                found = list(self._model.predicted_noise(*inputs).shape)
         except GudaError:
             raise
         except Exception as error:  # a network of the user's: it may raise anything

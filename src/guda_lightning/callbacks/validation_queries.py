@@ -68,10 +68,12 @@ class ValidationQueries:
         """
         self._collected, self._inputs, self._met = {}, inputs, False
         self.image_range.start()
-        if not isinstance(module, DiffusionModule):
-            inputs.check_label_key(self.label_key)
         if self.path is not None and self._fixed is None:
             self._fixed = self._read(self.path, trainer, module)
+        if not isinstance(module, DiffusionModule):
+            inputs.check_label_key(self.label_key)
+            if self._fixed is not None:
+                inputs.check(self._fixed.inputs, self._fixed.labels, "the queries")
 
     def begin(self, batch: Any) -> None:
         """Keep what a batch holds at first: a step may take entries out, and put others in, as latents."""
@@ -88,8 +90,7 @@ class ValidationQueries:
         """
         collected = self._collected.get(dataloader_idx, [])
         room = -(-self.most // trainer.world_size) - sum(len(part.ids) for part in collected)
-        ours = data_of(trainer) is not None  # in [-1, 1], or latents
-        if self._fixed is not None or (room <= 0 and (ours or not self.image_range.ambiguous)):
+        if self._fixed is not None or (room <= 0 and not self.image_range.ambiguous):
             return
         if self._before is not None and self._before[0] is batch:
             batch = {**self._before[1], **batch}
@@ -97,6 +98,7 @@ class ValidationQueries:
         images = self._images(batch, where)
         if images is None or not len(images):
             return
+        ours = _is_ours(trainer, batch)
         if not ours:
             self.image_range.look(images)
         if room > 0:
@@ -108,7 +110,7 @@ class ValidationQueries:
             if not trainer.sanity_checking:
                 self._collected[dataloader_idx] = [*collected, part]
 
-    def gathered(self, ranks: Ranks, trainer: Trainer) -> Collected:
+    def gathered(self, ranks: Ranks) -> Collected:
         """The queries of all ranks and loaders, each once, on every rank.
 
         Raises:
@@ -119,11 +121,10 @@ class ValidationQueries:
             return Collected(fixed.ids, fixed.inputs, fixed.labels, none)
         mine = {loader: distinct(parts) for loader, parts in self._collected.items()}
         everyone = ranks.all_gather((mine, self.image_range.ambiguous))
+        self.image_range.refuse_ambiguous("the validation images", [ambiguous for _, ambiguous in everyone])
         loaders = sorted({loader for theirs, _ in everyone for loader in theirs})
         if not loaders:
             raise nothing_to_score("no image in any validation batch")
-        if data_of(trainer) is None and all(ambiguous for _, ambiguous in everyone):
-            self.image_range.refuse_ambiguous("the validation images")
         hands = [dealt([theirs[loader] for theirs, _ in everyone if loader in theirs]) for loader in loaders]
         return evenly(hands, self.most)
 
@@ -212,6 +213,14 @@ class ValidationQueries:
             )
         queries = load_queries(path, (channels, *(self._inputs.size or (height, width))))
         return with_labels(queries, conditional, self._inputs.classes or sys.maxsize)
+
+
+def _is_ours(trainer: Trainer, batch: Any) -> bool:
+    """Whether a batch is of our data, in [-1, 1] or latents; a trainer may hold a datamodule of before."""
+    data = data_of(trainer)
+    if data is None or not isinstance(batch, Mapping):
+        return False
+    return data.batch_keys.get("groups", "groups") in batch
 
 
 def _four_axes(value: Any) -> Tensor | None:
