@@ -81,6 +81,29 @@ def test_every_entry_is_found_by_the_path_that_messages_name(batch: Any) -> None
     assert all(entry(batch, path) is value for path, value in listed)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        [X[0], "a text"],
+        [X[0], torch.zeros(1, 1, 1)],
+        [X[0], X[1].to_sparse()],
+        X.to_sparse(),
+        torch.zeros(2, device="meta"),
+        torch.quantize_per_tensor(X, 0.1, 0, torch.quint8),
+        ["a", "b"],
+        [{"a": 1}],
+        [[1], [2, 3]],
+        "text",
+        None,
+        object(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_tensor_is_none(value: Any) -> None:
+    assert as_tensor(value) is None
+    assert described({"a": value})
+
+
 @pytest.mark.parametrize("key", ["image", "0.image", 2, "2", "real", "T", "a.b.c", ""])
 def test_what_is_not_there_is_not_found(key: str | int) -> None:
     with pytest.raises(LookupError):

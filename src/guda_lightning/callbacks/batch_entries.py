@@ -69,15 +69,18 @@ def as_argument(path: str) -> str:
 def as_tensor(value: Any) -> Tensor | None:
     """A value that is a tensor, an array, or a list of numbers or of equally large tensors; None: no such."""
     if isinstance(value, Tensor):
-        return value.detach().as_subclass(Tensor)  # MONAI's would carry files and transforms along
+        dense = value.layout == torch.strided and not (value.is_nested or value.is_quantized or value.is_meta)
+        return value.detach().as_subclass(Tensor) if dense else None  # MONAI's carry files along
     try:
         if isinstance(value, np.ndarray):
             return torch.from_numpy(np.array(value))
         if isinstance(value, list | tuple) and value:
             parts = [as_tensor(part) for part in value if isinstance(part, Tensor | np.ndarray)]
             tensors = [part for part in parts if part is not None]
-            return torch.stack(tensors) if tensors else torch.tensor(value)
-    except (TypeError, ValueError, RuntimeError):  # texts, or of several sizes
+            if not parts:
+                return torch.tensor(value)
+            return torch.stack(tensors) if len(tensors) == len(value) else None
+    except Exception:  # texts, other sizes; of objects torch asks for whatever it can think of
         return None
     return None
 
@@ -89,7 +92,8 @@ def names(batch: Any, key: Key, count: int) -> list[str | None]:
     except LookupError:
         return [None] * count
     if isinstance(found, Tensor | np.ndarray):
-        found = found.reshape(-1).tolist()
+        flat = as_tensor(found) if isinstance(found, Tensor) else found
+        found = None if flat is None else flat.reshape(-1).tolist()
     if not isinstance(found, list | tuple) or len(found) != count:  # one number for the whole batch
         return [None] * count
     return [_name(value) for value in found]
@@ -121,6 +125,8 @@ def _children(batch: Any) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, Tensor) and value.is_nested:
+        return "nested tensor"
     if isinstance(value, Tensor | np.ndarray):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
