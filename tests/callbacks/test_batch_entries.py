@@ -89,7 +89,6 @@ def test_every_entry_is_found_by_the_path_that_messages_name(batch: Any) -> None
         [X[0], X[1].to_sparse()],
         X.to_sparse(),
         torch.zeros(2, device="meta"),
-        torch.quantize_per_tensor(X, 0.1, 0, torch.quint8),
         ["a", "b"],
         [{"a": 1}],
         [[1], [2, 3]],
