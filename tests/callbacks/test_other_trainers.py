@@ -405,11 +405,14 @@ def test_a_process_without_a_batch_shares_the_scores_of_the_others(tmp_path: Pat
         queries.gathered(_Two())
 
 
-def test_a_step_may_take_images_out_of_the_batch_and_put_others_in(tmp_path: Path, store: Path) -> None:
+def test_a_step_may_change_images_take_them_out_of_the_batch_and_put_others_in(
+    tmp_path: Path, store: Path
+) -> None:
     def step(batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        batch["halved"] = batch.pop("image") / 2
+        batch["halved"] = batch["image"] / 2
+        batch.pop("image").zero_()
 
-    for key, scored in (("image", images()), ("halved", images() / 2)):
+    for key, scored in (("image", images()), ("halved", images() / 2)):  # before, and after
         module, callback = foreign(), watching(store, image_key=key)
         module.validation_step = step
         validated(tmp_path, [callback], one_batch({"image": images()}), module)

@@ -181,8 +181,8 @@ class ELBOAttributionCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Look at the batch before ``validation_step`` takes entries out of it."""
-        self._validation_queries.begin(batch)
+        """Look at the batch before ``validation_step`` changes it."""
+        self._validation_queries.begin(trainer, batch, dataloader_idx)
 
     def on_validation_batch_end(
         self,

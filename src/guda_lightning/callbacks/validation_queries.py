@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -38,6 +38,14 @@ from guda_lightning.unlearning import UnlearnModule
 _INDEX = "index"  # the entry of a batch that names its samples
 
 
+class _Begun(NamedTuple):
+    """What a batch held before a step had it."""
+
+    batch: Any
+    held: dict[Any, Any]  # of a dictionary
+    images: Tensor | None
+
+
 @dataclass
 class ValidationQueries:
     """Collects queries batch by batch.
@@ -56,7 +64,7 @@ class ValidationQueries:
     label_key: Key | None
     image_range: ImageRange
     _collected: dict[int, list[Collected]] = field(default_factory=dict, init=False)
-    _before: tuple[Any, dict[Any, Any]] | None = field(default=None, init=False)
+    _begun: _Begun | None = field(default=None, init=False)
     _fixed: Queries | None = field(default=None, init=False)
 
     def start(self, trainer: Trainer, module: LightningModule, inputs: NetworkInputs) -> None:
@@ -75,10 +83,13 @@ class ValidationQueries:
             if self._fixed is not None:
                 inputs.check(self._fixed.inputs, self._fixed.labels, "the queries")
 
-    def begin(self, batch: Any) -> None:
-        """Keep what a batch holds at first: a step may take entries out, and put others in, as latents."""
-        looked_at = self._fixed is None and isinstance(batch, Mapping)
-        self._before = (batch, dict(batch)) if looked_at else None
+    def begin(self, trainer: Trainer, batch: Any, dataloader_idx: int) -> None:
+        """Keep what a batch holds before a step changes images in place, takes entries out or puts others in."""
+        self._begun = None
+        if self._wants(trainer, dataloader_idx):
+            images = self._found(batch)
+            held = dict(batch) if isinstance(batch, Mapping) else {}
+            self._begun = _Begun(batch, held, None if images is None else images.clone())
 
     def add(self, trainer: Trainer, module: LightningModule, batch: Any, dataloader_idx: int) -> None:
         """Collect a batch, up to this rank's share; where queries are fixed, it is not looked at.
@@ -88,27 +99,39 @@ class ValidationQueries:
                 cannot be called on them.
             QueryError: They are not in the stated range, or do not fit the network.
         """
-        collected = self._collected.get(dataloader_idx, [])
-        room = -(-self.most // trainer.world_size) - sum(len(part.ids) for part in collected)
-        if self._fixed is not None or (room <= 0 and not self.image_range.ambiguous):
+        if not self._wants(trainer, dataloader_idx):
             return
-        if self._before is not None and self._before[0] is batch:
-            batch = {**self._before[1], **batch}
-        where = "the validation images" + (f" of loader {dataloader_idx}" if dataloader_idx else "")
-        images = self._images(batch, where)
+        images, where = (
+            None,
+            "the validation images" + (f" of loader {dataloader_idx}" if dataloader_idx else ""),
+        )
+        if self._begun is not None and self._begun.batch is batch:
+            images = self._begun.images
+            batch = {**self._begun.held, **batch} if self._begun.held else batch
+        images = self._images(batch, where) if images is None else images
         if images is None or not len(images):
             return
-        ours = _is_ours(trainer, batch)
+        self._met, ours = True, _is_ours(trainer, batch)
         if not ours:
             self.image_range.look(images)
-        if room > 0:
-            taken = images[:room]
+        taken = images[: self._room(trainer, dataloader_idx)]
+        if len(taken):
             taken = taken.cpu().float() if ours else self.image_range.to_unit(taken, where)
             part = self._from_batch(module, batch, taken, len(images), dataloader_idx)
             if not isinstance(module, DiffusionModule):
                 self._inputs.check(part.images, part.labels, where)
             if not trainer.sanity_checking:
-                self._collected[dataloader_idx] = [*collected, part]
+                self._collected.setdefault(dataloader_idx, []).append(part)
+
+    def _room(self, trainer: Trainer, dataloader_idx: int) -> int:
+        """How many more queries of a loader this rank takes."""
+        taken = sum(len(part.ids) for part in self._collected.get(dataloader_idx, []))
+        return max(0, -(-self.most // trainer.world_size) - taken)
+
+    def _wants(self, trainer: Trainer, dataloader_idx: int) -> bool:
+        """Whether a batch is to be looked at: for queries, or to tell the range of images."""
+        wanted = self._room(trainer, dataloader_idx) > 0 or self.image_range.ambiguous is True
+        return self._fixed is None and wanted
 
     def gathered(self, ranks: Ranks) -> Collected:
         """The queries of all ranks and loaders, each once, on every rank.
@@ -132,15 +155,21 @@ class ValidationQueries:
         """Whether the module's network takes class labels."""
         return module.conditional if isinstance(module, DiffusionModule) else self.label_key is not None
 
+    def _found(self, batch: Any) -> Tensor | None:
+        """The images of a batch, where it has some."""
+        try:
+            return _four_axes(batch if isinstance(batch, Tensor) else entry(batch, self.image_key))
+        except LookupError:
+            return None
+
     def _images(self, batch: Any, where: str) -> Tensor | None:
         """The images of a batch; None where a loader that is used up gives None in place of one."""
+        if (images := self._found(batch)) is not None:
+            return images
         try:
             found = batch if isinstance(batch, Tensor) else entry(batch, self.image_key)
         except LookupError:
             found = ()
-        if (images := _four_axes(found)) is not None:
-            self._met = True
-            return images
         if found is None and self._met:
             return None
         fitting = [path for path, value in entries(batch) if _four_axes(value) is not None]
