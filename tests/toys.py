@@ -67,6 +67,17 @@ def tiny_unet(seed: int = 0, **config: Any) -> UNet2DModel:
         return UNet2DModel(**{**defaults, **config})
 
 
+class TimeFirst(nn.Module):
+    """A `tiny_unet` that is called otherwise than a denoiser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = tiny_unet()
+
+    def forward(self, t: Tensor, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        return {"pred": self.unet(x, t).sample, "input": x}
+
+
 def tiny_full(seed: int = 0, timesteps: int = 100) -> FullModel:
     """A full model of a `tiny_unet`."""
     return FullModel.of(DiffusionModule(tiny_unet(seed), DDPMScheduler(num_train_timesteps=timesteps)))

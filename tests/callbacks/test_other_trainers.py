@@ -405,9 +405,7 @@ def test_a_process_without_a_batch_shares_the_scores_of_the_others(tmp_path: Pat
         queries.gathered(_Two())
 
 
-def test_a_step_may_change_images_take_them_out_of_the_batch_and_put_others_in(
-    tmp_path: Path, store: Path
-) -> None:
+def test_a_step_may_change_images_and_take_them_out_and_put_others_in(tmp_path: Path, store: Path) -> None:
     def step(batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         batch["halved"] = batch["image"] / 2
         batch.pop("image").zero_()
@@ -654,7 +652,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], Tensor, str]] 
             "the Broken cannot be called on a validation image",
             "images [1, 1, 8, 8]: ZeroDivisionError: in the middle",
             "a network called as denoiser(x_t, timesteps) that returns the shape of x_t",
-            "pass denoiser=... with the path of such a network, or of one around it",
+            "pass denoiser=... with the path of such a network, or of one around it (docs/models.md)",
         ),
     ),
     "a network that returns another shape": (

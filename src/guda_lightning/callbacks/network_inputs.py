@@ -92,20 +92,15 @@ class NetworkInputs:
         inputs = (image.to(device), timesteps.to(device), None if labels is None else labels.to(device))
         try:
             with evaluating(self._model.denoiser):
-                found = list(self._model.predicted_noise(*inputs).shape)
+                self._model.predicted_noise(*inputs)
         except GudaError:
             raise
         except Exception as error:  # a network of the user's: it may raise anything
             reason = " ".join(str(error).split())
-            raise self._uncallable(image, labels, f"{type(error).__name__}: {reason}") from error
-        if found != list(image.shape):
-            raise self._uncallable(image, labels, f"an output that does not fit, of shape {found}")
-
-    def _uncallable(self, image: Tensor, labels: Tensor | None, found: str) -> ConfigError:
-        label = "" if labels is None else ", class_labels=[batch]"
-        return ConfigError(
-            f"the {type(self._model.denoiser).__name__} cannot be called on a validation image",
-            found=f"images {list(image.shape)}: {found}",
-            expected=f"a network called as denoiser(x_t, timesteps{label}) that returns the shape of x_t",
-            fix="pass denoiser=... with the path of such a network, or of one around it",
-        )
+            label = "" if labels is None else ", class_labels=[batch]"
+            raise ConfigError(
+                f"the {type(self._model.denoiser).__name__} cannot be called on a validation image",
+                found=f"images {list(image.shape)}: {type(error).__name__}: {reason}",
+                expected=f"a network called as denoiser(x_t, timesteps{label}) that returns the shape of x_t",
+                fix="pass denoiser=... with the path of such a network, or of one around it (docs/models.md)",
+            ) from error

@@ -84,7 +84,7 @@ class ValidationQueries:
                 inputs.check(self._fixed.inputs, self._fixed.labels, "the queries")
 
     def begin(self, trainer: Trainer, batch: Any, dataloader_idx: int) -> None:
-        """Keep what a batch holds before a step changes images in place, takes entries out or puts others in."""
+        """Keep what a batch holds before a step changes images in place, or takes entries out."""
         self._begun = None
         if self._wants(trainer, dataloader_idx):
             images = self._found(batch)
@@ -101,10 +101,8 @@ class ValidationQueries:
         """
         if not self._wants(trainer, dataloader_idx):
             return
-        images, where = (
-            None,
-            "the validation images" + (f" of loader {dataloader_idx}" if dataloader_idx else ""),
-        )
+        images = None
+        where = "the validation images" + (f" of loader {dataloader_idx}" if dataloader_idx else "")
         if self._begun is not None and self._begun.batch is batch:
             images = self._begun.images
             batch = {**self._begun.held, **batch} if self._begun.held else batch
