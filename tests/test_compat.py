@@ -6,11 +6,12 @@ import argparse
 import ast
 from pathlib import Path
 
+import pytorch_lightning.loggers
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.configuration_utils import register_to_config
 from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import WandbLogger
@@ -111,6 +112,24 @@ def test_a_checkpoint_of_the_end_of_an_epoch(tmp_path: Path) -> None:
     )
     resumed.fit(Seen(), ckpt_path=str(checkpoint.path), weights_only=True)
     assert Seen.epochs == [2, 2, 2]
+
+
+def test_classes_of_either_package_have_one_name(tmp_path: Path) -> None:
+    class Mine(pytorch_lightning.loggers.WandbLogger):
+        pass
+
+    theirs = Mine(project="mine", save_dir=tmp_path, offline=True)
+    assert not isinstance(theirs, WandbLogger)
+    for logger in (theirs, WandbLogger(project="mine", save_dir=tmp_path, offline=True)):
+        assert compat.is_lightning(logger, "WandbLogger")
+        assert not compat.is_lightning(logger, "CSVLogger")
+    impostor = type("WandbLogger", (), {"__module__": "mine"})
+    assert not compat.is_lightning(impostor(), "WandbLogger")
+
+
+def test_a_callback_of_both_packages() -> None:
+    both = compat.callback_class()
+    assert issubclass(both, Callback) and issubclass(both, pytorch_lightning.Callback)
 
 
 def test_wandb_loggers(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import lightning.pytorch
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
@@ -50,18 +52,19 @@ def assert_same_output(found: Tensor, expected: Tensor) -> None:
 
 def tiny_unet(seed: int = 0, **config: Any) -> UNet2DModel:
     """A UNet for 8 x 8 gray images; the same seed gives the same weights."""
+    defaults: dict[str, Any] = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "layers_per_block": 1,
+        "block_out_channels": (8,),
+        "down_block_types": ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",),
+        "norm_num_groups": 4,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return UNet2DModel(
-            sample_size=8,
-            in_channels=1,
-            layers_per_block=1,
-            block_out_channels=(8,),
-            down_block_types=("DownBlock2D",),
-            up_block_types=("UpBlock2D",),
-            norm_num_groups=4,
-            **{"out_channels": 1, **config},
-        )
+        return UNet2DModel(**{**defaults, **config})
 
 
 class TimeFirst(nn.Module):
@@ -127,8 +130,8 @@ def classifier_store(folder: Path, full: FullModel, data: GroupDataModule) -> Co
     return CounterfactualStore(folder)
 
 
-def quiet_trainer(folder: Path, **arguments: Any) -> Trainer:
-    """A trainer on the CPU that writes and prints nothing of its own."""
+def quiet_trainer(folder: Path, package: ModuleType = lightning.pytorch, **arguments: Any) -> Trainer:
+    """A trainer on the CPU, of either of Lightning's packages, that writes and prints nothing of its own."""
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
@@ -139,7 +142,8 @@ def quiet_trainer(folder: Path, **arguments: Any) -> Trainer:
         "num_sanity_val_steps": 0,
         "default_root_dir": folder,
     }
-    return Trainer(**{**defaults, **arguments})
+    trainer: Trainer = package.Trainer(**{**defaults, **arguments})
+    return trainer
 
 
 class GaussianDenoiser(nn.Module):

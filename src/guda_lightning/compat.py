@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,28 @@ def uncompiled(network: nn.Module) -> nn.Module:
 
 
 # Lightning 2.6.6.
+
+
+def is_lightning(value: object, name: str) -> bool:
+    """Whether a value is of the class of this name, of either of Lightning's two packages.
+
+    ``pytorch_lightning`` holds the same classes as ``lightning.pytorch`` a second time, and neither package's
+    are instances of the other's.
+    """
+    packages = {"lightning", "pytorch_lightning"}
+    classes = type(value).__mro__
+    return any(c.__name__ == name and c.__module__.partition(".")[0] in packages for c in classes)
+
+
+def callback_class() -> type[Callback]:
+    """Lightning's ``Callback``, also that of ``pytorch_lightning`` where this has been imported.
+
+    The command lines and type checks of each package take subclasses of its own class alone.
+    """
+    from lightning.pytorch import Callback
+
+    other = getattr(sys.modules.get("pytorch_lightning.callbacks.callback"), "Callback", None)
+    return Callback if other is None else type("Callback", (Callback, other), {})
 
 
 def hands_nothing_back(strategy: Strategy) -> bool:

@@ -52,7 +52,7 @@ class Foreign(pl.LightningModule):
         self.noise = DDPMScheduler(20)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("loss", torch.zeros(()))
+        self.log("loss", torch.zeros(()), batch_size=1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self.net["unet"](batch[0], torch.zeros(len(batch[0]))).sample.square().mean()
@@ -516,29 +516,53 @@ def test_a_module_that_keeps_its_parts_elsewhere_is_refused(tmp_path: Path, fore
 
 
 @pytest.mark.parametrize(
-    ("image_key", "batch", "found"),
+    ("image_key", "batch", "found", "fix"),
     [
-        ("image", "tuple", "a list of 2"),
-        ("image", "dict", "a batch with keys ['label', 'picture']"),
-        (2, "tuple", "a list of 2"),
-        (1, "tuple", "a tensor of shape (4,)"),
-        (0, "tensor", "a tensor of shape (1, 8, 8)"),
+        ("image", "tuple", "a list of 0 float32 [4, 1, 8, 8], 1 int64 [4]", "pass image_key=0"),
+        (2, "tuple", "a list of 0 float32 [4, 1, 8, 8], 1 int64 [4]", "pass image_key=0"),
+        (1, "tuple", "a list of 0 float32 [4, 1, 8, 8], 1 int64 [4]", "pass image_key=0"),
+        (
+            "image",
+            "dict",
+            "a dict of picture float32 [4, 1, 8, 8], label int64 [4]",
+            "pass image_key='picture'",
+        ),
+        (
+            "data.image",
+            "nested",
+            "a dict of data.a float32 [4, 1, 8, 8], data.b float32 [4, 1, 8, 8]",
+            "pass image_key='data.a' or image_key='data.b'",
+        ),
+        (
+            "image",
+            "gray",
+            "a dict of image float32 [4, 8, 8]",
+            "add the axis of the channels in the data: images.unsqueeze(1)",
+        ),
+        (
+            "image",
+            "texts",
+            "a batch: list of 4 str",
+            "let the data give such a tensor, or pass queries=FOLDER to score pictures of a folder",
+        ),
     ],
 )
 def test_a_batch_without_images_is_refused(
-    tmp_path: Path, foreign_store: Path, image_key: str | int, batch: str, found: str
+    tmp_path: Path, foreign_store: Path, image_key: str | int, batch: str, found: str, fix: str
 ) -> None:
     x = images(4)
     items: Any = {
         "tuple": [(image, 1) for image in x],
         "dict": [{"picture": image, "label": 1} for image in x],
-        "tensor": list(x),
+        "nested": [{"data": {"a": image, "b": image}} for image in x],
+        "gray": [{"image": image[0]} for image in x],
+        "texts": ["a", "b", "c", "d"],
     }[batch]
     expected = message(
-        f"the validation batch has no images at image_key={image_key!r}",
+        f"the validation images: the batch has no images at image_key={image_key!r}",
         found,
-        "a tensor [batch, channels, height, width] with values in [-1, 1]",
-        "pass image_key=... with the key or position of the images in a batch",
+        "a tensor [batch, channels, height, width]",
+        fix,
     )
     callback = ELBOAttributionCallback(store=foreign_store, **{**PATHS, "image_key": image_key})
     with pytest.raises(ConfigError, match=expected):

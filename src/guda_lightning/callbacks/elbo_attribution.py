@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
-from guda_lightning.attribution import (
-    AttributionContext,
-    CounterfactualAttributor,
-    shared_errors,
-    squared_errors,
+from guda_lightning import compat
+from guda_lightning.attribution import AttributionContext, CounterfactualAttributor
+from guda_lightning.callbacks.image_range import ImageRange
+from guda_lightning.callbacks.network_inputs import NetworkInputs
+from guda_lightning.callbacks.scored_weights import ScoredWeights, refuse_other_precision
+from guda_lightning.callbacks.student_scores import StudentScores, name_of
+from guda_lightning.callbacks.validation_queries import (
+    ValidationQueries,
+    data_of,
+    grouping_of,
+    nothing_to_score,
 )
-from guda_lightning.callbacks.validation_queries import ValidationQueries, data_of, grouping_of
-from guda_lightning.data import query_hash
 from guda_lightning.data.gathering import Collected
 from guda_lightning.data.group_names import beside
-from guda_lightning.diffusion import DiffusionModel, FullModel
+from guda_lightning.diffusion import FullModel
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
-from guda_lightning.errors import ConfigError, QueryError
+from guda_lightning.errors import ConfigError
+from guda_lightning.notes import tell_once
 from guda_lightning.report import charts
-from guda_lightning.report.wandb import KEYS, log_attribution
-from guda_lightning.scores import ScoreRecord, ScoreTable, Scoring, SquaredErrors, score_table
-from guda_lightning.scores.kinds import Student
+from guda_lightning.report.wandb import KEYS, log_attribution, not_shown, wandb_loggers
+from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import UnlearnModule
+
+if not TYPE_CHECKING:
+    Callback = compat.callback_class()
 
 
 class ELBOAttributionCallback(Callback):
@@ -43,8 +47,12 @@ class ELBOAttributionCallback(Callback):
     Logs ``influence/GROUP``, the mean score, through all of the trainer's loggers; on an ``UnlearnModule``
     also ``influence/own`` and ``influence/other`` (validation samples of the group itself and of the
     others). A group of such a name, as ``own``, is logged as ``influence/group own``. To W&B it logs a table
-    with thumbnails, a heat map and the curves as well. Of several processes each scores a share of the
-    queries, and rank zero logs all of them, each once.
+    with thumbnails, a heat map and the curves as well, and says so once where there are other loggers. A
+    trainer's second callback of this kind logs under ``influence-2/``, and so on. Of several processes each
+    scores a share of the queries, and rank zero logs all of them, each once.
+
+    Works in trainers of ``lightning.pytorch`` and of ``pytorch_lightning``, on batches of any form; which,
+    stands in docs/trainers.md. A query is named by the batch's entry ``index``, else by a hash of its pixels.
 
     Args:
         store: Folder of the counterfactual store; None takes ``store`` in the trainer's ``default_root_dir``.
@@ -52,16 +60,23 @@ class ELBOAttributionCallback(Callback):
         operator: Which counterfactuals of the store; None where it holds one kind.
         seed: Seed that they were made with.
         hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
-        queries: An image or a folder of images to score each time; None scores the validation batches.
-        max_queries: Score at most this many queries of the validation batches.
+        queries: An image or a folder of images to score each time, whatever the validation batches hold;
+            None scores these.
+        max_queries: Score at most this many queries of the validation batches, of several loaders evenly.
         scoring: Timesteps, draws, seed and precision.
         weighting: Which scores to log.
         denoiser: Where the LightningModule has its network, by dotted path, e.g. ``unet``; may be left out
             for a ``DiffusionModule``.
         scheduler: Where it has its noise scheduler, e.g. ``noise_scheduler``.
-        image_key: Key (or position) of the images in a validation batch.
-        label_key: Key (or position) of the class labels, for a label-conditional network; may be left out
-            for a ``DiffusionModule``.
+        image_key: Key, position or dotted path of the images in a validation batch, e.g. ``pixel_values``,
+            ``0`` or ``0.image``; a batch that is a tensor is the images.
+        label_key: The same of the class labels, for a label-conditional network; may be left out for a
+            ``DiffusionModule``.
+        image_range: Lowest and highest value of the images in a batch, which are scaled to [-1, 1]; others
+            are refused. None takes latents, or anything else, as they are.
+
+    Raises:
+        ConfigError: ``max_queries`` or ``image_range`` is out of range.
     """
 
     def __init__(
@@ -78,6 +93,7 @@ class ELBOAttributionCallback(Callback):
         scheduler: str | None = None,
         image_key: str | int = "image",
         label_key: str | int | None = None,
+        image_range: tuple[float, float] | None = (-1, 1),
     ) -> None:
         if max_queries < 1:
             raise ConfigError(
@@ -92,29 +108,42 @@ class ELBOAttributionCallback(Callback):
         self.denoiser, self.scheduler = denoiser, scheduler
         self.history: list[dict[str, Any]] = []  # rows group, step, own, other, for the page
         self.table: ScoreTable | None = None  # of the last validation, all ranks' queries
-        self._validation_queries = ValidationQueries(queries, max_queries, image_key, label_key)
-        self._full_errors: dict[str, SquaredErrors] = {}  # of the last validation, by what they are of
+        self._validation_queries = ValidationQueries(
+            queries, max_queries, image_key, label_key, ImageRange(image_range)
+        )
+        self._weights = ScoredWeights()
+        self._prefix = "influence"
+        self._scored = False  # since setup
+        self._student_scores = StudentScores(scoring)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse before any work what would fail at the first validation."""
-        if self.store is None and not isinstance(pl_module, UnlearnModule):
-            default = Path(trainer.default_root_dir) / "store"
-            if not default.is_dir():
-                raise ConfigError(
-                    f"ELBOAttributionCallback needs counterfactuals to score a {type(pl_module).__name__}",
-                    found=f"store=None, and nothing at {default}",
-                    expected="the folder of a counterfactual store, or an UnlearnModule",
-                    fix="pass store=RUN/store after `guda unlearn`",
-                )
-            self.store = default
-        if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        self._store = Path(trainer.default_root_dir) / "store" if self.store is None else Path(self.store)
+        missing = self.store is None and not self._store.is_dir()
+        if missing and not isinstance(pl_module, UnlearnModule):
+            raise ConfigError(
+                f"ELBOAttributionCallback needs counterfactuals to score a {type(pl_module).__name__}",
+                found=f"store=None, and nothing at {self._store}",
+                expected="the folder of a counterfactual store, or an UnlearnModule",
+                fix="pass store=RUN/store after `guda unlearn`",
+            )
+        if wandb_loggers(trainer.loggers):
             charts.require()
+        if not getattr(trainer, "fast_dev_run", False) and (text := not_shown(trainer.loggers)):
+            tell_once(f"{type(self).__name__}: {text}")
+        watching = [c for c in compat.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
+        number = 1 + watching.index(self) if self in watching else 1
+        self._prefix, self._scored = "influence" if number == 1 else f"influence-{number}", False
+        if stage == "fit" and not trainer.global_step and isinstance(pl_module, UnlearnModule):
+            # Another training of the same groups, not the rest of one.
+            self.history = [row for row in self.history if row["group"] != name_of(pl_module)]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to watch a model drift away from its counterfactuals: no score would mean anything."""
+        if trainer.limit_val_batches:
+            self._open(trainer, pl_module)
         if isinstance(pl_module, UnlearnModule):
             return
-        FullModel.of(pl_module, self.denoiser, self.scheduler)
         trained = sum(parameter.requires_grad for parameter in pl_module.parameters())
         if trained:
             raise ConfigError(
@@ -126,23 +155,36 @@ class ELBOAttributionCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a training that would never validate, unless validation is switched off."""
-        self._expect_batches(trainer)
+        later = trainer.enable_validation and trainer.check_val_every_n_epoch not in (None, 1)
+        if not later:  # Lightning makes the loaders when they are needed
+            self._expect_batches(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the store: what does not fit the module is refused before the first batch."""
-        self._ranks = Ranks.of(trainer)
-        self._validation_queries.start()
+        self._open(trainer, pl_module)
+        self._weights.forget()
         if isinstance(pl_module, UnlearnModule):
-            self._full = FullModel(pl_module.full, pl_module.scheduler, pl_module.full_hash)
-        elif self.store is not None:
-            self._full = FullModel.of(pl_module, self.denoiser, self.scheduler)
-            attributor = CounterfactualAttributor(
-                self.store, self.operator, self.scoring, seed=self.seed, hparams=self.hparams
-            )
-            execution = Execution(pl_module.device, self._ranks)
-            self._attributor = attributor.fit(
-                AttributionContext(self._full, grouping=grouping_of(trainer), execution=execution)
-            )
+            return
+        refuse_other_precision(self._full.model.denoiser)
+        self._weights.note(self._full.model.denoiser)
+        attributor = CounterfactualAttributor(
+            self._store, self.operator, self.scoring, seed=self.seed, hparams=self.hparams
+        )
+        execution = Execution(pl_module.device, self._ranks)
+        self._attributor = attributor.fit(
+            AttributionContext(self._full, grouping=grouping_of(trainer), execution=execution)
+        )
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look at the batch before ``validation_step`` changes it."""
+        self._validation_queries.begin(trainer, batch, dataloader_idx)
 
     def on_validation_batch_end(
         self,
@@ -154,6 +196,8 @@ class ELBOAttributionCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the validation batch, up to this rank's share of ``max_queries``."""
+        if isinstance(pl_module, UnlearnModule):
+            self._weights.note(pl_module.denoiser)
         self._validation_queries.add(trainer, pl_module, batch, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -161,19 +205,24 @@ class ELBOAttributionCallback(Callback):
         if trainer.sanity_checking:
             return
         scored = self._validation_queries.gathered(self._ranks)
+        network = pl_module.denoiser if isinstance(pl_module, UnlearnModule) else self._full.model.denoiser
+        self._weights.refuse_changed(network, trainer)
         labels = scored.labels if self._validation_queries.conditional(pl_module) else None
         queries = Queries(scored.ids, scored.images, labels)
         if isinstance(pl_module, UnlearnModule):
-            table = self._score_student(trainer, pl_module, queries)
+            table = self._student_scores.of(pl_module, self._full, queries, grouping_of(trainer), self._ranks)
         else:
             table = self._attributor.score(queries)
         self.table = table.select(weighting=self.weighting)
         self._log(trainer, pl_module, self.table, scored)
+        self._scored = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say so when a validation had nothing to validate: Lightning skips it without calling any hook."""
+        """Say so when nothing was scored: Lightning skips a validation without calling any hook."""
         if stage == "validate":
             self._expect_batches(trainer)
+        if stage in ("fit", "validate") and trainer.limit_val_batches and not self._scored:
+            tell_once(f"{type(self).__name__}: no validation, hence no scores")
 
     def state_dict(self) -> dict[str, Any]:
         """The curves so far, for a run that resumes."""
@@ -186,48 +235,25 @@ class ELBOAttributionCallback(Callback):
     @property
     def state_key(self) -> str:
         """Several of these callbacks may watch one training."""
-        return f"{type(self).__qualname__}[{self.store},{self.operator},{self.queries}]"
+        told = [str(self.store), str(self.operator), str(self.queries)]
+        told += [] if self.weighting == "elbo" else [self.weighting]
+        told += [] if (self.seed, self.hparams) == (0, None) else [str(self.seed), str(self.hparams)]
+        return f"{type(self).__qualname__}[{','.join(told)}]"
+
+    def _open(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the full model, and read the fixed queries."""
+        self._ranks = Ranks.of(trainer)
+        if isinstance(pl_module, UnlearnModule):
+            self._full = FullModel(pl_module.full, pl_module.scheduler, pl_module.full_hash)
+        else:
+            conditional = self._validation_queries.conditional(pl_module)
+            self._full = FullModel.of(pl_module, self.denoiser, self.scheduler, conditional)
+        inputs = NetworkInputs(self._full.model)
+        self._validation_queries.start(trainer, pl_module, inputs)
 
     def _expect_batches(self, trainer: Trainer) -> None:
         if trainer.limit_val_batches and not sum(trainer.num_val_batches):
-            raise QueryError(
-                "there is nothing to score",
-                found="no validation batch",
-                expected="a validation loader with at least one batch",
-                fix="pass val_dataloaders, also for fixed queries, or leave ELBOAttributionCallback out",
-            )
-
-    def _score_student(self, trainer: Trainer, pl_module: UnlearnModule, queries: Queries) -> ScoreTable:
-        """Scores of the one counterfactual that is being made."""
-        group, schedule = "+".join(pl_module.groups), self._full.model.schedule
-        hashed, grouping = query_hash(queries), grouping_of(trainer)
-        # The full model is frozen: measured again only for other queries.
-        key = f"{self._full.hash} {hashed}"
-        if key not in self._full_errors:
-            self._full_errors = {key: self._errors(pl_module.full, queries, pl_module)}
-        record = ScoreRecord(
-            Student(),
-            query_hash=hashed,
-            provenance=self._full.provenance(None if grouping is None else grouping.hash),
-            scoring=self.scoring.record(schedule),
-            group_sizes={} if grouping is None else {group: len(grouping.forget(pl_module.groups))},
-        )
-        return score_table(
-            self._full_errors[key],
-            {group: self._errors(pl_module.student, queries, pl_module)},
-            schedule,
-            self.scoring,
-            method=pl_module.objective.operator,
-            seed=pl_module.seed,
-            record=record,
-        )
-
-    def _errors(self, model: DiffusionModel, queries: Queries, pl_module: LightningModule) -> SquaredErrors:
-        def measure(part: Queries) -> tuple[Tensor, Tensor]:
-            return squared_errors(model, part, self.scoring, device=pl_module.device)
-
-        errors, timesteps = shared_errors(measure, queries, self._ranks)
-        return SquaredErrors(queries.ids, errors, timesteps, {})
+            raise nothing_to_score("no validation batch")
 
     def _log(
         self, trainer: Trainer, pl_module: LightningModule, table: ScoreTable, scored: Collected
@@ -236,22 +262,22 @@ class ELBOAttributionCallback(Callback):
         mean = scores.mean(dim=0).tolist()
         words = ("own", "other", *KEYS)
         scalars = {
-            f"influence/{beside(group, words)}": value
+            f"{self._prefix}/{beside(group, words)}": value
             for group, value in zip(table.groups, mean, strict=True)
         }
         mine = scored.own
         if bool(mine.any()) and not bool(mine.all()):
             own, other = float(scores[mine].mean()), float(scores[~mine].mean())
-            scalars |= {"influence/own": own, "influence/other": other}
+            scalars |= {f"{self._prefix}/own": own, f"{self._prefix}/other": other}
             row = {"group": table.groups[0], "step": trainer.global_step, "own": own, "other": other}
             self.history.append(row)
         # Every rank has gathered the same numbers: averaging them over ranks changes nothing.
         pl_module.log_dict(scalars, sync_dist=True, batch_size=len(scored.ids))
         if trainer.is_global_zero:
             # Inside fit, Lightning files a validation's scalars under the batch that has just been stepped.
-            step = trainer.global_step - (trainer.state.fn == TrainerFn.FITTING)
+            step = trainer.global_step - (trainer.state.fn == "fit")
             data, images = data_of(trainer), scored.images
-            if data is not None and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            if data is not None and wandb_loggers(trainer.loggers):
                 images = data.pictures(images)  # which a latent model has to decode
             queries = Queries(scored.ids, images)
-            log_attribution(trainer.loggers, table, queries, self.history, "influence", step=step)
+            log_attribution(trainer.loggers, table, queries, self.history, self._prefix, step=step)

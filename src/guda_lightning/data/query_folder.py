@@ -117,6 +117,20 @@ def load_queries(path: str | Path, image_shape: tuple[int, int, int], *, resize:
     return QueryFolder(path, image_shape, resize=resize).load()
 
 
+def picture_shape(path: str | Path) -> tuple[int, int, int]:
+    """Channels (1 or 3), height and width of the first query of a file or a folder.
+
+    Raises:
+        QueryError: No images, files that are none, or images that are unreadable.
+    """
+    folder = QueryFolder(path, (1, 1, 1))
+    try:
+        channels, height, width = folder._pixels(0).shape
+    except UnreadableImage as error:
+        raise folder._unreadable(error) from error
+    return channels, height, width
+
+
 def _ids(names: Sequence[str]) -> Iterator[str]:
     """Names without their suffixes.
 

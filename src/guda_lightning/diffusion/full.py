@@ -11,7 +11,7 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin
 from lightning.pytorch import LightningModule
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from guda_lightning.diffusion.adapters import ADAPTED
 from guda_lightning.diffusion.checkpoints import load_weights, read_checkpoint, unreadable, weights_variant
@@ -55,12 +55,12 @@ class FullModel:
     @classmethod
     def of(
         cls,
-        module: LightningModule,
+        module: nn.Module,
         denoiser: str | None = None,
         scheduler: str | None = None,
         conditional: bool = False,
     ) -> FullModel:
-        """The full model inside a LightningModule: our moving average, or by dotted path in any other.
+        """The full model inside a LightningModule, of either package: our moving average, or by dotted path.
 
         One whose weights are spread over processes is gathered on the CPU; all of them must call this.
 

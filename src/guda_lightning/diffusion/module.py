@@ -99,6 +99,25 @@ def seed_step(module: LightningModule, seed: int, batch_idx: int) -> torch.Gener
     return torch.Generator(module.device).manual_seed(seed_of(f"{step} 0"))
 
 
+def _images(batch: object) -> Tensor:
+    """The images of a batch.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    images = batch.get("image") if isinstance(batch, Mapping) else None
+    if isinstance(images, Tensor):
+        return images
+    raise ConfigError(
+        "a batch holds no images under the key 'image'",
+        found=f"keys {sorted(map(str, batch))}"
+        if isinstance(batch, Mapping)
+        else f"a {type(batch).__name__}",
+        expected="a dictionary with 'image': [batch, channels, height, width] in [-1, 1]",
+        fix="let the data set return {'image': image}, or pass a GroupDataModule to the trainer",
+    )
+
+
 class DiffusionModule(LightningModule):
     """A diffusion model trained to denoise, unconditional or label-conditional, DDPM or flow matching.
 
@@ -173,8 +192,9 @@ class DiffusionModule(LightningModule):
         """The batch's images, noised at random timesteps.
 
         Raises:
-            ConfigError: A conditional model got a batch without labels.
+            ConfigError: The batch holds no images, or no labels for a conditional model.
         """
+        _images(batch)
         if self.conditional and "label" not in batch:
             raise ConfigError(
                 "a label-conditional model got a batch without labels",
@@ -183,7 +203,7 @@ class DiffusionModule(LightningModule):
                 fix="use data with labels, or set model.init_args.conditional to false",
             )
         labels = batch["label"] if self.conditional else None
-        sample = noised(batch["image"], labels, self._schedule, generator, self._ranks)
+        sample = noised(_images(batch), labels, self._schedule, generator, self._ranks)
         return sample._replace(rows=batch.get("index"))
 
     def denoising_loss(self, model: DiffusionModel, batch: Noised) -> Tensor:
@@ -192,8 +212,20 @@ class DiffusionModule(LightningModule):
         return nn.functional.mse_loss(output, batch.target(model.prediction))
 
     def setup(self, stage: str) -> None:
-        """Read the noise schedule once: diffusers schedulers are mutable."""
-        self._ranks = Ranks.of(compat.trainer_of(self))
+        """Read the noise schedule once: diffusers schedulers are mutable.
+
+        Raises:
+            ConfigError: The trainer's precision converts the weights.
+        """
+        trainer = compat.trainer_of(self)
+        if trainer is not None and trainer.precision in ("16-true", "bf16-true", "64-true"):
+            raise ConfigError(
+                f"{type(self).__name__} keeps its weights in float32",
+                found=f"precision={trainer.precision!r}",
+                expected="a precision that converts no weights",
+                fix="pass precision='bf16-mixed' or '16-mixed' to the trainer",
+            )
+        self._ranks = Ranks.of(trainer)
         self._model = self.student
         self._schedule = self._model.schedule
         self._deferred.clear()
@@ -221,7 +253,7 @@ class DiffusionModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Denoising loss of the averaged model, with the same noise at every validation."""
-        images = batch["image"]
+        images = _images(batch)
         generator = torch.Generator(images.device).manual_seed(batch_idx)
         loss = self.denoising_loss(self.averaged, self.noised(batch, generator))
         self.log("val/loss", loss, prog_bar=True, batch_size=len(images), sync_dist=True)

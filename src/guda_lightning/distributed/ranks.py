@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh
 
+from guda_lightning import compat
 from guda_lightning.errors import RankError
 
 _Value = TypeVar("_Value")
@@ -37,8 +37,9 @@ class Ranks:
         dealt = None if trainer is None else trainer.distributed_sampler_kwargs
         if trainer is None or dealt is None:  # a strategy of one process
             return cls()
-        strategy = trainer.strategy
-        mesh = strategy.device_mesh["data_parallel"] if isinstance(strategy, ModelParallelStrategy) else None
+        strategy: Any = trainer.strategy
+        sharded = compat.is_lightning(strategy, "ModelParallelStrategy")
+        mesh = strategy.device_mesh["data_parallel"] if sharded else None
         return cls(dealt["rank"], dealt["num_replicas"], mesh)
 
     def broadcast(self, value: _Value) -> _Value:

@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from guda_lightning.data.images import from_unit
 from guda_lightning.types import Queries
 
@@ -20,11 +22,16 @@ CELL, GAP, CAPTION = 96, 4, 18  # pixels: of a picture's longest side, between p
 
 
 def picture_of(image: Tensor) -> Picture:
-    """A picture of one image ``[channels, height, width]`` in [-1, 1], gray or RGB."""
+    """A picture of one image ``[channels, height, width]`` in [-1, 1]: gray or RGB.
+
+    Channels that are no colours, as two, four or more of them are, stand side by side as gray pictures.
+    """
     from PIL import Image
 
-    pixels = from_unit(image).permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    pixels = from_unit(image).numpy()
+    if len(pixels) == 3:
+        return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    return Image.fromarray(np.concatenate(pixels, axis=1))
 
 
 def data_uri(image: Tensor, longest: int) -> str:

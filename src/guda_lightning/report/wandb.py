@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from guda_lightning import compat
 from guda_lightning.data.group_names import beside
@@ -19,6 +19,28 @@ from guda_lightning.types import Queries
 if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
+    from lightning.pytorch.loggers import WandbLogger
+
+
+def wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
+    """Those loggers that are W&B's, of either of Lightning's packages."""
+    return [cast("WandbLogger", logger) for logger in loggers if compat.is_lightning(logger, "WandbLogger")]
+
+
+def not_shown(loggers: Sequence[Logger]) -> str | None:
+    """What of an attribution some loggers do not show, in words; None: nothing.
+
+    Args:
+        loggers: The trainer's loggers.
+    """
+    shown = set(map(id, wandb_loggers(loggers)))
+    others = sorted({type(logger).__name__ for logger in loggers if id(logger) not in shown})
+    if not others:
+        return None
+    alone = f"{', '.join(others)} show{'' if len(others) > 1 else 's'} mean scores alone"
+    return (
+        f"{alone}; a WandbLogger also shows tables and pictures, and the callback's `table` holds all scores"
+    )
 
 KEYS = ("scores", "heatmap", "curves")  # of what `log_attribution` logs, behind its prefix
 
@@ -33,14 +55,13 @@ def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) 
         name: W&B run name, where the user named none.
     """
     fresh = [compat.copy_of_logger(logger) for logger in loggers]
-    for logger in fresh:
-        if isinstance(logger, WandbLogger):
-            # W&B reads WANDB_RUN_GROUP once a process, and WandbLogger offers nothing after construction.
-            configured = compat.wandb_arguments(logger)
-            defaults = {"group": group, "job_type": stage, "name": name, "settings": _settings(logger)}
-            if not isinstance(configured.get("anonymous"), str):
-                configured.pop("anonymous", None)  # W&B warns of it, whatever it is
-            configured.update({key: value for key, value in defaults.items() if not configured.get(key)})
+    for logger in wandb_loggers(fresh):
+        # W&B reads WANDB_RUN_GROUP once a process, and WandbLogger offers nothing after construction.
+        configured = compat.wandb_arguments(logger)
+        defaults = {"group": group, "job_type": stage, "name": name, "settings": _settings(logger)}
+        if not isinstance(configured.get("anonymous"), str):
+            configured.pop("anonymous", None)  # W&B warns of it, whatever it is
+        configured.update({key: value for key, value in defaults.items() if not configured.get(key)})
     return fresh
 
 
@@ -92,17 +113,19 @@ def log_attribution(
         prefix: Before every key, e.g. ``"influence"``; the rest is one of ``KEYS``.
         step: Where to put them on Lightning's axis ``trainer/global_step``; None puts them nowhere.
     """
-    wandb_loggers = [logger for logger in loggers if isinstance(logger, WandbLogger)]
-    if not wandb_loggers:
+    shown = wandb_loggers(loggers)
+    if not shown:
         return
     import wandb
 
+    channels = queries.images.shape[1]
+    caption = None if channels in (1, 3) else f"{channels} channels, side by side"
     position = {query: row for row, query in enumerate(queries.ids)}
     scores, groups = table.matrix(), table.groups
     rows = [
         [
             query,
-            wandb.Image(picture_of(queries.images[position[query]])),
+            wandb.Image(picture_of(queries.images[position[query]]), caption=caption),
             groups[int(row.argmax())],
             *row.tolist(),
         ]
@@ -113,7 +136,7 @@ def log_attribution(
     pictures = {"heatmap": _picture(charts.heatmap(table))}
     if curves:
         pictures["curves"] = _picture(charts.influence_curves(list(curves)))
-    for logger in wandb_loggers:
+    for logger in shown:
         logger.log_table(f"{prefix}/scores", columns=columns, data=rows, step=step)
         for name, picture in pictures.items():
             logger.log_image(f"{prefix}/{name}", [picture], step=step)
@@ -133,12 +156,11 @@ def log_agreement(
         pictures: Weighting to chart.
         record: What was compared, logged as configuration.
     """
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_hyperparams(dict(record))
-            logger.log_table("agreement/metrics", dataframe=metrics)
-            for weighting, picture in pictures.items():
-                logger.log_image(f"agreement/{weighting}", [_picture(picture)])
+    for logger in wandb_loggers(loggers):
+        logger.log_hyperparams(dict(record))
+        logger.log_table("agreement/metrics", dataframe=metrics)
+        for weighting, picture in pictures.items():
+            logger.log_image(f"agreement/{weighting}", [_picture(picture)])
 
 
 def log_placebo(loggers: Sequence[Logger], queries: pd.DataFrame, record: Mapping[str, Any]) -> None:
@@ -150,11 +172,10 @@ def log_placebo(loggers: Sequence[Logger], queries: pd.DataFrame, record: Mappin
         record: What random groups were compared with, logged as configuration.
     """
     shares = queries.groupby("weighting")["attributable"].mean()
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_hyperparams(dict(record))
-            logger.log_table("placebo/queries", dataframe=queries)
-            logger.log_metrics({f"placebo/attributable/{name}": share for name, share in shares.items()})
+    for logger in wandb_loggers(loggers):
+        logger.log_hyperparams(dict(record))
+        logger.log_table("placebo/queries", dataframe=queries)
+        logger.log_metrics({f"placebo/attributable/{name}": share for name, share in shares.items()})
 
 
 def log_without(loggers: Sequence[Logger], columns: Mapping[str, Queries], made: Mapping[str, Any]) -> None:
@@ -169,9 +190,8 @@ def log_without(loggers: Sequence[Logger], columns: Mapping[str, Queries], made:
         f"{made['operator']}, counterfactuals of seed {made['counterfactual_seed']}; the pictures of a row "
         f"come from the same noise, seed {made['seed']}, {made['steps']} steps"
     )
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image("without/pictures", [side_by_side(columns)], caption=[caption])
+    for logger in wandb_loggers(loggers):
+        logger.log_image("without/pictures", [side_by_side(columns)], caption=[caption])
 
 
 def _picture(chart: Any) -> Any:

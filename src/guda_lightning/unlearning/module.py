@@ -260,8 +260,19 @@ class UnlearnModule(DiffusionModule):
             metric.reset()
 
     def is_forget(self, batch: Batch) -> Tensor:
-        """``[batch]`` bool, which samples of a validation batch belong to the groups to forget."""
+        """``[batch]`` bool, which samples of a validation batch belong to the groups to forget.
+
+        Raises:
+            ConfigError: The data do not say.
+        """
         data: Any = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ForgetData) or "groups" not in batch:
+            raise ConfigError(
+                "the validation data do not say which samples belong to which groups",
+                found=f"datamodule {type(data).__name__}, and batch keys {sorted(map(str, batch))}",
+                expected="a datamodule with groups, and 'groups' in every batch",
+                fix="pass datamodule=GroupDataModule(...).unlearning(groups) to the trainer",
+            )
         names = data.grouping.names
         columns = [names.index(group) for group in self.groups]
         member: Tensor = batch["groups"][:, columns].any(dim=1)
