@@ -83,7 +83,7 @@ class StageCLI(LightningCLI):
         """
         try:
             super().parse_arguments(parser, args)
-        except ArgumentError as error:
+        except (ArgumentError, ValueError) as error:  # ValueError: a number of thousands of digits
             raise refusal(str(error), f"guda {self.stage.name}", compat.option_names(parser)) from error
         if not isinstance(self.config.seed_everything, bool):
             check_range(

@@ -42,6 +42,7 @@ def not_shown(loggers: Sequence[Logger]) -> str | None:
         f"{alone}; a WandbLogger also shows tables and pictures, and the callback's `table` holds all scores"
     )
 
+
 KEYS = ("scores", "heatmap", "curves")  # of what `log_attribution` logs, behind its prefix
 
 
