@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
+# The extra `foreign` with those of its requirements that its tests import.
+FOREIGN := denoising-diffusion-pytorch einops ema-pytorch monai torchsde trampoline
 
 # Threads of OpenMP that spin for long starve each other on shared cores: docs/decisions.md.
 export GOMP_SPINCOUNT ?= 10000
@@ -22,6 +24,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(FOREIGN)
 	touch $@
 
 demo: $(STAMP) ## train, unlearn, sample, attribute and report on handwritten digits

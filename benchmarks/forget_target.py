@@ -15,8 +15,8 @@ from benchmarks.stages import Asked
 from benchmarks.tables import write_table
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel
-from guda_lightning.diffusion.model import noise_schedule
 from guda_lightning.diffusion.module import noised
+from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.storage.provenance import Provenance
 from guda_lightning.unlearning import ObjectiveContext, ReTrack

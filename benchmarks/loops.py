@@ -24,7 +24,7 @@ from guda_lightning.attribution.scoring import noised_queries
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import GroupDataModule, ImageTable, Source
 from guda_lightning.diffusion import DiffusionModel, FullModel, weights_hash
-from guda_lightning.diffusion.model import noise_schedule
+from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.functional.elbo import squared_error
 from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.functional.prediction import add_noise

@@ -23,6 +23,7 @@ from warm import Server
 
 # Libraries set these when they are imported and rely on them from then on.
 ENV_OF_IMPORTS = {
+    "CUBLAS_WORKSPACE_CONFIG",  # MONAI
     "KMP_DUPLICATE_LIB_OK",  # scikit-learn
     "KMP_INIT_AT_FORK",  # its threadpools
     "PYTORCH_NVML_BASED_CUDA_CHECK",  # Lightning

@@ -162,9 +162,9 @@ def test_images_that_the_network_does_not_take(refused: Refused, tmp_path: Path)
         "UNet2DModel cannot be called with this data",
         found="Given groups=1, weight of size [8, 1, 3, 3], expected input[1, 3, 8, 8] to have 1 channels, "
         "but got 3 channels instead",
-        expected="a network for 3 channels of 8 x 8 pixels, without labels",
-        fix="make in_channels, out_channels and num_class_embeds of the network, conditional of the module, "
-        "and channels and image_size of the data fit together",
+        expected="a network for 3 channels of 8 x 8 pixels, without labels, timesteps 0 to 49 (int64)",
+        fix="make in_channels, out_channels and num_class_embeds of the network, conditional and "
+        "scheduler of the module, and channels and image_size of the data fit together",
     )
 
 

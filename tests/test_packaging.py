@@ -75,6 +75,16 @@ def test_every_package_is_listed_in_setup_cfg() -> None:
     assert listed == sorted([".".join(path.parts) for path in found] + yaml)
 
 
+def test_make_installs_the_libraries_of_the_extra_foreign() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    names = {line.partition(">=")[0] for line in config["options.extras_require"]["foreign"].split()}
+    (line,) = [
+        line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("FOREIGN := ")
+    ]
+    assert names <= {*line.split()[2:]}
+
+
 def test_wheel_holds_exactly_the_package_and_the_yaml(built: tuple[Path, Path]) -> None:
     wheel, _ = built
     assert wheel.name == f"guda_lightning-{VERSION}-py3-none-any.whl"

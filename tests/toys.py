@@ -55,14 +55,24 @@ def tiny_unet(seed: int = 0, **config: Any) -> UNet2DModel:
         return UNet2DModel(
             sample_size=8,
             in_channels=1,
-            out_channels=1,
             layers_per_block=1,
             block_out_channels=(8,),
             down_block_types=("DownBlock2D",),
             up_block_types=("UpBlock2D",),
             norm_num_groups=4,
-            **config,
+            **{"out_channels": 1, **config},
         )
+
+
+class TimeFirst(nn.Module):
+    """A `tiny_unet` that is called otherwise than a denoiser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = tiny_unet()
+
+    def forward(self, t: Tensor, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        return {"pred": self.unet(x, t).sample, "input": x}
 
 
 def tiny_full(seed: int = 0, timesteps: int = 100) -> FullModel:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from guda_lightning.attribution import squared_errors
 from guda_lightning.diffusion import DiffusionModel
-from guda_lightning.diffusion.model import noise_schedule
+from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import ConfigError, NumericsError
 from guda_lightning.functional.elbo import elbo, paired_difference
 from guda_lightning.scores import ScoreRecord, Scoring, SquaredErrors, score_table

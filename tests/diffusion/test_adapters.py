@@ -18,7 +18,7 @@ from guda_lightning.diffusion.adapters import (
     own_weights,
     set_own_weights,
 )
-from guda_lightning.diffusion.model import noise_schedule, prediction_type
+from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError, StoreError
 from toys import assert_same_output
 

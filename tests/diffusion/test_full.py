@@ -29,7 +29,7 @@ from guda_lightning.diffusion import (
     save_full,
     weights_hash,
 )
-from guda_lightning.diffusion.model import noise_schedule
+from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import ConfigError, StoreError
 from toys import assert_same_output, message, quiet_trainer, shades, tiny_unet
 

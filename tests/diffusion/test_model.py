@@ -3,15 +3,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from guda_lightning.diffusion import DiffusionModel, diffusion_model
-from guda_lightning.diffusion.model import find, noise_schedule, prediction_type
+from guda_lightning.diffusion.model import find
+from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.prediction import add_noise
 from toys import message, tiny_unet
@@ -135,6 +134,28 @@ def test_a_denoiser_that_is_no_network_is_refused() -> None:
         diffusion_model(Theirs(), "width", "noise_scheduler")
 
 
+class Diffusion(nn.Module):
+    """Noise levels and the network in one object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.objective = tiny_unet(), "pred_v"
+        self.register_buffer("betas", torch.linspace(0.1, 0.2, 20))
+
+
+def test_the_noise_scheduler_is_not_taken_for_the_network() -> None:
+    module = nn.ModuleDict({"diffusion": Diffusion()})
+    assert diffusion_model(module, "diffusion.model", "diffusion").denoiser is module["diffusion"].model
+    expected = message(
+        "the denoiser of ModuleDict is its noise scheduler",
+        "diffusion for both",
+        "the network alone, which predicts from x_t and a timestep",
+        "name it, as denoiser='...': inside are diffusion.model",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        diffusion_model(module, "diffusion", "diffusion")
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_noising_and_prediction_of_a_ddpm_are_those_of_diffusers(prediction: str) -> None:
     scheduler = DDPMScheduler(prediction_type=prediction, beta_schedule="squaredcos_cap_v2")
@@ -179,56 +200,3 @@ def test_sampling_with_a_scheduler_leaves_the_training_schedule_alone(kind: Any)
     scheduler.set_timesteps(7)
     assert noise_schedule(scheduler).hash == before.hash
     assert len(before) == 200
-
-
-COMMON = {
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "EulerDiscreteScheduler",
-    "PNDMScheduler",
-    "UniPCMultistepScheduler",
-}
-WITHOUT_DEFAULTS = {"AmusedScheduler", "RFD4ProteinaScheduler", "VQDiffusionScheduler"}
-SCHEDULERS = {
-    name
-    for name in dir(diffusers)
-    if name.endswith("Scheduler") and isinstance(kind := getattr(diffusers, name), type)
-    if issubclass(kind, SchedulerMixin)
-}
-
-
-# diffusers 0.42 with NumPy 2, in the constructors of LMS, Heun and KDPM2.
-@pytest.mark.filterwarnings("ignore:__array_?_?:DeprecationWarning")
-@pytest.mark.parametrize("name", sorted(SCHEDULERS - WITHOUT_DEFAULTS))
-def test_every_scheduler_of_diffusers_is_understood_or_refused(name: str) -> None:
-    scheduler = getattr(diffusers, name)()
-    try:
-        schedule, prediction = noise_schedule(scheduler), prediction_type(scheduler)
-    except ConfigError:
-        assert name not in COMMON
-    else:
-        assert prediction == ("flow" if "FlowMatch" in name else scheduler.config.prediction_type)
-        assert len(schedule) == scheduler.config.num_train_timesteps
-
-
-def test_an_unknown_scheduler_is_refused() -> None:
-    expected = message(
-        "the noise scheduler is of an unknown kind",
-        "EDMEulerScheduler",
-        "a diffusers scheduler with alphas_cumprod, or a FlowMatch*Scheduler",
-        "pass the scheduler that the model was trained with, e.g. diffusers.DDPMScheduler",
-    )
-    with pytest.raises(ConfigError, match=expected):
-        noise_schedule(diffusers.EDMEulerScheduler())
-
-
-def test_an_unknown_prediction_is_refused() -> None:
-    scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
-    expected = message(
-        "the noise scheduler's prediction type is unknown",
-        "flow_prediction",
-        "epsilon, v_prediction, sample, flow",
-        "set prediction_type in the scheduler's configuration to what the model predicts",
-    )
-    with pytest.raises(ConfigError, match=expected):
-        prediction_type(scheduler)

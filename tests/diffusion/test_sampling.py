@@ -17,8 +17,9 @@ from guda_lightning.diffusion.cost import (
     seconds_per_evaluation,
     seconds_per_step,
 )
-from guda_lightning.diffusion.model import noise_schedule, prediction_type
-from guda_lightning.errors import ConfigError
+from guda_lightning.diffusion.given_scheduler import GivenScheduler
+from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
+from guda_lightning.errors import ConfigError, NumericsError
 from toys import GaussianDenoiser, message, tiny_unet
 
 SHAPE = (1, 8, 8)
@@ -115,16 +116,95 @@ def test_other_schedulers_of_the_same_noise_schedule_give_the_same_images(name: 
     assert torch.equal(ours, sample(subject, reference, SHAPE, [0, 1], seed=0, steps=4))
 
 
-def test_a_schedule_that_ddpm_does_not_have_is_refused() -> None:
+def test_noise_levels_that_ddpm_has_no_name_for_are_walked_too() -> None:
     scheduler = diffusers.CogVideoXDDIMScheduler()
+    levels = torch.cat([torch.ones(1).double(), scheduler.alphas_cumprod.double()])
+    reference = DDPMScheduler(trained_betas=(1 - levels[1:] / levels[:-1]).tolist())
+    subject = model(scheduler)
+    ours = sample(subject, scheduler, SHAPE, [0, 1], seed=0, steps=4)
+    subject = replace(subject, schedule=noise_schedule(reference))
+    assert torch.allclose(ours, sample(subject, reference, SHAPE, [0, 1], seed=0, steps=4), atol=1e-4)
+    assert not torch.allclose(
+        ours, sample(model(SCHEDULERS[0]), SCHEDULERS[0], SHAPE, [0, 1], seed=0, steps=4)
+    )
+
+
+class Halves(nn.Module):
+    """A network with its prediction in the first half of its output, and something else in the second."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        prediction = self.network(x_t, timesteps).sample
+        return torch.cat([prediction, torch.full_like(prediction, 9.0)], dim=1)
+
+
+@pytest.mark.parametrize("variance", ["learned", "learned_range"])
+def test_a_learned_variance_is_not_sampled_with(variance: str) -> None:
+    scheduler = DDPMScheduler(variance_type=variance)
+    plain = model(DDPMScheduler())
+    ours = sample(replace(plain, denoiser=Halves(plain.denoiser)), scheduler, SHAPE, [0, 1], seed=0, steps=4)
+    assert torch.equal(ours, sample(plain, DDPMScheduler(), SHAPE, [0, 1], seed=0, steps=4))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"use_dynamic_shifting": True, "shift": 3.0}, {"stochastic_sampling": True}], ids=str
+)
+def test_a_flow_takes_the_deterministic_steps_of_its_training_levels(settings: dict[str, Any]) -> None:
+    subject, plain = model(FlowMatchEulerDiscreteScheduler()), FlowMatchEulerDiscreteScheduler()
+    scheduler = FlowMatchEulerDiscreteScheduler(**settings)
+    assert noise_schedule(scheduler).hash == noise_schedule(plain).hash
+    ours = sample(subject, scheduler, SHAPE, [0, 1], seed=0, steps=4)
+    assert torch.equal(ours, sample(subject, plain, SHAPE, [0, 1], seed=0, steps=4))
+
+
+def test_the_scheduler_of_another_model_is_refused() -> None:
     expected = message(
         "the noise schedule cannot be sampled from",
-        "a CogVideoXDDIMScheduler whose schedule DDPMScheduler does not have",
-        "a schedule that both have",
-        "bring your own queries, or train with diffusers.DDPMScheduler",
+        "a DDPMScheduler of another noise schedule than the model's",
+        "the scheduler that the model was trained with",
+        "bring your own queries, or pass that scheduler",
+    )
+    other = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    with pytest.raises(ConfigError, match=expected):
+        sample(model(DDPMScheduler()), other, SHAPE, [0], seed=0, steps=4)
+
+
+def test_noise_is_not_predicted_from_a_timestep_without_signal() -> None:
+    scheduler = DDPMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False)
+    expected = message(
+        "a network that predicts noise cannot begin at a timestep without signal",
+        "timestep 999, whose alphas_cumprod is 0 (rescale_betas_zero_snr)",
+        "prediction_type v_prediction or sample, or a first step with some signal",
+        "pass fewer --steps with timestep_spacing='leading' in the scheduler's configuration",
     )
     with pytest.raises(ConfigError, match=expected):
         sample(model(scheduler), scheduler, SHAPE, [0], seed=0, steps=4)
+
+
+def test_a_first_timestep_without_noise_is_the_image() -> None:
+    levels = torch.linspace(1, 0.1, 20)
+    scheduler = GivenScheduler(levels, "epsilon")
+    network = GaussianDenoiser(noise_schedule(scheduler), torch.tensor(0.3), 0.0)  # every image is the mean
+    subject = DiffusionModel(network, noise_schedule(scheduler), "epsilon")
+    images = sample(subject, scheduler, SHAPE, [0, 1], seed=0, steps=20)
+    assert torch.allclose(images, torch.full_like(images, 0.3), atol=1e-5)
+
+
+def test_samples_that_are_not_finite_are_refused() -> None:
+    subject = model(SCHEDULERS[0])
+    with torch.no_grad():
+        next(iter(subject.denoiser.parameters())).fill_(float("nan"))
+    expected = message(
+        "what the model draws is not finite",
+        "NaN or infinity in a sample",
+        "finite numbers",
+        "train the model for longer or with a lower learning rate, or draw with other --steps",
+    )
+    with pytest.raises(NumericsError, match=expected):
+        sample(subject, SCHEDULERS[0], SHAPE, [0], seed=0, steps=2)
 
 
 @pytest.mark.parametrize("steps", [0, 51])

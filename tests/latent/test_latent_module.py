@@ -24,7 +24,7 @@ from guda_lightning import CounterfactualStore, FullModel
 from guda_lightning.data import Digits, GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, diffusion_model, open_full, sample, sampler
 from guda_lightning.diffusion.adapters import Lora, has_adapter
-from guda_lightning.diffusion.model import noise_schedule, prediction_type
+from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
 from guda_lightning.makers.trainers import TrainerFactory

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from guda_lightning.data import HeldOutDataModule
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel
-from guda_lightning.diffusion.model import noise_schedule
+from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.posteriors import (
     ClassifierKey,

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from guda_lightning.diffusion import DiffusionModel
-from guda_lightning.diffusion.model import noise_schedule
+from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import GroupError
 from guda_lightning.functional.elbo import squared_error
 from guda_lightning.functional.prediction import to_output
@@ -110,6 +110,26 @@ def test_guided_noise_is_that_of_the_data_without_the_groups(
     noise = ideal_noise(x_t, gamma, sigma, kept)
     expected = to_output((x_t - sigma * noise) / gamma, noise, gamma, sigma, prediction)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+class Transformer(nn.Module):
+    """A network that is called by name, and predicts a variance too."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, hidden_states: Tensor, prompt: Tensor | None = None, *, timestep: Tensor) -> Tensor:
+        output = self.network(hidden_states, timestep)
+        return torch.cat([output, torch.full_like(output, 9.0)], dim=1)
+
+
+def test_any_network_that_is_called_as_a_denoiser_is_guided() -> None:
+    full, posterior = parts("epsilon")
+    _, x_t, timesteps = noised(full.schedule)
+    other = replace(full, denoiser=Transformer(full.denoiser))
+    found = guided(other, posterior, ("a",)).output(x_t, timesteps)
+    assert torch.equal(found, guided(full, posterior, ("a",)).output(x_t, timesteps))
 
 
 NESTED = ("genus", "one", "other", "apart")

@@ -1,5 +1,6 @@
 """Diffusion models in Lightning: one calling convention, training, saving, loading, sampling."""
 
+from guda_lightning.diffusion.calling import CallAs
 from guda_lightning.diffusion.checkpoints import load_weights
 from guda_lightning.diffusion.full import (
     FullModel,
@@ -16,6 +17,7 @@ from guda_lightning.diffusion.weights import evaluating, weights_hash
 from guda_lightning.distributed.sharding import shard
 
 __all__ = [
+    "CallAs",
     "DiffusionModel",
     "DiffusionModule",
     "FullModel",

@@ -14,9 +14,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from guda_lightning.diffusion.model import DiffusionModel, output_tensor
+from guda_lightning.diffusion.calling import CallAs, batch_size
+from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.diffusion.weights import evaluating
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, GudaError
 
 _AFFORDABLE = 20.0  # seconds of a batch, as its first sample suggests; a larger one is not tried
 _LONG = 3.0  # seconds of a pass of which two are enough
@@ -34,7 +35,7 @@ class EvaluationCounter:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """Forward hook."""
-        self.count += len(output_tensor(output))
+        self.count += batch_size(output)
 
 
 @contextmanager
@@ -43,7 +44,10 @@ def counting(*networks: nn.Module) -> Iterator[EvaluationCounter]:
     counter = EvaluationCounter()
     with ExitStack() as stack:
         for network in networks:
-            stack.callback(network.register_forward_hook(counter).remove)
+            called = (
+                network.network if isinstance(network, CallAs) else network
+            )  # which training may call itself
+            stack.callback(called.register_forward_hook(counter).remove)
         yield counter
 
 
@@ -115,6 +119,7 @@ def seconds_per_evaluation(
     shape: Sequence[int],
     batch_size: int,
     device: torch.device | str = "cpu",
+    num_classes: int = 1,
 ) -> float:
     """Measured seconds of one forward pass of one sample, in batches of up to ``batch_size``.
 
@@ -123,15 +128,16 @@ def seconds_per_evaluation(
         shape: ``(channels, height, width)``.
         batch_size: The batch size that the work will use.
         device: Where the work will be done.
+        num_classes: Classes of the data; the last one is tried.
 
     Raises:
-        ConfigError: The network does not take samples of this shape.
+        ConfigError: The network does not take samples of this shape, or not all timesteps or classes.
     """
     network = copy.deepcopy(model.denoiser).to(device)
     timed = replace(model, denoiser=network)
 
     def forward(size: int) -> None:
-        _output(timed, shape, size, device).flatten()[0].item()  # waits for the device
+        _output(timed, shape, size, device, num_classes).flatten()[0].item()  # waits for the device
 
     with evaluating(network), _refusing(timed, shape):
         return _seconds_per_sample(forward, batch_size)
@@ -143,6 +149,7 @@ def seconds_per_step(
     batch_size: int,
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    num_classes: int = 1,
 ) -> float:
     """Measured seconds of one training step of one sample: forward, backward and AdamW, in such batches.
 
@@ -152,15 +159,16 @@ def seconds_per_step(
         batch_size: The batch size that the work will use.
         device: Where the work will be done.
         autocast: The precision of forward passes, such as a trainer's ``precision_plugin.forward_context``.
+        num_classes: Classes of the data; the last one is tried.
 
     Raises:
-        ConfigError: The network does not take samples of this shape.
+        ConfigError: The network does not take samples of this shape, or not all timesteps or classes.
     """
     try:
-        return _seconds_per_step(model, shape, batch_size, device, autocast)
+        return _seconds_per_step(model, shape, batch_size, device, autocast, num_classes)
     except torch.OutOfMemoryError:  # beside the models that are there already
         pass
-    return BACKWARD_FACTOR * seconds_per_evaluation(model, shape, batch_size, device)
+    return BACKWARD_FACTOR * seconds_per_evaluation(model, shape, batch_size, device, num_classes)
 
 
 def _seconds_per_step(
@@ -169,10 +177,18 @@ def _seconds_per_step(
     batch_size: int,
     device: torch.device | str,
     autocast: Callable[[], AbstractContextManager[Any]],
+    num_classes: int,
 ) -> float:
     network = copy.deepcopy(model.denoiser).to(device).train()
     floats = [weight for weight in network.parameters() if weight.is_floating_point()]  # not quantised ones
     trained = [weight for weight in floats if weight.requires_grad] or floats
+    if not trained:
+        raise ConfigError(
+            f"{type(model.denoiser).__name__} has no weights to train",
+            found="no parameters of floating-point numbers",
+            expected="a network with some",
+            fix="check that denoiser names the network, and that its layers are registered as submodules",
+        )
     for weight in trained:
         weight.requires_grad_(True)
     timed, optimizer = replace(model, denoiser=network), torch.optim.AdamW(trained, lr=0.0)
@@ -180,7 +196,7 @@ def _seconds_per_step(
     def step(size: int) -> None:
         optimizer.zero_grad()
         with autocast():
-            loss = _output(timed, shape, size, device).square().mean()
+            loss = _output(timed, shape, size, device, num_classes).square().mean()
         loss.backward()
         optimizer.step()
         next(weight for weight in trained if weight.grad is not None).flatten()[0].item()
@@ -210,26 +226,32 @@ def _seconds(run: Callable[[int], None], size: int) -> float:
     return _clock() - start
 
 
-def _output(model: DiffusionModel, shape: Sequence[int], size: int, device: torch.device | str) -> Tensor:
+def _output(
+    model: DiffusionModel, shape: Sequence[int], size: int, device: torch.device | str, num_classes: int
+) -> Tensor:
     x, zeros = torch.zeros(size, *shape, device=device), torch.zeros(size, dtype=torch.int64, device=device)
-    timesteps = zeros + int(model.schedule.scored_timesteps[0])
-    return model.output(x, timesteps, zeros if model.conditional else None)
+    # The last timestep and class, which a table of embeddings may lack.
+    timesteps, last = zeros + len(model.schedule) - 1, 0 if model.prompts is not None else num_classes - 1
+    return model.output(x, timesteps, zeros + max(0, last) if model.conditional else None)
 
 
 @contextmanager
 def _refusing(model: DiffusionModel, shape: Sequence[int]) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, GudaError):
         raise
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        pixels = f"{shape[0]} channels of {shape[2]} x {shape[1]} pixels"
+    except Exception as error:  # networks raise anything, assertions too
+        steps = model.schedule.model_timesteps
+        taken = [f"a network for {shape[0]} channels of {shape[2]} x {shape[1]} pixels"]
+        taken += [f"{'with' if model.conditional else 'without'} labels"]
+        taken += [f"timesteps {steps[0]:g} to {steps[-1]:g} ({str(steps.dtype).removeprefix('torch.')})"]
         raise ConfigError(
             f"{type(model.denoiser).__name__} cannot be called with this data",
-            found=" ".join(str(error).split())[:200],
-            expected=f"a network for {pixels}, {'with' if model.conditional else 'without'} labels",
-            fix="make in_channels, out_channels and num_class_embeds of the network, conditional of the "
-            "module, and channels and image_size of the data fit together",
+            found=" ".join(str(error).split())[:200] or type(error).__name__,
+            expected=", ".join(taken),
+            fix="make in_channels, out_channels and num_class_embeds of the network, conditional and "
+            "scheduler of the module, and channels and image_size of the data fit together",
         ) from error
 
 

@@ -16,15 +16,10 @@ from torch import Tensor
 
 from guda_lightning.diffusion.adapters import ADAPTED
 from guda_lightning.diffusion.checkpoints import load_weights, read_checkpoint, unreadable, weights_variant
-from guda_lightning.diffusion.model import (
-    Condition,
-    DiffusionModel,
-    diffusion_model,
-    find,
-    noise_schedule,
-    prediction_type,
-)
+from guda_lightning.diffusion.given_scheduler import GivenScheduler
+from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model, find
 from guda_lightning.diffusion.module import DiffusionModule
+from guda_lightning.diffusion.schedulers import adopted, noise_schedule, prediction_type
 from guda_lightning.diffusion.weights import (
     bare_names,
     ordinary_weights,
@@ -50,7 +45,7 @@ class FullModel:
 
     Attributes:
         model: Denoiser, noise schedule and prediction type.
-        scheduler: The diffusers scheduler it was trained with.
+        scheduler: The noise scheduler it was trained with, one of diffusers or a ``GivenScheduler``.
         hash: Identity of its weights.
     """
 
@@ -73,7 +68,8 @@ class FullModel:
         Args:
             module: The module to take it from.
             denoiser: Path of the network; may be left out for a ``DiffusionModule``.
-            scheduler: Path of the noise scheduler; may be left out for a ``DiffusionModule``.
+            scheduler: Path of the noise scheduler, ``"."`` for the module itself; may be left out for a
+                ``DiffusionModule``.
             conditional: Whether the network takes class labels or prompts; a ``DiffusionModule`` says so
                 itself.
 
@@ -96,8 +92,8 @@ class FullModel:
         model = replace(found, denoiser=whole(unwrapped(found.denoiser)), conditional=conditional)
         if isinstance(module, DiffusionModule):
             model = replace(model, prompts=module.prompts, conditional=module.conditional)
-        identity = weights_hash(ordinary_weights(model.denoiser))
-        return cls(model, find(module, scheduler, "scheduler"), identity)
+        kept = adopted(find(module, scheduler, "scheduler"))
+        return cls(model, kept, weights_hash(ordinary_weights(model.denoiser)))
 
     def provenance(self, grouping_hash: str | None = None) -> Provenance:
         """What anything made from this model and a grouping carries, and must carry to fit them."""
@@ -131,7 +127,8 @@ def refuse_nonfinite(full: FullModel, where: str) -> None:
 def save_full(folder: Path, full: FullModel) -> None:
     """Write a full model into a folder that ``DiffusionPipeline.from_pretrained`` opens.
 
-    A denoiser that is no diffusers model is written as safetensors, to be read into the same module.
+    A denoiser that is no diffusers model is written as safetensors, to be read into the same module; so is a
+    noise scheduler of another library, beside which a diffusers model is written as its own class opens it.
     """
     import diffusers
 
@@ -142,6 +139,9 @@ def save_full(folder: Path, full: FullModel) -> None:
         # Weights that share memory, which safetensors refuses, become copies.
         weights = {name: value.cpu().contiguous().clone() for name, value in network.state_dict().items()}
         save_file(weights, folder / _OWN_WEIGHTS)
+        return
+    if isinstance(full.scheduler, GivenScheduler):
+        network.save_pretrained(folder)
         return
     network.save_pretrained(folder / "unet")
     index = {
@@ -237,6 +237,9 @@ def open_schedule(path: Path) -> NoiseSchedule:
         StoreError: The folder has no scheduler, or one that the installed diffusers cannot read.
     """
     folder = path / "scheduler"
+    given = GivenScheduler.load(folder)
+    if given is not None:
+        return noise_schedule(given)
     config = read_json(folder / "scheduler_config.json", infinities=True)
     return noise_schedule(_component(path / "scheduler", config.get("_class_name"), SchedulerMixin))
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from guda_lightning.diffusion.calling import call
+from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.prediction import to_noise
 from guda_lightning.functional.schedule import NoiseSchedule
@@ -26,7 +27,7 @@ class DiffusionModel:
     Attributes:
         denoiser: Any diffusers model, or any module called as ``denoiser(x_t, timesteps)`` and, for a
             label-conditional model, ``denoiser(x_t, timesteps, class_labels=labels)``, that returns a
-            tensor, a tuple that starts with one, or an object with the attribute ``sample``.
+            tensor, or a tuple, list, dictionary or object with one; others are wrapped in ``CallAs``.
         schedule: The noise schedule that it was trained on.
         prediction: What its output predicts.
         prompts: For a text-conditional network, whose labels are numbers of prompts: their embeddings by the
@@ -68,32 +69,13 @@ class DiffusionModel:
             condition = {name: value.to(x_t.device, x_t.dtype) for name, value in embedded}
         elif labels is not None:
             condition = {"class_labels": labels}
-        if _named(type(self.denoiser)):
-            output = output_tensor(self.denoiser(hidden_states=x_t, timestep=model_timesteps, **condition))
-        else:
-            output = output_tensor(self.denoiser(x_t, model_timesteps, **condition))
-        # A network that also predicts its variance gives twice the channels, the prediction first.
-        output = output[:, : x_t.shape[1]] if output.shape[1] == 2 * x_t.shape[1] else output
-        return output.to(x_t.dtype)
+        return call(self.denoiser, x_t, model_timesteps, condition).to(x_t.dtype)
 
     def predicted_noise(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """ε̂, whatever the network predicts: ``[batch, ...]`` float32."""
         gamma, sigma = self.schedule.at(timesteps, like=x_t)
         output = self.output(x_t, timesteps, labels).to(torch.float32)
         return to_noise(output, x_t, gamma, sigma, self.prediction)
-
-
-def _named(network: type[nn.Module]) -> bool:
-    """Whether a network is called as diffusers' transformers are, whose second argument is the prompt."""
-    return "hidden_states" in inspect.signature(network.forward).parameters
-
-
-def output_tensor(output: Any) -> Tensor:
-    """The prediction in whatever a network returns: a tensor, a tuple, or an object with ``sample``."""
-    if isinstance(output, Tensor):
-        return output
-    prediction: Tensor = output[0] if isinstance(output, tuple) else output.sample
-    return prediction
 
 
 def diffusion_model(
@@ -104,7 +86,7 @@ def diffusion_model(
     Args:
         module: E.g. a LightningModule written by somebody else.
         denoiser: Where its network is, e.g. ``"unet"`` or ``"pipeline.unet"``.
-        scheduler: Where its diffusers noise scheduler is, e.g. ``"noise_scheduler"``.
+        scheduler: Where its noise scheduler is, e.g. ``"noise_scheduler"``; ``"."`` is the module itself.
 
     Raises:
         ConfigError: There is no such attribute, or it is no network or scheduler.
@@ -118,17 +100,25 @@ def diffusion_model(
             fix="name the attribute that holds the UNet or transformer, e.g. denoiser='unet'",
         )
     noise_scheduler = find(module, scheduler, "scheduler")
+    if network is noise_scheduler:
+        inside = ", ".join(f"{denoiser}.{name}" for name, _ in network.named_children()) or "nothing"
+        raise ConfigError(
+            f"the denoiser of {type(module).__name__} is its noise scheduler",
+            found=f"{denoiser} for both",
+            expected="the network alone, which predicts from x_t and a timestep",
+            fix=f"name it, as denoiser='...': inside are {inside}",
+        )
     return DiffusionModel(network, noise_schedule(noise_scheduler), prediction_type(noise_scheduler))
 
 
 def find(module: object, path: str, role: str) -> Any:
-    """The attribute at a dotted path.
+    """The attribute at a dotted path; a single dot is the module itself.
 
     Raises:
         ConfigError: Some part of the path does not exist; names close to it are offered.
     """
     here: Any = module
-    for name in path.split("."):
+    for name in path.split(".") if path != "." else ():
         if not hasattr(here, name):
             names = {*getattr(here, "__dict__", ()), *getattr(here, "_modules", ())}
             candidates = [n for n in names if not n.startswith("_")]
@@ -141,47 +131,3 @@ def find(module: object, path: str, role: str) -> Any:
             )
         here = getattr(here, name)
     return here
-
-
-def noise_schedule(scheduler: Any) -> NoiseSchedule:
-    """The training noise schedule of a diffusers scheduler.
-
-    Raises:
-        ConfigError: It is neither a DDPM-type nor a flow-matching scheduler.
-    """
-    if hasattr(scheduler, "alphas_cumprod"):
-        return NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod)
-    if _is_flow(scheduler):
-        # set_timesteps() overwrites the sigmas: rebuild the grid of training from the configuration.
-        sigmas = type(scheduler).from_config(scheduler.config).sigmas
-        return NoiseSchedule.from_flow(sigmas[sigmas > 0], scheduler.config.num_train_timesteps)
-    raise ConfigError(
-        "the noise scheduler is of an unknown kind",
-        found=type(scheduler).__name__,
-        expected="a diffusers scheduler with alphas_cumprod, or a FlowMatch*Scheduler",
-        fix="pass the scheduler that the model was trained with, e.g. diffusers.DDPMScheduler",
-    )
-
-
-def prediction_type(scheduler: Any) -> PredictionType:
-    """What a model trained with this scheduler predicts.
-
-    Raises:
-        ConfigError: The scheduler's ``prediction_type`` is unknown.
-    """
-    if _is_flow(scheduler):
-        return "flow"
-    prediction = getattr(scheduler.config, "prediction_type", None)
-    known: dict[str, PredictionType] = {name: name for name in get_args(PredictionType)}
-    if prediction not in known:
-        raise ConfigError(
-            "the noise scheduler's prediction type is unknown",
-            found=prediction,
-            expected=", ".join(known),
-            fix="set prediction_type in the scheduler's configuration to what the model predicts",
-        )
-    return known[prediction]
-
-
-def _is_flow(scheduler: Any) -> bool:
-    return "FlowMatch" in type(scheduler).__name__

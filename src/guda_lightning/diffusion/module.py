@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from guda_lightning import compat
 from guda_lightning.diffusion.deferred_scalars import DeferredScalars
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model
+from guda_lightning.diffusion.schedulers import adopted
 from guda_lightning.distributed.ranks import ALONE, Ranks
 from guda_lightning.distributed.sharding import gather, shard
 from guda_lightning.errors import ConfigError, NumericsError, check_range
@@ -108,7 +109,8 @@ class DiffusionModule(LightningModule):
 
     Args:
         denoiser: A diffusers model such as UNet2DModel, or any module called alike.
-        scheduler: The diffusers noise scheduler to train with: DDPM-type or FlowMatchEulerDiscreteScheduler.
+        scheduler: The noise scheduler to train with: of diffusers, or any module with ``alphas_cumprod`` or
+            ``betas``, such as MONAI's; docs/models.md lists them.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds a learning-rate schedule that advances every step.
         ema_decay: Decay of the exponential moving average of the weights, which is then the model that
@@ -123,7 +125,7 @@ class DiffusionModule(LightningModule):
     def __init__(
         self,
         denoiser: nn.Module,
-        scheduler: SchedulerMixin,
+        scheduler: SchedulerMixin | nn.Module,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         ema_decay: float | None = None,
@@ -140,7 +142,8 @@ class DiffusionModule(LightningModule):
             fix="set model.init_args.ema_decay, e.g. 0.9999 for long runs, 0.995 for short ones",
         )
         self.denoiser = denoiser
-        self.scheduler = scheduler
+        # A module that it holds would be trained and stored with it.
+        self.scheduler = adopted(scheduler) if isinstance(scheduler, nn.Module) else scheduler
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.conditional, self.seed, self.ema_decay = conditional, seed, ema_decay
         self.ema = (

@@ -29,6 +29,18 @@ MIDDLE = 0.1, 0.7  # share of all timesteps where the weighting of that name beg
 ROUNDING = 1e-6  # schedules usually come in float32: compare with its rounding in mind
 
 
+def alphas_cumprod_of(betas: Tensor) -> Tensor:
+    """``ᾱ_t = Π_{s≤t} (1 − β_s)``, in the precision of ``betas``, or float32 (Ho et al. 2020, equation 4).
+
+    Args:
+        betas: ``[timesteps]``, β_t in [0, 1].
+
+    Returns:
+        ``[timesteps]``.
+    """
+    return (1 - betas.to(torch.promote_types(betas.dtype, torch.float32))).cumprod(dim=0)
+
+
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """The quantities of a noise schedule, indexed by timestep from least to most noise.

@@ -70,7 +70,9 @@ def evaluation_seconds(
 ) -> float:
     """Measured seconds of one network evaluation without gradients."""
     prompted = model.prompted(datamodule.prompts)  # a module takes them only when its training begins
-    return seconds_per_evaluation(prompted, datamodule.input_shape, batch_size, device)
+    return seconds_per_evaluation(
+        prompted, datamodule.input_shape, batch_size, device, datamodule.num_classes
+    )
 
 
 def say_fit_cost(
@@ -123,7 +125,9 @@ def step_seconds(
     """
     size = datamodule.batch_size
     prompted = model.prompted(datamodule.prompts)  # a module takes them when its training begins
-    step = seconds_per_step(prompted, datamodule.input_shape, batches * size, device, autocast)
+    step = seconds_per_step(
+        prompted, datamodule.input_shape, batches * size, device, autocast, datamodule.num_classes
+    )
     others = evaluation_seconds(model, datamodule, size, device) if other_passes else 0.0
     return size * (batches * step + other_passes * others) + STEP_SECONDS
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from guda_lightning.diffusion import DiffusionModel
-from guda_lightning.diffusion.model import output_tensor
 from guda_lightning.errors import GroupError
 from guda_lightning.functional.guidance import (
     guide_output,
@@ -185,8 +184,7 @@ class GuidedDenoiser(nn.Module):
             model_timesteps: ``[batch]`` values of the schedule's ``model_timesteps``.
             class_labels: ``[batch]`` int64, for a conditional model.
         """
-        labels = {} if class_labels is None else {"class_labels": class_labels}
-        output = output_tensor(self.network(x_t, model_timesteps, **labels))
+        output = replace(self._full, denoiser=self.network).call(x_t, model_timesteps, class_labels)
         schedule = self._full.schedule
         timesteps = schedule.timesteps_of(model_timesteps)
         gradient = self._posterior.gradient(x_t, timesteps, self._removed, class_labels)

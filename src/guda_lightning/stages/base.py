@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder
 
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel, refuse_nonfinite
+from guda_lightning.diffusion.labels import refuse_labels
 from guda_lightning.distributed.strategies import refuse_strategy
 from guda_lightning.errors import ConfigError, QueryError, check_range
 from guda_lightning.makers.layout import Layout
@@ -81,6 +82,7 @@ class StageTrainer(Trainer):
 
         Raises:
             StoreError: There is none, or it was trained on other data or groups.
+            ConfigError: It does not take the class labels of the data.
         """
         folder = self.run_folder.full
         full = self.layout.open(path or folder, model)
@@ -88,7 +90,9 @@ class StageTrainer(Trainer):
         record = FullRecord.of_run(folder) if path is None else None
         if record is not None:
             record.refuse_other_data(folder, datamodule.hash, datamodule.grouping.hash)
-        return full.prompted(datamodule.prompts)
+        prompted = full.prompted(datamodule.prompts)
+        refuse_labels(prompted.model, datamodule.num_classes)
+        return prompted
 
     def query_path(self, queries: Path | None) -> Path:
         """The queries of this run, or those that the user brings.

@@ -13,7 +13,9 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from guda_lightning import compat
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel, load_weights, refuse_nonfinite, save_full
+from guda_lightning.diffusion.calling import predicts_variance
 from guda_lightning.diffusion.cost import TrainingCost
+from guda_lightning.diffusion.labels import refuse_labels
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import refuse_unsharded
 from guda_lightning.makers.costs import say, say_fit_cost, spent
@@ -59,7 +61,10 @@ def fit_full(
     training = Training("fit", "full", "fit", made_from=config, hparams={"config": config}, callbacks=[cost])
     if isinstance(datamodule, GroupDataModule):
         datamodule.setup()  # and so is bad data, before anything is written
+        refuse_labels(started.model.prompted(datamodule.prompts), datamodule.num_classes)
         say_fit_cost("fit", trainer, model, started, datamodule)
+    if predicts_variance(started.model.denoiser):
+        say("fit: the variance that the network predicts is not trained, and not sampled with")
 
     def keep(used: Trainer) -> FullRecord:
         full = trainer.layout.full(model)
