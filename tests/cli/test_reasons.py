@@ -341,6 +341,14 @@ def test_what_a_disk_refuses(tmp_path: Path) -> None:
     assert re.match(pattern, str(explained(caught.value)))
 
 
+def test_a_number_that_fits_nowhere() -> None:
+    with pytest.raises(OverflowError) as caught:
+        [0] * 10**40
+    assert str(explained(caught.value)).startswith(
+        "a number is too large\n  found:    cannot fit 'int' into an index-sized integer\n"
+    )
+
+
 def test_no_colours_in_messages() -> None:
     error = GudaError("a", found="\x1b[1mbold\x1b[0m", expected="\x1b[2Kb", fix="c")
     assert str(error) == "a\n  found:    bold\n  expected: b\n  fix:      c"

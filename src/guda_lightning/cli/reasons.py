@@ -183,6 +183,17 @@ def _memory(error: BaseException) -> GudaError | None:
     )
 
 
+def _number(error: BaseException) -> GudaError | None:
+    if not isinstance(error, OverflowError):
+        return None
+    return ConfigError(
+        "a number is too large",
+        found=f"{_said(error)}{_where(error)}",
+        expected="numbers that fit into 64 bits",
+        fix="correct the largest number of the configuration",
+    )
+
+
 def _checkpoint(error: BaseException) -> GudaError | None:
     reads = any(
         f.filename.endswith("torch/serialization.py") for f in traceback.extract_tb(error.__traceback__)
@@ -253,6 +264,7 @@ _RULES: tuple[Callable[[BaseException], GudaError | None], ...] = (
     _file,
     _memory,
     _checkpoint,
+    _number,
     _optimizer,
     _refused,
 )
