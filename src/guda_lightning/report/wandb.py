@@ -82,6 +82,16 @@ def closing_runs() -> Iterator[None]:
             wandb.finish()
 
 
+def require_charts(loggers: Sequence[Logger]) -> None:
+    """Refuse before the work what `log_attribution` would refuse after it.
+
+    Raises:
+        MissingExtraError: There is a W&B logger, and altair or vl-convert is not installed.
+    """
+    if wandb_loggers(loggers):
+        charts.require()
+
+
 def log_attribution(
     loggers: Sequence[Logger],
     table: ScoreTable,
