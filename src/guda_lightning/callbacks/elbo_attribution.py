@@ -26,8 +26,7 @@ from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
 from guda_lightning.notes import tell_once
-from guda_lightning.report import charts
-from guda_lightning.report.wandb import KEYS, log_attribution, not_shown, wandb_loggers
+from guda_lightning.report.wandb import KEYS, log_attribution, not_shown, require_charts, wandb_loggers
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import UnlearnModule
@@ -127,8 +126,7 @@ class ELBOAttributionCallback(Callback):
                 expected="the folder of a counterfactual store, or an UnlearnModule",
                 fix="pass store=RUN/store after `guda unlearn`",
             )
-        if wandb_loggers(trainer.loggers):
-            charts.require()
+        require_charts(trainer.loggers)
         if not getattr(trainer, "fast_dev_run", False) and (text := not_shown(trainer.loggers)):
             tell_once(f"{type(self).__name__}: {text}")
         watching = [c for c in compat.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]

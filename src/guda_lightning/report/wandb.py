@@ -92,7 +92,7 @@ def require_charts(loggers: Sequence[Logger]) -> None:
     Raises:
         MissingExtraError: There is a W&B logger, and altair or vl-convert is not installed.
     """
-    if any(isinstance(logger, WandbLogger) for logger in loggers):
+    if wandb_loggers(loggers):
         charts.require()
 
 
