@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionConfig
 
 from benchmarks.pipelines import stable_diffusion, text_config
 from guda_lightning.data import Digits, ImageTable, PromptTemplate, Source, Styled
-from guda_lightning.data.images import to_bytes, to_unit
+from guda_lightning.data.images import decoded, to_unit
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
 from guda_lightning.stages.trainer import GudaTrainer
 from guda_lightning.storage.files import atomic_folder
@@ -49,7 +50,7 @@ class Plain(Source):
         ids, labels = table.ids[: self.limit], (table.labels or ())[: self.limit]
 
         def read(index: int) -> Image.Image:
-            pixels = to_bytes(table.read(index), channels=3)
+            pixels = decoded(table.ids[index], partial(table.read, index), channels=3)
             image = Image.fromarray(pixels.transpose(1, 2, 0).copy())
             return image.resize((self.size, self.size), Image.Resampling.BICUBIC)
 

@@ -16,6 +16,7 @@ from torch.distributed.run import get_args_parser
 from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.configs import located
 from guda_lightning.cli.stage import parse as parse_stage
+from guda_lightning.errors import ConfigError
 
 PAGE = Path(__file__).parents[1] / "docs" / "clusters.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
@@ -94,9 +95,9 @@ def test_slurm_scripts(number: int) -> None:
 
 def test_what_is_wrong_is_found() -> None:
     for line, error in (
-        ("guda unlearn -c digits.yaml --spread.init_args.cuont 2", SystemExit),
+        ("guda unlearn -c digits.yaml --spread.init_args.cuont 2", ConfigError),
         ("ray start --hed", UsageError),
-        ("ray symmetric-run --address a:1 -- guda unlearn -c digits.yaml --stps 3", SystemExit),
+        ("ray symmetric-run --address a:1 -- guda unlearn -c digits.yaml --stps 3", ConfigError),
         ("torchrun --nodes 2 -m guda_lightning fit", SystemExit),
         ("sbatch x.sh", AssertionError),
     ):

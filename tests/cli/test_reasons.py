@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import wandb
 
 from guda_lightning.cli.main import main
 from guda_lightning.cli.parser_reasons import refusal
@@ -278,6 +280,15 @@ def test_a_missing_package_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert shown.endswith("\n  fix:      pip install mlflow, or configure something else")
 
 
+@pytest.fixture
+def fresh_wandb() -> Iterator[None]:
+    """W&B reads its environment once a process."""
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("fresh_wandb")
 def test_wandb_without_a_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,7 +83,7 @@ class StageCLI(LightningCLI):
         """
         try:
             super().parse_arguments(parser, args)
-        except (ArgumentError, ValueError) as error:  # ValueError: a number of thousands of digits
+        except ArgumentError as error:
             raise refusal(str(error), f"guda {self.stage.name}", compat.option_names(parser)) from error
         if not isinstance(self.config.seed_everything, bool):
             check_range(

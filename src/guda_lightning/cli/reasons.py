@@ -184,7 +184,8 @@ def _memory(error: BaseException) -> GudaError | None:
 
 
 def _number(error: BaseException) -> GudaError | None:
-    if not isinstance(error, OverflowError):
+    digits = isinstance(error, ValueError) and "integer string conversion" in str(error)  # thousands of them
+    if not digits and not isinstance(error, OverflowError):
         return None
     return ConfigError(
         "a number is too large",
