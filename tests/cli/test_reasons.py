@@ -147,6 +147,34 @@ def test_what_yaml_allows_is_no_error(tmp_path: Path) -> None:
             "use torch.optim.Adam",
         ),
         (
+            ["--model.init_args.optimizer.class_path", "torch.optim.Adamw"],
+            "model.init_args.optimizer: there is no class torch.optim.Adamw",
+            "module 'torch.optim' has no attribute 'Adamw'",
+            NO_CLASS,
+            "use torch.optim.AdamW",
+        ),
+        (
+            ["--model.init_args.denoiser.class_path", "diffusers.Unet2DModel"],
+            "model.init_args.denoiser: there is no class diffusers.Unet2DModel",
+            "module diffusers has no attribute Unet2DModel",
+            NO_CLASS,
+            "use diffusers.UNet2DModel",
+        ),
+        (
+            ["--model.class_path", "guda_lightning.DifusionModule"],
+            "model: there is no class guda_lightning.DifusionModule",
+            "module 'guda_lightning' has no attribute 'DifusionModule'",
+            NO_CLASS,
+            "use guda_lightning.DiffusionModule",
+        ),
+        (
+            ["--optimizer", "adam"],
+            "guda fit has no option --optimizer",
+            "--optimizer adam",
+            "one that exists",
+            HELP,
+        ),
+        (
             ["--trainer.logger", "NopeLogger"],
             "trainer.logger: there is no class NopeLogger",
             "NopeLogger",
@@ -272,6 +300,34 @@ def test_what_is_refused_names_the_innermost_reason(
     assert not (tmp_path / "run" / "full").exists()
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "problem", "found", "meant"),
+    [
+        ("  init_args:", "  init_arg:", "model has no option init_arg", "init_arg", "init_args"),
+        (
+            "denoiser:",
+            "denoisr:",
+            "guda_lightning.DiffusionModule has no option denoisr",
+            "denoisr",
+            "denoiser",
+        ),
+    ],
+)
+def test_a_misspelt_key_above_others_is_named(
+    right: str,
+    wrong: str,
+    problem: str,
+    found: str,
+    meant: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text((CONF / "digits.yaml").read_text().replace(right, wrong, 1))
+    shown = refused(["fit", "-c", str(config), "--run", f"{tmp_path}/run"], capsys)
+    assert re.match(message(problem, found, meant, f"use {meant}"), shown), shown
+
+
 def test_a_missing_package_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = refused(
         ["fit", "-c", DIGITS, "--run", f"{tmp_path}/run", "--trainer.logger", "MLFlowLogger"], capsys
@@ -312,6 +368,12 @@ def test_wandb_without_a_key(
 def test_members_of_enumerations_are_configurations(tmp_path: Path) -> None:
     timer = ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:01:00:00"]
     assert main(["fit", "-c", DIGITS, "--run", f"{tmp_path}/run", *timer, "--print_config"]) == 0
+
+
+def test_devices_are_configurations(tmp_path: Path) -> None:
+    averaging = ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"]
+    averaging += ["--trainer.callbacks.swa_epoch_start=1", "--trainer.max_steps=3"]
+    assert main(["fit", "-c", DIGITS, "--run", f"{tmp_path}/run", *averaging]) == 0
 
 
 def test_what_is_no_reason_of_another_library_shows_its_traceback(tmp_path: Path) -> None:

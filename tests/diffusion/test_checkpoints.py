@@ -155,6 +155,7 @@ def with_more() -> dict[str, Tensor]:
         {"state_dict": {f"module.{name}": value for name, value in bare().items()}},
         {"state_dict": with_more(), "epoch": 3},
         {"state_dict": {**state(), "unet_ema.conv_in.bias": torch.zeros(3), "text": "of no weight"}},
+        {"state_dict": {f"model.net.{name}": value for name, value in bare().items()}, "ema": state()},
     ],
     ids=[
         "compiled",
@@ -168,6 +169,7 @@ def with_more() -> dict[str, Tensor]:
         "parallel",
         "more",
         "extra",
+        "prefix",
     ],
 )
 def test_forms_of_a_checkpoint(content: Any, tmp_path: Path) -> None:
@@ -264,12 +266,71 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path) -> None:
         ({"state_dict": {}, "epoch": 1}, "no state_dict inside, but the keys 'epoch', 'state_dict'"),
         ([1], "no state_dict inside, but a list"),
         ({}, "no state_dict inside, but nothing"),
+        (nn.Linear(1, 1), "no state_dict inside, but objects of torch.nn.modules.linear.Linear"),
     ],
 )
 def test_a_file_without_weights_is_refused(content: Any, reason: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(StoreError, match=re.escape(f"{tmp_path / 'x.ckpt'}: {reason}") + "\n"):
         opened(tmp_path / "x.ckpt")
+
+
+def test_several_networks_below_other_names_are_told_apart(tmp_path: Path) -> None:
+    weights = {f"{place}.{name}": value for place in ("online", "ema") for name, value in bare().items()}
+    torch.save({"model": weights}, tmp_path / "x.pt")
+    expected = message(
+        f"{tmp_path / 'x.pt'} holds several networks that fit UNet2DModel",
+        "weights below ema. and online.",
+        "those of one, or of the configured module under its own names",
+        "save the state_dict of one of them alone",
+    )
+    with pytest.raises(StoreError, match=expected):
+        opened(tmp_path / "x.pt")
+
+
+def test_an_average_is_not_made_up_from_a_checkpoint_without_one(tmp_path: Path) -> None:
+    torch.save({"state_dict": state()}, tmp_path / "x.ckpt")
+    module = Theirs()
+    module.ema = AveragedModel(tiny_unet())
+    with pytest.raises(StoreError, match=r'Missing key\(s\) in state_dict: "ema.n_averaged", .* more'):
+        open_full(tmp_path / "x.ckpt", module, "ema.module", "noise")
+
+
+def test_a_larger_network_is_not_read_in_part(tmp_path: Path) -> None:
+    torch.save(
+        {f"net.{n}": value for n, value in {**bare(), "more": torch.ones(1)}.items()}, tmp_path / "x.pt"
+    )
+    with pytest.raises(StoreError, match=r"do not fit Theirs\n  found:    Missing key"):
+        opened(tmp_path / "x.pt")
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.ckpt").touch()
+    with pytest.raises(StoreError, match=re.escape(f"{tmp_path / 'x.ckpt'}: an empty file\n")):
+        opened(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("file", "fix"),
+    [
+        ("checkpoint/__0_0.distcp", "pass the folder that save_pretrained wrote, or run `guda fit` again"),
+        (
+            "__0_0.distcp",
+            "consolidate it: python -m lightning.pytorch.utilities.consolidate_checkpoint {folder}",
+        ),
+        (
+            "zero_to_fp32.py",
+            "consolidate it: python {folder}/zero_to_fp32.py {folder} FOLDER; then pass the file in FOLDER",
+        ),
+        ("unet/config.json", "pass {folder}/unet"),
+        ("model.safetensors", "pass {folder}/model.safetensors"),
+    ],
+)
+def test_a_folder_beside_the_right_path_is_refused_with_it(file: str, fix: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(StoreError, match=re.escape(f"  fix:      {fix.format(folder=tmp_path)}") + r"\Z"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -378,7 +378,6 @@ def test_weights_of_another_architecture(
     layers = [
         ("time_embedding.linear_1.weight", [16, 8], [32, 8]),
         ("time_embedding.linear_1.bias", [16], [32]),
-        ("time_embedding.linear_2.weight", [16, 16], [32, 32]),
     ]
     found = "; ".join(
         f"size mismatch for {name}: copying a param with shape torch.Size({theirs}) from checkpoint, "
@@ -389,7 +388,7 @@ def test_weights_of_another_architecture(
         tmp_path / "run",
         [stage, "--trainer.start", other, *full],
         problem=f"the weights in {other} do not fit UNet2DModel",
-        found=found[:300],
+        found=f"{found}; 3 more of other shapes",
         expected="the architecture of the configuration's model",
         fix="use the configuration that the checkpoint was trained with (its `model` section)",
     )

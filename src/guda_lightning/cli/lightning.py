@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace, set_dumper, set_parsing_settings
+from jsonargparse.typing import register_type
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -26,6 +28,9 @@ from guda_lightning.stages.base import StageTrainer
 
 # Defaults of Lightning that are members of an enumeration, such as the interval of a Timer, by their values.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
+
+# And devices, such as that of StochasticWeightAveraging.
+register_type(torch.device)
 
 _PRECISION = "32-true"  # of a trainer that is told nothing
 _FROM_FIT = ("model", "data", "seed_everything")  # sections that make the full model what it is

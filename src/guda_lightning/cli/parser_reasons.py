@@ -134,8 +134,13 @@ def _required(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigErro
 
 def _no_option(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
     name, group = match["name"], match["group"]
+    head = name.partition(".")[0]
+    if reason.path and (word := _near(head, ("class_path", "init_args"), 0.8)) not in ([], [head]):
+        problem = f"{reason.option} has no option {head}"
+        return ConfigError(problem, found=head, expected=word[0], fix=f"use {word[0]}")
     if reason.class_path:
         known = _parameters(reason.class_path)
+        name = name if head in known else head
     else:
         known = _siblings(group or reason.option, asked.options)
     return _misspelt(
@@ -146,7 +151,7 @@ def _no_option(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigErr
 def _no_class(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
     module, name, missing = match["module"], match["name"], match["missing"]
     wanted = f"{module}.{name}" if name else missing or match["text"]
-    near = difflib.get_close_matches(name or "", dir(sys.modules.get(module)), n=1) if name else []
+    near = _near(name, _classes(module)) if name else []
     fix = "correct class_path; a module of your own is found in the folder where guda is started"
     if missing:
         fix += f", others after `pip install {missing.partition('.')[0]}`"
@@ -199,14 +204,28 @@ def _best(attempts: list[str]) -> str:
 
 
 def _misspelt(problem: str, found: str, name: str, known: Collection[str], help_of: str) -> ConfigError:
-    section, dot, last = name.rpartition(".")
-    below = [one.removeprefix(section + dot) for one in known if one.startswith(section + dot)]
-    near = [section + dot + one for one in difflib.get_close_matches(last, below, n=1)]
-    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.9)  # a misspelt section
+    dashes = "--" if name.startswith("--") else ""  # which all flags have in common
+    section, dot, last = name.removeprefix(dashes).rpartition(".")
+    start = dashes + section + dot
+    below = [one.removeprefix(start) for one in known if one.startswith(start)]
+    near = [start + one for one in _near(last, below)]
+    near = near or _near(name, known, 0.9)  # a misspelt section
     if near:
         return ConfigError(problem, found=found, expected=near[0], fix=f"use {near[0]}")
     every = ", ".join(sorted(known)) if 0 < len(known) <= 30 else "one that exists"
     return ConfigError(problem, found=found, expected=every, fix=help_of)
+
+
+def _near(name: str, known: Collection[str], cutoff: float = 0.6) -> list[str]:
+    """The one of some names that is meant; letters of another case are the least mistake."""
+    same = [one for one in known if one.lower() == name.lower()]
+    return same[:1] or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+
+
+def _classes(module: str) -> list[str]:
+    """The names in a module that are written as those of classes are, imported already or not."""
+    found = sys.modules.get(module)
+    return [name for name in {*dir(found), *getattr(found, "__all__", ())} if name[:1].isupper()]
 
 
 def _parameters(class_path: str) -> list[str]:
@@ -243,7 +262,7 @@ _RULES = (
     (
         re.compile(
             r"Expected a dot import path string: (?P<text>[^\n]*)|[^\n]*?(?P<found>"
-            r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'|"
+            r"module '?(?P<module>[\w.]+)'? has no attribute '?(?P<name>\w+)'?|"
             r"No module named '(?P<missing>[\w.]+)')"
         ),
         _no_class,

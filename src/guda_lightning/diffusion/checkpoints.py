@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from guda_lightning.diffusion.weights import bare_name, bare_names
 from guda_lightning.errors import StoreError
 
+INDEX = "model_index.json"  # of a diffusers pipeline
+OWN_WEIGHTS = "denoiser/model.safetensors"  # a denoiser that is no diffusers model
 _STATE_DICTS = ("state_dict", "model_state_dict", "model")  # where frameworks keep the weights
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _WEIGHTS = re.compile(r"\w+(-\d+-of-\d+)?(\.(?P<variant>\w+)(-\d+-of-\d+)?)?\.(safetensors|bin)")
@@ -67,22 +69,24 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise unreadable(path, error) from error
+    if not path.stat().st_size:
+        raise unreadable(path, "an empty file")
     content = _load(path)
     found = content if isinstance(content, Mapping) else {}
     name = next((name for name in _STATE_DICTS if isinstance(found.get(name), Mapping)), None)
     state = found if name is None else found[name]
     weights = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not weights:
-        raise unreadable(path, f"no state_dict inside, but {_described(content)}")
+        classes = [] if isinstance(content, Mapping) and content else _globals(path)
+        inside = f"objects of {', '.join(classes[:6])}" if classes else _described(content)
+        fix = f"save the weights alone: torch.save(model.state_dict(), {path.name!r})" if classes else ""
+        raise unreadable(path, f"no state_dict inside, but {inside}", fix)
     return weights
 
 
 def _load(path: Path) -> Any:
     """What ``torch.save`` wrote, with inert objects for all classes that ``weights_only`` does not allow."""
-    try:
-        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # no archive: torch.load says what it is
-        unknown = []
+    unknown = _globals(path)
     refused: Exception | None = None
     for kind in (_Inert, _InertDict, _InertList) if unknown else (_Inert,):
         try:
@@ -91,6 +95,13 @@ def _load(path: Path) -> Any:
         except Exception as error:  # torch raises a different class for each way a file can be broken
             refused = refused or error
     raise unreadable(path, refused) from refused
+
+
+def _globals(path: Path) -> list[str]:
+    try:
+        return unreadable_globals(path)
+    except Exception:  # no archive: torch.load says what it is
+        return []
 
 
 def weights_variant(folder: Path) -> str | None:
@@ -150,13 +161,78 @@ def load_weights(
     except RuntimeError as error:
         raise StoreError(
             f"the weights in {path} do not fit {type(module).__name__}",
-            found="; ".join(line.strip() for line in str(error).splitlines()[1:4])[:300],
+            found="; ".join(_misfits(str(error))),
             expected="the architecture of the configuration's model",
             fix="use the configuration that the checkpoint was trained with (its `model` section)",
         ) from error
 
 
-def unreadable(path: Path, reason: object) -> StoreError:
+def alone(weights: Mapping[str, Tensor], network: nn.Module, path: Path) -> dict[str, Tensor] | None:
+    """The weights of one network by its own names, where a file has them below one prefix, whatever that is.
+
+    Args:
+        weights: As ``read_checkpoint`` returns them.
+        network: The network.
+        path: Where they are from, for errors.
+
+    Returns:
+        None where no prefix, the empty one included, has just the names of the network.
+
+    Raises:
+        StoreError: Several have, as those of a network and its average.
+    """
+    names, given = bare_names(network.state_dict()), bare_names(weights)
+    first = next(iter(names), "")
+    prefixes = [name.removesuffix(first) for name in given if name == first or name.endswith(f".{first}")]
+    whole = [
+        prefix
+        for prefix in prefixes
+        if {name.removeprefix(prefix) for name in given if name.startswith(prefix)} == names.keys()
+    ]
+    if len(whole) > 1:
+        raise StoreError(
+            f"{path} holds several networks that fit {type(network).__name__}",
+            found=f"weights below {' and '.join(sorted(whole))}",
+            expected="those of one, or of the configured module under its own names",
+            fix="save the state_dict of one of them alone",
+        )
+    return {name: weights[given[f"{whole[0]}{name}"]] for name in names} if whole else None
+
+
+def _misfits(text: str) -> list[str]:
+    """What torch says of weights that do not fit, with a few of the names."""
+    lines = [line.strip() for line in text.splitlines()[1:]]
+    shapes = [line for line in lines if line.startswith("size mismatch")]
+    said = []
+    for line in [*(line for line in lines if line not in shapes), *shapes[:2]]:
+        head, *names = line.split('"')
+        listed = names[::2]
+        more = f'{head}"{listed[0]}", "{listed[1]}" and {len(listed) - 2} more' if len(listed) > 3 else line
+        said.append(more)
+    return [*said, f"{len(shapes) - 2} more of other shapes"] if len(shapes) > 2 else said
+
+
+def no_full(path: Path) -> StoreError:
+    """The refusal of a folder that holds no full model, with what in it may be meant."""
+    names = sorted(one.name for one in path.iterdir())
+    fix = "pass the folder that save_pretrained wrote, or run `guda fit` again"
+    inside = [name for name in names if (path / name / "config.json").is_file()]
+    inside += [name for name in names if Path(name).suffix in (".safetensors", ".ckpt", ".pth", ".bin")]
+    if any(name.endswith(".distcp") for name in names):
+        fix = f"consolidate it: python -m lightning.pytorch.utilities.consolidate_checkpoint {path}"
+    elif "zero_to_fp32.py" in names:
+        fix = f"consolidate it: python {path}/zero_to_fp32.py {path} FOLDER; then pass the file in FOLDER"
+    elif inside:
+        fix = f"pass {path}/{inside[0]}"
+    return StoreError(
+        "this folder holds no full model",
+        found=f"{path} with {names[:6]}",
+        expected=f"{INDEX} (a diffusers pipeline), config.json (a diffusers network) or {OWN_WEIGHTS}",
+        fix=fix,
+    )
+
+
+def unreadable(path: Path, reason: object, fix: str = "") -> StoreError:
     """The refusal of a full model that cannot be read."""
     text = _ESCAPES.sub("", str(reason))
     if text.startswith("Weights only load failed"):  # the reason is in the last paragraph but one
@@ -166,7 +242,7 @@ def unreadable(path: Path, reason: object) -> StoreError:
         "the full model cannot be read",
         found=f"{path}: {' '.join(text.split())[:300]}",
         expected=_EXPECTED,
-        fix="restore the file, or run `guda fit` again",
+        fix=fix or "restore the file, or run `guda fit` again",
     )
 
 

@@ -14,7 +14,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from guda_lightning.diffusion.adapters import ADAPTED
-from guda_lightning.diffusion.checkpoints import load_weights, read_checkpoint, unreadable, weights_variant
+from guda_lightning.diffusion.checkpoints import (
+    INDEX,
+    OWN_WEIGHTS,
+    alone,
+    load_weights,
+    no_full,
+    read_checkpoint,
+    unreadable,
+    weights_variant,
+)
 from guda_lightning.diffusion.given_scheduler import GivenScheduler
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model, find
 from guda_lightning.diffusion.module import DiffusionModule
@@ -33,9 +42,7 @@ from guda_lightning.storage.files import canonical_json, read_json, write_atomic
 from guda_lightning.storage.paths import refuse_missing_full
 from guda_lightning.storage.provenance import Provenance
 
-_INDEX = "model_index.json"
 DENOISERS = ("unet", "transformer")  # what diffusers pipelines call their denoiser
-_OWN_WEIGHTS = "denoiser/model.safetensors"  # a denoiser that is no diffusers model
 
 
 @dataclass(frozen=True)
@@ -134,10 +141,10 @@ def save_full(folder: Path, full: FullModel) -> None:
     network: Any = without_wrappers(full.model.denoiser)
     full.scheduler.save_pretrained(folder / "scheduler")
     if getattr(diffusers, type(network).__name__, None) is not type(network):
-        (folder / _OWN_WEIGHTS).parent.mkdir(parents=True)
+        (folder / OWN_WEIGHTS).parent.mkdir(parents=True)
         # Weights that share memory, which safetensors refuses, become copies.
         weights = {name: value.cpu().contiguous().clone() for name, value in network.state_dict().items()}
-        save_file(weights, folder / _OWN_WEIGHTS)
+        save_file(weights, folder / OWN_WEIGHTS)
         return
     if isinstance(full.scheduler, GivenScheduler):
         network.save_pretrained(folder)
@@ -148,7 +155,7 @@ def save_full(folder: Path, full: FullModel) -> None:
         "unet": ["diffusers", type(network).__name__],
         "scheduler": ["diffusers", type(full.scheduler).__name__],
     }
-    write_atomic(folder / _INDEX, canonical_json(index))
+    write_atomic(folder / INDEX, canonical_json(index))
 
 
 def open_full(
@@ -185,10 +192,8 @@ def open_full(
             )
         _load_checkpoint(module, weights, path, denoiser, scheduler)
         return FullModel.of(module, denoiser, scheduler, conditional)
-    if (path / _INDEX).is_file():
-        return _open_pipeline(
-            path, module.conditional if isinstance(module, DiffusionModule) else conditional
-        )
+    if (path / INDEX).is_file():
+        return _open_pipeline(path, conditional)
     if (path / "config.json").is_file():
         network = _network(path, read_json(path / "config.json").get("_class_name"))
         of_module = FullModel.of(module, denoiser, scheduler, conditional)
@@ -197,16 +202,11 @@ def open_full(
             of_module.scheduler,
             weights_hash(network.state_dict()),
         )
-    if (path / _OWN_WEIGHTS).is_file():
+    if (path / OWN_WEIGHTS).is_file():
         full = FullModel.of(module, denoiser, scheduler, conditional)
-        load_weights(full.model.denoiser, read_checkpoint(path / _OWN_WEIGHTS), path)
+        load_weights(full.model.denoiser, read_checkpoint(path / OWN_WEIGHTS), path)
         return FullModel.of(module, denoiser, scheduler, conditional)
-    raise StoreError(
-        "this folder holds no full model",
-        found=f"{path} with {sorted(p.name for p in path.iterdir())[:6]}",
-        expected=f"{_INDEX} (a diffusers pipeline), config.json (a diffusers network) or {_OWN_WEIGHTS}",
-        fix="pass the folder that save_pretrained wrote, or run `guda fit` again",
-    )
+    raise no_full(path)
 
 
 def _load_checkpoint(
@@ -222,11 +222,14 @@ def _load_checkpoint(
         networks, parts = [unwrapped(module.denoiser), network], ("denoiser", "ema")
     else:
         networks, parts = [network], (str(denoiser), str(scheduler))
-    if bare_names(weights).keys() == bare_names(network.state_dict()).keys():
-        for each in networks:
-            load_weights(each, weights, path)
-    else:
+    given, own = bare_names(weights).keys(), bare_names(module.state_dict()).keys()
+    of_module = given & own and given != bare_names(network.state_dict()).keys()
+    network_alone = None if of_module else alone(weights, network, path)
+    if network_alone is None:
         load_weights(module, weights, path, parts)
+        return
+    for each in networks:
+        load_weights(each, network_alone, path)
 
 
 def open_schedule(path: Path) -> NoiseSchedule:
@@ -244,11 +247,11 @@ def open_schedule(path: Path) -> NoiseSchedule:
 
 
 def _open_pipeline(path: Path, conditional: bool) -> FullModel:
-    index = read_json(path / _INDEX)
+    index = read_json(path / INDEX)
     name = next((n for n in DENOISERS if n in index), None)
     if name is None or "scheduler" not in index:
         raise StoreError(
-            f"{path / _INDEX} names no denoiser and scheduler",
+            f"{path / INDEX} names no denoiser and scheduler",
             found=f"components {sorted(k for k in index if not k.startswith('_'))}",
             expected=f"{' or '.join(DENOISERS)}, and scheduler",
             fix="pass the folder of a diffusion pipeline, as save_pretrained writes it",
@@ -295,6 +298,8 @@ def _component(folder: Path, class_name: object, base: type, **options: object) 
             expected=f"a {'network' if base is ModelMixin else 'scheduler'} of the installed diffusers",
             fix="update diffusers, or load the model in your own LightningModule and pass a checkpoint",
         )
+    if not folder.is_dir():
+        raise unreadable(folder, "no such folder")
     loader: Any = kind
     try:
         return loader.from_pretrained(folder, local_files_only=True, **options)

@@ -6,11 +6,15 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
 from guda_lightning.diffusion import DiffusionModule, FullModel, load_weights, open_full
+from guda_lightning.diffusion.calling import CallAs
+from guda_lightning.diffusion.weights import unwrapped
 from guda_lightning.storage.paths import refuse_missing_start
 
 
@@ -47,13 +51,38 @@ class Layout:
         """
         if self.start is not None:
             refuse_missing_start(self.start)
-            weights = self.open(self.start, copy.deepcopy(module)).model.denoiser.state_dict()
-            for network in self.networks(module):
-                load_weights(network, weights, self.start)
+            networks, before = self.networks(module), _copied(module)
+            weights = _copied(self.open(self.start, module).model.denoiser)
+            module.load_state_dict(before)  # what else a checkpoint holds is of another training
+            trained, *copies = networks
+            load_weights(trained, weights, self.start)
+            for each in copies:
+                each.load_state_dict(_inner(trained).state_dict())
         return self.full(module)
 
     def networks(self, module: LightningModule) -> Sequence[nn.Module]:
-        """What training evaluates: the network that is trained and, where it differs, its average."""
+        """What training evaluates: the network of an untrained module, and its copies, as of an average.
+
+        Copies are of the same class and have the same weights. Where the average is named as the denoiser,
+        it is one of them that is trained.
+        """
         network = self.full(module).model.denoiser
-        trained = module.denoiser if isinstance(module, DiffusionModule) else network
-        return [trained] if trained is network else [trained, network]
+        taken = _inner(network)
+        trained = unwrapped(module.denoiser) if isinstance(module, DiffusionModule) else taken
+        copies = [part for part in module.modules() if part is trained or _alike(part, taken)]
+        return [network, *(part for part in copies if part is not taken)]
+
+
+def _inner(network: nn.Module) -> nn.Module:
+    return network.network if isinstance(network, CallAs) else network
+
+
+def _alike(part: nn.Module, network: nn.Module) -> bool:
+    if type(part) is not type(network):
+        return False
+    mine, other = network.state_dict(), part.state_dict()
+    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def _copied(module: nn.Module) -> dict[str, Any]:
+    return {name: copy.deepcopy(value) for name, value in module.state_dict().items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -117,7 +116,7 @@ def validate_full(
         verbose: Whether to print the metrics.
     """
     if ckpt_path is None:
-        full = trainer.layout.open(trainer.run_folder.full, copy.deepcopy(model))
+        full = trainer.layout.open(trainer.run_folder.full, model)
         load_weights(
             trainer.layout.full(model).model.denoiser,
             full.model.denoiser.state_dict(),
