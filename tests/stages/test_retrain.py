@@ -388,7 +388,7 @@ def test_weights_of_another_architecture(
         tmp_path / "run",
         [stage, "--trainer.start", other, *full],
         problem=f"the weights in {other} do not fit UNet2DModel",
-        found=f"{found}; 3 more of other shapes",
+        found=f"{found}; 7 more of other shapes",
         expected="the architecture of the configuration's model",
         fix="use the configuration that the checkpoint was trained with (its `model` section)",
     )
