@@ -328,6 +328,41 @@ def test_a_misspelt_key_above_others_is_named(
     assert re.match(message(problem, found, meant, f"use {meant}"), shown), shown
 
 
+@pytest.mark.parametrize(
+    ("code", "problem", "found"),
+    [
+        ("x = 1 / 0", "{name} cannot be imported", r"ZeroDivisionError: division by zero \(.*{name}.py:1\)"),
+        ("def :", "{name} cannot be imported", r"SyntaxError: invalid syntax \({name}.py, line 1\)"),
+        (
+            "from torch import nope",
+            "{name} cannot be imported",
+            r"ImportError: cannot import name 'nope' from 'torch' \(.*\) \(.*{name}.py:1\)",
+        ),
+        (
+            "import nowhere",
+            "nowhere is not installed, or cannot be imported",
+            "No module named 'nowhere'",
+        ),
+    ],
+)
+def test_an_own_module_that_fails_is_named_with_its_line(
+    code: str,
+    problem: str,
+    found: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = f"failing_{len(code)}"
+    (tmp_path / f"{name}.py").write_text(f"{code}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    shown = refused(
+        ["fit", "-c", DIGITS, "--run", f"{tmp_path}/run", "--model", f"{name}.Model"], capsys
+    ).splitlines()
+    assert shown[0] == problem.format(name=name)
+    assert re.fullmatch(f"  found:    {found.format(name=name)}", shown[1])
+
+
 def test_a_missing_package_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = refused(
         ["fit", "-c", DIGITS, "--run", f"{tmp_path}/run", "--trainer.logger", "MLFlowLogger"], capsys

@@ -6,10 +6,11 @@ import difflib
 import re
 import sys
 import textwrap
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from guda_lightning.errors import ConfigError
+from guda_lightning.cli.reasons import not_imported
+from guda_lightning.errors import ConfigError, GudaError
 
 _KEY = re.compile(r'Parser key "([^"]+)":\n')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)':\n")
@@ -78,7 +79,7 @@ def innermost(text: str) -> Reason:
         reason.text = textwrap.dedent(text[match.end() :]).strip()
 
 
-def refusal(text: str, command: str, options: Collection[str] = ()) -> ConfigError:
+def refusal(text: str, command: str, options: Collection[str] = ()) -> GudaError:
     """The error to show for what jsonargparse says.
 
     Args:
@@ -88,8 +89,10 @@ def refusal(text: str, command: str, options: Collection[str] = ()) -> ConfigErr
     """
     reason = innermost(text)
     asked = _Asked(command, options)
-    found = (rule(match, reason, asked) for pattern, rule in _RULES if (match := pattern.match(reason.text)))
-    return next(found, None) or ConfigError(
+    matches = ((rule, pattern.match(reason.text)) for pattern, rule in _RULES)
+    found = (rule(match, reason, asked) for rule, match in matches if match)
+    refused = next(found, None) or not_imported(_given_class(reason))
+    return refused or ConfigError(
         f"{reason.option or 'the configuration'} is refused",
         found=reason.said,
         expected="options and values that the command accepts",
@@ -148,7 +151,16 @@ def _no_option(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigErr
     )
 
 
-def _no_class(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+def _given_class(reason: Reason) -> str:
+    """The import path of a class that was given; empty: none was."""
+    given = re.search(r"class_path'?[=:] ?'([\w.]+)'", reason.value)
+    value = given[1] if given else reason.value
+    return reason.class_path or (value if re.fullmatch(r"\w+(\.\w+)+", value) else "")
+
+
+def _no_class(match: re.Match[str], reason: Reason, asked: _Asked) -> GudaError:
+    if match["missing"] and (refused := not_imported(_given_class(reason))):
+        return refused
     module, name, missing = match["module"], match["name"], match["missing"]
     wanted = f"{module}.{name}" if name else missing or match["text"]
     near = _near(name, _classes(module)) if name else []
@@ -252,7 +264,7 @@ def _type(text: str) -> str:
     return " ".join(re.sub(r"\b(?:typing|collections\.abc)\.", "", text).split())
 
 
-_RULES = (
+_RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Reason, _Asked], GudaError]], ...] = (
     (re.compile(r"unrecognized arguments: (.+)", re.DOTALL), _unknown),
     (re.compile(r"the following arguments are required: (.+)"), _required),
     (

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 from guda_lightning.errors import ConfigError, GudaError, MissingExtraError, StoreError
@@ -61,6 +62,26 @@ def not_built(error: BaseException, command: str) -> BaseException:
         expected="arguments that the trainer, the model and the data accept",
         fix=f"`{command} ... --print_config` shows all values",
     )
+
+
+def not_imported(class_path: str) -> GudaError | None:
+    """The error to show where the module of a class is there, and fails when it is imported; else None."""
+    module = class_path.rpartition(".")[0]
+    if not module:
+        return None
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        return None if f"{module}.".startswith(f"{error.name}.") else _missing_package(error)
+    except Exception as error:  # code of the user's: it may raise anything
+        place = "" if isinstance(error, SyntaxError) else f" ({_place(error)})"  # which says it itself
+        return ConfigError(
+            f"{module} cannot be imported",
+            found=f"{type(error).__name__}: {_said(error)}{place}",
+            expected=f"a module with the class {class_path}",
+            fix=f"correct it; `python -c 'import {module}'` shows the traceback",
+        )
+    return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
