@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import Logger, WandbLogger
     from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
     from torch import nn
@@ -109,9 +109,9 @@ def saves_in_pieces(strategy: ModelParallelStrategy) -> bool:
     return strategy._save_distributed_checkpoint
 
 
-def trainer_of(module: LightningModule) -> Trainer | None:
+def trainer_of(module: object) -> Trainer | None:
     """The trainer that a module is attached to; the public attribute raises where there is none."""
-    trainer: Trainer | None = module._trainer
+    trainer: Trainer | None = getattr(module, "_trainer", None)
     return trainer
 
 

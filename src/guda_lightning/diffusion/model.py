@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guda_lightning import compat
 from guda_lightning.diffusion.calling import call
 from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
 from guda_lightning.errors import ConfigError
@@ -97,7 +98,8 @@ def diffusion_model(
             f"the denoiser of {type(module).__name__} is not a network",
             found=f"{denoiser} is a {type(network).__name__}",
             expected="a torch.nn.Module",
-            fix="name the attribute that holds the UNet or transformer, e.g. denoiser='unet'",
+            fix=_built_late(module)
+            or "name the attribute that holds the UNet or transformer, e.g. denoiser='unet'",
         )
     noise_scheduler = find(module, scheduler, "scheduler")
     if network is noise_scheduler:
@@ -121,13 +123,23 @@ def find(module: object, path: str, role: str) -> Any:
     for name in path.split(".") if path != "." else ():
         if not hasattr(here, name):
             names = {*getattr(here, "__dict__", ()), *getattr(here, "_modules", ())}
-            candidates = [n for n in names if not n.startswith("_")]
+            candidates = [n for n in names if n[:1] != "_" and not isinstance(getattr(here, n), bool)]
             near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.4) or sorted(candidates)[:5]
             raise ConfigError(
                 f"{type(module).__name__} has no {role} at {path!r}",
                 found=f"{type(here).__name__} has no attribute {name!r}",
                 expected=f"a dotted attribute path; near it: {', '.join(near) or 'none'}",
-                fix=f"pass {role}='...' with the path of the {role} inside {type(module).__name__}",
+                fix=_built_late(module)
+                or f"pass {role}='...' with the path of the {role} inside {type(module).__name__}",
             )
         here = getattr(here, name)
     return here
+
+
+def _built_late(module: object) -> str:
+    """What to do where a LightningModule may build its parts in a hook that no trainer has called yet."""
+    own = [kind for kind in type(module).__mro__ if "lightning" not in kind.__module__.partition(".")[0]]
+    hooks = [name for name in ("configure_model", "setup") if any(name in vars(kind) for kind in own)]
+    if not hooks or compat.trainer_of(module) is not None:
+        return ""
+    return f"build it in __init__, or correct the path: {' and '.join(hooks)} of the module is called later"

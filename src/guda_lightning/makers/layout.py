@@ -51,14 +51,22 @@ class Layout:
         """
         if self.start is not None:
             refuse_missing_start(self.start)
-            networks, before = self.networks(module), _copied(module)
-            weights = _copied(self.open(self.start, module).model.denoiser)
-            module.load_state_dict(before)  # what else a checkpoint holds is of another training
-            trained, *copies = networks
-            load_weights(trained, weights, self.start)
-            for each in copies:
-                each.load_state_dict(_inner(trained).state_dict())
+            self.load(self.start, module)
         return self.full(module)
+
+    def load(self, path: Path, module: LightningModule) -> None:
+        """Give the network of an untrained module, and its copies, the weights at a path.
+
+        Raises:
+            StoreError: They cannot be read, or do not fit.
+        """
+        networks, before = self.networks(module), _copied(module)
+        weights = _copied(self.open(path, module).model.denoiser)
+        module.load_state_dict(before)  # what else a checkpoint holds is of another training
+        network, *copies = networks
+        load_weights(network, weights, path)
+        for each in copies:
+            each.load_state_dict(_inner(network).state_dict())
 
     def networks(self, module: LightningModule) -> Sequence[nn.Module]:
         """What training evaluates: the network of an untrained module, and its copies, as of an average.

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from guda_lightning import compat
 from guda_lightning.data import GroupDataModule
-from guda_lightning.diffusion import FullModel, load_weights, refuse_nonfinite, save_full
+from guda_lightning.diffusion import FullModel, refuse_nonfinite, save_full
 from guda_lightning.diffusion.calling import predicts_variance
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.labels import refuse_labels
@@ -116,12 +116,7 @@ def validate_full(
         verbose: Whether to print the metrics.
     """
     if ckpt_path is None:
-        full = trainer.layout.open(trainer.run_folder.full, model)
-        load_weights(
-            trainer.layout.full(model).model.denoiser,
-            full.model.denoiser.state_dict(),
-            trainer.run_folder.full,
-        )
+        trainer.layout.load(trainer.run_folder.full, model)
     with closing_runs():
         fresh, _ = trainer.trainers.fresh(Training("validate", "full", "validate"))
         refuse_unsharded(fresh, model)
