@@ -56,6 +56,11 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "options below `trainer:`, each on a line of its own, further right",
         ),
         (
+            b"trainer: 1e5\n",
+            "trainer: a text",
+            "options below `trainer:`, each on a line of its own, further right",
+        ),
+        (
             b"data: 3\n",
             "data: a number",
             "options below `data:`, each on a line of its own, further right",
