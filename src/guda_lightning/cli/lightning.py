@@ -6,10 +6,8 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
-from enum import Enum
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, Namespace, set_dumper, set_parsing_settings
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -23,9 +21,6 @@ from guda_lightning.cli.reasons import not_built
 from guda_lightning.diffusion.training import rare_hparams, time_hparams
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.stages.base import StageTrainer
-
-# Defaults of Lightning that are members of an enumeration, such as the interval of a Timer, by their values.
-yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 _PRECISION = "32-true"  # of a trainer that is told nothing
 _FROM_FIT = ("model", "data", "seed_everything")  # sections that make the full model what it is

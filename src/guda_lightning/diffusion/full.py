@@ -186,9 +186,7 @@ def open_full(
         _load_checkpoint(module, weights, path, denoiser, scheduler)
         return FullModel.of(module, denoiser, scheduler, conditional)
     if (path / _INDEX).is_file():
-        return _open_pipeline(
-            path, module.conditional if isinstance(module, DiffusionModule) else conditional
-        )
+        return _open_pipeline(path, conditional)
     if (path / "config.json").is_file():
         network = _network(path, read_json(path / "config.json").get("_class_name"))
         of_module = FullModel.of(module, denoiser, scheduler, conditional)
