@@ -20,7 +20,8 @@ from lightning.pytorch.callbacks import (
 import struck
 from guda_lightning import UnlearnModule
 from guda_lightning.cli.main import main
-from guda_lightning.diffusion.training import rare_hparams
+from guda_lightning.diffusion.training import early_stop, rare_hparams, stopped_by
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
 from guda_lightning.makers.trainers import TrainerFactory
 from guda_lightning.storage.runs import RunFolder
@@ -275,6 +276,43 @@ def test_callbacks_differ_by_what_their_functions_hold(tmp_path: Path) -> None:
     assert of(EMAWeightAveraging(decay=0.5)) == of(EMAWeightAveraging(decay=0.5))
     assert of(EMAWeightAveraging(decay=0.5)) != of(EMAWeightAveraging(decay=0.9))
     assert of(EarlyStopping("loss", verbose=True)) == of(EarlyStopping("loss"))
+    later = EarlyStopping("loss", check_on_train_epoch_end=False)
+    assert of(EarlyStopping("loss", check_on_train_epoch_end=True)) == of(EarlyStopping("loss")) != of(later)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_training_does_not_change_what_identifies_it(every: int, tmp_path: Path) -> None:
+    stopper = EarlyStopping("loss")
+    trainer = quiet_trainer(tmp_path, callbacks=[stopper], check_val_every_n_epoch=every)
+    before = rare_hparams(trainer)
+    stopper.setup(trainer, trainer.lightning_module, "fit")
+    assert rare_hparams(trainer) == before
+
+
+class Everyone(Ranks):
+    """Two processes as the second sees them, of which the first has said something else."""
+
+    def broadcast(self, value: Any) -> Any:
+        return "max_time"
+
+    def all_gather(self, value: Any) -> list[Any]:
+        return [[], value]
+
+
+def test_processes_agree_on_what_has_ended_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopper = EarlyStopping("loss")
+    trainer = quiet_trainer(
+        tmp_path, max_epochs=-1, max_time="00:01:00:00", callbacks=[stopper]
+    )  # not over here
+    with pytest.raises(ConfigError, match=r"^the training has stopped before its end\n"):
+        stopped_by(trainer)
+    monkeypatch.setattr(Ranks, "of", lambda _: Everyone(1, 2))
+    assert stopped_by(trainer) == "max_time"
+    assert early_stop(trainer) is None
+    stopper.stopping_reason_message = "not\nfinite"
+    assert early_stop(trainer) == "EarlyStopping: not finite"
 
 
 def test_random_groups_are_made_as_real_ones(tmp_path: Path) -> None:

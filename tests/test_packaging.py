@@ -85,6 +85,16 @@ def test_make_installs_the_libraries_of_the_extra_foreign() -> None:
     assert names <= {*line.split()[2:]}
 
 
+def test_make_install_goes_on_where_a_library_of_the_tests_cannot_be_installed(tmp_path: Path) -> None:
+    home, python = tmp_path / "venv", tmp_path / "python"
+    making = f'mkdir -p "{home}/bin" && cp "$0" "{home}/bin/python"'
+    python.write_text(f'#!/bin/sh\ncase "$*" in *monai*) exit 1;; *" venv "*) {making};; esac\n')
+    python.chmod(0o755)
+    told = run("make", "install", f"PYTHON={python}", f"VENV={home}", cwd=ROOT)
+    assert "monai cannot be installed: the tests that need it will be skipped\n" in told
+    assert (home / "installed.stamp").is_file()
+
+
 def test_wheel_holds_exactly_the_package_and_the_yaml(built: tuple[Path, Path]) -> None:
     wheel, _ = built
     assert wheel.name == f"guda_lightning-{VERSION}-py3-none-any.whl"

@@ -166,6 +166,7 @@ def copy_of_logger(logger: Logger) -> Logger:
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
     """The configuration of a scheduler, without the list of those values that are its class's defaults.
 
-    With the list, ``from_config`` of another class would put its own defaults in their place.
+    With the list, ``from_config`` of another class would put its own defaults in their place. In it is also
+    what a constructor has got by position (diffusers 0.42).
     """
     return {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}

@@ -18,6 +18,7 @@ from guda_lightning.attribution import (
     FittedELBOAttributor,
     squared_errors,
 )
+from guda_lightning.attribution.elbo import scored_groups
 from guda_lightning.counterfactuals import CounterfactualRecord, CounterfactualStore
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
@@ -90,6 +91,13 @@ def fit(
     execution = Execution(on_evaluations=on_evaluations)
     context = AttributionContext(full, grouping=grouping, store=store.root, cache=cache, execution=execution)
     return CounterfactualAttributor(None, operator, scoring, **options).fit(context)
+
+
+def test_groups_that_mean_the_same_are_scored_once(full: FullModel) -> None:
+    first, second, *_ = sorted(GROUPS)
+    chosen = [f"{second}+{first}", f"{first}+{second}", second]
+    context = AttributionContext(full, grouping=Grouping.from_labels([*GROUPS, *GROUPS]))
+    assert scored_groups(context, chosen) == (f"{first}+{second}", second)
 
 
 def test_scores_follow_from_the_errors_of_each_model(store: CounterfactualStore, full: FullModel) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import re
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -126,6 +128,19 @@ def validated(
 def one_batch(batch: Any) -> DataLoader[Any]:
     """A loader of one batch of any form."""
     return DataLoader([0], collate_fn=lambda _: batch)  # type: ignore[arg-type]
+
+
+def test_no_batch_is_held_after_its_step(store: Path, tmp_path: Path) -> None:
+    class Batch(dict[str, Tensor]):
+        """One that can be referred to weakly."""
+
+    seen: list[Any] = []
+    module, callback = foreign(), watching(store)
+    module.validation_step = lambda batch, batch_idx: seen.append(weakref.ref(batch))
+    validated(tmp_path, callback, one_batch(Batch(image=images())), module)
+    assert_scored(callback, store, images())
+    gc.collect()
+    assert [reference() for reference in seen] == [None]
 
 
 def expected_scores(store: Path, queries: Queries, module: Any = None) -> Tensor:

@@ -31,6 +31,7 @@ from guda_lightning.diffusion import (
 )
 from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.storage.paths import refuse_missing_full, refuse_missing_start
 from toys import assert_same_output, message, quiet_trainer, shades, tiny_unet
 
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -178,6 +179,17 @@ def saved(tmp_path: Path) -> Path:
     folder = tmp_path / "saved"
     save_full(folder, FullModel.of(module()))
     return folder
+
+
+def test_a_folder_in_the_home_folder_is_found(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(saved.parent))
+    monkeypatch.setenv("NAME", saved.name)
+    hashed = FullModel.of(module()).hash
+    assert (
+        open_full(Path("~", saved.name), module()).hash == open_full(Path("~/$NAME"), module()).hash == hashed
+    )
+    refuse_missing_start(Path("~", saved.name))
+    refuse_missing_full(Path("~", saved.name))
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:

@@ -186,6 +186,14 @@ def test_settings_that_change_what_the_network_sees_are_refused(scheduler: Any, 
         FullModel.of(DiffusionModule(tiny_unet(), scheduler))
 
 
+def test_a_flow_has_the_arguments_that_it_got_by_position() -> None:
+    by_position = diffusers.FlowMatchEulerDiscreteScheduler(20, 3.0)
+    by_name = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=20, shift=3.0)
+    schedule, s = noise_schedule(by_position), torch.linspace(1, 0.05, 20, dtype=torch.float64)
+    torch.testing.assert_close(schedule.sigma.flip(0), 3 * s / (1 + 2 * s), rtol=0, atol=1e-6)
+    assert schedule.hash == noise_schedule(by_name).hash
+
+
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
 
 
@@ -204,6 +212,8 @@ def test_a_solver_of_a_flow_stands_for_the_flow(name: str) -> None:
     full = FullModel.of(DiffusionModule(tiny_unet(), scheduler))
     assert (type(full.scheduler), full.scheduler.shift) == (diffusers.FlowMatchEulerDiscreteScheduler, 3.0)
     assert full.model.prediction == "flow"
+    s = torch.linspace(1, 0.001, 1000, dtype=torch.float64)
+    torch.testing.assert_close(full.model.schedule.sigma.flip(0), 3 * s / (1 + 2 * s), rtol=0, atol=1e-4)
     scheduler.set_timesteps(10)
     assert torch.allclose(scheduler.timesteps / 1000, scheduler.sigmas[:-1], atol=2e-3)
     if name in ("DEISMultistepScheduler", "SASolverScheduler"):  # not exact on a straight path

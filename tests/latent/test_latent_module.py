@@ -51,6 +51,16 @@ def trainer(folder: Path, **options: Any) -> Trainer:
     )
 
 
+def test_model_and_data_find_a_pipeline_in_the_home_folder(
+    pretrained: str, data: LatentDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(Path(pretrained).parent))
+    written = f"~/{Path(pretrained).name}"
+    module = LatentDiffusionModule(written)
+    assert module.pretrained == LatentDataModule(data.source, written).encoders.pretrained == pretrained
+    trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
+
+
 def test_the_loss_is_that_of_the_pipelines_own_unet(
     pretrained: str, data: LatentDataModule, tmp_path: Path
 ) -> None:

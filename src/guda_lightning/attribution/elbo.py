@@ -180,4 +180,4 @@ def scored_groups(
     if grouping is None:
         return tuple(chosen or known)
     groups = chosen or [name for name in grouping.names if grouping.size(name)]
-    return tuple(grouping.known.joint(grouping.coalition(group)) for group in groups)
+    return tuple(dict.fromkeys(grouping.known.joint(grouping.coalition(group)) for group in groups))

@@ -99,13 +99,14 @@ class ValidationQueries:
                 cannot be called on them.
             QueryError: They are not in the stated range, or do not fit the network.
         """
+        begun, self._begun = self._begun, None  # held until then alone: it may lie on the GPU
         if not self._wants(trainer, dataloader_idx):
             return
         images = None
         where = "the validation images" + (f" of loader {dataloader_idx}" if dataloader_idx else "")
-        if self._begun is not None and self._begun.batch is batch:
-            images = self._begun.images
-            batch = {**self._begun.held, **batch} if self._begun.held else batch
+        if begun is not None and begun.batch is batch:
+            images = begun.images
+            batch = {**begun.held, **batch} if begun.held else batch
         images = self._images(batch, where) if images is None else images
         if images is None or not len(images):
             return

@@ -6,11 +6,9 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
-from enum import Enum
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentError, Namespace, set_dumper, set_parsing_settings
 from jsonargparse.typing import register_type
 from lightning.pytorch import LightningModule, seed_everything
@@ -27,10 +25,7 @@ from guda_lightning.diffusion.training import rare_hparams, time_hparams
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.stages.base import StageTrainer
 
-# Defaults of Lightning that are members of an enumeration, such as the interval of a Timer, by their values.
-yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
-
-# And devices, such as that of StochasticWeightAveraging.
+# Devices are written by their names, such as that of StochasticWeightAveraging.
 register_type(torch.device)
 
 _PRECISION = "32-true"  # of a trainer that is told nothing

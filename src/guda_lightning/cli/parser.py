@@ -7,6 +7,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 import yaml
@@ -28,6 +29,8 @@ _Dumper.add_implicit_resolver(
     re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
+# Defaults of Lightning that are members of an enumeration, such as the interval of a Timer, by their values.
+_Dumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 def dumped(values: Any) -> str:

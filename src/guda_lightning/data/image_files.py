@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from guda_lightning.data.group_names import quoted
 from guda_lightning.errors import GudaError
 from guda_lightning.notes import tell_once
 
@@ -145,7 +146,7 @@ def shown(name: object) -> str:
 
 def reasons(unfit: Mapping[str, str]) -> str:
     """The first ten files by name with their reasons, a line each."""
-    lines = [f"{_quoted(name)}: {reason}" for name, reason in sorted(unfit.items())[:_SHOWN]]
+    lines = [f"{quoted(name)}: {reason}" for name, reason in sorted(unfit.items())[:_SHOWN]]
     more = len(unfit) - len(lines)
     return "\n            ".join([*lines, *([f"and {more} more"] if more else [])])
 
@@ -242,10 +243,6 @@ def _is_recognised(prefix: bytes) -> bool:
 
 def _first_folders(names: Collection[str]) -> set[str]:
     return {name.partition("/")[0] for name in names}
-
-
-def _quoted(name: str) -> str:
-    return f"'{name}'" if unfit_name(name) is None else repr(name)
 
 
 def _counted(count: int, what: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from guda_lightning.data.image_files import reasons
 from guda_lightning.errors import GudaError
 from guda_lightning.notes import tell_once
 from guda_lightning.progress_bar import progress_bar
@@ -88,22 +89,39 @@ def decoded(
         raise UnreadableImage(name, _reason(error)) from error
 
 
-def unreadable(decode: Callable[[int], object], rows: Sequence[int]) -> dict[str, str]:
-    """Which pictures cannot be decoded, and why.
+def unreadable(
+    error: type[GudaError],
+    first: UnreadableImage,
+    decode: Callable[[int], object],
+    rows: Sequence[int],
+    one: str,
+    several: str,
+) -> GudaError:
+    """What is wrong with all pictures that cannot be decoded.
 
     Args:
+        error: The kind of the error.
+        first: The one that was found first.
         decode: Decodes the picture of a row; raises ``UnreadableImage``.
         rows: The rows to try.
+        one: What to call the first one where it is the only one.
+        several: What to call more of them.
     """
-    unfit: dict[str, str] = {}
+    unfit = {first.name: first.reason}
     with progress_bar("check images", "images", len(rows), delay=2) as bar:
         for row in rows:
             try:
                 decode(row)
-            except UnreadableImage as error:
-                unfit[error.name] = error.reason
+            except UnreadableImage as another:
+                unfit[another.name] = another.reason
             bar.update()
-    return unfit
+    alone = len(unfit) == 1
+    return error(
+        f"{one if alone else f'{len(unfit)} {several}'} cannot be read",
+        found=first.reason if alone else reasons(unfit),
+        expected="complete pictures of 8 bits per channel",
+        fix="repair, convert or remove them",
+    )
 
 
 def _to_bytes(

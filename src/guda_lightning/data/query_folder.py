@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from guda_lightning.data.group_names import Names
-from guda_lightning.data.image_files import image_suffixes, list_image_files, reasons
+from guda_lightning.data.image_files import image_suffixes, list_image_files
 from guda_lightning.data.images import Channels, UnreadableImage, decoded, read_image, to_unit, unreadable
 from guda_lightning.data.queries import refuse_unfit_id
 from guda_lightning.data.rows import read_rows
-from guda_lightning.errors import DataError, QueryError
+from guda_lightning.errors import DataError, GudaError, QueryError
 from guda_lightning.storage.paths import refuse_missing_queries, user_path
 from guda_lightning.types import Queries
 
@@ -96,16 +96,10 @@ class QueryFolder:
             )
         return torch.tensor(pixels)
 
-    def _unreadable(self, first: UnreadableImage) -> QueryError:
+    def _unreadable(self, first: UnreadableImage) -> GudaError:
         """What is wrong with all queries that cannot be read, whichever were to be loaded."""
-        unfit = {first.name: first.reason, **unreadable(self._pixels, range(len(self)))}
-        several = f"{len(unfit)} queries of {self._folder} cannot be read"
-        return QueryError(
-            several if len(unfit) > 1 else f"the query {self._folder / first.name} cannot be read",
-            found=reasons(unfit) if len(unfit) > 1 else first.reason,
-            expected="complete pictures of 8 bits per channel",
-            fix="repair, convert or remove them",
-        )
+        one, several = f"the query {self._folder / first.name}", f"queries of {self._folder}"
+        return unreadable(QueryError, first, self._pixels, range(len(self)), one, several)
 
 
 def load_queries(path: str | Path, image_shape: tuple[int, int, int], *, resize: bool = False) -> Queries:

@@ -19,7 +19,6 @@ from guda_lightning.errors import StoreError
 INDEX = "model_index.json"  # of a diffusers pipeline
 OWN_WEIGHTS = "denoiser/model.safetensors"  # a denoiser that is no diffusers model
 _STATE_DICTS = ("state_dict", "model_state_dict", "model")  # where frameworks keep the weights
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _WEIGHTS = re.compile(r"\w+(-\d+-of-\d+)?(\.(?P<variant>\w+)(-\d+-of-\d+)?)?\.(safetensors|bin)")
 _EXPECTED = "a folder written by save_pretrained, a Lightning checkpoint, or a file with a state_dict"
 
@@ -234,7 +233,7 @@ def no_full(path: Path) -> StoreError:
 
 def unreadable(path: Path, reason: object, fix: str = "") -> StoreError:
     """The refusal of a full model that cannot be read."""
-    text = _ESCAPES.sub("", str(reason))
+    text = str(reason)
     if text.startswith("Weights only load failed"):  # the reason is in the last paragraph but one
         text = text.partition("\n\nCheck the documentation")[0].rpartition("\n\n")[2] or text
         text = text.rpartition("WeightsUnpickler error: ")[2]

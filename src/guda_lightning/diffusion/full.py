@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import ModelMixin, SchedulerMixin
 from lightning.pytorch import LightningModule
 from safetensors.torch import save_file
@@ -39,7 +38,7 @@ from guda_lightning.distributed.sharding import whole
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.storage.files import canonical_json, read_json, write_atomic
-from guda_lightning.storage.paths import refuse_missing_full
+from guda_lightning.storage.paths import refuse_missing_full, user_path
 from guda_lightning.storage.provenance import Provenance
 
 DENOISERS = ("unet", "transformer")  # what diffusers pipelines call their denoiser
@@ -169,7 +168,7 @@ def open_full(
 
     Args:
         path: A diffusers folder (a pipeline's or a network's), a folder written by ``guda fit``, or a
-            Lightning checkpoint of ``module``'s class.
+            Lightning checkpoint of ``module``'s class; ``~`` and environment variables are written out.
         module: The module of the configuration: gives what the path does not (the architecture for a
             checkpoint, the scheduler for a bare network), and whether it is conditional.
         denoiser: Where ``module`` has its network, by dotted path; see ``FullModel.of``.
@@ -180,6 +179,7 @@ def open_full(
         StoreError: The path does not exist, is of no such kind, or its weights do not fit.
     """
     refuse_missing_full(path)
+    path = user_path(path)
     conditional = module.conditional if isinstance(module, DiffusionModule) else conditional
     if path.is_file():
         weights = read_checkpoint(path)
@@ -268,7 +268,7 @@ def _class_name(entry: object) -> object:
     return entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
 
 
-def _network(folder: Path, class_name: object) -> torch.nn.Module:
+def _network(folder: Path, class_name: object) -> nn.Module:
     """The network of a folder, ready for use; diffusers itself would make up weights that are missing."""
     variant = weights_variant(folder)
     network, loaded = _component(
@@ -276,7 +276,7 @@ def _network(folder: Path, class_name: object) -> torch.nn.Module:
     )  # low memory usage needs accelerate
     if wrong := made_up(loaded):
         raise unreadable(folder, wrong)
-    module: torch.nn.Module = network.eval()
+    module: nn.Module = network.eval()
     return module
 
 

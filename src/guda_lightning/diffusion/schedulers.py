@@ -105,7 +105,7 @@ def prediction_type(scheduler: Any) -> PredictionType:
 def _schedule(scheduler: Any) -> NoiseSchedule:
     if _is_flow(scheduler):
         # set_timesteps() overwrites the sigmas: rebuild the grid of training from the configuration.
-        sigmas = type(scheduler).from_config(scheduler.config).sigmas
+        sigmas = type(scheduler).from_config(compat.scheduler_config(scheduler)).sigmas
         return NoiseSchedule.from_flow(sigmas[sigmas > 0], scheduler.config.num_train_timesteps)
     return NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod)
 
@@ -119,7 +119,7 @@ def _solves_flow(config: Any) -> bool:
 def _flow(config: Any) -> FlowMatchEulerDiscreteScheduler:
     """The scheduler that a solver's flow is trained with."""
     shift = 1.0 if config.get("use_dynamic_shifting") else config["flow_shift"]
-    return FlowMatchEulerDiscreteScheduler(config["num_train_timesteps"], shift)
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=config["num_train_timesteps"], shift=shift)
 
 
 def _is_flow(scheduler: Any) -> bool:

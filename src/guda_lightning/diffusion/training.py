@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from guda_lightning import compat
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
 
 # Callbacks that change what is learnt, or for how long.
@@ -64,7 +65,7 @@ def rare_hparams(trainer: Trainer) -> dict[str, Any]:
         found["overfit_batches"] = overfit
     callbacks = changing_callbacks(compat.callbacks(trainer))
     if callbacks:
-        found["callbacks"] = _named(callbacks)
+        found["callbacks"] = _named(callbacks, trainer)
         for name, left_out in _WITH_CALLBACKS.items():
             if (value := getattr(trainer, name)) != left_out:
                 found[name] = value
@@ -103,14 +104,23 @@ def refuse_endless(trainer: Trainer) -> None:
 def stopped_by(trainer: Trainer) -> str | None:
     """What has ended a training that did what its configuration says; None: its steps or epochs.
 
+    All processes must call this: rank zero decides, by its clock.
+
     Raises:
         ConfigError: It was ended by something that the configuration does not say, or that depends on the
             machine, before its steps or epochs were over.
     """
+    ended = Ranks.of(trainer).broadcast(_ended(trainer, early_stop(trainer)))
+    if isinstance(ended, ConfigError):
+        raise ended
+    return ended
+
+
+def _ended(trainer: Trainer, early: str | None) -> str | ConfigError | None:
+    """What ``stopped_by`` returns or raises, as this process sees it."""
     ends = _ends(trainer)
     if any(now >= end for now, end in ends.values()):
         return None
-    early = early_stop(trainer)
     if early is not None:
         return early
     found = ", ".join(f"{now} of {end} ({name})" for name, (now, end) in ends.items())
@@ -118,14 +128,14 @@ def stopped_by(trainer: Trainer) -> str | None:
     if left is not None and left <= 0:
         if not ends:
             return "max_time"
-        raise ConfigError(
+        return ConfigError(
             "trainer.max_time was over before the training was",
             found=found,
             expected="all steps or epochs",
             fix="raise max_time, which counts all attempts, or leave it out: the same command goes on "
             "from the last whole epoch",
         )
-    raise ConfigError(
+    return ConfigError(
         "the training has stopped before its end",
         found=found or f"{trainer.global_step} steps and no end",
         expected="all steps or epochs, or an end by EarlyStopping or max_time",
@@ -134,11 +144,15 @@ def stopped_by(trainer: Trainer) -> str | None:
 
 
 def early_stop(trainer: Trainer) -> str | None:
-    """Which EarlyStopping has ended a training, and why; None: none has."""
-    for callback in compat.callbacks(trainer):
-        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message is not None:
-            return f"{type(callback).__name__}: {' '.join(callback.stopping_reason_message.split())}"
-    return None
+    """Which EarlyStopping has ended a training, and why; None: none has. All processes must call this."""
+    stopped = [
+        f"{type(callback).__name__}: {' '.join(callback.stopping_reason_message.split())}"
+        for callback in compat.callbacks(trainer)
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message is not None
+    ]
+    # Each process has its own metrics: one may stop all of them, and it alone says why.
+    everyone = Ranks.of(trainer).all_gather(stopped)
+    return next((reason for reasons in everyone for reason in reasons), None)
 
 
 def _fix(trainer: Trainer) -> str:
@@ -167,9 +181,11 @@ def _seconds_left(trainer: Trainer) -> float | None:
     return min((left for timer in timers if (left := timer.time_remaining()) is not None), default=None)
 
 
-def _named(callbacks: Iterable[Callback]) -> dict[str, Any]:
+def _named(callbacks: Iterable[Callback], trainer: Trainer) -> dict[str, Any]:
     """The arguments of callbacks, as far as they keep them, by their classes' names."""
     found: dict[str, Any] = {}
+    # What EarlyStopping puts in place of its check_on_train_epoch_end=None once a training begins.
+    at_epoch_end = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
     for callback in callbacks:
         name, kept = type(callback).__name__, vars(callback)
         while name in found:
@@ -177,6 +193,8 @@ def _named(callbacks: Iterable[Callback]) -> dict[str, Any]:
         constructors = [vars(kind)["__init__"] for kind in type(callback).__mro__ if "__init__" in vars(kind)]
         arguments = {one for each in constructors for one in inspect.signature(each).parameters}
         values = {one: kept.get(one, kept.get(f"_{one}")) for one in arguments - _PRINTED}
+        if values.get("check_on_train_epoch_end") is at_epoch_end:
+            del values["check_on_train_epoch_end"]
         found[name] = _described(values)
     return found
 

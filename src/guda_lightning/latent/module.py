@@ -21,6 +21,7 @@ from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.latent.data import LatentDataModule
 from guda_lightning.latent.encoders import pipeline_index, unreadable
 from guda_lightning.latent.prompts import NO_PROMPT
+from guda_lightning.storage.paths import expanded
 
 
 class LatentDiffusionModule(DiffusionModule):
@@ -75,6 +76,7 @@ class LatentDiffusionModule(DiffusionModule):
                 expected="one of the two",
                 fix="leave out model.init_args.ema_decay or model.init_args.lora",
             )
+        pretrained = expanded(pretrained)
         denoiser, own = _denoiser(pretrained), _scheduler(pretrained)
         if scheduler is not None and prediction_type(scheduler) != prediction_type(own):
             raise ConfigError(

@@ -11,9 +11,8 @@ from guda_lightning import compat
 from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.diffusion.checkpoints import unreadable_globals
 from guda_lightning.diffusion.training import stopped_by
-from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import refuse_unsharded
-from guda_lightning.errors import GudaError, StoreError
+from guda_lightning.errors import StoreError
 from guda_lightning.makers.costs import say
 
 _EXPECTED_WARNINGS = (
@@ -52,7 +51,7 @@ def fit(
             raise KeyboardInterrupt from exit_
         raise
     if not compat.is_dry_run(trainer):
-        _refuse_stopped(trainer)
+        stopped_by(trainer)  # refuses what Lightning takes for a finished training
 
 
 def _refuse_objects(path: Path) -> None:
@@ -64,15 +63,3 @@ def _refuse_objects(path: Path) -> None:
             fix="let the state_dict and on_save_checkpoint of your module and callbacks return these, and "
             f"remove {path.parent} to begin again",
         )
-
-
-def _refuse_stopped(trainer: Trainer) -> None:
-    """Refuse what Lightning takes for a finished training; raises as ``stopped_by`` on rank zero."""
-    refused: GudaError | None = None
-    try:
-        stopped_by(trainer)
-    except GudaError as error:
-        refused = error
-    refused = Ranks.of(trainer).broadcast(refused)  # by one clock
-    if refused is not None:
-        raise refused

@@ -47,8 +47,10 @@ def refuse_missing_full(path: Path) -> None:
     """Refuse a full model that is not there.
 
     Raises:
+        ConfigError: The path names an environment variable that is not set.
         StoreError: There is nothing at the path.
     """
+    path = user_path(path)
     if not path.exists():
         raise StoreError(
             "the full model does not exist",
@@ -62,8 +64,10 @@ def refuse_missing_start(path: Path) -> None:
     """Refuse to fine-tune weights that are not there.
 
     Raises:
+        ConfigError: The path names an environment variable that is not set.
         StoreError: There is nothing at the path.
     """
+    path = user_path(path)
     if not path.exists():
         raise StoreError(
             "the weights to start from do not exist",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,14 +71,13 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        inside = [file for file in path.rglob("*") if file.suffix.lower() == ".parquet" and file.is_file()]
-        files = sorted(file for file in inside if file.parent == path and not file.name.startswith("._"))
+        files = _parquet_files(path.iterdir())
         _refuse_several_splits(path, files)
     else:
-        inside = []
         found = path.parent.glob(path.name) if path.parent.is_dir() else map(Path, glob.glob(str(path)))
         files = sorted(file for file in found if file.is_file())
     if not files:
+        inside = _parquet_files(path.rglob("*")) if path.is_dir() else []
         raise DataError(
             f"no Parquet file at {path}",
             found="a folder without .parquet files" + (f", but with {inside[0]}" if inside else "")
@@ -88,6 +87,14 @@ def _files(path: Path) -> list[Path]:
             fix=f"set data.source.path to {inside[0].parent}" if inside else "correct the path",
         )
     return files
+
+
+def _parquet_files(found: Iterable[Path]) -> list[Path]:
+    return sorted(
+        file
+        for file in found
+        if file.suffix.lower() == ".parquet" and not file.name.startswith("._") and file.is_file()
+    )
 
 
 def _refuse_several_splits(path: Path, files: Sequence[Path]) -> None:

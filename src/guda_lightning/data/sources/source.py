@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from guda_lightning.data.image_files import reasons
 from guda_lightning.data.images import Channels, UnreadableImage, decoded, unreadable
 from guda_lightning.errors import DataError
 from guda_lightning.progress_bar import progress_bar
@@ -110,7 +109,14 @@ class ImageTable:
                     array = self._decoded(index, size, channels)
                 except UnreadableImage as error:
                     later = [*order[position:], *(int(index) for index in rest)]
-                    raise self._unreadable(error, later, size, channels) from error
+                    raise unreadable(
+                        DataError,
+                        error,
+                        lambda index: self._decoded(index, size, channels),
+                        later,
+                        f"the image '{error.name}'",
+                        "images",
+                    ) from error
                 if arrays and array.shape[1:] != arrays[0].shape[1:]:
                     raise DataError(
                         "the images differ in size",
@@ -131,24 +137,6 @@ class ImageTable:
         self, index: int, size: tuple[int, int] | None, channels: Channels | None
     ) -> NDArray[np.uint8]:
         return decoded(self.ids[index], lambda: self.read(index), size, channels)
-
-    def _unreadable(
-        self,
-        first: UnreadableImage,
-        order: Sequence[int],
-        size: tuple[int, int] | None,
-        channels: Channels | None,
-    ) -> DataError:
-        """What is wrong with all of these images that cannot be read."""
-        others = unreadable(lambda index: self._decoded(index, size, channels), order)
-        unfit = {first.name: first.reason, **others}
-        several = f"{len(unfit)} images cannot be read"
-        return DataError(
-            several if len(unfit) > 1 else f"the image '{first.name}' cannot be read",
-            found=reasons(unfit) if len(unfit) > 1 else first.reason,
-            expected="complete pictures of 8 bits per channel",
-            fix="repair, convert or remove them",
-        )
 
 
 class Source(ABC):
