@@ -243,6 +243,18 @@ def test_a_group_with_all_samples(refused: Refused, tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_around_the_folders_of_groups(refused: Refused, tmp_path: Path) -> None:
+    for group in ("cats", "dogs"):
+        picture(tmp_path / "data" / "animals" / group / "0.png")
+    refused(
+        command("fit", *folder_of(tmp_path / "data")),
+        "no group can be removed from the training data",
+        found="2 of 2 samples in 'animals'",
+        expected="a group, and samples outside of it",
+        fix="set the path to the folder that holds the groups' folders, or data.groups to a table",
+    )
+
+
 def test_more_neighbours_than_retain_samples(refused: Refused, finished_run: Path) -> None:
     shutil.rmtree(finished_run / "store")
     refused(
