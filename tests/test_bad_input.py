@@ -157,7 +157,7 @@ def test_images_of_several_sizes(refused: Refused, tmp_path: Path) -> None:
 
 def test_images_that_the_network_does_not_take(refused: Refused, tmp_path: Path) -> None:
     for index in range(4):
-        picture(tmp_path / "data" / "cats" / f"{index}.png", mode="RGB")
+        picture(tmp_path / "data" / f"group {index % 2}" / f"{index}.png", mode="RGB")
     refused(
         command("fit", *folder_of(tmp_path / "data")),
         "UNet2DModel cannot be called with this data",
