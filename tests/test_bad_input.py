@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save
 
 from guda_lightning.cli.main import main
 from guda_lightning.report import charts
@@ -640,6 +641,16 @@ def test_a_report_on_a_table_that_does_not_exist(
     err = capsys.readouterr().err
     assert err.startswith("error: ") and f"{finished_run}/scores/nope.parquet" in err and "  fix: " in err
     assert state(finished_run) == before
+
+
+@pytest.mark.parametrize("content", [b"half", save({})])
+def test_a_report_on_damaged_examples(
+    content: bytes, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished_run / "examples.safetensors").write_bytes(content)
+    assert report(finished_run) == 2
+    err = capsys.readouterr().err
+    assert f"{finished_run}/examples.safetensors" in err and "a few training images of every group" in err
 
 
 @pytest.mark.parametrize(

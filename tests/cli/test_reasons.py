@@ -56,6 +56,11 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "options below `trainer:`, each on a line of its own, further right",
         ),
         (
+            b"trainer: 1e5\n",
+            "trainer: a text",
+            "options below `trainer:`, each on a line of its own, further right",
+        ),
+        (
             b"data: 3\n",
             "data: a number",
             "options below `data:`, each on a line of its own, further right",
@@ -278,6 +283,38 @@ def test_a_missing_package_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     )
     assert shown.startswith("mlflow is not installed, or cannot be imported\n  found:    Requirement 'mlflow")
     assert shown.endswith("\n  fix:      pip install mlflow, or configure something else")
+
+
+@pytest.mark.parametrize(
+    ("stage", "text", "name", "default"),
+    [
+        ("sample", "num:\nsteps: 10\n", "num", 64),
+        ("attribute", "scoring: {draws: null}\n", "scoring.draws", 2),
+        ("unlearn", "objective:\n  class_path: guda_lightning.unlearning.ReTrack\nsteps: ~\n", "steps", 60),
+        ("fit", "data: {init_args: {batch_size: null}}\n", "data.init_args.batch_size", 64),
+        ("fit", "model: {init_args: {seed: null}}\n", "model.init_args.seed", 0),
+    ],
+)
+def test_an_option_that_needs_a_value_and_is_left_empty(
+    stage: str, text: str, name: str, default: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    files = ["-c", DIGITS, "-c", str(tmp_path / "x.yaml")]
+    shown = refused([stage, *files, "--run", str(tmp_path / "run")], capsys)
+    assert re.match(
+        message(
+            f"{name} has no value",
+            "null, which an empty place in YAML means",
+            f"a value, such as {default}, its default",
+            f"write one behind `{name.rpartition('.')[2]}:`, or remove the line",
+        ),
+        shown,
+    ), shown
+
+
+def test_more_than_there_is_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = explained(MemoryError("Unable to allocate 7 TiB"))
+    assert str(error).startswith("there is not enough memory\n  found:    Unable to allocate 7 TiB\n")
 
 
 @pytest.fixture

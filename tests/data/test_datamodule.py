@@ -15,6 +15,7 @@ from guda_lightning.data import Digits, GroupDataModule, ImageFolder, ImageTable
 from guda_lightning.data.batches import Samples, SeededSampler
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError, DataError, GroupError
+from toys import Shades, message
 
 pytestmark = [
     # Lightning 2.6 with torch 2.13, in every CombinedLoader.
@@ -477,3 +478,26 @@ def test_arguments_out_of_range_are_refused(name: str, value: int, lowest: int, 
     pattern = message(f"data.{name} is out of range", value, f"{name} >= {lowest}", f"raise data.{name}")
     with pytest.raises(ConfigError, match=pattern):
         GroupDataModule(Ramp(), **{name: value})
+
+
+def test_groups_that_a_limit_leaves_out_are_told_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, table = Shades(), tmp_path / "groups.csv"
+    kept = GroupDataModule(source, limit=4).ids
+    others = [name for name in source.load().ids if name not in kept]
+    table.write_text(f"id,group\n{kept[0]},a\n{others[0]},b\n{others[1]},c\n")
+    grouping = GroupDataModule(source, limit=4, groups=str(table)).grouping
+    assert [grouping.size(name) for name in grouping.names] == [1, 0, 0]
+    assert capsys.readouterr().out == (
+        "data: of the 4 samples that data.limit keeps, none is of the groups 'b', 'c'\n"
+    )
+    table.write_text(f"id,group\n{others[0]},b\n")
+    expected = message(
+        "no group has a sample left",
+        "1 groups without any of the 4 samples that data.limit keeps",
+        "at least one group with a sample",
+        "raise data.limit, or leave it out",
+    )
+    with pytest.raises(DataError, match=expected):
+        GroupDataModule(source, limit=4, groups=str(table)).setup()

@@ -304,6 +304,17 @@ def test_impossible_strata_are_refused(num_strata: int, draws: int) -> None:
     )
 
 
+def test_more_draws_than_anybody_waits_for_are_refused_before_they_are_drawn() -> None:
+    with pytest.raises(ConfigError) as error:
+        TimestepPlan.stratified(ddpm("squaredcos_cap_v2", 100), 5, 10**12)
+    assert str(error.value) == (
+        "the number of draws is out of range\n"
+        "  found:    1000000000000\n"
+        "  expected: draws <= 200000\n"
+        "  fix:      lower scoring.draws"
+    )
+
+
 @pytest.mark.parametrize(("start", "stop", "step"), [(5, 5, 1), (9, 5, 1), (1, 9, 0), (9, 1, -1)])
 def test_an_empty_grid_is_refused(start: int, stop: int, step: int) -> None:
     with pytest.raises(ConfigError) as error:

@@ -175,9 +175,11 @@ def test_at_broadcasts_over_samples(dtype: torch.dtype) -> None:
         ([1.5, 0.5], "2 values from 0.5 to 1.5"),
         ([0.9, float("nan"), 0.1], "3 values from nan to nan"),
         ([0.9, -0.1], "2 values from -0.1 to 0.9"),
+        ([[]], "0 values"),
+        (0.5, "1 values from 0.5 to 0.5"),
     ],
 )
-def test_values_that_are_no_schedule_are_refused(values: list[float], found: str) -> None:
+def test_values_that_are_no_schedule_are_refused(values: object, found: str) -> None:
     with pytest.raises(NumericsError) as error:
         NoiseSchedule.from_alphas_cumprod(torch.tensor(values))
     assert str(error.value) == (

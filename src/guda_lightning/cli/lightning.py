@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from guda_lightning import compat
 from guda_lightning.cli.commands import Stage
+from guda_lightning.cli.empty_values import refuse_empty_values
 from guda_lightning.cli.naming import add_options, joined
 from guda_lightning.cli.parser import StageParser, dumped
 from guda_lightning.cli.parser_reasons import refusal
@@ -85,6 +86,7 @@ class StageCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise refusal(str(error), f"guda {self.stage.name}", compat.option_names(parser)) from error
+        refuse_empty_values(self._function, self.config)
         if not isinstance(self.config.seed_everything, bool):
             check_range(
                 "seed_everything",

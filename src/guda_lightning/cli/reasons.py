@@ -173,12 +173,12 @@ def _file(error: BaseException) -> GudaError | None:
 
 
 def _memory(error: BaseException) -> GudaError | None:
-    if not _is(error, "torch.OutOfMemoryError"):
+    if not isinstance(error, MemoryError) and not _is(error, "torch.OutOfMemoryError"):
         return None
     return ConfigError(
-        "the device has no memory left",
+        "there is not enough memory",
         found=_said(error).partition(". If reserved")[0],
-        expected="room for the model and a batch",
+        expected="room for the model, a batch, and what is drawn at a time",
         fix="lower batch_size and raise trainer.accumulate_grad_batches, or lower the precision",
     )
 

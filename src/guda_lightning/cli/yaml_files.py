@@ -34,12 +34,19 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
         raise _refused(path, found, "sections such as `trainer:` and `model:`")
     for name in _SECTIONS:
         section = value.get(name, {})
-        if isinstance(section, list | bool | int | float) or (name == "trainer" and section is None):
+        empty = name == "trainer" and (section is None or _names_no_file(path, section))
+        if empty or isinstance(section, list | bool | int | float):
             found = f"{name}: {'nothing' if section is None else f'a {_kind(section)}'}"
             raise _refused(path, found, f"options below `{name}:`, each on a line of its own, further right")
     if bare is not None:
         raise _refused(path, f"{bare}: nothing", "arguments below `init_args:`, or no such line")
     return text, value
+
+
+def _names_no_file(path: Path, section: Any) -> bool:
+    """Whether it is a text, and neither a reference nor a file here or beside the configuration."""
+    named = isinstance(section, str) and "${" not in section
+    return named and not any((folder / section).is_file() for folder in (Path(), path.parent))
 
 
 def _without_arguments(value: Any, key: str = "") -> Iterator[str]:

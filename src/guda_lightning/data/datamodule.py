@@ -20,7 +20,7 @@ from guda_lightning.data.batches import Batch, Samples, checked_batch_keys, make
 from guda_lightning.data.forget_retain import UnlearnDataModule
 from guda_lightning.data.grouping import Grouping, Indices
 from guda_lightning.data.images import as_input, to_unit
-from guda_lightning.data.loaded import Loaded, grouping_of
+from guda_lightning.data.loaded import Loaded, grouping_of, limited
 from guda_lightning.data.queries import with_labels
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import GroupError, QueryError, check_range
@@ -101,7 +101,7 @@ class GroupDataModule(LightningDataModule):
         rows = np.arange(len(table.ids))
         if self.limit is not None and self.limit < len(rows):
             rows = np.sort(np.random.default_rng(self.seed).permutation(rows)[: self.limit])
-            grouping = grouping.take(rows)
+            grouping = limited(grouping, rows)
         inputs, labels = self._read(table, rows)
         return Loaded(
             ids=tuple(table.ids[row] for row in rows),

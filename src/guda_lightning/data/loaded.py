@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from guda_lightning.data.group_names import quoted
 from guda_lightning.data.grouping import Grouping, Indices
 from guda_lightning.data.sources.source import ImageTable
 from guda_lightning.errors import DataError
+from guda_lightning.notes import tell_once
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,28 @@ def grouping_of(table: ImageTable, metadata: str | None) -> Grouping:
             fix="sort the images into one folder per group, name a label column, or set data.groups",
         )
     return Grouping.from_labels(table.labels, table.label_names)
+
+
+def limited(grouping: Grouping, rows: Indices) -> Grouping:
+    """The grouping over the samples that ``limit`` keeps; groups without one are told.
+
+    Args:
+        grouping: The groups of all samples.
+        rows: Positions of those that are kept.
+
+    Raises:
+        DataError: No group has one.
+    """
+    kept = grouping.take(rows)
+    lost = [name for name in grouping.names if grouping.size(name) and not kept.size(name)]
+    if lost and not any(map(kept.size, kept.names)):
+        raise DataError(
+            "no group has a sample left",
+            found=f"{len(lost)} groups without any of the {len(rows)} samples that data.limit keeps",
+            expected="at least one group with a sample",
+            fix="raise data.limit, or leave it out",
+        )
+    if lost:
+        named = ", ".join(map(quoted, lost))
+        tell_once(f"data: of the {len(rows)} samples that data.limit keeps, none is of the groups {named}")
+    return kept

@@ -82,9 +82,10 @@ class NoiseSchedule:
         alpha_bar = alphas_cumprod.detach().to("cpu", torch.float64)
         inside = alpha_bar.ndim == 1 and bool(((alpha_bar >= 0) & (alpha_bar <= 1)).all())
         if not inside or bool((alpha_bar.diff() > 0).any()):
+            span = f" from {alpha_bar.min():.4g} to {alpha_bar.max():.4g}" if alpha_bar.numel() else ""
             raise NumericsError(
                 "alphas_cumprod is not a noise schedule",
-                found=f"{alpha_bar.numel()} values from {alpha_bar.min():.4g} to {alpha_bar.max():.4g}",
+                found=f"{alpha_bar.numel()} values{span}",
                 expected="finite values in [0, 1] that never increase",
                 fix="pass scheduler.alphas_cumprod of a DDPM-type scheduler as it is",
             )

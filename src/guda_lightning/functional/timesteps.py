@@ -9,9 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.noise import uniform_draws
 from guda_lightning.functional.schedule import NoiseSchedule
+
+_MOST_EVALUATIONS = 1_000_000  # of one query under one model: their timesteps are drawn at once
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class TimestepPlan:
 
 
 def _check_counts(num_strata: int, draws: int, available: int) -> None:
+    most = _MOST_EVALUATIONS // max(1, num_strata)
+    check_range("the number of draws", draws, le=most, symbol="draws", fix="lower scoring.draws")
     if not 1 <= num_strata <= available or draws < 1 or num_strata * draws < 2:
         raise ConfigError(
             "the timestep plan has too few or too many timesteps",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -73,7 +74,13 @@ def _examples(run: RunFolder, path: Path) -> dict[str, Tensor]:
     """A few training images of every group, ``[images, channels, height, width]`` each."""
     if not run.examples.is_file():
         raise _lost(run, path, f"no file {run.examples}", "a few training images of every group")
-    return {name_beside(key, TAKEN): images for key, images in load_file(run.examples).items()}
+    try:
+        examples = load_file(run.examples)
+    except SafetensorError as error:
+        raise _lost(run, path, f"{run.examples}: {error}", "a few training images of every group") from error
+    if not examples:
+        raise _lost(run, path, f"no image in {run.examples}", "a few training images of every group")
+    return {name_beside(key, TAKEN): images for key, images in examples.items()}
 
 
 def _queries(run: RunFolder, path: Path, record: ScoreRecord, shape: tuple[int, int, int]) -> Queries:

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from guda_lightning.data import GroupDataModule, QueryFolder, read_prompts
 from guda_lightning.diffusion import sampler
 from guda_lightning.distributed.strategies import start_processes
+from guda_lightning.errors import check_range
 from guda_lightning.makers.costs import say, say_skipped
 from guda_lightning.report.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
 from guda_lightning.report.wandb import closing_runs, log_without, stage_loggers
@@ -28,6 +29,8 @@ from guda_lightning.stages.without import (
 )
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.stored import RECORD
+
+_MOST = 10_000_000  # images of a run folder: their ids are held in memory
 
 
 def sample(
@@ -75,6 +78,7 @@ def sample(
     """
     for name, value in (("num", num), ("steps", steps), ("batch_size", batch_size)):
         at_least_one(name, value)
+    check_range("num", num, le=_MOST, fix="draw fewer at a time, into several run folders")
     run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
     noise: dict[str, Any] = {"full_hash": source.hash, "num": num, "steps": steps, "seed": seed}
     noise["prompt_guidance"] = prompt_guidance
