@@ -158,7 +158,7 @@ def test_images_of_several_sizes(refused: Refused, tmp_path: Path) -> None:
 
 def test_images_that_the_network_does_not_take(refused: Refused, tmp_path: Path) -> None:
     for index in range(4):
-        picture(tmp_path / "data" / "cats" / f"{index}.png", mode="RGB")
+        picture(tmp_path / "data" / f"group {index % 2}" / f"{index}.png", mode="RGB")
     refused(
         command("fit", *folder_of(tmp_path / "data")),
         "UNet2DModel cannot be called with this data",
@@ -241,6 +241,18 @@ def test_a_group_with_all_samples(refused: Refused, tmp_path: Path) -> None:
         found="4 of 4 samples",
         expected="some samples left to train on",
         fix="remove fewer groups at once",
+    )
+
+
+def test_a_folder_around_the_folders_of_groups(refused: Refused, tmp_path: Path) -> None:
+    for group in ("cats", "dogs"):
+        picture(tmp_path / "data" / "animals" / group / "0.png")
+    refused(
+        command("fit", *folder_of(tmp_path / "data")),
+        "no group can be removed from the training data",
+        found="2 of 2 samples in 'animals'",
+        expected="a group, and samples outside of it",
+        fix="set the path to the folder that holds the groups' folders, or data.groups to a table",
     )
 
 

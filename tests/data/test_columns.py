@@ -84,7 +84,7 @@ FIX_LABEL = "correct the column, name another one, or train on a split that has 
     ("labels", "row", "found", "fix"),
     [
         (["a", " "], 1, "' '", FIX_LABEL),
-        ([1.0, 2.0], 0, "1.0", FIX_LABEL),
+        ([1.0, 2.5], 1, "2.5", FIX_LABEL),
         ([[0, 1], [1]], 0, "[0, 1]", "put the groups of each id into a table, and name it as data.groups"),
     ],
 )
@@ -188,6 +188,33 @@ def test_a_folder_inside_is_named(tmp_path: Path, message) -> None:
     with pytest.raises(DataError, match=expected):
         Parquet(str(tmp_path)).load()
     assert len(Parquet(f"{tmp_path}/*/train*.parquet").load().ids) == 2
+
+
+def test_several_folders_inside_are_named(tmp_path: Path, message) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        shard(tmp_path / split / "0.parquet")
+    expected = message(
+        f"no Parquet file at {tmp_path}",
+        f"a folder without .parquet files, but with {tmp_path}/test/0.parquet",
+        "a .parquet file, a folder of them, or a pattern that matches some",
+        f"set data.source.path to {tmp_path}/test or {tmp_path}/train, or to a pattern for several of them",
+    )
+    with pytest.raises(DataError, match=expected):
+        Parquet(str(tmp_path)).load()
+
+
+def test_shards_without_rows_are_read(tmp_path: Path) -> None:
+    shard(tmp_path / "0.parquet")
+    pq.write_table(pq.read_table(tmp_path / "0.parquet").slice(0, 0), tmp_path / "1.parquet")
+    assert Parquet(str(tmp_path)).load().labels == ("0", "1")
+
+
+def test_whole_numbers_that_pandas_wrote_as_fractions_are_labels(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"img": [png()] * 3, "label": [10.0, 9.0, 10.0]}), path)
+    table = Parquet(str(path)).load()
+    assert (table.labels, table.label_names) == (("10", "9", "10"), ("9", "10"))
 
 
 def test_a_damaged_dataset_is_refused(tmp_path: Path, message) -> None:

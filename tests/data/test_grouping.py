@@ -283,10 +283,10 @@ def test_metadata_without_any_group_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("id,group\ncat,\n")
     expected = message(
-        "a grouping needs a group and a sample",
-        "0 groups over 1 samples",
-        "at least one group and one sample",
-        "check the labels, folders or metadata that the groups come from",
+        f"{path} puts no sample into a group",
+        "no line with a group",
+        "lines below the columns 'id' and 'group'",
+        "fill in the table",
     )
     with pytest.raises(GroupError, match=expected):
         Grouping.from_metadata(path, ["cat"])

@@ -202,14 +202,14 @@ def test_known_junk_is_ignored_and_counted_in_one_line(
     (root / "labels.csv").write_text("id,group\n")
     (root / "empty/.DS_Store").parent.mkdir()
     (root / "empty/.DS_Store").touch()
-    for name in ("__MACOSX", ".ipynb_checkpoints", "dogs/@eaDir", ".cache", ".git"):
+    for name in ("__MACOSX", ".ipynb_checkpoints", "dogs/@eaDir", ".cache", ".git", "#snapshot/x/cats"):
         write_image(root / name / "1.png")
     assert listed(root) == {"cats/1.png", "dogs/1.png"}
     assert capsys.readouterr().out == (
-        f"{root}: ignored 13 files that are no images: 1 archive (cats.ZIP), "
+        f"{root}: ignored 14 files that are no images: 1 archive (cats.ZIP), "
         "2 caption or metadata files (cats/1.txt, labels.csv), "
         "4 system files (cats/._1.png, cats/Thumbs.db, dogs/.gitkeep, ...), "
-        "5 system folders (.cache, .git, .ipynb_checkpoints, ...), 1 tensor file (cats/1.npz); "
+        "6 system folders (#snapshot, .cache, .git, ...), 1 tensor file (cats/1.npz); "
         "without any image: empty\n"
     )  # once, although both uses have listed it
 

@@ -132,6 +132,16 @@ def test_prompts_are_called_prompt_or_text(tmp_path: Path, name: str, column: st
     assert read_prompts(path) == prompts
 
 
+def test_a_row_without_its_prompt_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("prompt,n\na cat,1\n,2\n")
+    expected = message(
+        f"{path}, line 3: invalid prompt: expected a string", "''", "a text", "correct the line"
+    )
+    with pytest.raises(DataError, match=expected):
+        read_prompts(path)
+
+
 def test_prompts_in_another_encoding_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     path.write_bytes(b"a\xff\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from guda_lightning.data.group_names import Names, nearest, quoted
 from guda_lightning.data.rows import read_rows
-from guda_lightning.errors import DataError
+from guda_lightning.errors import DataError, GroupError
 from guda_lightning.storage.paths import user_path
 
 
@@ -25,6 +25,7 @@ def read_group_metadata(
 
     Raises:
         DataError: The file is missing or broken, lacks a column, names an unknown sample, or repeats itself.
+        GroupError: No sample has a group.
     """
     path = user_path(path)
     positions = {sample_id: position for position, sample_id in enumerate(sample_ids)}
@@ -51,6 +52,15 @@ def read_group_metadata(
                 fix="remove one of the two",
             )
         groups[position] += names
+    if not any(groups):
+        raise GroupError(
+            f"{path} puts no sample into a group",
+            found="no line with a group",
+            expected=f"lines such as {example}"
+            if path.suffix.lower() == ".jsonl"
+            else f"lines below the columns '{id_column}' and '{group_column}'",
+            fix="fill in the table",
+        )
     return groups
 
 

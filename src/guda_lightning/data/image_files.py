@@ -26,13 +26,16 @@ _IGNORED_SUFFIXES = {
 _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in _IGNORED_SUFFIXES.items() for suffix in suffixes}
 _SYSTEM_FILES = {
     ".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".picasa.ini", "icon\r", ".directory", ".nomedia",
-    ".localized", ".gitkeep", ".keep", ".gitignore", ".gitattributes", "readme", "license",
+    ".localized", ".gitkeep", ".keep", ".gitignore", ".gitattributes", ".dvcignore", ".dropbox",
+    ".dropbox.attr", "readme", "license",
 }  # fmt: skip
 _SYSTEM_FOLDERS = {
     "__macosx", ".ipynb_checkpoints", "__pycache__", ".git", ".svn", ".hg", ".cache", ".thumbnails", "@eadir",
     ".@__thumb", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found",
     ".spotlight-v100", ".trash", ".trashes", ".fseventsd", ".appledouble", ".temporaryitems", ".stfolder",
-    ".stversions", ".dropbox.cache", ".picasaoriginals",
+    ".stversions", ".dropbox.cache", ".picasaoriginals", ".huggingface", ".dvc", ".idea", ".vscode",
+    ".tmp.driveupload", ".tmp.drivedownload",
+    "#snapshot", "~snapshot", ".snapshot", ".snapshots", ".zfs",  # older copies of the images themselves
 }  # fmt: skip
 # Formats that Pillow tells from others and cannot decode.
 _NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}

@@ -32,7 +32,7 @@ def read_prompts(path: Path) -> list[str]:
         prompts = []
         for line, row in read_rows(path, "file of prompts", _EXAMPLE):
             prompt = prompt_of(path, line, row)
-            if not isinstance(prompt, str):
+            if not isinstance(prompt, str) or not prompt.strip():
                 raise DataError(
                     f"{path}, line {line}: invalid prompt: expected a string",
                     found=repr(prompt),

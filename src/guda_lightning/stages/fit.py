@@ -10,13 +10,14 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from guda_lightning import compat
-from guda_lightning.data import GroupDataModule
+from guda_lightning.data import GroupDataModule, Grouping
 from guda_lightning.diffusion import FullModel, refuse_nonfinite, save_full
 from guda_lightning.diffusion.calling import predicts_variance
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.labels import refuse_labels
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import refuse_unsharded
+from guda_lightning.errors import GroupError
 from guda_lightning.makers.costs import say, say_fit_cost, spent
 from guda_lightning.makers.trainers import Training, log_hparams, spent_by
 from guda_lightning.report.wandb import closing_runs
@@ -47,6 +48,7 @@ def fit_full(
         The folder of the full model, RUN/full.
 
     Raises:
+        GroupError: None of the groups can be removed from the training data.
         StoreError: The run folder holds a full model of another configuration.
     """
     folder, config = trainer.run_folder.full, dict(config or {})
@@ -60,6 +62,7 @@ def fit_full(
     training = Training("fit", "full", "fit", made_from=config, hparams={"config": config}, callbacks=[cost])
     if isinstance(datamodule, GroupDataModule):
         datamodule.setup()  # and so is bad data, before anything is written
+        _refuse_irremovable(datamodule.grouping)
         refuse_labels(started.model.prompted(datamodule.prompts), datamodule.num_classes)
         say_fit_cost("fit", trainer, model, started, datamodule)
     if predicts_variance(started.model.denoiser):
@@ -77,6 +80,24 @@ def fit_full(
     if record is not None:
         say(f"fit: {folder} written, {spent(vars(record))}")
     return folder
+
+
+def _refuse_irremovable(grouping: Grouping) -> None:
+    """Refuse groups none of which can be removed, once hours of training are over.
+
+    Raises:
+        GroupError: Each group is empty or holds every sample.
+    """
+    whole = [name for name in grouping.names if grouping.size(name) == grouping.num_samples]
+    if len(whole) == sum(grouping.size(name) > 0 for name in grouping.names):
+        raise GroupError(
+            "no group can be removed from the training data",
+            found=f"{grouping.num_samples} of {grouping.num_samples} samples in {', '.join(map(repr, whole))}"
+            if whole
+            else "no samples in any group",
+            expected="a group, and samples outside of it",
+            fix="set the path to the folder that holds the groups' folders, or data.groups to a table",
+        )
 
 
 def _record(

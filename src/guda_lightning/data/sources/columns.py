@@ -163,7 +163,9 @@ def read_labels(
     """
     import datasets
 
-    values = list(read_column(dataset, column, origin, "set label_column to null where there are none"))
+    cells = read_column(dataset, column, origin, "set label_column to null where there are none")
+    # Of a column of whole numbers that once had gaps, pandas makes 0.0, 1.0, ...
+    values = [int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in cells]
     feature = dataset.features[column]
     names = label_names or (feature.names if isinstance(feature, datasets.ClassLabel) else None)
     refuse_repeated_names(names or (), origin)

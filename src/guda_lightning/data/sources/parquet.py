@@ -40,7 +40,13 @@ class Parquet(Source):
         path = user_path(self.path)
         files = _files(path)
         names = [glob.escape(str(file)) for file in files]
-        dataset = load_dataset(f"the Parquet data {path}", "parquet", data_files=names, split="train")
+        dataset = load_dataset(
+            f"the Parquet data {path}",
+            "parquet",
+            data_files=names,
+            split="train",
+            batch_size=_ROWS,
+        )
         return image_table(
             dataset,
             str(path),
@@ -52,6 +58,7 @@ class Parquet(Source):
         )
 
 
+_ROWS = 1000  # read at a time; without a number, the library fails on files that have no rows
 # As the library tells splits apart by the names of files.
 _SPLITS = {
     "train": ("train", "training"),
@@ -78,13 +85,17 @@ def _files(path: Path) -> list[Path]:
         files = sorted(file for file in found if file.is_file())
     if not files:
         inside = _parquet_files(path.rglob("*")) if path.is_dir() else []
+        folders = sorted({file.parent for file in inside})
         raise DataError(
             f"no Parquet file at {path}",
-            found="a folder without .parquet files" + (f", but with {inside[0]}" if inside else "")
+            found="a folder without .parquet files" + (f", but with {min(inside)}" if inside else "")
             if path.is_dir()
             else "nothing there",
             expected="a .parquet file, a folder of them, or a pattern that matches some",
-            fix=f"set data.source.path to {inside[0].parent}" if inside else "correct the path",
+            fix=f"set data.source.path to {' or '.join(map(str, folders[:3]))}"
+            + (", or to a pattern for several of them" if len(folders) > 1 else "")
+            if folders
+            else "correct the path",
         )
     return files
 
