@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from PIL import Image
 
 import struck
 from guda_lightning import UnlearnModule
@@ -66,6 +67,34 @@ def other(run: Path, key: str, found: object, expected: object) -> str:
         f"  expected: trainer.{key} = {expected}\n"
         f"  fix:      use another --run, restore the configuration, or remove {run}/full\n"
     )
+
+
+def test_data_that_changed_since_are_not_what_the_model_was_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def picture(name: str, shade: int) -> None:
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), shade).save(path)
+
+    for number in range(4):
+        picture(f"{'ab'[number % 2]}/{number}.png", 60 * number)
+    source = {"class_path": "guda_lightning.data.ImageFolder", "init_args": {"path": f"{tmp_path}/images"}}
+    config = tmp_path / "x.yaml"
+    config.write_text(json.dumps({"data": {"init_args": {"source": source, "batch_size": 2}}}))
+    fit = command("fit", tmp_path / "run", "-c", str(config), "--trainer.max_steps", "2")
+    assert main(fit) == main(fit) == main(fit) == 0
+    skipped = f"fit: {tmp_path}/run/full is complete, skipped\n"
+    assert capsys.readouterr().out.endswith(2 * skipped)
+    before = state(tmp_path / "run" / "full")
+    picture("a/9.png", 9)
+    for _ in range(2):
+        assert main(fit) == 2
+        assert f"error: {tmp_path}/run/full was trained on other data\n" in capsys.readouterr().err
+    assert state(tmp_path / "run" / "full") == before
+    (tmp_path / "images" / "a" / "9.png").unlink()
+    assert main(fit) == 0
+    assert capsys.readouterr().out.endswith(skipped)
 
 
 def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,7 @@ def fingerprint(inputs: Inputs) -> str | None:
             "arguments": inputs.arguments,
             "files": [[str(path), text] for path, text in inputs.files.items()],
             "named": {text: _state(inputs, text) for text in sorted(set(_texts(inputs)))},
+            "data": {text: _listing(Path(text)) for text in sorted(set(_data(inputs)))},
             "folder": os.getcwd(),
             "machine": [platform.node(), sys.version, sorted(map(str, Path("/dev").glob("nvidia[0-9]*")))],
             "environment": {name: value for name, value in os.environ.items() if _VARIABLES.match(name)},
@@ -89,6 +90,7 @@ def _is_decided_by(inputs: Inputs) -> bool:
     texts = list(_texts(inputs))
     return not (
         any(name in os.environ for name in _LAUNCHED)
+        or any(_has_linked_folder(Path(text)) for text in _data(inputs))
         or any("oc." in text for text in (*inputs.arguments, *inputs.files.values()))  # environment variables
         or any(key.rpartition(".")[2] == "pretrained" for key in inputs.values)  # a pipeline on disk or hub
         or any(not re.fullmatch(r"\d+", str(seed)) for seed in inputs.values.get("seed_everything", ()))
@@ -114,6 +116,24 @@ def _is_known(class_path: str) -> bool:
 def _texts(inputs: Inputs) -> Iterator[str]:
     values: Iterable[Any] = (value for values in inputs.values.values() for value in values)
     return (value for value in values if isinstance(value, str))
+
+
+def _data(inputs: Inputs) -> Iterator[str]:
+    """Texts of the section ``data``, where some name the folders of images; a cache grows by itself."""
+    for key, values in inputs.values.items():
+        if key.startswith("data.") and not key.endswith(".cache"):
+            yield from (value for value in values if isinstance(value, str))
+
+
+def _listing(folder: Path) -> str:
+    """A hash of the names, sizes and times of all files in a folder, if there is one."""
+    files = [Path(base) / name for base, _, names in os.walk(folder) for name in names]
+    return sha256_json([[str(file), _state_of(file)] for file in sorted(files)])
+
+
+def _has_linked_folder(folder: Path) -> bool:
+    """Whether files elsewhere lie in a folder, too."""
+    return any((Path(base) / name).is_symlink() for base, names, _ in os.walk(folder) for name in names)
 
 
 def _state(inputs: Inputs, text: str) -> Any:

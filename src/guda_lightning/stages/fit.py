@@ -49,12 +49,15 @@ def fit_full(
 
     Raises:
         GroupError: None of the groups can be removed from the training data.
-        StoreError: The run folder holds a full model of another configuration.
+        StoreError: The run folder holds a full model of another configuration, or of other data.
     """
     folder, config = trainer.run_folder.full, dict(config or {})
     if (folder / RECORD).is_file() and not compat.is_dry_run(trainer):
         refuse_other_config(folder / RECORD, config)
-        FullRecord.from_file(folder / RECORD).refuse_unfinished(folder)
+        made = FullRecord.from_file(folder / RECORD)
+        made.refuse_unfinished(folder)
+        if isinstance(datamodule, GroupDataModule):
+            made.refuse_other_data(folder, datamodule.hash, datamodule.grouping.hash)
         say(f"fit: {folder} is complete, skipped")
         return folder
     started = trainer.layout.initialize(model)  # a wrong path is refused before training
