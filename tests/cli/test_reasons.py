@@ -194,6 +194,13 @@ def test_what_yaml_allows_is_no_error(tmp_path: Path) -> None:
             "correct model; `guda configs` lists examples",
         ),
         (
+            ["--model.class_path", "pytorch_lightning.demos.boring_classes.BoringModel"],
+            "model is of pytorch_lightning, whose classes are others",
+            "pytorch_lightning.demos.boring_classes.BoringModel",
+            "a LightningModule of lightning.pytorch",
+            "import LightningModule from lightning.pytorch in place of pytorch_lightning",
+        ),
+        (
             ["--model.class_path", "nowhere.Model"],
             "model: there is no module nowhere",
             "No module named 'nowhere'",

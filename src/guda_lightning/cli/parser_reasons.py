@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import pydoc
 import re
 import sys
 import textwrap
@@ -177,6 +178,14 @@ def _no_class(match: re.Match[str], reason: Reason, asked: _Asked) -> GudaError:
 
 
 def _no_subclass(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
+    given = pydoc.locate(match["path"] or "")
+    if any(kind.__module__.startswith("pytorch_lightning.") for kind in getattr(given, "__mro__", ())):
+        return ConfigError(
+            f"{reason.option or asked.command} is of pytorch_lightning, whose classes are others",
+            found=match["path"],
+            expected=f"a {match['kind']} of lightning.pytorch",
+            fix=f"import {match['kind']} from lightning.pytorch in place of pytorch_lightning",
+        )
     return ConfigError(
         f"{reason.option or reason.class_path or asked.command} is no {match['kind']}",
         found=match["path"] or reason.value or reason.said,
