@@ -340,7 +340,11 @@ def mutate_folder(path: Path, rng: Rng) -> None:
                 shutil.copy(rng.choice(sorted(path.rglob("*.png"))), target)
             elif what == 4:
                 target.write_bytes(rng.choice((b"", b"text", b"PK\x03\x04")))
-            elif place not in (path, *target.parents) and place.is_dir():
+            elif (
+                place != path
+                and place.is_dir()
+                and not target.parent.resolve().is_relative_to(place.resolve())
+            ):
                 shutil.copytree(place, target, symlinks=True)
 
 
