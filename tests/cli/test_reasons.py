@@ -410,6 +410,14 @@ def test_an_option_that_needs_a_value_and_is_left_empty(
     ), shown
 
 
+def test_a_value_that_no_path_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = ["fit", "-c", DIGITS, "--run", f"{tmp_path}/run"]
+    shown = refused([*fit, "--data.init_args.limit", "8\0"], capsys)
+    assert shown.startswith("data.init_args.limit has a wrong value\n")
+    shown = refused([*fit, "--data.init_args.groups", "g\0.csv"], capsys)
+    assert "'g\\x00.csv' cannot be a path\n" in shown
+
+
 def test_more_than_there_is_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = explained(MemoryError("Unable to allocate 7 TiB"))
     assert str(error).startswith("there is not enough memory\n  found:    Unable to allocate 7 TiB\n")

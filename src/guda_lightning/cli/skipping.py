@@ -122,7 +122,7 @@ def _data(inputs: Inputs) -> Iterator[str]:
     """Texts of the section ``data``, where some name the folders of images; a cache grows by itself."""
     for key, values in inputs.values.items():
         if key.startswith("data.") and not key.endswith(".cache"):
-            yield from (value for value in values if isinstance(value, str))
+            yield from (value for value in values if isinstance(value, str) and "\0" not in value)
 
 
 def _listing(folder: Path) -> str:

@@ -15,8 +15,15 @@ def expanded(path: str) -> str:
     """A path or a name with ``~`` and environment variables written out; what exists is taken as it is.
 
     Raises:
-        ConfigError: A variable is not set.
+        ConfigError: A variable is not set, or no path can be so.
     """
+    if "\0" in path:
+        raise ConfigError(
+            f"{path!r} cannot be a path",
+            found="the character NUL in it",
+            expected="the name of a file or folder",
+            fix="write it again",
+        )
     if os.path.lexists(path):
         return path
 
