@@ -462,8 +462,8 @@ def test_a_full_model_of_other_groups(
 def test_queries_that_do_not_exist(refused: Refused, finished_run: Path, tmp_path: Path) -> None:
     refused(
         command("attribute", "--queries", tmp_path / "me.png"),
-        f"there are no queries at {tmp_path}/me.png",
-        found="nothing there",
+        "there are no queries",
+        found=f"nothing at {tmp_path}/me.png",
         expected="an image file or a folder of images",
         fix="correct the path",
         run=finished_run,

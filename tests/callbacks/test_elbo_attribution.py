@@ -638,8 +638,8 @@ def test_fixed_queries_that_do_not_fit_are_refused_at_the_first_batch(
     tmp_path: Path, full_module: DiffusionModule, data: Any
 ) -> None:
     expected = message(
-        f"there are no queries at {tmp_path / 'mine'}",
-        "nothing there",
+        "there are no queries",
+        f"nothing at {tmp_path / 'mine'}",
         "an image file or a folder of images",
         "correct the path",
     )

@@ -263,8 +263,8 @@ def test_run_refuses_what_is_wrong_with_a_later_stage_before_the_first(
     assert capsys.readouterr().err.startswith("error: the configuration nosuch.yaml does not exist\n")
     assert main([*shared, "--queries", f"{tmp_path}/me.png"]) == 2
     assert capsys.readouterr().err == (
-        f"error: there are no queries at {tmp_path}/me.png\n"
-        "  found:    nothing there\n"
+        "error: there are no queries\n"
+        f"  found:    nothing at {tmp_path}/me.png\n"
         "  expected: an image file or a folder of images\n"
         "  fix:      correct the path\n"
     )

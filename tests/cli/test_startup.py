@@ -63,12 +63,12 @@ def test_paths_that_do_not_exist_are_refused_without_torch(tmp_path: Path) -> No
         "error: the configuration nosuch.yaml does not exist",
         f"error: the run folder {tmp_path}/file is a file",
         "error: the weights to start from do not exist",
-        f"error: there are no queries at {nowhere}",
-        f"error: there are no queries at {nowhere}",
+        "error: there are no queries",
+        "error: there are no queries",
         "error: the full model does not exist",
         "error: the full model does not exist",
         "error: the weights to start from do not exist",
-        f"error: there are no queries at {nowhere}",
+        "error: there are no queries",
     ]
     assert not Path(run).exists()
 
@@ -78,7 +78,9 @@ def test_what_stages_before_will_write_is_not_missing(tmp_path: Path) -> None:
     stage = find("attribute")
     assert isinstance(stage, Stage)
     refuse_early(stage, inputs, ["fit", "sample", "unlearn"])
-    with pytest.raises(QueryError, match=f"there are no queries at {tmp_path}/queries"):
+    with pytest.raises(
+        QueryError, match=f"there are no queries\n  found:    nothing at {tmp_path}/queries\n"
+    ):
         refuse_early(stage, inputs, ["fit", "unlearn"])
 
 

@@ -101,8 +101,8 @@ def test_other_shapes_are_refused_unless_resized(tmp_path: Path, write_image, me
 def test_missing_or_damaged_queries_are_explained(tmp_path: Path, write_image, message) -> None:
     nowhere = tmp_path / "nowhere"
     pattern = message(
-        f"there are no queries at {nowhere}",
-        "nothing there",
+        "there are no queries",
+        f"nothing at {nowhere}",
         "an image file or a folder of images",
         "correct the path",
     )

@@ -8,6 +8,8 @@ import functools
 import os
 import pathlib
 import re
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed import checkpoint as distributed
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MeanMetric
 
@@ -310,14 +313,27 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
         opened(tmp_path / "x.ckpt")
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("key", ["state_dict", "model"], ids=["FSDP2", "FSDP"])
+def test_a_folder_of_a_sharded_checkpoint_is_refused_with_the_command_that_makes_it_a_file(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "sharded"
+    distributed.save({key: state(), "optimizer_0": {"lr": 1.0}}, checkpoint_id=folder, no_dist=True)
+    with pytest.raises(StoreError) as caught:
+        opened(folder)
+    _, module, *arguments = caught.value.fix.removeprefix("make one file of it: python ").split()
+    assert arguments == ["dcp_to_torch", str(folder), f"{folder}.ckpt"]
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of a module that is there already
+    runpy.run_module(module, run_name="__main__")
+    assert opened(tmp_path / "sharded.ckpt") == HASH
+
+
 @pytest.mark.parametrize(
     ("file", "fix"),
     [
         ("checkpoint/__0_0.distcp", "pass the folder that save_pretrained wrote, or run `guda fit` again"),
-        (
-            "__0_0.distcp",
-            "consolidate it: python -m lightning.pytorch.utilities.consolidate_checkpoint {folder}",
-        ),
         (
             "zero_to_fp32.py",
             "consolidate it: python {folder}/zero_to_fp32.py {folder} FOLDER; then pass the file in FOLDER",

@@ -41,7 +41,7 @@ def _of(kind: Callable[..., Any], values: Mapping[str, Any], path: str = "") -> 
     """The empty values among the arguments of a function, class or dataclass, with their defaults."""
     hints = _hints(kind.__init__ if inspect.isclass(kind) else kind)
     parameters = inspect.signature(kind).parameters
-    for name in values.keys() & parameters.keys():
+    for name in (name for name in parameters if name in values):
         hint, default, value = hints.get(name, Any), parameters[name].default, values[name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict | Namespace):
             yield from _of(hint, _mapping(value), f"{path}{name}.")

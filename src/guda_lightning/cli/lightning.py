@@ -181,16 +181,16 @@ class StageCLI(LightningCLI):
             return ""
         config = self.config.clone()
         config.spread = None
-        dumped: str = self.parser.dump(config, skip_none=False)
-        return dumped
+        text: str = self.parser.dump(config, skip_none=False)
+        return text
 
     def _made_from(self) -> dict[str, Any]:
         """What makes the full model, and the oracle, what it is."""
         trainer: Any = self.trainer
         # Dumped by the parser, which writes paths and enumerations as text. Infinities, which JSON lacks,
         # stay the text that they are there, such as "-Infinity".
-        dumped = self.parser.dump(self.config, format="json", skip_none=False)
-        config = json.loads(dumped, parse_constant=str)
+        text = self.parser.dump(self.config, format="json", skip_none=False)
+        config = json.loads(text, parse_constant=str)
         made_from = {key: config.get(key) for key in _FROM_FIT}
         for section, built in (("model", self.model), ("data", self.datamodule)):
             for name in getattr(built, "where_and_how", ()):

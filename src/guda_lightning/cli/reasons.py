@@ -187,7 +187,7 @@ def _file(error: BaseException) -> GudaError | None:
         return None
     return StoreError(
         f"{error.filename} cannot be used",
-        found=error.strerror,
+        found=f"{error.strerror}{_where(error)}",
         expected="a file or folder that can be read, or written where it is of a run folder",
         fix="correct the path, or what lies there and its permissions",
     )

@@ -34,14 +34,15 @@ _VARIABLES = re.compile(
 
 def fingerprint(inputs: Inputs) -> str | None:
     """A hash of all but the run folder that decides whether ``fit`` is complete; None: too much might."""
-    if not _is_decided_by(inputs):
+    listings = _listings(inputs) if _is_decided_by(inputs) else None
+    if listings is None:
         return None
     return sha256_json(
         {
             "arguments": inputs.arguments,
             "files": [[str(path), text] for path, text in inputs.files.items()],
             "named": {text: _state(inputs, text) for text in sorted(set(_texts(inputs)))},
-            "data": {text: _listing(Path(text)) for text in sorted(set(_data(inputs)))},
+            "data": listings,
             "folder": os.getcwd(),
             "machine": [platform.node(), sys.version, sorted(map(str, Path("/dev").glob("nvidia[0-9]*")))],
             "environment": {name: value for name, value in os.environ.items() if _VARIABLES.match(name)},
@@ -90,7 +91,6 @@ def _is_decided_by(inputs: Inputs) -> bool:
     texts = list(_texts(inputs))
     return not (
         any(name in os.environ for name in _LAUNCHED)
-        or any(_has_linked_folder(Path(text)) for text in _data(inputs))
         or any("oc." in text for text in (*inputs.arguments, *inputs.files.values()))  # environment variables
         or any(key.rpartition(".")[2] == "pretrained" for key in inputs.values)  # a pipeline on disk or hub
         or any(not re.fullmatch(r"\d+", str(seed)) for seed in inputs.values.get("seed_everything", ()))
@@ -118,27 +118,32 @@ def _texts(inputs: Inputs) -> Iterator[str]:
     return (value for value in values if isinstance(value, str))
 
 
-def _data(inputs: Inputs) -> Iterator[str]:
-    """Texts of the section ``data``, where some name the folders of images; a cache grows by itself."""
+def _listings(inputs: Inputs) -> dict[str, str] | None:
+    """Hashes of names, sizes and times of all files in the folders that the section ``data`` names.
+
+    None: files elsewhere may belong to the data, too, by a pattern or in a linked folder.
+    """
+    found: dict[str, str] = {}
     for key, values in inputs.values.items():
-        if key.startswith("data.") and not key.endswith(".cache"):
-            yield from (value for value in values if isinstance(value, str) and "\0" not in value)
+        texts = [value for value in values if isinstance(value, str) and value and "\0" not in value]
+        for text in texts if key.startswith("data.") and not key.endswith(".cache") else ():
+            walked = [part for place in _places(inputs, text) for part in os.walk(place)]
+            links = any(Path(base, name).is_symlink() for base, names, _ in walked for name in names)
+            if links or "*" in text:
+                return None
+            files = sorted(Path(base, name) for base, _, names in walked for name in names)
+            found[text] = sha256_json([[str(file), _state_of(file)] for file in files])
+    return found
 
 
-def _listing(folder: Path) -> str:
-    """A hash of the names, sizes and times of all files in a folder, if there is one."""
-    files = [Path(base) / name for base, _, names in os.walk(folder) for name in names]
-    return sha256_json([[str(file), _state_of(file)] for file in sorted(files)])
-
-
-def _has_linked_folder(folder: Path) -> bool:
-    """Whether files elsewhere lie in a folder, too."""
-    return any((Path(base) / name).is_symlink() for base, names, _ in os.walk(folder) for name in names)
+def _places(inputs: Inputs, text: str) -> list[Path]:
+    """Where what a text names may lie: here, or beside a configuration."""
+    return [folder / text for folder in (Path(), *(path.parent for path in inputs.files))]
 
 
 def _state(inputs: Inputs, text: str) -> Any:
-    """What a text names, here or beside a configuration: a parser reads files that values name."""
-    return [_state_of(folder / text) for folder in (Path(), *(path.parent for path in inputs.files))]
+    """What a text names: a parser reads files that values name."""
+    return [_state_of(place) for place in _places(inputs, text)]
 
 
 def _state_of(path: Path) -> Any:

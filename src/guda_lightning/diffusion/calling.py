@@ -84,6 +84,11 @@ class CallAs(nn.Module):
         return result[self.output]
 
 
+def adapted(network: nn.Module) -> nn.Module:
+    """The network inside a ``CallAs``, which training may call itself; any other is itself."""
+    return network.network if isinstance(network, CallAs) else network
+
+
 def call(network: nn.Module, x_t: Tensor, timesteps: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
     """The prediction of a network that is called as a denoiser.
 

@@ -218,7 +218,8 @@ def no_full(path: Path) -> StoreError:
     inside = [name for name in names if (path / name / "config.json").is_file()]
     inside += [name for name in names if Path(name).suffix in (".safetensors", ".ckpt", ".pth", ".bin")]
     if any(name.endswith(".distcp") for name in names):
-        fix = f"consolidate it: python -m lightning.pytorch.utilities.consolidate_checkpoint {path}"
+        tool = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+        fix = f"make one file of it: {tool} {path} {path}.ckpt"
     elif "zero_to_fp32.py" in names:
         fix = f"consolidate it: python {path}/zero_to_fp32.py {path} FOLDER; then pass the file in FOLDER"
     elif inside:

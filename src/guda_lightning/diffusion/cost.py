@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from guda_lightning.diffusion.calling import CallAs, batch_size
+from guda_lightning.diffusion.calling import adapted, batch_size
 from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.diffusion.weights import evaluating
 from guda_lightning.errors import ConfigError, GudaError
@@ -44,10 +44,7 @@ def counting(*networks: nn.Module) -> Iterator[EvaluationCounter]:
     counter = EvaluationCounter()
     with ExitStack() as stack:
         for network in networks:
-            called = (
-                network.network if isinstance(network, CallAs) else network
-            )  # which training may call itself
-            stack.callback(called.register_forward_hook(counter).remove)
+            stack.callback(adapted(network).register_forward_hook(counter).remove)
         yield counter
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from guda_lightning.diffusion.calling import CallAs
+from guda_lightning.diffusion.calling import adapted
 from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.errors import ConfigError
 
@@ -53,7 +53,7 @@ def refuse_labels(model: DiffusionModel, num_classes: int) -> None:
 
 def _classes_of(network: nn.Module) -> int | None:
     """How many classes a network has embeddings for; None where that is unknown."""
-    inner: Any = network.network if isinstance(network, CallAs) else network
+    inner: Any = adapted(network)
     config = getattr(inner, "config", {})
     if "class_labels" not in inspect.signature(type(inner).forward).parameters:
         return None

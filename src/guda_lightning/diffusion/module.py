@@ -194,7 +194,7 @@ class DiffusionModule(LightningModule):
         Raises:
             ConfigError: The batch holds no images, or no labels for a conditional model.
         """
-        _images(batch)
+        images = _images(batch)
         if self.conditional and "label" not in batch:
             raise ConfigError(
                 "a label-conditional model got a batch without labels",
@@ -203,7 +203,7 @@ class DiffusionModule(LightningModule):
                 fix="use data with labels, or set model.init_args.conditional to false",
             )
         labels = batch["label"] if self.conditional else None
-        sample = noised(_images(batch), labels, self._schedule, generator, self._ranks)
+        sample = noised(images, labels, self._schedule, generator, self._ranks)
         return sample._replace(rows=batch.get("index"))
 
     def denoising_loss(self, model: DiffusionModel, batch: Noised) -> Tensor:

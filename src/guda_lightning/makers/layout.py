@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from guda_lightning.diffusion import DiffusionModule, FullModel, load_weights, open_full
-from guda_lightning.diffusion.calling import CallAs
+from guda_lightning.diffusion.calling import adapted
 from guda_lightning.diffusion.weights import unwrapped
 from guda_lightning.storage.paths import refuse_missing_start
 
@@ -66,7 +66,7 @@ class Layout:
         network, *copies = networks
         load_weights(network, weights, path)
         for each in copies:
-            each.load_state_dict(_inner(network).state_dict())
+            each.load_state_dict(adapted(network).state_dict())
 
     def networks(self, module: LightningModule) -> Sequence[nn.Module]:
         """What training evaluates: the network of an untrained module, and its copies, as of an average.
@@ -75,14 +75,10 @@ class Layout:
         it is one of them that is trained.
         """
         network = self.full(module).model.denoiser
-        taken = _inner(network)
+        taken = adapted(network)
         trained = unwrapped(module.denoiser) if isinstance(module, DiffusionModule) else taken
         copies = [part for part in module.modules() if part is trained or _alike(part, taken)]
         return [network, *(part for part in copies if part is not taken)]
-
-
-def _inner(network: nn.Module) -> nn.Module:
-    return network.network if isinstance(network, CallAs) else network
 
 
 def _alike(part: nn.Module, network: nn.Module) -> bool:

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from guda_lightning.errors import ConfigError, QueryError, StoreError
+from guda_lightning.errors import ConfigError, GudaError, QueryError, StoreError
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
@@ -51,52 +51,33 @@ def user_path(path: str | Path) -> Path:
 
 
 def refuse_missing_full(path: Path) -> None:
-    """Refuse a full model that is not there.
-
-    Raises:
-        ConfigError: The path names an environment variable that is not set.
-        StoreError: There is nothing at the path.
-    """
-    path = user_path(path)
-    if not path.exists():
-        raise StoreError(
-            "the full model does not exist",
-            found=f"nothing at {path}",
-            expected="a diffusers folder or a Lightning checkpoint",
-            fix="run `guda fit` with the same configuration first, or pass --full PATH",
-        )
+    """Refuse a full model that is not there; raises as ``_refuse_missing``."""
+    _refuse_missing(
+        path,
+        "the full model does not exist",
+        expected="a diffusers folder or a Lightning checkpoint",
+        fix="run `guda fit` with the same configuration first, or pass --full PATH",
+    )
 
 
 def refuse_missing_start(path: Path) -> None:
-    """Refuse to fine-tune weights that are not there.
-
-    Raises:
-        ConfigError: The path names an environment variable that is not set.
-        StoreError: There is nothing at the path.
-    """
-    path = user_path(path)
-    if not path.exists():
-        raise StoreError(
-            "the weights to start from do not exist",
-            found=f"nothing at {path}",
-            expected="a diffusers folder or a Lightning checkpoint",
-            fix="correct trainer.start, or leave it out to train from scratch",
-        )
+    """Refuse to fine-tune weights that are not there; raises as ``_refuse_missing``."""
+    _refuse_missing(
+        path,
+        "the weights to start from do not exist",
+        expected="a diffusers folder or a Lightning checkpoint",
+        fix="correct trainer.start, or leave it out to train from scratch",
+    )
 
 
 def refuse_missing_checkpoint(path: Path) -> None:
-    """Refuse a checkpoint that is not there.
-
-    Raises:
-        StoreError: There is nothing at the path.
-    """
-    if not path.exists():
-        raise StoreError(
-            "the checkpoint does not exist",
-            found=f"nothing at {path}",
-            expected="a Lightning checkpoint",
-            fix="correct --ckpt_path, or leave it out for RUN/full",
-        )
+    """Refuse a checkpoint that is not there; raises as ``_refuse_missing``."""
+    _refuse_missing(
+        path,
+        "the checkpoint does not exist",
+        expected="a Lightning checkpoint",
+        fix="correct --ckpt_path, or leave it out for RUN/full",
+    )
 
 
 def refuse_missing_queries(path: Path) -> None:
@@ -106,11 +87,24 @@ def refuse_missing_queries(path: Path) -> None:
         ConfigError: The path names an environment variable that is not set.
         QueryError: There is nothing at the path.
     """
+    _refuse_missing(
+        path,
+        "there are no queries",
+        expected="an image file or a folder of images",
+        fix="correct the path",
+        error=QueryError,
+    )
+
+
+def _refuse_missing(
+    path: Path, problem: str, *, expected: str, fix: str, error: type[GudaError] = StoreError
+) -> None:
+    """Refuse a path where nothing is.
+
+    Raises:
+        ConfigError: The path names an environment variable that is not set.
+        StoreError: There is nothing at the path, or another error that was asked for.
+    """
     path = user_path(path)
-    if not os.path.exists(path):
-        raise QueryError(
-            f"there are no queries at {path}",
-            found="nothing there",
-            expected="an image file or a folder of images",
-            fix="correct the path",
-        )
+    if not os.path.exists(path):  # False also for a name that is too long
+        raise error(problem, found=f"nothing at {path}", expected=expected, fix=fix)
