@@ -78,15 +78,6 @@ CASES: Mapping[str, Case] = {
     "removed_atoms": (guidance.removed_atoms, (torch.eye(3).bool(), REMOVED)),
     "log_kept": (guidance.log_kept, (LOGITS, REMOVED)),
     "kept_slope": (guidance.kept_slope, (LOGITS, REMOVED)),
-    "guided_errors": (
-        guidance.guided_errors,
-        (
-            SAMPLES,
-            SIGMA.flatten(),
-            RETAIN.flatten()[:36].view(1, 6, 6).expand(4, 6, 6),
-            SAMPLES[:, None].expand(4, 2, 6),
-        ),
-    ),
     "style_probabilities": (
         lambda of, styles: anchors.style_probabilities(
             of, torch.stack([anchors.style_prototype(one[None]) for one in styles]), beta=2.0, eta=0.3

@@ -15,8 +15,8 @@ from guda_lightning.errors import GroupError
 from guda_lightning.functional.elbo import squared_error
 from guda_lightning.functional.prediction import to_output
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors import GroupPosterior, guided
-from guda_lightning.posteriors.posterior import MAX_LOG_SNR
+from guda_lightning.posteriors import ClassifierPosterior, guided
+from guda_lightning.posteriors.classifier_posterior import MAX_LOG_SNR
 from guda_lightning.types import PredictionType
 from toys import message
 
@@ -76,7 +76,7 @@ class IdealClassifier(nn.Module):
         return logits[:, : self.mixed] if self.mixed else logits
 
 
-def parts(prediction: PredictionType, mixed: int = 0) -> tuple[DiffusionModel, GroupPosterior]:
+def parts(prediction: PredictionType, mixed: int = 0) -> tuple[DiffusionModel, ClassifierPosterior]:
     scheduler = (
         FlowMatchEulerDiscreteScheduler(num_train_timesteps=100)
         if prediction == "flow"
@@ -85,7 +85,13 @@ def parts(prediction: PredictionType, mixed: int = 0) -> tuple[DiffusionModel, G
     schedule = noise_schedule(scheduler)
     full = DiffusionModel(IdealDenoiser(schedule, prediction), schedule, prediction)
     temperatures = torch.ones(len(schedule), dtype=torch.float64)
-    return full, GroupPosterior(IdealClassifier(mixed), schedule, ATOMS, GROUPS, temperatures)  # type: ignore[arg-type]
+    return full, ClassifierPosterior(
+        schedule=schedule,
+        atoms=ATOMS,
+        groups=GROUPS,
+        network=IdealClassifier(mixed),  # type: ignore[arg-type]
+        temperatures=temperatures,
+    )
 
 
 def noised(schedule: NoiseSchedule) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,14 +177,14 @@ def test_errors_of_all_coalitions_are_those_of_each_guided_model(
         torch.testing.assert_close(errors[:, column], squared_error(noise, predicted), atol=1e-5, rtol=1e-4)
 
 
-def test_a_group_that_the_classifier_does_not_know_is_refused() -> None:
+def test_a_group_that_the_posterior_does_not_know_is_refused() -> None:
     _, posterior = parts("epsilon")
     with pytest.raises(
         GroupError,
         match=message(
-            "the classifier does not know the group 'd'",
-            "a classifier of a, b, c",
-            "one that was trained with 'd'",
+            "the posterior does not know the group 'd'",
+            "a posterior of a, b, c",
+            "one that was made with 'd'",
             "correct the name, or run guda guide with today's groups",
         ),
     ):

@@ -13,8 +13,7 @@ group" included. They are disjoint however the groups overlap, so one classifier
 | S            | a coalition    | groups that are removed together                                           |
 | ρ_S          |                | P(the clean sample is in an atom that S removes, given x_t)                |
 | log(1 − ρ_S) | ``log_kept``   | log-sum-exp over the atoms that are kept, minus that over all              |
-| J            | ``jacobian``   | gradients of the classifier's outputs with respect to x_t                  |
-| c_S          | ``kept_slope`` | gradient of log(1 − ρ_S) with respect to these outputs, so ∇_x = c_S J     |
+| c_S          | ``kept_slope`` | gradient of log(1 − ρ_S) with respect to the logits                        |
 """
 
 from __future__ import annotations
@@ -77,28 +76,6 @@ def kept_slope(logits: Tensor, removed: Tensor) -> Tensor:
     """
     kept = logits[:, None].masked_fill(removed, -torch.inf).softmax(dim=2)
     return kept - logits.softmax(dim=1)[:, None]
-
-
-def guided_errors(residual: Tensor, sigma: Tensor, jacobian: Tensor, slope: Tensor) -> Tensor:
-    """``‖ε − ε_−S‖²`` for every coalition, from one residual and one Jacobian for all of them.
-
-    ``ε − ε_−S = r + σ c_S J``, whose square needs of J no more than ``J r`` and ``J Jᵀ``.
-
-    Args:
-        residual: ``[batch, dims]`` r = ε − ε_full.
-        sigma: ``[batch]`` σ_t.
-        jacobian: ``[batch, outputs, dims]`` J, of logits or of features that logits are linear in.
-        slope: ``[batch, coalitions, outputs]`` c_S with respect to these outputs.
-
-    Returns:
-        ``[batch, coalitions]`` float64.
-    """
-    r, j, c = residual.double(), jacobian.double(), slope.double()
-    s = sigma.double()[:, None]
-    along = torch.einsum("bco,bod,bd->bc", c, j, r)
-    size = torch.einsum("bco,bop,bcp->bc", c, j @ j.transpose(1, 2), c)
-    errors: Tensor = r.square().sum(dim=1, keepdim=True) + 2 * s * along + s.square() * size
-    return errors.clamp(min=0)  # of a difference that rounds below it
 
 
 def guide_output(

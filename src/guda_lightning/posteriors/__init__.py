@@ -1,7 +1,8 @@
 """Every counterfactual from one classifier of noised samples."""
 
 from guda_lightning.posteriors.classifier import ClassifierPlan, GroupClassifier
-from guda_lightning.posteriors.posterior import GroupPosterior, guided
+from guda_lightning.posteriors.classifier_posterior import ClassifierPosterior
+from guda_lightning.posteriors.posterior import Corrections, GroupPosterior, guided
 from guda_lightning.posteriors.store import (
     GUIDANCE,
     ClassifierKey,
@@ -18,8 +19,10 @@ __all__ = [
     "GUIDANCE",
     "ClassifierKey",
     "ClassifierPlan",
+    "ClassifierPosterior",
     "ClassifierRecord",
     "ClassifierStore",
+    "Corrections",
     "GroupClassifier",
     "GroupPosterior",
     "NoiseLevel",

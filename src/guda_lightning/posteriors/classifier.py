@@ -18,8 +18,8 @@ from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.sharding import gather, shard
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.prediction import add_noise
+from guda_lightning.posteriors.classifier_posterior import ClassifierPosterior, classifier_inputs
 from guda_lightning.posteriors.network import NoisyClassifier
-from guda_lightning.posteriors.posterior import GroupPosterior, classifier_inputs
 from guda_lightning.posteriors.tempering import NoiseLevel, temper
 
 DENSE_SIDE = 8  # pixels a side up to which dense layers alone do as well, for less (docs/benchmarks.md)
@@ -137,11 +137,15 @@ class GroupClassifier(LightningModule):
         self.levels: tuple[NoiseLevel, ...] = ()
 
     @property
-    def posterior(self) -> GroupPosterior:
+    def posterior(self) -> ClassifierPosterior:
         """The classifier as it is, on this module's device."""
         temperatures: Any = self.temperatures
-        return GroupPosterior(
-            self.network, self.schedule, self.atoms.to(self.device), self.groups, temperatures
+        return ClassifierPosterior(
+            schedule=self.schedule,
+            atoms=self.atoms.to(self.device),
+            groups=self.groups,
+            network=self.network,
+            temperatures=temperatures,
         )
 
     def configure_model(self) -> None:

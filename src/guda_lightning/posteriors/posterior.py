@@ -1,8 +1,9 @@
-"""``GroupPosterior``: P(group | noised sample), and the counterfactuals that it implies."""
+"""What every posterior is: P(group | noised sample), and the counterfactuals that it implies."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,80 +11,64 @@ from torch import Tensor, nn
 
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.errors import GroupError
-from guda_lightning.functional.guidance import (
-    guide_output,
-    guided_errors,
-    kept_slope,
-    log_kept,
-    removed_atoms,
-)
+from guda_lightning.functional.guidance import guide_output, removed_atoms
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors.network import NoisyClassifier
 
-MAX_LOG_SNR = 20.0  # of a sample without noise, or without signal
+# Of ``[coalitions, atoms]`` bool, what each removes: ``∇_x log(1 − ρ_S)``, ``[batch, coalitions, ...]``.
+Corrections = Callable[[Tensor], Tensor]
+
+_CHUNK_BYTES = 64 * 2**20  # of the corrections that are held at a time
 
 
-@dataclass(frozen=True)
-class GroupPosterior:
-    """A trained classifier of noised samples, and what its classes mean.
+@dataclass(frozen=True, kw_only=True)
+class GroupPosterior(ABC):
+    """P(the clean sample is in some groups | x_t), for any coalition of groups.
+
+    A new kind is one file: a frozen dataclass that says what moves the full model's score where a coalition
+    is removed. Counterfactual denoisers, squared errors, samples and unlearning targets follow from that.
 
     Attributes:
-        network: Features and logits, in evaluation mode.
         schedule: The noise schedule of the full model.
-        atoms: ``[atoms, groups]`` bool, the groups of each class.
+        atoms: ``[atoms, groups]`` bool, the distinct sets of groups that some training sample is in.
         groups: Names of the groups.
-        temperatures: ``[timesteps]`` that logits are divided by.
     """
 
-    network: NoisyClassifier
     schedule: NoiseSchedule
     atoms: Tensor
     groups: tuple[str, ...]
-    temperatures: Tensor
 
-    def removed(self, coalitions: Sequence[Sequence[str]]) -> Tensor:
-        """Which atoms each coalition of groups removes: ``[coalitions, atoms]`` bool.
+    @abstractmethod
+    def corrections(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Corrections:
+        """What removing coalitions adds to the score of noised samples: ``∇_x log(1 − ρ_S)``.
 
-        Raises:
-            GroupError: A group is not among the classifier's, or a coalition covers all data.
-        """
-        for group in (group for coalition in coalitions for group in coalition):
-            if group not in self.groups:
-                raise GroupError(
-                    f"the classifier does not know the group '{group}'",
-                    found=f"a classifier of {', '.join(self.groups)}",
-                    expected=f"one that was trained with '{group}'",
-                    fix="correct the name, or run guda guide with today's groups",
-                )
-        member = [[group in coalition for group in self.groups] for coalition in coalitions]
-        return removed_atoms(self.atoms, torch.tensor(member, device=self.atoms.device))
-
-    def logits(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``[batch, atoms]``, calibrated.
+        What all coalitions share is computed once, however often the result is called.
 
         Args:
             x_t: ``[batch, ...]`` noised samples.
             timesteps: ``[batch]`` int64.
             labels: ``[batch]`` int64 class labels, for a conditional model.
-        """
-        return self._head(self._features(x_t, timesteps, labels), timesteps)
 
-    def gradient(
-        self, x_t: Tensor, timesteps: Tensor, removed: Tensor, labels: Tensor | None = None
-    ) -> Tensor:
-        """``∇_x log(1 − ρ_S)`` for one coalition: ``[batch, ...]``.
-
-        Args:
-            x_t: ``[batch, ...]``.
-            timesteps: ``[batch]`` int64.
-            removed: ``[1, atoms]`` bool.
-            labels: ``[batch]`` int64 class labels, for a conditional model.
+        Returns:
+            A function of ``[coalitions, atoms]`` bool, as ``removed`` gives it, to
+            ``[batch, coalitions, ...]`` of the dtype and on the device of ``x_t``.
         """
-        with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
-            kept = log_kept(self.logits(x, timesteps, labels), removed).sum()
-            (found,) = torch.autograd.grad(kept, x)
-        return found
+
+    def removed(self, coalitions: Sequence[Sequence[str]]) -> Tensor:
+        """Which atoms each coalition of groups removes: ``[coalitions, atoms]`` bool.
+
+        Raises:
+            GroupError: A group is not among the posterior's, or a coalition covers all data.
+        """
+        for group in (group for coalition in coalitions for group in coalition):
+            if group not in self.groups:
+                raise GroupError(
+                    f"the posterior does not know the group '{group}'",
+                    found=f"a posterior of {', '.join(self.groups)}",
+                    expected=f"one that was made with '{group}'",
+                    fix="correct the name, or run guda guide with today's groups",
+                )
+        member = [[group in coalition for group in self.groups] for coalition in coalitions]
+        return removed_atoms(self.atoms, torch.tensor(member, device=self.atoms.device))
 
     def errors(
         self,
@@ -96,8 +81,7 @@ class GroupPosterior:
     ) -> Tensor:
         """Squared noise errors of every coalition's counterfactual, from one pass of the full model.
 
-        The classifier is differentiated once per class or once per feature, whichever are fewer, however many
-        coalitions there are.
+        ``ε − ε_−S = ε − ε_full + σ ∇_x log(1 − ρ_S)``.
 
         Args:
             noise: ``[batch, ...]`` ε.
@@ -110,50 +94,14 @@ class GroupPosterior:
         Returns:
             ``[batch, coalitions]`` float64.
         """
-        with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
-            features = self._features(x, timesteps, labels)
-            logits = self._head(features, timesteps)
-            slope = kept_slope(logits.detach().double(), removed)
-            outputs = logits
-            if features.shape[1] < logits.shape[1]:
-                weight = self.network.head.weight.detach().double()
-                slope = slope @ weight / self._temperature(timesteps)[:, None]
-                outputs = features
-            rows = [
-                torch.autograd.grad(outputs[:, column].sum(), x, retain_graph=True)[0].flatten(1)
-                for column in range(outputs.shape[1])
-            ]
         _, sigma = self.schedule.at(timesteps, like=x_t)
-        residual = (noise - predicted_noise).flatten(1)
-        return guided_errors(residual, sigma.flatten(), torch.stack(rows, dim=1), slope)
-
-    def _features(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        return self.network.features(*classifier_inputs(self.schedule, x_t, timesteps), labels)
-
-    def _head(self, features: Tensor, timesteps: Tensor) -> Tensor:
-        logits: Tensor = self.network.head(features)
-        return logits / self._temperature(timesteps)
-
-    def _temperature(self, timesteps: Tensor) -> Tensor:
-        """``[batch, 1]``."""
-        return self.temperatures[timesteps.to(self.temperatures.device)][:, None]
-
-
-def classifier_inputs(schedule: NoiseSchedule, x_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    """What the classifier takes: samples scaled to about unit variance, and their log SNR.
-
-    Args:
-        schedule: The noise schedule.
-        x_t: ``[batch, ...]`` noised samples.
-        timesteps: ``[batch]`` int64.
-
-    Returns:
-        ``[batch, ...]`` and ``[batch]``, on the device and of the dtype of ``x_t``.
-    """
-    gamma, sigma = schedule.at(timesteps, like=x_t)
-    log_snr = schedule.log_snr_at(timesteps, like=x_t).clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
-    return x_t / (gamma.square() + sigma.square()).sqrt(), log_snr
+        residual = (noise - predicted_noise).double().flatten(1)[:, None]
+        corrections = self.corrections(x_t, timesteps, labels)
+        found = []
+        for part in removed.split(max(1, _CHUNK_BYTES // residual.nbytes)):
+            moved = corrections(part).flatten(2).double() * sigma.double().view(-1, 1, 1)
+            found.append((residual + moved).square().sum(dim=2))
+        return torch.cat(found, dim=1)
 
 
 class GuidedDenoiser(nn.Module):
@@ -163,7 +111,7 @@ class GuidedDenoiser(nn.Module):
 
     Args:
         full: The full model.
-        posterior: The classifier.
+        posterior: Of the groups.
         groups: Names of the groups to remove together.
 
     Raises:
@@ -172,7 +120,7 @@ class GuidedDenoiser(nn.Module):
 
     def __init__(self, full: DiffusionModel, posterior: GroupPosterior, groups: Sequence[str]) -> None:
         super().__init__()
-        self.network, self.classifier = full.denoiser, posterior.network
+        self.network = full.denoiser
         self._full, self._posterior = full, posterior
         self._removed = posterior.removed([groups])
 
@@ -187,7 +135,7 @@ class GuidedDenoiser(nn.Module):
         output = replace(self._full, denoiser=self.network).call(x_t, model_timesteps, class_labels)
         schedule = self._full.schedule
         timesteps = schedule.timesteps_of(model_timesteps)
-        gradient = self._posterior.gradient(x_t, timesteps, self._removed, class_labels)
+        gradient = self._posterior.corrections(x_t, timesteps, class_labels)(self._removed)[:, 0]
         gamma, sigma = schedule.at(timesteps, like=x_t)
         return guide_output(output, gradient, gamma, sigma, self._full.prediction)
 

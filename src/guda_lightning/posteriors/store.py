@@ -13,8 +13,8 @@ from torch import Tensor
 from guda_lightning.errors import StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors.classifier import ClassifierPlan, GroupClassifier
+from guda_lightning.posteriors.classifier_posterior import ClassifierPosterior
 from guda_lightning.posteriors.network import NoisyClassifier
-from guda_lightning.posteriors.posterior import GroupPosterior
 from guda_lightning.storage.files import read_json, sha256_json
 from guda_lightning.storage.provenance import Provenance, versions
 from guda_lightning.storage.stored import RECORD, WeightsRecord, WeightStore
@@ -175,7 +175,7 @@ class StoredPosterior(NamedTuple):
         hash: Identity of its weights.
     """
 
-    posterior: GroupPosterior
+    posterior: ClassifierPosterior
     record: ClassifierRecord
     hash: str
 
@@ -237,5 +237,11 @@ def open_posterior(
     )
     network.load_state_dict(weights)
     network.eval().requires_grad_(False).to(device)
-    posterior = GroupPosterior(network, schedule, atoms.to(device), record.groups, temperatures.to(device))
+    posterior = ClassifierPosterior(
+        schedule=schedule,
+        atoms=atoms.to(device),
+        groups=record.groups,
+        network=network,
+        temperatures=temperatures.to(device),
+    )
     return StoredPosterior(posterior, record, record.weights_hash)

@@ -101,5 +101,7 @@ class BoundGuided(BoundObjective):
 
     def _target(self, noised: Noised, full: DiffusionModel) -> Tensor:
         output = full.output(noised.x_t, noised.timesteps, noised.labels)
-        gradient = self._posterior.gradient(noised.x_t, noised.timesteps, self._removed, noised.labels)
-        return guide_output(output, gradient, noised.gamma, noised.sigma, full.prediction)
+        corrections = self._posterior.corrections(noised.x_t, noised.timesteps, noised.labels)
+        return guide_output(
+            output, corrections(self._removed)[:, 0], noised.gamma, noised.sigma, full.prediction
+        )
