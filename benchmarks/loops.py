@@ -190,7 +190,7 @@ def _record(full: FullModel, group: str) -> CounterfactualRecord:
     """The record of an unlearning by ReTrack that never was."""
     key = CounterfactualKey("retrack", (group,), 0, sha256_json({}))
     return CounterfactualRecord.of(
-        key, {}, full.provenance(""), "", seconds=1.0, steps=1, network_evaluations=1
+        key, {}, full.provenance(""), members_hash="", seconds=1.0, steps=1, network_evaluations=1
     )
 
 

@@ -26,7 +26,7 @@ from guda_lightning.attribution import squared_errors
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule, load_queries
 from guda_lightning.diffusion import DiffusionModule, FullModel, open_full
-from guda_lightning.posteriors import ClassifierStore
+from guda_lightning.posteriors import PosteriorStore
 from guda_lightning.scores import Scoring
 from second_device import second_device
 from toys import gray_queries, quiet_trainer
@@ -100,7 +100,7 @@ def test_every_stage_trains_and_scores_there(place: Place, finished_run: Path, t
 
     records = CounterfactualStore(folder / "store").records()
     assert {record.operator: record.steps for record in records} == {"retrack": 4, "guided": 1}
-    assert [record.steps for record in ClassifierStore(folder / "store").records()] == [12]
+    assert [record.steps for record in PosteriorStore(folder / "store").records()] == [12]
     assert all(bool(value.isfinite().all()) for value in load_file(folder / "full/unet" / WEIGHTS).values())
     assert len(list((folder / "without" / "guidance").rglob("*.png"))) == 1
     made = {name: scores(folder, f"{name}-0") for name in ("retrack", "guidance")}

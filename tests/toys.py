@@ -21,11 +21,11 @@ from guda_lightning.data import GroupDataModule, ImageTable, Source
 from guda_lightning.diffusion import DiffusionModule, FullModel
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors import (
-    ClassifierKey,
     ClassifierPlan,
-    ClassifierRecord,
-    ClassifierStore,
     GroupClassifier,
+    PosteriorKey,
+    PosteriorRecord,
+    PosteriorStore,
     network_hparams,
     weights_of,
 )
@@ -112,21 +112,23 @@ def gray_queries(*ids: str) -> Queries:
     return Queries(ids, torch.rand(len(ids), 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1)
 
 
-def classifier_store(folder: Path, full: FullModel, data: GroupDataModule) -> CounterfactualStore:
-    """A store that holds an untrained classifier of the data's groups."""
+def save_guidance(folder: Path, full: FullModel, data: GroupDataModule) -> CounterfactualStore:
+    """A store that holds an untrained classifier of the data's groups, and guidance by it alone."""
     plan = ClassifierPlan(width=8, features=8)
     module = GroupClassifier(plan, data, full.model)
     module.network.head.weight.data *= 20  # opinions, though untrained
-    hparams = network_hparams(plan, data.image_shape)
-    record = ClassifierRecord.of(
-        ClassifierKey(data.grouping.names, 0, sha256_json(hparams)),
-        hparams,
-        full.provenance(data.grouping.hash),
-        seconds=1.0,
-        steps=1,
-        network_evaluations=1,
-    )
-    ClassifierStore(folder).save(weights_of(module), record)
+    store, hparams = PosteriorStore(folder), network_hparams(plan, data.image_shape)
+
+    def record(kind: str, **own: Any) -> PosteriorRecord:
+        key = PosteriorKey(kind, data.grouping.names, 0, sha256_json(hparams))
+        made_from, spent = full.provenance(data.grouping.hash), {"seconds": 1.0, "steps": 1}
+        return PosteriorRecord.of(key, hparams, made_from, **spent, network_evaluations=1, **own)
+
+    store.save(weights_of(module), record("classifier"))
+    (made,) = store.records()
+    member = {"name": made.key.folder_name, "hash": made.weights_hash}
+    levels = [{"first": 0, "last": len(full.model.schedule) - 1, "weights": [1.0]}]
+    store.save({}, record("guidance", levels=levels, members=[member]))
     return CounterfactualStore(folder)
 
 

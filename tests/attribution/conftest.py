@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler
 
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import DiffusionModule, FullModel
-from toys import classifier_store, shades, tiny_unet
+from toys import save_guidance, shades, tiny_unet
 
 
 @pytest.fixture
@@ -17,5 +17,5 @@ def guided_full() -> FullModel:
 
 @pytest.fixture
 def guidance_store(tmp_path: Path, guided_full: FullModel) -> CounterfactualStore:
-    """A store with a classifier of three groups."""
-    return classifier_store(tmp_path / "store", guided_full, shades())
+    """A store with guidance by a classifier of three groups."""
+    return save_guidance(tmp_path / "store", guided_full, shades())

@@ -12,7 +12,7 @@ from guda_lightning.diffusion import DiffusionModule, FullModel
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.errors import GroupError, StoreError
 from guda_lightning.functional.elbo import paired_difference
-from guda_lightning.posteriors import ClassifierStore, guided, open_posterior
+from guda_lightning.posteriors import PosteriorStore, guided, open_posterior
 from guda_lightning.scores import Scoring
 from toys import GROUPS, gray_queries, shades, tiny_unet
 
@@ -35,9 +35,7 @@ def test_scores_are_those_of_the_guided_models(store: CounterfactualStore, full:
     fitted = GuidanceAttributor(store.root, SCORING).fit(AttributionContext(full, grouping=DATA.grouping))
     assert fitted.groups == GROUPS
     table = fitted.score(QUERIES).select(weighting="elbo")
-    posterior = open_posterior(
-        ClassifierStore(store.root), full.model.schedule, seed=0, hparams=None, expect=None
-    ).posterior
+    posterior, _ = open_posterior(PosteriorStore(store.root), "guidance", full.model.schedule, seed=0)
     of_full, timesteps = squared_errors(full.model, QUERIES, SCORING)
     plan, schedule = SCORING.plan(full.model.schedule), full.model.schedule
     for column, group in enumerate(GROUPS):

@@ -89,7 +89,7 @@ def store_of(module: Any, folder: Path) -> Path:
             CounterfactualKey("retrack", (group,), 0, "0" * 64),
             {},
             full.provenance("1" * 64),
-            "2" * 64,
+            members_hash="2" * 64,
             seconds=1.0,
             steps=1,
             network_evaluations=1,

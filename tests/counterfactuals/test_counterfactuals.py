@@ -317,7 +317,7 @@ def save(root: Path, value: float, go: Path) -> None:
     """The program of a process that stops in the middle of saving, until a file is there."""
     key = CounterfactualKey("retrack", ("3",), 0, sha256_json({"lr": 1e-4}))
     made_from, cost = Provenance("f", "s", "g"), {"seconds": value, "steps": 1, "network_evaluations": 1}
-    record = CounterfactualRecord.of(key, {"lr": 1e-4}, made_from, "m", **cost)
+    record = CounterfactualRecord.of(key, {"lr": 1e-4}, made_from, members_hash="m", **cost)
 
     def hashed(path: Path) -> str:
         print("ready")  # the weights are there, the record is not

@@ -16,12 +16,12 @@ from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.posteriors import (
-    ClassifierKey,
     ClassifierPlan,
-    ClassifierRecord,
-    ClassifierStore,
     GroupClassifier,
     NoiseLevel,
+    PosteriorKey,
+    PosteriorRecord,
+    PosteriorStore,
     network_hparams,
     open_posterior,
     weights_of,
@@ -193,20 +193,20 @@ def test_labels_that_tell_the_group_are_refused(atom: list[int], labels: list[in
 MADE_FROM = Provenance("full", SCHEDULE.hash, "grouping")
 
 
-def stored(folder: Path, seed: int = 0, **hparams: Any) -> tuple[GroupClassifier, ClassifierStore]:
+def stored(folder: Path, seed: int = 0, **hparams: Any) -> tuple[GroupClassifier, PosteriorStore]:
     module = GroupClassifier(PLAN, shades(), FULL, seed=seed)
-    store = ClassifierStore(folder / "store")
+    store = PosteriorStore(folder / "store")
     values = {**network_hparams(PLAN, shades().image_shape), **hparams}
-    key = ClassifierKey(module.groups, seed, sha256_json(values))
+    key = PosteriorKey("classifier", module.groups, seed, sha256_json(values))
     levels = [NoiseLevel(1, 9, 1.0, 0.1, 0.9, 0.01, 0.01).to_row()]
     costs: dict[str, Any] = {"seconds": 1.0, "steps": 1, "network_evaluations": 1}
-    store.save(weights_of(module), ClassifierRecord.of(key, values, MADE_FROM, levels=levels, **costs))
+    store.save(weights_of(module), PosteriorRecord.of(key, values, MADE_FROM, levels=levels, **costs))
     return module, store
 
 
 def test_a_stored_classifier_comes_back(tmp_path: Path) -> None:
     module, store = stored(tmp_path)
-    found = open_posterior(store, SCHEDULE, seed=0, hparams=None, expect=MADE_FROM)
+    found = open_posterior(store, "classifier", SCHEDULE, seed=0, expect=MADE_FROM)
     assert found.posterior.groups == tuple(sorted(GROUPS))
     x, timesteps = torch.randn(5, 1, 8, 8), torch.tensor([1, 20, 40, 60, 90])
     probability = found.posterior.logits(x, timesteps).softmax(dim=1)
@@ -220,13 +220,13 @@ def test_a_store_without_a_classifier_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError,
         match=message(
-            f"there is no classifier in {tmp_path / 'classifiers'}",
+            f"there is no posterior of kind classifier in {tmp_path / 'posteriors'}",
             "none of any kind",
             "one with seed 3",
-            "run guda guide",
+            "run guda guide with --posterior classifier --seed 3",
         ),
     ):
-        open_posterior(ClassifierStore(tmp_path), SCHEDULE, seed=3, hparams=None, expect=None)
+        open_posterior(PosteriorStore(tmp_path), "classifier", SCHEDULE, seed=3)
 
 
 def test_one_of_several_classifiers_has_to_be_chosen(tmp_path: Path) -> None:
@@ -236,30 +236,35 @@ def test_one_of_several_classifiers_has_to_be_chosen(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError,
         match=message(
-            f"{store.root} holds several classifiers that fit",
-            "; ".join(f"seed 0, hyper-parameters {r.hparams_hash[:8]}" for r in store.records()),
+            f"{store.root} holds several posteriors of kind classifier",
+            "; ".join(
+                f"{r.hparams_hash[:8]} (steps={r.hparams.get('steps', 'unset')})"
+                for r in sorted(store.records(), key=lambda r: r.hparams_hash)
+            ),
             "one with seed 0",
             "pass --hparams with the first digits of one hash",
         ),
     ):
-        open_posterior(store, SCHEDULE, seed=0, hparams=None, expect=None)
-    found = open_posterior(store, SCHEDULE, seed=0, hparams=hashes[1][:6], expect=None)
+        open_posterior(store, "classifier", SCHEDULE, seed=0)
+    found = open_posterior(store, "classifier", SCHEDULE, seed=0, hparams=hashes[1][:6])
     assert found.record.hparams_hash == hashes[1]
 
 
-def test_a_classifier_that_was_stored_as_a_counterfactual_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["guidance-0-1-2-0123456789ab", "classifiers/classifier-0123456789ab"])
+def test_a_classifier_of_an_earlier_layout_is_refused(tmp_path: Path, place: str) -> None:
     root = tmp_path / "store"
-    folder = root / "guidance-0-1-2-0123456789ab"
+    folder = root / place
     folder.mkdir(parents=True)
     (folder / RECORD).write_text('{"versions": {"guda_lightning": "0.1.0"}, "operator": "guidance"}')
-    store = ClassifierStore(root)
+    store = PosteriorStore(root)
     expected = message(
-        f"the classifier in {folder} was stored as a counterfactual",
+        f"{folder} holds a classifier of an earlier layout",
         "a classifier that guda-lightning 0.1.0 wrote",
-        f"one in {root / 'classifiers'}",
+        f"posteriors in {root / 'posteriors'}",
         f"run guda guide, which trains it again, and remove {folder}",
     )
+    assert store.methods() == ["guidance"]  # so that the error is met where no operator is named
     with pytest.raises(StoreError, match=expected):
-        store.find(seed=0)
+        store.find("guidance", seed=0)
     _, store = stored(tmp_path)  # made again
-    assert store.find(seed=0).seed == 0
+    assert store.find("classifier", seed=0).seed == 0

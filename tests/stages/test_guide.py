@@ -12,7 +12,7 @@ import torch
 
 from guda_lightning import ScoreTable
 from guda_lightning.cli.main import main
-from guda_lightning.posteriors import ClassifierStore
+from guda_lightning.posteriors import PosteriorStore
 from guda_lightning.storage.runs import RunFolder
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -35,7 +35,7 @@ def test_one_classifier_scores_all_groups(finished_run: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     assert re.search(r"^guide: 12 steps of 16 images through a classifier of \d+ parameters$", out, re.M)
     assert re.search(r"^guide: classifier of 10 groups done, [\d.]+ s, 192 network evaluations$", out, re.M)
-    (record,) = ClassifierStore(finished_run / "store").records()
+    (record,) = PosteriorStore(finished_run / "store").records()
     assert record.groups == tuple(map(str, range(10)))
     assert record.network_evaluations == 12 * 16
     assert not (finished_run / "checkpoints").exists() or not list((finished_run / "checkpoints").iterdir())
@@ -119,7 +119,7 @@ def test_bad_options_are_refused_before_anything_is_written(
 
 def test_an_interrupted_classifier_goes_on_and_ends_alike(finished_run: Path, tmp_path: Path) -> None:
     succeed(*GUIDE, "--run", finished_run)
-    store = ClassifierStore(finished_run / "store")
+    store = PosteriorStore(finished_run / "store")
     (record,) = store.records()
     whole = store.load(record.key, expect=None)[0]
     for file in store.path(record.key).iterdir():

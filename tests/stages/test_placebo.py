@@ -25,7 +25,7 @@ from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule, load_queries
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.evaluation import placebo_test
-from guda_lightning.posteriors import ClassifierPlan, ClassifierStore
+from guda_lightning.posteriors import ClassifierPlan, PosteriorStore
 from guda_lightning.stages import placebo as stage
 from guda_lightning.stages.partitions import Partitions
 
@@ -486,7 +486,7 @@ def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
         assert frame["p"][frame["weighting"] == weighting].tolist() == test.p.tolist()
     (tmp_path / "first.parquet").write_bytes(first)
     assert ScoreTable.load(tmp_path / "first.parquet").groups == random.groups[:count]
-    stores = CounterfactualStore(run / "store"), ClassifierStore(run / "store")
+    stores = CounterfactualStore(run / "store"), PosteriorStore(run / "store")
     assert sum(len(store.records()) for store in stores) == 1  # of the real groups
 
 

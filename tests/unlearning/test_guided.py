@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from diffusers import DDPMScheduler
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.diffusion import DiffusionModule, FullModel, noised
 from guda_lightning.errors import StoreError
-from guda_lightning.posteriors import ClassifierStore, guided, open_posterior
+from guda_lightning.posteriors import ClassifierPosterior, Mixture, PosteriorStore, guided, open_posterior
 from guda_lightning.unlearning import Guided, ObjectiveContext, UnlearnModule
-from toys import classifier_store, message, quiet_trainer, shades, tiny_unet
+from toys import message, quiet_trainer, save_guidance, shades, tiny_unet
 
 DATA = shades()
 pytestmark = pytest.mark.filterwarnings(
@@ -26,7 +27,7 @@ def full() -> FullModel:
 
 @pytest.fixture
 def store(tmp_path: Path, full: FullModel) -> CounterfactualStore:
-    return classifier_store(tmp_path / "store", full, DATA)
+    return save_guidance(tmp_path / "store", full, DATA)
 
 
 def test_forget_and_retain_samples_are_both_led_to_the_guided_model(
@@ -38,9 +39,7 @@ def test_forget_and_retain_samples_are_both_led_to_the_guided_model(
     student = FullModel.of(DiffusionModule(tiny_unet(1), DDPMScheduler(num_train_timesteps=100))).model
     forget, retain = (noised(torch.rand(4, 1, 8, 8), None, full.model.schedule) for _ in range(2))
     loss = objective.loss(student, full.model, forget, retain)
-    posterior = open_posterior(
-        ClassifierStore(store.root), full.model.schedule, seed=0, hparams=None, expect=None
-    ).posterior
+    posterior, _ = open_posterior(PosteriorStore(store.root), "guidance", full.model.schedule, seed=0)
     model = guided(full.model, posterior, ["bright"])
     parts = [
         (student.output(side.x_t, side.timesteps) - model.output(side.x_t, side.timesteps)).square().mean()
@@ -49,7 +48,8 @@ def test_forget_and_retain_samples_are_both_led_to_the_guided_model(
     torch.testing.assert_close(loss.total, 0.5 * parts[0] + parts[1])
     torch.testing.assert_close(loss.parts["forget"], parts[0])
     loss.total.backward()
-    assert all(parameter.grad is None for parameter in posterior.network.parameters())
+    (classifier,) = cast(Mixture, posterior).members
+    assert all(p.grad is None for p in cast(ClassifierPosterior, classifier).network.parameters())
 
 
 def test_a_student_unlearns_with_it(store: CounterfactualStore, full: FullModel, tmp_path: Path) -> None:
@@ -58,19 +58,18 @@ def test_a_student_unlearns_with_it(store: CounterfactualStore, full: FullModel,
     quiet_trainer(tmp_path, max_steps=3).fit(module, datamodule=DATA.unlearning(["dark"]))
     record = module.save(store)
     assert record.operator == "guided"
-    (classifier,) = ClassifierStore(store.root).records()
     assert record.hparams["objective"] == {
         "class": "Guided",
         "forget_weight": 1.0,
-        "classifier": classifier.files["model.safetensors"],
+        "posterior": PosteriorStore(store.root).find("guidance", seed=0).weights_hash,
     }
 
 
-def test_without_a_classifier_it_names_the_command(tmp_path: Path) -> None:
+def test_without_a_posterior_it_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError,
         match=message(
-            f"there is no classifier in {tmp_path / 'classifiers'}",
+            f"there is no posterior of kind guidance in {tmp_path / 'posteriors'}",
             "none of any kind",
             "one with seed 0",
             "run guda guide",

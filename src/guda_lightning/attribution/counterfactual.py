@@ -13,7 +13,7 @@ from guda_lightning.attribution.networks import FittedNetworks
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.counterfactuals.selection import several_operators
 from guda_lightning.data.group_names import GroupNames
-from guda_lightning.posteriors import GUIDANCE, ClassifierStore, open_posterior
+from guda_lightning.posteriors import GUIDANCE, KINDS, PosteriorStore, open_posterior
 from guda_lightning.scores.scoring import Scoring
 from guda_lightning.storage.files import sha256_json
 
@@ -24,8 +24,8 @@ class CounterfactualAttributor(Attributor):
 
     Args:
         store: Folder of the store; None takes that of the context.
-        operator: Which counterfactuals: the name of an objective, such as ``retrack``, ``retrain``, or
-            ``guidance``; None where the store holds one kind.
+        operator: Which counterfactuals: the name of an objective, such as ``guided``, ``retrain``, or the
+            kind of a posterior, such as ``guidance``; None where the store holds one kind.
         scoring: How to score.
         seed: Seed that they were made with.
         hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
@@ -53,8 +53,9 @@ class CounterfactualAttributor(Attributor):
             ConfigError: No store is configured.
         """
         store = context.open_store(self.store)
-        if by_guidance(store, self.operator):
-            return self._fit_guidance(context, store)
+        kind = kind_of(store, self.operator)
+        if kind is not None:
+            return self._fit_posterior(context, store, kind)
         return self._fit_networks(context, store)
 
     def _fit_networks(self, context: AttributionContext, store: CounterfactualStore) -> FittedNetworks:
@@ -73,56 +74,61 @@ class CounterfactualAttributor(Attributor):
             keys=keys,
         )
 
-    def _fit_guidance(self, context: AttributionContext, store: CounterfactualStore) -> FittedGuidance:
-        scored_groups(context, self.groups)  # refuses unknown ones before the classifier is read
-        stored = open_posterior(
-            ClassifierStore(store.root),
+    def _fit_posterior(
+        self, context: AttributionContext, store: CounterfactualStore, kind: str
+    ) -> FittedGuidance:
+        scored_groups(context, self.groups)  # refuses unknown ones before the posterior is read
+        posterior, record = open_posterior(
+            PosteriorStore(store.root),
+            kind,
             context.full.model.schedule,
             seed=self.seed,
             hparams=self.hparams,
+            data=context.data,
             expect=context.provenance,
             device=context.execution.device,
         )
-        known = stored.posterior.groups
-        groups = scored_groups(context, self.groups, known)
-        hashes = {group: sha256_json([GUIDANCE, context.full.hash, stored.hash, group]) for group in groups}
+        known, identity = posterior.groups, record.weights_hash
+        groups = scored_groups(context, self.groups, sorted(known))
+        hashes = {group: sha256_json([kind, context.full.hash, identity, group]) for group in groups}
         coalitions = list(map(GroupNames(known).coalition, groups))
         return FittedGuidance(
             groups=groups,
-            method=GUIDANCE,
+            method=kind,
             seed=self.seed,
             context=context,
             scoring=self.scoring,
-            details=likelihood(hashes, stored.record.hparams_hash, stored.hash),
-            posterior=stored.posterior,
-            removed=stored.posterior.removed(coalitions),
+            details=likelihood(hashes, record.hparams_hash, identity),
+            posterior=posterior,
+            removed=posterior.removed(coalitions),
         )
 
 
 @dataclass(frozen=True)
 class GuidanceAttributor(CounterfactualAttributor):
-    """``ELBO(full) − ELBO(full, guided away from the group)``, from the classifier of a store.
+    """``ELBO(full) − ELBO(full, guided away from the group)``, from the mixture of a store.
 
     Args:
         store: Folder of the store; None takes that of the context.
         scoring: How to score.
-        seed: Seed of the classifier.
+        seed: Seed of the posterior.
         hparams: Start of the hash of its hyper-parameters, where the store holds several.
-        groups: Groups to score; None takes all groups of the grouping that have samples, or of the classifier
+        groups: Groups to score; None takes all groups of the grouping that have samples, or of the posterior
             where there is no grouping.
     """
 
     operator: str | None = field(default=GUIDANCE, init=False)
 
 
-def by_guidance(store: CounterfactualStore, operator: str | None) -> bool:
-    """Whether the counterfactuals are those of guidance: it was named, or the store holds nothing else.
+def kind_of(store: CounterfactualStore, operator: str | None) -> str | None:
+    """The kind of posterior that the counterfactuals follow from; None where each is a network.
 
     Raises:
-        StoreError: None was named, and the store holds a classifier and counterfactuals.
+        StoreError: None was named, and the store holds several kinds of counterfactuals.
     """
-    if operator is not None or not ClassifierStore(store.root).any():
-        return operator == GUIDANCE
-    if operators := store.operators():
-        raise several_operators(store.root, [GUIDANCE, *operators])
-    return True
+    if operator is not None:
+        return operator if operator in KINDS else None
+    kinds, networks = PosteriorStore(store.root).methods(), store.operators()
+    if len(kinds) + len(networks) > 1 and kinds:
+        raise several_operators(store.root, [*kinds, *networks])
+    return kinds[0] if kinds else None

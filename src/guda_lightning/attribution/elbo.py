@@ -158,7 +158,7 @@ def likelihood(
     Args:
         counterfactuals: Hash of the counterfactual of each group.
         hparams_hash: Hash of the hyper-parameters that they were made with.
-        classifier: Hash of the classifier that all of them follow from, if there is one.
+        classifier: Identity of the posterior that all of them follow from, if there is one.
     """
     return Likelihood(
         counterfactuals=counterfactuals,

@@ -1,4 +1,4 @@
-"""Scores by guidance: all counterfactuals from one classifier and one pass of the full model."""
+"""Scores by guidance: all counterfactuals from one posterior and one pass of the full model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from guda_lightning.types import Queries
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FittedGuidance(FittedELBOAttributor):
-    """Scores by the full model, guided away from each group by a classifier.
+    """Scores by the full model, guided away from each group by a posterior.
 
     Attributes:
-        posterior: The classifier, on the device of the execution.
+        posterior: Of the groups, on the device of the execution.
         removed: What of the posterior each group removes, as ``GroupPosterior.removed`` gives it.
     """
 

@@ -170,7 +170,9 @@ class ELBOAttributionCallback(Callback):
         )
         execution = Execution(pl_module.device, self._ranks)
         self._attributor = attributor.fit(
-            AttributionContext(self._full, grouping=grouping_of(trainer), execution=execution)
+            AttributionContext(
+                self._full, data_of(trainer), grouping=grouping_of(trainer), execution=execution
+            )
         )
 
     def on_validation_batch_start(

@@ -71,7 +71,9 @@ class Stage(Command):
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("run", "Run fit, sample, unlearn, attribute and report in one go", "-c digits.yaml", "every"),
+    Command(
+        "run", "Run fit, sample, guide, unlearn, attribute and report in one go", "-c digits.yaml", "every"
+    ),
     Stage(
         "fit",
         "Train the full model",
@@ -89,17 +91,18 @@ COMMANDS: tuple[Command, ...] = (
         dry_run=False,
     ),
     Stage(
-        "unlearn",
-        "Make the full model forget each group: its counterfactuals",
-        "-c digits.yaml -c unlearn/retrack.yaml [--groups 3,7]",
-        filled=("model", "datamodule", "resolved"),
+        "guide",
+        "Make the posterior that every counterfactual follows from",
+        "-c digits.yaml [--posterior classifier]",
         in_run=True,
-        config="unlearn/retrack.yaml",
     ),
     Stage(
-        "guide",
-        "Train one classifier of all groups, in place of unlearning",
-        "-c digits.yaml",
+        "unlearn",
+        "Make the full model forget each group: its counterfactuals",
+        "-c digits.yaml -c unlearn/guided.yaml [--groups 3,7]",
+        filled=("model", "datamodule", "resolved"),
+        in_run=True,
+        config="unlearn/guided.yaml",
     ),
     Stage(
         "retrain",

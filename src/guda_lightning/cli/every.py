@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guda_lightning.cli.commands import Command, Stage, find, stages_of_run
 from guda_lightning.cli.configs import located
@@ -15,39 +16,67 @@ from guda_lightning.cli.stage import parse
 
 if TYPE_CHECKING:
     from guda_lightning.cli.lightning import StageCLI
+    from guda_lightning.counterfactuals import CounterfactualKey
+    from guda_lightning.posteriors import PosteriorKey
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Run the stages, and write the report of what the last one made."""
-    inputs = [
-        (stage, Inputs.of(stage.name, located(options))) for stage, options in _stages(command, arguments)
-    ]
+    chosen, lines = _stages(command, arguments)
+    inputs = [(stage, Inputs.of(stage.name, located(options))) for stage, options in lines]
     names = [stage.name for stage, _ in inputs]
     for position, (stage, given) in enumerate(inputs):
         refuse_early(stage, given, names[:position])
     # What is misspelt for the last stage shows before the first one works.
-    parsed = deque(parse(stage, given.arguments) for stage, given in inputs)
-    made: dict[str, Any] = {}
-    while parsed:
-        cli = parsed.popleft()  # its model and data are free before the next stage reads its own
-        if "unlearn" in made and cli.stage.name == "attribute":
-            _score_only(cli, made["unlearn"])
-        made[cli.stage.name] = cli.run()
+    parsed = {stage.name: parse(stage, given.arguments) for stage, given in inputs}
+    if chosen.guide is None and not _is_guided(parsed["unlearn"]):
+        del parsed["guide"]
+    made: list[PosteriorKey | CounterfactualKey] = []
+    tables: list[Path] = []
+    for name in list(parsed):
+        cli = parsed.pop(name)  # its model and data are free before the next stage reads its own
+        if name == "attribute":
+            tables = _score(cli, made)
+        elif name == "guide":
+            made.append(cli.run())
+        elif name == "unlearn":
+            made.append(cli.run()[0])
+        else:
+            cli.run()
     trainer = cli.trainer
     if not trainer.is_global_zero:
         return 0
-    return find("report").run([trainer.default_root_dir, "--scores", str(made["attribute"][-1])])
+    return find("report").run([trainer.default_root_dir, "--scores", *map(str, tables)])
 
 
-def _score_only(cli: StageCLI, keys: Sequence[Any]) -> None:
-    """Of several kinds of counterfactuals in the store, score those that were just made."""
-    cli.config.operator = keys[0].operator
-    cli.config.hparams = keys[0].hparams_hash[:12]
-    cli.config.seed = keys[0].seed
+def _score(cli: StageCLI, made: Sequence[PosteriorKey | CounterfactualKey]) -> list[Path]:
+    """Score what was just made, each kind in a table of its own, unless another attributor is named."""
+    wanted = [one for one in made if cli.config.operator in (None, one.operator)]
+    if cli.config.attributor is not None or not wanted:
+        return [cli.run()[-1]]
+    tables = []
+    for one in wanted:
+        cli.config.operator, cli.config.seed = one.operator, one.seed
+        cli.config.hparams = one.hparams_hash[:12]
+        tables.append(cli.run()[-1])
+    return tables
 
 
-def _stages(command: Command, arguments: Sequence[str]) -> list[tuple[Stage, list[str]]]:
-    """The stages to run, each with its command line."""
+def _is_guided(unlearn: StageCLI) -> bool:
+    """Whether unlearning learns from a posterior, which has to be made first."""
+    from guda_lightning.unlearning import Guided
+
+    objective = unlearn.config.objective
+    if objective is None:
+        return True  # the default
+    module, _, name = objective.class_path.rpartition(".")
+    return issubclass(getattr(import_module(module), name), Guided)
+
+
+def _stages(
+    command: Command, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, list[tuple[Stage, list[str]]]]:
+    """What was chosen, and the stages to run, each with its command line."""
     stages = stages_of_run()
     chosen, others = _parser(command, stages).parse_known_args(arguments)
     shared = [*(part for path in chosen.config for part in ("-c", path)), *others]
@@ -61,7 +90,7 @@ def _stages(command: Command, arguments: Sequence[str]) -> list[tuple[Stage, lis
             lines.append((stage, [*line, "--queries", chosen.queries]))
         elif stage.name != "sample":  # there are queries
             lines.append((stage, line))
-    return lines
+    return chosen, lines
 
 
 def _parser(command: Command, stages: Sequence[Stage]) -> argparse.ArgumentParser:

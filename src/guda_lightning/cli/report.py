@@ -13,10 +13,16 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     """Write it."""
     parser = argparse.ArgumentParser(f"guda {command.name}", description=f"{command.summary}.")
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--scores", type=Path, help="score table; default: the newest of a method")
+    parser.add_argument(
+        "--scores",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="score table, and others of the same queries to switch to; default: the newest of a method",
+    )
     chosen = parser.parse_args(arguments)
     from guda_lightning.report.run import report_run
 
-    page = report_run(chosen.run, chosen.scores)
+    page = report_run(chosen.run, *(chosen.scores or ()))
     print(f"report: open {page}")
     return 0

@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from guda_lightning.counterfactuals.record import RETRAIN, CounterfactualKey, CounterfactualRecord
+from guda_lightning.counterfactuals.record import RETRAIN, CounterfactualKey
 from guda_lightning.storage.files import canonical_json
+from guda_lightning.storage.stored import WeightsRecord
 
 
 def described(key: CounterfactualKey) -> str:
@@ -23,17 +24,23 @@ def command(operator: str, groups: Sequence[str] | None, seed: int) -> str:
     return f"run guda {stage}" + (f" with {' '.join(options)}" if options else "")
 
 
-def described_hparams(records: Sequence[CounterfactualRecord]) -> list[str]:
+def described_hparams(records: Sequence[WeightsRecord]) -> list[str]:
     """One line per set of hyper-parameters: its hash, its number of groups, and what the sets differ in."""
+    return [
+        f"{digest[:8]} ({sum(record.hparams_hash == digest for record in records)} groups: {differing})"
+        for digest, differing in differing_hparams(records).items()
+    ]
+
+
+def differing_hparams(records: Sequence[WeightsRecord]) -> dict[str, str]:
+    """What sets of hyper-parameters differ in, by their hashes, sorted."""
     sets = {record.hparams_hash: _flatten(record.hparams) for record in records}
     names = sorted({name for hparams in sets.values() for name in hparams})
     differing = [name for name in names if len({hparams.get(name, "unset") for hparams in sets.values()}) > 1]
-    return [
-        f"{digest[:8]} ({sum(record.hparams_hash == digest for record in records)} groups: "
-        + ", ".join(f"{name}={hparams.get(name, 'unset')}" for name in differing)
-        + ")"
+    return {
+        digest: ", ".join(f"{name}={hparams.get(name, 'unset')}" for name in differing)
         for digest, hparams in sorted(sets.items())
-    ]
+    }
 
 
 def _flatten(hparams: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from guda_lightning.errors import ConfigError
 from guda_lightning.storage.files import sha256_json, slug
-from guda_lightning.storage.provenance import Provenance, versions
 from guda_lightning.storage.stored import WeightsRecord
 from guda_lightning.types import JOINT
 
@@ -64,51 +62,7 @@ class CounterfactualRecord(WeightsRecord):
 
     operator: str
     members_hash: str
-    history: list[dict[str, Any]]
-
-    @classmethod
-    def of(
-        cls,
-        key: CounterfactualKey,
-        hparams: Mapping[str, Any],
-        provenance: Provenance,
-        members_hash: str,
-        *,
-        seconds: float,
-        steps: int,
-        network_evaluations: int,
-        stopped: str | None = None,
-        history: Sequence[Mapping[str, Any]] = (),
-    ) -> CounterfactualRecord:
-        """The record of a counterfactual that was made just now, by the installed versions.
-
-        Args:
-            key: What it is stored under.
-            hparams: Every hyper-parameter, as JSON values; the key has their hash.
-            provenance: What it was made from, with the grouping.
-            members_hash: Hash of the set of samples to forget.
-            seconds: Wall-clock time of its training.
-            steps: Optimizer steps.
-            network_evaluations: Samples that all processes passed through a network, forward passes only.
-            stopped: What has ended its training where that was no count of steps.
-            history: Influence measured while unlearning, one entry per measurement.
-        """
-        return cls(
-            operator=key.operator,
-            groups=key.groups,
-            seed=key.seed,
-            hparams=dict(hparams),
-            members_hash=members_hash,
-            history=[dict(row) for row in history],
-            versions=versions(),
-            seconds=seconds,
-            steps=steps,
-            network_evaluations=network_evaluations,
-            stopped=stopped,
-            full_hash=provenance.full_hash,
-            schedule_hash=provenance.schedule_hash,
-            grouping_hash=provenance.grouping_hash,
-        )
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def key(self) -> CounterfactualKey:

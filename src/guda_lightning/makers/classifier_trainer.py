@@ -1,65 +1,68 @@
-"""``ClassifierTrainer``: trains the classifier from which every group's counterfactual follows."""
+"""``ClassifierTrainer``: trains a classifier from which every group's counterfactual follows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import Trainer
 
 from guda_lightning.data import GroupDataModule, HeldOutDataModule
-from guda_lightning.diffusion import FullModel
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.distributed.ranks import Ranks
-from guda_lightning.makers.trainers import TrainerFactory, Training, spent_by
+from guda_lightning.makers.posterior_maker import PosteriorMaker
+from guda_lightning.makers.trainers import Training, spent_by
 from guda_lightning.posteriors import (
-    GUIDANCE,
-    ClassifierKey,
     ClassifierPlan,
-    ClassifierRecord,
-    ClassifierStore,
     GroupClassifier,
+    PosteriorRecord,
     network_hparams,
     weights_of,
 )
-from guda_lightning.storage.files import sha256_json
-from guda_lightning.storage.provenance import Provenance
 from guda_lightning.unlearning.hparams import training_hparams
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _CHECKPOINTS = 10  # of a training: its epochs take less time than writing one
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ClassifierTrainer:
-    """Trains the classifier of all groups of a full model.
+class ClassifierTrainer(PosteriorMaker):
+    """Trains a classifier of all groups of a full model.
 
     Attributes:
-        full: The full model.
-        data: Its training data, which say who belongs to which group.
-        store: Where classifiers go.
-        trainers: Makes the trainer.
-        hparams: Every hyper-parameter, as ``classifier_hparams`` gives them.
         plan: Network, steps, learning rate and held-out share.
-        seed: Seed of the classifier.
     """
 
-    full: FullModel
-    data: GroupDataModule
-    store: ClassifierStore
-    trainers: TrainerFactory
-    hparams: Mapping[str, Any]
     plan: ClassifierPlan
-    seed: int = 0
 
-    operator = GUIDANCE  # what the counterfactuals that follow from it are called
+    operator = "classifier"
+    trains = True
 
-    def make(self) -> ClassifierRecord | None:
+    @property
+    def cost(self) -> str:
+        """Of its training."""
+        parameters = sum(p.numel() for p in self.module().network.parameters())
+        return (
+            f"{self.plan.steps} steps of {self.plan.batch_size} images through a classifier of "
+            f"{parameters} parameters"
+        )
+
+    @property
+    def name(self) -> str:
+        """With the channels of its convolutions."""
+        channels = self.plan.channels_for(self.data.input_shape)
+        return (
+            f"convolutional classifier ({', '.join(map(str, channels))})" if channels else "dense classifier"
+        )
+
+    def _at(self, level: Mapping[str, Any]) -> str:
+        return (
+            f"held-out accuracy {level['accuracy']:.2f}, calibration error {level['ece']:.3f} -> "
+            f"{level['ece_tempered']:.3f} at temperature {level['temperature']:.2f}"
+        )
+
+    def make(self) -> PosteriorRecord | None:
         """Train, calibrate and store the classifier; continues what was interrupted.
 
         Returns:
@@ -72,11 +75,11 @@ class ClassifierTrainer:
         data = HeldOutDataModule(self.data, self.plan.held_out, self.plan.batch_size, self.seed)
         cost = TrainingCost(module.network)
 
-        def keep(trainer: Trainer) -> ClassifierRecord:
+        def keep(trainer: Trainer) -> PosteriorRecord:
             module.to(trainer.strategy.root_device).calibrate(data)
             levels = [level.to_row() for level in module.levels]
             spent = spent_by(trainer, cost)
-            record = ClassifierRecord.of(key, self.hparams, self.provenance, levels=levels, **spent)
+            record = PosteriorRecord.of(key, self.hparams, self.provenance, levels=levels, **spent)
             Ranks.of(trainer).on_rank_zero(partial(self.store.save, weights_of(module), record))
             return record
 
@@ -96,40 +99,6 @@ class ClassifierTrainer:
             epochs=self.plan.steps // self._batches(data) // _CHECKPOINTS + 1,
         )
         return self.trainers.train(training, module, data, keep)
-
-    def key(self) -> ClassifierKey:
-        """What the classifier is stored under."""
-        return ClassifierKey(self.data.grouping.names, self.seed, sha256_json(dict(self.hparams)))
-
-    @property
-    def provenance(self) -> Provenance:
-        """What the classifier is made from."""
-        return self.full.provenance(self.data.grouping.hash)
-
-    def has(self) -> bool:
-        """Whether the classifier is stored.
-
-        Raises:
-            StoreError: It was made from another full model, grouping or schedule.
-        """
-        return self.store.holds(self.key(), self.provenance)
-
-    def make_all(self) -> None:
-        """Make the classifier, unless it is stored."""
-        if not self.has():
-            self.make()
-
-    def seconds(self) -> float:
-        """What the classifier that is stored did cost.
-
-        Raises:
-            StoreError: None is stored.
-        """
-        return self.store.record(self.key()).seconds
-
-    def elsewhere(self, data: GroupDataModule, store: Path) -> Self:
-        """The same for other groups of the same samples, into another store, without logs."""
-        return replace(self, data=data, store=ClassifierStore(store), trainers=self.trainers.silent())
 
     def module(self) -> GroupClassifier:
         """A classifier that has learnt nothing yet.

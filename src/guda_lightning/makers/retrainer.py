@@ -59,7 +59,9 @@ class Retrainer(Maker):
         def keep(trainer: Trainer) -> CounterfactualRecord:
             members = view.grouping.members_hash(key.groups)
             spent = spent_by(trainer, cost)
-            record = CounterfactualRecord.of(key, self.hparams, self.provenance, members, **spent)
+            record = CounterfactualRecord.of(
+                key, self.hparams, self.provenance, members_hash=members, **spent
+            )
             weights = ordinary_weights(self.layout.full(model).model.denoiser)
             Ranks.of(trainer).on_rank_zero(partial(self.store.save, weights, record))
             return record

@@ -18,7 +18,7 @@ def facts_of(run: RunFolder, table: ScoreTable, made: Sequence[WeightsRecord]) -
     Args:
         run: The run folder.
         table: The scores.
-        made: What was made for them: counterfactuals, or one classifier; empty where they need none.
+        made: What was made for them: counterfactuals, or one posterior; empty where they need none.
     """
     record, method = table.record, table.methods[0]
     facts = {"Run folder": run.name, "Grouping": str(record.grouping_hash)[:16]}
@@ -43,7 +43,7 @@ def facts_of(run: RunFolder, table: ScoreTable, made: Sequence[WeightsRecord]) -
 def _work(made: WeightsRecord) -> str:
     """What went into the scores."""
     if not isinstance(made, CounterfactualRecord):
-        return "Classifier"
+        return "Posterior"
     return "Retraining" if made.operator == RETRAIN else "Unlearning"
 
 

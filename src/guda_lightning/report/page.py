@@ -44,6 +44,7 @@ class Page:
         queries: Pictures of at least the table's queries. The first `MAX_THUMBNAILS` are shown.
         table: Scores. If it holds several weightings, methods or seeds, the page lets one switch between
             them; each must score the same queries under the same groups.
+        beside: Tables of other methods about the same queries and groups, to switch to.
         examples: A few training images per group, ``[images, channels, height, width]`` float32 in [-1, 1];
             the first `MAX_EXAMPLES` are shown. May lack groups.
         facts: What the reader should know about the run: models, hashes, seeds, costs.
@@ -58,6 +59,7 @@ class Page:
     title: str
     queries: Queries
     table: ScoreTable
+    beside: Sequence[ScoreTable] = ()
     examples: Mapping[str, Tensor] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     curves: Sequence[Mapping[str, Any]] = ()
@@ -115,12 +117,15 @@ def write_page(folder: str | Path, page: Page) -> Path:
 def _data(page: Page) -> dict[str, Any]:
     """What the page's script reads."""
     missed = {} if page.placebo is None else page.placebo.missed
+    joined = ScoreTable.concat([page.table, *page.beside])
     return {
         "undecidedBelow": UNDECIDED_BELOW,
         "pixelated": max(page.queries.images.shape[-2:]) <= PIXEL_ART,
         "groups": groups_of(page.table, page.examples),
         "queries": queries_of(page.table, page.queries),
-        "views": [view_of(page.table, missed, *key) for key in views(page.table)],
+        "views": [
+            view_of(joined, missed if key[0] in page.table.methods else {}, *key) for key in views(joined)
+        ],
         "curves": curve_points(page.curves),
     }
 

@@ -16,7 +16,7 @@ from guda_lightning.data.group_names import name_beside
 from guda_lightning.errors import StoreError
 from guda_lightning.evaluation.placebo_test import random_groups
 from guda_lightning.evaluation.result import Evaluation
-from guda_lightning.posteriors import GUIDANCE, ClassifierStore
+from guda_lightning.posteriors import KINDS, PosteriorStore
 from guda_lightning.report.facts import facts_of
 from guda_lightning.report.page import Page, write_page
 from guda_lightning.report.placebo_section import Placebo
@@ -27,24 +27,25 @@ from guda_lightning.storage.stored import WeightsRecord
 from guda_lightning.types import Queries
 
 
-def report_run(root: Path, scores: Path | None = None) -> Path:
+def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
     """Write RUN/report/index.html from what the other stages left in a run folder.
 
     Args:
         root: The run folder.
         scores: The score table to show; the newest one of a method, or else of the oracle, if left out. Of
             one that was scored in chunks of queries, the first chunk is shown.
+        *beside: Score tables of the same queries, which the page lets one switch to.
 
     Returns:
         The page.
 
     Raises:
-        StoreError: There is no such folder or table, or something that the table was made from is gone.
+        StoreError: There is no such folder or table, something that the table was made from is gone, or a
+            table beside it is about other queries.
     """
     run = RunFolder(root)
     path = scores or _newest(run)
-    chunks = ScoreTable.load_record(path).chunks
-    table = next(ScoreTable.load_parts(path)) if chunks else ScoreTable.load(path)
+    table, chunks = _shown(path), ScoreTable.load_record(path).chunks
     examples = _examples(run, path)
     channels, height, width = next(iter(examples.values())).shape[1:]
     shape = (channels, height, width)
@@ -59,6 +60,7 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         run.name,
         queries=_queries(run, path, table.record, shape),
         table=table,
+        beside=[_of_the_same(table, other) for other in beside],
         examples=examples,
         curves=[row for one in made if isinstance(one, CounterfactualRecord) for row in one.history],
         facts=facts,
@@ -68,6 +70,29 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
         without=without,
     )
     return write_page(run.report, page)
+
+
+def _shown(path: Path) -> ScoreTable:
+    """What a page shows of a table: all of it, or the first chunk of queries."""
+    chunked = ScoreTable.load_record(path).chunks
+    return next(ScoreTable.load_parts(path)) if chunked else ScoreTable.load(path)
+
+
+def _of_the_same(table: ScoreTable, path: Path) -> ScoreTable:
+    """A table about the same queries.
+
+    Raises:
+        StoreError: It is about others.
+    """
+    other = _shown(path)
+    if other.record.query_hash != table.record.query_hash:
+        raise StoreError(
+            f"{path} cannot stand on the page of {'+'.join(table.methods)}",
+            found=f"scores of other queries, {str(other.record.query_hash)[:8]}",
+            expected=f"scores of the queries {str(table.record.query_hash)[:8]}",
+            fix="score the same queries with both, or report each by itself",
+        )
+    return other
 
 
 def _examples(run: RunFolder, path: Path) -> dict[str, Tensor]:
@@ -92,12 +117,12 @@ def _queries(run: RunFolder, path: Path, record: ScoreRecord, shape: tuple[int, 
 
 
 def _made(run: RunFolder, path: Path, table: ScoreTable) -> Sequence[WeightsRecord]:
-    """What was made for a table: counterfactuals, or a classifier; a similarity needs nothing."""
+    """What was made for a table: counterfactuals, or a posterior; a similarity needs nothing."""
     weights = table.record.details.weights
-    stores = CounterfactualStore(run.store), ClassifierStore(run.store)
+    stores = CounterfactualStore(run.store), PosteriorStore(run.store)
     made = [one for store in stores for one in store.records() if one.weights_hash in weights]
     if len(made) < len(weights):
-        found = f"{len(made)} of its {len(weights)} counterfactuals or classifiers in {run.store}"
+        found = f"{len(made)} of its {len(weights)} counterfactuals or posteriors in {run.store}"
         raise _lost(run, path, found, "all of them")
     return made
 
@@ -130,7 +155,8 @@ def _evaluation(run: RunFolder, table: ScoreTable) -> Evaluation | None:
 
 
 def _lost(run: RunFolder, table: Path, found: str, expected: str) -> StoreError:
-    stage = {RETRAIN: "retrain", GUIDANCE: "guide"}.get(table.stem.partition("-")[0], "unlearn")
+    method = table.stem.partition("-")[0]
+    stage = "retrain" if method == RETRAIN else "guide" if method in KINDS else "unlearn"
     return StoreError(
         f"{run.root} no longer holds what {table} was made from",
         found=found,

@@ -38,7 +38,7 @@ class ModelDetails(Details):
 
     Attributes:
         hparams_hash: Hash of the hyper-parameters that they were made with.
-        classifier: Hash of the classifier that all of them follow from; None where each is a network.
+        classifier: Identity of the posterior that all of them follow from; None where each is a network.
     """
 
     hparams_hash: str | None = None

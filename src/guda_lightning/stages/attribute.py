@@ -83,8 +83,9 @@ def attribute(
         datamodule: The training data with its groups.
         queries: An image or a folder of images, whose name is then part of the table's, followed by a hash
             where other queries have it already; RUN/queries if left out.
-        operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``, or
-            ``guidance`` for its classifier; may be left out where the store holds those of one objective.
+        operator: Which counterfactuals of RUN/store, by their objective's name, such as ``guided``, or the
+            kind of a posterior, such as ``guidance``; may be left out where the store holds those of one
+            kind.
         scoring: Timesteps, draws, seed, batch size and precision.
         weighting: The weighting that the printed summary shows; the file holds both.
         groups: Names of the groups to score, such as ``3,7`` or, removed together, ``3+7``; all groups if

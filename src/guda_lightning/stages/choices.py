@@ -121,20 +121,20 @@ def refuse_choices(instead: str, expected: str, fix: str, **choices: object) -> 
             )
 
 
-def refuse_two_methods(attributor: object, objective: object, classifier: object) -> None:
+def refuse_two_methods(attributor: object, objective: object, posterior: object) -> None:
     """Refuse a placebo test of two methods at once.
 
     Raises:
         ConfigError: More than one is given.
     """
     if attributor is not None:
-        refuse_choices(*ATTRIBUTOR, objective=objective, classifier=classifier)
-    if objective is not None and classifier is not None:
+        refuse_choices(*ATTRIBUTOR, objective=objective, posterior=posterior)
+    if objective is not None and posterior is not None:
         raise ConfigError(
-            "an objective unlearns and a classifier guides, and both were given",
-            found=f"an objective {type(objective).__name__}, and a classifier",
+            "an objective unlearns and a posterior guides, and both were given",
+            found=f"an objective {type(objective).__name__}, and the posterior {posterior}",
             expected="one of them",
-            fix="leave out --objective, or --classifier",
+            fix="leave out --objective, or --posterior",
         )
 
 

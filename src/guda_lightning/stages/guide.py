@@ -1,89 +1,150 @@
-"""``guda guide``: one classifier of noised samples, from which every counterfactual follows."""
+"""``guda guide``: a posterior of groups given noised samples, from which every counterfactual follows."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule
 
 from guda_lightning import compat
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
+from guda_lightning.distributed.ranks import Ranks
+from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.makers.classifier_trainer import ClassifierTrainer, classifier_hparams
 from guda_lightning.makers.costs import say, spent
-from guda_lightning.posteriors import ClassifierKey, ClassifierPlan, ClassifierStore, NoiseLevel
+from guda_lightning.makers.posterior_maker import (
+    ImageKernelMaker,
+    MixtureMaker,
+    PatchKernelMaker,
+    PosteriorMaker,
+)
+from guda_lightning.posteriors import (
+    GUIDANCE,
+    ClassifierPlan,
+    PosteriorKey,
+    PosteriorName,
+    PosteriorRecord,
+    PosteriorStore,
+)
+from guda_lightning.posteriors.classifier import DENSE_SIDE
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_groups
+
+SMALL_CHANNELS = (16, 32)  # of convolutions on images so small that dense layers do as well
 
 
 def guide(
     trainer: StageTrainer,
     model: LightningModule,
     datamodule: GroupDataModule,
+    posterior: PosteriorName = GUIDANCE,
     classifier: ClassifierPlan = ClassifierPlan(),  # noqa: B008  (frozen)
     seed: int = 0,
     full: Path | None = None,
-) -> ClassifierKey:
-    """Train one classifier of noised samples, from which every group's counterfactual follows.
+) -> PosteriorKey:
+    """Make a posterior of the groups given noised samples, from which every counterfactual follows.
 
     Args:
         trainer: The trainer of the run.
         model: The full model's module.
         datamodule: The training data with its groups.
-        classifier: Network, steps, learning rate and held-out share.
-        seed: Seed of the classifier.
+        posterior: Which kind: ``guidance`` weighs a dense and a convolutional ``classifier`` and a
+            ``patch_kernel`` by noise level, and makes them first; ``image_kernel`` is ReTrack's.
+        classifier: Network, steps, learning rate and held-out share of classifiers.
+        seed: Seed of the posterior.
         full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
 
     Returns:
-        The key of the classifier in RUN/store/classifiers.
+        The key of the posterior in RUN/store/posteriors.
 
     Raises:
         GudaError: No full model, or a conditional one whose labels tell the groups.
     """
     chosen_groups(datamodule.grouping, None)  # each can be removed
     source = trainer.open_full(full, model, datamodule)
-    maker = classifier_trainer(trainer, source, datamodule, classifier, seed)
+    maker = posterior_maker(posterior, trainer, source, datamodule, classifier, seed)
     dry = compat.is_dry_run(trainer)
-    if not dry and maker.has():
-        say("guide: the classifier is complete, skipped")
-        return maker.key()
-    if not dry:
-        parameters = sum(p.numel() for p in maker.module().network.parameters())
-        say(
-            f"guide: {classifier.steps} steps of {classifier.batch_size} images through a classifier of "
-            f"{parameters} parameters"
-        )
-    record = maker.make()
-    if record is None:
-        return maker.key()
-    say(f"guide: classifier of {len(record.groups)} groups done, {spent(vars(record))}")
-    for level in record.levels:
-        say(_described(NoiseLevel(**level)))
+    for reason in maker.left_out.values():
+        say(f"guide: no patch kernel, as {reason}")
+    todo = [part for part in maker.parts if dry or not part.has()]
+    for part in maker.parts:
+        if part not in todo:
+            say(f"guide: {part.name} is complete, skipped")
+            continue
+        if dry and not part.trains:
+            continue
+        if not dry:
+            say(f"guide: {part.cost}")
+        record = _made(trainer, part)
+        if record is not None:
+            say(f"guide: {part.name} of {len(record.groups)} groups done, {spent(vars(record))}")
+            for line in part.lines(record):
+                say(f"  {line}")
     return maker.key()
 
 
-def classifier_trainer(
+def _made(trainer: StageTrainer, part: PosteriorMaker) -> PosteriorRecord | None:
+    """Make one posterior; what trains starts the processes itself."""
+    if part.trains:
+        return part.make()
+    if trainer.world_size > 1:
+        start_processes(trainer)
+    Ranks.of(trainer).on_rank_zero(part.make)
+    return part.store.record(part.key())
+
+
+def posterior_maker(
+    kind: PosteriorName,
     trainer: StageTrainer,
     full: FullModel,
     datamodule: GroupDataModule,
     classifier: ClassifierPlan,
     seed: int,
-) -> ClassifierTrainer:
-    """What makes the classifier of a run, from the options of ``guide``."""
-    return ClassifierTrainer(
-        full=full,
-        data=datamodule,
-        store=ClassifierStore(trainer.run_folder.store),
-        trainers=trainer.trainers,
-        hparams=classifier_hparams(classifier, datamodule, trainer),
-        plan=classifier,
-        seed=seed,
-    )
+) -> PosteriorMaker:
+    """What makes the posterior of a run, from the options of ``guide``.
+
+    Raises:
+        ConfigError: It does not fit the full model and its data.
+    """
+    shared: dict[str, Any] = {
+        "full": full,
+        "data": datamodule,
+        "store": PosteriorStore(trainer.run_folder.store),
+        "trainers": trainer.trainers,
+        "seed": seed,
+    }
+    images = {"data": datamodule.hash, "mirrored": datamodule.horizontal_flip}
+
+    def classify(plan: ClassifierPlan) -> ClassifierTrainer:
+        return ClassifierTrainer(**shared, hparams=classifier_hparams(plan, datamodule, trainer), plan=plan)
+
+    match kind:
+        case "classifier":
+            return classify(classifier)
+        case "image_kernel":
+            return ImageKernelMaker(**shared, hparams=images)
+        case "patch_kernel":
+            return PatchKernelMaker(**shared, hparams=images, device=trainer.strategy.root_device)
+        case "guidance":
+            kernel = PatchKernelMaker(**shared, hparams=images, device=trainer.strategy.root_device)
+            plans = classifiers_of_guidance(classifier, datamodule.input_shape)
+            return MixtureMaker.of([*map(classify, plans)], kernel)
 
 
-def _described(level: NoiseLevel) -> str:
-    """One line per noise level."""
-    return (
-        f"  t {level.first:>4}-{level.last:<4} held-out accuracy {level.accuracy:.2f}, calibration error "
-        f"{level.ece:.3f} -> {level.ece_tempered:.3f} at temperature {level.temperature:.2f}"
-    )
+def classifiers_of_guidance(
+    plan: ClassifierPlan, image_shape: tuple[int, int, int]
+) -> tuple[ClassifierPlan, ...]:
+    """The classifiers of the mixture: one with convolutions and, for small images, one of dense layers alone.
+
+    Args:
+        plan: What they share; its ``channels``, if given, are those of the convolutions.
+        image_shape: Channels, height and width of what the full model takes.
+    """
+    side = min(image_shape[1:])
+    halvings = min(len(SMALL_CHANNELS), side.bit_length() - 1)
+    channels = plan.channels_for(image_shape) or (SMALL_CHANNELS[:halvings] if plan.channels is None else ())
+    dense = (replace(plan, channels=()),) if side <= DENSE_SIDE else ()
+    return (*dense, replace(plan, channels=channels)) if channels else (replace(plan, channels=()),)

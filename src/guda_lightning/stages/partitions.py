@@ -8,8 +8,8 @@ from pathlib import Path
 
 from guda_lightning.attribution import AttributionContext, Attributor
 from guda_lightning.data import GroupDataModule
-from guda_lightning.makers.classifier_trainer import ClassifierTrainer
 from guda_lightning.makers.costs import evaluation_seconds, say_cost
+from guda_lightning.makers.posterior_maker import PosteriorMaker
 from guda_lightning.makers.unlearner import Unlearner
 from guda_lightning.progress_bar import Bar
 from guda_lightning.scores import ScoreTable, Scoring
@@ -32,7 +32,7 @@ class Partitions:
 
     count: int
     attributor: Attributor
-    maker: Unlearner | ClassifierTrainer | None
+    maker: Unlearner | PosteriorMaker | None
     context: AttributionContext
     data: GroupDataModule
     queries: Queries
@@ -58,13 +58,13 @@ class Partitions:
         """Tell the user what the partitions that are left will cost, where anything is trained for them."""
         if self.maker is None or not self.left:
             return
-        one_for_all = isinstance(self.maker, ClassifierTrainer)
+        one_for_all = isinstance(self.maker, PosteriorMaker)
         grouping, full = self.data.grouping, self.context.full.model
         models = 1 if one_for_all else sum(grouping.size(name) > 0 for name in grouping.names)
         evaluations = len(self.queries) * scoring.plan(full.schedule).evaluations
         where = (scoring.batch_size, self.context.execution.device)
         each = self.maker.seconds() + evaluations * evaluation_seconds(full, self.data, *where)
-        what = "1 classifier" if one_for_all else f"{models} groups"
+        what = "1 posterior" if one_for_all else f"{models} groups"
         say_cost(
             f"placebo: {len(self.left)} partitions x {what} ({self.maker.operator})",
             len(self.left) * models * each,

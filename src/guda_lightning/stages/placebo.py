@@ -22,10 +22,10 @@ from guda_lightning.distributed.execution import Execution
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation import refuse_few
 from guda_lightning.evaluation.placebo_test import placebo_frame, placebo_tests
-from guda_lightning.makers.classifier_trainer import ClassifierTrainer
 from guda_lightning.makers.costs import bar_of, say
+from guda_lightning.makers.posterior_maker import PosteriorMaker
 from guda_lightning.makers.unlearner import Unlearner
-from guda_lightning.posteriors import ClassifierPlan
+from guda_lightning.posteriors import ClassifierPlan, PosteriorName
 from guda_lightning.report.placebo_section import NAMED, placebo_lines, write_parquet
 from guda_lightning.report.wandb import closing_runs, log_placebo, stage_loggers
 from guda_lightning.scores import ScoreRecord, ScoreTable, Scoring
@@ -38,7 +38,7 @@ from guda_lightning.stages.choices import (
     table_about,
     table_of,
 )
-from guda_lightning.stages.guide import classifier_trainer
+from guda_lightning.stages.guide import posterior_maker
 from guda_lightning.stages.partitions import Partitions
 from guda_lightning.stages.unlearn import unlearner
 from guda_lightning.storage.config import begin
@@ -55,7 +55,8 @@ def placebo(
     partitions: int = 99,
     attributor: Attributor | None = None,
     objective: Objective | None = None,
-    classifier: ClassifierPlan | None = None,
+    posterior: PosteriorName | None = None,
+    classifier: ClassifierPlan = ClassifierPlan(),  # noqa: B008  (frozen)
     steps: int = 60,
     optimizer: OptimizerCallable = default_optimizer,
     lr_scheduler: LRSchedulerCallable | None = None,
@@ -81,7 +82,8 @@ def placebo(
         partitions: Random partitions, at least 99.
         attributor: The method, such as PixelSimilarity; left out, counterfactuals.
         objective: What unlearning minimises; ReTrack with its defaults if left out.
-        classifier: That of guidance, as it was given to ``guda guide``; left out, unlearning.
+        posterior: The kind of posterior that guides; left out, unlearning.
+        classifier: Its classifiers, as they were given to ``guda guide``.
         steps: Optimizer steps per group.
         optimizer: Builds the optimizer.
         lr_scheduler: Builds a learning-rate schedule that advances every step.
@@ -89,7 +91,7 @@ def placebo(
         weighting: The weighting that is printed; files and page hold both.
         lora: The low-rank adapter that unlearning trains; left out, all weights.
         level: Share of false discoveries to allow among the queries called attributable.
-        seed: Seed of unlearning or of the classifier, of the scored table.
+        seed: Seed of unlearning or of the posterior, of the scored table.
         queries: An image or a folder of images; RUN/queries if left out.
         resize: Whether to resize queries of another size than the training images.
         full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
@@ -100,14 +102,14 @@ def placebo(
     """
     at_least_one("steps", steps)
     refuse_few(partitions, level)
-    refuse_two_methods(attributor, objective, classifier)
+    refuse_two_methods(attributor, objective, posterior)
     _refuse_several_processes(trainer.world_size)
     run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
     requested = load_queries(trainer.query_path(queries), datamodule.image_shape, resize=resize)
     encoded = datamodule.as_queries(requested, source.model.conditional)
-    maker: Unlearner | ClassifierTrainer | None = None
-    if classifier is not None:
-        maker = classifier_trainer(trainer, source, datamodule, classifier, seed)
+    maker: Unlearner | PosteriorMaker | None = None
+    if posterior is not None:
+        maker = posterior_maker(posterior, trainer, source, datamodule, classifier, seed)
     elif attributor is None:
         unlearning = (objective or ReTrack(), steps, optimizer, lr_scheduler, seed, lora)
         maker = unlearner(trainer, model, source, datamodule, *unlearning)

@@ -67,9 +67,9 @@ def sample(
         without: Draw from counterfactuals instead: without each of these groups, such as ``3,7`` or,
             removed together, ``3+7``, or ``all``. Image i comes from the noise of query i, into
             RUN/without/OPERATOR/GROUPS.
-        operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``,
-            ``retrain``, or ``guidance`` for its classifier; may be left out where the store holds those
-            of one kind.
+        operator: Which counterfactuals of RUN/store, by their objective's name, such as ``guided``,
+            ``retrain``, or the kind of a posterior, such as ``guidance``; may be left out where the store
+            holds those of one kind.
         counterfactual_seed: Seed that the counterfactuals were made with; 0 if left out.
         hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
 
@@ -105,7 +105,7 @@ def sample(
     else:
         chosen = Counterfactuals(run.store, operator, counterfactual_seed or 0, hparams)
         groups, device = groups_without(datamodule.grouping, without), trainer.strategy.root_device
-        drawings = drawings_without(run, source, datamodule.grouping, groups, noise, chosen, device)
+        drawings = drawings_without(run, source, datamodule, groups, noise, chosen, device)
     left = [drawing for drawing in drawings if not drawing.complete]
     _say_complete(drawings, left)
     if left:

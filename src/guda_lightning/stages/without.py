@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from guda_lightning.attribution.counterfactual import by_guidance
+from guda_lightning.attribution.counterfactual import kind_of
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.diffusion.adapters import set_own_weights
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.posteriors import GUIDANCE, ClassifierStore, guided, open_posterior
+from guda_lightning.posteriors import PosteriorStore, guided, open_posterior
 from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.stages.drawing import Drawing
 from guda_lightning.storage.files import read_json
@@ -34,7 +34,7 @@ class Counterfactuals:
 
     Attributes:
         store: Folder of the store.
-        operator: How they were made, or ``guidance``; None where the store holds one kind.
+        operator: How they were made, or the kind of a posterior; None where the store holds one kind.
         seed: Seed that they were made with.
         hparams: Start of the hash of their hyper-parameters; None where there is one.
     """
@@ -58,7 +58,7 @@ def groups_without(grouping: Grouping, requested: Sequence[str] | str) -> list[s
 def drawings_without(
     run: RunFolder,
     full: FullModel,
-    grouping: Grouping,
+    data: GroupDataModule,
     groups: Sequence[str],
     noise: Mapping[str, Any],
     chosen: Counterfactuals,
@@ -69,16 +69,16 @@ def drawings_without(
     Args:
         run: Where pictures go.
         full: The full model.
-        grouping: Today's groups.
+        data: The training data with today's groups.
         groups: Which ones, as ``chosen_groups`` names them.
         noise: What identifies the noise.
         chosen: Which counterfactuals.
-        device: Where a classifier works.
+        device: Where a posterior works.
 
     Raises:
         StoreError: One is missing, or made from another full model, grouping or schedule; or several fit.
     """
-    expect = full.provenance(grouping.hash)
+    expect = full.provenance(data.grouping.hash)
 
     def drawing(operator: str, name: str, weights: str, read: Callable[[], DiffusionModel]) -> Drawing:
         folder = run.without_groups(operator, name)
@@ -87,18 +87,21 @@ def drawings_without(
         return Drawing(folder, unfinished, {**noise, **made, "counterfactual": weights}, read)
 
     store = CounterfactualStore(chosen.store)
-    if by_guidance(store, chosen.operator):
-        stored = open_posterior(
-            ClassifierStore(chosen.store),
+    kind = kind_of(store, chosen.operator)
+    if kind is not None:
+        posterior, record = open_posterior(
+            PosteriorStore(chosen.store),
+            kind,
             full.model.schedule,
             seed=chosen.seed,
             hparams=chosen.hparams,
+            data=data,
             expect=expect,
             device=device,
         )
-        away = partial(guided, full.model, stored.posterior)
+        away, identity = partial(guided, full.model, posterior), record.weights_hash
         return [
-            drawing(GUIDANCE, name, stored.hash, partial(away, grouping.coalition(name))) for name in groups
+            drawing(kind, name, identity, partial(away, data.grouping.coalition(name))) for name in groups
         ]
     network = copy.deepcopy(full.model.denoiser)
     model = replace(full.model, denoiser=network)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from guda_lightning.errors import NumericsError, StoreError
 from guda_lightning.storage.files import atomic_folder, canonical_json, read_json, sha256_file, sha256_json
-from guda_lightning.storage.provenance import Provenance
+from guda_lightning.storage.provenance import Provenance, versions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +67,44 @@ class WeightsRecord(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", tuple(sorted(set(self.groups))))
+
+    @classmethod
+    def of(
+        cls,
+        key: Key,
+        hparams: Mapping[str, Any],
+        provenance: Provenance,
+        *,
+        seconds: float,
+        steps: int,
+        network_evaluations: int,
+        stopped: str | None = None,
+        **own: Any,
+    ) -> Self:
+        """The record of what was made just now, by the installed versions.
+
+        Args:
+            key: What it is stored under: a dataclass with the hash of the hyper-parameters.
+            hparams: Every hyper-parameter, as JSON values.
+            provenance: What it was made from, with the grouping.
+            seconds: Wall-clock time of its training.
+            steps: Optimizer steps.
+            network_evaluations: Samples that all processes passed through a network, forward passes only.
+            stopped: What has ended its training where that was no count of steps.
+            **own: What records of this kind hold besides.
+        """
+        named = {name: value for name, value in vars(key).items() if name != "hparams_hash"}
+        return cls(
+            **named,
+            hparams=dict(hparams),
+            **vars(provenance),
+            versions=versions(),
+            seconds=seconds,
+            steps=steps,
+            network_evaluations=network_evaluations,
+            stopped=stopped,
+            **own,
+        )
 
     @property
     @abstractmethod
@@ -174,7 +212,7 @@ class WeightStore(ABC, Generic[_Key, _Record]):
         """Store weights under the key of their record, in place of earlier ones.
 
         Args:
-            state_dict: The weights.
+            state_dict: The weights; none for what its record tells whole.
             record: How they were made, without ``files`` and ``complete``.
 
         Returns:
@@ -199,11 +237,14 @@ class WeightStore(ABC, Generic[_Key, _Record]):
         weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
         path = self.path(key)
         with atomic_folder(path) as folder:
-            file = folder / self.file_name(record)
-            save_file(weights, file)
-            complete = replace(record, files={file.name: sha256_file(file)}, complete=True)
+            file, files = folder / self.file_name(record), {}
+            if weights:
+                save_file(weights, file)
+                files[file.name] = sha256_file(file)
+            complete = replace(record, files=files, complete=True)
             (folder / RECORD).write_text(complete.to_json(), "utf-8")
-            shutil.copymode(folder / RECORD, file)  # safetensors lets only the owner read
+            if weights:
+                shutil.copymode(folder / RECORD, file)  # safetensors lets only the owner read
         return path
 
     def load(self, key: _Key, *, expect: Provenance | None) -> tuple[dict[str, Tensor], _Record]:
@@ -214,7 +255,7 @@ class WeightStore(ABC, Generic[_Key, _Record]):
             expect: What they must have been made from; None: anything.
 
         Returns:
-            The weights, on the CPU, and their record.
+            The weights, on the CPU, and their record; no weights where its record tells all.
 
         Raises:
             StoreError: They are missing, incomplete, damaged, or made from something else.
@@ -232,7 +273,10 @@ class WeightStore(ABC, Generic[_Key, _Record]):
                     expected=f"sha256 {written}",
                     fix=f"remove {self.path(key)} and {self.command(key)}",
                 )
-        return load_file(self.path(key) / next(iter(record.files))), record
+        weights: dict[str, Tensor] = {}
+        for name in record.files:
+            weights |= load_file(self.path(key) / name)
+        return weights, record
 
     def check(self, key: _Key, *, expect: Provenance | None) -> _Record:
         """Read a record and refuse what was made from something else, weights unread.

@@ -1,16 +1,17 @@
-"""``Guided``: a student that learns what guidance by a classifier would predict."""
+"""``Guided``: a student that learns what guidance by a posterior would predict."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from torch import Tensor
 
+from guda_lightning.data.forget_retain import UnlearnDataModule
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.module import Noised
 from guda_lightning.functional.guidance import guide_output
-from guda_lightning.posteriors import ClassifierStore, GroupPosterior, open_posterior
+from guda_lightning.posteriors import GUIDANCE, GroupPosterior, PosteriorName, PosteriorStore, open_posterior
 from guda_lightning.unlearning.objective import (
     BoundObjective,
     ForgetTerm,
@@ -21,8 +22,8 @@ from guda_lightning.unlearning.objective import (
 )
 
 
-def _weights_hash(guided: Guided) -> str | None:
-    return guided.opened.find(seed=guided.seed, hparams=guided.classifier).weights_hash
+def _identity(guided: Guided) -> str:
+    return guided.opened.find(guided.posterior, seed=guided.seed, hparams=guided.start).weights_hash
 
 
 def _never(_: Objective) -> bool:
@@ -33,48 +34,64 @@ def _never(_: Objective) -> bool:
 class Guided(Objective):
     """Regress the student on the full model guided away from the groups, on forget and retain samples alike.
 
-    Makes a real unlearned model, to sample from and to export, out of the classifier that ``guda guide``
-    trained.
+    Makes a real unlearned model, to sample from and to export, out of a posterior that ``guda guide`` made.
+    By the patch kernel it is a ReTrack whose forget target has the right size.
 
     Args:
         forget_weight: λ, the factor of the term on forget samples, >= 0.
-        store: Folder of the store that holds the classifier, RUN/store.
-        seed: Seed of the classifier.
-        classifier: Start of the hash of its hyper-parameters, where the store holds several.
+        store: Folder of the store that holds the posterior, RUN/store.
+        posterior: Kind of the posterior.
+        seed: Seed of the posterior.
+        start: Start of the hash of its hyper-parameters, where the store holds several.
     """
 
     name: ClassVar[str] = "guided"
-    # The classifier's weights say which one it is, wherever it lies and however it was trained.
+    # What identifies a posterior says which one it is, wherever it lies and however it was made.
     store: str = field(metadata=identified(when=_never))
+    posterior: PosteriorName = field(default=GUIDANCE, metadata=identified(by=_identity))
     seed: int = field(default=0, metadata=identified(when=_never))
-    classifier: str | None = field(default=None, metadata=identified(by=_weights_hash))
+    start: str | None = field(default=None, metadata=identified(when=_never))
     preserve: Preserve = field(default="denoise", init=False, metadata=identified(when=_never))  # not used
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kinds = get_args(PosteriorName)
+        self.require("posterior", self.posterior in kinds, ", ".join(kinds))
+
     @property
-    def opened(self) -> ClassifierStore:
-        """The store that holds the classifier."""
-        return ClassifierStore(self.store)
+    def variant(self) -> str:
+        """``guided``, with the kind of the posterior where it is not the usual one."""
+        return self.name if self.posterior == GUIDANCE else f"{self.name}_{self.posterior}"
+
+    @property
+    def opened(self) -> PosteriorStore:
+        """The store that holds the posterior."""
+        return PosteriorStore(self.store)
 
     @property
     def full_passes(self) -> int:
-        """On forget and on retain samples; the classifier's own cost is small beside them."""
+        """On forget and on retain samples; what the posterior takes besides depends on its kind."""
         return 2
 
     def bind(self, context: ObjectiveContext) -> BoundGuided:
-        """See ``Objective.bind``: reads the classifier.
+        """See ``Objective.bind``: reads the posterior.
 
         Raises:
             StoreError: There is none, or one made from another full model, grouping or schedule.
             GroupError: It does not know a group.
+            ConfigError: It is computed from the training data, and there are none.
         """
-        posterior = open_posterior(
+        data = context.data
+        posterior, _ = open_posterior(
             self.opened,
+            self.posterior,
             context.schedule,
             seed=self.seed,
-            hparams=self.classifier,
+            hparams=self.start,
+            data=data.parent if isinstance(data, UnlearnDataModule) else None,
             expect=context.provenance,
             device=context.device,
-        ).posterior
+        )
         return BoundGuided(self, context, posterior)
 
 
@@ -84,7 +101,7 @@ class BoundGuided(BoundObjective):
     Args:
         objective: The hyper-parameters.
         context: What the counterfactual is made from.
-        posterior: The classifier.
+        posterior: Of the groups.
     """
 
     def __init__(self, objective: Guided, context: ObjectiveContext, posterior: GroupPosterior) -> None:

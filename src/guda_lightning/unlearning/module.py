@@ -186,12 +186,12 @@ class UnlearnModule(DiffusionModule):
             CounterfactualKey(self.objective.operator, self.groups, self.seed, sha256_json(hparams)),
             hparams,
             replace(self.provenance, grouping_hash=data.grouping.hash),
-            data.grouping.members_hash(self.groups),
+            members_hash=data.grouping.members_hash(self.groups),
             seconds=self.cost.seconds,
             steps=self.trainer.global_step,
             network_evaluations=self.cost.evaluations,
             stopped=early_stop(self.trainer),
-            history=history,
+            history=[dict(row) for row in history],
         )
         store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
         weights = ordinary_weights(self.denoiser) if self.lora is None else own_weights(self.denoiser)

@@ -1,0 +1,284 @@
+"""What makes posteriors: of kinds that train, of kernels, and of their mixture."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion import FullModel
+from guda_lightning.errors import ConfigError
+from guda_lightning.functional.kernels import whole_window
+from guda_lightning.makers.trainers import TrainerFactory
+from guda_lightning.posteriors import PosteriorKey, PosteriorRecord, PosteriorStore
+from guda_lightning.posteriors.mixture import mixed
+from guda_lightning.posteriors.patch_kernel import KernelLevel, refuse_costly
+from guda_lightning.posteriors.store import GUIDANCE
+from guda_lightning.posteriors.windows import fit_windows
+from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.provenance import Provenance
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PosteriorMaker(ABC):
+    """Makes one posterior of all groups of a full model.
+
+    Attributes:
+        full: The full model.
+        data: Its training data, which say who belongs to which group.
+        store: Where posteriors go.
+        trainers: Makes the trainers, where any are needed.
+        hparams: Every hyper-parameter, as JSON values.
+        seed: Seed of the posterior.
+    """
+
+    full: FullModel
+    data: GroupDataModule
+    store: PosteriorStore
+    trainers: TrainerFactory
+    hparams: Mapping[str, Any]
+    seed: int = 0
+
+    operator: ClassVar[str]  # the kind, which is what counterfactuals that follow from it are called
+    trains: ClassVar[bool] = False  # with a trainer, which starts the processes
+
+    @property
+    @abstractmethod
+    def cost(self) -> str:
+        """What making it takes, as users are told before it begins."""
+
+    @abstractmethod
+    def make(self) -> PosteriorRecord | None:
+        """Make and store the posterior; continues what was interrupted.
+
+        Returns:
+            How it was made; None after a dry run (``fast_dev_run``), which stores nothing.
+
+        Raises:
+            GudaError: The data and the full model do not fit this kind.
+        """
+
+    @property
+    def parts(self) -> tuple[PosteriorMaker, ...]:
+        """All that has to be made, in order; this one last."""
+        return (self,)
+
+    @property
+    def name(self) -> str:
+        """What to call it, to tell it from its siblings."""
+        return self.operator.replace("_", " ")
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Kinds of posteriors that would be part of it but cannot, and why."""
+        return {}
+
+    def lines(self, record: PosteriorRecord) -> list[str]:
+        """One line per noise level."""
+        return [f"t {level['first']:>4}-{level['last']:<4} {self._at(level)}" for level in record.levels]
+
+    def _at(self, level: Mapping[str, Any]) -> str:
+        """What users are told of a noise level."""
+        return ""
+
+    def key(self) -> PosteriorKey:
+        """What the posterior is stored under."""
+        names = self.data.grouping.names
+        return PosteriorKey(self.operator, names, self.seed, sha256_json(dict(self.hparams)))
+
+    @property
+    def provenance(self) -> Provenance:
+        """What the posterior is made from."""
+        return self.full.provenance(self.data.grouping.hash)
+
+    def has(self) -> bool:
+        """Whether the posterior is stored.
+
+        Raises:
+            StoreError: It was made from another full model, grouping or schedule.
+        """
+        return self.store.holds(self.key(), self.provenance)
+
+    def make_all(self) -> None:
+        """Make what is missing of it."""
+        for part in self.parts:
+            if not part.has():
+                part.make()
+
+    def seconds(self) -> float:
+        """What the posterior that is stored did cost, with all its parts.
+
+        Raises:
+            StoreError: One is not stored.
+        """
+        return sum(self.store.record(part.key()).seconds for part in self.parts)
+
+    def elsewhere(self, data: GroupDataModule, store: Path) -> Self:
+        """The same for other groups of the same samples, into another store, without logs."""
+        return replace(self, data=data, store=PosteriorStore(store), trainers=self.trainers.silent())
+
+    def _kept(self, started: float, **own: Any) -> PosteriorRecord:
+        """Store what no trainer has made, as its record tells it whole."""
+        evaluations = own.pop("network_evaluations", 0)
+        spent = {"seconds": time.perf_counter() - started, "steps": 0, "network_evaluations": evaluations}
+        record = PosteriorRecord.of(self.key(), self.hparams, self.provenance, **spent, **own)
+        self.store.save({}, record)
+        return record
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageKernelMaker(PosteriorMaker):
+    """Notes down the training images, which are the whole posterior."""
+
+    operator = "image_kernel"
+
+    @property
+    def cost(self) -> str:
+        """It takes nothing."""
+        return f"the {len(self.data.ids)} training images"
+
+    def make(self) -> PosteriorRecord:
+        """Store its record."""
+        return self._kept(time.perf_counter())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatchKernelMaker(PosteriorMaker):
+    """Fits the window of every noise level to the full model.
+
+    Attributes:
+        device: Where to fit.
+        levels: Those of the same data under other groups, which windows do not depend on.
+    """
+
+    device: torch.device
+    levels: tuple[KernelLevel, ...] = ()
+
+    operator = "patch_kernel"
+
+    @property
+    def cost(self) -> str:
+        """Of the fit."""
+        return f"windows by fit to the full model on {len(self.data.ids)} training images"
+
+    def make(self) -> PosteriorRecord:
+        """Fit, and store the record."""
+        started = time.perf_counter()
+        levels = self.levels or fit_windows(self.data, self.full.model, self.device, self.seed)
+        return self._kept(started, levels=[level.to_row() for level in levels])
+
+    def refusal(self) -> str | None:
+        """Why there is no patch kernel of the data; None: there is."""
+        if self.data.prompts is not None:
+            return "it knows no prompts"
+        height, width = self.data.input_shape[1:]
+        copies = 1 + self.data.horizontal_flip
+        try:
+            refuse_costly(copies * len(self.data.ids), self.data.input_shape, whole_window(height, width))
+        except ConfigError as error:
+            return f"{error.problem} ({error.found})"
+        return None
+
+    def _at(self, level: Mapping[str, Any]) -> str:
+        window = level["window"]
+        return (
+            f"window {window} x {window}, r² {level['r2']:.2f} of the full model's ε, mean squared distance "
+            f"{level['mse']:.3f}"
+        )
+
+    def elsewhere(self, data: GroupDataModule, store: Path) -> Self:
+        """See ``PosteriorMaker.elsewhere``: with the windows that are known already."""
+        known = tuple(KernelLevel(**row) for row in self.store.record(self.key()).levels)
+        return replace(super().elsewhere(data, store), levels=known)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MixtureMaker(PosteriorMaker):
+    """Weighs classifiers and a patch kernel by noise level.
+
+    Attributes:
+        members: What makes the classifiers and, last, the patch kernel if there is one.
+    """
+
+    members: tuple[PosteriorMaker, ...]
+
+    operator = GUIDANCE
+
+    @classmethod
+    def of(cls, classifiers: Sequence[PosteriorMaker], kernel: PatchKernelMaker) -> MixtureMaker:
+        """The mixture of classifiers, and of a patch kernel where there is one of these data."""
+        reason = kernel.refusal()
+        members = (*classifiers, *([kernel] if reason is None else []))
+        return cls(
+            full=kernel.full,
+            data=kernel.data,
+            store=kernel.store,
+            trainers=kernel.trainers,
+            seed=kernel.seed,
+            hparams={
+                "members": [[member.operator, member.key().hparams_hash] for member in members],
+                "left_out": {} if reason is None else {kernel.operator: reason},
+            },
+            members=members,
+        )
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """See ``PosteriorMaker.left_out``."""
+        found: dict[str, str] = self.hparams["left_out"]
+        return found
+
+    @property
+    def cost(self) -> str:
+        """It takes nothing but its members."""
+        return f"the mixture of {', '.join(member.name for member in self.members)}"
+
+    @property
+    def parts(self) -> tuple[PosteriorMaker, ...]:
+        """The members, then their weights."""
+        return (*self.members, self)
+
+    def lines(self, record: PosteriorRecord) -> list[str]:
+        """One line per stretch of noise levels with the same weights."""
+        alike = [list(levels) for _, levels in groupby(record.levels, key=lambda level: level["weights"])]
+        merged = [{**levels[0], "last": levels[-1]["last"]} for levels in alike]
+        return super().lines(replace(record, levels=merged))
+
+    def _at(self, level: Mapping[str, Any]) -> str:
+        weights = zip(self.members, level["weights"], strict=True)
+        return ", ".join(f"{weight:.2g} {member.name}" for member, weight in weights if weight)
+
+    def has(self) -> bool:
+        """Whether the mixture of the very members that are stored is."""
+        if not super().has() or not all(member.has() for member in self.members):
+            return False
+        return self.store.record(self.key()).members == self._members()
+
+    def make(self) -> PosteriorRecord:
+        """Store the weights, and which posteriors they are of."""
+        started = time.perf_counter()
+        records = [self.store.record(member.key()) for member in self.members]
+        of_kernel = [record for record in records if record.kind == PatchKernelMaker.operator]
+        kernel = [KernelLevel(**row) for record in of_kernel for row in record.levels]
+        scored = self.full.model.schedule.scored_timesteps
+        levels = mixed(len(records) - len(of_kernel), kernel, (int(scored[0]), int(scored[-1])))
+        return self._kept(started, levels=levels, members=self._members())
+
+    def elsewhere(self, data: GroupDataModule, store: Path) -> Self:
+        """See ``PosteriorMaker.elsewhere``: with all its members."""
+        members = tuple(member.elsewhere(data, store) for member in self.members)
+        return replace(super().elsewhere(data, store), members=members)
+
+    def _members(self) -> list[dict[str, str]]:
+        records = [self.store.record(member.key()) for member in self.members]
+        return [{"name": record.key.folder_name, "hash": record.weights_hash} for record in records]

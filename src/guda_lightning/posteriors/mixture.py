@@ -1,0 +1,116 @@
+"""``Mixture``: several posteriors, weighted by noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guda_lightning.errors import ConfigError
+from guda_lightning.posteriors.patch_kernel import KernelLevel
+from guda_lightning.posteriors.posterior import Corrections, GroupPosterior
+
+KERNEL_ERROR = 0.05  # of ε, mean squared: up to here a kernel stands for the network (docs/benchmarks.md)
+KERNEL_SHARE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture(GroupPosterior):
+    """The weighted mean of what its members add to the score, noise level by noise level.
+
+    Attributes:
+        members: Posteriors of the same groups.
+        weights: ``[timesteps, members]``; a member costs nothing where its weight is 0.
+    """
+
+    members: tuple[GroupPosterior, ...]
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        known = _by_groups(self)
+        for member in self.members:
+            if _by_groups(member).keys() != known.keys():
+                raise ConfigError(
+                    "the members of a mixture are posteriors of other groups than the mixture",
+                    found=f"{type(member).__name__} of {', '.join(member.groups)}",
+                    expected=", ".join(self.groups),
+                    fix="make all of them from the same grouping",
+                )
+
+    def corrections(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Corrections:
+        """See ``GroupPosterior.corrections``."""
+        at = self.weights[timesteps.to(self.weights.device)].to(x_t)
+        parts = []
+        for member, weights in zip(self.members, at.T, strict=True):
+            rows = weights.nonzero().flatten()
+            if len(rows):
+                of = None if labels is None else labels[rows]
+                times = timesteps[rows.to(timesteps.device)]
+                parts.append(
+                    (rows, weights[rows], self._order(member), member.corrections(x_t[rows], times, of))
+                )
+
+        def correct(removed: Tensor) -> Tensor:
+            total = x_t.new_zeros(len(x_t), len(removed), *x_t.shape[1:])
+            for rows, weights, order, corrections in parts:
+                total[rows] += corrections(removed[:, order]) * weights.view(-1, 1, *[1] * (x_t.ndim - 1))
+            return total
+
+        return correct
+
+    def _order(self, member: GroupPosterior) -> Tensor:
+        """The number here of each of a member's atoms."""
+        mine = _by_groups(self)
+        return torch.tensor([mine[atom] for atom in _by_groups(member)], device=self.atoms.device)
+
+
+def _by_groups(posterior: GroupPosterior) -> dict[frozenset[str], int]:
+    """The number of each atom, by the names of its groups."""
+    members = (
+        [name for name, inside in zip(posterior.groups, row, strict=True) if inside]
+        for row in posterior.atoms
+    )
+    return {frozenset(groups): number for number, groups in enumerate(members)}
+
+
+def mixed(classifiers: int, kernel: Sequence[KernelLevel], span: tuple[int, int]) -> list[dict[str, Any]]:
+    """Weights by noise level: classifiers alike, and half of a patch kernel wherever it is good.
+
+    A kernel whose ε is near the full model's predicts what the network loses with a group about as well as a
+    classifier does, and errs otherwise. No retrained model is needed to see where that is.
+
+    Args:
+        classifiers: Number of classifiers, at least 1; they come first among the members.
+        kernel: Levels of the patch kernel, the last member; empty where there is none.
+        span: First and last timestep, for the one level where there is no kernel.
+
+    Returns:
+        ``first`` and ``last`` timestep of each level and the ``weights`` of all members, which sum to 1.
+    """
+    if not kernel:
+        return [{"first": span[0], "last": span[1], "weights": [1 / classifiers] * classifiers}]
+    shares = [KERNEL_SHARE if level.mse < KERNEL_ERROR else 0.0 for level in kernel]
+    return [
+        {
+            "first": level.first,
+            "last": level.last,
+            "weights": [(1 - share) / classifiers] * classifiers + [share],
+        }
+        for level, share in zip(kernel, shares, strict=True)
+    ]
+
+
+def weights_of_levels(levels: Sequence[Mapping[str, Any]], timesteps: int) -> Tensor:
+    """``[timesteps, members]``, those of each level from its first timestep to the next level.
+
+    Args:
+        levels: As ``mixed`` gives them, in order.
+        timesteps: Number of timesteps of the schedule.
+    """
+    table = torch.tensor([levels[0]["weights"]]).repeat(timesteps, 1)
+    for level in levels:
+        table[level["first"] :] = torch.tensor(level["weights"])
+    return table

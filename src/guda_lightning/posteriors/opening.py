@@ -1,0 +1,63 @@
+"""What a posterior of a store is opened with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guda_lightning.data import GroupDataModule
+from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.posteriors.record import PosteriorRecord
+from guda_lightning.posteriors.store import PosteriorStore
+from guda_lightning.storage.provenance import Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """A record of a store, and all that a posterior may need besides.
+
+    Attributes:
+        store: The store.
+        record: How the posterior was made.
+        weights: Its weights, on the CPU.
+        schedule: The full model's noise schedule.
+        data: The full model's training data; None where nobody has them.
+        expect: What everything must have been made from; None: anything.
+        device: Where to put the posterior.
+    """
+
+    store: PosteriorStore
+    record: PosteriorRecord
+    weights: Mapping[str, Tensor]
+    schedule: NoiseSchedule
+    data: GroupDataModule | None
+    expect: Provenance | None
+    device: torch.device | str
+
+    def training_data(self) -> GroupDataModule:
+        """The training data, for a kind that is computed from them.
+
+        Raises:
+            ConfigError: Nobody has them.
+            StoreError: The posterior was made from other data.
+        """
+        if self.data is None:
+            raise ConfigError(
+                f"a posterior of kind {self.record.kind} is computed from the training data",
+                found="no training data",
+                expected="a GroupDataModule",
+                fix="pass AttributionContext(data=datamodule), or name a classifier as the operator",
+            )
+        if self.data.hash != self.record.hparams["data"]:
+            raise StoreError(
+                f"{self.store.described(self.record.key)} was made from other training data",
+                found=f"data with sha256 {self.data.hash}",
+                expected=f"data with sha256 {self.record.hparams['data']}",
+                fix=f"use the data it was made from, or remove {self.store.path(self.record.key)} and "
+                f"{self.store.command(self.record.key)}",
+            )
+        return self.data

@@ -1,0 +1,59 @@
+"""What the store keeps of a classifier, and the classifier that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guda_lightning.posteriors.classifier import ClassifierPlan, GroupClassifier
+from guda_lightning.posteriors.classifier_posterior import ClassifierPosterior
+from guda_lightning.posteriors.network import NoisyClassifier
+from guda_lightning.posteriors.opening import Opening
+
+
+def network_hparams(plan: ClassifierPlan, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """What a record says of a classifier, so that it can be built again.
+
+    Raises:
+        ConfigError: ``image_shape`` cannot be halved as often as the plan says.
+    """
+    plain = {**asdict(plan), "channels": list(plan.channels_for(image_shape))}
+    return {"classifier": plain, "image_shape": list(image_shape)}
+
+
+def weights_of(classifier: GroupClassifier) -> dict[str, Tensor]:
+    """All that the store keeps of a classifier: weights, temperatures, and its atoms by sorted group name."""
+    order = sorted(range(len(classifier.groups)), key=classifier.groups.__getitem__)
+    temperatures: Any = classifier.temperatures
+    return {
+        **classifier.network.state_dict(),
+        "temperatures": temperatures,
+        "atoms": classifier.atoms[:, order].to(torch.uint8),
+    }
+
+
+def open_classifier(opening: Opening) -> ClassifierPosterior:
+    """The classifier of a record and its weights."""
+    weights, hparams = dict(opening.weights), opening.record.hparams
+    temperatures, atoms = weights.pop("temperatures"), weights.pop("atoms").bool()
+    plan, labels = hparams["classifier"], weights.get("label.weight")
+    network = NoisyClassifier(
+        tuple(hparams["image_shape"]),
+        len(atoms),
+        plan["channels"],
+        plan["width"],
+        plan["features"],
+        0 if labels is None else len(labels),
+    )
+    network.load_state_dict(weights)
+    network.eval().requires_grad_(False).to(opening.device)
+    return ClassifierPosterior(
+        schedule=opening.schedule,
+        atoms=atoms.to(opening.device),
+        groups=opening.record.groups,
+        network=network,
+        temperatures=temperatures.to(opening.device),
+    )
