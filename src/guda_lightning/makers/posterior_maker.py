@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,14 @@ import torch
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import ConfigError
-from guda_lightning.functional.kernels import whole_window
 from guda_lightning.makers.trainers import TrainerFactory
 from guda_lightning.posteriors import PosteriorKey, PosteriorRecord, PosteriorStore
+from guda_lightning.posteriors.classifier import NOISE_LEVELS
 from guda_lightning.posteriors.mixture import mixed
-from guda_lightning.posteriors.patch_kernel import KernelLevel, refuse_costly
+from guda_lightning.posteriors.patch_kernel import KernelLevel, PatchKernel
 from guda_lightning.posteriors.store import GUIDANCE
-from guda_lightning.posteriors.windows import fit_windows
+from guda_lightning.posteriors.windows import fit_windows, windows_for
+from guda_lightning.progress_bar import progress_bar
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.provenance import Provenance
 
@@ -174,17 +176,23 @@ class PatchKernelMaker(PosteriorMaker):
     def make(self) -> PosteriorRecord:
         """Fit, and store the record."""
         started = time.perf_counter()
-        levels = self.levels or fit_windows(self.data, self.full.model, self.device, self.seed)
+        levels = self.levels or self._fitted()
         return self._kept(started, levels=[level.to_row() for level in levels])
+
+    def _fitted(self) -> tuple[KernelLevel, ...]:
+        network = copy.deepcopy(self.full.model.denoiser).to(self.device)
+        shown = self.trainers.recipe.get("enable_progress_bar") is not False
+        with progress_bar("guide patch kernel", "levels", NOISE_LEVELS, shown=shown, lines=True) as bar:
+            full = replace(self.full.model, denoiser=network)
+            return fit_windows(self.data, full, self.device, self.seed, lambda _: bar.update())
 
     def refusal(self) -> str | None:
         """Why there is no patch kernel of the data; None: there is."""
         if self.data.prompts is not None:
             return "it knows no prompts"
-        height, width = self.data.input_shape[1:]
-        copies = 1 + self.data.horizontal_flip
+        every = [KernelLevel(0, 0, window, 0, 0) for window in windows_for(self.data.input_shape)]
         try:
-            refuse_costly(copies * len(self.data.ids), self.data.input_shape, whole_window(height, width))
+            PatchKernel.of(self.data, self.full.model.schedule, every)
         except ConfigError as error:
             return f"{error.problem} ({error.found})"
         return None

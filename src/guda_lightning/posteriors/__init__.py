@@ -11,6 +11,7 @@ from guda_lightning.posteriors.record import PosteriorKey, PosteriorRecord
 from guda_lightning.posteriors.store import GUIDANCE, PosteriorStore
 from guda_lightning.posteriors.stored_classifier import network_hparams, weights_of
 from guda_lightning.posteriors.tempering import NoiseLevel
+from guda_lightning.posteriors.windows import fit_windows
 
 __all__ = [
     "GUIDANCE",
@@ -30,6 +31,7 @@ __all__ = [
     "PosteriorRecord",
     "PosteriorStore",
     "StoredPosterior",
+    "fit_windows",
     "guided",
     "network_hparams",
     "open_posterior",

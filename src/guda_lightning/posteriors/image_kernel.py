@@ -1,51 +1,45 @@
-"""``ImageKernel``: stand-in until the branch `kernels` is merged."""
+"""``ImageKernel``: the groups of the whole training images that a noised sample may be from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from guda_lightning.data import GroupDataModule
-from guda_lightning.functional.guidance import log_kept
+from guda_lightning.functional.kernels import whole_window
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors.posterior import Corrections, GroupPosterior
+from guda_lightning.posteriors.kernel import KernelPosterior
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageKernel(GroupPosterior):
-    """Softmax over training images."""
+class ImageKernel(KernelPosterior):
+    """The softmax over whole training images: what a model that memorises them would predict.
 
-    images: Tensor
-    atom: Tensor
+    Its counterfactual denoiser is ReTrack's target, exact for the empirical distribution; next to a network,
+    which generalises, its counterfactuals are ten to a hundred times too large (docs/methods.md).
+    """
 
     @classmethod
-    def of(cls, data: GroupDataModule, schedule: NoiseSchedule, device: torch.device | str) -> ImageKernel:
-        """Of training data."""
-        table, atom = data.grouping.atoms()
-        images = data.seen_inputs(data.kept)
-        numbers = torch.from_numpy(atom).repeat(len(images) // len(atom))
-        return cls(
-            schedule=schedule,
-            atoms=torch.from_numpy(table).to(device),
-            groups=data.grouping.names,
-            images=images.to(device).flatten(1),
-            atom=numbers.to(device),
-        )
+    def of(cls, data: GroupDataModule, schedule: NoiseSchedule, device: torch.device | str = "cpu") -> Self:
+        """The image kernel of all training samples.
 
-    def corrections(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Corrections:
-        """See ``GroupPosterior.corrections``."""
+        Args:
+            data: The training data of the full model.
+            schedule: Its noise schedule.
+            device: Where the images go.
 
-        def correct(removed: Tensor) -> Tensor:
-            with torch.enable_grad():
-                x = x_t.detach().requires_grad_()
-                gamma, sigma = self.schedule.at(timesteps, like=x_t)
-                gamma, sigma = gamma.view(-1, 1), sigma.view(-1, 1)
-                distance = torch.cdist(x.flatten(1), torch.zeros_like(x.flatten(1)[:1]))  # noqa: F841
-                square = (x.flatten(1)[:, None] - gamma[..., None] * self.images[None]).square().sum(2)
-                kept = log_kept(-square / (2 * sigma**2), removed[:, self.atom])
-                gradients = [torch.autograd.grad(k.sum(), x, retain_graph=True)[0] for k in kept.unbind(1)]
-            return torch.stack(gradients, 1)
+        Raises:
+            ConfigError: A timestep without noise, where images have no weights.
+        """
+        return cls._of(data, schedule, device)
 
-        return correct
+    def windows(self, timesteps: Tensor) -> Tensor:
+        """See ``KernelPosterior.windows``: the whole image."""
+        height, width = self.images.shape[2:]
+        return torch.full((len(timesteps),), whole_window(height, width))
