@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from guda_lightning.latent.prompts import NO_PROMPT, PromptTable
+from guda_lightning.diffusion.model import NO_PROMPT
+from guda_lightning.latent.prompts import PromptTable
 
 
 class Lengths:

@@ -36,7 +36,8 @@ from toys import GROUPS, message, quiet_trainer, shades
 
 SCHEDULE = noise_schedule(DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2"))
 FULL = DiffusionModel(nn.Identity(), SCHEDULE, "epsilon")
-PLAN = ClassifierPlan(channels=(8,), width=16, features=8, steps=150, batch_size=32, held_out=0.25)
+SIZES = torch.tensor([10, 10, 10])
+PLAN = ClassifierPlan(channels=(8,), width=16, features=8, steps=150, lr=5e-3, batch_size=32, held_out=0.25)
 
 
 def trained(folder: Path, plan: ClassifierPlan = PLAN) -> tuple[GroupClassifier, HeldOutDataModule]:
@@ -82,17 +83,18 @@ def test_a_temperature_mends_overconfident_logits() -> None:
     generator = torch.Generator().manual_seed(0)
     log_probability = torch.randn(4000, 3, generator=generator).mul(1.5).log_softmax(dim=1)
     atom = torch.multinomial(log_probability.exp(), 1, generator=generator).flatten()
-    level = temper(2 * log_probability, atom, 1, 10)
+    level = temper(2 * log_probability, atom, SIZES, 1, 10)
     assert level.temperature == pytest.approx(2, rel=0.1)
     assert level.ece > 0.05
     assert level.ece_tempered < 0.02
     assert level.accuracy == pytest.approx(float((log_probability.argmax(1) == atom).double().mean()))
-    honest = temper(log_probability, atom, 1, 10)
+    honest = temper(log_probability, atom, SIZES, 1, 10)
     assert honest.temperature == pytest.approx(1, rel=0.08)
 
 
 def test_few_held_out_samples_leave_the_logits_as_they_are() -> None:
-    assert temper(10 * torch.randn(20, 3), torch.zeros(20, dtype=torch.int64), 1, 2).temperature == 1
+    few = temper(10 * torch.randn(20, 3), torch.zeros(20, dtype=torch.int64), SIZES, 1, 2)
+    assert few.temperature == 1
 
 
 def test_the_atoms_of_overlapping_groups_are_their_sets() -> None:

@@ -19,6 +19,7 @@ from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.types import PredictionType
 
 Condition = Callable[[Tensor], Mapping[str, Tensor]]  # numbers of prompts to arguments of a network
+NO_PROMPT = 0  # the number of the empty prompt
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class DiffusionModel:
         condition: Mapping[str, Tensor] = {}
         if labels is not None and self.prompts is not None:
             embedded = self.prompts(labels).items()
-            condition = {name: value.to(x_t.device, x_t.dtype) for name, value in embedded}
+            condition = {name: _like(value, x_t) for name, value in embedded}
         elif labels is not None:
             condition = {"class_labels": labels}
         return call(self.denoiser, x_t, model_timesteps, condition).to(x_t.dtype)
@@ -77,6 +78,11 @@ class DiffusionModel:
         gamma, sigma = self.schedule.at(timesteps, like=x_t)
         output = self.output(x_t, timesteps, labels).to(torch.float32)
         return to_noise(output, x_t, gamma, sigma, self.prediction)
+
+
+def _like(value: Tensor, x_t: Tensor) -> Tensor:
+    """On the device of ``x_t`` and of its precision, unless it counts."""
+    return value.to(x_t.device, x_t.dtype if value.is_floating_point() else None)
 
 
 def diffusion_model(

@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from guda_lightning import compat
-from guda_lightning.diffusion.model import DiffusionModel
+from guda_lightning.diffusion.model import NO_PROMPT, DiffusionModel
 from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.diffusion.weights import evaluating
 from guda_lightning.errors import ConfigError, NumericsError, check_range
@@ -66,7 +66,7 @@ def sample(
             model_timesteps = timestep.to(device).expand(len(x))
             output = model.call(x, model_timesteps, labels)
             if prompt_guidance != 1 and labels is not None:
-                without = model.call(x, model_timesteps, torch.zeros_like(labels))
+                without = model.call(x, model_timesteps, torch.full_like(labels, NO_PROMPT))
                 output = without + prompt_guidance * (output - without)
             x = walker.step(output, timestep, x, generator=streams).prev_sample
             on_step()

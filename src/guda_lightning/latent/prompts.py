@@ -10,7 +10,6 @@ from torch import Tensor
 
 Encode = Callable[[Sequence[str]], Mapping[str, Tensor]]
 _REMEMBERED = 1024  # prompts that are not in the table: 240 MB of Stable Diffusion's embeddings
-NO_PROMPT = 0  # the number of the empty prompt
 
 
 class PromptTable:

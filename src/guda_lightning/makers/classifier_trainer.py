@@ -78,7 +78,7 @@ class ClassifierTrainer(PosteriorMaker):
         def keep(trainer: Trainer) -> PosteriorRecord:
             module.to(trainer.strategy.root_device).calibrate(data)
             levels = [level.to_row() for level in module.levels]
-            spent = spent_by(trainer, cost)
+            spent = {**spent_by(trainer, cost), "stopped": module.stopping.outcome}
             record = PosteriorRecord.of(key, self.hparams, self.provenance, levels=levels, **spent)
             Ranks.of(trainer).on_rank_zero(partial(self.store.save, weights_of(module), record))
             return record

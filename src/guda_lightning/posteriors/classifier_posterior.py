@@ -8,9 +8,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from guda_lightning.diffusion.model import Condition
 from guda_lightning.functional.guidance import kept_slope, log_kept
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors.network import NoisyClassifier
+from guda_lightning.posteriors.network import NoisyClassifier, pooled
 from guda_lightning.posteriors.posterior import Corrections, GroupPosterior
 
 MAX_LOG_SNR = 20.0  # of a sample without noise, or without signal
@@ -23,10 +24,12 @@ class ClassifierPosterior(GroupPosterior):
     Attributes:
         network: Features and logits, in evaluation mode.
         temperatures: ``[timesteps]`` that logits are divided by.
+        prompts: Embeddings of prompts by number, for a text-to-image model.
     """
 
     network: NoisyClassifier
     temperatures: Tensor
+    prompts: Condition | None = None
 
     def logits(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         """``[batch, atoms]``, calibrated.
@@ -34,7 +37,7 @@ class ClassifierPosterior(GroupPosterior):
         Args:
             x_t: ``[batch, ...]`` noised samples.
             timesteps: ``[batch]`` int64.
-            labels: ``[batch]`` int64 class labels, for a conditional model.
+            labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional model.
         """
         return self._head(self._features(x_t, timesteps, labels), timesteps)
 
@@ -73,7 +76,8 @@ class ClassifierPosterior(GroupPosterior):
         return correct
 
     def _features(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        return self.network.features(*classifier_inputs(self.schedule, x_t, timesteps), labels)
+        condition = classifier_condition(self.prompts, labels, x_t)
+        return self.network.features(*classifier_inputs(self.schedule, x_t, timesteps), condition)
 
     def _head(self, features: Tensor, timesteps: Tensor) -> Tensor:
         logits: Tensor = self.network.head(features)
@@ -98,3 +102,17 @@ def classifier_inputs(schedule: NoiseSchedule, x_t: Tensor, timesteps: Tensor) -
     gamma, sigma = schedule.at(timesteps, like=x_t)
     log_snr = schedule.log_snr_at(timesteps, like=x_t).clamp(-MAX_LOG_SNR, MAX_LOG_SNR)
     return x_t / (gamma.square() + sigma.square()).sqrt(), log_snr
+
+
+def classifier_condition(prompts: Condition | None, labels: Tensor | None, x_t: Tensor) -> Tensor | None:
+    """What the classifier takes besides: class labels as they are, prompts as one embedding each.
+
+    Args:
+        prompts: Embeddings of prompts by number, where ``labels`` are numbers of prompts.
+        labels: ``[batch]`` int64.
+        x_t: On the device and of the dtype that embeddings are to have.
+    """
+    if labels is None or prompts is None:
+        return labels
+    numbers, inverse = labels.unique(return_inverse=True)  # of few prompts, nearly always
+    return pooled(prompts(numbers)).to(x_t)[inverse]

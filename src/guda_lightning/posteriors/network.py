@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -26,6 +26,7 @@ class NoisyClassifier(nn.Module):
         width: Units of each dense layer.
         features: Number of features.
         num_labels: Number of class labels that the images come with, for a conditional model; 0 for none.
+        prompt_size: Size of the embeddings of the prompts that they come with, as of ``pooled``; 0 for none.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class NoisyClassifier(nn.Module):
         width: int = 256,
         features: int = 64,
         num_labels: int = 0,
+        prompt_size: int = 0,
     ) -> None:
         super().__init__()
         embedding = 4 * _SINUSOIDS
@@ -46,7 +48,13 @@ class NoisyClassifier(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(_SINUSOIDS, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
-        self.label = nn.Embedding(num_labels, embedding) if num_labels else None
+        self.condition = (
+            nn.Sequential(nn.LayerNorm(prompt_size), nn.Linear(prompt_size, embedding))
+            if prompt_size
+            else nn.Embedding(num_labels, embedding)
+            if num_labels
+            else None
+        )
         sizes = [image_shape[0], *channels]
         self.levels = nn.ModuleList(_Level(a, b, embedding) for a, b in pairwise(sizes))
         left = sizes[-1] * math.prod(side >> len(channels) for side in image_shape[1:])
@@ -55,18 +63,19 @@ class NoisyClassifier(nn.Module):
         self.to_features = nn.Linear(width, features)
         self.head = nn.Linear(features, num_classes)
 
-    def features(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
+    def features(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
         """What the logits are linear in: ``[batch, features]``.
 
         Args:
             x: ``[batch, channels, height, width]`` noised images of about unit variance.
             log_snr: ``[batch]`` logarithm of their signal-to-noise ratio.
-            labels: ``[batch]`` int64 class labels, if the network takes them.
+            condition: ``[batch]`` int64 class labels or ``[batch, prompt_size]`` embeddings, if the network
+                takes them.
         """
         angles = log_snr[:, None] * self.frequencies
         embedding = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
-        if self.label is not None and labels is not None:
-            embedding = embedding + self.label(labels)
+        if self.condition is not None and condition is not None:
+            embedding = embedding + self.condition(condition)
         for level in self.levels:
             x = level(x, embedding)
         hidden = nn.functional.silu(self.first(torch.cat([x.flatten(1), embedding], dim=1)))
@@ -74,16 +83,31 @@ class NoisyClassifier(nn.Module):
             hidden = hidden + nn.functional.silu(layer(hidden))
         return nn.functional.silu(self.to_features(hidden))
 
-    def forward(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None) -> Tensor:
         """``[batch, classes]`` logits.
 
         Args:
             x: ``[batch, channels, height, width]`` noised images of about unit variance.
             log_snr: ``[batch]`` logarithm of their signal-to-noise ratio.
-            labels: ``[batch]`` int64 class labels, if the network takes them.
+            condition: ``[batch]`` int64 class labels or ``[batch, prompt_size]`` embeddings, if the network
+                takes them.
         """
-        logits: Tensor = self.head(self.features(x, log_snr, labels))
+        logits: Tensor = self.head(self.features(x, log_snr, condition))
         return logits
+
+
+def pooled(embeddings: Mapping[str, Tensor]) -> Tensor:
+    """One vector a prompt, ``[prompts, size]``: the mean of the embeddings of its tokens.
+
+    Args:
+        embeddings: ``encoder_hidden_states`` ``[prompts, tokens, size]`` and, if the pipeline has one,
+            ``encoder_attention_mask`` ``[prompts, tokens]``, which is 0 where there is no token.
+    """
+    hidden = embeddings["encoder_hidden_states"]
+    mask = embeddings.get("encoder_attention_mask")
+    if mask is None:
+        return hidden.mean(dim=1)
+    return (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 class _Level(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion.model import Condition
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors.record import PosteriorRecord
@@ -37,6 +38,22 @@ class Opening:
     data: GroupDataModule | None
     expect: Provenance | None
     device: torch.device | str
+
+    def prompts(self) -> Condition:
+        """Embeddings of prompts by number, for a classifier that takes them.
+
+        Raises:
+            ConfigError: Nobody has them.
+        """
+        found = None if self.data is None else self.data.prompts
+        if found is None:
+            raise ConfigError(
+                "this classifier takes the embeddings of prompts",
+                found="no training data" if self.data is None else "training data without prompts",
+                expected="the LatentDataModule of the text-to-image model",
+                fix="pass AttributionContext(data=datamodule)",
+            )
+        return found
 
     def training_data(self) -> GroupDataModule:
         """The training data, for a kind that is computed from them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,7 +46,7 @@ class GroupPosterior(ABC):
         Args:
             x_t: ``[batch, ...]`` noised samples.
             timesteps: ``[batch]`` int64.
-            labels: ``[batch]`` int64 class labels, for a conditional model.
+            labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional model.
 
         Returns:
             A function of ``[coalitions, atoms]`` bool, as ``removed`` gives it, to
@@ -130,7 +130,7 @@ class GuidedDenoiser(nn.Module):
         Args:
             x_t: ``[batch, ...]`` noised samples.
             model_timesteps: ``[batch]`` values of the schedule's ``model_timesteps``.
-            class_labels: ``[batch]`` int64, for a conditional model.
+            class_labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional model.
         """
         output = replace(self._full, denoiser=self.network).call(x_t, model_timesteps, class_labels)
         schedule = self._full.schedule
@@ -142,4 +142,10 @@ class GuidedDenoiser(nn.Module):
 
 def guided(full: DiffusionModel, posterior: GroupPosterior, groups: Sequence[str]) -> DiffusionModel:
     """The counterfactual without some groups, as a model to score or to sample from."""
-    return replace(full, denoiser=GuidedDenoiser(full, posterior, groups))
+    prompts = None if full.prompts is None else _numbers
+    return replace(full, denoiser=GuidedDenoiser(full, posterior, groups), prompts=prompts)
+
+
+def _numbers(labels: Tensor) -> Mapping[str, Tensor]:
+    """Prompts as ``GuidedDenoiser`` takes them: by number, as the posterior embeds them in its own way."""
+    return {"class_labels": labels}

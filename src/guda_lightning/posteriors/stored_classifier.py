@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guda_lightning.posteriors.classifier import ClassifierPlan, GroupClassifier
+from guda_lightning.posteriors.classifier import GroupClassifier
 from guda_lightning.posteriors.classifier_posterior import ClassifierPosterior
 from guda_lightning.posteriors.network import NoisyClassifier
 from guda_lightning.posteriors.opening import Opening
+from guda_lightning.posteriors.plan import ClassifierPlan
 
 
 def network_hparams(plan: ClassifierPlan, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def weights_of(classifier: GroupClassifier) -> dict[str, Tensor]:
     order = sorted(range(len(classifier.groups)), key=classifier.groups.__getitem__)
     temperatures: Any = classifier.temperatures
     return {
-        **classifier.network.state_dict(),
+        **classifier.kept.state_dict(),
         "temperatures": temperatures,
         "atoms": classifier.atoms[:, order].to(torch.uint8),
     }
@@ -39,7 +40,8 @@ def open_classifier(opening: Opening) -> ClassifierPosterior:
     """The classifier of a record and its weights."""
     weights, hparams = dict(opening.weights), opening.record.hparams
     temperatures, atoms = weights.pop("temperatures"), weights.pop("atoms").bool()
-    plan, labels = hparams["classifier"], weights.get("label.weight")
+    plan = hparams["classifier"]
+    labels, prompts = weights.get("condition.weight"), weights.get("condition.1.weight")
     network = NoisyClassifier(
         tuple(hparams["image_shape"]),
         len(atoms),
@@ -47,6 +49,7 @@ def open_classifier(opening: Opening) -> ClassifierPosterior:
         plan["width"],
         plan["features"],
         0 if labels is None else len(labels),
+        0 if prompts is None else prompts.shape[1],
     )
     network.load_state_dict(weights)
     network.eval().requires_grad_(False).to(opening.device)
@@ -56,4 +59,5 @@ def open_classifier(opening: Opening) -> ClassifierPosterior:
         groups=opening.record.groups,
         network=network,
         temperatures=temperatures.to(opening.device),
+        prompts=None if prompts is None else opening.prompts(),
     )

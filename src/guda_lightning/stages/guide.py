@@ -29,11 +29,9 @@ from guda_lightning.posteriors import (
     PosteriorRecord,
     PosteriorStore,
 )
-from guda_lightning.posteriors.classifier import DENSE_SIDE
+from guda_lightning.posteriors.plan import DENSE_SIDE
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_groups
-
-SMALL_CHANNELS = (16, 32)  # of convolutions on images so small that dense layers do as well
 
 
 def guide(
@@ -143,8 +141,7 @@ def classifiers_of_guidance(
         plan: What they share; its ``channels``, if given, are those of the convolutions.
         image_shape: Channels, height and width of what the full model takes.
     """
-    side = min(image_shape[1:])
-    halvings = min(len(SMALL_CHANNELS), side.bit_length() - 1)
-    channels = plan.channels_for(image_shape) or (SMALL_CHANNELS[:halvings] if plan.channels is None else ())
-    dense = (replace(plan, channels=()),) if side <= DENSE_SIDE else ()
-    return (*dense, replace(plan, channels=channels)) if channels else (replace(plan, channels=()),)
+    if not plan.channels_for(image_shape):
+        return (plan,)
+    dense = (replace(plan, channels=()),) if min(image_shape[1:]) <= DENSE_SIDE else ()
+    return (*dense, plan)
