@@ -13,12 +13,13 @@ from guda_lightning.cli.main import main
 from guda_lightning.types import Weighting
 
 PLANS: Mapping[str, Sequence[str]] = {
-    "dense (default)": (),
-    "dense, 1500 steps": ("--classifier.steps", "1500"),
-    "dense, 512 wide": ("--classifier.width", "512"),
-    "dense, not calibrated": ("--classifier.held_out", "0"),
-    "convolutions 16, 32": ("--classifier.channels", "[16,32]", "--classifier.lr", "3e-3"),
+    "convolutions 16, 32": (),
+    "convolutions 16, 32, at most 500 steps": ("--classifier.steps", "500"),
+    "dense": ("--classifier.channels", "[]"),
+    "dense, 512 wide": ("--classifier.channels", "[]", "--classifier.width", "512"),
+    "dense, nothing held out": ("--classifier.channels", "[]", "--classifier.held_out", "0"),
 }
+KIND = "classifier"  # alone, not the mixture
 SHOWN: tuple[tuple[str, Weighting], ...] = (
     ("top1", "elbo"),
     ("top1", "uniform"),
@@ -45,10 +46,10 @@ def _rows(data: str, bench: Bench) -> list[dict[str, object]]:
     for name, options in list(PLANS.items())[: bench.size.kinds]:
         root = bench.run.root / "classifiers" / name.replace(" ", "-").replace(",", "")
         one = bench.beside(root)
-        one.stage("guide", *options, label="guide")
-        scored = ("-c", "attribute/elbo.yaml", "--operator", "guidance", "--name", root.name)
+        one.stage("guide", "--posterior", KIND, *options, label="guide")
+        scored = ("-c", "attribute/elbo.yaml", "--operator", KIND, "--name", root.name)
         one.stage("attribute", *scored, "--queries", str(bench.run.queries), label="attribute")
-        path = one.run.table("guidance", 0, bench.run.queries.name, root.name)
+        path = one.run.table(KIND, 0, bench.run.queries.name, root.name)
         paths.append(str(path))
         cost[path.stem] = name, one.seconds("guide")
     oracle = [str(bench.run.table("retrain", seed)) for seed in range(bench.seeds)]

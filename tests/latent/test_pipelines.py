@@ -20,9 +20,7 @@ from diffusers import (
 from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from guda_lightning import FullModel, GudaTrainer, ScoreTable
-from guda_lightning.errors import ConfigError
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
-from guda_lightning.posteriors import ClassifierPlan, GroupClassifier
 from guda_lightning.unlearning import Anchor
 from toys import Coloured
 
@@ -132,15 +130,3 @@ def test_other_pipelines_go_through_every_stage(
     table = ScoreTable.load(run / "scores" / "uniform_style-0.parquet")
     assert table.groups == ("red", "green", "blue")
     assert torch.isfinite(table.select(weighting="uniform").matrix()).all()
-
-
-def test_a_classifier_cannot_guide_what_prompts_determine(data: LatentDataModule) -> None:
-    module = LatentDiffusionModule(data.encoders.pretrained)
-    with pytest.raises(ConfigError) as caught:
-        GroupClassifier(ClassifierPlan(), data, FullModel.of(module).model)
-    assert str(caught.value) == (
-        "guidance does not support text-to-image models: prompts determine the groups\n"
-        "  found:    a text-to-image model\n"
-        "  expected: a model without a condition, or of class labels that do not determine the groups\n"
-        "  fix:      use guda unlearn, e.g. with unlearn/weighted_style.yaml"
-    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -92,9 +93,27 @@ def test_a_temperature_mends_overconfident_logits() -> None:
     assert honest.temperature == pytest.approx(1, rel=0.08)
 
 
-def test_few_held_out_samples_leave_the_logits_as_they_are() -> None:
-    few = temper(10 * torch.randn(20, 3), torch.zeros(20, dtype=torch.int64), SIZES, 1, 2)
-    assert few.temperature == 1
+def test_calibration_is_told_near_a_group_and_for_small_groups() -> None:
+    sure, unsure = [0.96, 0.03, 0.01], [0.45, 0.3, 0.25]
+    logits = torch.tensor([sure] * 20 + [unsure] * 20).log()
+    atom = torch.tensor([0] * 19 + [1] * 1 + [0] * 10 + [1] * 8 + [2] * 2)
+    level = temper(logits, atom, torch.tensor([30, 25, 5]), 1, 10)
+    assert level.temperature == pytest.approx(1, abs=0.2)
+    given = (logits.double() / level.temperature).softmax(dim=1)
+    assert (level.near, level.near_observed) == (0.5, 0.05)
+    assert level.near_predicted == pytest.approx(1 - float(given[0, 0]), rel=1e-5)
+    assert level.near_log_kept == pytest.approx(math.log(1 - float(given[0, 0])), rel=1e-5)
+    # Atom 2 alone has less than half of the mean size: none of its 2 samples is among the sure ones.
+    wrong = 20 * float(given[0, 2]), 20 * float(given[-1, 2]) - 2
+    assert level.ece_small == pytest.approx(sum(map(abs, wrong)) / 2, rel=1e-4)
+    assert temper(logits, atom, SIZES, 1, 10).ece_small is None
+
+
+def test_what_is_always_right_is_not_sharpened_without_end() -> None:
+    atom = torch.arange(200) % 3
+    logits = 4.0 * nn.functional.one_hot(atom, 3)
+    assert 0.7 < temper(logits, atom, SIZES, 1, 2).temperature < 1
+    assert temper(logits.repeat(8, 1), atom.repeat(8), SIZES, 1, 2, draws=8).temperature > 0.7
 
 
 def test_the_atoms_of_overlapping_groups_are_their_sets() -> None:
@@ -149,7 +168,8 @@ def test_more_levels_than_an_image_has_halves_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "channels"), [(8, ()), (5, ()), (9, (32,)), (32, (32, 64)), (512, (32, 64, 128, 256, 256, 256))]
+    ("side", "channels"),
+    [(1, ()), (5, (16,)), (8, (16, 32)), (32, (16, 32, 64, 128)), (90, (16, 32, 64, 128, 128))],
 )
 def test_large_images_are_halved_until_dense_layers_can_take_them(
     side: int, channels: tuple[int, ...]
@@ -200,7 +220,7 @@ def stored(folder: Path, seed: int = 0, **hparams: Any) -> tuple[GroupClassifier
     store = PosteriorStore(folder / "store")
     values = {**network_hparams(PLAN, shades().image_shape), **hparams}
     key = PosteriorKey("classifier", module.groups, seed, sha256_json(values))
-    levels = [NoiseLevel(1, 9, 1.0, 0.1, 0.9, 0.01, 0.01).to_row()]
+    levels = [NoiseLevel(1, 9, 1.0, 0.1, 0.9, *[0.01] * 8).to_row()]
     costs: dict[str, Any] = {"seconds": 1.0, "steps": 1, "network_evaluations": 1}
     store.save(weights_of(module), PosteriorRecord.of(key, values, MADE_FROM, levels=levels, **costs))
     return module, store

@@ -17,10 +17,12 @@ from guda_lightning.makers.trainers import Training, spent_by
 from guda_lightning.posteriors import (
     ClassifierPlan,
     GroupClassifier,
+    NoiseLevel,
     PosteriorRecord,
     network_hparams,
     weights_of,
 )
+from guda_lightning.posteriors.tempering import NEAR
 from guda_lightning.unlearning.hparams import training_hparams
 
 _CHECKPOINTS = 10  # of a training: its epochs take less time than writing one
@@ -44,7 +46,7 @@ class ClassifierTrainer(PosteriorMaker):
         """Of its training."""
         parameters = sum(p.numel() for p in self.module().network.parameters())
         return (
-            f"{self.plan.steps} steps of {self.plan.batch_size} images through a classifier of "
+            f"up to {self.plan.steps} steps of {self.plan.batch_size} images through a classifier of "
             f"{parameters} parameters"
         )
 
@@ -57,10 +59,17 @@ class ClassifierTrainer(PosteriorMaker):
         )
 
     def _at(self, level: Mapping[str, Any]) -> str:
-        return (
-            f"held-out accuracy {level['accuracy']:.2f}, calibration error {level['ece']:.3f} -> "
-            f"{level['ece_tempered']:.3f} at temperature {level['temperature']:.2f}"
+        row = NoiseLevel(**level)
+        said = (
+            f"held-out accuracy {row.accuracy:.2f}, calibration error {row.ece:.3f} -> "
+            f"{row.ece_tempered:.3f} at temperature {row.temperature:.2f}"
         )
+        if row.near:
+            outside = f"1 − ρ {row.near_predicted:.4f}, was {row.near_observed:.4f}"
+            said += f"; where ρ ≥ {NEAR} ({row.near:.0%}) {outside}"
+        if row.ece_small is not None:
+            said += f"; small groups {row.ece_small:.0%} off, others {row.ece_large:.0%}"
+        return said
 
     def make(self) -> PosteriorRecord | None:
         """Train, calibrate and store the classifier; continues what was interrupted.

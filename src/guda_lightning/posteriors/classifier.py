@@ -32,7 +32,7 @@ from guda_lightning.posteriors.tempering import NoiseLevel, temper
 NOISE_LEVELS = 10  # that are calibrated apart
 _DRAWS = 8  # of timestep and noise, per held-out image and noise level
 TEST_EVERY = 50  # steps between two tests on held-out samples
-_TESTED = 4096  # noised samples of a test
+_TESTED, _MOST_DRAWS = 4096, 32  # noised samples of a test, and of each image in it, at most
 _EMA_DECAY = 0.99
 _WARM_UP = 50  # steps
 _WITHOUT_PROMPT = 0.1  # share of the samples, for models that are sampled with classifier-free guidance
@@ -194,10 +194,11 @@ class GroupClassifier(LightningModule):
         Over timesteps of the whole schedule, as in training, and the same noise every time.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        rows = samples.spread(_TESTED)
-        spread = torch.arange(_TESTED) * len(self.schedule) // _TESTED
-        timesteps = spread[torch.randperm(_TESTED, generator=generator)]
-        logits = samples.logits(self.average.module, rows, timesteps, self.seed)
+        count = min(_TESTED, _MOST_DRAWS * len(samples))
+        rows, spread = samples.spread(count), torch.arange(count) * len(self.schedule) // count
+        timesteps = spread[torch.randperm(count, generator=generator)]
+        average: Any = self.average.module
+        logits = samples.logits(average, rows, timesteps, self.seed)
         return float(nn.functional.cross_entropy(logits, samples.atom[rows]))
 
     def calibrate(self, data: HeldOutDataModule) -> None:
@@ -209,7 +210,7 @@ class GroupClassifier(LightningModule):
         for part in self.schedule.scored_timesteps.tensor_split(NOISE_LEVELS) if len(samples) else ():
             timesteps = part[torch.randint(len(part), (len(rows),), generator=generator)]
             logits = samples.logits(self.kept, rows, timesteps, self.seed + int(part[0]))
-            level = temper(logits, samples.atom[rows], sizes, int(part[0]), int(part[-1]))
+            level = temper(logits, samples.atom[rows], sizes, int(part[0]), int(part[-1]), draws=_DRAWS)
             temperatures: Any = self.temperatures
             temperatures[level.first : level.last + 1] = level.temperature
             levels.append(level)

@@ -13,7 +13,7 @@ from guda_lightning.functional.guidance import log_kept
 
 NEAR = 0.9  # from this probability on, a sample is called near a group
 _TEMPERATURES = torch.logspace(-1, 1, 81, base=4)  # 1/4 to 4; the middle one, 1, leaves logits as they are
-_LEAST = 50  # held-out samples and draws that a temperature is worth fitting on
+_SPREAD = 0.3  # of log T before any sample is seen: few, or none that is wrong, must not sharpen without end
 _BINS = 15
 
 
@@ -21,8 +21,8 @@ _BINS = 15
 class NoiseLevel:
     """How well the classifier does on held-out samples at some timesteps.
 
-    Scores come from log(1 − ρ) of the group that a query is in or looks like: ``near`` and what follows says how
-    far it can be trusted there, with the temperature.
+    Scores come from log(1 − ρ) of the group that a query is in or looks like: ``near`` and what follows says
+    how far it can be trusted there, with the temperature.
 
     Attributes:
         first: First timestep.
@@ -35,12 +35,11 @@ class NoiseLevel:
         near: Share of samples with some atom of ρ ≥ .9.
         near_predicted: Of these, the mean 1 − ρ: the share that should not be in that atom.
         near_observed: Of these, the share that is not.
-        near_log_kept: Of these, the mean log(1 − ρ), in nats; where ρ is no sharper than the data allow, it is
-            not far below the logarithm of ``near_observed``.
-        ece_small: Calibration error of the smaller atoms, those that together hold a quarter of the samples at
-            most, relative to their frequency: ``Σ_bins |Σ ρ − count| / Σ count``. Atoms of one size are all
-            of them in both.
-        ece_large: The same of the others.
+        near_log_kept: Of these, the mean log(1 − ρ), in nats; far below the logarithm of ``near_observed``
+            where a few samples that are sure outweigh the rest.
+        ece_large: Calibration error of the probabilities of atoms, relative to their frequency:
+            ``Σ_bins |Σ ρ − count| / Σ count``, without those of ``ece_small``.
+        ece_small: The same of the atoms of less than half the mean size; None where there are none.
     """
 
     first: int
@@ -54,16 +53,22 @@ class NoiseLevel:
     near_predicted: float | None
     near_observed: float | None
     near_log_kept: float | None
-    ece_small: float | None
     ece_large: float | None
+    ece_small: float | None
 
     def to_row(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
 
 
-def temper(logits: Tensor, atom: Tensor, sizes: Tensor, first: int, last: int) -> NoiseLevel:
-    """Fit the temperature of one noise level (Guo et al. 2017): least cross-entropy on a grid.
+def temper(
+    logits: Tensor, atom: Tensor, sizes: Tensor, first: int, last: int, *, draws: int = 1
+) -> NoiseLevel:
+    """Fit the temperature of one noise level (Guo et al. 2017), the likeliest on a grid.
+
+    Cross-entropy alone (the maximum of the likelihood) sharpens fourfold, the end of the grid, wherever every
+    held-out sample happens to be told right, which is where ρ is near one and scores come from. With
+    ``log T ~ N(0, .3²)`` beforehand it stays near 1 unless the samples say otherwise (docs/methods.md).
 
     Args:
         logits: ``[samples, atoms]`` of held-out samples noised at timesteps ``first`` to ``last``.
@@ -71,12 +76,13 @@ def temper(logits: Tensor, atom: Tensor, sizes: Tensor, first: int, last: int) -
         sizes: ``[atoms]`` int64, training samples of each atom.
         first: First timestep.
         last: Last timestep.
+        draws: How often each sample is among them: its draws err alike, and count as one.
     """
     losses = torch.stack([nn.functional.cross_entropy(logits / t, atom) for t in _TEMPERATURES])
-    best = int(losses.argmin()) if len(logits) >= _LEAST else len(_TEMPERATURES) // 2
+    best = int((len(logits) / draws * losses + (_TEMPERATURES.log() / _SPREAD).square() / 2).argmin())
     temperature = float(_TEMPERATURES[best])
     tempered = logits / temperature
-    small = _small(sizes)
+    small = 2 * len(sizes) * sizes < sizes.sum()
 
     def ece(of: Tensor) -> float:
         return float(multiclass_calibration_error(of.softmax(dim=1), atom, of.shape[1], n_bins=_BINS))
@@ -90,8 +96,8 @@ def temper(logits: Tensor, atom: Tensor, sizes: Tensor, first: int, last: int) -
         ece(logits),
         ece(tempered),
         **_near(tempered, atom),
-        ece_small=_relative_error(tempered, atom, small),
         ece_large=_relative_error(tempered, atom, ~small),
+        ece_small=_relative_error(tempered, atom, small),
     )
 
 
@@ -109,15 +115,6 @@ def _near(logits: Tensor, atom: Tensor) -> dict[str, Any]:
         "near_observed": float((top != atom)[near].double().mean()),
         "near_log_kept": float(kept[near].mean()),
     }
-
-
-def _small(sizes: Tensor) -> Tensor:
-    """``[atoms]`` bool, the smaller atoms, which together hold a quarter of the samples at most."""
-    order = sizes.argsort(stable=True)
-    held = sizes[order].cumsum(0)
-    small = torch.zeros(len(sizes), dtype=torch.bool)
-    small[order] = 4 * held <= sizes.sum()
-    return small
 
 
 def _relative_error(logits: Tensor, atom: Tensor, chosen: Tensor) -> float | None:

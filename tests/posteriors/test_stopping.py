@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from diffusers import DDPMScheduler
+from torch import nn
+
+from guda_lightning.data import HeldOutDataModule
+from guda_lightning.diffusion import DiffusionModel
+from guda_lightning.diffusion.schedulers import noise_schedule
+from guda_lightning.posteriors import ClassifierPlan, GroupClassifier
+from guda_lightning.posteriors.held_out import HeldOut
+from guda_lightning.posteriors.stopping import HeldOutStopping
+from toys import quiet_trainer, shades
+
+SCHEDULE = noise_schedule(DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2"))
+
+
+def test_training_ends_after_enough_tests_without_a_lower_loss() -> None:
+    stopping, trainer = HeldOutStopping(patience=2), SimpleNamespace(should_stop=False, current_epoch=0)
+    assert stopping.outcome is None
+    best, ended = [], []
+    for trainer.global_step, loss in zip(range(10, 70, 10), (3.0, 2.0, 2.5, 1.5, 1.5, 1.75), strict=True):
+        best.append(stopping.tested(cast(Any, trainer), loss))
+        ended.append(trainer.should_stop)
+        again = HeldOutStopping(patience=2)  # an interruption after every test
+        again.load_state_dict(stopping.state_dict())
+        stopping = again
+    assert best == [True, True, False, True, False, False]
+    assert ended == [False] * 5 + [True]
+    assert stopping.outcome == (
+        "step 40 is kept, with a held-out loss of 1.5000; no lower held-out loss by step 60"
+    )
+
+
+def test_what_is_learnt_by_heart_is_not_kept(tmp_path: Path) -> None:
+    data = shades(per_group=12)
+    plan = ClassifierPlan(channels=(), width=32, steps=2000, patience=2, batch_size=24, held_out=0.3)
+    module = GroupClassifier(plan, data, DiffusionModel(nn.Identity(), SCHEDULE, "epsilon"))
+    # No picture tells its group: whatever is learnt of it holds for the training images alone.
+    module.atom = module.atom[torch.randperm(len(module.atom), generator=torch.Generator().manual_seed(0))]
+    held_out = HeldOutDataModule(data, plan.held_out, plan.batch_size, seed=0)
+    trainer = quiet_trainer(tmp_path, max_steps=plan.steps)
+    trainer.fit(module, datamodule=held_out)
+    assert module.stopping.step < trainer.global_step < plan.steps
+    samples = HeldOut.of(held_out, module.atom, SCHEDULE, False, None)
+    by_heart = module.held_out_loss(samples)
+    module.average.module.load_state_dict(module.kept.state_dict())
+    kept = module.held_out_loss(samples)
+    assert kept < by_heart
+    assert abs(kept - float(module.stopping.best_score)) < 1e-5
