@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from conftest import Shared
 from guda_lightning import CounterfactualStore, ScoreTable
@@ -111,6 +112,36 @@ def test_guidance_is_made_in_parts_and_scores_all_groups(
     succeed("report", finished_run, "--scores", *tables)
     page = (finished_run / "report" / "index.html").read_text()
     assert all(f'"method":"{name}"' in page.replace(": ", ":") for name in ("guidance", "retrack"))
+
+
+def test_run_guides_unlearns_by_it_and_shows_both(
+    guided_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objective = {"class_path": "guda_lightning.unlearning.Guided", "init_args": {"store": "${run}/store"}}
+    few = tmp_path / "few.yaml"
+    few.write_text(yaml.safe_dump({"objective": objective, "steps": 1, "groups": "3,7"}))
+    scored = tmp_path / "scored.yaml"
+    scored.write_text(yaml.safe_dump({"scoring": {"strata": 5, "draws": 2}, "groups": "3,7"}))
+    run = ["run", *SHARED, "--run", guided_run, "--guide", f"{CONF}/guide.yaml", "--unlearn", few]
+    run += ["--sample", f"{CONF}/sample.yaml", "--attribute", scored]
+    succeed(*run)
+    out = capsys.readouterr().out
+    skipped = [
+        "fit: .*",
+        "sample: .*",
+        *[f"guide: {part}.*" for part in ("dense", "conv", "patch", "guidance")],
+    ]
+    assert re.match("".join(f"{line}, skipped\n" for line in skipped), out)
+    tables = [guided_run / "scores" / f"{name}-0.parquet" for name in ("guidance", "guided")]
+    assert all(ScoreTable.load(table).groups == ("3", "7") for table in tables)
+    page = (guided_run / "report" / "index.html").read_text().replace(": ", ":")
+    found = re.findall('"method":"(.*?)"', page)
+    assert list(dict.fromkeys(found)) == ["guidance", "guided"]  # guidance first
+    before = {path: path.stat().st_mtime_ns for path in (guided_run / "store").rglob("*")}
+    succeed(*run)  # skips all of it
+    assert len(re.findall("skipped", capsys.readouterr().out)) == 9
+    assert {path: path.stat().st_mtime_ns for path in (guided_run / "store").rglob("*")} == before
+    assert main(["report", str(guided_run), "--scores", *map(str, tables[:1]), f"{guided_run}/nowhere"]) == 2
 
 
 def test_every_kind_scores_draws_and_unlearns(guided_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
