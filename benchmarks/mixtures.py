@@ -46,10 +46,11 @@ SCORING = Scoring(draws=1)
 SHOWN: tuple[Weighting, ...] = ("uniform", "middle")
 HELD_OUT = 180  # samples that shares are fitted on
 NOTES = (
-    "160 queries × 50 timesteps: agreement with the mean of the oracle's seeds, and slope and R² within queries "
-    "of the oracle's scores on the method's. What the kernel leaves is shared equally by the two classifiers; "
-    "mse and r² are those of the patch kernel at each noise level. Fitted shares minimise the squared error of "
-    "every counterfactual on samples that are in none of its groups and that no posterior holds."
+    "160 queries × 50 timesteps: agreement with the mean of the oracle's seeds, and slope and R² within "
+    "queries of the oracle's scores on the method's. What the kernel leaves is shared equally by the two "
+    "classifiers; mse and r² are those of the patch kernel at each noise level. Fitted shares minimise the "
+    "squared error of every counterfactual on samples that are in none of its groups and that no posterior "
+    "holds."
 )
 
 
