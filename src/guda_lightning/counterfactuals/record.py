@@ -60,11 +60,17 @@ class CounterfactualRecord(WeightsRecord):
         operator: How it was made: the name of an objective, or ``RETRAIN`` for the oracle.
         members_hash: Hash of the set of samples to forget.
         history: Influence measured while unlearning, one entry per measurement.
+        sized: Whether scores by it have the size of retraining by construction; retraining itself has.
     """
 
     operator: str
     members_hash: str
     history: list[dict[str, Any]]
+    sized: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "sized", self.sized or self.operator == RETRAIN)
 
     @classmethod
     def of(
@@ -79,6 +85,7 @@ class CounterfactualRecord(WeightsRecord):
         network_evaluations: int,
         stopped: str | None = None,
         history: Sequence[Mapping[str, Any]] = (),
+        sized: bool = False,
     ) -> CounterfactualRecord:
         """The record of a counterfactual that was made just now, by the installed versions.
 
@@ -92,6 +99,7 @@ class CounterfactualRecord(WeightsRecord):
             network_evaluations: Samples that all processes passed through a network, forward passes only.
             stopped: What has ended its training where that was no count of steps.
             history: Influence measured while unlearning, one entry per measurement.
+            sized: Whether scores by it have the size of retraining by construction.
         """
         return cls(
             operator=key.operator,
@@ -100,6 +108,7 @@ class CounterfactualRecord(WeightsRecord):
             hparams=dict(hparams),
             members_hash=members_hash,
             history=[dict(row) for row in history],
+            sized=sized,
             versions=versions(),
             seconds=seconds,
             steps=steps,

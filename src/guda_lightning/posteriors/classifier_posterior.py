@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class ClassifierPosterior(GroupPosterior):
         temperatures: ``[timesteps]`` that logits are divided by.
     """
 
+    sized: ClassVar[bool] = True
     network: NoisyClassifier
     temperatures: Tensor
 

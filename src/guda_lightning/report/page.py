@@ -24,10 +24,11 @@ from guda_lightning.report.page_data import (
 from guda_lightning.report.page_template import render
 from guda_lightning.report.pictures import PIXEL_ART, data_uri
 from guda_lightning.report.placebo_section import Placebo
-from guda_lightning.report.summary_text import summary, views
+from guda_lightning.report.summary_text import summary
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.summaries import UNDECIDED_BELOW
+from guda_lightning.scores.views import views
 from guda_lightning.storage.files import write_atomic
 from guda_lightning.types import Queries
 from guda_lightning.version import __version__
@@ -120,7 +121,7 @@ def _data(page: Page) -> dict[str, Any]:
         "pixelated": max(page.queries.images.shape[-2:]) <= PIXEL_ART,
         "groups": groups_of(page.table, page.examples),
         "queries": queries_of(page.table, page.queries),
-        "views": [view_of(page.table, missed, *key) for key in views(page.table)],
+        "views": [view_of(page.table, view, missed, {}) for view in views(page.table)],
         "curves": curve_points(page.curves),
     }
 

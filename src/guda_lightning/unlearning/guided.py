@@ -10,7 +10,7 @@ from torch import Tensor
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.module import Noised
 from guda_lightning.functional.guidance import guide_output
-from guda_lightning.posteriors import ClassifierStore, GroupPosterior, open_posterior
+from guda_lightning.posteriors import ClassifierPosterior, ClassifierStore, GroupPosterior, open_posterior
 from guda_lightning.unlearning.objective import (
     BoundObjective,
     ForgetTerm,
@@ -54,6 +54,11 @@ class Guided(Objective):
     def opened(self) -> ClassifierStore:
         """The store that holds the classifier."""
         return ClassifierStore(self.store)
+
+    @property
+    def sized(self) -> bool:
+        """As the classifier's guidance."""
+        return ClassifierPosterior.sized
 
     @property
     def full_passes(self) -> int:
