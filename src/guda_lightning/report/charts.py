@@ -10,6 +10,7 @@ from torch import Tensor
 
 from guda_lightning.errors import MissingExtraError
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.views import views
 
 if TYPE_CHECKING:
     import altair as alt
@@ -38,7 +39,7 @@ def color_limit(scores: Tensor) -> float:
 
 
 def heatmap(table: ScoreTable) -> alt.Chart:
-    """Draw query × group scores of one method, weighting and seed.
+    """Draw query × group scores of one method and weighting, in the unit that they may claim.
 
     Blue is positive, orange negative, and full colour starts at `color_limit`. Of a long table the first
     `MAX_HEATMAP_QUERIES` queries are drawn, and the subtitle says so.
@@ -46,8 +47,9 @@ def heatmap(table: ScoreTable) -> alt.Chart:
     require()
     import altair as alt
 
-    scores = table.matrix()
-    queries = table.queries[:MAX_HEATMAP_QUERIES]
+    (view,) = views(table)
+    scores = view.scores
+    queries = view.queries[:MAX_HEATMAP_QUERIES]
     limit = color_limit(scores)
     rows = [
         {"query": query, "group": group, "score": score}
@@ -70,7 +72,7 @@ def heatmap(table: ScoreTable) -> alt.Chart:
             y=alt.Y("group:N", sort=None, title=None),
             color=alt.Color(
                 "score:Q",
-                title="score",
+                title=view.unit.name,
                 scale=alt.Scale(
                     domain=[-limit, 0, limit],
                     range=[NEGATIVE, NEUTRAL, POSITIVE],

@@ -31,26 +31,16 @@ NOTES = {
 }
 
 
-def view_of(
-    table: ScoreTable, view: View, missed: Mapping[str, frozenset[str]], words: Mapping[str, Any]
-) -> dict[str, Any]:
+def view_of(shown: View, missed: Mapping[str, frozenset[str]]) -> dict[str, Any]:
     """Scores of one method and weighting.
 
     Args:
-        table: All scores of the page.
-        view: Those to show.
+        shown: The scores.
         missed: Queries that a placebo test found not attributable, by weighting.
-        words: What the page says of them.
-
-    Raises:
-        ConfigError: They are about other queries or groups than the whole table.
     """
-    # A part may list its rows in another order than the whole table.
-    shown = view.over(table.queries, table.groups)
     scores, stderr, weighting = shown.scores, shown.stderr, shown.weighting
     unattributable = missed.get(weighting, frozenset())
     return {
-        **words,
         "method": shown.method,
         "weighting": weighting,
         "seeds": list(shown.seeds),
@@ -63,7 +53,7 @@ def view_of(
         "scores": _rounded(scores, 8),
         "stderr": _rounded(stderr, 6),
         "margins": [lead if math.isfinite(lead) else None for lead in margins(scores, stderr).tolist()],
-        "unattributable": [query in unattributable for query in table.queries] if unattributable else [],
+        "unattributable": [query in unattributable for query in shown.queries] if unattributable else [],
         "summary": [
             {"mean": one.mean, "stderr": one.stderr, "top": one.top} for one in group_summaries(shown)
         ],

@@ -59,8 +59,8 @@ class Measured:
         """The slope, its interval and what it was measured on."""
         on = "groups that had no part in the calibration" if self.calibrated_on else "groups"
         return (
-            f"retraining's scores grow by {self.slope:.2f} ({self.low:.2f} to {self.high:.2f}) for every 1 of "
-            f"these, on {self.groups} {on}"
+            f"retraining's scores grow by {self.slope:.2f} ({self.low:.2f} to {self.high:.2f}) for every 1 "
+            f"of these, on {self.groups} {on}"
         ).replace("-", "−")
 
     @classmethod

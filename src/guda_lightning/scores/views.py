@@ -49,8 +49,8 @@ class View:
     def stderr(self) -> Tensor:
         """``[queries, groups]``, standard errors of the mean.
 
-        Of several seeds, ``sqrt(s² / S + σ²)`` with s² the variance between the S seeds and σ² the mean squared
-        standard error of one: all seeds are scored on the same noise, so averaging them leaves its error.
+        Of several seeds, ``sqrt(s² / S + σ²)`` with s² the variance between the S seeds and σ² the mean
+        squared standard error of one: seeds are scored on the same noise, so averaging them leaves its error.
         """
         noise = self.noise.square().mean(dim=0)
         return (noise + self.between(self.by_seed)).sqrt()
@@ -116,10 +116,8 @@ def _view(table: ScoreTable, sizes: Sizes) -> View:
         part = table.select(seed=seed)
         scores, stderr = part.matrix(), part.stderr_matrix()
         if calibrated:
-            scores, stderr = (
-                lines[number].scale * scores + lines[number].offset,
-                abs(lines[number].scale) * stderr,
-            )
+            line = lines[number]
+            scores, stderr = line.scale * scores + line.offset, abs(line.scale) * stderr
         scores, stderr = unit.of(scores, stderr)
         one = View(method, weighting, (seed,), part.queries, part.groups, unit, scores[None], stderr[None])
         parts.append(one.over(parts[0].queries, parts[0].groups) if parts else one)

@@ -172,7 +172,7 @@ class Objective(ABC):
 
     @property
     def sized(self) -> bool:
-        """Whether scores by its counterfactuals have the size of retraining by construction, beside its order."""
+        """Whether scores by its counterfactuals have the size of retraining by construction."""
         return False
 
     @property
