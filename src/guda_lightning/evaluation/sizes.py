@@ -41,7 +41,7 @@ def sizes_of(evaluation: Evaluation, name: str, method: str, seed: int) -> Sizes
 
 
 def stored_sizes(folder: Path, path: Path) -> Sizes:
-    """The same of a stored table, from an evaluation that ``guda evaluate`` left; nothing where there is none.
+    """The same of a stored table, from what ``guda evaluate`` left; nothing where there is none.
 
     Args:
         folder: Of the evaluation.

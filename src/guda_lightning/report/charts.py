@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor
 
 from guda_lightning.errors import MissingExtraError
-from guda_lightning.scores import ScoreTable
-from guda_lightning.scores.views import views
+from guda_lightning.scores.views import View
 
 if TYPE_CHECKING:
     import altair as alt
@@ -38,7 +37,7 @@ def color_limit(scores: Tensor) -> float:
     return float(strongest.quantile(0.9) or strongest.max() or 1.0)
 
 
-def heatmap(table: ScoreTable) -> alt.Chart:
+def heatmap(view: View) -> alt.Chart:
     """Draw query × group scores of one method and weighting, in the unit that they may claim.
 
     Blue is positive, orange negative, and full colour starts at `color_limit`. Of a long table the first
@@ -47,20 +46,19 @@ def heatmap(table: ScoreTable) -> alt.Chart:
     require()
     import altair as alt
 
-    (view,) = views(table)
     scores = view.scores
     queries = view.queries[:MAX_HEATMAP_QUERIES]
     limit = color_limit(scores)
     rows = [
         {"query": query, "group": group, "score": score}
         for query, line in zip(queries, scores.tolist(), strict=False)
-        for group, score in zip(table.groups, line, strict=True)
+        for group, score in zip(view.groups, line, strict=True)
     ]
-    shown = f"the first {len(queries)} of " if len(queries) < len(table.queries) else ""
+    shown = f"the first {len(queries)} of " if len(queries) < len(view.queries) else ""
     few = len(queries) <= 40
     title = alt.TitleParams(
         "Which groups made each sample",
-        subtitle=f"{shown}{len(table.queries)} queries; positive: the query needs the group",
+        subtitle=f"{shown}{len(view.queries)} queries; positive: the query needs the group",
     )
     chart: alt.Chart = (
         alt.Chart(alt.InlineData(values=rows), title=title)

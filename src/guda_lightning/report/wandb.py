@@ -109,7 +109,7 @@ def log_attribution(
 
     Args:
         loggers: The trainer's loggers; others than W&B are left alone.
-        table: Scores under one weighting, shown in the unit that they may claim.
+        table: Scores, of which the first method and weighting are shown, in the unit that they may claim.
         queries: The scored queries.
         curves: Rows ``group, step, own, other`` of the influence so far; may be empty.
         prefix: Before every key, e.g. ``"influence"``; the rest is one of ``KEYS``.
@@ -123,7 +123,7 @@ def log_attribution(
     channels = queries.images.shape[1]
     caption = None if channels in (1, 3) else f"{channels} channels, side by side"
     position = {query: row for row, query in enumerate(queries.ids)}
-    (view,) = views(table)
+    view = views(table)[0]
     groups, unit = view.groups, view.unit.name
     rows = [
         [
@@ -137,7 +137,7 @@ def log_attribution(
     ]
     words = ["query", "image", "top group", "unit"]
     columns = [*words, *(beside(group, words) for group in groups)]
-    pictures = {"heatmap": _picture(charts.heatmap(table))}
+    pictures = {"heatmap": _picture(charts.heatmap(view))}
     if curves:
         pictures["curves"] = _picture(charts.influence_curves(list(curves)))
     for logger in shown:

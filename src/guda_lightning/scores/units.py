@@ -152,9 +152,10 @@ def unit_of(
     per = " per training sample" if record.per == "sample" else ""
     covers = _covers(records[0], seeds)
     if not all(isinstance(one.details, ModelDetails | Student) for one in records):
-        own = f"{weighting} similarity" if records[0].kind == "similarity" else f"the unit of {method}"
-        why = f"Scores of {method} are in their own unit: no model without the group was compared."
-        return Unit(own + per, "", why, covers)
+        if records[0].kind == "similarity":
+            why = "It is no effect of a group: no model without one was compared."
+            return Unit(f"{weighting} similarity{per}", "", why, covers)
+        return Unit(f"the unit of {method}{per}", "", f"What it measures, {method} defines.", covers)
     known, why = _size(records, method, measured)
     if known:
         name, symbol = _NATIVE.get(weighting, (f"the unit of weighting {weighting}", ""))
