@@ -15,6 +15,7 @@ from guda_lightning.errors import ConfigError, MissingExtraError
 from guda_lightning.report import charts
 from guda_lightning.scores import ScoreRecord, ScoreTable, summaries
 from guda_lightning.scores.kinds import Custom
+from guda_lightning.scores.views import views
 from toys import message
 
 
@@ -47,7 +48,7 @@ def _curves(groups: int, steps: int = 3) -> list[dict[str, object]]:
 
 def test_group_summaries_agree_with_numpy() -> None:
     scores = torch.randn(30, 4, dtype=torch.float64)
-    rows = summaries.group_summaries(_table(scores))
+    rows = summaries.group_summaries(*views(_table(scores)))
     values = scores.numpy()
     assert [row.group for row in rows] == [f"group {i}" for i in range(4)]
     np.testing.assert_allclose([row.mean for row in rows], values.mean(0))
@@ -56,7 +57,7 @@ def test_group_summaries_agree_with_numpy() -> None:
 
 
 def test_one_query_keeps_its_own_standard_errors() -> None:
-    rows = summaries.group_summaries(_table(torch.tensor([[3.0, 1.0]]), torch.tensor([[0.5, 0.25]])))
+    rows = summaries.group_summaries(*views(_table(torch.tensor([[3.0, 1.0]]), torch.tensor([[0.5, 0.25]]))))
     assert [(row.mean, row.stderr, row.top) for row in rows] == [(3.0, 0.5, 1), (1.0, 0.25, 0)]
 
 
@@ -96,7 +97,7 @@ def test_color_is_full_where_nine_of_ten_queries_are_strongest() -> None:
 
 def test_heatmap_holds_every_score_on_a_scale_symmetric_about_zero() -> None:
     scores = torch.randn(5, 3, dtype=torch.float64)
-    spec = charts.heatmap(_table(scores)).to_dict()
+    spec = charts.heatmap(*views(_table(scores))).to_dict()
     shown = {(row["query"], row["group"]): row["score"] for row in _values(spec)}
     assert shown == {(f"q{q}", f"group {g}"): float(scores[q, g]) for q in range(5) for g in range(3)}
     low, middle, high = spec["encoding"]["color"]["scale"]["domain"]
@@ -105,20 +106,15 @@ def test_heatmap_holds_every_score_on_a_scale_symmetric_about_zero() -> None:
 
 def test_long_tables_are_cut_and_say_so() -> None:
     queries = charts.MAX_HEATMAP_QUERIES + 1
-    spec = charts.heatmap(_table(torch.randn(queries, 30))).to_dict()  # more rows than altair's own limit
+    spec = charts.heatmap(
+        *views(_table(torch.randn(queries, 30)))
+    ).to_dict()  # more rows than altair's own limit
     assert len(_values(spec)) == charts.MAX_HEATMAP_QUERIES * 30
     assert spec["title"]["subtitle"].startswith(f"the first {queries - 1} of {queries} queries")
     groups = charts.MAX_CURVE_GROUPS + 1
     spec = charts.influence_curves(_curves(groups)).to_dict()
     assert {row["group"] for row in _values(spec)} == {f"group {g}" for g in range(groups - 1)}
     assert spec["title"]["subtitle"].endswith(f"the first {groups - 1} of {groups} groups")
-
-
-def test_a_chart_of_two_weightings_is_refused() -> None:
-    scores = torch.randn(2, 2)
-    both = ScoreTable.concat([_table(scores), _table(scores, weighting="uniform")])
-    with pytest.raises(ConfigError, match="a matrix needs a score table with one weighting"):
-        charts.heatmap(both)
 
 
 def test_every_chart_renders_to_a_picture() -> None:
@@ -131,7 +127,7 @@ def test_every_chart_renders_to_a_picture() -> None:
         )
         for dots, band in ((rows, oracle), (rows, {}), ([], oracle))
     ]
-    others = [charts.heatmap(table), charts.influence_curves(_curves(3))]
+    others = [charts.heatmap(*views(table)), charts.influence_curves(_curves(3))]
     for chart in (*others, *agreements):
         assert charts.svg(chart).startswith("<svg")
         small, large = (Image.open(io.BytesIO(charts.png(chart, scale))) for scale in (1.0, 2.0))
@@ -149,14 +145,14 @@ def test_a_missing_extra_is_named(module: str, package: str, monkeypatch: pytest
         '  fix:      pip install "guda-lightning[report]"'
     )
     with pytest.raises(MissingExtraError, match=f"^{re.escape(message)}$"):
-        charts.heatmap(_table(torch.randn(2, 2)))
+        charts.heatmap(*views(_table(torch.randn(2, 2))))
 
 
 def test_a_tally_of_parts_has_the_numbers_of_all_queries() -> None:
     scores = 1e8 + torch.randn(7, 3, dtype=torch.float64)  # squares would lose what differs
     tally = summaries.Tally()
     for rows in (slice(0, 1), slice(1, 5), slice(5, 7)):
-        tally.add(_table(scores[rows]))
+        tally.add(*views(_table(scores[rows])))
     found = tally.summaries()
     reference = scores.numpy()
     assert tally.queries == 7
@@ -168,7 +164,7 @@ def test_a_tally_of_parts_has_the_numbers_of_all_queries() -> None:
 
 def test_parts_of_other_groups_are_refused() -> None:
     tally = summaries.Tally()
-    tally.add(_table(torch.randn(2, 2)))
+    tally.add(*views(_table(torch.randn(2, 2))))
     expected = message(
         "the parts of a score table do not score the same groups",
         "group 0, group 1, group 2",
@@ -176,4 +172,4 @@ def test_parts_of_other_groups_are_refused() -> None:
         "score all queries alike with guda attribute",
     )
     with pytest.raises(ConfigError, match=expected):
-        tally.add(_table(torch.randn(2, 3)))
+        tally.add(*views(_table(torch.randn(2, 3))))

@@ -19,6 +19,7 @@ from guda_lightning.errors import ConfigError, MissingExtraError, NumericsError,
 from guda_lightning.report.page_data import MAX_EXAMPLES, MAX_THUMBNAILS
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.summaries import group_summaries
+from guda_lightning.scores.views import views
 from guda_lightning.types import Queries
 
 Table = Callable[..., ScoreTable]
@@ -47,7 +48,7 @@ def test_the_page_holds_the_table(page: Page, score_table: Table) -> None:
     torch.testing.assert_close(torch.tensor(view["scores"], dtype=torch.float64), scores, rtol=1e-7, atol=0)
     torch.testing.assert_close(torch.tensor(view["stderr"], dtype=torch.float64), stderr, rtol=1e-5, atol=0)
     assert view["summary"] == [
-        {"mean": row.mean, "stderr": row.stderr, "top": row.top} for row in group_summaries(table)
+        {"mean": row.mean, "stderr": row.stderr, "top": row.top} for row in group_summaries(*views(table))
     ]
     assert data["curves"][1] == {"group": "g1", "points": [[0, 0, 0], [10, 5, 0.1], [20, 10, 0.2]]}
 
@@ -60,14 +61,14 @@ def test_each_weighting_method_and_seed_is_a_view_in_the_same_order(page: Page, 
     table = ScoreTable.concat(
         [score_table(scores), shuffled, score_table(-scores, method="guidance", seed=3)]
     )
-    views = _data(page(table))["views"]
-    assert [(view["method"], view["weighting"], view["seed"]) for view in views] == [
-        ("retrack", "elbo", 0),
-        ("retrack", "uniform", 0),
-        ("guidance", "elbo", 3),
+    found = _data(page(table))["views"]
+    assert [(view["method"], view["weighting"], view["seeds"]) for view in found] == [
+        ("retrack", "elbo", [0]),
+        ("retrack", "uniform", [0]),
+        ("guidance", "elbo", [3]),
     ]
-    assert views[0]["scores"] == views[1]["scores"] == scores.tolist()
-    assert [row["mean"] for row in views[1]["summary"]] == [1.5, 2.5, 3.5]
+    assert found[0]["scores"] == found[1]["scores"] == scores.tolist()
+    assert [row["mean"] for row in found[1]["summary"]] == [1.5, 2.5, 3.5]
 
 
 def test_nothing_in_the_page_points_outside(page: Page, score_table: Table) -> None:
@@ -165,10 +166,10 @@ def test_a_query_without_picture_is_refused(page: Page, score_table: Table) -> N
 def test_views_that_do_not_score_the_same_pairs_are_refused(page: Page, score_table: Table) -> None:
     table = ScoreTable.concat([score_table(torch.randn(3, 2)), score_table(torch.randn(2, 2), seed=1)])
     message = (
-        "the parts of a report must score the same queries under the same groups\n"
-        "  found:    2 queries and 2 groups for method retrack, weighting elbo, seed 1\n"
+        "what is shown together must score the same queries under the same groups\n"
+        "  found:    2 queries and 2 groups for retrack, weighting elbo, seed 1\n"
         "  expected: 3 queries and 2 groups\n"
-        "  fix:      score all of them with guda attribute, or report this part by itself"
+        "  fix:      score all of them with guda attribute, or show this part by itself"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         page(table)

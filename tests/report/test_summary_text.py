@@ -9,13 +9,15 @@ from guda_lightning.scores import ScoreTable
 
 EXPECTED = """\
 retrack, weighting elbo, seed 0: 2 queries, 3 groups, 1 undecided
+unit: the unit of retrack. What it measures, retrack defines.
+±: as the method states it; of a mean, differences between queries as well
 
 group                                                   mean score     leads
 dogs                                                   4.50 ± 0.50         1
 cats                                                     3.0 ± 2.0         1
 birds                                                   −1.0 ± 3.0         0
 
-query                top groups, ? where the first two are too close to call
+query                top groups; ? where the first two are too close to call
 q0                   cats 5.00 ± 0.20          dogs 4.00 ± 0.10          birds −4.00 ± 0.30
 q1                ?  dogs 5.00 ± 0.10          cats 1.0 ± 2.5            birds 2.00 ± 0.30"""
 
@@ -47,16 +49,15 @@ def test_every_line_fits_a_terminal_whatever_the_names(score_table: Callable[...
     assert lines[-1] == "… and 32 more queries"
 
 
-def test_weightings_and_seeds_follow_each_other(score_table: Callable[..., ScoreTable]) -> None:
+def test_weightings_follow_each_other_over_their_seeds(score_table: Callable[..., ScoreTable]) -> None:
     scores = torch.randn(3, 2)
     table = ScoreTable.concat(
         [score_table(scores), score_table(scores, weighting="uniform"), score_table(scores, seed=1)]
     )
     heads = [line for line in summary(table).splitlines() if line.startswith("retrack")]
     assert [head.split(":")[0] for head in heads] == [
-        "retrack, weighting elbo, seed 0",
+        "retrack, weighting elbo, seeds 0, 1",
         "retrack, weighting uniform, seed 0",
-        "retrack, weighting elbo, seed 1",
     ]
 
 

@@ -237,7 +237,10 @@ def test_concat_and_select(tmp_path: Path) -> None:
     assert torch.equal(whole.select("retrack", "elbo", 1).matrix(), parts[2].matrix())
     assert len(whole.select()) == 18
     other = table(method="oracle", record=ScoreRecord(Custom(entries={"model": "cd"})))
-    assert ScoreTable.concat([parts[0], other]).record.details == Joined(tables=(MADE, other.record))
+    joined = ScoreTable.concat([*parts, other]).record
+    assert joined.details == Joined(tables=(MADE, other.record), methods=(("retrack",), ("oracle",)))
+    assert joined.of_method("oracle") == (other.record,)
+    assert ScoreRecord.from_stored(joined.to_stored()) == joined
 
 
 SIZED = replace(MADE, group_sizes={"g0": 4, "g1": 1, "g2": 10, "unasked": 7})

@@ -207,6 +207,7 @@ class FittedCoalitions(FittedAttributor):
             coalitions=sha256_json(made.counterfactuals),
             hparams_hash=made.hparams_hash,
             classifier=made.classifier,
+            sized=made.sized,
             weightings=made.weightings,
             worth=self.config.worth,
             draws=self.config.count,

@@ -62,14 +62,16 @@ class CounterfactualAttributor(Attributor):
         chosen, expect = scored_groups(context, self.groups) or None, context.provenance
         keys = store.select(self.operator, self.seed, hparams=self.hparams, groups=chosen)
         first = next(iter(keys.values()))
-        hashes = {group: store.check(key, expect=expect).weights_hash for group, key in keys.items()}
+        records = {group: store.check(key, expect=expect) for group, key in keys.items()}
+        hashes = {group: record.weights_hash for group, record in records.items()}
+        sized = all(record.sized for record in records.values())
         return FittedNetworks(
             groups=tuple(keys),
             method=first.operator,
             seed=self.seed,
             context=context,
             scoring=self.scoring,
-            details=likelihood(hashes, first.hparams_hash),
+            details=likelihood(hashes, first.hparams_hash, sized=sized),
             store=store,
             keys=keys,
         )
@@ -98,7 +100,7 @@ class CounterfactualAttributor(Attributor):
             seed=self.seed,
             context=context,
             scoring=self.scoring,
-            details=likelihood(hashes, record.hparams_hash, identity),
+            details=likelihood(hashes, record.hparams_hash, identity, sized=posterior.sized),
             posterior=posterior,
             removed=posterior.removed(coalitions),
         )

@@ -151,7 +151,7 @@ class FittedELBOAttributor(FittedAttributor):
 
 
 def likelihood(
-    counterfactuals: Mapping[str, str], hparams_hash: str, classifier: str | None = None
+    counterfactuals: Mapping[str, str], hparams_hash: str, classifier: str | None = None, *, sized: bool
 ) -> Likelihood:
     """What identifies the counterfactuals of a scoring under all weightings.
 
@@ -159,11 +159,13 @@ def likelihood(
         counterfactuals: Hash of the counterfactual of each group.
         hparams_hash: Hash of the hyper-parameters that they were made with.
         classifier: Identity of the posterior that all of them follow from, if there is one.
+        sized: Whether their scores have the size of retraining by construction.
     """
     return Likelihood(
         counterfactuals=counterfactuals,
         hparams_hash=hparams_hash,
         classifier=classifier,
+        sized=sized,
         weightings=get_args(Weighting),
     )
 

@@ -132,6 +132,7 @@ class FittedRace(FittedAttributor):
             models=made.counterfactuals,
             hparams_hash=made.hparams_hash,
             classifier=made.classifier,
+            sized=made.sized,
             weightings=made.weightings,
             top=rules.top,
             delta=rules.delta,

@@ -58,11 +58,17 @@ class CounterfactualRecord(WeightsRecord):
         operator: How it was made: the name of an objective, or ``RETRAIN`` for the oracle.
         members_hash: Hash of the set of samples to forget.
         history: Influence measured while unlearning, one entry per measurement.
+        sized: Whether scores by it have the size of retraining by construction; retraining itself has.
     """
 
     operator: str
     members_hash: str
     history: list[dict[str, Any]] = field(default_factory=list)
+    sized: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "sized", self.sized or self.operator == RETRAIN)
 
     @property
     def key(self) -> CounterfactualKey:

@@ -15,6 +15,7 @@ from guda_lightning.diffusion import open_schedule
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation.agreement import agreement
 from guda_lightning.evaluation.calibration import calibrate, choose, refuse_none_held_out
+from guda_lightning.evaluation.magnitudes import magnitudes
 from guda_lightning.evaluation.matrices import Tables, matrices_of, oracle_matrices
 from guda_lightning.evaluation.races import only_decided, race_note, race_of
 from guda_lightning.evaluation.result import DISJOINT, EVERY, SHARED, Evaluation
@@ -124,9 +125,38 @@ class _Setting:
         }
         sized = {name: matrix for name, matrix in scores.items() if name not in self.races}
         if noise == EVERY and self.calibration_groups and sized:
-            fitted = _calibration(sized, seeds.mean(dim=0), self.first.groups, self.calibration_groups)
+            fitted = self._calibration(sized, seeds.mean(dim=0))
             frames["calibration"] = _labelled(fitted, **labels)
         return frames
+
+    def _calibration(self, methods: Mapping[str, Tensor], oracle: Tensor) -> pd.DataFrame:
+        """Each method's line to the oracle, in the order of how well it does on the calibration groups alone.
+
+        The first is the preferred one, unless even its scores run against the oracle. ``slope, low, high``
+        are those of the oracle on the calibrated scores of the other groups: 1 where the size is right.
+        """
+        groups, chosen = self.first.groups, self.calibration_groups
+        held_out = [column for column, group in enumerate(groups) if group not in chosen]
+        rows: list[dict[str, Any]] = []
+        for candidate in choose(methods, oracle, groups, chosen).to_dict("records"):
+            method = str(candidate["candidate"])
+            fitted = calibrate(methods[method], oracle, groups, chosen)
+            numbers = {name: getattr(fitted, name) for name in _CALIBRATION}
+            calibrated = {method: fitted.apply(methods[method])[:, held_out]}
+            size = magnitudes(
+                calibrated, oracle[:, held_out], resamples=self.resamples, level=LEVEL, seed=SEED
+            ).iloc[0]
+            preferred = not rows and fitted.scale > 0
+            rows.append(
+                {
+                    "method": method,
+                    "preferred": preferred,
+                    "fitted_r2": candidate["r2"],
+                    **numbers,
+                    **{"slope": size["value"], "low": size["low"], "high": size["high"]},
+                }
+            )
+        return pd.DataFrame(rows)
 
     def _oracles(self, tables: Tables, weighting: str) -> Tensor:
         """``[seeds, queries, groups]``."""
@@ -230,23 +260,6 @@ def _paired_with_full(run: RunFolder, oracles: Tables) -> str | None:
     if record is None or record.seed is None or record.full_hash != first.record.full_hash:
         return None
     return next((name for name, table in oracles.items() if table.seeds[0] == record.seed), None)
-
-
-def _calibration(
-    methods: Mapping[str, Tensor], oracle: Tensor, groups: Sequence[str], chosen: Sequence[str]
-) -> pd.DataFrame:
-    """Each method's line to the oracle, in the order of how well it does on the calibration groups alone.
-
-    The first is the preferred one, unless even its scores run against the oracle.
-    """
-    rows: list[dict[str, Any]] = []
-    for candidate in choose(methods, oracle, groups, chosen).to_dict("records"):
-        method = str(candidate["candidate"])
-        fitted = calibrate(methods[method], oracle, groups, chosen)
-        numbers = {name: getattr(fitted, name) for name in _CALIBRATION}
-        preferred = not rows and fitted.scale > 0
-        rows.append({"method": method, "preferred": preferred, "fitted_r2": candidate["r2"], **numbers})
-    return pd.DataFrame(rows)
 
 
 _CALIBRATION = ("scale", "offset", "r2", "error", "uncalibrated_error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class ClassifierPosterior(GroupPosterior):
         prompts: Embeddings of prompts by number, for a text-to-image model.
     """
 
+    sized: ClassVar[bool] = True
     network: NoisyClassifier
     temperatures: Tensor
     prompts: Condition | None = None

@@ -11,6 +11,7 @@ import torch
 from guda_lightning.data import GroupDataModule
 from guda_lightning.errors import StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.posteriors.classifier_posterior import ClassifierPosterior
 from guda_lightning.posteriors.image_kernel import ImageKernel
 from guda_lightning.posteriors.mixture import Mixture, weights_of_levels
 from guda_lightning.posteriors.opening import Opening
@@ -22,6 +23,18 @@ from guda_lightning.posteriors.stored_classifier import open_classifier
 from guda_lightning.storage.provenance import Provenance
 
 PosteriorName = Literal["guidance", "classifier", "image_kernel", "patch_kernel"]
+
+
+class Kind(NamedTuple):
+    """A kind of posterior.
+
+    Attributes:
+        posterior: What one is.
+        open: How a stored one is opened.
+    """
+
+    posterior: type[GroupPosterior]
+    open: Callable[[Opening], GroupPosterior]
 
 
 class StoredPosterior(NamedTuple):
@@ -74,7 +87,7 @@ def open_posterior(
         expect=expect,
         device=device,
     )
-    return StoredPosterior(KINDS[kind](opening), record)
+    return StoredPosterior(KINDS[kind].open(opening), record)
 
 
 def _image_kernel(opening: Opening) -> GroupPosterior:
@@ -107,7 +120,7 @@ def _member(opening: Opening, name: str, hash: str) -> GroupPosterior:
     for record in opening.store.records():
         if (record.key.folder_name, record.weights_hash) == (name, hash):
             weights, _ = opening.store.load(record.key, expect=opening.expect)
-            return KINDS[record.kind](replace(opening, record=record, weights=weights))
+            return KINDS[record.kind].open(replace(opening, record=record, weights=weights))
     raise StoreError(
         f"{opening.store.described(opening.record.key)} lacks a part",
         found=f"no {name} with the hash {hash[:8]} in {opening.store.root}",
@@ -117,9 +130,9 @@ def _member(opening: Opening, name: str, hash: str) -> GroupPosterior:
 
 
 # A new kind is one entry here and one file with its posterior.
-KINDS: Mapping[str, Callable[[Opening], GroupPosterior]] = {
-    GUIDANCE: _mixture,
-    "classifier": open_classifier,
-    "image_kernel": _image_kernel,
-    "patch_kernel": _patch_kernel,
+KINDS: Mapping[str, Kind] = {
+    GUIDANCE: Kind(Mixture, _mixture),
+    "classifier": Kind(ClassifierPosterior, open_classifier),
+    "image_kernel": Kind(ImageKernel, _image_kernel),
+    "patch_kernel": Kind(PatchKernel, _patch_kernel),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Mixture(GroupPosterior):
         weights: ``[timesteps, members]``; a member costs nothing where its weight is 0.
     """
 
+    sized: ClassVar[bool] = True
     members: tuple[GroupPosterior, ...]
     weights: Tensor
 

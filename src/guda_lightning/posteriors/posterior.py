@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,10 @@ class GroupPosterior(ABC):
         schedule: The noise schedule of the full model.
         atoms: ``[atoms, groups]`` bool, the distinct sets of groups that some training sample is in.
         groups: Names of the groups.
+        sized: Whether scores by it have the size of retraining by construction, beside its order.
     """
 
+    sized: ClassVar[bool] = False
     schedule: NoiseSchedule
     atoms: Tensor
     groups: tuple[str, ...]

@@ -144,7 +144,16 @@ def _calibration(evaluation: Evaluation, weighting: str) -> str:
         return ""
     names = ("scale", "offset", "uncalibrated_error", "error")
     found = matching(evaluation.calibration, weighting=weighting)
-    rows = [[row["method"], *(_number(row[name]) for name in names), share(row["r2"])] for row in found]
+    slopes = ("slope", "low", "high")  # an evaluation of before has none
+    rows = [
+        [
+            row["method"],
+            *(_number(row[name]) for name in names),
+            share(row["r2"]),
+            *(_number(row.get(name, math.nan)) for name in slopes),
+        ]
+        for row in found
+    ]
     record = evaluation.record
     fitted = ", ".join(record["calibration_groups"])
     others = len(record["groups"]) - len(record["calibration_groups"])
@@ -152,7 +161,7 @@ def _calibration(evaluation: Evaluation, weighting: str) -> str:
         f"calibration: oracle = scale × score + offset, fitted on {fitted}, tested on the other "
         f"{count_of(others, 'group')}; the order is that on the fitted groups"
     )
-    heads = ["scale", "offset", "error before", "after", "R²"]
+    heads = ["scale", "offset", "error before", "after", "R²", *slopes]
     lines = [*_wrapped(title), *_columns([["method", *heads], *rows])]
     if len(found) > 1:
         lines += _wrapped(f"to choose on {fitted}, whatever the other groups say: {_choice(found)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor
 
 from guda_lightning.errors import MissingExtraError
-from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.views import View
 
 if TYPE_CHECKING:
     import altair as alt
@@ -37,8 +37,8 @@ def color_limit(scores: Tensor) -> float:
     return float(strongest.quantile(0.9) or strongest.max() or 1.0)
 
 
-def heatmap(table: ScoreTable) -> alt.Chart:
-    """Draw query × group scores of one method, weighting and seed.
+def heatmap(view: View) -> alt.Chart:
+    """Draw query × group scores of one method and weighting, in the unit that they may claim.
 
     Blue is positive, orange negative, and full colour starts at `color_limit`. Of a long table the first
     `MAX_HEATMAP_QUERIES` queries are drawn, and the subtitle says so.
@@ -46,19 +46,19 @@ def heatmap(table: ScoreTable) -> alt.Chart:
     require()
     import altair as alt
 
-    scores = table.matrix()
-    queries = table.queries[:MAX_HEATMAP_QUERIES]
+    scores = view.scores
+    queries = view.queries[:MAX_HEATMAP_QUERIES]
     limit = color_limit(scores)
     rows = [
         {"query": query, "group": group, "score": score}
         for query, line in zip(queries, scores.tolist(), strict=False)
-        for group, score in zip(table.groups, line, strict=True)
+        for group, score in zip(view.groups, line, strict=True)
     ]
-    shown = f"the first {len(queries)} of " if len(queries) < len(table.queries) else ""
+    shown = f"the first {len(queries)} of " if len(queries) < len(view.queries) else ""
     few = len(queries) <= 40
     title = alt.TitleParams(
         "Which groups made each sample",
-        subtitle=f"{shown}{len(table.queries)} queries; positive: the query needs the group",
+        subtitle=f"{shown}{len(view.queries)} queries; positive: the query needs the group",
     )
     chart: alt.Chart = (
         alt.Chart(alt.InlineData(values=rows), title=title)
@@ -70,7 +70,7 @@ def heatmap(table: ScoreTable) -> alt.Chart:
             y=alt.Y("group:N", sort=None, title=None),
             color=alt.Color(
                 "score:Q",
-                title="score",
+                title=view.unit.name,
                 scale=alt.Scale(
                     domain=[-limit, 0, limit],
                     range=[NEGATIVE, NEUTRAL, POSITIVE],
@@ -79,7 +79,7 @@ def heatmap(table: ScoreTable) -> alt.Chart:
                 ),
             ),
         )
-        .properties(width=max(240, min(900, 16 * len(queries))), height=_rows_height(len(table.groups)))
+        .properties(width=max(240, min(900, 16 * len(queries))), height=_rows_height(len(view.groups)))
     )
     return styled(chart)
 

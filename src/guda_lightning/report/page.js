@@ -29,7 +29,8 @@ function parts(value, error) {
   if (decimals > 6) return [minus(value.toExponential(2)), "± " + minus(error.toExponential(1))];
   return [minus(value.toFixed(decimals)), "± " + error.toFixed(decimals)];
 }
-const withError = (value, error) => parts(value, error).join(" ").trim();
+const withError = (value, error) => [...parts(value, error), state.view.symbol].filter(Boolean).join(" ");
+const seedsOf = (view) => `seed${view.seeds.length > 1 ? "s" : ""} ${view.seeds.join(", ")}`;
 const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 const ranked = (scores) => scores.map((_, g) => g).sort((a, b) => scores[b] - scores[a] || a - b);
@@ -66,15 +67,18 @@ function bar(value, error, low, high) {
   return track;
 }
 
-function row(group, value, error, low, high, extra = null, pictures = null) {
+function row(group, value, error, low, high, { extra = null, pictures = null, covers = "" } = {}) {
+  const { symbol } = state.view;
   const [number, plusMinus] = parts(value, error);
+  const words = plusMinus && covers ? ` (±: ${covers})` : "";
   return [
     pictures ?? picture(groups[group].examples[0], ""),
     el("span", {},
       el("span", { class: "line" },
         el("span", { class: "name", title: groups[group].name }, groups[group].name),
         el("span", { class: "number" },
-          el("span", { class: "score" }, number), " ", el("span", { class: "error" }, plusMinus))),
+          el("span", { class: "score" }, number),
+          el("span", { class: "error" }, [" " + plusMinus, symbol].filter((part) => part.trim()).join(" ") + words))),
       bar(value, error, low, high), extra),
   ];
 }
@@ -83,7 +87,7 @@ function row(group, value, error, low, high, extra = null, pictures = null) {
 
 function controls() {
   const box = $("views");
-  const choice = (view) => `${view.method}, seed ${view.seed}`;
+  const choice = (view) => `${view.method}, ${seedsOf(view)}`;
   const methods = [...new Set(views.map(choice))];
   const pick = (method, weighting) => {
     const candidates = views.filter((view) => choice(view) === method);
@@ -120,7 +124,11 @@ function finding() {
     queries.length > clear ? `, ${queries.length - clear} ${queries.length - clear === 1 ? "is" : "are"} undecided. ` : ". ",
     "Group ", strong(groups[leader].name), ` leads most often: ${top} of ${queries.length} (${percent(top / queries.length)}), mean score ${withError(mean, stderr)}.`,
   );
-  $("unit").textContent = `${state.view.unit} Method ${state.view.method}, seed ${state.view.seed}.`;
+  const { unit, covers, method } = state.view;
+  const errors = covers ? ` ± of a score: ${covers}; of a mean: differences between queries as well.` : "";
+  $("unit").textContent = `Unit: ${unit}.${errors} Method ${method}, ${seedsOf(state.view)}.`;
+  const shown = String(views.indexOf(state.view));
+  for (const node of document.querySelectorAll("header [data-view]")) node.hidden = node.dataset.view !== shown;
   $("weighting-note").textContent = state.view.note;
 }
 
@@ -137,7 +145,7 @@ function groupList() {
     const led = el("span", { class: "led" }, `leads ${top} of ${queries.length} · ${percent(top / queries.length)}`);
     return el("li", {}, el("button", {
       type: "button", class: "row", "data-group": g, "aria-pressed": String(state.group === g), onclick: () => choose(g),
-    }, ...row(g, mean, stderr, low, high, led)));
+    }, ...row(g, mean, stderr, low, high, { extra: led })));
   }));
   if (focused !== undefined) $("groups").querySelector(`[data-group="${focused}"]`)?.focus({ preventScroll: true });
 }
@@ -214,7 +222,7 @@ function open(q) {
   $("detail-groups").replaceChildren(...order.map((g) => {
     const examples = el("span", { class: "examples" },
       ...groups[g].examples.slice(0, 3).map((source, i) => picture(source, `Training image ${i + 1} of ${groups[g].name}`)));
-    return el("li", { class: "row" }, ...row(g, scores[q][g], stderr[q][g], low, high, null, examples));
+    return el("li", { class: "row" }, ...row(g, scores[q][g], stderr[q][g], low, high, { pictures: examples, covers: state.view.covers }));
   }));
   const place = visible.indexOf(q);
   $("previous").disabled = place <= 0;

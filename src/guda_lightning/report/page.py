@@ -12,7 +12,9 @@ from torch import Tensor
 
 from guda_lightning.errors import ConfigError
 from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.evaluation.sizes import sizes_of
 from guda_lightning.report.agreement_section import agreement_section
+from guda_lightning.report.estimand import UNTESTED, tested
 from guda_lightning.report.page_data import (
     MAX_THUMBNAILS,
     curve_points,
@@ -24,10 +26,12 @@ from guda_lightning.report.page_data import (
 from guda_lightning.report.page_template import render
 from guda_lightning.report.pictures import PIXEL_ART, data_uri
 from guda_lightning.report.placebo_section import Placebo
-from guda_lightning.report.summary_text import summary, views
+from guda_lightning.report.summary_text import summary
 from guda_lightning.report.without_section import Without
-from guda_lightning.scores import ScoreTable
+from guda_lightning.report.words import words_of
+from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.summaries import UNDECIDED_BELOW
+from guda_lightning.scores.views import Sizes, View, views
 from guda_lightning.storage.files import write_atomic
 from guda_lightning.types import Queries
 from guda_lightning.version import __version__
@@ -42,8 +46,8 @@ class Page:
     Attributes:
         title: Of the page.
         queries: Pictures of at least the table's queries. The first `MAX_THUMBNAILS` are shown.
-        table: Scores. If it holds several weightings, methods or seeds, the page lets one switch between
-            them; each must score the same queries under the same groups.
+        table: Scores. If it holds several weightings or methods, the page lets one switch between them; each
+            must score the same queries under the same groups. Of several seeds it shows the mean.
         beside: Tables of other methods about the same queries and groups, to switch to.
         examples: A few training images per group, ``[images, channels, height, width]`` float32 in [-1, 1];
             the first `MAX_EXAMPLES` are shown. May lack groups.
@@ -52,6 +56,7 @@ class Page:
             groups' training images after so many steps of unlearning it. May be empty.
         out_of: Number of queries that were scored, where those of the table are only the first of them.
         agreement: How well methods agree with the oracle, if that was evaluated.
+        evaluated: What the agreement calls the scores of a method and seed, where it is about these scores.
         placebo: Which queries random groups explain as well, if that was tested.
         without: What counterfactuals draw from the noise of the queries, if that was drawn.
     """
@@ -65,6 +70,7 @@ class Page:
     curves: Sequence[Mapping[str, Any]] = ()
     out_of: int = 0
     agreement: Evaluation | None = None
+    evaluated: Mapping[tuple[str, int], str] = field(default_factory=dict)
     placebo: Placebo | None = None
     without: Without | None = None
 
@@ -93,8 +99,16 @@ def write_page(folder: str | Path, page: Page) -> Path:
             expected="at least one query and one group",
             fix="score queries with guda attribute",
         )
+    sizes = _sizes(page)
+    # A part may list its rows in another order than the whole table.
+    shown = [
+        (one.record, view.over(table.queries, table.groups))
+        for one in (table, *page.beside)
+        for view in views(one, sizes)
+    ]
     text = render(
-        _data(page),
+        _data(page, [view for _, view in shown]),
+        views=[_words(page, record, view) for record, view in shown],
         title=page.title,
         shown=len(table.queries),
         out_of=page.out_of,
@@ -107,25 +121,41 @@ def write_page(folder: str | Path, page: Page) -> Path:
         undecided_below=f"{UNDECIDED_BELOW:g}",
         thumbnails=MAX_THUMBNAILS,
         hidden_thumbnails=max(0, len(table.queries) - MAX_THUMBNAILS),
-        summary=summary(table),
+        summary=summary(table, sizes),
     )
     path = Path(folder) / "index.html"
     write_atomic(path, text)
     return path
 
 
-def _data(page: Page) -> dict[str, Any]:
+def _sizes(page: Page) -> Sizes:
+    """What was measured of the size of the page's scores."""
+    found: Sizes = {}
+    if page.agreement is not None:
+        for (method, seed), name in page.evaluated.items():
+            found = {**found, **sizes_of(page.agreement, name, method, seed)}
+    return found
+
+
+def _words(page: Page, record: ScoreRecord, view: View) -> Mapping[str, Any]:
+    """What the page says of some scores; of several seeds, the first one's test against retraining."""
+    name = page.evaluated.get((view.method, view.seeds[0]))
+    told = (
+        UNTESTED if page.agreement is None or name is None else tested(page.agreement, name, view.weighting)
+    )
+    twins = None if page.placebo is None else page.placebo.near_duplicates
+    return words_of(record, view, told, twins)
+
+
+def _data(page: Page, shown: Sequence[View]) -> dict[str, Any]:
     """What the page's script reads."""
     missed = {} if page.placebo is None else page.placebo.missed
-    joined = ScoreTable.concat([page.table, *page.beside])
     return {
         "undecidedBelow": UNDECIDED_BELOW,
         "pixelated": max(page.queries.images.shape[-2:]) <= PIXEL_ART,
         "groups": groups_of(page.table, page.examples),
         "queries": queries_of(page.table, page.queries),
-        "views": [
-            view_of(joined, missed if key[0] in page.table.methods else {}, *key) for key in views(joined)
-        ],
+        "views": [view_of(view, missed if view.method in page.table.methods else {}) for view in shown],
         "curves": curve_points(page.curves),
     }
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from guda_lightning.errors import ConfigError, NumericsError, QueryError
+from guda_lightning.errors import NumericsError, QueryError
 from guda_lightning.report.charts import color_limit
 from guda_lightning.report.pictures import data_uri
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.summaries import group_summaries, margins
+from guda_lightning.scores.views import View
 from guda_lightning.types import Queries
 
 MAX_THUMBNAILS = 1000  # about 6 MB of pictures
@@ -20,13 +21,8 @@ MAX_EXAMPLES = 3  # per group
 QUERY_PIXELS, EXAMPLE_PIXELS = 208, 72  # longest side, twice what the style sheet shows
 
 LABELS = {"elbo": "ELBO", "uniform": "Uniform", "middle": "Middle"}
-UNITS = {
-    "elbo": "Scores are in nats.",
-    "uniform": "Scores are differences of the mean squared noise error.",
-    "middle": "Scores are differences of the mean squared noise error at the middle timesteps.",
-}
 NOTES = {
-    "elbo": "Weighting ELBO: differences of the evidence lower bound on the log-likelihood, in nats. "
+    "elbo": "Weighting ELBO: differences of the evidence lower bound on the log-likelihood. "
     "Its weights sit on the smallest timesteps, so the scores say most about fine detail.",
     "uniform": "Weighting uniform: every timestep's squared noise error counts alike. The scores are less "
     "noisy and say more about the composition of the picture, but they are no log-likelihoods.",
@@ -35,51 +31,31 @@ NOTES = {
 }
 
 
-def view_of(
-    table: ScoreTable, missed: Mapping[str, frozenset[str]], method: str, weighting: str, seed: int
-) -> dict[str, Any]:
-    """Scores of one method, weighting and seed.
+def view_of(shown: View, missed: Mapping[str, frozenset[str]]) -> dict[str, Any]:
+    """Scores of one method and weighting.
 
     Args:
-        table: The scores.
+        shown: The scores.
         missed: Queries that a placebo test found not attributable, by weighting.
-        method: Which scores.
-        weighting: Under which weighting.
-        seed: Of which seed.
-
-    Raises:
-        ConfigError: They are about other queries or groups than the whole table.
     """
-    part = table.select(method, weighting, seed)
-    if set(part.queries) != set(table.queries) or set(part.groups) != set(table.groups):
-        raise ConfigError(
-            "the parts of a report must score the same queries under the same groups",
-            found=f"{len(part.queries)} queries and {len(part.groups)} groups for method {method}, "
-            f"weighting {weighting}, seed {seed}",
-            expected=f"{len(table.queries)} queries and {len(table.groups)} groups",
-            fix="score all of them with guda attribute, or report this part by itself",
-        )
-    # A part may list its rows in another order than the whole table.
-    row, column = positions(part.queries), positions(part.groups)
-    rows, columns = [row[query] for query in table.queries], [column[group] for group in table.groups]
-    scores, stderr = part.matrix()[rows][:, columns], part.stderr_matrix()[rows][:, columns]
-    summaries = {one.group: one for one in group_summaries(part)}
+    scores, stderr, weighting = shown.scores, shown.stderr, shown.weighting
     unattributable = missed.get(weighting, frozenset())
     return {
-        "method": method,
+        "method": shown.method,
         "weighting": weighting,
-        "seed": seed,
+        "seeds": list(shown.seeds),
         "label": LABELS.get(weighting, weighting),
-        "unit": UNITS.get(weighting, ""),
+        "unit": shown.unit.name,
+        "symbol": shown.unit.symbol,
+        "covers": shown.unit.covers,
         "note": NOTES.get(weighting, f"Weighting {weighting}."),
         "limit": color_limit(scores),
         "scores": _rounded(scores, 8),
         "stderr": _rounded(stderr, 6),
         "margins": [lead if math.isfinite(lead) else None for lead in margins(scores, stderr).tolist()],
-        "unattributable": [query in unattributable for query in table.queries] if unattributable else [],
+        "unattributable": [query in unattributable for query in shown.queries] if unattributable else [],
         "summary": [
-            {"mean": summaries[group].mean, "stderr": summaries[group].stderr, "top": summaries[group].top}
-            for group in table.groups
+            {"mean": one.mean, "stderr": one.stderr, "top": one.top} for one in group_summaries(shown)
         ],
     }
 

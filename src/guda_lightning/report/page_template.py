@@ -31,8 +31,13 @@ def _template() -> Any:
         import jinja2
     except ModuleNotFoundError as error:
         raise MissingExtraError("jinja2", "report") from error
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(_file("page.html.j2"))
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_file),  # of the parts that the page includes
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template("page.html.j2")
 
 
 def _assets(data: Mapping[str, Any]) -> dict[str, Any]:

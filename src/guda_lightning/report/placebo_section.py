@@ -25,10 +25,12 @@ class Placebo:
     Attributes:
         lines: One sentence each.
         missed: Queries that are not attributable, by weighting.
+        near_duplicates: Number of pairs of nearly equal training images in different groups, if it is known.
     """
 
     lines: Sequence[str]
     missed: Mapping[str, frozenset[str]]
+    near_duplicates: int | None = None
 
     @classmethod
     def of(cls, observed: ScoreTable, random: ScoreTable) -> Placebo:
@@ -39,6 +41,7 @@ class Placebo:
         return cls(
             placebo_lines(observed, random, tests),
             {name: frozenset(missed["query"][missed["weighting"] == name]) for name in tests},
+            random_groups(random).near_duplicate_pairs,
         )
 
 

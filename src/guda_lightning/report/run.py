@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from guda_lightning.report.page import Page, write_page
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores.kinds import ModelDetails
 from guda_lightning.storage.runs import TAKEN, RunFolder
 from guda_lightning.storage.stored import WeightsRecord
 from guda_lightning.types import Queries
@@ -32,8 +33,9 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
 
     Args:
         root: The run folder.
-        scores: The score table to show; the newest one of a method, or else of the oracle, if left out. Of
-            one that was scored in chunks of queries, the first chunk is shown.
+        scores: The score table to show; if left out, the newest one of a method, or else of the oracle, with
+            those of its other seeds: then the page shows the mean over seeds. Of one that was scored in
+            chunks of queries, the first chunk is shown.
         *beside: Score tables of the same queries, which the page lets one switch to.
 
     Returns:
@@ -46,6 +48,8 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
     run = RunFolder(root)
     path = scores or _newest(run)
     table, chunks = _shown(path), ScoreTable.load_record(path).chunks
+    seeds = {path: table} if scores else {path: table, **_other_seeds(run, path, table)}
+    agreement = _evaluation(run, table)
     examples = _examples(run, path)
     channels, height, width = next(iter(examples.values())).shape[1:]
     shape = (channels, height, width)
@@ -64,13 +68,16 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
     page = Page(
         run.name,
         queries=_queries(run, path, table.record, shape),
-        table=table,
+        table=ScoreTable.concat(list(seeds.values())),
         beside=others,
         examples=examples,
         curves=[row for one in unlearnt if isinstance(one, CounterfactualRecord) for row in one.history],
         facts=facts,
         out_of=sum(chunk.queries for chunk in chunks),
-        agreement=_evaluation(run, table),
+        agreement=agreement,
+        evaluated={}
+        if agreement is None
+        else _evaluated(agreement, {**seeds, **dict(zip(beside, others, strict=True))}),
         placebo=placebo,
         without=without,
     )
@@ -98,6 +105,39 @@ def _of_the_same(table: ScoreTable, path: Path) -> ScoreTable:
             fix="score the same queries with both, or report each by itself",
         )
     return other
+
+
+def _other_seeds(run: RunFolder, path: Path, table: ScoreTable) -> dict[Path, ScoreTable]:
+    """Tables that differ from one in nothing but the seed of what was made for it."""
+    if len(table.methods) != 1 or len(table.seeds) != 1:
+        return {}
+    start, rest = f"{table.methods[0]}-", path.stem.removeprefix(f"{table.methods[0]}-{table.seeds[0]}")
+    found: dict[int, Path] = {}
+    for other in run.scores.glob(f"{start}*{rest}.parquet"):
+        seed = other.stem.removeprefix(start).removesuffix(rest) if rest else other.stem.removeprefix(start)
+        if other != path and seed.isdecimal() and _alike(ScoreTable.load_record(other), table.record):
+            found[int(seed)] = other
+    return {found[seed]: _shown(found[seed]) for seed in sorted(found)}
+
+
+def _alike(one: ScoreRecord, other: ScoreRecord) -> bool:
+    """Whether two records may be those of two seeds."""
+    if not (isinstance(one.details, ModelDetails) and isinstance(other.details, ModelDetails)):
+        return False
+    same_kind = one.kind == other.kind and one.details.hparams_hash == other.details.hparams_hash
+    return same_kind and all(
+        getattr(one, name) == getattr(other, name)
+        for name in ("query_hash", "encoders", "provenance", "scoring", "group_sizes", "chunks", "per")
+    )
+
+
+def _evaluated(evaluation: Evaluation, tables: Mapping[Path, ScoreTable]) -> dict[tuple[str, int], str]:
+    """What an evaluation calls the scores of each method and seed, if they are still those it compared."""
+    return {
+        (table.methods[0], table.seeds[0]): path.stem
+        for path, table in tables.items()
+        if evaluation.record["methods"].get(path.stem) == table.record.hash
+    }
 
 
 def _examples(run: RunFolder, path: Path) -> dict[str, Tensor]:

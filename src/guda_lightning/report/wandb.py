@@ -14,6 +14,7 @@ from guda_lightning.data.group_names import beside
 from guda_lightning.report import charts
 from guda_lightning.report.pictures import picture_of, side_by_side
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.views import views
 from guda_lightning.types import Queries
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def log_attribution(
 
     Args:
         loggers: The trainer's loggers; others than W&B are left alone.
-        table: Scores under one weighting.
+        table: Scores, of which the first method and weighting are shown, in the unit that they may claim.
         queries: The scored queries.
         curves: Rows ``group, step, own, other`` of the influence so far; may be empty.
         prefix: Before every key, e.g. ``"influence"``; the rest is one of ``KEYS``.
@@ -122,19 +123,21 @@ def log_attribution(
     channels = queries.images.shape[1]
     caption = None if channels in (1, 3) else f"{channels} channels, side by side"
     position = {query: row for row, query in enumerate(queries.ids)}
-    scores, groups = table.matrix(), table.groups
+    view = views(table)[0]
+    groups, unit = view.groups, view.unit.name
     rows = [
         [
             query,
             wandb.Image(picture_of(queries.images[position[query]]), caption=caption),
             groups[int(row.argmax())],
+            unit,
             *row.tolist(),
         ]
-        for query, row in zip(table.queries, scores, strict=True)
+        for query, row in zip(view.queries, view.scores, strict=True)
     ]
-    words = ["query", "image", "top group"]
+    words = ["query", "image", "top group", "unit"]
     columns = [*words, *(beside(group, words) for group in groups)]
-    pictures = {"heatmap": _picture(charts.heatmap(table))}
+    pictures = {"heatmap": _picture(charts.heatmap(view))}
     if curves:
         pictures["curves"] = _picture(charts.influence_curves(list(curves)))
     for logger in shown:

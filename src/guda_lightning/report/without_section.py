@@ -11,9 +11,9 @@ from torch import Tensor
 
 from guda_lightning.data import QueryFolder
 from guda_lightning.report.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
-from guda_lightning.report.summary_text import views
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.summaries import group_summaries
+from guda_lightning.scores.views import views
 from guda_lightning.storage.files import read_json, sha256_json
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.types import Queries
@@ -65,8 +65,8 @@ class Without:
             return None
         operators = sorted({config["operator"] for config in found.values()})
         operator = table.methods[0] if table.methods[0] in operators else operators[0]
-        part = table.select(*views(table)[0])  # the one that the page begins with
-        means = {one.group: one.mean for one in group_summaries(part)}
+        shown = views(table)[0]  # the one that the page begins with
+        means = {one.group: one.mean for one in group_summaries(shown)}
         of_groups = {c["without"]: folder for folder, c in found.items() if c["operator"] == operator}
         lowest = float("-inf")  # a group without a score comes last
         groups = sorted(of_groups, key=lambda name: -means.get(name, lowest))[:MAX_PICTURE_GROUPS]
@@ -75,7 +75,7 @@ class Without:
         rows: list[int] = list(range(min(len(full), *(config["num"] for config in configs))))  # that all have
         scored = table.record.query_hash == record.get("query_hash")
         if scored:
-            best = dict(zip(part.queries, part.matrix().amax(dim=1).tolist(), strict=True))
+            best = dict(zip(shown.queries, shown.scores.amax(dim=1).tolist(), strict=True))
             rows.sort(key=lambda row: -best.get(full.ids[row], lowest))
         rows = rows[:MAX_PICTURE_QUERIES]
         return cls(

@@ -39,10 +39,12 @@ class ModelDetails(Details):
     Attributes:
         hparams_hash: Hash of the hyper-parameters that they were made with.
         classifier: Identity of the posterior that all of them follow from; None where each is a network.
+        sized: Whether their scores have the size of retraining by construction, beside its order.
     """
 
     hparams_hash: str | None = None
     classifier: str | None = None
+    sized: bool = False
 
     @property
     def weights(self) -> frozenset[str]:

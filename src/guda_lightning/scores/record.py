@@ -59,19 +59,25 @@ class Joined(Details):
 
     Attributes:
         tables: Their records.
+        methods: The methods that each of them holds; empty in tables of before, which do not tell.
     """
 
     kind = "joined"
     tables: Sequence[ScoreRecord]
+    methods: Sequence[Sequence[str]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The entries, by name."""
-        return {"tables": [table.to_json() for table in self.tables]}
+        entries: dict[str, Any] = {"tables": [table.to_json() for table in self.tables]}
+        return entries | ({"methods": [list(names) for names in self.methods]} if self.methods else {})
 
     @classmethod
     def from_json(cls, entries: Mapping[str, Any]) -> Joined:
         """The details of what ``to_json`` gave."""
-        return cls(tables=tuple(map(ScoreRecord.from_json, entries["tables"])))
+        return cls(
+            tables=tuple(map(ScoreRecord.from_json, entries["tables"])),
+            methods=tuple(map(tuple, entries.get("methods", ()))),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +130,17 @@ class ScoreRecord:
     def hash(self) -> str:
         """Hash of the JSON."""
         return sha256_json(self.to_json())
+
+    def of_method(self, method: str) -> tuple[ScoreRecord, ...]:
+        """What identifies the scores of one method: this record, or those that were joined.
+
+        A joined record that does not tell methods apart gives all of its records.
+        """
+        if not isinstance(self.details, Joined):
+            return (self,)
+        held = self.details.methods or [[method]] * len(self.details.tables)
+        pairs = zip(self.details.tables, held, strict=True)
+        return tuple(one for table, names in pairs if method in names for one in table.of_method(method))
 
     def of_kind(self, details: Details, stderr: str) -> ScoreRecord:
         """The record of scores of another kind that follow from those of this record.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.moments import Moments
-from guda_lightning.scores.table import ScoreTable
+
+if TYPE_CHECKING:
+    from guda_lightning.scores.views import View
 
 UNDECIDED_BELOW = 2.0  # combined standard errors between the two top groups, about 95 %
 
@@ -22,8 +25,8 @@ class GroupSummary:
     Attributes:
         group: Name.
         mean: Mean score over queries.
-        stderr: Standard error of that mean. Over queries, so it holds their differences and the draws' noise;
-            with one query the score's own.
+        stderr: Standard error of that mean. Over queries, so it holds their differences and the draws' noise,
+            and over seeds where there are several; with one query the score's own.
         top: Number of queries whose highest score it has.
     """
 
@@ -34,7 +37,7 @@ class GroupSummary:
 
 
 class Tally:
-    """Numbers over all queries of one method, weighting and seed, whose table may come in parts.
+    """Numbers over all queries of one method and weighting, which may come in parts.
 
     Attributes:
         groups: The groups, in the order of the first part.
@@ -46,40 +49,45 @@ class Tally:
         self.groups: tuple[str, ...] = ()
         self.queries = self.undecided = 0
 
-    def add(self, table: ScoreTable) -> None:
+    def add(self, view: View) -> None:
         """Take the next part.
 
         Raises:
             ConfigError: It scores other groups than the parts before it.
         """
-        scores, stderr = table.matrix(), table.stderr_matrix()
+        scores, stderr = view.scores, view.stderr
         if not self.queries:
-            self.groups, self._single = table.groups, stderr[0]
-            self._moments = Moments.zeros(len(table.groups))
-            self._top = torch.zeros(len(table.groups), dtype=torch.int64)
-        if table.groups != self.groups:
+            self.groups, self._single = view.groups, stderr[0]
+            self._moments = Moments.zeros(len(view.groups))
+            self._of_seeds = torch.zeros_like(view.by_seed[:, 0])
+            self._top = torch.zeros(len(view.groups), dtype=torch.int64)
+        if view.groups != self.groups:
             raise ConfigError(
                 "the parts of a score table do not score the same groups",
-                found=", ".join(table.groups),
+                found=", ".join(view.groups),
                 expected=", ".join(self.groups),
                 fix="score all queries alike with guda attribute",
             )
         self._moments = self._moments.merge(Moments.of(scores))
+        self._of_seeds += view.by_seed.sum(dim=1)
+        self._between = view.between
         self._top += torch.bincount(scores.argmax(dim=1), minlength=len(self.groups))
         self.undecided += int((margins(scores, stderr) < UNDECIDED_BELOW).sum())
         self.queries += len(scores)
 
     def summaries(self) -> list[GroupSummary]:
         """Every group over the queries so far."""
-        errors = self._moments.stderr if self.queries > 1 else self._single
+        # A seed moves a group's scores of all queries together: their differences do not show it.
+        training = self._between(self._of_seeds / self.queries)
+        errors = (self._moments.stderr.square() + training).sqrt() if self.queries > 1 else self._single
         rows = zip(self.groups, self._moments.mean.tolist(), errors.tolist(), self._top.tolist(), strict=True)
         return [GroupSummary(*row) for row in rows]
 
 
-def group_summaries(table: ScoreTable) -> list[GroupSummary]:
-    """Summarise every group over the queries of one method, weighting and seed, in the table's order."""
+def group_summaries(view: View) -> list[GroupSummary]:
+    """Summarise every group over the queries, in the view's order."""
     tally = Tally()
-    tally.add(table)
+    tally.add(view)
     return tally.summaries()
 
 

@@ -99,8 +99,12 @@ class ScoreTable:
                 expected="one unit",
                 fix="call per_sample() on all of them, or on none",
             )
-        records = tuple(dict.fromkeys(table.record for table in tables))
-        joined = records[0] if len(records) == 1 else ScoreRecord(Joined(tables=records), per=tables[0].per)
+        held: dict[ScoreRecord, dict[str, None]] = {}  # the methods of each record, in order
+        for table in tables:
+            held.setdefault(table.record, {}).update(dict.fromkeys(table.methods))
+        records, methods = tuple(held), tuple(map(tuple, held.values()))
+        details = Joined(tables=records, methods=methods)
+        joined = records[0] if len(records) == 1 else ScoreRecord(details, per=tables[0].per)
         notes = tuple(dict.fromkeys(note for table in tables for note in table.notes))
         return cls(pa.concat_tables([table.table for table in tables]), joined, notes)
 

@@ -23,11 +23,14 @@ from guda_lightning.data.group_names import beside
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
+from guda_lightning.evaluation.sizes import stored_sizes
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, is_timed, say, say_cost
 from guda_lightning.progress_bar import Bar
+from guda_lightning.report.estimand import estimand
 from guda_lightning.report.summary_text import summary_of_parts
 from guda_lightning.report.wandb import closing_runs, log_attribution, require_charts, stage_loggers
 from guda_lightning.scores import ScoreTable, Scoring
+from guda_lightning.scores.views import views
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import (
     ATTRIBUTOR,
@@ -38,7 +41,7 @@ from guda_lightning.stages.choices import (
     table_of,
 )
 from guda_lightning.storage.files import write_atomic
-from guda_lightning.storage.runs import TAKEN
+from guda_lightning.storage.runs import TAKEN, RunFolder
 from guda_lightning.types import Weighting
 
 
@@ -124,7 +127,11 @@ def attribute(
         )
         context = _spread(trainer, attributors, context)
         request = _Request(streamed, queries, name, context, scoring.batch_size, weighting)
-        return [_score(trainer, fitted, request, bar) for fitted in [one.fit(context) for one in attributors]]
+        fitted = [one.fit(context) for one in attributors]
+        paths = [_score(trainer, one, request, bar) for one in fitted]
+        if len(paths) > 1:
+            say(_summary(run, paths, weighting))
+        return paths
 
 
 def _spread(
@@ -146,7 +153,7 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
     table = ranks.broadcast(ChunkedTable.of(attributor, request.queries, parts))
     path = ranks.broadcast(table_about(path, request.path, table.record))
     if ranks.broadcast(ScoreTable.is_complete(path, table.record)):
-        say(_summary(path, request.weighting))
+        say(_summary(run, [path], request.weighting))
         say(f"attribute: {path} is complete, skipped")
     else:
         require_charts(trainer.loggers)
@@ -194,21 +201,25 @@ def _write_table(trainer: StageTrainer, path: Path, table: ChunkedTable, request
     queries = request.queries.read(first.rows)
     with closing_runs():
         loggers = stage_loggers(trainer.loggers, run.name, "attribute", f"attribute {path.stem}")
-        for logger in loggers:
-            logger.log_hyperparams(table.record.to_json())
         shown = _weighted(ScoreTable.load(first.part), request.weighting)
+        card = estimand(table.record, views(shown)[0])
+        for logger in loggers:
+            logger.log_hyperparams({**table.record.to_json(), "estimand": card})
         log_attribution(loggers, shown, queries, (), "attribution")
     save_queries(run.queries_of(path), queries, {"of": path.name})
     examples = request.queries.data.examples()
     write_atomic(run.examples, to_safetensors({beside(name, TAKEN): examples[name] for name in examples}))
     table.save(path)
-    say(_summary(path, request.weighting))
+    say(_summary(run, [path], request.weighting))
     if table.several:
         say(f"attribute: page and W&B show the first {len(queries)} of {len(request.queries)} queries")
 
 
-def _summary(path: Path, weighting: Weighting) -> str:
-    return summary_of_parts(_weighted(part, weighting) for part in ScoreTable.load_parts(path))
+def _summary(run: RunFolder, paths: Sequence[Path], weighting: Weighting) -> str:
+    """The summary of a table, or of tables that differ in their seed."""
+    sizes = {key: found for path in paths for key, found in stored_sizes(run.evaluation, path).items()}
+    parts = zip(*map(ScoreTable.load_parts, paths), strict=True)
+    return summary_of_parts((_weighted(ScoreTable.concat(part), weighting) for part in parts), sizes)
 
 
 def _weighted(table: ScoreTable, weighting: Weighting) -> ScoreTable:

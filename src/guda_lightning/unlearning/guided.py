@@ -11,7 +11,14 @@ from guda_lightning.data.forget_retain import UnlearnDataModule
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.module import Noised
 from guda_lightning.functional.guidance import guide_output
-from guda_lightning.posteriors import GUIDANCE, GroupPosterior, PosteriorName, PosteriorStore, open_posterior
+from guda_lightning.posteriors import (
+    GUIDANCE,
+    KINDS,
+    GroupPosterior,
+    PosteriorName,
+    PosteriorStore,
+    open_posterior,
+)
 from guda_lightning.unlearning.objective import (
     BoundObjective,
     ForgetTerm,
@@ -67,6 +74,11 @@ class Guided(Objective):
     def opened(self) -> PosteriorStore:
         """The store that holds the posterior."""
         return PosteriorStore(self.store)
+
+    @property
+    def sized(self) -> bool:
+        """As the guidance of its posterior."""
+        return KINDS[self.posterior].posterior.sized
 
     @property
     def full_passes(self) -> int:

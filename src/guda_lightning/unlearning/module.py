@@ -192,6 +192,7 @@ class UnlearnModule(DiffusionModule):
             network_evaluations=self.cost.evaluations,
             stopped=early_stop(self.trainer),
             history=[dict(row) for row in history],
+            sized=self.objective.sized,
         )
         store = store if isinstance(store, CounterfactualStore) else CounterfactualStore(store)
         weights = ordinary_weights(self.denoiser) if self.lora is None else own_weights(self.denoiser)

@@ -171,6 +171,11 @@ class Objective(ABC):
         return self.variant if self.preserve == usual else f"{self.variant}_{self.preserve}"
 
     @property
+    def sized(self) -> bool:
+        """Whether scores by its counterfactuals have the size of retraining by construction."""
+        return False
+
+    @property
     def hparams(self) -> dict[str, object]:
         """Its identity beside its class: its fields, as JSON values.
 

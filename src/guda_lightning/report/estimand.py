@@ -1,0 +1,110 @@
+"""What scores estimate: which behaviour, which intervention and training, and against which yardstick."""
+
+from __future__ import annotations
+
+from guda_lightning.counterfactuals import RETRAIN
+from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.report.agreement_table import agreement_table, share
+from guda_lightning.scores.kinds import Coalitions, ModelDetails, Student
+from guda_lightning.scores.record import ScoreRecord
+from guda_lightning.scores.views import View
+from guda_lightning.types import JOINT
+
+_BEHAVIOUR = {
+    "elbo": "the lower bound on the log-likelihood of the query (ELBO)",
+    "uniform": "how well the model denoises the query, all timesteps alike",
+    "middle": "how well the model denoises the query at the middle timesteps",
+}
+UNTESTED = "none measured here: guda retrain, attribute and evaluate measure it"
+
+
+def estimand(
+    record: ScoreRecord, view: View, tested: str = UNTESTED, near_duplicates: int | None = None
+) -> dict[str, str]:
+    """The estimand card: what scores claim to be an estimate of, by heading.
+
+    Args:
+        record: Of the table that holds the scores.
+        view: The scores.
+        tested: How they compare with retraining, as ``tested`` says it.
+        near_duplicates: Number of pairs of nearly equal training images in different groups; None where
+            nobody has looked.
+    """
+    first = record.of_method(view.method)[0]
+    behaviour = _BEHAVIOUR.get(view.weighting, f"weighting {view.weighting}")
+    intervention = _intervention(first, view, near_duplicates)
+    training = process(first, view.method) + _seeds(view)
+    if is_likeness(first):
+        behaviour = f"likeness to training images ({view.weighting}), not what a model does"
+        intervention, training = "none: nothing is removed", "none: no model is trained without a group"
+    elif not isinstance(first.details, ModelDetails | Student):
+        behaviour = intervention = training = f"as {view.method} defines it"
+    return {
+        "Behaviour": behaviour,
+        "Intervention": intervention,
+        "Training process": training,
+        "Size": f"{view.unit.name}. {view.unit.why}",
+        "± of a score": view.unit.covers or "none",
+        "Yardstick": "this is the yardstick" if view.method == RETRAIN else tested,
+    }
+
+
+def is_likeness(record: ScoreRecord) -> bool:
+    """Whether scores say how alike a query and training images are, and nothing of models without a group."""
+    return record.kind in ("similarity", "nonparametric")
+
+
+def process(record: ScoreRecord, method: str) -> str:
+    """How the models without a group came about."""
+    details = record.details
+    if method == RETRAIN:
+        return "trained anew from the start without the group"
+    if isinstance(details, Student):
+        return f"unlearning by {method} from the full model, which goes on"
+    if isinstance(details, ModelDetails) and details.classifier is not None:
+        return f"no training: the full model, guided away from the group ({method})"
+    return f"unlearned from the full model ({method}), a stand-in for training without the group"
+
+
+def tested(evaluation: Evaluation, name: str, weighting: str) -> str:
+    """How a table compares with retraining: agreement on the top group, its interval and that of chance.
+
+    Args:
+        evaluation: What ``guda evaluate`` found.
+        name: Name of the table.
+        weighting: Which scores.
+    """
+    if weighting not in evaluation.weightings:
+        return UNTESTED
+    table = agreement_table(evaluation, weighting)
+    row = next((row for row in table.methods if row.label == name), None)
+    if row is None:
+        return UNTESTED
+    low, high = row.intervals["top1"]
+    seeds = evaluation.record["oracle_seeds"]
+    return (
+        f"{len(seeds)} retrained seed{'s' if len(seeds) > 1 else ''} of every group; the same top group in "
+        f"{share(row.values['top1'])} of the queries (from {share(low)} to {share(high)}; chance "
+        f"{share(table.chance.values['top1'])})"
+    )
+
+
+def _intervention(record: ScoreRecord, view: View, near_duplicates: int | None) -> str:
+    sizes = [record.group_sizes[group] for group in view.groups if group in record.group_sizes]
+    smallest, largest = (min(sizes), max(sizes)) if sizes else (0, 0)
+    samples = f" of {smallest:,} to {largest:,} training samples" if smallest < largest else ""
+    samples = f" of {largest:,} training samples" if sizes and smallest == largest else samples
+    together = ", some of them several groups together" if any(JOINT in name for name in view.groups) else ""
+    if isinstance(record.details, Coalitions):
+        what = f"each of {len(view.groups)} groups is removed from coalitions of the others{samples}"
+    else:
+        what = f"each of {len(view.groups)} groups{samples} is removed by itself{together}"
+    left = "near duplicates in other groups stay"
+    if near_duplicates is not None:
+        left = f"{near_duplicates} pairs of near duplicates lie in different groups, and one of each stays"
+    return f"{what}; a sample in several groups goes with each of them; {left}"
+
+
+def _seeds(view: View) -> str:
+    seeds = ", ".join(map(str, view.seeds))
+    return f"; seed{'s' if len(view.seeds) > 1 else ''} {seeds}, one full model"

@@ -1,0 +1,132 @@
+"""What a page says of its scores in words: the answer, and one number of the table read out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from guda_lightning.counterfactuals import RETRAIN
+from guda_lightning.report.estimand import UNTESTED, estimand, is_likeness, process
+from guda_lightning.scores.kinds import Coalitions, ModelDetails, Race, Student
+from guda_lightning.scores.record import ScoreRecord
+from guda_lightning.scores.summaries import UNDECIDED_BELOW, group_summaries, margins
+from guda_lightning.scores.views import View
+
+NOT_PROVED = (
+    "What it does not prove: that anything was copied, who the author is in law, or what another model would "
+    "do. It is about this one full model and these groups; another training on the same data may differ."
+)
+
+
+def words_of(
+    record: ScoreRecord, view: View, tested: str = UNTESTED, near_duplicates: int | None = None
+) -> Mapping[str, Any]:
+    """The first paragraph, the worked number, and the estimand card.
+
+    Args:
+        record: Of the table that holds the scores.
+        view: The scores.
+        tested: How they compare with retraining.
+        near_duplicates: Number of pairs of nearly equal training images in different groups, if it is known.
+    """
+    query, group = _chosen(view)
+    first = record.of_method(view.method)[0]
+    value, error = float(view.scores[query, group]), float(view.stderr[query, group])
+    names = view.queries[query], view.groups[group]
+    return {
+        "answer": _answer(first, view, names, value, error, tested),
+        "reading": [_method(first, view.method), *_reading(first, view, names, value, error), NOT_PROVED],
+        "estimand": estimand(record, view, tested, near_duplicates),
+    }
+
+
+def _chosen(view: View) -> tuple[int, int]:
+    """The query that speaks for the page, and its top group, if possible the one that leads most."""
+    leader = max(enumerate(group_summaries(view)), key=lambda pair: (pair[1].top, -pair[0]))[0]
+    top = view.scores.argmax(dim=1)
+    clear = margins(view.scores, view.stderr) >= UNDECIDED_BELOW
+    for candidates in ((top == leader) & clear, top == leader):
+        if candidates.any():
+            query = int(candidates.int().argmax())
+            return query, leader
+    return 0, int(top[0])
+
+
+def _answer(
+    record: ScoreRecord, view: View, names: tuple[str, str], value: float, error: float, tested: str
+) -> str:
+    query, group = names
+    led = int((view.scores.argmax(dim=1) == view.groups.index(group)).sum())
+    count = len(view.queries)
+    which = f"{led} of these {count} pictures" if count > 1 else "The picture"
+    number = view.unit.text(value, error)
+    if is_likeness(record):
+        return (
+            f"{which} {'are' if led > 1 else 'is'} most like group {group}; the score of {query} is {number}."
+            " This says what is alike, not what the model learnt it from."
+        )
+    if not isinstance(record.details, ModelDetails | Student):
+        return (
+            f"{which} {'have' if led > 1 else 'has'} the highest score for group {group}; that of {query} is "
+            f"{number}. What it is the size of, {view.method} defines. Tested against retraining: {tested}."
+        )
+    made = "were made mostly of" if led > 1 else "was made mostly of"
+    if value <= 0:
+        made = "owe most, if anything, to" if led > 1 else "owes most, if anything, to"
+    effect = (
+        f"group {group} has {number} of all that the groups do to {query}"
+        if view.unit.share
+        else f"removing group {group} would cost {query} {number}"
+        if value > 0
+        else f"removing group {group} would gain {query} {view.unit.text(-value, error)}"
+    )
+    size = "This is a statement of size." if view.unit.sized else "This is a statement of order, not of size."
+    test = "this is retraining itself" if view.method == RETRAIN else tested
+    return f"{which} {made} group {group}: {effect}. {size} Tested against retraining: {test}."
+
+
+def _method(record: ScoreRecord, method: str) -> str:
+    """What a score of this kind of method compares."""
+    details = record.details
+    if not isinstance(details, ModelDetails | Student):
+        if is_likeness(record):
+            return "A score says how alike a query and the training images of a group are; no model is asked."
+        return f"What a score compares, {method} defines."
+    compared = (
+        "A score compares how well two models explain a query: the full one, and one that stands for it "
+        f"without the group ({process(record, method)})."
+    )
+    if isinstance(details, Coalitions):
+        return f"{compared} Here it is averaged over coalitions of the other groups ({details.worth})."
+    if isinstance(details, Race):
+        return f"{compared} Queries stopped when their top {details.top} groups were known."
+    return compared
+
+
+def _reading(
+    record: ScoreRecord, view: View, names: tuple[str, str], value: float, error: float
+) -> list[str]:
+    query, group = names
+    text = view.unit.text(value, error)
+    lines = [f"One number of this table: query {query}, group {group}, {text}."]
+    if isinstance(record.details, ModelDetails | Student):
+        less, more = ("less", "contributed") if value > 0 else ("more", "stood in the way")
+        lines.append(
+            f"Sign: {'positive' if value > 0 else 'negative' if value < 0 else 'zero'}. "
+            + (f"Without the group the query would be {less} likely: the group {more}." if value else "")
+        )
+    lines.append(f"Unit: {view.unit.name}. {view.unit.why}{_odds(view, value)}")
+    if error > 0:
+        lines.append(
+            f"±: one standard error; it covers {view.unit.covers}."
+            + ("" if len(view.seeds) > 1 else " What training anew would change is not in it.")
+        )
+    return [line.strip() for line in lines]
+
+
+def _odds(view: View, value: float) -> str:
+    """A number of nats as a factor of likelihood."""
+    if view.unit.symbol != "nats":
+        return ""
+    return f" {abs(value):.3g} nats are a factor of 10^{abs(value) / math.log(10):.1f} in likelihood."
