@@ -661,7 +661,7 @@ def test_a_report_on_damaged_examples(
             "no file {run}/examples.safetensors",
             "a few training images of every group",
         ),
-        ("store", "0 of its 10 counterfactuals or classifiers in {run}/store", "all of them"),
+        ("store", "0 of its 10 counterfactuals or posteriors in {run}/store", "all of them"),
     ],
 )
 def test_a_report_on_a_run_that_lost_something(

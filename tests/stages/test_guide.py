@@ -1,19 +1,24 @@
-"""``guda guide``, and all that follows from its classifier, through the command line."""
+"""``guda guide``, and all that follows from a posterior, through the command line."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from guda_lightning import ScoreTable
+from conftest import Shared
+from guda_lightning import CounterfactualStore, ScoreTable
 from guda_lightning.cli.main import main
-from guda_lightning.posteriors import PosteriorStore
+from guda_lightning.diffusion.full import open_schedule
+from guda_lightning.errors import StoreError
+from guda_lightning.posteriors import KINDS, PosteriorStore, open_posterior
 from guda_lightning.storage.runs import RunFolder
+from toys import message
 
 CONF = Path(__file__).parents[1] / "conf"
 SHARED = ["-c", f"{CONF}/digits.yaml"]
@@ -30,16 +35,50 @@ def succeed(*arguments: object) -> None:
     assert main([str(argument) for argument in arguments]) == 0
 
 
-def test_one_classifier_scores_all_groups(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="session")
+def _guided_run(_finished_run: Path, shared: Shared) -> Path:
+    def make(folder: Path) -> None:
+        shutil.copytree(_finished_run, folder / "tiny")
+        succeed(*GUIDE, "--run", folder / "tiny")
+
+    return shared("guided", make) / "tiny"
+
+
+@pytest.fixture
+def guided_run(_guided_run: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run with guidance in its store."""
+    return Path(shutil.copytree(_guided_run, tmp_path / "guided"))
+
+
+def test_guidance_is_made_in_parts_and_scores_all_groups(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     succeed(*GUIDE, "--run", finished_run)
     out = capsys.readouterr().out
+    parts = ["dense classifier", "convolutional classifier (8)", "patch kernel", "guidance"]
     assert re.search(
         r"^guide: up to 12 steps of 16 images through a classifier of \d+ parameters$", out, re.M
     )
-    assert re.search(r"^guide: classifier of 10 groups done, [\d.]+ s, 192 network evaluations$", out, re.M)
-    (record,) = PosteriorStore(finished_run / "store").records()
-    assert record.groups == tuple(map(str, range(10)))
-    assert record.network_evaluations == 12 * 16
+    assert re.findall(
+        r"^guide: (.*) of 10 groups done, [\d.]+ m?s, \d+ network evaluations(?:, 12 steps \(step 12 is kept, .*\))?$",
+        out,
+        re.M,
+    ) == [*parts]
+    store = PosteriorStore(finished_run / "store")
+    records = {kind: [r for r in store.records() if r.kind == kind] for kind in KINDS}
+    assert [len(found) for found in records.values()] == [1, 2, 0, 1]  # guidance, classifiers, kernels
+    assert all(record.groups == tuple(map(str, range(10))) for record in store.records())
+    assert [record.network_evaluations for record in records["classifier"]] == [12 * 16] * 2
+    (mixture,), (kernel,) = records["guidance"], records["patch_kernel"]
+    named = {member["name"]: member["hash"] for member in mixture.members}
+    assert named == {r.key.folder_name: r.weights_hash for r in store.records() if r.kind != "guidance"}
+    near = [level["mse"] < 0.05 for level in kernel.levels]
+    assert [level["weights"] for level in mixture.levels] == [
+        [0.25, 0.25, 0.5] if good else [0.5, 0.5, 0.0] for good in near
+    ]
+    for level in kernel.levels:
+        assert f"t {level['first']:>4}-{level['last']:<4} window {level['window']}" in out
+    assert store.methods() == ["guidance"]  # its parts are no methods of their own
     assert not (finished_run / "checkpoints").exists() or not list((finished_run / "checkpoints").iterdir())
 
     succeed(*ATTRIBUTE, "--run", finished_run)
@@ -49,57 +88,76 @@ def test_one_classifier_scores_all_groups(finished_run: Path, capsys: pytest.Cap
     table = ScoreTable.load(finished_run / "scores" / "guidance-0.parquet")
     assert table.methods == ("guidance",)
     assert table.groups == tuple(map(str, range(10)))
-    assert table.record.details.hparams_hash == record.hparams_hash
+    assert table.record.details.hparams_hash == mixture.hparams_hash
     assert table.select(weighting="elbo").matrix().abs().max() > 0
 
+    shutil.rmtree(store.path(kernel.key))  # only what is missing is made
     succeed(*GUIDE, "--run", finished_run)
-    assert "guide: the classifier is complete, skipped" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    for name in parts:
+        assert (f"guide: {name} is complete, skipped" in out) == ("classifier" in name)
+    succeed(*GUIDE, "--run", finished_run)
+    assert capsys.readouterr().out == "".join(f"guide: {name} is complete, skipped\n" for name in parts)
     succeed(*ATTRIBUTE, "--run", finished_run)
     assert "guidance-0.parquet is complete, skipped" in capsys.readouterr().out
-    succeed("report", finished_run)
-    assert "guidance" in (finished_run / "report" / "index.html").read_text()
+    tables = [finished_run / "scores" / f"{name}-0.parquet" for name in ("guidance", "retrack")]
+    succeed("report", finished_run, "--scores", *tables)
+    page = (finished_run / "report" / "index.html").read_text()
+    assert all(f'"method":"{name}"' in page.replace(": ", ":") for name in ("guidance", "retrack"))
 
 
-def test_scores_of_the_full_model_are_shared_with_other_methods(finished_run: Path) -> None:
-    succeed(*GUIDE, "--run", finished_run)
-    before = set((finished_run / "scores" / "errors").iterdir())
-    succeed(*ATTRIBUTE, "--run", finished_run)
-    assert (
-        len(set((finished_run / "scores" / "errors").iterdir()) - before) == 10
-    )  # groups, not the full model
+def test_every_kind_scores_draws_and_unlearns(guided_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(*GUIDE, "--posterior", "image_kernel", "--run", guided_run)
+    for kind in ("image_kernel", "patch_kernel"):
+        succeed(*ATTRIBUTE[:-1], kind, "--run", guided_run, "--groups", "3,3+7")
+        table = ScoreTable.load(guided_run / "scores" / f"{kind}-0.parquet")
+        assert (table.methods, table.groups) == ((kind,), ("3", "3+7"))
+    sample = ["sample", *SHARED, "-c", f"{CONF}/sample.yaml", "--run", guided_run]
+    succeed(*sample, "--operator", "patch_kernel", "--without", "3")
+    assert list(RunFolder(guided_run).without_groups("patch_kernel", "3").glob("*.png"))
+    unlearn = ["unlearn", *SHARED, "-c", "unlearn/guided.yaml", "--run", guided_run, "--steps", 2]
+    succeed(*unlearn, "--groups", "3", "--objective.init_args.posterior", "patch_kernel")
+    assert CounterfactualStore(guided_run / "store").operators() == ["guided_patch_kernel", "retrack"]
+    capsys.readouterr()
+    assert main([*ATTRIBUTE[:-1], "classifier", "--run", str(guided_run)]) == 2
+    err = capsys.readouterr().err
+    assert "holds several posteriors of kind classifier" in err and "classifier.channels=[8]" in err
+    assert main([*map(str, [*GUIDE, "--run", guided_run, "--posterior", "kernel"])]) == 2
 
 
-def test_scoring_without_a_classifier_names_the_command(
+def test_scores_of_the_full_model_are_shared_with_other_methods(guided_run: Path) -> None:
+    before = set((guided_run / "scores" / "errors").iterdir())
+    succeed(*ATTRIBUTE, "--run", guided_run)
+    assert len(set((guided_run / "scores" / "errors").iterdir()) - before) == 10  # groups, not the full model
+
+
+def test_scoring_without_a_posterior_names_the_command(
     finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*ATTRIBUTE, "--run", str(finished_run)]) == 2
     assert capsys.readouterr().err == (
-        f"error: there is no classifier in {finished_run / 'store' / 'classifiers'}\n"
+        f"error: there is no posterior of kind guidance in {finished_run / 'store' / 'posteriors'}\n"
         "  found:    none of any kind\n"
         "  expected: one with seed 0\n"
         "  fix:      run guda guide\n"
     )
 
 
-def test_a_store_of_two_kinds_asks_which(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    succeed(*GUIDE, "--run", finished_run)
+def test_a_store_of_two_kinds_asks_which(guided_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    arguments = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--run", str(finished_run)]
+    arguments = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--run", str(guided_run)]
     assert main(arguments) == 2
     assert "found:    guidance, retrack" in capsys.readouterr().err
 
 
 def test_the_store_alone_says_that_guidance_is_meant(
-    finished_run: Path, capsys: pytest.CaptureFixture[str]
+    guided_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in (finished_run / "store").glob("retrack-*"):
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
-    succeed(*GUIDE, "--run", finished_run)
-    arguments = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--run", str(finished_run)]
+    for path in (guided_run / "store").glob("retrack-*"):
+        shutil.rmtree(path)
+    arguments = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--run", str(guided_run)]
     succeed(*arguments)
-    assert ScoreTable.exists(finished_run / "scores" / "guidance-0.parquet")
+    assert ScoreTable.exists(guided_run / "scores" / "guidance-0.parquet")
 
 
 @pytest.mark.parametrize(
@@ -119,17 +177,19 @@ def test_bad_options_are_refused_before_anything_is_written(
     assert {path for path in finished_run.rglob("*")} == before
 
 
-def test_an_interrupted_classifier_goes_on_and_ends_alike(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("guda_lightning.posteriors.classifier.TEST_EVERY", 3)  # before and after
-    succeed(*GUIDE, "--run", finished_run)
-    store = PosteriorStore(finished_run / "store")
-    (record,) = store.records()
-    whole = store.load(record.key, expect=None)[0]
-    for file in store.path(record.key).iterdir():
-        file.unlink()
-    store.path(record.key).rmdir()
+def test_an_interrupted_classifier_goes_on_and_ends_alike(guided_run: Path, tmp_path: Path) -> None:
+    store = PosteriorStore(guided_run / "store")
+    record = next(record for record in store.records() if record.kind == "classifier")
+    whole, mixture = store.load(record.key, expect=None)[0], store.find("guidance", seed=0)
+    shutil.rmtree(store.path(record.key))
+    missing = message(
+        f"the guidance of {', '.join(map(str, range(10)))} (seed 0) lacks a part",
+        f"no {record.key.folder_name} with the hash {record.weights_hash[:8]} in {store.root}",
+        "all posteriors that it is made of",
+        "run guda guide, which makes what is missing",
+    )
+    with pytest.raises(StoreError, match=missing):
+        open_posterior(store, "guidance", open_schedule(guided_run / "full"), seed=0)
 
     script = tmp_path / "interrupts.py"
     script.write_text(
@@ -142,15 +202,16 @@ def test_an_interrupted_classifier_goes_on_and_ends_alike(
     sys.path.insert(0, str(tmp_path))
     try:
         stop = json.dumps([{"class_path": "interrupts.Stop"}])
-        assert main([*GUIDE, "--run", str(finished_run), "--trainer.callbacks", stop]) == 130
+        assert main([*GUIDE, "--run", str(guided_run), "--trainer.callbacks", stop]) == 130
     finally:
         sys.path.remove(str(tmp_path))
     assert not store.exists(record.key)
-    succeed(*GUIDE, "--run", finished_run)
+    succeed(*GUIDE, "--run", guided_run)
     again, made = store.load(record.key, expect=None)
     assert made.network_evaluations == record.network_evaluations
     for name, weights in whole.items():
         assert torch.equal(weights, again[name]), name
+    assert store.find("guidance", seed=0) == mixture  # of the same weights
 
 
 def test_the_guided_objective_makes_models_of_its_own(
@@ -159,62 +220,65 @@ def test_the_guided_objective_makes_models_of_its_own(
     unlearn = ["unlearn", *SHARED, "-c", "unlearn/guided.yaml", "--run", str(finished_run)]
     unlearn += ["--steps", "2", "--groups", "3"]
     assert main(unlearn) == 2
-    assert f"there is no classifier in {finished_run / 'store' / 'classifiers'}" in capsys.readouterr().err
-    succeed(*GUIDE, "--run", finished_run)
-    succeed(*unlearn)
-    assert "guided-3-" in " ".join(path.name for path in (finished_run / "store").iterdir())
+    problem = f"there is no posterior of kind guidance in {finished_run / 'store' / 'posteriors'}"
+    assert problem in capsys.readouterr().err
+    succeed(*GUIDE, "--posterior", "classifier", "--run", finished_run)
+    succeed(*unlearn, "--objective.init_args.posterior", "classifier")
+    (record,) = PosteriorStore(finished_run / "store").records()
+    store = CounterfactualStore(finished_run / "store")
+    made = store.select("guided_classifier", 0)
+    assert list(made) == ["3"]
+    of = store.record(made["3"]).hparams["objective"]
+    assert of == {"class": "Guided", "forget_weight": 1.0, "posterior": record.weights_hash}
 
 
-def test_groups_are_removed_together(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    succeed(*GUIDE, "--run", finished_run)
-    succeed(*ATTRIBUTE, "--run", finished_run, "--groups", "7+3,3,7")
-    table = ScoreTable.load(finished_run / "scores" / "guidance-0.parquet")
+def test_groups_are_removed_together(guided_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(*ATTRIBUTE, "--run", guided_run, "--groups", "7+3,3,7")
+    table = ScoreTable.load(guided_run / "scores" / "guidance-0.parquet")
     assert table.groups == ("3+7", "3", "7")
     sizes = table.record.group_sizes
     assert sizes["3+7"] == sizes["3"] + sizes["7"]
     together, three, seven = table.select(weighting="elbo").matrix().T
     assert not torch.allclose(together, three + seven)
 
-    unlearn = ["unlearn", *SHARED, "-c", f"{CONF}/zero_target.yaml", "--run", str(finished_run)]
+    unlearn = ["unlearn", *SHARED, "-c", f"{CONF}/zero_target.yaml", "--run", str(guided_run)]
     succeed(*unlearn, "--groups", "3+7,3")
-    of_zero_target = ["attribute", *SHARED, "-c", f"{CONF}/attribute_zero_target.yaml", "--run", finished_run]
+    of_zero_target = ["attribute", *SHARED, "-c", f"{CONF}/attribute_zero_target.yaml", "--run", guided_run]
     succeed(*of_zero_target, "--groups", "3,7+3")
-    assert ScoreTable.load(finished_run / "scores" / "zero_target-0.parquet").groups == ("3", "3+7")
+    assert ScoreTable.load(guided_run / "scores" / "zero_target-0.parquet").groups == ("3", "3+7")
     capsys.readouterr()
     assert main([str(argument) for argument in [*of_zero_target, "--groups", "1+2"]]) == 2
     assert "run guda unlearn with --groups 1+2" in capsys.readouterr().err
-    assert main([str(argument) for argument in [*ATTRIBUTE, "--run", finished_run, "--groups", "3+77"]]) == 2
+    assert main([str(argument) for argument in [*ATTRIBUTE, "--run", guided_run, "--groups", "3+77"]]) == 2
     assert "unknown group '77'" in capsys.readouterr().err
     every = "+".join(map(str, range(10)))
-    assert main([str(argument) for argument in [*ATTRIBUTE, "--run", finished_run, "--groups", every]]) == 2
+    assert main([str(argument) for argument in [*ATTRIBUTE, "--run", guided_run, "--groups", every]]) == 2
     assert "cover all training samples" in capsys.readouterr().err
 
 
-def test_shapley_values_come_from_the_shipped_configuration(finished_run: Path) -> None:
-    succeed(*GUIDE, "--run", finished_run)
-    shapley = ["attribute", *SHARED, "-c", "attribute/shapley.yaml", "--run", str(finished_run)]
+def test_shapley_values_come_from_the_shipped_configuration(guided_run: Path) -> None:
+    shapley = ["attribute", *SHARED, "-c", "attribute/shapley.yaml", "--run", str(guided_run)]
     shapley += ["--attributor.init_args.count", "20", "--attributor.init_args.scoring.strata", "3"]
     succeed(*shapley)
-    table = ScoreTable.load(finished_run / "scores" / "shapley-0.parquet")
+    table = ScoreTable.load(guided_run / "scores" / "shapley-0.parquet")
     assert table.groups == tuple(map(str, range(1, 10)))  # 0 is the reference
     succeed(*ATTRIBUTE, "--groups", "+".join(map(str, range(1, 10))), "--scoring.strata", "3",
-            "--scoring.draws", "1", "--run", finished_run)  # fmt: skip
-    whole = ScoreTable.load(finished_run / "scores" / "guidance-0.parquet")
+            "--scoring.draws", "1", "--run", guided_run)  # fmt: skip
+    whole = ScoreTable.load(guided_run / "scores" / "guidance-0.parquet")
     torch.testing.assert_close(
         table.select(weighting="elbo").matrix().sum(dim=1),
         whole.select(weighting="elbo").matrix()[:, 0],
         atol=1e-3,
         rtol=1e-3,
     )
-    succeed("report", finished_run, "--scores", finished_run / "scores" / "shapley-0.parquet")
+    succeed("report", guided_run, "--scores", guided_run / "scores" / "shapley-0.parquet")
 
 
-def test_a_race_says_how_it_ended(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    succeed(*GUIDE, "--run", finished_run)
-    race = ["attribute", *SHARED, "-c", "attribute/race.yaml", "--run", str(finished_run)]
+def test_a_race_says_how_it_ended(guided_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    race = ["attribute", *SHARED, "-c", "attribute/race.yaml", "--run", str(guided_run)]
     succeed(*race)
     assert re.search(r"race: the top 1 of \d of 5 queries are known at δ = 0.05", capsys.readouterr().out)
-    table = ScoreTable.load(finished_run / "scores" / "guidance_race-0.parquet")
+    table = ScoreTable.load(guided_run / "scores" / "guidance_race-0.parquet")
     assert (table.methods, table.weightings) == (("guidance_race",), ("uniform",))
     succeed(*race)
     assert "guidance_race-0.parquet is complete, skipped" in capsys.readouterr().out
@@ -227,7 +291,7 @@ def test_the_same_noise_is_sampled_without_a_group(
     sample += ["--operator", "guidance"]
     assert main([*sample, "--without", "3"]) == 2
     assert capsys.readouterr().err == (
-        f"error: there is no classifier in {finished_run / 'store' / 'classifiers'}\n"
+        f"error: there is no posterior of kind guidance in {finished_run / 'store' / 'posteriors'}\n"
         "  found:    none of any kind\n"
         "  expected: one with seed 0\n"
         "  fix:      run guda guide\n"

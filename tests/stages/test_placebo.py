@@ -25,7 +25,7 @@ from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule, load_queries
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.evaluation import placebo_test
-from guda_lightning.posteriors import ClassifierPlan, PosteriorStore
+from guda_lightning.posteriors import PosteriorStore
 from guda_lightning.stages import placebo as stage
 from guda_lightning.stages.partitions import Partitions
 
@@ -388,7 +388,8 @@ class Trained:
     cost: str  # that is said for 8 partitions
 
 
-CLASSIFIER = ["--classifier.steps", 2, "--classifier.width", 8, "--classifier.held_out", 0]
+CLASSIFIER = ["--classifier.channels", "[]", "--classifier.steps", 2, "--classifier.width", 8]
+CLASSIFIER += ["--classifier.held_out", 0]
 UNLEARNED = Trained(
     "retrack",
     ["unlearn", *UNLEARN, "--steps", 1],
@@ -403,7 +404,7 @@ GUIDED = Trained(
     ["--operator", "guidance"],
     [*DIGITS, *CLASSIFIER],
     {"a": slice(0, 10), "b": slice(6, 20)},  # overlapping, and some in no group
-    "placebo: 8 partitions x 1 classifier (guidance): about ",
+    "placebo: 8 partitions x 1 posterior (guidance): about ",
 )
 
 
@@ -487,34 +488,35 @@ def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
     (tmp_path / "first.parquet").write_bytes(first)
     assert ScoreTable.load(tmp_path / "first.parquet").groups == random.groups[:count]
     stores = CounterfactualStore(run / "store"), PosteriorStore(run / "store")
-    assert sum(len(store.records()) for store in stores) == 1  # of the real groups
+    made_of = 1 if method is UNLEARNED else 3  # guidance, and the classifier and the kernel that it mixes
+    assert sum(len(store.records()) for store in stores) == made_of  # of the real groups
 
 
 def test_two_methods_at_once_are_refused(finished_run: Path, refused: Refused) -> None:
     classifier = ["--classifier.steps", 2]
     assert refused("placebo", *UNLEARN, *classifier, "--run", finished_run) == message(
-        "an objective unlearns and a classifier guides, and both were given",
-        "an objective ReTrack, and a classifier",
+        "an objective unlearns and a posterior guides, and both were given",
+        "an objective ReTrack, and the posterior guidance",
         "one of them",
-        "leave out --objective, or --classifier",
+        "leave out --objective, or --posterior",
     )
-    plan = ClassifierPlan(steps=2)
+    classifier = ["--posterior", "patch_kernel"]
     assert refused("placebo", *SIMILAR, *classifier, "--run", finished_run) == message(
-        "classifier is about counterfactuals, and another attributor was given",
-        f"classifier {plan}",
+        "posterior is about counterfactuals, and another attributor was given",
+        "posterior patch_kernel",
         "an attributor, or options of counterfactuals",
-        "leave out --classifier, or the attributor",
+        "leave out --posterior, or the attributor",
     )
     assert not (finished_run / "placebo").exists()
 
 
-def test_guidance_needs_the_classifier_of_the_real_groups(finished_run: Path, refused: Refused) -> None:
+def test_guidance_needs_the_posterior_of_the_real_groups(finished_run: Path, refused: Refused) -> None:
     other = ["--classifier.steps", 2]
     hparams = refused("placebo", *DIGITS, *other, "--run", finished_run)
     assert re.fullmatch(
         re.escape(
             message(
-                f"there is no classifier in {finished_run / 'store' / 'classifiers'}",
+                f"there is no posterior of kind guidance in {finished_run / 'store' / 'posteriors'}",
                 "none of any kind",
                 "one with seed 0, hyper-parameters HASH",
                 "run guda guide",

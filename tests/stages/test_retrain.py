@@ -438,7 +438,7 @@ def test_a_page_says_which_stage_makes_what_was_lost_of_the_oracle(
     assert main(["report", str(finished_run), "--scores", str(table)]) == 2
     assert capsys.readouterr().err == (
         f"error: {finished_run} no longer holds what {table} was made from\n"
-        f"  found:    0 of its 1 counterfactuals or classifiers in {finished_run}/store\n"
+        f"  found:    0 of its 1 counterfactuals or posteriors in {finished_run}/store\n"
         "  expected: all of them\n"
         f"  fix:      restore it, or remove {table} and run `guda retrain` and `guda attribute` again\n"
     )

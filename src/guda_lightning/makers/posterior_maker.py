@@ -176,11 +176,16 @@ class PatchKernelMaker(PosteriorMaker):
     def make(self) -> PosteriorRecord:
         """Fit, and store the record."""
         started = time.perf_counter()
-        levels = self.levels or self._fitted()
-        return self._kept(started, levels=[level.to_row() for level in levels])
+        spent: list[int] = []
+        levels = self.levels or self._fitted(spent)
+        rows = [level.to_row() for level in levels]
+        return self._kept(started, levels=rows, network_evaluations=sum(spent))
 
-    def _fitted(self) -> tuple[KernelLevel, ...]:
+    def _fitted(self, spent: list[int]) -> tuple[KernelLevel, ...]:
         network = copy.deepcopy(self.full.model.denoiser).to(self.device)
+        network.register_forward_pre_hook(
+            lambda _, args, named: spent.append(len(next(iter((*args, *named.values()))))), with_kwargs=True
+        )
         shown = self.trainers.recipe.get("enable_progress_bar") is not False
         with progress_bar("guide patch kernel", "levels", NOISE_LEVELS, shown=shown, lines=True) as bar:
             full = replace(self.full.model, denoiser=network)

@@ -49,7 +49,12 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
     examples = _examples(run, path)
     channels, height, width = next(iter(examples.values())).shape[1:]
     shape = (channels, height, width)
+    others = [_of_the_same(table, other) for other in beside]
     made = _made(run, path, table)
+    unlearnt = [
+        *made,
+        *(one for file, other in zip(beside, others, strict=True) for one in _made(run, file, other)),
+    ]
     facts = facts_of(run, table, made)
     placebo, without = _placebo(run, path, table), Without.of(run, table, shape)
     if placebo is None and ScoreTable.exists(run.placebo / path.name):
@@ -60,9 +65,9 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
         run.name,
         queries=_queries(run, path, table.record, shape),
         table=table,
-        beside=[_of_the_same(table, other) for other in beside],
+        beside=others,
         examples=examples,
-        curves=[row for one in made if isinstance(one, CounterfactualRecord) for row in one.history],
+        curves=[row for one in unlearnt if isinstance(one, CounterfactualRecord) for row in one.history],
         facts=facts,
         out_of=sum(chunk.queries for chunk in chunks),
         agreement=_evaluation(run, table),

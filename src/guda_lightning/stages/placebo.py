@@ -25,7 +25,7 @@ from guda_lightning.evaluation.placebo_test import placebo_frame, placebo_tests
 from guda_lightning.makers.costs import bar_of, say
 from guda_lightning.makers.posterior_maker import PosteriorMaker
 from guda_lightning.makers.unlearner import Unlearner
-from guda_lightning.posteriors import ClassifierPlan, PosteriorName
+from guda_lightning.posteriors import GUIDANCE, ClassifierPlan, PosteriorName
 from guda_lightning.report.placebo_section import NAMED, placebo_lines, write_parquet
 from guda_lightning.report.wandb import closing_runs, log_placebo, stage_loggers
 from guda_lightning.scores import ScoreRecord, ScoreTable, Scoring
@@ -56,7 +56,7 @@ def placebo(
     attributor: Attributor | None = None,
     objective: Objective | None = None,
     posterior: PosteriorName | None = None,
-    classifier: ClassifierPlan = ClassifierPlan(),  # noqa: B008  (frozen)
+    classifier: ClassifierPlan | None = None,
     steps: int = 60,
     optimizer: OptimizerCallable = default_optimizer,
     lr_scheduler: LRSchedulerCallable | None = None,
@@ -82,8 +82,9 @@ def placebo(
         partitions: Random partitions, at least 99.
         attributor: The method, such as PixelSimilarity; left out, counterfactuals.
         objective: What unlearning minimises; ReTrack with its defaults if left out.
-        posterior: The kind of posterior that guides; left out, unlearning.
-        classifier: Its classifiers, as they were given to ``guda guide``.
+        posterior: The kind of posterior that guides; left out, unlearning, unless ``classifier`` is given:
+            guidance.
+        classifier: Classifiers of the posterior, as they were given to ``guda guide``.
         steps: Optimizer steps per group.
         optimizer: Builds the optimizer.
         lr_scheduler: Builds a learning-rate schedule that advances every step.
@@ -102,6 +103,8 @@ def placebo(
     """
     at_least_one("steps", steps)
     refuse_few(partitions, level)
+    if classifier is not None and posterior is None:
+        posterior = GUIDANCE
     refuse_two_methods(attributor, objective, posterior)
     _refuse_several_processes(trainer.world_size)
     run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
@@ -109,7 +112,7 @@ def placebo(
     encoded = datamodule.as_queries(requested, source.model.conditional)
     maker: Unlearner | PosteriorMaker | None = None
     if posterior is not None:
-        maker = posterior_maker(posterior, trainer, source, datamodule, classifier, seed)
+        maker = posterior_maker(posterior, trainer, source, datamodule, classifier or ClassifierPlan(), seed)
     elif attributor is None:
         unlearning = (objective or ReTrack(), steps, optimizer, lr_scheduler, seed, lora)
         maker = unlearner(trainer, model, source, datamodule, *unlearning)
