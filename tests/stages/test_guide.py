@@ -56,14 +56,10 @@ def test_guidance_is_made_in_parts_and_scores_all_groups(
     succeed(*GUIDE, "--run", finished_run)
     out = capsys.readouterr().out
     parts = ["dense classifier", "convolutional classifier (8)", "patch kernel", "guidance"]
-    assert re.search(
-        r"^guide: up to 12 steps of 16 images through a classifier of \d+ parameters$", out, re.M
-    )
-    assert re.findall(
-        r"^guide: (.*) of 10 groups done, [\d.]+ m?s, \d+ network evaluations(?:, 12 steps \(step 12 is kept, .*\))?$",
-        out,
-        re.M,
-    ) == [*parts]
+    plan = r"^guide: up to 12 steps of 16 images through a classifier of \d+ parameters$"
+    assert re.search(plan, out, re.M)
+    cost = r"[\d.]+ m?s, \d+ network evaluations(?:, 12 steps \(step 12 is kept, with .*\))?"
+    assert re.findall(rf"^guide: (.*) of 10 groups done, {cost}$", out, re.M) == parts
     store = PosteriorStore(finished_run / "store")
     records = {kind: [r for r in store.records() if r.kind == kind] for kind in KINDS}
     assert [len(found) for found in records.values()] == [1, 2, 0, 1]  # guidance, classifiers, kernels
