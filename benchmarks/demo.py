@@ -16,8 +16,11 @@ from benchmarks.stages import Asked
 from benchmarks.tables import write_table
 from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import CounterfactualStore
+from guda_lightning.posteriors import PosteriorStore
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.runs import RunFolder
+
+OPERATORS = ("guidance", "guided")
 
 
 def run(asked: Asked) -> None:
@@ -36,11 +39,18 @@ def demo(root: str, size: Size) -> None:
     seconds = {
         "fit": _stage(root, size, "fit"),
         "sample": _stage(root, size, "sample"),
-        "unlearn": _stage(root, size, "unlearn", "-c", "unlearn/retrack.yaml"),
-        "attribute": _stage(root, size, "attribute", "-c", "attribute/elbo.yaml"),
+        "guide": _stage(root, size, "guide"),
+        "unlearn": _stage(root, size, "unlearn", "-c", "unlearn/guided.yaml"),
+        **{
+            f"attribute ({operator})": _stage(
+                root, size, "attribute", "-c", "attribute/elbo.yaml", "--operator", operator
+            )
+            for operator in OPERATORS
+        },
     }
     start = time.perf_counter()
-    if main(["report", root]):
+    tables = [str(RunFolder(Path(root)).table(operator, 0)) for operator in OPERATORS]
+    if main(["report", root, "--scores", *tables]):
         raise SystemExit(1)
     seconds["report"] = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -58,15 +68,19 @@ def _stage(root: str, size: Size, name: str, *arguments: str) -> float:
 
 def _stages(run: RunFolder, measured: dict[str, Any]) -> list[dict[str, object]]:
     full = json.loads((run.full / "record.json").read_text())
-    made = [r for r in CounterfactualStore(run.store).records() if r.operator == "retrack"]
-    table = ScoreTable.load(run.table("retrack", 0)).select(weighting="elbo")
+    made = CounterfactualStore(run.store).records()
+    table = ScoreTable.load(run.table("guided", 0)).select(weighting="elbo")
     draws = int(table.to_pandas()["n_draws"].iloc[0])
     sampled = json.loads((run.queries / "record.json").read_text())["config"]
     evaluations = {
         "fit": full["network_evaluations"],
         "sample": sampled["num"] * sampled["steps"],
+        "guide": sum(record.network_evaluations for record in PosteriorStore(run.store).records()),
         "unlearn": sum(record.network_evaluations for record in made),
-        "attribute": len(table.queries) * draws * (len(table.groups) + 1),
+        "attribute (guidance)": 2
+        * len(table.queries)
+        * draws,  # one pass for the full model, one for all groups
+        "attribute (guided)": len(table.queries) * draws * len(table.groups),
         "report": 0,
     }
     seconds = measured["seconds"]

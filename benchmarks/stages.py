@@ -12,7 +12,7 @@ import torch
 from benchmarks.sizes import TOY, Size
 from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import CounterfactualStore
-from guda_lightning.posteriors import GUIDANCE, ClassifierStore
+from guda_lightning.posteriors import KINDS, PosteriorStore
 from guda_lightning.storage.files import slug, write_atomic
 from guda_lightning.storage.runs import RunFolder
 
@@ -111,9 +111,9 @@ class Bench:
 
     def evaluations(self, operator: str, seed: int | None = None) -> tuple[int, int]:
         """Evaluations that training spent on an operator, pairs of groups aside, and its number of models."""
-        if operator == GUIDANCE:
-            classifiers = ClassifierStore(self.run.store).records()
-            counts = [r.network_evaluations for r in classifiers if seed in (None, r.seed)]
+        if operator in KINDS:
+            posteriors = PosteriorStore(self.run.store).records()
+            counts = [r.network_evaluations for r in posteriors if seed in (None, r.seed)]
         else:
             records = CounterfactualStore(self.run.store).records()
             of = [r for r in records if r.operator == operator and len(r.groups) == 1]

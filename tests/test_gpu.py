@@ -100,7 +100,8 @@ def test_every_stage_trains_and_scores_there(place: Place, finished_run: Path, t
 
     records = CounterfactualStore(folder / "store").records()
     assert {record.operator: record.steps for record in records} == {"retrack": 4, "guided": 1}
-    assert [record.steps for record in PosteriorStore(folder / "store").records()] == [12]
+    steps = [(record.kind, record.steps) for record in PosteriorStore(folder / "store").records()]
+    assert steps == [("classifier", 12), ("classifier", 12), ("guidance", 0), ("patch_kernel", 0)]
     assert all(bool(value.isfinite().all()) for value in load_file(folder / "full/unet" / WEIGHTS).values())
     assert len(list((folder / "without" / "guidance").rglob("*.png"))) == 1
     made = {name: scores(folder, f"{name}-0") for name in ("retrack", "guidance")}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from conftest import Shared
 from guda_lightning import CounterfactualStore, ScoreTable
@@ -56,10 +57,11 @@ def test_guidance_is_made_in_parts_and_scores_all_groups(
     succeed(*GUIDE, "--run", finished_run)
     out = capsys.readouterr().out
     parts = ["dense classifier", "convolutional classifier (8)", "patch kernel", "guidance"]
-    plan = r"^guide: up to 12 steps of 16 images through a classifier of \d+ parameters$"
-    assert re.search(plan, out, re.M)
-    cost = r"[\d.]+ m?s, \d+ network evaluations(?:, 12 steps \(step 12 is kept, with .*\))?"
-    assert re.findall(rf"^guide: (.*) of 10 groups done, {cost}$", out, re.M) == parts
+    assert re.search(
+        r"^guide: up to 12 steps of 16 images through a classifier of \d+ parameters$", out, re.M
+    )
+    done = r"^guide: (.*) of 10 groups done, [\d.]+ m?s, \d+ network evaluations"
+    assert re.findall(done, out, re.M) == parts
     store = PosteriorStore(finished_run / "store")
     records = {kind: [r for r in store.records() if r.kind == kind] for kind in KINDS}
     assert [len(found) for found in records.values()] == [1, 2, 0, 1]  # guidance, classifiers, kernels
@@ -87,11 +89,21 @@ def test_guidance_is_made_in_parts_and_scores_all_groups(
     assert table.record.details.hparams_hash == mixture.hparams_hash
     assert table.select(weighting="elbo").matrix().abs().max() > 0
 
-    shutil.rmtree(store.path(kernel.key))  # only what is missing is made
+    shutil.rmtree(store.path(kernel.key))
+    missing = message(
+        f"the guidance of {', '.join(map(str, range(10)))} (seed 0) lacks a part",
+        f"no {kernel.key.folder_name} with the hash {kernel.weights_hash[:8]} in {store.root}",
+        "all posteriors that it is made of",
+        "run guda guide, which makes what is missing",
+    )
+    with pytest.raises(StoreError, match=missing):
+        open_posterior(store, "guidance", open_schedule(finished_run / "full"), seed=0)
+    # Only what is missing is made.
     succeed(*GUIDE, "--run", finished_run)
     out = capsys.readouterr().out
-    for name in parts:
-        assert (f"guide: {name} is complete, skipped" in out) == ("classifier" in name)
+    assert "guide: dense classifier is complete, skipped\n" in out
+    assert re.findall(done, out, re.M)[0] == "patch kernel"
+    assert store.find("guidance", seed=0) == mixture  # of the same windows
     succeed(*GUIDE, "--run", finished_run)
     assert capsys.readouterr().out == "".join(f"guide: {name} is complete, skipped\n" for name in parts)
     succeed(*ATTRIBUTE, "--run", finished_run)
@@ -100,6 +112,36 @@ def test_guidance_is_made_in_parts_and_scores_all_groups(
     succeed("report", finished_run, "--scores", *tables)
     page = (finished_run / "report" / "index.html").read_text()
     assert all(f'"method":"{name}"' in page.replace(": ", ":") for name in ("guidance", "retrack"))
+
+
+def test_run_guides_unlearns_by_it_and_shows_both(
+    guided_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objective = {"class_path": "guda_lightning.unlearning.Guided", "init_args": {"store": "${run}/store"}}
+    few = tmp_path / "few.yaml"
+    few.write_text(yaml.safe_dump({"objective": objective, "steps": 1, "groups": "3,7"}))
+    scored = tmp_path / "scored.yaml"
+    scored.write_text(yaml.safe_dump({"scoring": {"strata": 5, "draws": 2}, "groups": "3,7"}))
+    run = ["run", *SHARED, "--run", guided_run, "--guide", f"{CONF}/guide.yaml", "--unlearn", few]
+    run += ["--sample", f"{CONF}/sample.yaml", "--attribute", scored]
+    succeed(*run)
+    out = capsys.readouterr().out
+    skipped = [
+        "fit: .*",
+        "sample: .*",
+        *[f"guide: {part}.*" for part in ("dense", "conv", "patch", "guidance")],
+    ]
+    assert re.match("".join(f"{line}, skipped\n" for line in skipped), out)
+    tables = [guided_run / "scores" / f"{name}-0.parquet" for name in ("guidance", "guided")]
+    assert all(ScoreTable.load(table).groups == ("3", "7") for table in tables)
+    page = (guided_run / "report" / "index.html").read_text().replace(": ", ":")
+    found = re.findall('"method":"(.*?)"', page)
+    assert list(dict.fromkeys(found)) == ["guidance", "guided"]  # guidance first
+    before = {path: path.stat().st_mtime_ns for path in (guided_run / "store").rglob("*")}
+    succeed(*run)  # skips all of it
+    assert len(re.findall("skipped", capsys.readouterr().out)) == 9
+    assert {path: path.stat().st_mtime_ns for path in (guided_run / "store").rglob("*")} == before
+    assert main(["report", str(guided_run), "--scores", *map(str, tables[:1]), f"{guided_run}/nowhere"]) == 2
 
 
 def test_every_kind_scores_draws_and_unlearns(guided_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,19 +215,16 @@ def test_bad_options_are_refused_before_anything_is_written(
     assert {path for path in finished_run.rglob("*")} == before
 
 
-def test_an_interrupted_classifier_goes_on_and_ends_alike(guided_run: Path, tmp_path: Path) -> None:
-    store = PosteriorStore(guided_run / "store")
-    record = next(record for record in store.records() if record.kind == "classifier")
-    whole, mixture = store.load(record.key, expect=None)[0], store.find("guidance", seed=0)
+def test_an_interrupted_classifier_goes_on_and_ends_alike(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guda_lightning.posteriors.classifier.TEST_EVERY", 3)  # before and after
+    guide = [*GUIDE, "--posterior", "classifier", "--run", str(finished_run)]
+    succeed(*guide)
+    store = PosteriorStore(finished_run / "store")
+    (record,) = store.records()
+    whole = store.load(record.key, expect=None)[0]
     shutil.rmtree(store.path(record.key))
-    missing = message(
-        f"the guidance of {', '.join(map(str, range(10)))} (seed 0) lacks a part",
-        f"no {record.key.folder_name} with the hash {record.weights_hash[:8]} in {store.root}",
-        "all posteriors that it is made of",
-        "run guda guide, which makes what is missing",
-    )
-    with pytest.raises(StoreError, match=missing):
-        open_posterior(store, "guidance", open_schedule(guided_run / "full"), seed=0)
 
     script = tmp_path / "interrupts.py"
     script.write_text(
@@ -198,16 +237,15 @@ def test_an_interrupted_classifier_goes_on_and_ends_alike(guided_run: Path, tmp_
     sys.path.insert(0, str(tmp_path))
     try:
         stop = json.dumps([{"class_path": "interrupts.Stop"}])
-        assert main([*GUIDE, "--run", str(guided_run), "--trainer.callbacks", stop]) == 130
+        assert main([*guide, "--trainer.callbacks", stop]) == 130
     finally:
         sys.path.remove(str(tmp_path))
     assert not store.exists(record.key)
-    succeed(*GUIDE, "--run", guided_run)
+    succeed(*guide)
     again, made = store.load(record.key, expect=None)
     assert made.network_evaluations == record.network_evaluations
     for name, weights in whole.items():
         assert torch.equal(weights, again[name]), name
-    assert store.find("guidance", seed=0) == mixture  # of the same weights
 
 
 def test_the_guided_objective_makes_models_of_its_own(

@@ -197,7 +197,8 @@ class GroupClassifier(LightningModule):
         count = min(_TESTED, _MOST_DRAWS * len(samples))
         rows, spread = samples.spread(count), torch.arange(count) * len(self.schedule) // count
         timesteps = spread[torch.randperm(count, generator=generator)]
-        logits = samples.logits(self.average.module, rows, timesteps, self.seed)
+        average: Any = self.average.module
+        logits = samples.logits(average, rows, timesteps, self.seed)
         return float(nn.functional.cross_entropy(logits, samples.atom[rows]))
 
     def calibrate(self, data: HeldOutDataModule) -> None:
