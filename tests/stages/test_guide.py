@@ -163,6 +163,25 @@ def test_every_kind_scores_draws_and_unlearns(guided_run: Path, capsys: pytest.C
     assert main([*map(str, [*GUIDE, "--run", guided_run, "--posterior", "kernel"])]) == 2
 
 
+def test_where_a_kernel_would_take_too_long_guidance_is_by_classifiers_and_says_so(
+    guided_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guda_lightning.posteriors.patch_kernel.MAX_MULTIPLICATIONS", 0)
+    succeed(*GUIDE, "--run", guided_run)
+    said, *lines = capsys.readouterr().out.splitlines()
+    assert said.startswith(
+        "guide: no patch kernel, as the patch kernel would take too long on images of 8 x 8 ("
+    )
+    assert lines[0] == "guide: dense classifier is complete, skipped"
+    assert lines[-1] == "  t    1-48   0.5 dense classifier, 0.5 convolutional classifier (8)"
+    records = [r for r in PosteriorStore(guided_run / "store").records() if len(r.members) == 2]
+    assert [r.hparams["left_out"] for r in records] == [
+        {"patch_kernel": said.removeprefix("guide: no patch kernel, as ")}
+    ]
+    assert main([*GUIDE, "--posterior", "patch_kernel", "--run", str(guided_run), "--seed", "1"]) == 2
+    assert "the patch kernel would take too long on images of 8 x 8\n" in capsys.readouterr().err
+
+
 def test_scores_of_the_full_model_are_shared_with_other_methods(guided_run: Path) -> None:
     before = set((guided_run / "scores" / "errors").iterdir())
     succeed(*ATTRIBUTE, "--run", guided_run)
