@@ -156,7 +156,10 @@ def test_every_kind_scores_draws_and_unlearns(guided_run: Path, capsys: pytest.C
     unlearn = ["unlearn", *SHARED, "-c", "unlearn/guided.yaml", "--run", guided_run, "--steps", 2]
     succeed(*unlearn, "--groups", "3", "--objective.init_args.posterior", "patch_kernel")
     assert CounterfactualStore(guided_run / "store").operators() == ["guided_patch_kernel", "retrack"]
-    capsys.readouterr()
+    options = {"operator": "patch_kernel", "max_queries": 2, "scoring": {"strata": 2, "draws": 1}}
+    watch = [{"class_path": "guda_lightning.ELBOAttributionCallback", "init_args": options}]
+    succeed("validate", *SHARED, "--trainer.callbacks", json.dumps(watch), "--run", guided_run)
+    assert "influence/3" in capsys.readouterr().out
     assert main([*ATTRIBUTE[:-1], "classifier", "--run", str(guided_run)]) == 2
     err = capsys.readouterr().err
     assert "holds several posteriors of kind classifier" in err and "classifier.channels=[8]" in err
