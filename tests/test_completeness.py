@@ -112,7 +112,7 @@ def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureF
         ("fit", [], ["fit"]),  # though it is complete
         ("unlearn", ["--groups", "3,7"], ["unlearn 3", "unlearn 7"]),
         ("retrain", ["--groups", "3"], ["retrain 3 seed 0"]),
-        ("guide", [], ["guide classifier"]),
+        ("guide", [], ["guide dense classifier", "guide convolutional classifier (8)"]),
     ],
 )
 def test_a_dry_run_of_every_stage(

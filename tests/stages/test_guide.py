@@ -159,11 +159,33 @@ def test_every_kind_scores_draws_and_unlearns(guided_run: Path, capsys: pytest.C
     unlearn = ["unlearn", *SHARED, "-c", "unlearn/guided.yaml", "--run", guided_run, "--steps", 2]
     succeed(*unlearn, "--groups", "3", "--objective.init_args.posterior", "patch_kernel")
     assert CounterfactualStore(guided_run / "store").operators() == ["guided_patch_kernel", "retrack"]
-    capsys.readouterr()
+    options = {"operator": "patch_kernel", "max_queries": 2, "scoring": {"strata": 2, "draws": 1}}
+    watch = [{"class_path": "guda_lightning.ELBOAttributionCallback", "init_args": options}]
+    succeed("validate", *SHARED, "--trainer.callbacks", json.dumps(watch), "--run", guided_run)
+    assert "influence/3" in capsys.readouterr().out
     assert main([*ATTRIBUTE[:-1], "classifier", "--run", str(guided_run)]) == 2
     err = capsys.readouterr().err
     assert "holds several posteriors of kind classifier" in err and "classifier.channels=[8]" in err
     assert main([*map(str, [*GUIDE, "--run", guided_run, "--posterior", "kernel"])]) == 2
+
+
+def test_where_a_kernel_would_take_too_long_guidance_is_by_classifiers_and_says_so(
+    guided_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guda_lightning.posteriors.patch_kernel.MAX_MULTIPLICATIONS", 0)
+    succeed(*GUIDE, "--run", guided_run)
+    said, *lines = capsys.readouterr().out.splitlines()
+    assert said.startswith(
+        "guide: no patch kernel, as the patch kernel would take too long on images of 8 x 8 ("
+    )
+    assert lines[0] == "guide: dense classifier is complete, skipped"
+    assert lines[-1] == "  t    1-48   0.5 dense classifier, 0.5 convolutional classifier (8)"
+    records = [r for r in PosteriorStore(guided_run / "store").records() if len(r.members) == 2]
+    assert [r.hparams["left_out"] for r in records] == [
+        {"patch_kernel": said.removeprefix("guide: no patch kernel, as ")}
+    ]
+    assert main([*GUIDE, "--posterior", "patch_kernel", "--run", str(guided_run), "--seed", "1"]) == 2
+    assert "the patch kernel would take too long on images of 8 x 8\n" in capsys.readouterr().err
 
 
 def test_scores_of_the_full_model_are_shared_with_other_methods(guided_run: Path) -> None:

@@ -94,7 +94,7 @@ class ClassifierTrainer(PosteriorMaker):
 
         training = Training(
             "guide",
-            "classifier",
+            self.name,
             key.folder_name,
             made_from=self.provenance.to_json(),
             hparams={"groups": list(key.groups), "hparams": self.hparams, **self.provenance.to_json()},
