@@ -53,12 +53,9 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
     examples = _examples(run, path)
     channels, height, width = next(iter(examples.values())).shape[1:]
     shape = (channels, height, width)
-    others = [_of_the_same(table, other) for other in beside]
+    paired = {other: _of_the_same(table, other) for other in beside}
     made = _made(run, path, table)
-    unlearnt = [
-        *made,
-        *(one for file, other in zip(beside, others, strict=True) for one in _made(run, file, other)),
-    ]
+    unlearnt = [*made, *(one for file, other in paired.items() for one in _made(run, file, other))]
     facts = facts_of(run, table, made)
     placebo, without = _placebo(run, path, table), Without.of(run, table, shape)
     if placebo is None and ScoreTable.exists(run.placebo / path.name):
@@ -69,15 +66,13 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
         run.name,
         queries=_queries(run, path, table.record, shape),
         table=ScoreTable.concat(list(seeds.values())),
-        beside=others,
+        beside=list(paired.values()),
         examples=examples,
         curves=[row for one in unlearnt if isinstance(one, CounterfactualRecord) for row in one.history],
         facts=facts,
         out_of=sum(chunk.queries for chunk in chunks),
         agreement=agreement,
-        evaluated={}
-        if agreement is None
-        else _evaluated(agreement, {**seeds, **dict(zip(beside, others, strict=True))}),
+        evaluated={} if agreement is None else _evaluated(agreement, {**seeds, **paired}),
         placebo=placebo,
         without=without,
     )
