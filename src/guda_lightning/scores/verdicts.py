@@ -94,7 +94,5 @@ class Verdict:
         """
         measured = dict(stored["evidence"])
         kinds: dict[str, Any] = {"forget": Rise, "retain": Rise, "neighbour": Rise, "lead": Lead}
-        parts = {
-            name: kind(**measured[name]) for name, kind in kinds.items() if measured[name] is not None
-        }
+        parts = {name: kind(**measured[name]) for name, kind in kinds.items() if measured[name] is not None}
         return cls(**{**stored, "evidence": Evidence(**{**measured, **parts})})

@@ -1,0 +1,130 @@
+"""Whether a counterfactual stands for a model that never saw its group: rules, without an oracle.
+
+Thresholds are those of ``python -m benchmarks spoiled`` (docs/benchmarks.md). What must lie in a range is
+refused only where two standard errors around it do not reach the range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from guda_lightning.scores import Evidence, Grade, Lead, Rise, Verdict
+
+SIZE = (0.5, 3.0)  # forgotten, in what the posterior predicts: outside it is doubtful,
+WRONG_SIZE = (0.25, 6.0)  # and outside this invalid
+KEPT, BROKEN = 0.03, 0.12  # rise on samples that are kept, beyond what is predicted: doubtful, invalid
+SETTLED = 0.35  # of the forgetting, at most, comes in the last quarter of the steps
+STDERRS = 2.0
+_GRADES: tuple[Grade, ...] = ("valid", "doubtful", "invalid")
+
+
+class Finding(NamedTuple):
+    """What one rule says."""
+
+    grade: Grade
+    reason: str
+
+
+def judge(evidence: Evidence, posterior: str | None = None) -> Verdict:
+    """Judge one counterfactual: the worst finding decides, and valid is what no rule objects to.
+
+    Args:
+        evidence: What was measured of it.
+        posterior: Hash of the posterior that predicted; None without one.
+    """
+    findings = list(_findings(evidence))
+    worst = max(findings, key=lambda one: _GRADES.index(one.grade))
+    reasons = [one.reason for one in findings if one.grade == worst.grade][:2]  # one sentence
+    return Verdict(worst.grade, "; ".join(reasons), evidence, posterior)
+
+
+def _findings(evidence: Evidence) -> Iterator[Finding]:
+    yield size(evidence.forget)
+    yield kept("other groups", evidence.retain)
+    if evidence.neighbour is not None:
+        yield kept(f"the group {evidence.neighbour_name}", evidence.neighbour)
+    if evidence.last_quarter is not None:
+        yield settled(evidence.last_quarter)
+    if evidence.lead is not None:
+        yield clear(evidence.lead)
+
+
+def size(forget: Rise) -> Finding:
+    """Forgotten far enough, and not further than a model that never saw the group would be from it.
+
+    Args:
+        forget: On samples of the group.
+    """
+    low, high = forget.mean - STDERRS * forget.stderr, forget.mean + STDERRS * forget.stderr
+    if forget.predicted is None:
+        if low <= 0:
+            return Finding("invalid", f"nothing was forgotten: its own samples cost {_percent(forget)} more")
+        return Finding(
+            "doubtful",
+            f"its own samples cost {_percent(forget)} more, and no posterior says whether that is right: "
+            "run guda guide",
+        )
+    if forget.predicted <= 0:
+        return Finding("doubtful", "the posterior expects no loss on its own samples")
+    times, low, high = (value / forget.predicted for value in (forget.mean, low, high))
+    bounds: tuple[tuple[Grade, tuple[float, float]], ...] = (("invalid", WRONG_SIZE), ("doubtful", SIZE))
+    for grade, (least, most) in bounds:
+        if high < least:
+            return Finding(grade, f"forgot only {max(times, 0):.2g} times as far as predicted")
+        if low > most:
+            return Finding(grade, f"forgot {times:.2g} times further than predicted")
+    if low <= 0:
+        reason = f"hardly anything was forgotten: its own samples cost {_percent(forget)} more"
+        return Finding("doubtful", reason)
+    return Finding("valid", f"forgot {times:.2g} times as far as predicted")
+
+
+def kept(whose: str, rise: Rise) -> Finding:
+    """Samples that were to be kept cost no more than the posterior predicts, or than for the full model.
+
+    Args:
+        whose: Whose samples they are, for the reason.
+        rise: On them.
+    """
+    surplus = rise.mean - max(rise.predicted or 0.0, 0.0)
+    certain = surplus - STDERRS * rise.stderr
+    reason = f"samples of {whose} cost {100 * surplus:.2g} % more than they should"
+    if certain > BROKEN:
+        return Finding("invalid", reason)
+    if certain > KEPT:
+        return Finding("doubtful", reason)
+    return Finding("valid", f"{whose} are kept")
+
+
+def settled(last_quarter: float) -> Finding:
+    """Unlearning had come to its end.
+
+    Args:
+        last_quarter: Share of the forgetting that came in the last quarter of the steps.
+    """
+    share = f"{100 * last_quarter:.2g} % of the forgetting came in the last quarter of the steps"
+    return Finding("doubtful" if abs(last_quarter) > SETTLED else "valid", share)
+
+
+def clear(lead: Lead) -> Finding:
+    """Where the group leads, noise does not decide that it does.
+
+    Args:
+        lead: On the queries that it leads.
+    """
+    times = lead.gap / lead.stderr if lead.stderr > 0 else float("inf")
+    reason = f"it leads {lead.queries} queries by {times:.2g} standard errors together"
+    return Finding("doubtful" if times < STDERRS else "valid", reason)
+
+
+def tally(verdicts: Mapping[str, Verdict]) -> dict[Grade, list[str]]:
+    """The groups of every grade, the worst grade first."""
+    found: dict[Grade, list[str]] = {grade: [] for grade in reversed(_GRADES)}
+    for group, verdict in verdicts.items():
+        found[verdict.grade].append(group)
+    return found
+
+
+def _percent(rise: Rise) -> str:
+    return f"{100 * rise.mean:.2g} % ± {100 * rise.stderr:.2g} %"
