@@ -144,6 +144,11 @@ def predictor_of(attributor: FittedELBOAttributor) -> FittedELBOAttributor | Non
     return guidance.fit(context)
 
 
+def posterior_of(predictor: FittedELBOAttributor) -> str | None:
+    """Identity of the posterior that a predictor follows from."""
+    return predictor.details.classifier
+
+
 def probe_evaluations(attributor: FittedELBOAttributor, data: GroupDataModule, predicted: bool) -> int:
     """Network evaluations that ``probe`` takes, at most.
 
@@ -188,13 +193,14 @@ def probe(
         found = [-elbo(one, timesteps, plan, model.schedule, "elbo") for one in (full, *errors)]
         return found[0], torch.stack(found[1:])
 
-    predicted, neighbours = None, [None] * len(groups)
+    predicted: Tensor | None = None
+    neighbours: list[str | None] = [None] * len(groups)
     if predictor is not None:
         full, predicted = losses(predictor, torch.ones_like(probes.own))
         neighbours = probes.neighbours(predicted - full, full)
     wanted = [probes.wanted(column, neighbour) for column, neighbour in enumerate(neighbours)]
-    if predictor is attributor:
-        found = predicted
+    if predictor is attributor and predicted is not None:
+        found, predicted = predicted, None  # guidance is what it predicts
     else:
         full, found = losses(attributor, torch.stack(wanted, dim=1))
     evidence = {}

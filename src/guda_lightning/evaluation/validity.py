@@ -31,16 +31,17 @@ def judge(evidence: Evidence, posterior: str | None = None) -> Verdict:
 
     Args:
         evidence: What was measured of it.
-        posterior: Hash of the posterior that predicted; None without one.
+        posterior: Hash of the posterior that predicted; None without one. Where it predicted nothing, the
+            counterfactual is its own.
     """
-    findings = list(_findings(evidence))
+    findings = list(_findings(evidence, posterior))
     worst = max(findings, key=lambda one: _GRADES.index(one.grade))
     reasons = [one.reason for one in findings if one.grade == worst.grade][:2]  # one sentence
     return Verdict(worst.grade, "; ".join(reasons), evidence, posterior)
 
 
-def _findings(evidence: Evidence) -> Iterator[Finding]:
-    yield size(evidence.forget)
+def _findings(evidence: Evidence, posterior: str | None) -> Iterator[Finding]:
+    yield size(evidence.forget, guidance=posterior is not None)
     yield kept("other groups", evidence.retain)
     if evidence.neighbour is not None:
         yield kept(f"the group {evidence.neighbour_name}", evidence.neighbour)
@@ -50,21 +51,21 @@ def _findings(evidence: Evidence) -> Iterator[Finding]:
         yield clear(evidence.lead)
 
 
-def size(forget: Rise) -> Finding:
+def size(forget: Rise, *, guidance: bool = False) -> Finding:
     """Forgotten far enough, and not further than a model that never saw the group would be from it.
 
     Args:
         forget: On samples of the group.
+        guidance: Whether a counterfactual without a prediction is the posterior's own, which is one.
     """
     low, high = forget.mean - STDERRS * forget.stderr, forget.mean + STDERRS * forget.stderr
+    cost = f"its own samples cost {100 * forget.mean:.2g} % ± {100 * forget.stderr:.2g} % more"
     if forget.predicted is None:
         if low <= 0:
-            return Finding("invalid", f"nothing was forgotten: its own samples cost {_percent(forget)} more")
-        return Finding(
-            "doubtful",
-            f"its own samples cost {_percent(forget)} more, and no posterior says whether that is right: "
-            "run guda guide",
-        )
+            return Finding("invalid", f"nothing was forgotten: {cost}")
+        if guidance:
+            return Finding("valid", cost)
+        return Finding("doubtful", f"{cost}, and no posterior says how much it should be: run guda guide")
     if forget.predicted <= 0:
         return Finding("doubtful", "the posterior expects no loss on its own samples")
     times, low, high = (value / forget.predicted for value in (forget.mean, low, high))
@@ -75,8 +76,7 @@ def size(forget: Rise) -> Finding:
         if low > most:
             return Finding(grade, f"forgot {times:.2g} times further than predicted")
     if low <= 0:
-        reason = f"hardly anything was forgotten: its own samples cost {_percent(forget)} more"
-        return Finding("doubtful", reason)
+        return Finding("doubtful", f"hardly anything was forgotten: {cost}")
     return Finding("valid", f"forgot {times:.2g} times as far as predicted")
 
 
@@ -124,7 +124,3 @@ def tally(verdicts: Mapping[str, Verdict]) -> dict[Grade, list[str]]:
     for group, verdict in verdicts.items():
         found[verdict.grade].append(group)
     return found
-
-
-def _percent(rise: Rise) -> str:
-    return f"{100 * rise.mean:.2g} % ± {100 * rise.stderr:.2g} %"
