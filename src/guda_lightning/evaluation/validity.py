@@ -1,7 +1,7 @@
 """Whether a counterfactual stands for a model that never saw its group: rules, without an oracle.
 
-Thresholds are those of ``python -m benchmarks spoiled`` (docs/benchmarks.md). What must lie in a range is
-refused only where two standard errors around it do not reach the range.
+What is measured beyond a bound makes a counterfactual doubtful; beyond a wider one by two standard errors,
+invalid. ``python -m benchmarks spoiled`` says how often that is right (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 from guda_lightning.scores import Evidence, Grade, Lead, Rise, Verdict
 
-SIZE = (0.5, 3.0)  # forgotten, in what the posterior predicts: outside it is doubtful,
-WRONG_SIZE = (0.25, 6.0)  # and outside this invalid
-KEPT, BROKEN = 0.03, 0.12  # rise on samples that are kept, beyond what is predicted: doubtful, invalid
+SIZE, WRONG_SIZE = (0.5, 3.0), (0.25, 6.0)  # of the forgetting, in what the posterior predicts
+KEPT, BROKEN = 0.03, 0.12  # rise on samples that are kept, beyond what the posterior predicts
 SETTLED = 0.35  # of the forgetting, at most, comes in the last quarter of the steps
 STDERRS = 2.0
 _GRADES: tuple[Grade, ...] = ("valid", "doubtful", "invalid")
@@ -44,7 +43,7 @@ def _findings(evidence: Evidence, posterior: str | None) -> Iterator[Finding]:
     yield size(evidence.forget, guidance=posterior is not None)
     yield kept("other groups", evidence.retain)
     if evidence.neighbour is not None:
-        yield kept(f"the group {evidence.neighbour_name}", evidence.neighbour)
+        yield kept(f"group {evidence.neighbour_name}", evidence.neighbour)
     if evidence.last_quarter is not None:
         yield settled(evidence.last_quarter)
     if evidence.lead is not None:
@@ -69,12 +68,12 @@ def size(forget: Rise, *, guidance: bool = False) -> Finding:
     if forget.predicted <= 0:
         return Finding("doubtful", "the posterior expects no loss on its own samples")
     times, low, high = (value / forget.predicted for value in (forget.mean, low, high))
-    bounds: tuple[tuple[Grade, tuple[float, float]], ...] = (("invalid", WRONG_SIZE), ("doubtful", SIZE))
-    for grade, (least, most) in bounds:
-        if high < least:
-            return Finding(grade, f"forgot only {max(times, 0):.2g} times as far as predicted")
-        if low > most:
-            return Finding(grade, f"forgot {times:.2g} times further than predicted")
+    if times < SIZE[0]:
+        grade: Grade = "invalid" if high < WRONG_SIZE[0] else "doubtful"
+        return Finding(grade, f"forgot only {max(times, 0):.2g} times as far as predicted")
+    if times > SIZE[1]:
+        grade = "invalid" if low > WRONG_SIZE[1] else "doubtful"
+        return Finding(grade, f"forgot {times:.2g} times further than predicted")
     if low <= 0:
         return Finding("doubtful", f"hardly anything was forgotten: {cost}")
     return Finding("valid", f"forgot {times:.2g} times as far as predicted")
@@ -88,13 +87,10 @@ def kept(whose: str, rise: Rise) -> Finding:
         rise: On them.
     """
     surplus = rise.mean - max(rise.predicted or 0.0, 0.0)
-    certain = surplus - STDERRS * rise.stderr
-    reason = f"samples of {whose} cost {100 * surplus:.2g} % more than they should"
-    if certain > BROKEN:
-        return Finding("invalid", reason)
-    if certain > KEPT:
-        return Finding("doubtful", reason)
-    return Finding("valid", f"{whose} are kept")
+    if surplus > KEPT:
+        grade: Grade = "invalid" if surplus - STDERRS * rise.stderr > BROKEN else "doubtful"
+        return Finding(grade, f"samples of {whose} cost {100 * surplus:.2g} % more than they should")
+    return Finding("valid", f"{whose} kept")
 
 
 def settled(last_quarter: float) -> Finding:
