@@ -19,6 +19,7 @@ from guda_lightning.attribution import AttributionContext, CounterfactualAttribu
 from guda_lightning.attribution.elbo import FittedELBOAttributor
 from guda_lightning.attribution.networks import FittedNetworks
 from guda_lightning.attribution.probing import posterior_of, predictor_of, probe
+from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import GroupDataModule, UnlearnDataModule
 from guda_lightning.data.sources.digits import Digits
 from guda_lightning.diffusion import open_full
@@ -64,21 +65,25 @@ def kinds(store: str) -> list[Kind]:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Networks(FittedNetworks):
-    """Counterfactuals that were never stored.
+class Unstored(FittedNetworks):
+    """A counterfactual that was never stored.
 
     Attributes:
-        networks: By group.
+        network: Its network.
     """
 
-    networks: Mapping[str, nn.Module]
+    network: nn.Module
+
+    def last_quarter(self, group: str) -> float | None:
+        """See ``FittedELBOAttributor.last_quarter``; no influence was measured on the way."""
+        return None
 
     def measure(self, queries: Queries, scoring: Scoring, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See ``FittedELBOAttributor.measure``; all is measured."""
         full = self.context.full.model
         errors, timesteps = squared_errors(full, queries, scoring)
-        models = [replace(full, denoiser=self.networks[group]) for group in self.groups]
-        return errors, torch.stack([squared_errors(m, queries, scoring)[0] for m in models]), timesteps
+        found, _ = squared_errors(replace(full, denoiser=self.network), queries, scoring)
+        return errors, found[None], timesteps
 
 
 class Tried:
@@ -125,8 +130,17 @@ class Tried:
 
     def verdict(self, group: str, network: nn.Module) -> Verdict:
         """The verdict on a network as the counterfactual of a group."""
-        like = CounterfactualAttributor(None, "retrain", groups=[group]).fit(self.context)
-        made = Networks(**{**vars(like), "networks": {group: network}})
+        like = CounterfactualAttributor(None, "guidance", groups=[group]).fit(self.context)
+        made = Unstored(
+            groups=like.groups,
+            method="spoiled",
+            context=self.context,
+            scoring=like.scoring,
+            details=like.details,
+            store=CounterfactualStore(self.run.store),
+            keys={},
+            network=network,
+        )
         return self._judged(made)[group]
 
     def _judged(self, attributor: FittedELBOAttributor) -> dict[str, Verdict]:
