@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guda_lightning.attribution.attributor import AttributionContext
 from guda_lightning.attribution.counterfactual import GuidanceAttributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor
 from guda_lightning.attribution.guidance import FittedGuidance
@@ -17,7 +18,7 @@ from guda_lightning.data.images import as_input
 from guda_lightning.functional.elbo import elbo
 from guda_lightning.functional.moments import Moments
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors import ClassifierStore
+from guda_lightning.posteriors import ClassifierRecord, ClassifierStore
 from guda_lightning.scores import Evidence, Rise, Scoring
 from guda_lightning.types import Queries
 
@@ -113,16 +114,43 @@ def probing(schedule: NoiseSchedule, like: Scoring) -> Scoring:
 
 
 def predictor_of(attributor: FittedELBOAttributor) -> FittedELBOAttributor | None:
-    """What predicts the losses of counterfactuals: a posterior in the same store, made from the same.
-
-    Of several, one of the counterfactuals' seed, or else of the lowest. Guidance is its own predictor.
+    """What predicts the losses of counterfactuals: the posterior of their store; guidance is its own.
 
     Returns:
         It, fitted to the same groups; None where there is none.
     """
-    context = attributor.context
     if isinstance(attributor, FittedGuidance):
         return attributor
+    return predictor_in(attributor.context, attributor.seed, attributor.groups, attributor.scoring)
+
+
+def predictor_in(
+    context: AttributionContext, seed: int, groups: Sequence[str], scoring: Scoring
+) -> FittedELBOAttributor | None:
+    """The ``posterior_in`` of a context, fitted to some groups; None where there is none.
+
+    Args:
+        context: Full model, groups and store.
+        seed: As for ``posterior_in``.
+        groups: To fit it to.
+        scoring: Batch size and precision.
+    """
+    record = posterior_in(context, seed)
+    if record is None:
+        return None
+    hparams = record.hparams_hash
+    return GuidanceAttributor(None, scoring=scoring, seed=record.seed, hparams=hparams, groups=groups).fit(
+        context
+    )
+
+
+def posterior_in(context: AttributionContext, seed: int) -> ClassifierRecord | None:
+    """The posterior of a store that was made from the full model, schedule and groups of a context.
+
+    Args:
+        context: Full model, groups and store.
+        seed: Of several posteriors one of this seed, or else of the lowest.
+    """
     if context.store is None:
         return None
     origin = context.provenance.to_json().items()
@@ -131,17 +159,7 @@ def predictor_of(attributor: FittedELBOAttributor) -> FittedELBOAttributor | Non
         for record in ClassifierStore(context.store).records()
         if all(getattr(record, name) == value for name, value in origin)
     ]
-    if not fitting:
-        return None
-    best = min(fitting, key=lambda one: (one.seed != attributor.seed, one.seed, one.hparams_hash))
-    guidance = GuidanceAttributor(
-        None,
-        scoring=attributor.scoring,
-        seed=best.seed,
-        hparams=best.hparams_hash,
-        groups=attributor.groups,
-    )
-    return guidance.fit(context)
+    return min(fitting, key=lambda one: (one.seed != seed, one.seed, one.hparams_hash), default=None)
 
 
 def posterior_of(predictor: FittedELBOAttributor) -> str | None:
@@ -185,12 +203,11 @@ def probe(
     model, groups = attributor.context.full.model, attributor.groups
     probes = Probes.of(data, groups, model.conditional)
     scoring = probing(model.schedule, attributor.scoring)
-    plan = scoring.plan(model.schedule)
 
     def losses(of: FittedELBOAttributor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """In nats over the levels: ``[P]`` of the full model, ``[groups, P]`` of the counterfactuals."""
         full, errors, timesteps = of.measure(probes.samples, scoring, wanted)
-        found = [-elbo(one, timesteps, plan, model.schedule, "elbo") for one in (full, *errors)]
+        found = [losses_of(one, timesteps, model.schedule, scoring) for one in (full, *errors)]
         return found[0], torch.stack(found[1:])
 
     predicted: Tensor | None = None
@@ -218,6 +235,11 @@ def probe(
             last_quarter=attributor.last_quarter(group),
         )
     return evidence
+
+
+def losses_of(errors: Tensor, timesteps: Tensor, schedule: NoiseSchedule, scoring: Scoring) -> Tensor:
+    """``[samples]`` in nats over the levels, from squared errors ``[samples, levels, 1]``."""
+    return -elbo(errors, timesteps, scoring.plan(schedule), schedule, "elbo")
 
 
 def _rise(losses: Tensor, full: Tensor, predicted: Tensor | None) -> Rise:

@@ -18,7 +18,7 @@ from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.scores.columns import SCHEMA, distinct, pivot, refuse_unusable, rows_of
 from guda_lightning.scores.record import Joined, ScoreRecord
 from guda_lightning.scores.squared_errors import unreadable
-from guda_lightning.scores.verdicts import Verdict
+from guda_lightning.scores.verdicts import Verdict, verdicts_of_text, verdicts_to_text
 from guda_lightning.storage.files import atomic_file, canonical_json
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class ScoreTable:
     def concat(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
         """Join tables of different methods, weightings, seeds, queries or groups.
 
-        The record is theirs when they share one, else of kind `Joined`, and then there are no verdicts: they
-        are about the counterfactuals of one method and seed.
+        The record is theirs when they share one, else of kind `Joined`, and then there are no verdicts.
 
         Raises:
             ConfigError: Some have scores per sample and some per group, or they share rows.
@@ -230,9 +229,8 @@ class ScoreTable:
             record: What identifies all of them.
             verdicts: On the counterfactuals behind all of them.
         """
-        metadata = {_RECORD: canonical_json(record.to_stored())}
-        if verdicts:
-            metadata[_VERDICTS] = canonical_json({name: one.to_json() for name, one in verdicts.items()})
+        said = {_VERDICTS: verdicts_to_text(verdicts)} if verdicts else {}
+        metadata = {_RECORD: canonical_json(record.to_stored()), **said}
         schema = SCHEMA.with_metadata(metadata)
         with (
             atomic_file(path) as temporary,
@@ -278,11 +276,7 @@ class ScoreTable:
 
     @staticmethod
     def is_complete(path: str | Path, record: ScoreRecord) -> bool:
-        """Whether a table is there that has this record; in which chunks it was made does not matter.
-
-        Raises:
-            StoreError: What is there is damaged or no score table.
-        """
+        """Whether a table of this record is there, in whatever chunks it was made; raises as ``load``."""
         if not ScoreTable.exists(path):
             return False
         return replace(ScoreTable.load_record(path), chunks=()) == replace(record, chunks=())
@@ -297,11 +291,7 @@ def _stored(path: str | Path) -> Iterator[tuple[pq.ParquetFile, ScoreRecord, dic
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             metadata = file.schema_arrow.metadata
-            verdicts = json.loads(metadata.get(_VERDICTS, "{}"))
-            yield (
-                file,
-                ScoreRecord.from_stored(json.loads(metadata[_RECORD])),
-                {name: Verdict.from_json(one) for name, one in verdicts.items()},
-            )
+            record = ScoreRecord.from_stored(json.loads(metadata[_RECORD]))
+            yield file, record, verdicts_of_text(metadata.get(_VERDICTS, b"{}"))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, GudaError) as error:
         raise unreadable(path, error, "a score table written by guda-lightning") from error

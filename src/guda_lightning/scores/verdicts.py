@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from guda_lightning.storage.files import canonical_json
 
 Grade = Literal["valid", "doubtful", "invalid"]
 
@@ -96,3 +99,13 @@ class Verdict:
         kinds: dict[str, Any] = {"forget": Rise, "retain": Rise, "neighbour": Rise, "lead": Lead}
         parts = {name: kind(**measured[name]) for name, kind in kinds.items() if measured[name] is not None}
         return cls(**{**stored, "evidence": Evidence(**{**measured, **parts})})
+
+
+def verdicts_to_text(verdicts: Mapping[str, Verdict]) -> str:
+    """Verdicts by group as JSON."""
+    return canonical_json({group: verdict.to_json() for group, verdict in verdicts.items()})
+
+
+def verdicts_of_text(text: str | bytes) -> dict[str, Verdict]:
+    """The verdicts of what ``verdicts_to_text`` gave; raises as ``Verdict.from_json``, or ``ValueError``."""
+    return {group: Verdict.from_json(stored) for group, stored in json.loads(text).items()}
