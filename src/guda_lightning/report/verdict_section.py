@@ -27,7 +27,7 @@ def verdict_rows(verdicts: Mapping[str, Verdict]) -> list[VerdictRow]:
 
 
 def verdict_finding(verdicts: Mapping[str, Verdict]) -> str:
-    """How many counterfactuals can be believed, such as ``9 are valid and 1 is invalid``."""
+    """How many counterfactuals can be believed, in one sentence."""
     counts = {grade: len(groups) for grade, groups in reversed(tally(verdicts).items()) if groups}
-    said = " and ".join(f"{count} {'is' if count == 1 else 'are'} {grade}" for grade, count in counts.items())
-    return f"Of {len(verdicts)} counterfactuals, {said}."
+    said = ", ".join(f"{count} {grade}" for grade, count in counts.items())
+    return f"Verdicts on {len(verdicts)} counterfactuals: {said}."
