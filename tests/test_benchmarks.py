@@ -60,6 +60,14 @@ TABLES: dict[str, tuple[str, set[str]]] = {
             for how in ("100 timesteps", "race for the top 1", "race for the top 3")
         },
     ),
+    "spoiled": (
+        "counterfactual",
+        {
+            *("guided, 3 steps instead of 30", "guided", "guided, of another group"),
+            *("retrack, 2 steps", "retrack, 30 steps: too far"),
+            *("retrain, seed 0", "retrain, seed 1", "guidance", "all good ones", "all spoiled ones"),
+        },
+    ),
     "styles": (
         "method",
         {ORACLE, "weighted_style", "uniform_style", "retrack", "similarity"}

@@ -48,11 +48,13 @@ class WandbFiles:
         """Columns, rows, and the thumbnails among them, as they would be uploaded."""
         value = self.whole["summary"][name]
         written = read_json(self.folder / "files" / value["path"])
-        artifact = self.records["artifact"][-1]["manifest"]["contents"]
-        files = {entry["path"]: entry["local_path"] for entry in artifact}
+        logged = [
+            entry for artifact in self.records["artifact"] for entry in artifact["manifest"]["contents"]
+        ]
+        files = {entry["path"]: entry["local_path"] for entry in logged}
         uploaded = json.loads(Path(files[f"{name}.table.json"]).read_text())
-        column = uploaded["columns"].index("image")
-        images = [np.asarray(Image.open(files[row[column]["path"]])) for row in uploaded["data"]]
+        pictures = [column for column, title in enumerate(uploaded["columns"]) if title == "image"]
+        images = [np.asarray(Image.open(files[row[c]["path"]])) for row in uploaded["data"] for c in pictures]
         return written["columns"], written["data"], images
 
 

@@ -8,16 +8,18 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from markupsafe import escape
 from PIL import Image
 
 from guda_lightning.errors import ConfigError, MissingExtraError, NumericsError, QueryError
 from guda_lightning.report.page_data import MAX_EXAMPLES, MAX_THUMBNAILS
-from guda_lightning.scores import ScoreTable
+from guda_lightning.scores import Evidence, Rise, ScoreTable, Verdict
 from guda_lightning.scores.summaries import group_summaries
 from guda_lightning.scores.views import views
 from guda_lightning.types import Queries
@@ -97,6 +99,25 @@ def test_names_are_escaped_everywhere(page: Page, score_table: Table) -> None:
     assert "<img" not in path.read_text("utf-8")
     data = _data(path)
     assert data["groups"][0]["name"] == data["queries"][0]["id"] == data["curves"][0]["group"] == HOSTILE
+
+
+def test_verdicts_have_a_section_and_a_mark(page: Page, score_table: Table) -> None:
+    evidence = Evidence(Rise(8.0, 0.1, 0.2), Rise(0.3, 0.1, 0.0))
+    verdicts = {
+        "a": Verdict("valid", "all is well", evidence),
+        HOSTILE: Verdict("invalid", HOSTILE, evidence),
+    }
+    table = replace(score_table(torch.randn(2, 2), groups=["a", HOSTILE]), verdicts=verdicts)
+    path = page(table)
+    text, name = path.read_text("utf-8"), str(escape(HOSTILE))
+    assert '<section id="verdicts"' in text
+    rows = re.findall(r'<td class="(\w+)">\1</td><td class="why">(.*?)</td>', text)
+    assert rows == [("invalid", name), ("valid", "all is well")]  # the worst first
+    marks = [group["verdict"] for group in _data(path)["groups"]]
+    assert marks == [{"grade": v.grade, "reason": v.reason} for v in verdicts.values()]
+    plain = page(score_table(torch.randn(2, 2)))
+    assert '<section id="verdicts"' not in plain.read_text("utf-8")
+    assert "verdict" not in _data(plain)["groups"][0]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

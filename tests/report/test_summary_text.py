@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from guda_lightning.report.summary_text import summary, summary_of_parts
-from guda_lightning.scores import ScoreTable
+from guda_lightning.scores import Evidence, Rise, ScoreTable, Verdict
 
 EXPECTED = """\
 retrack, weighting elbo, seed 0: 2 queries, 3 groups, 1 undecided
@@ -74,3 +75,22 @@ def test_parts_are_summarised_like_the_whole(score_table: Callable[..., ScoreTab
     text = summary_of_parts(iter(parts))
     assert text == summary(both(slice(None)))
     assert "retrack, weighting uniform, seed 0: 23 queries, 4 groups, " in text
+
+
+def test_verdicts_stand_beside_their_groups_and_the_worst_say_why(
+    score_table: Callable[..., ScoreTable],
+) -> None:
+    evidence = Evidence(Rise(8.0, 0.1, 0.2), Rise(0.3, 0.1, 0.0))
+    verdicts = {
+        "cats": Verdict("valid", "forgot 1.1 times as far as predicted", evidence),
+        "dogs": Verdict("doubtful", "samples of other groups cost 5 % more than they should", evidence),
+        "birds": Verdict("invalid", "forgot 40 times further than predicted; " + 9 * "and so on ", evidence),
+    }
+    table = score_table(torch.tensor([[5.0, 4.0, -4.0]]), groups=[*verdicts])
+    lines = summary(replace(table, verdicts=verdicts)).splitlines()
+    assert lines[2].split() == ["group", "mean", "score", "leads", "verdict"]
+    assert [line.split()[-1] for line in lines[3:6]] == ["valid", "doubtful", "invalid"]
+    assert lines[7] == "Verdicts on 3 counterfactuals: 1 valid, 1 doubtful, 1 invalid."
+    assert lines[8].startswith("  birds: invalid, forgot 40 times further than predicted; and so on")
+    assert lines[9] == "  dogs: doubtful, samples of other groups cost 5 % more than they should"
+    assert max(map(len, lines)) <= 100

@@ -162,6 +162,11 @@ def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
     for thumbnail, image in zip(thumbnails, queries.images, strict=True):
         assert np.array_equal(thumbnail, from_unit(image)[0].numpy())
 
+    columns, rows, _ = written["attribute retrack-0"].table("attribution/verdicts")
+    assert columns == ["group", "verdict", "reason"]
+    assert rows == [[group, verdict.grade, verdict.reason] for group, verdict in table.verdicts.items()]
+    assert len(rows) == 2
+
     columns, rows, thumbnails = written["unlearn dark"].table("influence/scores")
     assert columns == ["query", "image", "top group", "dark"]
     assert len(rows) == len(thumbnails) == 6  # two probe samples of each of three groups

@@ -18,7 +18,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
-from guda_lightning.scores import ScoreRecord, ScoreTable, SquaredErrors
+from guda_lightning.scores import (
+    Evidence,
+    Lead,
+    Rise,
+    ScoreRecord,
+    ScoreTable,
+    SquaredErrors,
+    Verdict,
+)
 from guda_lightning.scores.kinds import Custom
 from guda_lightning.scores.record import Joined
 
@@ -484,3 +492,43 @@ def test_parts_are_written_and_read_one_by_one(tmp_path: Path) -> None:
         ScoreTable.save_parts(path, broken(), OTHER)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["table.parquet"]
+
+
+# verdicts
+
+
+def test_verdicts_are_stored_beside_the_record_and_change_no_identity(tmp_path: Path) -> None:
+    evidence = Evidence(
+        Rise(0.2, 0.1, 0.3), Rise(0.0, 0.1), Rise(0.1, 0.1, 0.0), "g0", 0.25, Lead(1.0, 0.5, 2)
+    )
+    verdicts = {
+        "g2": Verdict("invalid", "why", evidence, "posterior"),
+        "g0": Verdict("doubtful", "why not", Evidence(Rise(0.2, 0.1), Rise(0.0, 0.1))),
+    }
+    plain, path = table(), tmp_path / "table.parquet"
+    plain.save(path)
+    assert ScoreTable.load(path).verdicts == {}
+    judged = replace(plain, verdicts=verdicts)
+    judged.save(path)
+    assert ScoreTable.is_complete(path, plain.record)
+    assert ScoreTable.load_verdicts(path) == verdicts
+    loaded = ScoreTable.load(path)
+    assert loaded.verdicts == verdicts
+    assert loaded.table.equals(plain.table)
+    assert next(ScoreTable.load_parts(path)).verdicts == verdicts
+    assert loaded.select(weighting="elbo").verdicts == verdicts
+    other = table(method="guidance", record=ScoreRecord(Custom(entries={"model": "other"})))
+    assert ScoreTable.concat([loaded, other]).verdicts == {}
+
+
+def test_a_damaged_verdict_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    table().save(path)
+    rows = pq.read_table(path)
+    said = {**rows.schema.metadata, b"guda_lightning_verdicts": b'{"g0": {"grade": "valid"}}'}
+    pq.write_table(rows.replace_schema_metadata(said), path)
+    expected = "a score table written by guda-lightning"
+    with pytest.raises(
+        StoreError, match=message(f"{path} cannot be read", "no entry 'evidence'", expected, REMAKE)
+    ):
+        ScoreTable.load(path)

@@ -4,7 +4,7 @@ from guda_lightning.attribution.attributor import AttributionContext, Attributor
 from guda_lightning.attribution.coalitions import CoalitionAttributor
 from guda_lightning.attribution.counterfactual import CounterfactualAttributor, GuidanceAttributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor
-from guda_lightning.attribution.racing import RacingAttributor
+from guda_lightning.attribution.racing import FittedRace, RacingAttributor
 from guda_lightning.attribution.scoring import shared_errors, squared_errors
 from guda_lightning.attribution.similarity import PixelSimilarity
 
@@ -15,6 +15,7 @@ __all__ = [
     "CounterfactualAttributor",
     "FittedAttributor",
     "FittedELBOAttributor",
+    "FittedRace",
     "GuidanceAttributor",
     "PixelSimilarity",
     "RacingAttributor",

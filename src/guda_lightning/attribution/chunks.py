@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from guda_lightning.attribution.attributor import FittedAttributor
 from guda_lightning.data import GroupDataModule, QueryFolder, QueryHash
 from guda_lightning.errors import QueryError
 from guda_lightning.progress_bar import progress_bar
-from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores import ScoreRecord, ScoreTable, Verdict
 from guda_lightning.scores.record import ChunkRecord
 from guda_lightning.types import Queries
 
@@ -143,9 +143,13 @@ class ChunkedTable:
         """The chunks that are to be scored."""
         return [chunk for chunk in self.chunks if not chunk.done]
 
-    def save(self, path: Path) -> None:
-        """Write the table from its parts, one after the other."""
-        ScoreTable.save_parts(path, (ScoreTable.load(chunk.part) for chunk in self.chunks), self.record)
+    def parts(self) -> Iterator[ScoreTable]:
+        """The scores of every chunk, one after the other."""
+        return (ScoreTable.load(chunk.part) for chunk in self.chunks)
+
+    def save(self, path: Path, verdicts: Mapping[str, Verdict]) -> None:
+        """Write the table from its parts, with the verdicts on its counterfactuals."""
+        ScoreTable.save_parts(path, self.parts(), self.record, verdicts)
 
 
 def _chunk_size(attributor: FittedAttributor, image_shape: tuple[int, int, int]) -> int:

@@ -101,6 +101,10 @@ class FittedELBOAttributor(FittedAttributor):
             wanted, and the timesteps ``[Q, strata, draws]``.
         """
 
+    def last_quarter(self, group: str) -> float | None:
+        """How much of its forgetting a counterfactual did in the last quarter of its steps; None: unknown."""
+        return None
+
     @abstractmethod
     def evaluations_of(self, per_model: int) -> int:
         """Network evaluations of all groups together, from those of one model."""

@@ -42,6 +42,10 @@ class FittedNetworks(FittedELBOAttributor):
         """Network evaluations of all groups together, from those of one model: one pass a model."""
         return per_model * (1 + len(self.groups))
 
+    def last_quarter(self, group: str) -> float | None:
+        """How much of its forgetting a counterfactual did in the last quarter of its steps; None: unknown."""
+        return self.store.record(self.keys[group]).last_quarter
+
     def measure(self, queries: Queries, scoring: Scoring, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Squared errors of the full model and of some counterfactuals on the same noise; nothing is kept.
 

@@ -74,3 +74,16 @@ class CounterfactualRecord(WeightsRecord):
     def key(self) -> CounterfactualKey:
         """The key that the counterfactual is stored under."""
         return CounterfactualKey(self.operator, self.groups, self.seed, self.hparams_hash)
+
+    @property
+    def last_quarter(self) -> float | None:
+        """How much of the influence on the groups' own samples came in the last quarter of the steps.
+
+        A share of the influence at the end; None where it was not measured then and before.
+        """
+        curve = {row["step"]: float(row["own"]) for row in self.history}
+        before = [step for step in curve if step <= 0.75 * self.steps]
+        if not before or not curve.get(self.steps):
+            return None
+        end = curve[self.steps]
+        return (end - curve[max(before)]) / abs(end)

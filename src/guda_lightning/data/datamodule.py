@@ -194,7 +194,7 @@ class GroupDataModule(LightningDataModule):
     @property
     def probe(self) -> Indices:
         """Indices of the probe set: ``probe_per_group`` samples of every group, sorted."""
-        return np.unique(np.concatenate(list(self._picked(self.probe_per_group).values())))
+        return np.unique(np.concatenate(list(self.picked(self.probe_per_group).values())))
 
     def without(self, groups: Sequence[str], seed: int | None = None) -> GroupDataModule:
         """Return the same data for retraining without some groups; the images are shared.
@@ -254,7 +254,7 @@ class GroupDataModule(LightningDataModule):
 
     def examples(self, count: int = 4) -> dict[str, Tensor]:
         """Return up to ``count`` images of every group, always the same: ``[n, C, H, W]`` in [-1, 1]."""
-        return {name: to_unit(self.pixels(indices)) for name, indices in self._picked(count).items()}
+        return {name: to_unit(self.pixels(indices)) for name, indices in self.picked(count).items()}
 
     def pixels(self, indices: Indices) -> Tensor:
         """Return some of the images: ``[images, channels, height, width]`` uint8."""
@@ -342,8 +342,8 @@ class GroupDataModule(LightningDataModule):
             seed=self._order_seed,
         )
 
-    def _picked(self, count: int) -> dict[str, Indices]:
-        """Draw up to ``count`` samples of every group; a larger count adds to a smaller one."""
+    def picked(self, count: int) -> dict[str, Indices]:
+        """Indices of up to ``count`` samples of every group, always the same; more add to fewer."""
         picked = {}
         for column, name in enumerate(self.grouping.names):
             members = np.flatnonzero(self._loaded.membership[:, column].numpy())

@@ -12,12 +12,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from guda_lightning import compat
+from guda_lightning.attribution import AttributionContext
+from guda_lightning.attribution.forget_target import ForgetTarget
 from guda_lightning.callbacks import ELBOAttributionCallback
 from guda_lightning.counterfactuals import CounterfactualRecord
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.makers.costs import TRAINING_SECONDS, step_seconds
 from guda_lightning.makers.maker import Maker, name_of
 from guda_lightning.makers.trainers import Training
+from guda_lightning.makers.until_predicted import UntilPredicted
 from guda_lightning.unlearning import Objective, ObjectiveContext, UnlearnModule
 
 VALIDATIONS = 4  # while unlearning a group: enough to see its influence grow
@@ -41,6 +44,7 @@ class Unlearner(Maker):
         checkpointing: Whether to save memory by computing activations twice.
         device: Where steps are timed.
         autocast: The precision of forward passes, for timing them.
+        until_predicted: Whether to stop before, where a group is forgotten as far as the posterior predicts.
     """
 
     objective: Objective
@@ -51,6 +55,7 @@ class Unlearner(Maker):
     checkpointing: bool = False
     device: torch.device | str = "cpu"
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    until_predicted: bool = False
 
     @property
     def operator(self) -> str:
@@ -61,6 +66,19 @@ class Unlearner(Maker):
         """Refuse groups that the objective cannot forget, before any work; raises as ``Objective.bind``."""
         data, schedule = self.data.unlearning(groups), self.full.model.schedule
         self.objective.bind(ObjectiveContext(data, schedule, self.provenance, torch.device("cpu")))
+        self.target(groups)
+
+    def target(self, groups: Sequence[str]) -> ForgetTarget | None:
+        """How far to forget some groups; None: as far as all steps lead.
+
+        Raises:
+            StoreError: There is no posterior to predict it.
+            ConfigError: It predicts no loss.
+        """
+        if not self.until_predicted:
+            return None
+        context = AttributionContext(self.full, self.data, store=self.store.root)
+        return ForgetTarget.of(context, self.data, name_of(groups), self.seed)
 
     def student(self, groups: Sequence[str]) -> UnlearnModule:
         """A student that has not begun to forget these groups."""
@@ -86,6 +104,7 @@ class Unlearner(Maker):
             curves = [c.history for c in compat.callbacks(trainer) if isinstance(c, ELBOAttributionCallback)]
             return student.save(self.store, curves[0] if curves else (), self.hparams)
 
+        target = self.target(groups)
         training = Training(
             "unlearn",
             name_of(groups),
@@ -99,6 +118,7 @@ class Unlearner(Maker):
                 "val_check_interval": max(1, self.steps // VALIDATIONS),
                 "num_sanity_val_steps": 0,
             },
+            callbacks=[] if target is None else [UntilPredicted(target, self.steps)],
         )
         return self.trainers.train(training, student, self.data.unlearning(groups), keep)
 

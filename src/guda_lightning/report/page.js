@@ -67,6 +67,11 @@ function bar(value, error, low, high) {
   return track;
 }
 
+function mark(verdict) {
+  if (!verdict || verdict.grade === "valid") return [];
+  return [" ", el("small", { class: verdict.grade, title: verdict.reason }, verdict.grade)];
+}
+
 function row(group, value, error, low, high, { extra = null, pictures = null, covers = "" } = {}) {
   const { symbol } = state.view;
   const [number, plusMinus] = parts(value, error);
@@ -75,7 +80,7 @@ function row(group, value, error, low, high, { extra = null, pictures = null, co
     pictures ?? picture(groups[group].examples[0], ""),
     el("span", {},
       el("span", { class: "line" },
-        el("span", { class: "name", title: groups[group].name }, groups[group].name),
+        el("span", { class: "name", title: groups[group].name }, groups[group].name, ...mark(groups[group].verdict)),
         el("span", { class: "number" },
           el("span", { class: "score" }, number),
           el("span", { class: "error" }, [" " + plusMinus, symbol].filter((part) => part.trim()).join(" ") + words))),

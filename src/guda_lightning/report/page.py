@@ -27,6 +27,7 @@ from guda_lightning.report.page_template import render
 from guda_lightning.report.pictures import PIXEL_ART, data_uri
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.summary_text import summary
+from guda_lightning.report.verdict_section import verdict_finding, verdict_rows
 from guda_lightning.report.without_section import Without
 from guda_lightning.report.words import words_of
 from guda_lightning.scores import ScoreRecord, ScoreTable
@@ -116,6 +117,8 @@ def write_page(folder: str | Path, page: Page) -> Path:
         facts=page.facts,
         curves=bool(page.curves),
         agreement=None if page.agreement is None else _agreement(page.agreement),
+        verdicts=verdict_rows(table.verdicts),
+        judged=verdict_finding(table.verdicts) if table.verdicts else "",
         placebo=[] if page.placebo is None else page.placebo.lines,
         without=None if page.without is None else _without(page.without, table),
         undecided_below=f"{UNDECIDED_BELOW:g}",

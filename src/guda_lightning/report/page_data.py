@@ -11,7 +11,7 @@ from torch import Tensor
 from guda_lightning.errors import NumericsError, QueryError
 from guda_lightning.report.charts import color_limit
 from guda_lightning.report.pictures import data_uri
-from guda_lightning.scores import ScoreTable
+from guda_lightning.scores import ScoreTable, Verdict
 from guda_lightning.scores.summaries import group_summaries, margins
 from guda_lightning.scores.views import View
 from guda_lightning.types import Queries
@@ -61,14 +61,19 @@ def view_of(shown: View, missed: Mapping[str, frozenset[str]]) -> dict[str, Any]
 
 
 def groups_of(table: ScoreTable, examples: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Names of groups, and a few training images of each, ``[images, channels, height, width]``."""
+    """Names of groups, a few training images of each, ``[images, channels, height, width]``, and verdicts."""
     return [
         {
             "name": group,
             "examples": [data_uri(image, EXAMPLE_PIXELS) for image in examples.get(group, ())[:MAX_EXAMPLES]],
+            **({"verdict": _verdict(table.verdicts[group])} if group in table.verdicts else {}),
         }
         for group in table.groups
     ]
+
+
+def _verdict(verdict: Verdict) -> dict[str, str]:
+    return {"grade": verdict.grade, "reason": verdict.reason}
 
 
 def queries_of(table: ScoreTable, queries: Queries) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def not_shown(loggers: Sequence[Logger]) -> str | None:
     )
 
 
-KEYS = ("scores", "heatmap", "curves")  # of what `log_attribution` logs, behind its prefix
+KEYS = ("scores", "verdicts", "heatmap", "curves")  # of what `log_attribution` logs, behind its prefix
 
 
 def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) -> list[Logger]:
@@ -105,7 +105,7 @@ def log_attribution(
     prefix: str,
     step: int | None = None,
 ) -> None:
-    """Log a score table to every W&B logger: rows with thumbnails, a heat map and per-group curves.
+    """Log a score table to every W&B logger: rows with thumbnails, verdicts, a heat map and curves.
 
     Args:
         loggers: The trainer's loggers; others than W&B are left alone.
@@ -136,12 +136,17 @@ def log_attribution(
         for query, row in zip(view.queries, view.scores, strict=True)
     ]
     words = ["query", "image", "top group", "unit"]
-    columns = [*words, *(beside(group, words) for group in groups)]
+    titles = [*words, *(beside(group, words) for group in groups)]
     pictures = {"heatmap": _picture(charts.heatmap(view))}
     if curves:
         pictures["curves"] = _picture(charts.influence_curves(list(curves)))
+    judged = [[group, verdict.grade, verdict.reason] for group, verdict in table.verdicts.items()]
     for logger in shown:
-        logger.log_table(f"{prefix}/scores", columns=columns, data=rows, step=step)
+        logger.log_table(f"{prefix}/scores", columns=titles, data=rows, step=step)
+        if judged:
+            logger.log_table(
+                f"{prefix}/verdicts", columns=["group", "verdict", "reason"], data=judged, step=step
+            )
         for name, picture in pictures.items():
             logger.log_image(f"{prefix}/{name}", [picture], step=step)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.moments import Moments
+from guda_lightning.scores.verdicts import Lead
 
 if TYPE_CHECKING:
     from guda_lightning.scores.views import View
@@ -61,6 +62,7 @@ class Tally:
             self._moments = Moments.zeros(len(view.groups))
             self._of_seeds = torch.zeros_like(view.by_seed[:, 0])
             self._top = torch.zeros(len(view.groups), dtype=torch.int64)
+            self._gaps = torch.zeros(2, len(view.groups), dtype=torch.float64)
         if view.groups != self.groups:
             raise ConfigError(
                 "the parts of a score table do not score the same groups",
@@ -72,6 +74,9 @@ class Tally:
         self._of_seeds += view.by_seed.sum(dim=1)
         self._between = view.between
         self._top += torch.bincount(scores.argmax(dim=1), minlength=len(self.groups))
+        if len(self.groups) > 1:
+            gap, variance, first = _two_best(scores, stderr)
+            self._gaps = self._gaps.index_add(1, first, torch.stack([gap, variance]))
         self.undecided += int((margins(scores, stderr) < UNDECIDED_BELOW).sum())
         self.queries += len(scores)
 
@@ -82,6 +87,16 @@ class Tally:
         errors = (self._moments.stderr.square() + training).sqrt() if self.queries > 1 else self._single
         rows = zip(self.groups, self._moments.mean.tolist(), errors.tolist(), self._top.tolist(), strict=True)
         return [GroupSummary(*row) for row in rows]
+
+    def leads(self) -> dict[str, Lead]:
+        """How far each group that leads a query so far stands above the second, over those that it leads."""
+        counts, (gaps, variances) = self._top.tolist(), self._gaps.tolist()
+        rows = zip(self.groups, counts, gaps, variances, strict=True)
+        return {
+            name: Lead(gap / count, math.sqrt(variance) / count, count)
+            for name, count, gap, variance in rows
+            if count and len(self.groups) > 1
+        }
 
 
 def group_summaries(view: View) -> list[GroupSummary]:
@@ -106,10 +121,14 @@ def margins(scores: Tensor, stderr: Tensor) -> Tensor:
     """
     if scores.shape[1] < 2:
         return scores.new_full((len(scores),), math.inf, dtype=torch.float64)
+    gap, variance, _ = _two_best(scores, stderr)
+    return torch.where(gap > 0, gap / variance.sqrt(), 0.0)
+
+
+def _two_best(scores: Tensor, stderr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Difference of the two highest scores of each query, its variance, and the column of the highest."""
     top, index = scores.double().topk(2, dim=1)
-    gap = top[:, 0] - top[:, 1]
-    combined = stderr.double().gather(1, index).square().sum(dim=1).sqrt()
-    return torch.where(gap > 0, gap / combined, 0.0)
+    return top[:, 0] - top[:, 1], stderr.double().gather(1, index).square().sum(dim=1), index[:, 0]
 
 
 def with_error(value: float, stderr: float) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,7 @@ from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.scores.columns import SCHEMA, distinct, pivot, refuse_unusable, rows_of
 from guda_lightning.scores.record import Joined, ScoreRecord
 from guda_lightning.scores.squared_errors import unreadable
+from guda_lightning.scores.verdicts import Verdict, verdicts_of_text, verdicts_to_text
 from guda_lightning.storage.files import atomic_file, canonical_json
 
 if TYPE_CHECKING:
@@ -35,11 +36,14 @@ class ScoreTable:
             stderr share a unit, nats for the weighting "elbo"; n_draws counts noise draws per query.
         record: What identifies the scores.
         notes: What a user should know of the scoring besides the scores; not stored.
+        verdicts: Whether the counterfactual of a group can be believed, by its name; empty where there are
+            none or nobody has looked. Stored, but no part of what identifies the scores.
     """
 
     table: pa.Table
     record: ScoreRecord
     notes: tuple[str, ...] = ()
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         refuse_unusable(self.table)
@@ -87,7 +91,7 @@ class ScoreTable:
     def concat(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
         """Join tables of different methods, weightings, seeds, queries or groups.
 
-        The record is theirs when they share one, else of kind `Joined`.
+        The record is theirs when they share one, else of kind `Joined`, and then there are no verdicts.
 
         Raises:
             ConfigError: Some have scores per sample and some per group, or they share rows.
@@ -106,7 +110,8 @@ class ScoreTable:
         details = Joined(tables=records, methods=methods)
         joined = records[0] if len(records) == 1 else ScoreRecord(details, per=tables[0].per)
         notes = tuple(dict.fromkeys(note for table in tables for note in table.notes))
-        return cls(pa.concat_tables([table.table for table in tables]), joined, notes)
+        verdicts = tables[0].verdicts if len(records) == 1 else {}
+        return cls(pa.concat_tables([table.table for table in tables]), joined, notes, verdicts)
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -210,19 +215,27 @@ class ScoreTable:
         return frame
 
     def save(self, path: str | Path) -> None:
-        """Write one Parquet file, atomically, with the record as JSON in the schema's metadata."""
-        ScoreTable.save_parts(path, [self], self.record)
+        """Write one Parquet file, atomically, with record and verdicts as JSON in the schema's metadata."""
+        ScoreTable.save_parts(path, [self], self.record, self.verdicts)
 
     @staticmethod
-    def save_parts(path: str | Path, parts: Iterable[ScoreTable], record: ScoreRecord) -> None:
+    def save_parts(
+        path: str | Path,
+        parts: Iterable[ScoreTable],
+        record: ScoreRecord,
+        verdicts: Mapping[str, Verdict] | None = None,
+    ) -> None:
         """Write tables that share no rows as one, with one of them in memory at a time.
 
         Args:
             path: The file.
             parts: The tables, in order; their own records are dropped.
             record: What identifies all of them.
+            verdicts: On the counterfactuals behind all of them.
         """
-        schema = SCHEMA.with_metadata({"guda_lightning": canonical_json(record.to_stored())})
+        said = {_VERDICTS: verdicts_to_text(verdicts)} if verdicts else {}
+        metadata = {_RECORD: canonical_json(record.to_stored()), **said}
+        schema = SCHEMA.with_metadata(metadata)
         with (
             atomic_file(path) as temporary,
             pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
@@ -237,21 +250,28 @@ class ScoreTable:
         Raises:
             StoreError: The file is missing, damaged or no score table.
         """
-        with _stored(path) as (file, record):
-            return cls(file.read().replace_schema_metadata(None), record)
+        with _stored(path) as (file, record, verdicts):
+            return cls(file.read().replace_schema_metadata(None), record, verdicts=verdicts)
 
     @classmethod
     def load_parts(cls, path: str | Path) -> Iterator[ScoreTable]:
         """Read what ``save_parts`` wrote, table by table, each with the record of all; raises as ``load``."""
-        with _stored(path) as (file, record):
+        with _stored(path) as (file, record, verdicts):
             for number in range(file.num_row_groups):
-                yield cls(file.read_row_group(number).replace_schema_metadata(None), record)
+                rows = file.read_row_group(number).replace_schema_metadata(None)
+                yield cls(rows, record, verdicts=verdicts)
 
     @staticmethod
     def load_record(path: str | Path) -> ScoreRecord:
         """Read the record of a stored table, but no row; raises as ``load``."""
-        with _stored(path) as (_, record):
+        with _stored(path) as (_, record, _):
             return record
+
+    @staticmethod
+    def load_verdicts(path: str | Path) -> dict[str, Verdict]:
+        """Read the verdicts of a stored table, but no row; raises as ``load``."""
+        with _stored(path) as (_, _, verdicts):
+            return verdicts
 
     @staticmethod
     def exists(path: str | Path) -> bool:
@@ -260,21 +280,22 @@ class ScoreTable:
 
     @staticmethod
     def is_complete(path: str | Path, record: ScoreRecord) -> bool:
-        """Whether a table is there that has this record; in which chunks it was made does not matter.
-
-        Raises:
-            StoreError: What is there is damaged or no score table.
-        """
+        """Whether a table of this record is there, in whatever chunks it was made; raises as ``load``."""
         if not ScoreTable.exists(path):
             return False
         return replace(ScoreTable.load_record(path), chunks=()) == replace(record, chunks=())
 
 
+_RECORD, _VERDICTS = b"guda_lightning", b"guda_lightning_verdicts"  # in the metadata of a file
+
+
 @contextmanager
-def _stored(path: str | Path) -> Iterator[tuple[pq.ParquetFile, ScoreRecord]]:
-    """A stored table's open file and its record; what goes wrong in the block is the file's fault."""
+def _stored(path: str | Path) -> Iterator[tuple[pq.ParquetFile, ScoreRecord, dict[str, Verdict]]]:
+    """A stored table's file, record and verdicts; what goes wrong in the block is the file's fault."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield file, ScoreRecord.from_stored(json.loads(file.schema_arrow.metadata[b"guda_lightning"]))
+            metadata = file.schema_arrow.metadata
+            record = ScoreRecord.from_stored(json.loads(metadata[_RECORD]))
+            yield file, record, verdicts_of_text(metadata.get(_VERDICTS, b"{}"))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, GudaError) as error:
         raise unreadable(path, error, "a score table written by guda-lightning") from error

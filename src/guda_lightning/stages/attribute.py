@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from guda_lightning.progress_bar import Bar
 from guda_lightning.report.estimand import estimand
 from guda_lightning.report.summary_text import summary_of_parts
 from guda_lightning.report.wandb import closing_runs, log_attribution, require_charts, stage_loggers
-from guda_lightning.scores import ScoreTable, Scoring
+from guda_lightning.scores import ScoreTable, Scoring, Verdict
 from guda_lightning.scores.views import views
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import (
@@ -40,6 +40,7 @@ from guda_lightning.stages.choices import (
     table_about,
     table_of,
 )
+from guda_lightning.stages.judging import Judging
 from guda_lightning.storage.files import write_atomic
 from guda_lightning.storage.runs import TAKEN, RunFolder
 from guda_lightning.types import Weighting
@@ -79,6 +80,9 @@ def attribute(
     large or groups and timesteps many, so that a chunk takes at most about 1 GiB; the list of all takes
     less than 1 kB a query. What is scored is written before the next chunk begins; run again, the stage
     goes on there. Beyond one chunk, page and W&B show the first one; the table has them all.
+
+    Each counterfactual is then tried on a few training samples and judged valid, doubtful or invalid, with
+    the reason; where there is a posterior (``guda guide``), by what it predicts.
 
     Args:
         trainer: The trainer of the run.
@@ -152,12 +156,15 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
     parts = run.parts_of(path)
     table = ranks.broadcast(ChunkedTable.of(attributor, request.queries, parts))
     path = ranks.broadcast(table_about(path, request.path, table.record))
+    judging = Judging.of(attributor, request.queries.data)
     if ranks.broadcast(ScoreTable.is_complete(path, table.record)):
+        if judging is not None and not ranks.broadcast(judging.done(path)):
+            _judge_again(path, judging, request, bar)
         say(_summary(run, [path], request.weighting))
         say(f"attribute: {path} is complete, skipped")
     else:
         require_charts(trainer.loggers)
-        bar.reset(total=table.evaluations)
+        bar.reset(total=table.evaluations + (0 if judging is None else judging.evaluations))
         _say_rest(trainer, attributor, request, table)
         notes = []
         for chunk in table.left:
@@ -165,13 +172,33 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
             ranks.on_rank_zero(partial(scores.save, chunk.part))
             which = f"{chunk.name}, " if table.several else ""
             notes += [f"{which}{note}" for note in scores.notes]
-        ranks.on_rank_zero(partial(_write_table, trainer, path, table, request))
+        verdicts = {} if judging is None else _judged(judging, table.parts(), request)
+        ranks.on_rank_zero(partial(_write_table, trainer, path, table, request, verdicts))
         for note in notes:
             say(note)
         say(f"attribute: {path} written")
     if trainer.is_global_zero:
         shutil.rmtree(parts, ignore_errors=True)
     return path
+
+
+def _judged(judging: Judging, parts: Iterable[ScoreTable], request: _Request) -> dict[str, Verdict]:
+    say(
+        f"attribute: verdicts on {len(judging.attributor.groups)} counterfactuals, at most "
+        f"{judging.evaluations} network evaluations"
+    )
+    return judging.verdicts(_weighted(part, request.weighting) for part in parts)
+
+
+def _judge_again(path: Path, judging: Judging, request: _Request, bar: Bar) -> None:
+    """Give a complete table the verdicts of today's posterior; its scores stay."""
+    bar.reset(total=judging.evaluations)
+    verdicts = _judged(judging, ScoreTable.load_parts(path), request)
+
+    def write() -> None:
+        ScoreTable.save_parts(path, ScoreTable.load_parts(path), ScoreTable.load_record(path), verdicts)
+
+    request.context.execution.ranks.on_rank_zero(write)
 
 
 def _say_rest(
@@ -195,7 +222,13 @@ def _say_rest(
     )
 
 
-def _write_table(trainer: StageTrainer, path: Path, table: ChunkedTable, request: _Request) -> None:
+def _write_table(
+    trainer: StageTrainer,
+    path: Path,
+    table: ChunkedTable,
+    request: _Request,
+    verdicts: Mapping[str, Verdict],
+) -> None:
     """Write a score table with all that its page needs, and log it; of a long one the first chunk."""
     run, first = trainer.run_folder, table.chunks[0]
     queries = request.queries.read(first.rows)
@@ -205,11 +238,11 @@ def _write_table(trainer: StageTrainer, path: Path, table: ChunkedTable, request
         card = estimand(table.record, views(shown)[0])
         for logger in loggers:
             logger.log_hyperparams({**table.record.to_json(), "estimand": card})
-        log_attribution(loggers, shown, queries, (), "attribution")
+        log_attribution(loggers, replace(shown, verdicts=verdicts), queries, (), "attribution")
     save_queries(run.queries_of(path), queries, {"of": path.name})
     examples = request.queries.data.examples()
     write_atomic(run.examples, to_safetensors({beside(name, TAKEN): examples[name] for name in examples}))
-    table.save(path)
+    table.save(path, verdicts)
     say(_summary(run, [path], request.weighting))
     if table.several:
         say(f"attribute: page and W&B show the first {len(queries)} of {len(request.queries)} queries")

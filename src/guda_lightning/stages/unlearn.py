@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from guda_lightning import compat
+from guda_lightning.attribution import AttributionContext
+from guda_lightning.attribution.probing import posterior_in
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
@@ -35,6 +38,7 @@ def unlearn(
     lr_scheduler: LRSchedulerCallable | None = None,
     seed: int = 0,
     lora: Lora | None = None,
+    until: Literal["steps", "predicted"] = "steps",
     spread: Executor | None = None,
     resolved: str | None = None,
 ) -> list[CounterfactualKey]:
@@ -53,6 +57,8 @@ def unlearn(
         lr_scheduler: Builds a learning-rate schedule that advances every step.
         seed: Seed of the noise and the timesteps.
         lora: Unlearn in a low-rank adapter, a small file a group; left out, in all weights.
+        until: ``predicted`` stops before the last step, where the loss on samples of the group has risen as
+            far as the posterior of ``guda guide`` predicts.
         spread: Makes the counterfactuals in other processes, several at a time, such as Processes or
             RayCluster; left out, here and one after the other.
         resolved: The configuration of this stage as YAML, which the processes of a spread run.
@@ -68,7 +74,7 @@ def unlearn(
     objective, grouping = objective or Guided(store=str(trainer.run_folder.store)), datamodule.grouping
     coalitions = {name: grouping.coalition(name) for name in chosen_groups(grouping, groups)}
     source = trainer.open_full(full, model, datamodule)
-    how = (objective, steps, optimizer, lr_scheduler, seed, lora)
+    how = (objective, steps, optimizer, lr_scheduler, seed, lora, until == "predicted")
     maker = unlearner(trainer, model, source, datamodule, *how)
     dry = compat.is_dry_run(trainer)
     todo = [name for name, removed in coalitions.items() if dry or not maker.has(removed)]
@@ -105,14 +111,19 @@ def unlearner(
     lr_scheduler: LRSchedulerCallable | None,
     seed: int,
     lora: Lora | None,
+    until_predicted: bool = False,
 ) -> Unlearner:
     """What makes the counterfactuals of a run, from the options of ``unlearn``."""
+    hparams = unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, trainer, lora)
+    if until_predicted:
+        posterior = posterior_in(AttributionContext(full, datamodule, store=trainer.run_folder.store), seed)
+        hparams["until"] = {"predicted": None if posterior is None else posterior.weights_hash}
     return Unlearner(
         full=full,
         data=datamodule,
         store=CounterfactualStore(trainer.run_folder.store),
         trainers=trainer.trainers,
-        hparams=unlearning_hparams(objective, optimizer, lr_scheduler, steps, datamodule, trainer, lora),
+        hparams=hparams,
         seed=seed,
         objective=objective,
         optimizer=optimizer,
@@ -122,4 +133,5 @@ def unlearner(
         checkpointing=saves_memory(model),
         device=trainer.strategy.root_device,
         autocast=trainer.precision_plugin.forward_context,
+        until_predicted=until_predicted,
     )
