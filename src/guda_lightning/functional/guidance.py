@@ -71,9 +71,9 @@ def log_kept(logits: Tensor, removed: Tensor) -> Tensor:
 def kept_shift(log_posterior: Tensor, removed: Tensor, values: Tensor, mean: Tensor) -> Tensor:
     """How far the mean of some values moves where atoms are removed: ``E[v | kept] − E[v]``.
 
-    ``(ρ_S E[v] − Σ_removed π_a v_a) / (1 − ρ_S)``: only atoms that some coalition removes are touched, so work
-    grows with their number, not with its square, where each coalition removes one. That loses digits where
-    ρ_S is nearly one; there the mean over the kept atoms is computed as it is defined.
+    ``(ρ_S E[v] − Σ_removed π_a v_a) / (1 − ρ_S)``: where each coalition removes one atom, work grows with
+    their number, not with its square. That loses digits where ρ_S is nearly one; there the mean over the kept
+    atoms is computed as it is defined.
 
     Args:
         log_posterior: ``[batch, atoms]`` log π, normalised.

@@ -57,7 +57,7 @@ class ClassifierPosterior(GroupPosterior):
 
         @cache
         def shared() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            """The posterior, and what the logits move by with each output, its mean, and the outputs' Jacobian."""
+            """The posterior, what logits move by with each output, its mean, and the outputs' Jacobian."""
             with torch.enable_grad():
                 outputs = gradients(features if by_feature else logits)
             log_posterior = logits.detach().double().log_softmax(dim=1)

@@ -20,6 +20,7 @@ from guda_lightning.posteriors import GUIDANCE, ClassifierStore
 from guda_lightning.report.facts import facts_of
 from guda_lightning.report.page import Page, write_page
 from guda_lightning.report.placebo_section import Placebo
+from guda_lightning.report.screening_text import screening_facts
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.storage.runs import TAKEN, RunFolder
@@ -49,7 +50,7 @@ def report_run(root: Path, scores: Path | None = None) -> Path:
     channels, height, width = next(iter(examples.values())).shape[1:]
     shape = (channels, height, width)
     made = _made(run, path, table)
-    facts = facts_of(run, table, made)
+    facts = facts_of(run, table, made) | screening_facts(run, table)
     placebo, without = _placebo(run, path, table), Without.of(run, table, shape)
     if placebo is None and ScoreTable.exists(run.placebo / path.name):
         facts["Placebo groups"] = "scored again since"

@@ -13,6 +13,7 @@ from guda_lightning.scores.kinds import (
     Likelihood,
     Race,
     RandomGroups,
+    Screened,
     Similarity,
     Student,
     entries_of,
@@ -196,6 +197,7 @@ class ScoreRecord:
 _SHARED = ("query_hash", "encoders", "grouping_hash", "group_sizes", "per")
 _KINDS: Mapping[str, type[Details]] = {
     Likelihood.kind: Likelihood,
+    Screened.kind: Screened,
     Race.kind: Race,
     Coalitions.kind: Coalitions,
     Similarity.kind: Similarity,
