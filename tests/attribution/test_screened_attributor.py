@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution.screening import Screening, missed
+from guda_lightning.attribution.screening import Screen, Screening, missed
+from guda_lightning.errors import ConfigError
 from guda_lightning.functional.screening import missed_chance
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Custom
+from guda_lightning.stages.screened import refuse_making
+from toys import message
 
 GROUPS = tuple("abcdefg")
 
@@ -58,3 +62,35 @@ def test_the_chance_of_a_missed_group_is_told_for_queries_of_both_tables_in_any_
     found = missed([table(cheap)], [ScoreTable(renamed, scored.record)], "cosine")
     assert [one.leading for one in found] == [1, 3]
     torch.testing.assert_close(found[1].chances, expected)
+
+
+def test_a_screen_is_a_method_and_a_number() -> None:
+    assert Screen.parse("guidance:20") == Screen("guidance", 20)
+    for text in ("guidance", "guidance:3", ":20", "guidance:many", "guidance:-9"):
+        with pytest.raises(
+            ConfigError,
+            match=message(
+                "the screen is not usable",
+                text,
+                "a method and the number of groups to keep, 4 or more: the chance of a missed one cannot be "
+                "told from fewer",
+                "pass it as --screen guidance:20",
+            ),
+        ):
+            Screen.parse(text)
+
+
+def test_counterfactuals_are_made_in_one_process() -> None:
+    refuse_making("guidance:20", object(), 1)
+    refuse_making("guidance:20", None, 2)
+    with pytest.raises(
+        ConfigError,
+        match=message(
+            "guda attribute makes counterfactuals in one process",
+            "2 processes",
+            "one: which groups are unlearned follows from the scores of the screen",
+            "pass --trainer.devices 1 --trainer.num_nodes 1, or leave the objective out: the command that "
+            "makes what is missing is said",
+        ),
+    ):
+        refuse_making("guidance:20", object(), 2)

@@ -108,19 +108,6 @@ def error(problem: str, found: str, expected: str, fix: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        *(
-            (
-                ("--screen", text),
-                error(
-                    "the screen is not usable",
-                    text,
-                    "a method and the number of groups to keep, 4 or more: the chance of a missed one cannot "
-                    "be told from fewer",
-                    "pass it as --screen guidance:20",
-                ),
-            )
-            for text in ("guidance", "guidance:3", ":20", "guidance:many")
-        ),
         (
             ("--screen", "similarity:10"),
             error(

@@ -206,11 +206,12 @@ _KINDS: Mapping[str, type[Details]] = {
     Custom.kind: Custom,
     Joined.kind: Joined,
 }
-# An entry that scores of one kind alone have.
+# An entry by which scores of one kind are told from those of the kinds below.
 _MARKS: Mapping[str, type[Details]] = {
     "tables": Joined,
     "race_weighting": Race,
     "worth": Coalitions,
+    "screened_by": Screened,
     "counterfactuals": Likelihood,
     "images_hash": Similarity,
     "of": RandomGroups,
