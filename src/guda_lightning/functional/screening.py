@@ -6,12 +6,13 @@ with cheap scores x and true ones y, ``y = ȳ + b (x − x̄) + e``, with the sl
 query's residuals have the variance ``s² = RSS / ν`` with ``ν = n − 1 − S/ΣS`` degrees of freedom,
 ``S = Σ (x − x̄)²``, its part of the one that the slope takes. A screened-out group's y is
 ``ȳ + b (x − x̄) + s √(1 + 1/n + (x − x̄)²/ΣS) · t``, t of Student's distribution, for residuals that are
-independent and normal; with one query that is the prediction interval of simple linear regression.
+independent and normal; with one query that is the prediction interval of simple linear regression. The line
+is not continued below a query's lowest kept x, where nothing tells how steep it is: a smaller x counts as it.
 
 A screened-out group is missed among the k leading ones of a query if its y exceeds T, the k-th largest of
 the kept ones; the chance that any is, is at most the sum of ``P(y > T)`` over them. Groups are kept by x
 alone, so that keeping does not bias the line. As s is not known, the sum is on average larger than the share
-of queries that miss one, about twice as large where a tenth does (tests/functional/test_screening.py).
+of queries that miss one (tests/functional/test_screening.py; measured: docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def missed_chance(cheap: Tensor, true: Tensor, kept: Tensor, k: int) -> Tensor:
     slope = ((x - mean) * y).sum() / whole
     degrees = count - 1 - spread / whole
     variance = (y - level - slope * (x - mean)).square().sum(dim=1, keepdim=True) / degrees
-    away = cheap.double()[:, ~kept] - mean
+    away = cheap.double()[:, ~kept].maximum(x.min(dim=1, keepdim=True).values) - mean
     error = (variance * (1 + 1 / count + away.square() / whole)).sqrt()
     lead = y.topk(k, dim=1).values[:, -1:]
     return t_tail((lead - level - slope * away) / error, degrees).sum(dim=1).clamp(max=1)
