@@ -46,9 +46,9 @@ def _missed(asked: Asked) -> None:
     ]
     notes = (
         f"{asked.size.queries} queries, weighting uniform, 50 timesteps. Kept: the first groups of each, or "
-        "so many in all, as `--screen` does. Missed: the share of queries with a leading group of oracle seed "
-        "0 that was not kept. Stated: the mean chance that `guda attribute --screen` says, from the kept "
-        "groups; it needs four."
+        "so many in all, as `--screen` does. Missed: the share of queries with a leading group of oracle "
+        "seed 0 that was not kept. Stated: the mean chance that `guda attribute --screen` says, from the "
+        "kept groups; it needs four."
     )
     write_table(asked.docs, "screening", asked.command("screening"), rows, notes)
 
