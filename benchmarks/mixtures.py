@@ -25,11 +25,11 @@ from guda_lightning.evaluation.magnitudes import magnitudes
 from guda_lightning.functional.elbo import paired_difference
 from guda_lightning.functional.ranking import ndcg, top1_agreement
 from guda_lightning.posteriors import (
-    ClassifierStore,
     GroupPosterior,
     ImageKernel,
     KernelLevel,
     PatchKernel,
+    PosteriorStore,
     fit_windows,
     open_posterior,
 )
@@ -135,9 +135,7 @@ def _rows(name: str, bench: Bench, data: GroupDataModule) -> list[dict[str, obje
     for kind, options in CLASSIFIERS.items():
         one = bench.beside(bench.run.root / "mixtures" / kind.replace(" ", "-"))
         one.stage("guide", *options, label="guide")
-        stored = open_posterior(
-            ClassifierStore(one.run.store), model.schedule, seed=0, hparams=None, expect=None
-        )
+        stored = open_posterior(PosteriorStore(one.run.store), "classifier", model.schedule, seed=0)
         classifiers[kind] = stored.posterior
     levels = fit_windows(data, model)
     for level in levels:

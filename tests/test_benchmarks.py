@@ -52,6 +52,8 @@ TABLES: dict[str, tuple[str, set[str]]] = {
     ),
     "coalitions": ("method", {"oracle", "guidance", "retrack"}),
     "groups": ("method", {"retraining", "guidance", "retrack"}),
+    "screening": ("screen", {"guidance", "similarity"}),
+    "screening-cost": ("groups", {"5", "6"}),
     "early": (
         "",
         {

@@ -77,7 +77,10 @@ CASES: Mapping[str, Case] = {
     ),
     "removed_atoms": (guidance.removed_atoms, (torch.eye(3).bool(), REMOVED)),
     "log_kept": (guidance.log_kept, (LOGITS, REMOVED)),
-    "kept_slope": (guidance.kept_slope, (LOGITS, REMOVED)),
+    "kept_shift": (
+        guidance.kept_shift,
+        (LOGITS.log_softmax(dim=1), REMOVED, torch.eye(LOGITS.shape[1]), LOGITS.softmax(dim=1)),
+    ),
     "style_probabilities": (
         lambda of, styles: anchors.style_probabilities(
             of, torch.stack([anchors.style_prototype(one[None]) for one in styles]), beta=2.0, eta=0.3

@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from guda_lightning.errors import GroupError
 from guda_lightning.functional.guidance import (
     guide_output,
-    kept_slope,
+    kept_shift,
     log_kept,
     removed_atoms,
 )
@@ -65,13 +66,27 @@ def test_log_kept_is_precise_where_the_probability_rounds_to_one() -> None:
     torch.testing.assert_close(kept, expected.view(1, 1))
 
 
-def test_kept_slope_is_the_gradient_of_log_kept() -> None:
+def shifted(logits: Tensor, removed: Tensor, values: Tensor) -> Tensor:
+    return kept_shift(logits.log_softmax(dim=1), removed, values, logits.softmax(dim=1) @ values)
+
+
+def test_the_kept_shift_of_unit_vectors_is_the_gradient_of_log_kept() -> None:
     logits = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     removed = removed_atoms(ATOMS, torch.tensor([[1, 0, 0], [1, 0, 1]]).bool())
-    slope = kept_slope(logits.detach(), removed)
+    shift = shifted(logits.detach(), removed, torch.eye(5).double())
     for coalition in range(2):
         (gradient,) = torch.autograd.grad(log_kept(logits, removed)[:, coalition].sum(), logits)
-        torch.testing.assert_close(slope[:, coalition], gradient)
+        torch.testing.assert_close(shift[:, coalition], gradient)
+
+
+@pytest.mark.parametrize("scale", [1, 10, 3000])  # at the last, what is kept underflows beside what is not
+def test_the_kept_shift_is_that_of_its_definition(scale: float) -> None:
+    logits, values = scale * torch.randn(6, 5).double(), torch.randn(5, 3).double()
+    removed = torch.cat([torch.eye(5).bool(), torch.rand(8, 5) < 0.5])
+    removed[removed.all(dim=1), 0] = False
+    kept = logits[:, None].masked_fill(removed, -torch.inf).softmax(dim=2) @ values
+    expected = kept - (logits.softmax(dim=1) @ values)[:, None]
+    torch.testing.assert_close(shifted(logits, removed, values), expected, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from guda_lightning.errors import ConfigError, NumericsError
 from guda_lightning.functional.moments import Moments
-from guda_lightning.functional.racing import Decisions, Race, boundary, decide, race, t_quantile
+from guda_lightning.functional.racing import Decisions, Race, boundary, decide, race
+from guda_lightning.functional.student import t_quantile
 
 
 @dataclass
@@ -325,13 +326,6 @@ def test_noise_that_all_groups_share_does_not_matter() -> None:
     assert not one.done.all()
     assert torch.equal(one.inside, other.inside)
     assert torch.equal(one.outside, other.outside)
-
-
-@pytest.mark.parametrize("tail", [0.9, 0.3, 0.01, 1e-5, 1e-12])
-def test_t_quantiles_are_those_of_scipy(tail: float) -> None:
-    degrees = torch.tensor([1, 2, 3, 4, 9, 50, 1000])
-    expected = torch.from_numpy(scipy.stats.t.isf(tail / 2, degrees.numpy()))
-    torch.testing.assert_close(t_quantile(tail, degrees), expected, rtol=1e-9, atol=0)
 
 
 def test_boundary_shares_the_error_among_pairs_and_looks() -> None:

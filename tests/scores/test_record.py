@@ -135,6 +135,23 @@ def test_a_record_is_typed() -> None:
     assert [one.kind for one in joined.tables] == ["likelihood", "custom"]
 
 
+def test_screened_scores_come_back_alone_and_joined() -> None:
+    screened = {"screen": "s1", "screened_by": "guidance", "screen_weighting": "elbo", "out": ["c"]}
+    record = ScoreRecord.from_json({**OLD["likelihood"], **screened}, "screened")
+    assert record.details == kinds.Screened(
+        counterfactuals=HASHES,
+        hparams_hash="h1",
+        weightings=["elbo", "uniform", "middle"],
+        screen="s1",
+        screened_by="guidance",
+        screen_weighting="elbo",
+        out=["c"],
+    )
+    joined = ScoreRecord(Joined(tables=(record,)))
+    assert ScoreRecord.from_stored(joined.to_stored()) == joined
+    assert record.details.weights == {"ca", "cb"}
+
+
 def test_chunks_of_queries_do_not_tell_tables_apart(tmp_path: Path) -> None:
     old = {**OLD["likelihood"], "chunks": [{"queries": 2, "query_hash": "x"}]}
     path = write(tmp_path / "table.parquet", {"format": 1, "record": old})
@@ -151,8 +168,8 @@ def test_chunks_of_queries_do_not_tell_tables_apart(tmp_path: Path) -> None:
         ({"format": 3, "kind": "custom", "record": {}}, "format 3 instead of 2 or 1"),
         (
             {"format": 2, "kind": "guess", "record": {}},
-            "scores of the kind 'guess' instead of likelihood, race, coalitions, similarity, student, "
-            "random groups, custom, joined",
+            "scores of the kind 'guess' instead of likelihood, screened, race, coalitions, similarity, "
+            "student, random groups, custom, joined",
         ),
         (
             {"format": 2, "kind": "similarity", "record": {"top": 10, "bottom": 1}},

@@ -9,7 +9,7 @@ import torch
 
 from guda_lightning import ScoreTable
 from guda_lightning.cli.main import main
-from guda_lightning.posteriors import ClassifierStore
+from guda_lightning.posteriors import GUIDANCE, PosteriorStore
 
 CONF = Path(__file__).parents[1] / "conf"
 SHARED = ["-c", f"{CONF}/digits.yaml"]
@@ -34,7 +34,7 @@ def test_verdicts_follow_the_posterior_and_leave_the_scores_alone(
     assert out.startswith("attribute: verdicts on 10 counterfactuals, at most ")
     assert out.endswith(f"{path} is complete, skipped\n")
     after = ScoreTable.load(path)
-    (posterior,) = ClassifierStore(finished_run / "store").records()
+    posterior = PosteriorStore(finished_run / "store").find(GUIDANCE, seed=0)
     assert {verdict.posterior for verdict in after.verdicts.values()} == {posterior.weights_hash}
     assert all(verdict.evidence.forget.predicted is not None for verdict in after.verdicts.values())
     assert after.record == before.record

@@ -6,6 +6,7 @@ from guda_lightning.attribution.counterfactual import CounterfactualAttributor, 
 from guda_lightning.attribution.elbo import FittedELBOAttributor
 from guda_lightning.attribution.racing import FittedRace, RacingAttributor
 from guda_lightning.attribution.scoring import shared_errors, squared_errors
+from guda_lightning.attribution.screening import ScreenedAttributor, Screening
 from guda_lightning.attribution.similarity import PixelSimilarity
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "GuidanceAttributor",
     "PixelSimilarity",
     "RacingAttributor",
+    "ScreenedAttributor",
+    "Screening",
     "shared_errors",
     "squared_errors",
 ]

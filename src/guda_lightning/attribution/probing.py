@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.attribution.attributor import AttributionContext
-from guda_lightning.attribution.counterfactual import GuidanceAttributor
+from guda_lightning.attribution.counterfactual import CounterfactualAttributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor
 from guda_lightning.attribution.guidance import FittedGuidance
 from guda_lightning.data import GroupDataModule
@@ -18,7 +18,7 @@ from guda_lightning.data.images import as_input
 from guda_lightning.functional.elbo import elbo
 from guda_lightning.functional.moments import Moments
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors import ClassifierRecord, ClassifierStore
+from guda_lightning.posteriors import GUIDANCE, KINDS, PosteriorRecord, PosteriorStore
 from guda_lightning.scores import Evidence, Rise, Scoring
 from guda_lightning.types import Queries
 
@@ -139,13 +139,15 @@ def predictor_in(
     if record is None:
         return None
     hparams = record.hparams_hash
-    return GuidanceAttributor(None, scoring=scoring, seed=record.seed, hparams=hparams, groups=groups).fit(
-        context
-    )
+    return CounterfactualAttributor(
+        None, record.kind, scoring, seed=record.seed, hparams=hparams, groups=groups
+    ).fit(context)
 
 
-def posterior_in(context: AttributionContext, seed: int) -> ClassifierRecord | None:
-    """The posterior of a store that was made from the full model, schedule and groups of a context.
+def posterior_in(context: AttributionContext, seed: int) -> PosteriorRecord | None:
+    """The posterior of a store whose sizes are right, of the full model, schedule and groups of a context.
+
+    Guidance where there is one, else a classifier.
 
     Args:
         context: Full model, groups and store.
@@ -156,10 +158,15 @@ def posterior_in(context: AttributionContext, seed: int) -> ClassifierRecord | N
     origin = context.provenance.to_json().items()
     fitting = [
         record
-        for record in ClassifierStore(context.store).records()
-        if all(getattr(record, name) == value for name, value in origin)
+        for record in PosteriorStore(context.store).records()
+        if KINDS[record.kind].posterior.sized
+        and all(getattr(record, name) == value for name, value in origin)
     ]
-    return min(fitting, key=lambda one: (one.seed != seed, one.seed, one.hparams_hash), default=None)
+
+    def order(one: PosteriorRecord) -> tuple[bool, bool, int, str]:
+        return one.kind != GUIDANCE, one.seed != seed, one.seed, one.hparams_hash
+
+    return min(fitting, key=order, default=None)
 
 
 def posterior_of(predictor: FittedELBOAttributor) -> str | None:

@@ -113,7 +113,7 @@ COMMANDS: tuple[Command, ...] = (
     Stage(
         "attribute",
         "Score queries against every group",
-        "-c digits.yaml [--queries FILE|FOLDER]",
+        "-c digits.yaml [--queries FILE|FOLDER] [--screen guidance:20]",
         in_run=True,
         config="attribute/elbo.yaml",
         dry_run=False,

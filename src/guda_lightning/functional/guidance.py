@@ -13,7 +13,9 @@ group" included. They are disjoint however the groups overlap, so one classifier
 | S            | a coalition    | groups that are removed together                                           |
 | ρ_S          |                | P(the clean sample is in an atom that S removes, given x_t)                |
 | log(1 − ρ_S) | ``log_kept``   | log-sum-exp over the atoms that are kept, minus that over all              |
-| c_S          | ``kept_slope`` | gradient of log(1 − ρ_S) with respect to the logits                        |
+| m_S          | ``kept_shift`` | how far the posterior mean of any values of the atoms moves without S      |
+
+The gradient of log(1 − ρ_S) with respect to the logits is m_S of the unit vectors.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from torch import Tensor
 
 from guda_lightning.errors import GroupError
 from guda_lightning.types import PredictionType
+
+_NEARLY_ALL = 1 - 1e-6  # of ρ_S, above which a difference would lose more than six digits
 
 
 def removed_atoms(atoms: Tensor, coalitions: Tensor) -> Tensor:
@@ -64,18 +68,32 @@ def log_kept(logits: Tensor, removed: Tensor) -> Tensor:
     return kept - logits.logsumexp(dim=1, keepdim=True)
 
 
-def kept_slope(logits: Tensor, removed: Tensor) -> Tensor:
-    """Gradient of ``log(1 − ρ_S)`` with respect to the logits: the posterior of kept atoms minus that of all.
+def kept_shift(log_posterior: Tensor, removed: Tensor, values: Tensor, mean: Tensor) -> Tensor:
+    """How far the mean of some values moves where atoms are removed: ``E[v | kept] − E[v]``.
+
+    ``(ρ_S E[v] − Σ_removed π_a v_a) / (1 − ρ_S)``: where each coalition removes one atom, work grows with
+    their number, not with its square. That loses digits where ρ_S is nearly one; there the mean over the kept
+    atoms is computed as it is defined.
 
     Args:
-        logits: ``[batch, atoms]`` of the classifier.
+        log_posterior: ``[batch, atoms]`` log π, normalised.
         removed: ``[coalitions, atoms]`` bool.
+        values: ``[atoms, dims]`` v.
+        mean: ``[batch, dims]`` E[v] of all atoms, which is computed once for any number of coalitions.
 
     Returns:
-        ``[batch, coalitions, atoms]``.
+        ``[batch, coalitions, dims]``.
     """
-    kept = logits[:, None].masked_fill(removed, -torch.inf).softmax(dim=2)
-    return kept - logits.softmax(dim=1)[:, None]
+    touched = removed.any(dim=0)
+    counted = torch.nn.functional.pad(values[touched], (0, 1), value=1.0)  # the last column sums to ρ_S
+    weighted = log_posterior[:, touched, None].exp() * counted
+    summed = removed[:, touched].to(values.dtype) @ weighted
+    rho = summed[..., -1:]
+    shift = (rho * mean[:, None] - summed[..., :-1]) / (1 - rho)
+    sample, coalition = (rho[..., 0] > _NEARLY_ALL).nonzero(as_tuple=True)
+    kept = log_posterior[sample].masked_fill(removed[coalition], -torch.inf).softmax(dim=1)
+    shift[sample, coalition] = kept @ values - mean[sample]
+    return shift
 
 
 def guide_output(

@@ -24,16 +24,15 @@ How far rounds may be from normal, and why Student's t: docs/decisions.md, "Scor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, NumericsError, check_range
 from guda_lightning.functional.moments import Moments
+from guda_lightning.functional.student import t_quantile
 
 
 @dataclass(frozen=True)
@@ -203,32 +202,6 @@ def race(
     return Race(
         scores.mean, scores.stderr, scores.count, evaluations, decisions, _ranking(scores.mean, decisions)
     )
-
-
-def t_quantile(tail: float, degrees: Tensor) -> Tensor:
-    """The number that ``|t|`` of Student's distribution exceeds with probability ``tail``.
-
-    ``P(|t| > √ν / tan φ) = ∫_0^φ sin^{ν−1} / ∫_0^{π/2} sin^{ν−1}``, integrated by Gauss and solved for φ by
-    bisection. Relative error below 1e-9 up to ν = 1000.
-
-    Args:
-        tail: In (0, 1).
-        degrees: ``[n]`` degrees of freedom ν >= 1.
-
-    Returns:
-        ``[n]`` float64.
-    """
-    nodes, weights = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(128))
-    degrees = degrees.to(torch.float64)
-    half = torch.tensor(0.5, dtype=torch.float64)
-    whole = (torch.lgamma(degrees / 2) + torch.lgamma(half) - torch.lgamma((degrees + 1) / 2)).exp() / 2
-    low, high = torch.zeros_like(degrees), torch.full_like(degrees, math.pi / 2)
-    for _ in range(100):
-        angle = (low + high) / 2
-        heights = torch.sin(angle[:, None] * (nodes + 1) / 2) ** (degrees[:, None] - 1)
-        below = angle / 2 * (heights * weights).sum(dim=1) < tail * whole
-        low, high = torch.where(below, angle, low), torch.where(below, high, angle)
-    return degrees.sqrt() / torch.tan(low)
 
 
 def _checked(values: Tensor, active: Tensor, number: int) -> Tensor:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from guda_lightning.diffusion.model import Condition
-from guda_lightning.functional.guidance import kept_slope, log_kept
+from guda_lightning.functional.guidance import kept_shift, log_kept
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors.network import NoisyClassifier, pooled
 from guda_lightning.posteriors.posterior import Corrections, GroupPosterior
 
 MAX_LOG_SNR = 20.0  # of a sample without noise, or without signal
+_TOGETHER = 32  # coalitions: their products grow with its square where each removes one atom, all else falls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,23 +58,30 @@ class ClassifierPosterior(GroupPosterior):
             columns = outputs.unbind(1)
             return torch.stack([torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in columns], 1)
 
+        by_feature = features.shape[1] < logits.shape[1]
+
         @cache
-        def jacobian() -> Tensor:
+        def shared() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            """The posterior, what logits move by with each output, its mean, and the outputs' Jacobian."""
             with torch.enable_grad():
                 outputs = gradients(features if by_feature else logits)
-            return outputs.flatten(2).double()
-
-        by_feature = features.shape[1] < logits.shape[1]
+            log_posterior = logits.detach().double().log_softmax(dim=1)
+            weight = self.network.head.weight.detach().double()
+            values = weight if by_feature else torch.eye(len(weight)).to(weight)
+            return log_posterior, values, log_posterior.exp() @ values, outputs.flatten(2).double()
 
         def correct(removed: Tensor) -> Tensor:
             if len(removed) < min(features.shape[1], logits.shape[1]):
                 with torch.enable_grad():
                     return gradients(log_kept(logits, removed))
-            slope = kept_slope(logits.detach().double(), removed)
-            if by_feature:
-                weight = self.network.head.weight.detach().double()
-                slope = slope @ weight / self._temperature(timesteps)[:, None]
-            return (slope @ jacobian()).to(x_t.dtype).view(len(x_t), len(removed), *x_t.shape[1:])
+            log_posterior, values, mean, jacobian = shared()
+            found = []
+            for part in removed.split(_TOGETHER):
+                shift = kept_shift(log_posterior, part, values, mean)
+                if by_feature:
+                    shift = shift / self._temperature(timesteps)[:, None]
+                found.append((shift @ jacobian).to(x_t.dtype))
+            return torch.cat(found, dim=1).view(len(x_t), len(removed), *x_t.shape[1:])
 
         return correct
 

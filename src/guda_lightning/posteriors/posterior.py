@@ -18,7 +18,7 @@ from guda_lightning.functional.schedule import NoiseSchedule
 # Of ``[coalitions, atoms]`` bool, what each removes: ``∇_x log(1 − ρ_S)``, ``[batch, coalitions, ...]``.
 Corrections = Callable[[Tensor], Tensor]
 
-_CHUNK_BYTES = 64 * 2**20  # of the corrections that are held at a time
+_CHUNK_BYTES = 16 * 2**20  # of the corrections that are held at a time: more falls out of the caches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from guda_lightning.posteriors import KINDS, PosteriorStore
 from guda_lightning.report.facts import facts_of
 from guda_lightning.report.page import Page, write_page
 from guda_lightning.report.placebo_section import Placebo
+from guda_lightning.report.screening_text import screening_facts
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import ModelDetails
@@ -56,7 +57,7 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
     paired = {other: _of_the_same(table, other) for other in beside}
     made = _made(run, path, table)
     unlearnt = [*made, *(one for file, other in paired.items() for one in _made(run, file, other))]
-    facts = facts_of(run, table, made)
+    facts = facts_of(run, table, made) | screening_facts(run, table)
     placebo, without = _placebo(run, path, table), Without.of(run, table, shape)
     if placebo is None and ScoreTable.exists(run.placebo / path.name):
         facts["Placebo groups"] = "scored again since"

@@ -72,6 +72,24 @@ class Likelihood(ModelDetails):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Screened(Likelihood):
+    """Scores of some groups, after cheap scores had screened out the others, which have none.
+
+    Attributes:
+        screen: Hash of the record of the cheap scores.
+        screened_by: The method that made them.
+        screen_weighting: The weighting that ranked the groups.
+        out: Names of the groups that were screened out.
+    """
+
+    kind = "screened"
+    screen: str
+    screened_by: str
+    screen_weighting: str
+    out: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Race(ModelDetails):
     """Scores that stopped early, when the leading groups of a query were known.
 

@@ -13,6 +13,7 @@ from guda_lightning.scores.kinds import (
     Likelihood,
     Race,
     RandomGroups,
+    Screened,
     Similarity,
     Student,
     entries_of,
@@ -213,6 +214,7 @@ class ScoreRecord:
 _SHARED = ("query_hash", "encoders", "grouping_hash", "group_sizes", "per")
 _KINDS: Mapping[str, type[Details]] = {
     Likelihood.kind: Likelihood,
+    Screened.kind: Screened,
     Race.kind: Race,
     Coalitions.kind: Coalitions,
     Similarity.kind: Similarity,
@@ -221,11 +223,12 @@ _KINDS: Mapping[str, type[Details]] = {
     Custom.kind: Custom,
     Joined.kind: Joined,
 }
-# An entry that scores of one kind alone have.
+# An entry by which scores of one kind are told from those of the kinds below.
 _MARKS: Mapping[str, type[Details]] = {
     "tables": Joined,
     "race_weighting": Race,
     "worth": Coalitions,
+    "screened_by": Screened,
     "counterfactuals": Likelihood,
     "images_hash": Similarity,
     "of": RandomGroups,

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from safetensors.torch import save as to_safetensors
 
 from guda_lightning.attribution import (
@@ -18,8 +19,11 @@ from guda_lightning.attribution import (
     FittedAttributor,
 )
 from guda_lightning.attribution.chunks import ChunkedTable, StreamedQueries
+from guda_lightning.attribution.screening import Screen
+from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
 from guda_lightning.data.group_names import beside
+from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
@@ -41,9 +45,19 @@ from guda_lightning.stages.choices import (
     table_of,
 )
 from guda_lightning.stages.judging import Judging
+from guda_lightning.stages.screened import (
+    TrueScores,
+    refuse_making,
+    say_missed,
+    screening_attributor,
+    screening_of,
+)
+from guda_lightning.stages.unlearn import unlearn
 from guda_lightning.storage.files import write_atomic
 from guda_lightning.storage.runs import TAKEN, RunFolder
 from guda_lightning.types import Weighting
+from guda_lightning.unlearning import Objective
+from guda_lightning.unlearning.module import default_optimizer
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,12 @@ def attribute(
     resize: bool = False,
     full: Path | None = None,
     attributor: Attributor | None = None,
+    screen: str | None = None,
+    objective: Objective | None = None,
+    steps: int = 60,
+    optimizer: OptimizerCallable = default_optimizer,
+    lr_scheduler: LRSchedulerCallable | None = None,
+    lora: Lora | None = None,
     name: str | None = None,
 ) -> list[Path]:
     """Score queries against every group's counterfactual and write RUN/scores.
@@ -103,38 +123,73 @@ def attribute(
         resize: Whether to resize queries of another size than the training images.
         full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
         attributor: Another attributor than the counterfactuals of RUN/store, such as PixelSimilarity.
+        screen: A cheap method that scores all groups first, and how many of them to score truly, such as
+            ``guidance:20`` or ``similarity:20``: those that some query puts first, then second, and so on.
+            The others have no score; the chance that one of them leads is said.
+        objective: With ``screen``: makes the counterfactuals of the kept groups that are missing. Left out,
+            they are refused with the command that makes them.
+        steps: Optimizer steps per group, with an objective.
+        optimizer: Builds the optimizer, with an objective.
+        lr_scheduler: Builds a learning-rate schedule, with an objective.
+        lora: The low-rank adapter that unlearning trains, with an objective; left out, all weights.
         name: Added to the names of the tables, to keep what would replace others: RUN/scores holds one
             table per method, seed, queries and name.
 
     Returns:
         The score tables, one a seed.
     """
+    refuse_making(screen, objective, trainer.world_size)
+    seeds, true = chosen_seeds(seed or 0, "--seed"), None
     attributors: list[Attributor] = []
     if attributor is not None:
-        refuse_choices(*ATTRIBUTOR, operator=operator, hparams=hparams, groups=groups, seed=seed)
+        refuse_choices(
+            *ATTRIBUTOR, operator=operator, hparams=hparams, groups=groups, seed=seed, screen=screen
+        )
         attributors = [attributor]
+    elif screen is not None:
+        rule = Screen.parse(screen)
+        attributors = [screening_attributor(rule, scoring, chosen_groups(datamodule.grouping, groups))]
+
+        def make(kept: Sequence[str], one: int) -> list[CounterfactualKey]:
+            how = (objective, steps, list(kept), full, optimizer, lr_scheduler, one, lora)
+            return unlearn(trainer, model, datamodule, *how)
+
+        kinds = (operator, hparams) if objective is None else (None, None)
+        true = TrueScores(trainer.run_folder.store, *kinds, seeds, scoring, make if objective else None)
     else:
         chosen = chosen_groups(datamodule.grouping, groups)
         attributors = [
             CounterfactualAttributor(None, operator, scoring, seed=one, hparams=hparams, groups=chosen)
-            for one in chosen_seeds(seed or 0, "--seed")
+            for one in seeds
         ]
     run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
     folder = QueryFolder(trainer.query_path(queries), datamodule.image_shape, resize=resize)
     streamed = StreamedQueries(folder, datamodule, source.model.conditional)
+    context = AttributionContext(source, datamodule, store=run.store, cache=run.errors)
+    request = _Request(streamed, queries, name, context, scoring.batch_size, weighting)
+    paths = _score_all(trainer, attributors, request)
+    if true is None:
+        return paths
+    (screened_by,) = paths
+    screening = screening_of(screened_by, rule, weighting)
+    paths = _score_all(trainer, true.attributors(screening), request)
+    for path in paths:
+        say_missed(screened_by, path, weighting)
+    return paths
+
+
+def _score_all(trainer: StageTrainer, attributors: Sequence[Attributor], request: _Request) -> list[Path]:
+    """Write one score table for each attributor."""
     with bar_of(trainer, "attribute", "evaluations", 0) as bar:
         execution = Execution(
             trainer.strategy.root_device, on_evaluations=lambda count: bar.update(count * trainer.world_size)
         )
-        context = AttributionContext(
-            source, datamodule, store=run.store, cache=run.errors, execution=execution
-        )
-        context = _spread(trainer, attributors, context)
-        request = _Request(streamed, queries, name, context, scoring.batch_size, weighting)
+        context = _spread(trainer, attributors, replace(request.context, execution=execution))
+        request = replace(request, context=context)
         fitted = [one.fit(context) for one in attributors]
         paths = [_score(trainer, one, request, bar) for one in fitted]
         if len(paths) > 1:
-            say(_summary(run, paths, weighting))
+            say(_summary(trainer.run_folder, paths, request.weighting))
         return paths
 
 
