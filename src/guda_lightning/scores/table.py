@@ -16,6 +16,7 @@ from torch import Tensor
 
 from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.scores.columns import SCHEMA, distinct, pivot, refuse_unusable, rows_of
+from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.scores.record import Joined, ScoreRecord
 from guda_lightning.scores.squared_errors import unreadable
 from guda_lightning.storage.files import atomic_file, canonical_json
@@ -35,11 +36,13 @@ class ScoreTable:
             stderr share a unit, nats for the weighting "elbo"; n_draws counts noise draws per query.
         record: What identifies the scores.
         notes: What a user should know of the scoring besides the scores; not stored.
+        maps: Which part of each query came from which group, where the method can tell; a file of its own.
     """
 
     table: pa.Table
     record: ScoreRecord
     notes: tuple[str, ...] = ()
+    maps: GroupMaps | None = None
 
     def __post_init__(self) -> None:
         refuse_unusable(self.table)

@@ -17,7 +17,7 @@ from guda_lightning.attribution import (
     CounterfactualAttributor,
     FittedAttributor,
 )
-from guda_lightning.attribution.chunks import ChunkedTable, StreamedQueries
+from guda_lightning.attribution.chunks import Chunk, ChunkedTable, StreamedQueries
 from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
 from guda_lightning.data.group_names import beside
 from guda_lightning.distributed.execution import Execution
@@ -154,7 +154,7 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
         notes = []
         for chunk in table.left:
             scores = chunk.score(attributor, request.queries)
-            ranks.on_rank_zero(partial(scores.save, chunk.part))
+            ranks.on_rank_zero(partial(_save_part, run.maps_of(path), chunk, scores))
             which = f"{chunk.name}, " if table.several else ""
             notes += [f"{which}{note}" for note in scores.notes]
         ranks.on_rank_zero(partial(_write_table, trainer, path, table, request))
@@ -164,6 +164,13 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
     if trainer.is_global_zero:
         shutil.rmtree(parts, ignore_errors=True)
     return path
+
+
+def _save_part(maps: Path, chunk: Chunk, scores: ScoreTable) -> None:
+    """Keep what was scored; the page shows maps of the first chunk alone."""
+    if scores.maps is not None and not chunk.rows.start:
+        scores.maps.save(maps)
+    scores.save(chunk.part)
 
 
 def _say_rest(
