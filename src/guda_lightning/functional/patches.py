@@ -1,13 +1,12 @@
 """Patches of training images that a noised picture may be made of, and what each group of images explains.
 
-Nonparametric data attribution (NDA, arXiv 2510.14269). For every position p of ``x_t = γ x_0 + σ ε`` the patch P
-around it is compared with the patches of all training images ``a_i`` at all positions p′:
+Nonparametric data attribution (NDA, arXiv 2510.14269). For every position p of ``x_t = γ x_0 + σ ε`` the
+patch P around it is compared with the patches of all training images ``a_i`` at all positions p′:
 
 ``w_p(i, p′) = softmax_{i, p′}(−‖P − γ a_i[p′]‖² / 2σ²)``,  ``a_p(i) = Σ_{p′} w_p(i, p′)``.
 
-A group's share of the position is ``ρ_S(p) = Σ_{i ∈ S} a_p(i)``: of all training patches under this noise, how much
-of the probability of this one is the group's. Sums over images are kept per atom of groups (see
-``functional.guidance``) and as logarithms, so that images come a few at a time and ``1 − ρ`` never cancels.
+A group's share of the position is ``ρ_S(p) = Σ_{i ∈ S} a_p(i)``. Sums over images are kept per atom of
+groups (see ``functional.guidance``), as logarithms: images come a few at a time and ``1 − ρ`` never cancels.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from guda_lightning.functional.guidance import log_kept
@@ -31,10 +30,10 @@ class Window:
 
     Attributes:
         size: Side in pixels.
-        outside: What stands for pixels outside of the picture, noised or not. A value far from all pixels keeps
-            patches at an edge among those at the same edge.
-        halved: Whether patches are compared at half their resolution: by sums over blocks of 2 x 2 pixels, halved,
-            which leaves the noise white and its σ as it is.
+        outside: What stands for pixels outside of the picture, noised or not. A value far from all pixels
+            keeps patches at an edge among those at the same edge.
+        halved: Whether patches are compared at half their resolution, by sums over blocks of 2 x 2 pixels,
+            halved, which leaves the noise white and its σ as it is.
         anywhere: Whether a patch is compared with those at all positions, or with those at its own alone.
     """
 
@@ -44,7 +43,7 @@ class Window:
     anywhere: bool = True
 
     def patches(self, images: Tensor) -> Tensor:
-        """The patch around every pixel of ``[images, channels, height, width]``: ``[images, positions, dims]``."""
+        """The patch around every pixel of ``[images, channels, ...]``: ``[images, positions, dims]``."""
         before, after = (self.size - 1) // 2, self.size // 2
         padded = F.pad(images, (before, after, before, after), value=self.outside)
         if self.halved:
@@ -67,8 +66,8 @@ def log_patch_masses(
 ) -> tuple[Tensor, Tensor]:
     """Log masses of the atoms at every position of noised pictures, by matrix products in float64.
 
-    In memory at a time: ``batch · positions · images · comparisons`` numbers, three times, for the images that come
-    together, and ``batch · positions · atoms`` twice.
+    In memory at a time: ``batch · positions · images · comparisons`` numbers, three times, for the images
+    that come together, and ``batch · positions · atoms`` twice.
 
     Args:
         x_t: ``[batch, channels, height, width]``, all of one noise level.
@@ -80,8 +79,8 @@ def log_patch_masses(
         top: Positions of an image that count, its best ones; None counts all.
 
     Returns:
-        ``[batch, positions, atoms]`` float64 ``log Σ_{i, p′} exp(−‖P − γ a_i[p′]‖² / 2σ²)`` up to a number of each
-        batch and position: over all positions, and over the best ones of each image. −∞ for an atom without images.
+        ``[batch, positions, atoms]`` float64 ``log Σ_{i, p′} exp(−‖P − γ a_i[p′]‖² / 2σ²)``, up to a number
+        of each patch: over all positions p′, and over the best of each image. −∞ for an atom without images.
     """
     x = window.patches(x_t.double())
     batch, positions, dims = x.shape
@@ -115,9 +114,9 @@ def patch_shares(every: Tensor, best: Tensor, removed: Tensor) -> tuple[Tensor, 
         removed: ``[coalitions, atoms]`` bool.
 
     Returns:
-        ``[batch, positions, coalitions]`` float64 each: the share ρ of the best positions in the mass of all, in
-        [0, 1]; and ``−log(1 − ρ)`` in nats, at least 0, where ρ is the share over all positions: how many times
-        less dense the local model is at the noised patch without the coalition.
+        ``[batch, positions, coalitions]`` float64 each: the share ρ of the best positions in the mass of
+        all, in [0, 1]; and ``−log(1 − ρ)`` in nats, at least 0, where ρ is the share over all positions: by
+        how much the noised patch gets less likely without the coalition.
     """
     shares = (best - every.logsumexp(dim=2, keepdim=True)).exp() @ removed.to(every).T
     rows = max(1, _KEPT_BYTES // (removed.numel() * every.element_size()))

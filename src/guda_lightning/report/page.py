@@ -13,6 +13,7 @@ from torch import Tensor
 from guda_lightning.errors import ConfigError
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement_section import agreement_section
+from guda_lightning.report.map_pictures import maps_of
 from guda_lightning.report.page_data import (
     MAX_THUMBNAILS,
     curve_points,
@@ -27,6 +28,7 @@ from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.summary_text import summary, views
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.scores.summaries import UNDECIDED_BELOW
 from guda_lightning.storage.files import write_atomic
 from guda_lightning.types import Queries
@@ -53,6 +55,7 @@ class Page:
         agreement: How well methods agree with the oracle, if that was evaluated.
         placebo: Which queries random groups explain as well, if that was tested.
         without: What counterfactuals draw from the noise of the queries, if that was drawn.
+        maps: Which part of each query came from which group, if the method can tell.
     """
 
     title: str
@@ -65,6 +68,7 @@ class Page:
     agreement: Evaluation | None = None
     placebo: Placebo | None = None
     without: Without | None = None
+    maps: GroupMaps | None = None
 
 
 def write_page(folder: str | Path, page: Page) -> Path:
@@ -122,6 +126,7 @@ def _data(page: Page) -> dict[str, Any]:
         "queries": queries_of(page.table, page.queries),
         "views": [view_of(page.table, missed, *key) for key in views(page.table)],
         "curves": curve_points(page.curves),
+        "maps": [] if page.maps is None else maps_of(page.maps, page.table.queries, page.table.groups),
     }
 
 

@@ -22,8 +22,8 @@ class GroupMaps:
     Attributes:
         query_ids: Names of the queries.
         groups: Names of the groups.
-        shares: ``[queries, groups, height, width]`` in [0, 1], stored with half precision. Rows and columns are
-            those of what the model takes, which may be a latent that is smaller than the picture.
+        shares: ``[queries, groups, height, width]`` in [0, 1], stored with half precision. Rows and columns
+            are those of what the model takes, which may be a latent that is smaller than the picture.
         of: Hash of the record of the scores that they belong to.
     """
 
