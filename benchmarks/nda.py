@@ -11,7 +11,7 @@ from benchmarks.stages import Asked, Bench, unit
 from benchmarks.tables import with_interval, write_table
 from guda_lightning.cli.main import main
 
-TIMESTEPS = (100, 300, 500)  # of 1000
+TIMESTEPS = (100, 300)  # of 1000
 # Patches of a side, compared with patches at all places of a training image, or at their own.
 WINDOWS: Mapping[str, Sequence[str]] = {
     "3, anywhere": ("--attributor.init_args.patch", "3"),

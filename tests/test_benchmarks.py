@@ -34,6 +34,7 @@ TABLES: dict[str, tuple[str, set[str]]] = {
     "guidance": ("method", {ORACLE, "guidance", "retrack", "guided", "similarity"}),
     "speed": ("method", {ORACLE, "guidance", "retrack"}),
     "classifiers": ("classifier", {ORACLE, "dense (default)", "dense, 1500 steps"}),
+    "nda": ("window", {ORACLE, "similarity", "3, anywhere", "7, anywhere"}),
     "halves": ("method", {"oracle", "guidance", "guided", "retrack", "similarity"}),
     "tenths": ("method", {"oracle", "guidance", "guided", "retrack", "similarity"}),
     "mislabelled": (

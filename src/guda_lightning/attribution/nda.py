@@ -19,6 +19,7 @@ from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.scores.kinds import NonParametric
 
 _PUBLISHED = 1000  # timesteps of the schedule that published timesteps are of
+_PUBLISHED_PATCH = 7
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,7 @@ class NDA(Attributor):
 
     Args:
         timesteps: Noise levels, out of 1000; scaled to the length of another schedule. Published: 100 to 500.
-        patch: Side k of a patch, at most 2 · side − 1 of the picture. None: 7 as published, or in pictures
-            below 14 pixels the largest odd number up to half of the side.
+        patch: Side k of a patch, at most 2 · side − 1 of the picture. None: 7 as published, or that.
         coarse: Side k′ of a second patch that is compared at half its resolution; even. None: one scale.
             Published for 32 x 32: 14 and, coarse, 10.
         alpha: What the first scale counts beside the second one.
@@ -118,9 +118,8 @@ class NDA(Attributor):
     def _windows(self, shape: tuple[int, int, int]) -> list[tuple[float, Window]]:
         """What each scale counts, and its window."""
         _, height, width = shape
-        half = min(height, width) // 2
-        patch = self.patch or max(1, min(7, half - 1 + half % 2))
         widest = 2 * max(height, width) - 1  # shows all of a picture around each of its pixels
+        patch = min(_PUBLISHED_PATCH, widest) if self.patch is None else self.patch
         for name, size in (("patch", patch), ("coarse", self.coarse)):
             check_range(name, size, ge=1, le=widest, fix=f"pictures have {height} x {width} pixels")
         if self.coarse is None:
