@@ -25,14 +25,20 @@ SHOWN = (("top1", "uniform"), ("ndcg@3", "uniform"), ("top1", "middle"), ("ndcg@
 NOTES = (
     "Patches of so many pixels a side of the noised query, compared with those of training images anywhere "
     "or at its own place; t of 1000 timesteps. Seconds of one core for all queries, both formulas together. "
-    "Agreement with the mean of the other oracle seeds, 95 % intervals."
+    "R² of the oracle's scores within queries, mean of all seeds. Agreement with "
 )
 
 
 def run(asked: Asked) -> None:
     """Compare windows, places, noise levels and both formulas on the digits."""
     bench = oracles.digits(asked)
-    write_table(asked.docs, "nda", asked.command("nda"), rows(bench), NOTES)
+    write_table(asked.docs, "nda", asked.command("nda"), rows(bench), notes(bench))
+
+
+def notes(bench: Bench) -> str:
+    """What the reader of the table should know."""
+    of = "the mean of the other oracle seeds" if bench.seeds > 1 else "one oracle seed"
+    return f"{NOTES}{of}, 95 % intervals."
 
 
 def rows(bench: Bench) -> list[dict[str, object]]:
@@ -50,6 +56,9 @@ def rows(bench: Bench) -> list[dict[str, object]]:
     scores = [str(bench.run.scores / f"{name}.parquet") for name in names]
     if code := main(["evaluate", str(bench.run.root), "--oracle", *oracle, "--scores", *scores]):
         raise SystemExit(code)
+    sizes = pd.read_parquet(bench.run.evaluation / "magnitudes.parquet")
+    sizes = sizes[(sizes.noise == "all draws") & (sizes.pooling == "within") & (sizes.quantity == "r2")]
+    explained = sizes[sizes.weighting == "uniform"].set_index("method").value
     found = pd.read_parquet(bench.run.evaluation / "metrics.parquet")
     found = found[
         (found.noise == "all draws")
@@ -64,6 +73,7 @@ def rows(bench: Bench) -> list[dict[str, object]]:
             "t": t,
             "score": FORMULAS.get(formula, ""),
             unit(): "" if seconds is None else f"{seconds:.0f}",
+            "R² uniform": f"{explained[method]:.2f}" if method in explained else "",
         }
         for metric, weighting in SHOWN:
             chosen = found[(found.method == method) & (found.weighting == weighting)]
