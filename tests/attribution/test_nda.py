@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,20 +207,24 @@ def test_a_run_is_scored_and_its_page_shows_the_maps(
         "--run",
         str(finished_run),
     ]
-    assert main(arguments) == 0
+    wandb = {"project": "p", "offline": True, "save_dir": str(finished_run)}
+    logger = json.dumps({"class_path": "WandbLogger", "init_args": wandb})
+    assert main([*arguments, "--trainer.logger", logger]) == 0
     path, maps = (
         finished_run / "scores" / "nda-0.parquet",
         finished_run / "scores" / "maps" / "nda-0.safetensors",
     )
     table, stored = ScoreTable.load(path), GroupMaps.load(maps)
+    (logged,) = finished_run.glob("wandb/offline-run-*/files/media/table/attribution/scores_*.json")
+    shown = [row[3:] for row in json.loads(logged.read_text())["data"]]
+    assert shown == table.select(weighting="posterior").matrix().tolist()
     means = stored.shares.mean(dim=(2, 3)).double()
     torch.testing.assert_close(means, table.select(weighting="posterior").matrix(), rtol=0, atol=1e-3)
     capsys.readouterr()
     assert main(arguments) == 0
     assert capsys.readouterr().out.endswith(f"attribute: {path} is complete, skipped\n")
 
-    shown = report_run(finished_run, path).read_text()
-    assert '"maps":[{"image":"data:image/png;base64,' in shown
+    assert '"maps":[{"image":"data:image/png;base64,' in report_run(finished_run, path).read_text()
     replace(stored, of="others").save(maps)
     changed = report_run(finished_run, path).read_text()
     assert '"maps":[]' in changed and "of other scores" in changed

@@ -86,7 +86,8 @@ def attribute(
         operator: Which counterfactuals of RUN/store, by their objective's name, such as ``retrack``, or
             ``guidance`` for its classifier; may be left out where the store holds those of one objective.
         scoring: Timesteps, draws, seed, batch size and precision.
-        weighting: The weighting that the printed summary shows; the file holds both.
+        weighting: The weighting that the printed summary shows; the file holds all. A table without it, such
+            as that of another attributor, is summed up by its first one.
         groups: Names of the groups to score, such as ``3,7`` or, removed together, ``3+7``; all groups if
             left out.
         seed: Seeds that the counterfactuals were made with, such as ``0,1,2``: one table each;
@@ -218,5 +219,5 @@ def _summary(path: Path, weighting: Weighting) -> str:
 
 
 def _weighted(table: ScoreTable, weighting: Weighting) -> ScoreTable:
-    """What summaries show of a table: one weighting, if it has it."""
-    return table.select(weighting=weighting) if weighting in table.weightings else table
+    """What summaries show of a table: one weighting, or the first of a table that has others."""
+    return table.select(weighting=weighting if weighting in table.weightings else table.weightings[0])
