@@ -40,6 +40,7 @@ TABLES: dict[str, tuple[str, set[str]]] = {
         | {"both classifiers", "half kernel where mse < .05", "half kernel where mse < .05, scores"}
         | {"half kernel", "r²/2 kernel", ".05/(.05 + mse) kernel", "fitted share of kernel"},
     ),
+    "nda": ("window", {ORACLE, "similarity", "3, anywhere", "7, anywhere"}),
     "halves": ("method", {"oracle", "guidance", "guided", "retrack", "similarity"}),
     "tenths": ("method", {"oracle", "guidance", "guided", "retrack", "similarity"}),
     "mislabelled": (

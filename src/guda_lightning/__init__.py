@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from guda_lightning.version import __version__
 
 _HOMES = {
+    "NDA": "attribution",
     "AttributionContext": "attribution",
     "CoalitionAttributor": "attribution",
     "CounterfactualAttributor": "attribution",
@@ -29,6 +30,7 @@ _HOMES = {
     "UnlearnModule": "unlearning",
 }
 __all__ = [
+    "NDA",
     "AttributionContext",
     "CoalitionAttributor",
     "CounterfactualAttributor",
@@ -53,6 +55,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from guda_lightning.attribution import (
+        NDA,
         AttributionContext,
         CoalitionAttributor,
         CounterfactualAttributor,

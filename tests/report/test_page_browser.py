@@ -12,9 +12,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement_table import agreement_table
+from guda_lightning.report.map_pictures import COLOURS
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.scores.summaries import UNDECIDED_BELOW, margins, with_error
 from guda_lightning.types import Queries
 
@@ -297,6 +299,49 @@ def test_no_picture_of_other_queries_is_outlined(
     assert tab.locator("#without td.top").count() == 0
 
 
+def half_maps(table: ScoreTable) -> GroupMaps:
+    """Of the first two queries: the left half from the first group, the right half from the third one."""
+    shares = torch.zeros(2, len(GROUPS), 8, 8)
+    shares[:, 0, :, :4], shares[:, 2, :, 4:] = 1.0, 0.5
+    return GroupMaps(table.queries[:2], tuple(GROUPS), shares, "")
+
+
+def test_a_query_shows_which_part_came_from_which_group(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.emulate_media(color_scheme="dark")
+    tab.goto(page(table, maps=half_maps(table)).as_uri())
+    tab.locator("#cards button").nth(1).click()
+    left, right = f"{HOSTILE} 50\u00a0% of the picture, left", "style 2 50\u00a0% of the picture, right"
+    drawn = tab.get_by_role("img", name=f"Leading groups of query q1: {left}; {right}", exact=True)
+    assert drawn.evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
+    shown = drawn.evaluate(
+        """image => {
+            const canvas = Object.assign(document.createElement("canvas"), { width: 8, height: 8 });
+            const context = canvas.getContext("2d");
+            context.drawImage(image, 0, 0);
+            const row = [...context.getImageData(0, 4, 8, 1).data];
+            return [2, 6].map((x) => row.slice(4 * x, 4 * x + 4));
+        }"""
+    )
+    colours = [bytes.fromhex(COLOURS[group]) for group in (0, 2)]
+    for (*colour, opacity), expected, share in zip(shown, colours, (1, 0.5), strict=True):
+        assert colour == pytest.approx(list(expected), abs=2)
+        assert opacity / 255 == pytest.approx(share, abs=0.01)
+    assert drawn.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
+    over, under = (tab.locator(".spatial img").nth(place).bounding_box() for place in (1, 0))
+    assert over == under
+    keys = tab.locator(".spatial li i").evaluate_all(
+        "all => all.map((one) => getComputedStyle(one).backgroundColor)"
+    )
+    assert keys == [f"rgb({', '.join(map(str, colour))})" for colour in colours]
+    assert tab.locator(".spatial li .name").all_inner_texts() == [HOSTILE, "style 2"]
+    tab.keyboard.press("ArrowRight")
+    assert tab.get_by_role("dialog", name="q2").is_visible()
+    assert tab.locator(".spatial").count() == 0  # no map is known of this one
+    assert tab.title() == "Digits"
+
+
 @pytest.mark.parametrize("width", [320, 390, 1300])
 def test_nothing_is_wider_than_the_window(
     tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation], width: int
@@ -305,7 +350,8 @@ def test_nothing_is_wider_than_the_window(
     placebo = Placebo(["x" * 300], {"elbo": frozenset(table.queries)})
     without = pictures(table, [f"a very long name {i} " * 5 for i in range(12)])
     sections = {"agreement": evaluation("a very long name " * 5), "placebo": placebo, "without": without}
-    tab.goto(page(table, **sections).as_uri())
+    tab.goto(page(table, **sections, maps=half_maps(table)).as_uri())
+    tab.locator("#cards button").first.click()
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 

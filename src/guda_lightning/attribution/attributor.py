@@ -11,7 +11,7 @@ from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
 from guda_lightning.distributed.execution import Execution
-from guda_lightning.errors import ConfigError, QueryError
+from guda_lightning.errors import ConfigError, GroupError, QueryError
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.storage.provenance import Provenance
 from guda_lightning.types import Queries
@@ -143,4 +143,53 @@ def refuse_no_queries(queries: Queries) -> None:
             found="0 queries",
             expected="at least one image",
             fix="run `guda sample`, or pass --queries FILE|FOLDER",
+        )
+
+
+def training_data(context: AttributionContext, method: str) -> tuple[GroupDataModule, Grouping]:
+    """The training data and their groups, for a method that compares queries with them.
+
+    Raises:
+        ConfigError: There are no training data.
+        GroupError: The groups are those of other data.
+    """
+    data, grouping = context.data, context.grouping
+    if data is None or grouping is None:
+        raise ConfigError(
+            f"{method} needs the training images",
+            found="no data",
+            expected="the datamodule of the training data",
+            fix="pass AttributionContext(data=datamodule)",
+        )
+    if grouping.num_samples != len(data.ids):
+        raise GroupError(
+            "the groups are those of other training data",
+            found=f"groups over {grouping.num_samples} samples",
+            expected=f"groups over {len(data.ids)} samples",
+            fix="take the grouping of the same data section",
+        )
+    return data, grouping
+
+
+def refuse_unlike(queries: Queries, data: GroupDataModule) -> None:
+    """Refuse queries that cannot be compared with the training data.
+
+    Raises:
+        QueryError: They have another shape, or pixels that are no numbers.
+    """
+    shape = tuple(queries.images.shape[1:])
+    if shape != data.image_shape:
+        raise QueryError(
+            "the queries are not of the training images' shape",
+            found=f"{shape}: channels, height, width",
+            expected=data.image_shape,
+            fix="resize and convert them, or pass --resize true",
+        )
+    finite = queries.images.flatten(1).isfinite().all(dim=1)
+    if not finite.all():
+        raise QueryError(
+            f"the query '{queries.ids[int((~finite).nonzero()[0])]}' has pixels that are no numbers",
+            found=f"{int((~finite).sum())} such queries",
+            expected="finite pixels in [-1, 1]",
+            fix="draw or export them again",
         )

@@ -135,7 +135,8 @@ def shared_errors(
     are spread over ranks compute together.
 
     Args:
-        measure: Squared errors ``[..., queries, strata, draws]`` and timesteps, as ``squared_errors``.
+        measure: Squared errors ``[..., queries, strata, draws]`` and timesteps, as ``squared_errors``, or any
+            two tensors with the queries two dimensions before the last.
         queries: ``Q`` queries, at least one, the same on all ranks.
         ranks: Who shares them.
 

@@ -15,11 +15,13 @@ from guda_lightning.attribution.attributor import (
     Attributor,
     FittedAttributor,
     refuse_no_queries,
+    refuse_unlike,
+    training_data,
 )
 from guda_lightning.data import GroupDataModule, query_hash
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.data.images import from_unit
-from guda_lightning.errors import ConfigError, GroupError, QueryError
+from guda_lightning.errors import ConfigError
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Similarity
 from guda_lightning.types import Queries
@@ -63,21 +65,7 @@ class PixelSimilarity(Attributor):
             ConfigError: There are no training data.
             GroupError: The groups are those of other data, or one does not exist or cannot be removed.
         """
-        data, grouping = context.data, context.grouping
-        if data is None or grouping is None:
-            raise ConfigError(
-                "similarity needs the training images",
-                found="no data",
-                expected="the datamodule of the training data",
-                fix="pass AttributionContext(data=datamodule)",
-            )
-        if grouping.num_samples != len(data.ids):
-            raise GroupError(
-                "the groups are those of other training data",
-                found=f"groups over {grouping.num_samples} samples",
-                expected=f"groups over {len(data.ids)} samples",
-                fix="take the grouping of the same data section",
-            )
+        data, grouping = training_data(context, "similarity")
         groups = tuple(self.groups or (name for name in grouping.names if grouping.size(name)))
         for name in groups:
             grouping.check([name])
@@ -120,7 +108,7 @@ class FittedSimilarity(FittedAttributor):
             QueryError: No queries, or some that are not like the training images.
         """
         refuse_no_queries(queries)
-        self._refuse_others(queries)
+        refuse_unlike(queries, self.data)
         pixels = _whole(queries.images)
         scores = torch.stack([self._similarity(pixels, group) for group in self.groups], dim=1)
         return ScoreTable.from_matrix(
@@ -158,24 +146,6 @@ class FittedSimilarity(FittedAttributor):
         # One by one: a sum over a dimension may add in another order for another number of queries.
         mean: Tensor = sum(best.unbind(1), start=best.new_zeros(len(best))) / best.shape[1]
         return mean
-
-    def _refuse_others(self, queries: Queries) -> None:
-        shape = tuple(queries.images.shape[1:])
-        if shape != self.data.image_shape:
-            raise QueryError(
-                "the queries are not of the training images' shape",
-                found=f"{shape}: channels, height, width",
-                expected=self.data.image_shape,
-                fix="resize and convert them, or pass --resize true",
-            )
-        finite = queries.images.flatten(1).isfinite().all(dim=1)
-        if not finite.all():
-            raise QueryError(
-                f"the query '{queries.ids[int((~finite).nonzero()[0])]}' has pixels that are no numbers",
-                found=f"{int((~finite).sum())} such queries",
-                expected="finite pixels in [-1, 1]",
-                fix="draw or export them again",
-            )
 
 
 def _images_hash(data: GroupDataModule) -> str:

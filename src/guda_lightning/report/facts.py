@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from guda_lightning.counterfactuals import RETRAIN, CounterfactualRecord
 from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.kinds import NonParametric
 from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
@@ -37,6 +38,8 @@ def facts_of(run: RunFolder, table: ScoreTable, made: Sequence[WeightsRecord]) -
         facts["Timesteps"] = _timesteps(record.scoring)
         facts["Standard error"] = record.scoring.stderr
         facts["Noise seed"] = str(record.scoring.seed)
+    if isinstance(record.details, NonParametric):
+        facts["Options"] = ", ".join(f"{name} {value}" for name, value in record.details.options.items())
     return facts | _training(run, table)
 
 

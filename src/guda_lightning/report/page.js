@@ -206,6 +206,26 @@ function cards() {
   if (state.group !== null) $("clear").textContent = `led by ${groups[state.group].name} ✕`;
 }
 
+// ---- which part of a query came from which group: one pixel per position, stretched by the style sheet
+
+function spatial(q) {
+  const map = data.maps[q];
+  if (!map) return [];
+  const part = (share, where) => `${percent(share)} of the picture, ${where}`;
+  const text = map.led.map(([g, , share, where]) => `${groups[g].name} ${part(share, where)}`).join("; ");
+  const legend = map.led.map(([g, colour, share, where]) => {
+    const key = el("i", { "aria-hidden": "true" });
+    key.style.background = colour;
+    return el("li", {}, key, el("span", { class: "name", title: groups[g].name }, groups[g].name),
+      el("span", { class: "note" }, part(share, where)));
+  });
+  if (map.more) legend.push(el("li", { class: "note" }, `and ${map.more} more`));
+  return [el("figure", { class: "spatial" },
+    el("div", {}, picture(queries[q].image, ""), picture(map.image, `Leading groups of query ${queries[q].id}: ${text}`)),
+    el("figcaption", {}, "The group with the largest share of the patch around each pixel; the stronger, the larger.",
+      el("ul", { class: "plain" }, ...legend)))];
+}
+
 // ---- one query
 
 let opened = 0;
@@ -219,7 +239,7 @@ function open(q) {
   const lead = margin(q);
   $("detail-title").textContent = queries[q].id;
   $("detail-prompt").textContent = queries[q].prompt ?? "";
-  $("detail-picture").replaceChildren(picture(queries[q].image, `Query ${queries[q].id}`));
+  $("detail-picture").replaceChildren(picture(queries[q].image, `Query ${queries[q].id}`), ...spatial(q));
   $("detail-verdict").textContent = order.length < 2 || lead === Infinity
     ? `Group ${groups[order[0]].name} has the highest score.`
     : `${undecided(q) ? "Undecided: group" : "Group"} ${groups[order[0]].name} stands ${lead.toFixed(lead < 10 ? 2 : 0)} `

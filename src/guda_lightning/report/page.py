@@ -15,6 +15,7 @@ from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.evaluation.sizes import sizes_of
 from guda_lightning.report.agreement_section import agreement_section
 from guda_lightning.report.estimand import UNTESTED, tested
+from guda_lightning.report.map_pictures import maps_of
 from guda_lightning.report.page_data import (
     MAX_THUMBNAILS,
     curve_points,
@@ -31,6 +32,7 @@ from guda_lightning.report.verdict_section import verdict_finding, verdict_rows
 from guda_lightning.report.without_section import Without
 from guda_lightning.report.words import words_of
 from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.scores.summaries import UNDECIDED_BELOW
 from guda_lightning.scores.views import Sizes, View, views
 from guda_lightning.storage.files import write_atomic
@@ -60,6 +62,7 @@ class Page:
         evaluated: What the agreement calls the scores of a method and seed, where it is about these scores.
         placebo: Which queries random groups explain as well, if that was tested.
         without: What counterfactuals draw from the noise of the queries, if that was drawn.
+        maps: Which part of each query came from which group, if the method can tell.
     """
 
     title: str
@@ -74,6 +77,7 @@ class Page:
     evaluated: Mapping[tuple[str, int], str] = field(default_factory=dict)
     placebo: Placebo | None = None
     without: Without | None = None
+    maps: GroupMaps | None = None
 
 
 def write_page(folder: str | Path, page: Page) -> Path:
@@ -160,6 +164,7 @@ def _data(page: Page, shown: Sequence[View]) -> dict[str, Any]:
         "queries": queries_of(page.table, page.queries),
         "views": [view_of(view, missed if view.method in page.table.methods else {}) for view in shown],
         "curves": curve_points(page.curves),
+        "maps": [] if page.maps is None else maps_of(page.maps, page.table.queries, page.table.groups),
     }
 
 

@@ -20,7 +20,13 @@ MAX_THUMBNAILS = 1000  # about 6 MB of pictures
 MAX_EXAMPLES = 3  # per group
 QUERY_PIXELS, EXAMPLE_PIXELS = 208, 72  # longest side, twice what the style sheet shows
 
-LABELS = {"elbo": "ELBO", "uniform": "Uniform", "middle": "Middle"}
+LABELS = {
+    "elbo": "ELBO",
+    "uniform": "Uniform",
+    "middle": "Middle",
+    "posterior": "Share",
+    "density": "Density",
+}
 NOTES = {
     "elbo": "Weighting ELBO: differences of the evidence lower bound on the log-likelihood. "
     "Its weights sit on the smallest timesteps, so the scores say most about fine detail.",
@@ -28,6 +34,10 @@ NOTES = {
     "noisy and say more about the composition of the picture, but they are no log-likelihoods.",
     "middle": "Weighting middle: as uniform, without the first tenth of the timesteps, where pictures differ "
     "in fine detail, and without the last three tenths, where they are nearly pure noise.",
+    "posterior": "Share: of the training patches that a patch of the noised query may stem from, weighted by "
+    "how likely that is, the part that is the group's. A mean over patches. Shares of groups that do not "
+    "overlap sum to at most one.",
+    "density": "Density: minus the logarithm of the share that the other groups have; a mean over patches.",
 }
 
 

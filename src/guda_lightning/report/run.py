@@ -24,6 +24,7 @@ from guda_lightning.report.screening_text import screening_facts
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import ModelDetails
+from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.storage.runs import TAKEN, RunFolder
 from guda_lightning.storage.stored import WeightsRecord
 from guda_lightning.types import Queries
@@ -63,6 +64,9 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
         facts["Placebo groups"] = "scored again since"
     if without is None and Without.exists(run):
         facts["With and without"] = "drawn, but not from the full model and the noise of the queries"
+    maps = _maps(run, path, table.record)
+    if maps is None and run.maps_of(path).is_file():
+        facts["Maps"] = "of other scores"
     page = Page(
         run.name,
         queries=_queries(run, path, table.record, shape),
@@ -76,6 +80,7 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
         evaluated={} if agreement is None else _evaluated(agreement, {**seeds, **paired}),
         placebo=placebo,
         without=without,
+        maps=maps,
     )
     return write_page(run.report, page)
 
@@ -155,6 +160,15 @@ def _queries(run: RunFolder, path: Path, record: ScoreRecord, shape: tuple[int, 
     if query_hash(queries) != (record.chunks[0] if record.chunks else record).query_hash:
         raise _lost(run, path, f"other images in {run.queries_of(path)}", "the queries of the table")
     return queries
+
+
+def _maps(run: RunFolder, path: Path, record: ScoreRecord) -> GroupMaps | None:
+    """Which part of the shown queries came from which group, unless that is not known for these scores."""
+    if not run.maps_of(path).is_file():
+        return None
+    maps = GroupMaps.load(run.maps_of(path))
+    shown = record.chunks[0].query_hash if record.chunks else record.query_hash
+    return maps if maps.of == replace(record, query_hash=shown, chunks=()).hash else None
 
 
 def _made(run: RunFolder, path: Path, table: ScoreTable) -> Sequence[WeightsRecord]:

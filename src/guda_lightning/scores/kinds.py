@@ -153,6 +153,24 @@ class Similarity(Details):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NonParametric(Details):
+    """Shares of training samples in noised queries, without a model.
+
+    Attributes:
+        data_hash: Identity of the training data.
+        mirrored: Whether training mirrored them.
+        schedule: Hash of the noise schedule.
+        options: How they are compared, as JSON values.
+    """
+
+    kind = "nonparametric"
+    data_hash: str
+    mirrored: bool
+    schedule: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Student(Details):
     """Scores of a model that is being unlearned."""
 

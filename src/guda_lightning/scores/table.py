@@ -16,6 +16,7 @@ from torch import Tensor
 
 from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.scores.columns import SCHEMA, distinct, pivot, refuse_unusable, rows_of
+from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.scores.record import Joined, ScoreRecord
 from guda_lightning.scores.squared_errors import unreadable
 from guda_lightning.scores.verdicts import Verdict, verdicts_of_text, verdicts_to_text
@@ -38,12 +39,14 @@ class ScoreTable:
         notes: What a user should know of the scoring besides the scores; not stored.
         verdicts: Whether the counterfactual of a group can be believed, by its name; empty where there are
             none or nobody has looked. Stored, but no part of what identifies the scores.
+        maps: Which part of each query came from which group, where the method can tell; a file of its own.
     """
 
     table: pa.Table
     record: ScoreRecord
     notes: tuple[str, ...] = ()
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    maps: GroupMaps | None = None
 
     def __post_init__(self) -> None:
         refuse_unusable(self.table)

@@ -19,6 +19,10 @@ _NATIVE = {
     "uniform": ("difference of the mean squared noise error", ""),
     "middle": ("difference of the mean squared noise error at the middle timesteps", ""),
 }
+_OF_PATCHES = {
+    "posterior": "share of the query's patches",
+    "density": "nats by which a patch gets less likely in a model of patches",
+}
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,8 @@ def unit_of(
         if records[0].kind == "similarity":
             why = "It is no effect of a group: no model without one was compared."
             return Unit(f"{weighting} similarity{per}", "", why, covers)
+        if records[0].kind == "nonparametric":
+            return Unit(_OF_PATCHES[weighting] + per, "", "No model without the group was compared.", covers)
         return Unit(f"the unit of {method}{per}", "", f"What it measures, {method} defines.", covers)
     known, why = _size(records, method, measured)
     if known:

@@ -18,7 +18,7 @@ from guda_lightning.attribution import (
     CounterfactualAttributor,
     FittedAttributor,
 )
-from guda_lightning.attribution.chunks import ChunkedTable, StreamedQueries
+from guda_lightning.attribution.chunks import Chunk, ChunkedTable, StreamedQueries
 from guda_lightning.attribution.screening import Screen
 from guda_lightning.counterfactuals import CounterfactualKey
 from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
@@ -114,7 +114,8 @@ def attribute(
             kind of a posterior, such as ``guidance``; may be left out where the store holds those of one
             kind.
         scoring: Timesteps, draws, seed, batch size and precision.
-        weighting: The weighting that the printed summary shows; the file holds both.
+        weighting: The weighting that the printed summary shows; the file holds all. A table without it, such
+            as that of another attributor, is summed up by its first one.
         groups: Names of the groups to score, such as ``3,7`` or, removed together, ``3+7``; all groups if
             left out.
         seed: Seeds that the counterfactuals were made with, such as ``0,1,2``: one table each;
@@ -224,7 +225,7 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
         notes = []
         for chunk in table.left:
             scores = chunk.score(attributor, request.queries)
-            ranks.on_rank_zero(partial(scores.save, chunk.part))
+            ranks.on_rank_zero(partial(_save_part, run.maps_of(path), chunk, scores))
             which = f"{chunk.name}, " if table.several else ""
             notes += [f"{which}{note}" for note in scores.notes]
         verdicts = {} if judging is None else _judged(judging, table.parts(), request)
@@ -254,6 +255,13 @@ def _judge_again(path: Path, judging: Judging, request: _Request, bar: Bar) -> N
         ScoreTable.save_parts(path, ScoreTable.load_parts(path), ScoreTable.load_record(path), verdicts)
 
     request.context.execution.ranks.on_rank_zero(write)
+
+
+def _save_part(maps: Path, chunk: Chunk, scores: ScoreTable) -> None:
+    """Keep what was scored; the page shows maps of the first chunk alone."""
+    if scores.maps is not None and not chunk.rows.start:
+        scores.maps.save(maps)
+    scores.save(chunk.part)
 
 
 def _say_rest(
@@ -311,5 +319,5 @@ def _summary(run: RunFolder, paths: Sequence[Path], weighting: Weighting) -> str
 
 
 def _weighted(table: ScoreTable, weighting: Weighting) -> ScoreTable:
-    """What summaries show of a table: one weighting, if it has it."""
-    return table.select(weighting=weighting) if weighting in table.weightings else table
+    """What summaries show of a table: one weighting, or the first of a table that has others."""
+    return table.select(weighting=weighting if weighting in table.weightings else table.weightings[0])

@@ -92,6 +92,10 @@ class RunFolder:
         """The queries that a score table is about."""
         return self.scores / "queries" / table.stem
 
+    def maps_of(self, table: Path) -> Path:
+        """Which part of these queries came from which group, where the method of a score table can tell."""
+        return self.scores / "maps" / f"{table.stem}.safetensors"
+
     @property
     def spread(self) -> Path:
         """What tasks of a spread print, and the configuration that they run."""
