@@ -261,7 +261,7 @@ def pack(path: Path, files: Mapping[str, bytes], card: Mapping[str, Any]) -> Yar
         raise StoreError(
             f"the yardstick {path.stem} is too large",
             found=f"{len(packed)} bytes",
-            expected=f"at most {LIMIT}, as every installation brings it",
+            expected=f"at most {LIMIT} bytes, as every installation brings it",
             fix="pack fewer oracle seeds or queries",
         )
     told = {"bytes": len(packed), "sha256": hashlib.sha256(packed).hexdigest()}
