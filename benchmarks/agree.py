@@ -63,8 +63,8 @@ FIFTY = "fifty"  # timesteps, one draw each
 ONE = (
     "Weighting `uniform`. Agreement (top-1, NDCG@3) of each oracle seed with the mean of the others, and of "
     "every method with the same means; slope and R² of the oracle's scores as a line in the method's, within "
-    "queries: slope 1 is the oracle's size. 95 % intervals over queries and seeds. Seconds of one core for all "
-    "groups, preparation and scoring; those of the oracle are of one seed, on the machine that its card names."
+    "queries: slope 1 is the oracle's size. 95 % intervals over queries and seeds. Seconds of one core for "
+    "all groups, preparation and scoring; those of the oracle are of one seed, on the machine of its card."
 )
 NOTES = (
     "Seconds of one core for ten groups, training and scoring of 160 queries × 100 evaluations, measured in "

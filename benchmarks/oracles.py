@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,10 +11,11 @@ from pathlib import Path
 from benchmarks import groupings
 from benchmarks.sizes import TOY, Size
 from benchmarks.stages import Asked, Bench
+from guda_lightning.storage.files import canonical_json
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.stored import RECORD
-from guda_lightning.storage.yardsticks import Yardstick, shipped
+from guda_lightning.storage.yardsticks import Yardstick, place, shipped
 
 IMAGES = {
     "option": "data.init_args.source.init_args.path",
@@ -87,12 +89,14 @@ def part_names(asked: Asked, name: str) -> list[str]:
 def regrouped(root: Path, groups: str, base: Bench, seeds: int = 1) -> Bench:
     """The data of a bench under other groups, with its full model and its queries."""
     run = RunFolder(root)
-    if not run.full.exists():
+    if base.run.full.exists() and not run.full.exists():
         shutil.copytree(base.run.queries, run.queries, dirs_exist_ok=True)
         shutil.copytree(base.run.full, run.full)
-        # The groups of the full model's record are those that its data had; its training did not use them.
-        record = replace(FullRecord.from_file(run.full / RECORD), grouping_hash=None)
-        (run.full / RECORD).write_text(record.to_json(), "utf-8")
+        # Training the full model did not use the groups that its data had.
+        record = FullRecord.from_file(run.full / RECORD)
+        config = json.loads(canonical_json(record.config))
+        place(config, "data.init_args.groups", groups)
+        (run.full / RECORD).write_text(replace(record, config=config, grouping_hash=None).to_json(), "utf-8")
     options = (*base.options, "--data.init_args.groups", groups)
     return Bench(root, *options, seeds=seeds, steps=base.steps, size=base.size)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from benchmarks import oracles
+from benchmarks import oracles, styles
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import machine
 from guda_lightning.counterfactuals import RETRAIN, CounterfactualRecord, CounterfactualStore
@@ -23,12 +24,14 @@ class Made:
         bench: The run folder.
         groups: Which groups are retrained.
         images: Where they are named, if they do not come with a library.
+        pipeline: The pipeline that is fine-tuned, if one is.
     """
 
     title: str
     bench: Callable[[Asked], Bench]
     groups: Callable[[Asked], Sequence[str]]
     images: Mapping[str, str] | None = None
+    pipeline: Callable[[Asked], Path] | None = None
 
 
 def _parts(name: str, what: str) -> Made:
@@ -54,6 +57,13 @@ YARDSTICKS: Mapping[str, Made] = {
         lambda asked: CLASSES,
         oracles.IMAGES,
     ),
+    "styles": Made(
+        "Digits in twelve styles by a small Stable Diffusion, groups = the styles, which the prompts of the "
+        "queries do not name; six styles are retrained",
+        styles.unnamed,
+        lambda asked: styles.EVALUATED[: asked.size.kinds],
+        pipeline=lambda asked: asked.runs / "styles" / "pipeline",
+    ),
 }
 
 
@@ -62,10 +72,10 @@ def run(asked: Asked) -> None:
     for name, made in YARDSTICKS.items():
         if made.images is not None and asked.cifar10 is None:
             continue
-        if not (asked.remake or (asked.runs / name / "store").is_dir()):
-            print(f"yardsticks: {name} is left out, {asked.runs / name} has no oracle: --remake makes it")
-            continue
         bench, groups = made.bench(asked), made.groups(asked)
+        if not (asked.remake or bench.run.store.is_dir()):
+            print(f"yardsticks: {name} is left out, {bench.run.root} has no oracle: --remake makes it")
+            continue
         if asked.remake:
             oracles.with_oracle(bench, groups)
         seeds = complete(bench, groups)
@@ -87,14 +97,21 @@ def complete(bench: Bench, groups: Sequence[str]) -> list[int]:
 
 def pack(asked: Asked, name: str, made: Made, seeds: Sequence[int]) -> None:
     """Pack one, and say how large it is."""
-    bench, groups = made.bench(asked), asked.runs / f"{name}.csv"
+    bench, beside, places = made.bench(asked), {}, {}
+    if (groups := asked.runs / f"{name}.csv").is_file():
+        beside["groups.csv"] = groups
+        places["data.init_args.groups"] = "groups.csv"
+    if made.pipeline is not None:
+        beside["pipeline"] = made.pipeline(asked)
+        places |= dict.fromkeys(("model.init_args.pretrained", "data.init_args.pretrained"), "pipeline")
     records = [record for record in _retrained(bench) if record.seed in seeds]
     labels = ["fit", "sample", *(f"{what} {s}" for s in seeds for what in ("retrain", "attribute retrain"))]
     packed = pack_run(
         bench.run,
         asked.docs.parent / "yardsticks" / f"{name}.json",
         title=made.title,
-        groups=groups if groups.is_file() else None,
+        beside=beside,
+        places=places,
         images=made.images,
         made={
             "commands": _commands(asked, name, made, seeds),
@@ -113,6 +130,8 @@ def pack(asked: Asked, name: str, made: Made, seeds: Sequence[int]) -> None:
 def _commands(asked: Asked, name: str, made: Made, seeds: Sequence[int]) -> list[str]:
     """What made the run folder, without the places of this machine."""
     places = {str(asked.cifar10): "FILE", str(asked.runs / f"{name}.csv"): "groups.csv"}
+    if made.pipeline is not None:
+        places[str(made.pipeline(asked))] = "pipeline"
     options = " ".join(places.get(option, option) for option in made.bench(asked).options)
     groups, listed = ",".join(made.groups(asked)), ",".join(map(str, seeds))
     scored = "-c attribute/elbo.yaml --operator retrain"

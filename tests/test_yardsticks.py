@@ -130,8 +130,13 @@ def small(tmp_path: Path) -> Yardstick:
     """A yardstick that holds nothing but a record, of images that it lacks."""
     config = {"trainer": {}, "data": {"init_args": {"source": {"path": ""}}}}
     images = {"option": "data.init_args.source.path", "what": "the images"}
+    places = {"data.init_args.groups": "groups.csv"}
     files = {"full/record.json": b"{}", "groups.csv": b"id,group"}
-    return pack(tmp_path / "small.json", files, {"title": "small", "config": config, "images": images})
+    return pack(
+        tmp_path / "small.json",
+        files,
+        {"title": "small", "config": config, "images": images, "places": places},
+    )
 
 
 def test_a_damaged_archive_is_refused(small: Yardstick, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.provenance import versions
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.stored import RECORD
-from guda_lightning.storage.yardsticks import GROUPS_FILE, Yardstick, pack, place
+from guda_lightning.storage.yardsticks import Yardstick, pack, place
 
 SHOWN = ("top1", "ndcg@3")
 
@@ -30,7 +30,8 @@ def pack_run(
     path: Path,
     *,
     title: str,
-    groups: Path | None = None,
+    beside: Mapping[str, Path] | None = None,
+    places: Mapping[str, str] | None = None,
     images: Mapping[str, str] | None = None,
     made: Mapping[str, Any],
 ) -> Yardstick:
@@ -40,7 +41,9 @@ def pack_run(
         run: The run folder; RUN/scores/retrain-SEED.parquet are its oracle.
         path: The card, ``NAME.json``.
         title: What data and which groups these are, in one sentence.
-        groups: The file that tells the groups, where there is one.
+        beside: Files and folders that lie elsewhere and that the configuration names, by their names in the
+            archive, such as the table of the groups.
+        places: Options of the configuration that name them, by dotted path, and their names in the archive.
         images: ``option``, the place of their path in the configuration, and ``what`` they are, where they do
             not come with a library; the path itself is not packed.
         made: Entries of the card that say how it was made, such as ``commands``, ``machine`` and
@@ -53,8 +56,8 @@ def pack_run(
     tables = oracle_tables(run)
     first, record = tables[0][1], FullRecord.from_file(run.full / RECORD)
     config = json.loads(canonical_json(record.config))
-    if groups is not None:
-        place(config, "data.init_args.groups", GROUPS_FILE)
+    for option, name in (places or {}).items():
+        place(config, option, name)
     if images is not None:
         place(config, images["option"], "")
     # Groups of another file than the full model's may be removed as well: its training did not know any.
@@ -66,11 +69,13 @@ def pack_run(
         files += [file for parts in error_files(table, run.errors).values() for file in parts]
     contents = {file.relative_to(run.root).as_posix(): file.read_bytes() for file in files}
     contents[f"{run.full.name}/{RECORD}"] = told.to_json().encode()
-    if groups is not None:
-        contents[GROUPS_FILE] = groups.read_bytes()
+    for name, source in (beside or {}).items():
+        for file in _inside(source):
+            contents[(Path(name) / file.relative_to(source)).as_posix()] = file.read_bytes()
     card = {
         "title": title,
         "images": None if images is None else dict(images),
+        "places": dict(places or {}),
         "config": config,
         "training": {"steps": record.steps, "network_evaluations": record.network_evaluations},
         "full_hash": record.full_hash,
@@ -85,8 +90,9 @@ def pack_run(
     return pack(path, contents, card)
 
 
-def _inside(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+def _inside(path: Path) -> list[Path]:
+    """The files in a folder, or the file itself."""
+    return [path] if path.is_file() else [inner for inner in sorted(path.rglob("*")) if inner.is_file()]
 
 
 def _agreement(run: RunFolder, tables: Sequence[ScoreTable]) -> dict[str, dict[str, list[float]]]:

@@ -20,11 +20,9 @@ from guda_lightning.storage.files import atomic_folder, canonical_json, read_jso
 from guda_lightning.storage.stored import RECORD
 
 LIMIT = 8 * 2**20  # bytes of an archive, as all of them come with every installation
-GROUPS_FILE = "groups.csv"  # in the archive, where a file tells the groups
 _FORMAT = 1
 CONFIG = "yardstick.yaml"  # in the run folder, for all stages
 _CARD = "yardstick.json"  # of the run folder
-_GROUPS = "data.init_args.groups"
 _SECONDS = "seconds.json"
 _TRAINER = {"devices": 1, "logger": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
 
@@ -177,8 +175,8 @@ class Yardstick:
     def _configure(self, folder: Path, root: Path, images: Path | None) -> None:
         """Write the configuration, and the same one into the full model's record."""
         config = json.loads(canonical_json(self.card["config"]))
-        if (folder / GROUPS_FILE).is_file():
-            place(config, _GROUPS, str(root / GROUPS_FILE))
+        for option, name in self.card["places"].items():
+            place(config, option, str(root / name))
         if images is not None:
             place(config, self.card["images"]["option"], str(images.resolve()))
         trainer = {name: value for name, value in config["trainer"].items() if value is not None}
