@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_the_rows_of_every_table() -> None:
     expected = [(*names, metric) for names in pairs for metric in METRICS]  # type: ignore[misc]
     columns = found.comparisons[["first", "second", "yardstick", "metric"]]
     assert list(columns.itertuples(index=False, name=None)) == expected
-    assert list(found.magnitudes["method"].unique()) == ["a", "b"]
+    assert list(found.magnitudes["method"].unique()) == ["a", "b", "oracle"]
 
 
 def test_values_are_means_over_queries_and_held_out_seeds() -> None:
@@ -83,6 +84,48 @@ def test_values_are_means_over_queries_and_held_out_seeds() -> None:
         difference = pair(found, "a", "oracle", "other seeds", name)["difference"]
         values = [row(found, method, "other seeds", name)["value"] for method in ("a", "oracle")]
         assert difference == pytest.approx(values[0] - values[1])
+
+
+def test_means_of_half_of_the_seeds_agree_as_their_noise_allows() -> None:
+    noise = 0.8
+    methods, oracles = two_groups(3000, 4, noise, a=0.0)
+    found = agreement(methods, oracles, resamples=10)
+    of_half = noise**2 / 2
+    for method, variance in (("a", 0.0), ("oracle", of_half)):
+        value = row(found, method, "half of the seeds", "top1")["value"]
+        assert value == pytest.approx(same_sign(variance, of_half), abs=0.02)
+    few = agreement({"a": methods["a"][:9]}, oracles[:3, :9], resamples=10).metrics
+    assert "half of the seeds" not in set(few["yardstick"])
+
+
+def test_half_of_five_seeds_meets_as_many_others_in_all_ways() -> None:
+    oracles = torch.randn(5, 3, 4).double()
+    found = agreement({}, oracles, resamples=10)
+    splits = [
+        (one, other)
+        for one in combinations(range(5), 2)
+        for other in combinations(range(5), 2)
+        if not {*one} & {*other}
+    ]
+    assert len(splits) == 30
+    for name, metric in METRICS.items():
+        values = [
+            metric(oracles[list(one)].mean(0), oracles[list(other)].mean(0)).mean() for one, other in splits
+        ]
+        expected = float(torch.stack(values).mean())
+        assert row(found, "oracle", "half of the seeds", name)["value"] == pytest.approx(expected)
+
+
+def test_the_oracles_own_size_is_that_of_one_seed_against_the_others() -> None:
+    noise, seeds = 0.5, 3
+    _, oracles = two_groups(3000, seeds, noise)
+    found = agreement({}, oracles, resamples=200, level=0.999).magnitudes
+    found = found[found["pooling"] == "within"].set_index(["method", "quantity"])
+    slope = 1 / (1 + noise**2)
+    for quantity, expected in (("slope", slope), ("r2", slope / (1 + noise**2 / (seeds - 1)))):
+        line = found.loc[("oracle", quantity)]
+        assert line["low"] < expected < line["high"]
+        assert line["high"] - line["low"] < 0.15
 
 
 @settings(deadline=None, max_examples=30)  # the machine may be busy
