@@ -85,13 +85,14 @@ def methods(asked: Asked) -> None:
         score_all(bench, list(METHODS)[: asked.size.kinds])
         evaluation = Evaluation.load(bench.run.evaluation)
         for row in method_rows(evaluation):
-            if row.weighting != "uniform":
-                continue
+            name_of = row.method.removesuffix("-0")
+            if row.weighting != "uniform" or name_of not in (*METHODS, ORACLE_LABEL, "chance"):
+                continue  # such as tables of other evaluations
             cost, oracle = _cost(bench, row.method), _cost(bench, ORACLE) or 0.0
             rows.append(
                 {
                     "data": name,
-                    "method": row.method.removesuffix("-0"),
+                    "method": name_of,
                     **{
                         HEADS.get(column, column): shown(column, row.numbers.get(column))
                         for column in COLUMNS
@@ -101,7 +102,7 @@ def methods(asked: Asked) -> None:
                 }
             )
             points += [
-                {"data": name, "method": row.method.removesuffix("-0"), "cost": cost, "metric": metric}
+                {"data": name, "method": name_of, "cost": cost, "metric": metric}
                 | dict(zip(("value", "low", "high"), row.numbers[metric], strict=True))
                 for metric in SHOWN
             ]

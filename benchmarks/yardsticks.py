@@ -129,7 +129,8 @@ def pack(asked: Asked, name: str, made: Made, seeds: Sequence[int]) -> None:
 
 def _commands(asked: Asked, name: str, made: Made, seeds: Sequence[int]) -> list[str]:
     """What made the run folder, without the places of this machine."""
-    places = {str(asked.cifar10): "FILE", str(asked.runs / f"{name}.csv"): "groups.csv"}
+    places = {str(asked.cifar10): "FILE"}
+    places |= {str(path): path.name for path in asked.runs.glob("*.csv")}
     if made.pipeline is not None:
         places[str(made.pipeline(asked))] = "pipeline"
     options = " ".join(places.get(option, option) for option in made.bench(asked).options)
