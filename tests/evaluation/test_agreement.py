@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -98,20 +97,13 @@ def test_means_of_half_of_the_seeds_agree_as_their_noise_allows() -> None:
     assert "half of the seeds" not in set(few["yardstick"])
 
 
-def test_half_of_five_seeds_meets_as_many_others_in_all_ways() -> None:
-    oracles = torch.randn(5, 3, 4).double()
+def test_half_of_the_seeds_meets_the_other_half_in_all_ways() -> None:
+    oracles = torch.randn(4, 3, 4).double()
     found = agreement({}, oracles, resamples=10)
-    splits = [
-        (one, other)
-        for one in combinations(range(5), 2)
-        for other in combinations(range(5), 2)
-        if not {*one} & {*other}
-    ]
-    assert len(splits) == 30
+    splits = [((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))]
+    means = [[oracles[list(half)].mean(dim=0) for half in pair] for pair in splits]
     for name, metric in METRICS.items():
-        values = [
-            metric(oracles[list(one)].mean(0), oracles[list(other)].mean(0)).mean() for one, other in splits
-        ]
+        values = [metric(*pair).mean() for one, other in means for pair in ((one, other), (other, one))]
         expected = float(torch.stack(values).mean())
         assert row(found, "oracle", "half of the seeds", name)["value"] == pytest.approx(expected)
 
@@ -167,7 +159,7 @@ def test_the_oracle_agreement_without_methods() -> None:
     of_oracle = beside.metrics[beside.metrics["method"] == "oracle"].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone.metrics, of_oracle)
     assert alone.comparisons.empty
-    assert alone.magnitudes.empty
+    assert set(alone.magnitudes["method"]) == {"oracle"}
 
 
 def test_planted_noise_gives_the_known_agreement() -> None:

@@ -22,7 +22,7 @@ from guda_lightning.functional.checks import checked_scores, refuse_constant
 from guda_lightning.functional.ranking import METRICS
 
 ORACLE = "oracle"
-HALF = "half of the seeds"  # a yardstick, where there are four seeds or more
+HALF = "half of the seeds"  # a yardstick, of four seeds, six, ...
 _METRICS = ["method", "yardstick", "metric", "value", "low", "high", "chance"]
 _COMPARISONS = ["first", "second", "yardstick", "metric", "difference", "low", "high", "probability"]
 
@@ -34,9 +34,9 @@ class Agreement:
     The yardstick "all seeds" is the mean of all oracle seeds. For "other seeds" each oracle seed is held out
     in turn and the mean of the others is the yardstick: of every method, and of the held-out seed itself,
     whose row of method "oracle" is the oracle agreement. That is no upper bound: a method with less noise
-    than one oracle seed agrees better. With four seeds or more, "half of the seeds" is the mean of half of
-    them: of every method, and of the mean of as many others in place of one, in all ways to choose them. So
-    the row "oracle" says how far an oracle of several seeds can be agreed with.
+    than one oracle seed agrees better. With an even number of seeds, four or more, "half of the seeds" is the
+    mean of half of them, chosen in all ways: of every method, and of the mean of the other half, whose row
+    "oracle" says how far an oracle of several seeds can be agreed with.
 
     Low and high are percentile bootstrap intervals. They resample queries and, for "other seeds", which seed
     is held out, or which halves meet; the means stay as they are, so that no seed meets its own copy. Noise
@@ -94,10 +94,10 @@ def agreement(
         others = [torch.cat([oracles[:s], oracles[s + 1 :]]).mean(dim=0) for s in range(len(oracles))]
         yardsticks["other seeds"] = ({**scores, ORACLE: held_out}, torch.stack(others))
         sizes.append(({ORACLE: held_out}, torch.stack(others)))
-    if len(oracles) > 3:
+    if len(oracles) > 3 and len(oracles) % 2 == 0:
         halves = _halves(len(oracles))
-        means = torch.stack([held_out[list(half)].mean(dim=0) for half, _ in halves])
-        of_others = torch.stack([oracles[list(half)].mean(dim=0) for _, half in halves])
+        means = torch.stack([held_out[half].mean(dim=0) for half, _ in halves])
+        of_others = torch.stack([oracles[rest].mean(dim=0) for _, rest in halves])
         yardsticks[HALF] = ({**scores, ORACLE: means}, of_others)
     metrics, comparisons = [], []
     for yardstick, (sides, oracle) in yardsticks.items():
@@ -122,13 +122,11 @@ def agreement(
     )
 
 
-def _halves(seeds: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """All ways to choose half of the seeds, and as many of the others."""
-    half = seeds // 2
+def _halves(seeds: int) -> list[tuple[list[int], list[int]]]:
+    """All ways to choose half of the seeds, and the other half."""
     return [
-        (first, second)
-        for first in combinations(range(seeds), half)
-        for second in combinations([seed for seed in range(seeds) if seed not in first], half)
+        (list(half), [seed for seed in range(seeds) if seed not in half])
+        for half in combinations(range(seeds), seeds // 2)
     ]
 
 
