@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from conftest import CONF
 from guda_lightning.cli.main import main
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation.yardsticks import pack_run
@@ -20,6 +19,7 @@ from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.yardsticks import LIMIT, Yardstick, pack, shipped
 from toys import message
 
+CONF = Path(__file__).parent / "conf"
 MADE = {"commands": ["guda retrain"], "machine": "a toy", "core_seconds": {"oracle": {"0": 1.0, "1": 2.0}}}
 
 
@@ -97,6 +97,24 @@ def test_a_yardstick_is_scored_and_evaluated(
     assert main(command) == 0
     assert "similarity-0.parquet is complete, skipped" in capsys.readouterr().out
     assert (kept.read_bytes(), table.stat().st_mtime_ns) == before
+
+
+def test_the_classifier_is_trained_for_attributors_that_read_it(
+    packed: Yardstick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(
+        "guda_lightning.cli.yardstick._timed", lambda run, cli, needs: ran.append(cli.stage.name)
+    )
+    command = ["evaluate", str(tmp_path / "scored"), "--yardstick", str(packed.path), "--resamples", "10"]
+    assert main(command) == 0
+    assert ran == ["guide", "attribute", "attribute"]  # guidance, similarity
+    ran.clear()
+    own = tmp_path / "own.yaml"
+    own.write_text("operator: retrack\n")
+    configs = [f"-c{name}" for name in ("attribute/shapley.yaml", str(own), "attribute/similarity.yaml")]
+    assert main([*command, *configs]) == 0
+    assert ran == ["guide", "attribute", "attribute", "attribute"]
 
 
 def test_every_other_command_works_where_a_yardstick_is_unpacked(
