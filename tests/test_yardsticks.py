@@ -20,7 +20,7 @@ from guda_lightning.storage.yardsticks import LIMIT, Yardstick, pack, shipped
 from toys import message
 
 CONF = Path(__file__).parent / "conf"
-MADE = {"commands": ["guda retrain"], "machine": "a toy", "core_seconds": {"oracle": {"0": 1.0, "1": 2.0}}}
+MADE = {"commands": ["guda retrain"], "machine": "a toy", "core_seconds": {"retrain 0": 1.0, "retrain 1": 2.0}}
 
 
 def plant_oracle(run: RunFolder) -> None:

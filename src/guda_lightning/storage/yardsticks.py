@@ -20,10 +20,9 @@ from guda_lightning.storage.files import atomic_folder, canonical_json, read_jso
 from guda_lightning.storage.stored import RECORD
 
 LIMIT = 8 * 2**20  # bytes of an archive, as all of them come with every installation
-_FORMAT = 1
 CONFIG = "yardstick.yaml"  # in the run folder, for all stages
-_CARD = "yardstick.json"  # of the run folder
-_SECONDS = "seconds.json"
+_FORMAT = 1
+_CARD, _SECONDS = "yardstick.json", "seconds.json"  # in the run folder
 _TRAINER = {"devices": 1, "logger": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
 
 
@@ -176,11 +175,11 @@ class Yardstick:
         """Write the configuration, and the same one into the full model's record."""
         config = json.loads(canonical_json(self.card["config"]))
         for option, name in self.card["places"].items():
-            place(config, option, str(root / name))
+            place(config, option, str((root / name).resolve()))
         if images is not None:
             place(config, self.card["images"]["option"], str(images.resolve()))
         trainer = {name: value for name, value in config["trainer"].items() if value is not None}
-        written = {"run": str(root), **config, "trainer": {**trainer, **_TRAINER}}
+        written = {"run": str(root.resolve()), **config, "trainer": {**trainer, **_TRAINER}}
         write_atomic(folder / CONFIG, yaml.safe_dump(written, sort_keys=False))
         record = folder / "full" / RECORD
         write_atomic(record, canonical_json({**read_json(record), "config": config}, indent=2) + "\n")
