@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from guda_lightning.cli.inputs import Inputs
 from guda_lightning.cli.main import main
+from guda_lightning.cli.yardstick import _is_guided
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation.yardsticks import pack_run
 from guda_lightning.scores import ScoreTable, stored_errors
@@ -20,7 +22,11 @@ from guda_lightning.storage.yardsticks import LIMIT, Yardstick, pack, shipped
 from toys import message
 
 CONF = Path(__file__).parent / "conf"
-MADE = {"commands": ["guda retrain"], "machine": "a toy", "core_seconds": {"retrain 0": 1.0, "retrain 1": 2.0}}
+MADE = {
+    "commands": ["guda retrain"],
+    "machine": "a toy",
+    "core_seconds": {"retrain 0": 1.0, "retrain 1": 2.0},
+}
 
 
 def plant_oracle(run: RunFolder) -> None:
@@ -109,12 +115,23 @@ def test_the_classifier_is_trained_for_attributors_that_read_it(
     command = ["evaluate", str(tmp_path / "scored"), "--yardstick", str(packed.path), "--resamples", "10"]
     assert main(command) == 0
     assert ran == ["guide", "attribute", "attribute"]  # guidance, similarity
-    ran.clear()
-    own = tmp_path / "own.yaml"
-    own.write_text("operator: retrack\n")
-    configs = [f"-c{name}" for name in ("attribute/shapley.yaml", str(own), "attribute/similarity.yaml")]
-    assert main([*command, *configs]) == 0
-    assert ran == ["guide", "attribute", "attribute", "attribute"]
+
+
+@pytest.mark.parametrize(
+    ("text", "guided"),
+    [
+        ("scoring: {draws: 2}", True),
+        ("operator: guidance", True),
+        ("operator: retrack", False),
+        ("attributor: {class_path: Racing, init_args: {store: mine, operator: guidance}}", True),
+        ("attributor: {class_path: Racing, init_args: {store: mine, operator: retrack}}", False),
+        ("attributor: {class_path: Coalitions, init_args: {store: mine}}", True),
+        ("attributor: {class_path: Similarity, init_args: {top: 10}}", False),
+    ],
+)
+def test_attributors_read_the_classifier_where_they_say_so(text: str, guided: bool, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    assert _is_guided(Inputs.of("attribute", ["-c", str(tmp_path / "own.yaml")])) == guided
 
 
 def test_every_other_command_works_where_a_yardstick_is_unpacked(
