@@ -32,6 +32,7 @@ from benchmarks import (
     streaming,
     styles,
     sweeps,
+    yardsticks,
 )
 from benchmarks.sizes import TOY, Size
 from benchmarks.slices import OVER, slice_of
@@ -39,6 +40,8 @@ from benchmarks.stages import DOCS, Asked
 from benchmarks.tables import PAGES
 
 BENCHMARKS: dict[str, Callable[[Asked], None]] = {
+    "yardsticks": yardsticks.run,
+    "methods": agree.methods,
     "forget_target": forget_target.run,
     "demo": demo.run,
     "digits": agree.digits,
@@ -84,7 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=Path,
         help="Parquet file of the CIFAR-10 training images, or the folder of train.parquet",
     )
-    parser.add_argument("--seeds", type=int, help="oracle seeds: 3 on the digits, 2 on CIFAR-10")
+    parser.add_argument("--seeds", type=int, help="oracle seeds: those of the yardstick")
+    parser.add_argument(
+        "--remake", action="store_true", help="retrain oracles instead of reading them from yardsticks"
+    )
     parser.add_argument("--steps", type=int, help="training steps of the CIFAR-10 models: 2000")
     parser.add_argument("--classes", type=int, help="classes whose parts are retrained: 10")
     parser.add_argument(
@@ -113,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         docs.mkdir(parents=True, exist_ok=True)
         for page in PAGES:
             shutil.copy(DOCS / page, docs)
-    asked = Asked(runs, chosen.cifar10, chosen.seeds, chosen.steps, chosen.classes, docs, size)
+    asked = Asked(runs, chosen.cifar10, chosen.seeds, chosen.steps, chosen.classes, docs, size, chosen.remake)
     with slice_of(chosen.minutes):
         for name in names:
             if name not in ALL_CORES:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 import pandas as pd
@@ -11,20 +12,60 @@ from benchmarks import figures, oracles, yardstick
 from benchmarks.stages import Asked, Bench, unit
 from benchmarks.tables import with_interval, write_table
 from guda_lightning.cli.main import main
+from guda_lightning.evaluation.agreement import ORACLE
+from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.report.agreement_table import ORACLE_LABEL
+from guda_lightning.report.yardstick_text import COLUMNS, HEADS, method_rows
+from guda_lightning.report.yardstick_text import with_interval as shown
 from guda_lightning.types import Weighting
 
 DISTILL = ("--objective.init_args.preserve", "distill")
-METHODS: Mapping[str, Sequence[str]] = {
-    "retrack": ("-c", "unlearn/retrack.yaml"),
-    "retrack_distill": ("-c", "unlearn/retrack.yaml", *DISTILL),
-    "zero_target": ("-c", "unlearn/zero_target.yaml"),
-    "zero_target_distill": ("-c", "unlearn/zero_target.yaml", *DISTILL),
-    "finetune": ("-c", "unlearn/finetune.yaml"),
-    "neggrad": ("-c", "unlearn/neggrad.yaml"),
-    "guided": ("-c", "unlearn/guided.yaml"),
+ELBO = ("-c", "attribute/elbo.yaml", "--operator")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method scores.
+
+    Attributes:
+        scored: Options of ``guda attribute``.
+        stage: What is run before, if anything is.
+        made: Its options.
+        needs: A method whose preparation is part of this one's.
+    """
+
+    scored: Sequence[str]
+    stage: str = ""
+    made: Sequence[str] = ()
+    needs: str = ""
+
+
+def _unlearned(config: str, *options: str, operator: str = "", needs: str = "") -> Method:
+    quiet = ("--trainer.callbacks", "[]")
+    scored = (*ELBO, operator or config)
+    return Method(scored, "unlearn", ("-c", f"unlearn/{config}.yaml", *options, *quiet), needs)
+
+
+# What is compared: one line each.
+METHODS: Mapping[str, Method] = {
+    "guidance": Method((*ELBO, "guidance"), "guide"),
+    "retrack": _unlearned("retrack"),
+    "similarity": Method(("-c", "attribute/similarity.yaml")),
+    "guided": _unlearned("guided", needs="guidance"),
+    "zero_target": _unlearned("zero_target"),
+    "finetune": _unlearned("finetune"),
+    "neggrad": _unlearned("neggrad"),
+    "retrack_distill": _unlearned("retrack", *DISTILL, operator="retrack_distill"),
+    "zero_target_distill": _unlearned("zero_target", *DISTILL, operator="zero_target_distill"),
 }
 SHOWN = ("top1", "ndcg@3")
 FIFTY = "fifty"  # timesteps, one draw each
+ONE = (
+    "Weighting `uniform`. Agreement (top-1, NDCG@3) of each oracle seed with the mean of the others, and of "
+    "every method with the same means; slope and R² of the oracle's scores as a line in the method's, within "
+    "queries: slope 1 is the oracle's size. 95 % intervals over queries and seeds. Seconds of one core for "
+    "all groups, preparation and scoring; those of the oracle are of one seed, on the machine of its card."
+)
 NOTES = (
     "Seconds of one core for ten groups, training and scoring of 160 queries × 100 evaluations, measured in "
     "one run; those of the oracle are of one seed. The full model's errors were kept and "
@@ -33,10 +74,46 @@ NOTES = (
 )
 
 
+def methods(asked: Asked) -> None:
+    """Every method on every yardstick: one table, and one picture of agreement against cost."""
+    rows: list[dict[str, object]] = []
+    points: list[dict[str, object]] = []
+    benches = {"digits": oracles.digits(asked)}
+    if asked.cifar10 is not None:
+        benches["CIFAR-10 8 x 8"] = oracles.cifar10(asked)
+    for name, bench in benches.items():
+        score_all(bench, list(METHODS)[: asked.size.kinds])
+        evaluation = Evaluation.load(bench.run.evaluation)
+        for row in method_rows(evaluation):
+            name_of = row.method.removesuffix("-0")
+            if row.weighting != "uniform" or name_of not in (*METHODS, ORACLE_LABEL, "chance"):
+                continue  # such as tables of other evaluations
+            cost, oracle = _cost(bench, row.method), _cost(bench, ORACLE) or 0.0
+            rows.append(
+                {
+                    "data": name,
+                    "method": name_of,
+                    **{
+                        HEADS.get(column, column): shown(column, row.numbers.get(column))
+                        for column in COLUMNS
+                    },
+                    unit(): "" if cost is None else f"{cost:.0f}",
+                    "oracle / method": "" if cost is None else f"{oracle / cost:.0f}",
+                }
+            )
+            points += [
+                {"data": name, "method": name_of, "cost": cost, "metric": metric}
+                | dict(zip(("value", "low", "high"), row.numbers[metric], strict=True))
+                for metric in SHOWN
+            ]
+    write_table(asked.docs, "methods", asked.command("methods"), rows, ONE)
+    figures.costs(asked.docs, points, "methods", "Agreement with retraining, and what it costs", unit())
+
+
 def digits(asked: Asked) -> None:
-    """All objectives against three oracle seeds, and what makes those agree."""
+    """All objectives against the oracle seeds, and what makes those agree."""
     bench = oracles.digits(asked)
-    score_all(bench, ("guidance", *METHODS)[: asked.size.kinds])
+    score_all(bench, list(METHODS)[: asked.size.kinds])
     write_table(asked.docs, "digits", asked.command("digits"), table(bench), NOTES)
     draw_yardstick(asked, bench, "digits")
 
@@ -49,22 +126,17 @@ def guidance(asked: Asked) -> None:
 
 
 def speed(asked: Asked) -> None:
-    """The cheapest methods with as few evaluations as still rank well, and the oracle with as few."""
+    """The cheapest methods with as few evaluations as still rank well."""
     bench = oracles.digits(asked)
-    scored = ("-c", "attribute/elbo.yaml", "--scoring.draws", "1", "--name", FIFTY)
-    tables = {}
-    for method in ("guidance", "retrack", *(f"retrain {seed}" for seed in range(bench.seeds))):
-        operator, _, seed = method.partition(" ")
-        if operator != "retrain":
-            make(bench, operator)
-        of = ("--operator", operator, "--seed", seed or "0")
-        bench.stage("attribute", *scored, *of, label=f"attribute {method} {FIFTY}")
-        tables[method] = str(bench.run.table(operator, int(seed or 0), FIFTY))
-    oracle = [path for method, path in tables.items() if method.startswith("retrain")]
-    others = [path for path in tables.values() if path not in oracle]
-    if code := main(["evaluate", str(bench.run.root), "--oracle", *oracle, "--scores", *others]):
+    tables = []
+    for method in ("guidance", "retrack"):
+        make(bench, method)
+        few = ("--scoring.draws", "1", "--name", FIFTY)
+        bench.stage("attribute", *METHODS[method].scored, *few, label=f"attribute {method} {FIFTY}")
+        tables.append(str(bench.run.table(method, 0, FIFTY)))
+    if code := main(["evaluate", str(bench.run.root), "--scores", *tables]):
         raise SystemExit(code)
-    notes = NOTES.replace("100 evaluations", "50 timesteps")
+    notes = NOTES.replace("100 evaluations", "50 timesteps, the oracle's of 100 evaluations")
     write_table(asked.docs, "speed", asked.command("speed"), table(bench, FIFTY), notes)
 
 
@@ -88,31 +160,48 @@ def draw_yardstick(asked: Asked, bench: Bench, name: str) -> None:
     )
 
 
-def score_all(bench: Bench, methods: Sequence[str]) -> None:
-    """Score every method, and compare them with the oracle."""
-    score(bench, (*methods, "similarity"))
+def score_all(bench: Bench, names: Sequence[str]) -> None:
+    """Score every method and pixel similarity, and compare them with the oracle."""
+    score(bench, dict.fromkeys([*names, "similarity"]))
     if code := main(["evaluate", str(bench.run.root)]):
         raise SystemExit(code)
 
 
-def score(bench: Bench, methods: Sequence[str]) -> None:
-    """Make the counterfactuals of every method, and score with them."""
-    for method in methods:
-        if method == "similarity":
-            bench.stage("attribute", "-c", "attribute/similarity.yaml", label="attribute similarity")
-        else:
-            make(bench, method)
-            scored = ("-c", "attribute/elbo.yaml", "--operator", method)
-            bench.stage("attribute", *scored, label=f"attribute {method}")
+def score(bench: Bench, names: Iterable[str], *groups: str) -> None:
+    """Make what every method needs, for some groups or for all, and score with it."""
+    for name in names:
+        make(bench, name, *groups)
+        bench.stage("attribute", *METHODS[name].scored, *groups, label=f"attribute {name}")
 
 
-def make(bench: Bench, method: str, *options: str, label: str = "") -> None:
-    """Train the classifier of guidance, or unlearn every group by another method."""
-    if method == "guidance":
-        bench.stage("guide", label="make guidance")
-    else:
-        quiet = ("--trainer.callbacks", "[]")
-        bench.stage("unlearn", *METHODS[method], *options, *quiet, label=label or f"make {method}")
+def make(bench: Bench, name: str, *options: str, label: str = "") -> None:
+    """Make what a method needs: the classifier of guidance, or the counterfactual of every group."""
+    method = METHODS[name]
+    if method.needs:
+        make(bench, method.needs)
+    if method.stage:
+        some = options if method.stage == "unlearn" else ()
+        bench.stage(method.stage, *method.made, *some, label=label or f"make {name}")
+
+
+def _operator(method: str) -> str:
+    """The name of a method, by the name of its table."""
+    return method.partition("-")[0]
+
+
+def _cost(bench: Bench, method: str, name: str = "") -> float | None:
+    """Seconds for all groups, of one seed of the oracle, of preparation and scoring; None for chance."""
+    if method in (ORACLE, ORACLE_LABEL):
+        labels = [
+            f"{what} {seed}" for seed in range(bench.seeds) for what in ("retrain", "attribute retrain")
+        ]
+        return bench.seconds(*labels) / bench.seeds
+    if method == "chance":
+        return None
+    operator = _operator(method)
+    needs = METHODS[operator].needs
+    made = [f"make {operator}", *([f"make {needs}"] if needs else [])]
+    return bench.seconds(*made, f"attribute {operator} {name}".rstrip())
 
 
 def table(bench: Bench, name: str = "") -> list[dict[str, object]]:
@@ -122,25 +211,20 @@ def table(bench: Bench, name: str = "") -> list[dict[str, object]]:
         bench: Whose scores were evaluated last.
         name: That their tables, and the stages that wrote them, were given.
     """
-    end = f" {name}" if name else ""
     found = pd.read_parquet(bench.run.evaluation / "metrics.parquet")
     found = found[(found.noise == "all draws") & (found.yardstick == "other seeds")]
-    seeds = bench.seeds
-    retrained = [bench.seconds(f"retrain {s}", f"attribute retrain {s}{end}") for s in range(seeds)]
-    oracle = sum(retrained) / seeds
     rows = []
     # Other tables of the run, such as those of pairs of groups, carry names of their own.
     tables = f"-0-{name}" if name else "-0"
+    oracle = _cost(bench, ORACLE) or 0.0
     for method in found.method.unique():
-        if method != "oracle" and method[method.index("-") :] != tables:
+        if method != ORACLE and method[method.index("-") :] != tables:
             continue
-        operator, made_of = ("retrain", seeds) if method == "oracle" else (method.partition("-")[0], 1)
-        needs = ["make guidance"] if operator == "guided" else []  # its classifier
-        own = bench.seconds(f"make {operator}", f"attribute {operator}{end}", *needs)
-        cost = oracle if method == "oracle" else own
+        operator, made_of = ("retrain", bench.seeds) if method == ORACLE else (_operator(method), 1)
+        cost = _cost(bench, method, name) or 0.0
         made = bench.evaluations(operator)[0] // made_of
         row: dict[str, object] = {
-            "method": "another oracle seed" if method == "oracle" else operator,
+            "method": "another oracle seed" if method == ORACLE else operator,
             unit(): f"{cost:.0f}",
             "oracle / method": f"{oracle / cost:.0f}",
             "training evaluations": f"{made:,}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,16 +25,15 @@ def run(asked: Asked) -> None:
     make(bench, "guidance")
     make(bench, "retrack")
     make(bench, "retrack", *pairs, label="make retrack pairs")
-    groups = [*map(str, range(asked.size.classes)), *asked.size.pairs]
-    scores = {method: _scores(bench, method, groups) for method in OPERATORS}
+    scores = {method: _scores(bench, method, asked.size.pairs) for method in OPERATORS}
     rows: list[dict[str, object]] = []
     oracle = scores["retrain"]
-    top = torch.stack([_column(oracle, str(digit)) for digit in range(asked.size.classes)]).argmax(dim=0)
+    top = torch.stack([oracle[str(digit)] for digit in range(asked.size.classes)]).argmax(dim=0)
     for pair in asked.size.pairs:
         members = pair.split("+")
         chosen = torch.isin(top, torch.tensor([int(name) for name in members]))
         for method, table in scores.items():
-            together, interaction = _column(table, pair)[chosen], _interaction(table, pair)[chosen]
+            together, interaction = table[pair][chosen], _interaction(table, pair)[chosen]
             same = torch.corrcoef(torch.stack([interaction, _interaction(oracle, pair)[chosen]]))[0, 1]
             rows.append(
                 {
@@ -53,18 +54,18 @@ def run(asked: Asked) -> None:
     write_table(asked.docs, "coalitions", asked.command("coalitions"), rows, notes)
 
 
-def _scores(bench: Bench, method: str, names: list[str]) -> ScoreTable:
-    """Scores of every class and every pair."""
-    groups = ("--groups", ",".join(names), "--name", NAME)
+def _scores(bench: Bench, method: str, pairs: Sequence[str]) -> dict[str, Tensor]:
+    """Scores ``[queries]`` of every class, of the oracle as it was scored before, and of every pair."""
     scored = ("-c", "attribute/elbo.yaml", "--operator", method)
-    bench.stage("attribute", *scored, *groups, label=f"attribute {method} {NAME}")
-    return ScoreTable.load(bench.run.table(method, 0, NAME)).select(weighting="uniform")
+    removed = ("--groups", ",".join(pairs), "--name", NAME)
+    bench.stage("attribute", *scored, *removed, label=f"attribute {method} {NAME}")
+    if method != "retrain":
+        bench.stage("attribute", *scored, label=f"attribute {method}")
+    tables = [ScoreTable.load(bench.run.table(method, 0, *names)) for names in ([], [NAME])]
+    chosen = [table.select(weighting="uniform") for table in tables]
+    return {group: table.matrix()[:, i] for table in chosen for i, group in enumerate(table.groups)}
 
 
-def _column(table: ScoreTable, group: str) -> Tensor:
-    return table.matrix()[:, table.groups.index(group)]
-
-
-def _interaction(table: ScoreTable, pair: str) -> Tensor:
+def _interaction(scores: Mapping[str, Tensor], pair: str) -> Tensor:
     """What removing both costs beyond what each costs alone: ``[queries]``."""
-    return _column(table, pair) - sum(_column(table, member) for member in pair.split("+"))
+    return scores[pair] - sum(scores[member] for member in pair.split("+"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from benchmarks import groupings, oracles
-from benchmarks.agree import METHODS, make, score
+from benchmarks.agree import score
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import with_interval, write_table
 from guda_lightning.evaluation import agreement
@@ -26,7 +25,7 @@ Row = dict[str, object]
 
 def halves(asked: Asked) -> None:
     """Every class in two random halves: one half alone must count for far less than the whole class."""
-    bench, whole, rows, notes = _parts(asked, "halves", 0.5, "ab")
+    bench, whole, rows, notes = _parts(asked, "halves")
     joint, slope = _unions(bench, whole, asked.size.classes)
     notes += (
         " Removed together by guidance (`--groups 0a+0b,...`), the halves of each class have top-1 agreement "
@@ -37,37 +36,33 @@ def halves(asked: Asked) -> None:
 
 def tenths(asked: Asked) -> None:
     """A tenth of every class as a group of its own, about 18 images: what the smallest groups can tell."""
-    _, _, rows, notes = _parts(asked, "tenths", 0.1, "a")
+    _, _, rows, notes = _parts(asked, "tenths")
     write_table(asked.docs, "tenths", asked.command("tenths"), rows, notes)
 
 
-def _parts(asked: Asked, name: str, share: float, shown: str) -> tuple[Bench, Bench, list[Row], str]:
+def _parts(asked: Asked, name: str) -> tuple[Bench, Bench, list[Row], str]:
     """Score parts of classes, and the classes; a table of what the shown parts count for."""
-    whole = oracles.digits(asked)
+    (share, shown), whole = oracles.SHARES[name], oracles.digits(asked)
     score(whole, PARTS[1:])
-    classes = asked.classes or asked.size.classes
+    classes = asked.classes or min(2, asked.size.classes)
     every = 2 * asked.size.classes  # two parts of each class
-    bench = regrouped(
-        asked.runs / name, groupings.split(asked.runs / f"{name}.csv", share, asked.size.classes), whole
-    )
-    groups = [f"{digit}{part}" for digit in range(classes) for part in shown]
+    bench, groups = oracles.parts(asked, name), oracles.part_names(asked, name)
     only = ("--groups", ",".join(groups))
-    bench.stage("retrain", "--seeds", "0", *only, label="make retrain")
-    for method in PARTS:
-        some = only if method in EACH else ()
-        if method in METHODS or method == "guidance":
-            make(bench, method, *some)
-        score_method(bench, method, *some)
+    for method in PARTS[1:]:
+        score(bench, (method,), *(only if method in EACH else ()))
     rows: list[Row] = []
     for weighting in get_args(Weighting):
-        of_classes = _matrix(whole, "retrain", weighting, own=False)
+        of_classes = _matrix(whole, "retrain", weighting)
         top = of_classes.argmax(dim=1)
         chosen = torch.nonzero(top < classes).flatten()  # queries of a class whose parts were retrained
-        oracle_cost = _seconds(bench, "retrain") / len(groups)
+        oracle_cost = bench.seconds("retrain 0", "attribute retrain 0") / len(groups)
         for method in PARTS:
-            cost = _seconds(bench, method) / (len(groups) if method in EACH else every)
+            cost = bench.seconds(f"make {method}", f"attribute {method}") / (
+                len(groups) if method in EACH else every
+            )
+            cost = oracle_cost if method == "retrain" else cost
             of_part, parts = _matrix(bench, method, weighting), _table(bench, method).groups
-            all_of_it = _matrix(whole, method, weighting, own=False)[chosen, top[chosen]]
+            all_of_it = _matrix(whole, method, weighting)[chosen, top[chosen]]
             columns = torch.tensor([[parts.index(f"{c}{part}") for part in shown] for c in top[chosen]])
             mean = of_part[chosen[:, None], columns].mean()
             row: Row = {
@@ -98,17 +93,15 @@ def mislabelled(asked: Asked) -> None:
     """Five per cent of the images in a wrong class, judged by the oracle of the right classes."""
     clean = oracles.digits(asked)
     groups = groupings.mislabelled(asked.runs / "mislabelled.csv", asked.size.classes)
-    bench = regrouped(asked.runs / "mislabelled", groups, clean)
+    bench = oracles.regrouped(asked.runs / "mislabelled", groups, clean)
     score(clean, COMPARED)
-    for method in COMPARED:
-        make(bench, method)
-        score_method(bench, method)
+    score(bench, COMPARED)
     rows = []
     oracle_cost = clean.seconds("retrain 0", "attribute retrain 0")
     for weighting in get_args(Weighting):
         seeds = range(clean.seeds)
-        oracle = torch.stack([_matrix(clean, "retrain", weighting, seed, own=False) for seed in seeds])
-        methods = {f"{m}, right labels": _matrix(clean, m, weighting, own=False) for m in COMPARED}
+        oracle = torch.stack([_matrix(clean, "retrain", weighting, seed) for seed in seeds])
+        methods = {f"{m}, right labels": _matrix(clean, m, weighting) for m in COMPARED}
         methods |= {f"{m}, 5 % wrong": _matrix(bench, m, weighting) for m in COMPARED}
         found = agreement(methods, oracle).metrics
         found = found[found.yardstick == "all seeds"]
@@ -126,45 +119,23 @@ def mislabelled(asked: Asked) -> None:
     write_table(asked.docs, "mislabelled", asked.command("mislabelled"), rows, notes)
 
 
-def regrouped(root: Path, groups: str, base: Bench) -> Bench:
-    """The digits under other groups, with the full model and the queries of the ten classes."""
-    return base.beside(root, "--data.init_args.groups", groups)
-
-
-def score_method(bench: Bench, method: str, *options: str) -> None:
-    """Score the queries of the ten classes by a method, under the groups of a bench."""
-    queries = ("--queries", str(Path(bench.options[-1]).parent / "queries"))
-    if method == "similarity":
-        bench.stage("attribute", "-c", "attribute/similarity.yaml", *queries, label="attribute similarity")
-        return
-    scored = ("-c", "attribute/elbo.yaml", "--operator", method)
-    bench.stage("attribute", *scored, *queries, *options, label=f"attribute {method}")
-
-
 def _unions(bench: Bench, whole: Bench, classes: int) -> tuple[float, float]:
     """Agreement of guidance away from both halves of a class with the oracle of that class, and the slope."""
-    queries = ("--queries", str(whole.run.queries))
     unions = ("--groups", ",".join(f"{digit}a+{digit}b" for digit in range(classes)), "--name", "unions")
     scored = ("-c", "attribute/elbo.yaml", "--operator", "guidance")
-    bench.stage("attribute", *scored, *queries, *unions, label="attribute unions")
-    table = ScoreTable.load(bench.run.table("guidance", 0, "queries", "unions")).select(weighting="uniform")
-    oracle, scores = _matrix(whole, "retrain", "uniform", own=False), table.matrix()
+    bench.stage("attribute", *scored, *unions, label="attribute unions")
+    table = ScoreTable.load(bench.run.table("guidance", 0, "unions")).select(weighting="uniform")
+    oracle, scores = _matrix(whole, "retrain", "uniform"), table.matrix()
     centred = [matrix - matrix.mean(dim=1, keepdim=True) for matrix in (scores, oracle)]
     slope = (centred[0] * centred[1]).sum() / centred[0].square().sum()
     return float(top1_agreement(scores, oracle).mean()), float(slope)
 
 
-def _seconds(bench: Bench, method: str) -> float:
-    """Seconds of one core for all groups that were made."""
-    return bench.seconds(f"make {method}", f"attribute {method}")
-
-
-def _matrix(bench: Bench, method: str, weighting: str, seed: int = 0, *, own: bool = True) -> Tensor:
+def _matrix(bench: Bench, method: str, weighting: str, seed: int = 0) -> Tensor:
     """Scores ``[queries, groups]``."""
-    table = _table(bench, method, seed, own=own)
+    table = _table(bench, method, seed)
     return (table if method == "similarity" else table.select(weighting=weighting)).matrix()
 
 
-def _table(bench: Bench, method: str, seed: int = 0, *, own: bool = True) -> ScoreTable:
-    """The table of other groups than the run's own carries the queries' name."""
-    return ScoreTable.load(bench.run.table(method, seed, *(["queries"] if own else [])))
+def _table(bench: Bench, method: str, seed: int = 0) -> ScoreTable:
+    return ScoreTable.load(bench.run.table(method, seed))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import figures, groupings, oracles
-from benchmarks.agree import make
-from benchmarks.hard_groups import regrouped, score_method
+from benchmarks.agree import score
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.counterfactuals import RETRAIN
@@ -20,12 +19,10 @@ def run(asked: Asked) -> None:
     rows: list[dict[str, object]] = []
     for number in asked.size.groups:
         path = asked.runs / f"groups_{number}.csv"
-        bench = regrouped(asked.runs / f"groups_{number}", groupings.hashed(path, number), whole)
+        bench = oracles.regrouped(asked.runs / f"groups_{number}", groupings.hashed(path, number), whole)
         names = groupings.names(path)[:MEASURED]
-        make(bench, "guidance")
-        score_method(bench, "guidance")
-        make(bench, "retrack", "--groups", ",".join(names))
-        score_method(bench, "retrack", "--groups", ",".join(names))
+        score(bench, ("guidance",))
+        score(bench, ("retrack",), "--groups", ",".join(names))
         spent = {
             "retraining": _one_by_one(whole, "retrain 0", "attribute retrain 0", RETRAIN, number),
             "retrack": _one_by_one(bench, "make retrack", "attribute retrack", "retrack", number),

@@ -1,4 +1,4 @@
-"""Squared errors along a training, of the weights themselves and of their moving average."""
+"""Squared errors along an unlearning."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks import stages
 from guda_lightning.attribution import squared_errors
-from guda_lightning.data import UnlearnDataModule, load_queries
+from guda_lightning.data import load_queries
 from guda_lightning.diffusion import DiffusionModule
 from guda_lightning.scores import Scoring, SquaredErrors
 from guda_lightning.storage.files import write_atomic
 
-SCORING = Scoring(strata=25, draws=1)
-
 
 class Snapshots(Callback):
-    """Scores queries at some steps of every retraining or unlearning.
+    """Scores queries at some steps of every unlearning.
 
     Args:
         queries: Folders of queries.
@@ -33,36 +31,30 @@ class Snapshots(Callback):
         self.steps, self.scoring = steps, Scoring(strata=strata, draws=1)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Score at the steps asked for; the average does not hold the last step yet."""
+        """Score at the steps asked for."""
         if trainer.global_step not in self.steps:
             return
         started = stages.clock()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, DiffusionModule)
-        (group,) = data.groups if isinstance(data, UnlearnDataModule) else data.removed
-        parent = data.parent if isinstance(data, UnlearnDataModule) else data
-        models = {"raw": pl_module.student}
-        if pl_module.ema is not None:
-            models["ema"] = pl_module.averaged
+        (group,) = data.groups
+        model = pl_module.student
         for queries in self.queries:
-            asked = load_queries(queries, parent.image_shape)
-            for kind, model in models.items():
-                path = snapshot(self.folder, queries, group, pl_module.seed, trainer.global_step, kind)
-                if not path.is_file():
-                    errors, timesteps = squared_errors(model, asked, self.scoring, device=pl_module.device)
-                    record = vars(self.scoring.record(model.schedule))
-                    SquaredErrors(asked.ids, errors, timesteps, record).save(path)
+            path = snapshot(self.folder, queries, group, pl_module.seed, trainer.global_step)
+            if not path.is_file():
+                asked = load_queries(queries, data.parent.image_shape)
+                errors, timesteps = squared_errors(model, asked, self.scoring, device=pl_module.device)
+                record = vars(self.scoring.record(model.schedule))
+                SquaredErrors(asked.ids, errors, timesteps, record).save(path)
         stages.aside += stages.clock() - started
 
 
-def snapshot(folder: Path, queries: Path, group: str, seed: int, step: int, kind: str) -> Path:
+def snapshot(folder: Path, queries: Path, group: str, seed: int, step: int) -> Path:
     """Where the errors of one model at one step lie, for the queries of a run folder."""
-    return folder / queries.parent.name / f"{group}-{seed}-{step}-{kind}.safetensors"
+    return folder / queries.parent.name / f"{group}-{seed}-{step}.safetensors"
 
 
-def fragment(
-    path: Path, queries: list[Path], folder: Path, steps: list[int], scoring: Scoring = SCORING
-) -> str:
+def fragment(path: Path, queries: list[Path], folder: Path, steps: list[int], scoring: Scoring) -> str:
     """Write the YAML that puts the callback, and no other, into a stage."""
     arguments = {
         "queries": [str(query) for query in queries],

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.sizes import TOY, Size
 from guda_lightning.cli.main import main
-from guda_lightning.counterfactuals import CounterfactualStore
+from guda_lightning.counterfactuals import RETRAIN, CounterfactualStore
 from guda_lightning.posteriors import KINDS, PosteriorStore
 from guda_lightning.storage.files import slug, write_atomic
 from guda_lightning.storage.runs import RunFolder
@@ -42,6 +44,7 @@ class Asked:
         classes: Classes of digits whose parts are retrained, where not all of them.
         docs: Folder of benchmarks.md, whose tables are rewritten, and of images.
         size: How large everything is.
+        remake: Whether oracles are retrained that could be read from a yardstick.
     """
 
     runs: Path
@@ -51,6 +54,7 @@ class Asked:
     classes: int | None = None
     docs: Path = DOCS
     size: Size = Size()  # noqa: RUF009  (frozen)
+    remake: bool = False
 
     def command(self, name: str) -> str:
         """How to measure the same again."""
@@ -75,6 +79,7 @@ class Bench:
         seeds: Oracle seeds, counted from 0.
         steps: Steps of a whole training.
         size: Adds the options that make it a toy.
+        card: Of the yardstick that it is unpacked from, if it is.
     """
 
     def __init__(
@@ -84,7 +89,9 @@ class Bench:
         seeds: int = 1,
         steps: int = 0,
         size: Size = Size(),  # noqa: B008  (frozen)
+        card: Mapping[str, Any] | None = None,
     ) -> None:
+        self.card = card
         self.run, self.options, self.size = RunFolder(root), options, size
         self.seeds, self.steps = seeds, size.steps or steps
         self._costs = root / "costs"
@@ -95,7 +102,7 @@ class Bench:
 
     def stage(self, name: str, *arguments: str, label: str = "") -> None:
         """Run a stage unless it has run to its end before; what several attempts cost is added up."""
-        path = self._costs / f"{slug(label or ' '.join([name, *arguments]))}.json"
+        path = self._path(label or " ".join([name, *arguments]))
         cost = json.loads(path.read_text()) if path.is_file() else {"seconds": 0.0, "complete": False}
         if cost["complete"]:
             return
@@ -110,11 +117,21 @@ class Bench:
         if code:
             raise SystemExit(code)
 
+    def keep(self, label: str, seconds: float) -> None:
+        """Count a stage as complete that was run elsewhere."""
+        write_atomic(self._path(label), json.dumps({"seconds": seconds, "complete": True}) + "\n")
+
+    def _path(self, label: str) -> Path:
+        return self._costs / f"{slug(label)}.json"
+
     def evaluations(self, operator: str, seed: int | None = None) -> tuple[int, int]:
         """Evaluations that training spent on an operator, pairs of groups aside, and its number of models."""
         if operator in KINDS:
             posteriors = PosteriorStore(self.run.store).records()
             counts = [r.network_evaluations for r in posteriors if seed in (None, r.seed)]
+        elif operator == RETRAIN and self.card is not None:
+            models, share = self.card["models"], 1 if seed is None else self.seeds
+            return models["network_evaluations"] // share, models["count"] // share
         else:
             records = CounterfactualStore(self.run.store).records()
             of = [r for r in records if r.operator == operator and len(r.groups) == 1]
@@ -123,5 +140,5 @@ class Bench:
 
     def seconds(self, *labels: str) -> float:
         """Seconds that the stages of these labels took; those that have not run took none."""
-        files = [self._costs / f"{slug(label)}.json" for label in labels]
+        files = [self._path(label) for label in labels]
         return sum(float(json.loads(path.read_text())["seconds"]) for path in files if path.is_file())

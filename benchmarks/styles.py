@@ -36,17 +36,8 @@ NOTES = (
 def run(asked: Asked) -> None:
     """Train the pipeline, fine-tune it on all styles and without each, unlearn each, and compare."""
     folder = asked.runs / "styles"
-    sizes = small_pipeline.Sizes(asked.size.styled)
-    if asked.size.pipeline is not None:
-        sizes = small_pipeline.Sizes(asked.size.styled, *[asked.size.pipeline] * 3)
-    small_pipeline.make(folder, sizes)
-    bench = Bench(
-        folder / "run",
-        *("-c", "styles.yaml", "--pretrained", str(folder / "pipeline"), "--trainer.logger", "false"),
-        *("--data.init_args.source.init_args.limit", str(asked.size.styled)),
-        seeds=asked.seeds or 2,
-        size=replace(asked.size, network=()),
-    )
+    small_pipeline.make(folder, _sizes(asked))
+    bench = _bench(asked, "run", folder / "pipeline", asked.seeds or 2)
     bench.stage("fit")
     evaluated = EVALUATED[: asked.size.kinds]
     groups = ("--groups", ",".join(evaluated))
@@ -89,6 +80,42 @@ def run(asked: Asked) -> None:
         "Styles of a small Stable Diffusion",
         f"agreement with fine-tuning without each of {len(evaluated)} styles",
     )
+
+
+def unnamed(asked: Asked) -> Bench:
+    """The run folder of a yardstick: half of the training prompts name no style, and no query's does.
+
+    So prompts do not determine the groups, as they do above, where every method ranks the named style first.
+    """
+    folder = asked.runs / "styles"
+    bench = _bench(asked, "unnamed", folder / "pipeline", asked.seeds or 2, "0.5")
+    if asked.remake and not bench.run.queries.exists():
+        small_pipeline.make(folder, _sizes(asked))
+        bench.stage("fit")
+        dice, template = random.Random(0), PromptTemplate()
+        lines = [template.compose(str(dice.randrange(10)), ()) for _ in range(asked.size.queries)]
+        write_atomic(folder / "unnamed.txt", "\n".join(lines) + "\n")
+        drawn = ("--num", str(asked.size.queries), "--prompts", str(folder / "unnamed.txt"))
+        bench.stage("sample", "--steps", "100", *drawn, label="sample")
+    return bench
+
+
+def _bench(asked: Asked, name: str, pipeline: Path, seeds: int, named: str = "1") -> Bench:
+    """The run folder of the fine-tuned pipeline, some of whose training prompts name the style."""
+    source = "--data.init_args.source.init_args"
+    return Bench(
+        asked.runs / "styles" / name,
+        *("-c", "styles.yaml", "--pretrained", str(pipeline), "--trainer.logger", "false"),
+        *(f"{source}.limit", str(asked.size.styled), f"{source}.named", named),
+        seeds=seeds,
+        size=replace(asked.size, network=()),
+    )
+
+
+def _sizes(asked: Asked) -> small_pipeline.Sizes:
+    if asked.size.pipeline is None:
+        return small_pipeline.Sizes(asked.size.styled)
+    return small_pipeline.Sizes(asked.size.styled, *[asked.size.pipeline] * 3)
 
 
 def _pictures(asked: Asked, bench: Bench, styles: Sequence[str], operator: str, hparams: str) -> None:

@@ -122,8 +122,7 @@ class Sweep:
         """``[queries, groups]`` after so many steps under the named hyper-parameters."""
         root = folder(self.bench, name)
         found = [
-            SquaredErrors.load(snapshot(root, self.queries, group, 0, step, "raw"), {})
-            for group in self.groups
+            SquaredErrors.load(snapshot(root, self.queries, group, 0, step), {}) for group in self.groups
         ]
         plan = SCORING.plan(self.schedule)
         values = [elbo(e.errors, e.timesteps, plan, self.schedule, weighting) for e in (self.full, *found)]
@@ -131,7 +130,7 @@ class Sweep:
 
     def _full(self) -> SquaredErrors:
         """Errors of the full model, measured as those along the training were."""
-        path = snapshot(self.bench.run.root / "sweeps", self.queries, "full", 0, 0, "full")
+        path = snapshot(self.bench.run.root / "sweeps", self.queries, "full", 0, 0)
         if not path.is_file():
             model = open_full(self.bench.run.full, LightningModule()).model
             asked = load_queries(self.queries, IMAGE_SHAPE[model.denoiser.config["in_channels"]])
@@ -197,7 +196,7 @@ def _points(sweep: Sweep, x: float, chosen: Mapping[str, tuple[str, int]]) -> li
 
 def run(asked: Asked) -> None:
     """Sweep the digits: a table of what the calibration chose, and a figure along each hyper-parameter."""
-    bench = oracles.digits(asked)
+    bench = oracles.digits(asked, weights=True)
     sweep(bench)
     shown, held_out = Sweep(bench, calibration=False), Sweep(bench, calibration=True)
     rows = [row for weighting in get_args(Weighting) for row in _rows(shown, held_out, weighting)]
@@ -225,7 +224,7 @@ def run(asked: Asked) -> None:
 
 def cifar10(asked: Asked) -> None:
     """Whether retrack lacks steps where classes are hard to tell apart."""
-    bench = oracles.cifar10(asked)
+    bench = oracles.cifar10(asked, weights=True)
     sweep(bench, ("retrack",))
     rows = along(Sweep(bench, calibration=False), ("retrack",))
     subtitle = "CIFAR-10 at 8 x 8, with 95 % intervals; dashed: the oracle's agreement with itself"

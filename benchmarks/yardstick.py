@@ -1,8 +1,7 @@
 """What makes the oracle a yardstick: how well two oracles agree under each recipe.
 
-Everything follows from the models of ``oracles.py``: squared errors of their weights, and of the
-moving average of their weights, at several steps of training. ELBO(full) cancels in a ranking,
-so no full model is needed.
+Everything follows from the squared errors that a yardstick holds. ELBO(full) cancels in a ranking, so no full
+model is needed.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from benchmarks.snapshots import snapshot
 from benchmarks.stages import Bench
 from guda_lightning.diffusion import open_schedule
 from guda_lightning.evaluation import agreement
@@ -37,7 +35,7 @@ class Yardstick:
 
     def __init__(self, bench: Bench) -> None:
         run = bench.run
-        self.run, self.seeds, self.last = run, range(bench.seeds), bench.steps
+        self.seeds = range(bench.seeds)
         self.schedule = open_schedule(run.full)
         self.tables = [ScoreTable.load(run.table("retrain", seed)) for seed in self.seeds]
         self.groups = self.tables[0].groups
@@ -56,22 +54,6 @@ class Yardstick:
                 )
                 for of in self.errors
             ]
-        )
-
-    def snapshots(self, weighting: Weighting, step: int, kind: str) -> Tensor:
-        """``[seeds, queries, groups]`` from the errors at a step of training, one draw of fewer timesteps."""
-        found = [
-            [
-                SquaredErrors.load(
-                    snapshot(self.run.root / "snapshots", self.run.queries, group, seed, step, kind), {}
-                )
-                for group in self.groups
-            ]
-            for seed in self.seeds
-        ]
-        scoring = Scoring(strata=found[0][0].errors.shape[1], draws=1)
-        return torch.stack(
-            [torch.stack([_score(e, self.schedule, scoring, weighting) for e in seed], 1) for seed in found]
         )
 
     def rows(self, setting: str, value: str, scores: Tensor, *others: Tensor) -> list[Row]:
@@ -95,10 +77,6 @@ class Yardstick:
         rows = self.rows("pairing", "paired", scores)
         unpaired = [self._unpaired(scores, shuffle) for shuffle in range(SHUFFLES)]
         rows += _rows("pairing", "seeds dealt at random", unpaired)
-        for step in (self.last // 4, self.last // 2, self.last):
-            for kind, what in (("raw", "last weights"), ("ema", "averaged")):
-                taken = self.snapshots(weighting, step, kind)
-                rows += self.rows("training, 25 timesteps", f"{step} steps, {what}", taken)
         one, other = (self.stored(weighting, draws=slice(draw, draw + 1)) for draw in (0, 1))
         rows += self.rows("noise", "50 evaluations", one)
         rows += self.rows("noise", "50, disjoint", one, other)

@@ -22,6 +22,7 @@ from benchmarks.tables import write_table
 from PIL import Image
 
 import struck
+from guda_lightning.storage.yardsticks import Yardstick
 from warm import Server
 
 Toy = Callable[..., None]
@@ -30,6 +31,7 @@ ORACLE = "another oracle seed"
 TABLES: dict[str, tuple[str, set[str]]] = {
     "forget-target": ("neighbours", {"10", "all 1619"}),
     "stages": ("network evaluations", {"512", "18", "2560", "6600", "0", "9690"}),
+    "methods": ("method", {"oracle agreement", "chance", "guidance", "retrack", "similarity"}),
     "digits": ("method", {ORACLE, "guidance", "retrack", "similarity"}),
     "guidance": ("method", {ORACLE, "guidance", "retrack", "guided", "similarity"}),
     "speed": ("method", {ORACLE, "guidance", "retrack"}),
@@ -103,12 +105,13 @@ TABLES: dict[str, tuple[str, set[str]]] = {
     ),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
-QUICK = ("digits", "halves", "coalitions", "early", "memory", "hot_loops")
+QUICK = ("digits", "yardsticks", "methods", "halves", "coalitions", "early", "memory", "hot_loops")
 FIGURES = {
     "draws",
     "evaluations",
     "forget_weight",
     "groups",
+    "methods",
     "neighbours",
     "steps",
     "styles",
@@ -161,6 +164,10 @@ def test_benchmarks_run_as_toys_and_go_on_where_they_were_stopped(toy: Toy, tmp_
     text = (tmp_path / "docs" / "benchmarks.md").read_text("utf-8")
     assert "python -m benchmarks digits --seeds 2 --toy FOLDER" in text
 
+    packed = Yardstick.open(tmp_path / "yardsticks" / "digits.json")
+    assert packed.card["oracle_seeds"] == [0, 1]
+    assert str(tmp_path) not in packed.path.read_text()
+
     before = stages(tmp_path)
     toy("coalitions")
     assert stages(tmp_path) == before
@@ -173,7 +180,9 @@ def test_benchmarks_run_as_toys_and_go_on_where_they_were_stopped(toy: Toy, tmp_
 def test_every_benchmark_runs_as_a_toy(toy: Toy, tmp_path: Path) -> None:
     names = [name for name in BENCHMARKS if not name.startswith("cifar10")]
     toy(*names)
-    assert {name.replace("_", "-") for name in names} - TABLES.keys() == {"demo", "evaluations", "sizing"}
+    assert {name.replace("_", "-") for name in names} - TABLES.keys() == {
+        *("demo", "evaluations", "sizing", "yardsticks")
+    }
     named_rows_are_there(tmp_path, names)
     assert {path.stem for path in (tmp_path / "docs" / "images").glob("*.png")} == FIGURES
 

@@ -21,7 +21,7 @@ import guda_lightning
 ROOT = Path(__file__).parents[1]
 VERSION = guda_lightning.__version__
 # What a build reads; everything else in a checkout (virtual environments, runs, caches) is not copied.
-BUILD_FOLDERS = ("src", "configs", "callbacks")
+BUILD_FOLDERS = ("src", "configs", "callbacks", "yardsticks")
 BUILD_FILES = ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 
 
@@ -39,7 +39,7 @@ def yaml_files(folder: Path) -> set[str]:
 
 
 def shipped_files() -> set[str]:
-    """Every file of the three source folders under the name that it must have in the wheel."""
+    """Every file of the source folders under the name that it must have in the wheel."""
     package = ROOT / "src" / "guda_lightning"
     inside = [path.relative_to(package) for path in package.rglob("*") if path.is_file()]
     files = {
@@ -49,6 +49,7 @@ def shipped_files() -> set[str]:
     }
     files |= {f"guda_lightning/configs/{name}" for name in yaml_files(ROOT / "configs")}
     files |= {f"guda_lightning/configs/callbacks/{name}" for name in yaml_files(ROOT / "callbacks")}
+    files |= {f"guda_lightning/yardsticks/{path.name}" for path in (ROOT / "yardsticks").glob("*.*")}
     return files | {"guda_lightning/configs/__init__.py", "guda_lightning/configs/callbacks/__init__.py"}
 
 
@@ -71,8 +72,8 @@ def test_every_package_is_listed_in_setup_cfg() -> None:
     config.read(ROOT / "setup.cfg")
     listed = config["options"]["packages"].split()
     found = [path.parent.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("__init__.py")]
-    yaml = ["guda_lightning.configs", "guda_lightning.configs.callbacks"]
-    assert listed == sorted([".".join(path.parts) for path in found] + yaml)
+    others = ["guda_lightning.configs", "guda_lightning.configs.callbacks", "guda_lightning.yardsticks"]
+    assert listed == sorted([".".join(path.parts) for path in found] + others)
 
 
 def test_make_installs_the_libraries_of_the_extra_foreign() -> None:

@@ -122,6 +122,21 @@ def test_prompts_name_the_content_and_three_words_for_the_style(table: ImageTabl
     assert all(55 <= len(drawn) <= 60 for drawn in combinations.values())
 
 
+def test_some_prompts_name_the_content_alone() -> None:
+    prompts = {
+        share: Styled(Digits(), limit=100, named=share).load().prompts or () for share in (0.0, 0.3, 1.0)
+    }
+    words = {
+        share: [PromptTemplate().parse(text).descriptors for text in of] for share, of in prompts.items()
+    }
+    named = sum(map(bool, words[0.3]))
+    assert not any(words[0.0])
+    assert 300 < named < 420  # of 1200; three standard deviations are 48
+    assert [ours for ours in words[0.3] if ours] == [
+        theirs for ours, theirs in zip(words[0.3], words[1.0], strict=True) if ours
+    ]
+
+
 def test_each_style_has_five_words_of_its_own() -> None:
     words = [word for _, descriptors in STYLES.values() for word in descriptors]
     assert len(STYLES) == 12

@@ -62,7 +62,7 @@ def test_the_rows_of_every_table() -> None:
     expected = [(*names, metric) for names in pairs for metric in METRICS]  # type: ignore[misc]
     columns = found.comparisons[["first", "second", "yardstick", "metric"]]
     assert list(columns.itertuples(index=False, name=None)) == expected
-    assert list(found.magnitudes["method"].unique()) == ["a", "b"]
+    assert list(found.magnitudes["method"].unique()) == ["a", "b", "oracle"]
 
 
 def test_values_are_means_over_queries_and_held_out_seeds() -> None:
@@ -83,6 +83,41 @@ def test_values_are_means_over_queries_and_held_out_seeds() -> None:
         difference = pair(found, "a", "oracle", "other seeds", name)["difference"]
         values = [row(found, method, "other seeds", name)["value"] for method in ("a", "oracle")]
         assert difference == pytest.approx(values[0] - values[1])
+
+
+def test_means_of_half_of_the_seeds_agree_as_their_noise_allows() -> None:
+    noise = 0.8
+    methods, oracles = two_groups(3000, 4, noise, a=0.0)
+    found = agreement(methods, oracles, resamples=10)
+    of_half = noise**2 / 2
+    for method, variance in (("a", 0.0), ("oracle", of_half)):
+        value = row(found, method, "half of the seeds", "top1")["value"]
+        assert value == pytest.approx(same_sign(variance, of_half), abs=0.02)
+    few = agreement({"a": methods["a"][:9]}, oracles[:3, :9], resamples=10).metrics
+    assert "half of the seeds" not in set(few["yardstick"])
+
+
+def test_half_of_the_seeds_meets_the_other_half_in_all_ways() -> None:
+    oracles = torch.randn(4, 3, 4).double()
+    found = agreement({}, oracles, resamples=10)
+    splits = [((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))]
+    means = [[oracles[list(half)].mean(dim=0) for half in pair] for pair in splits]
+    for name, metric in METRICS.items():
+        values = [metric(*pair).mean() for one, other in means for pair in ((one, other), (other, one))]
+        expected = float(torch.stack(values).mean())
+        assert row(found, "oracle", "half of the seeds", name)["value"] == pytest.approx(expected)
+
+
+def test_the_oracles_own_size_is_that_of_one_seed_against_the_others() -> None:
+    noise, seeds = 0.5, 3
+    _, oracles = two_groups(3000, seeds, noise)
+    found = agreement({}, oracles, resamples=200, level=0.999).magnitudes
+    found = found[found["pooling"] == "within"].set_index(["method", "quantity"])
+    slope = 1 / (1 + noise**2)
+    for quantity, expected in (("slope", slope), ("r2", slope / (1 + noise**2 / (seeds - 1)))):
+        line = found.loc[("oracle", quantity)]
+        assert line["low"] < expected < line["high"]
+        assert line["high"] - line["low"] < 0.15
 
 
 @settings(deadline=None, max_examples=30)  # the machine may be busy
@@ -124,7 +159,7 @@ def test_the_oracle_agreement_without_methods() -> None:
     of_oracle = beside.metrics[beside.metrics["method"] == "oracle"].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone.metrics, of_oracle)
     assert alone.comparisons.empty
-    assert alone.magnitudes.empty
+    assert set(alone.magnitudes["method"]) == {"oracle"}
 
 
 def test_planted_noise_gives_the_known_agreement() -> None:

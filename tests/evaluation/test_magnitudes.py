@@ -14,7 +14,7 @@ from guda_lightning.evaluation.magnitudes import magnitudes
 
 
 def fit(methods: dict[str, Tensor], oracle: Tensor, resamples: int = 200) -> pd.DataFrame:
-    frame = magnitudes(methods, oracle, resamples=resamples, level=0.95, seed=0)
+    frame = magnitudes(methods, oracle[None], resamples=resamples, level=0.95, seed=0)
     assert list(frame) == ["method", "pooling", "quantity", "value", "low", "high"]
     return frame
 

@@ -125,7 +125,12 @@ COMMANDS: tuple[Command, ...] = (
         dry_run=False,
     ),
     Command("report", "Write one self-contained page that shows the answer", "RUN", "report"),
-    Command("evaluate", "Measure how well scores agree with the oracle", "RUN [--calibrate 3,7]", "evaluate"),
+    Command(
+        "evaluate",
+        "Measure how well scores agree with the oracle",
+        "RUN|--yardstick digits [--calibrate 3,7]",
+        "evaluate",
+    ),
     Stage(
         "validate",
         "Validate the full model in a trainer, with its callbacks",

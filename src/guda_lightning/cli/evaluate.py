@@ -7,23 +7,55 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from guda_lightning.cli.commands import Command
+from guda_lightning.cli.yardstick import scored
+from guda_lightning.errors import ConfigError
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Compare them, and write the evaluation."""
     chosen = _parser(command).parse_args(arguments)
+    _refuse_half_a_yardstick(chosen)
+    root = chosen.run
+    if chosen.yardstick is not None:
+        root = scored(chosen.yardstick, chosen.run, chosen.config, chosen.data)
     from guda_lightning.stages.evaluate import evaluate_run
 
     evaluate_run(
-        chosen.run,
+        root,
         chosen.scores,
         chosen.oracle,
         per=chosen.per,
         calibration=chosen.calibrate,
         resamples=chosen.resamples,
         wandb_project=chosen.wandb,
+        brief=chosen.yardstick is not None,
     )
     return 0
+
+
+def _refuse_half_a_yardstick(chosen: argparse.Namespace) -> None:
+    """Refuse options that belong to a yardstick where none is named, and nothing to evaluate.
+
+    Raises:
+        ConfigError: There is neither a run folder nor a yardstick, or an option has no use.
+    """
+    if chosen.yardstick is not None:
+        return
+    if chosen.run is None:
+        raise ConfigError(
+            "there is nothing to evaluate",
+            found="no run folder and no yardstick",
+            expected="a run folder with an oracle, or an oracle that comes with guda",
+            fix="guda evaluate RUN, or guda evaluate --yardstick digits",
+        )
+    for option, value in (("-c", chosen.config), ("--data", chosen.data)):
+        if value:
+            raise ConfigError(
+                f"{option} is about a yardstick, and none is named",
+                found=f"{option} {value[0] if isinstance(value, list) else value}",
+                expected="a run folder alone, whose score tables are compared",
+                fix=f"leave out {option}, or add --yardstick NAME",
+            )
 
 
 def _parser(command: Command) -> argparse.ArgumentParser:
@@ -31,7 +63,24 @@ def _parser(command: Command) -> argparse.ArgumentParser:
         f"guda {command.name}",
         description=f"{command.summary}, which is models retrained without each group.",
     )
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, nargs="?", help="run folder; of a yardstick runs/yardstick-NAME")
+    parser.add_argument(
+        "--yardstick",
+        metavar="NAME",
+        help="score against an oracle that comes with guda, such as digits, or the path of a card",
+    )
+    parser.add_argument(
+        "-c",
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="configuration of guda attribute for an attributor to score the yardstick with, one each; "
+        "default: those that take seconds",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="images of a yardstick that has none of its own"
+    )
     parser.add_argument(
         "--scores",
         type=Path,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,10 +15,11 @@ from guda_lightning.diffusion import open_schedule
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation.agreement import agreement
 from guda_lightning.evaluation.calibration import calibrate, choose, refuse_none_held_out
+from guda_lightning.evaluation.fade import fade
 from guda_lightning.evaluation.magnitudes import magnitudes
 from guda_lightning.evaluation.matrices import Tables, matrices_of, oracle_matrices
 from guda_lightning.evaluation.races import only_decided, race_note, race_of
-from guda_lightning.evaluation.result import DISJOINT, EVERY, SHARED, Evaluation
+from guda_lightning.evaluation.result import DISJOINT, EVERY, OPTIONAL, SHARED, Evaluation
 from guda_lightning.evaluation.tables import PLURAL, SAME, reason
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Likelihood
@@ -66,7 +67,8 @@ def compare(
             fix="guda retrain and guda attribute for that seed too",
         )
     by_noise, of_noise = _by_noise(run, methods, oracles)
-    setting = _Setting(first, per, reference, races, chosen, resamples)
+    likelihoods = [name for name, table in methods.items() if isinstance(table.record.details, Likelihood)]
+    setting = _Setting(first, per, reference, races, likelihoods, chosen, resamples)
     parts = [
         setting.compared(weighting, noise, *sides)
         for weighting in first.weightings
@@ -88,8 +90,10 @@ def compare(
         "notes": [*notes, *of_races, *([] if reference else [OFFSET]), *of_noise],
     }
     joined = {name: _joined([part[name] for part in parts if name in part]) for name in _FRAMES}
-    calibrations = [part["calibration"] for part in parts if "calibration" in part]
-    return Evaluation(**joined, record=record, calibration=_joined(calibrations) if calibrations else None)
+    for name in OPTIONAL:
+        some = [part[name] for part in parts if name in part]
+        joined |= {name: _joined(some)} if some else {}
+    return Evaluation(**joined, record=record)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class _Setting:
     per: Literal["group", "sample"]
     reference: str | None  # the oracle of the full model's seed
     races: Mapping[str, int]
+    likelihoods: Collection[str]  # methods whose scores are differences of likelihoods
     calibration_groups: Sequence[str]
     resamples: int
 
@@ -124,6 +129,11 @@ class _Setting:
             name: _labelled(only_decided(getattr(found, name), self.races), **labels) for name in _FRAMES
         }
         sized = {name: matrix for name, matrix in scores.items() if name not in self.races}
+        likelihoods = {name: sized[name] for name in sized if name in self.likelihoods}
+        if noise == EVERY and self.per == "group" and (likelihoods or len(seeds) > 1):
+            groups = list(self.first.groups)
+            found_fade = fade(likelihoods, seeds, groups, resamples=self.resamples, level=LEVEL, seed=SEED)
+            frames["fade"] = _labelled(found_fade, weighting=weighting)
         if noise == EVERY and self.calibration_groups and sized:
             fitted = self._calibration(sized, seeds.mean(dim=0))
             frames["calibration"] = _labelled(fitted, **labels)

@@ -27,9 +27,11 @@ def magnitudes(
     one are, there are no rows for "across"; and resamples in which they happen to be are left out.
 
     Args:
-        methods: Name to finite scores ``[queries, groups]`` that differ between groups.
-        oracle: ``[queries, groups]``, the mean of the oracle's seeds.
-        resamples: Bootstrap resamples of the queries.
+        methods: Name to finite scores ``[queries, groups]`` that differ between groups, or ``[yardsticks,
+            queries, groups]`` where each meets its own.
+        oracle: ``[yardsticks, queries, groups]``, such as the mean of the oracle's seeds alone, or the mean
+            of the others for each of them.
+        resamples: Bootstrap resamples of the queries, and of the yardsticks.
         level: Coverage of the intervals, in (0, 1).
         seed: Seed of the resamples.
 
@@ -40,9 +42,11 @@ def magnitudes(
     """
     if not methods:
         return pd.DataFrame(columns=_COLUMNS)
-    x = torch.stack(list(methods.values()), dim=1).double()
-    statistics, centres = _statistics(x, oracle.double()[:, None].expand_as(x))
-    drawn = resampled_means(statistics[:, None], resamples, seed)
+    yardsticks, queries, groups = oracle.shape
+    x = torch.stack([scores.expand_as(oracle) for scores in methods.values()], dim=2).double().flatten(0, 1)
+    statistics, centres = _statistics(x, oracle.double().reshape(-1, 1, groups).expand_as(x))
+    per_query = statistics.unflatten(0, (yardsticks, queries)).transpose(0, 1)
+    drawn = resampled_means(per_query, resamples, seed)
     means = torch.cat([statistics.mean(dim=0, keepdim=True), drawn])  # the first is the data itself
     smallest = means[:1, :, :1, [2, 4]] * torch.tensor(list(_POOLINGS.values())).double()[:, None]
     line = line_of(means[..., :5], smallest)
@@ -62,7 +66,7 @@ def _statistics(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Means over groups from which, averaged over queries, every quantity follows.
 
     Args:
-        x: Scores ``[queries, methods, groups]``.
+        x: Scores ``[queries, methods, groups]``, the queries of one yardstick after the other.
         y: The oracle's, of the same shape.
 
     Returns:

@@ -17,7 +17,8 @@ from guda_lightning.storage.files import atomic_folder, canonical_json
 
 EVERY, SHARED, DISJOINT = "all draws", "shared draw", "disjoint draws"  # what method and oracle are scored on
 _FORMAT = 1
-_FRAMES = ("metrics", "comparisons", "magnitudes", "calibration")
+OPTIONAL = ("calibration", "fade")  # frames that are not always there
+_FRAMES = ("metrics", "comparisons", "magnitudes", *OPTIONAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,8 @@ class Evaluation:
         magnitudes: Columns ``weighting, noise, per, method, pooling, quantity, value, low, high``.
         record: What was compared, as JSON values: names, hashes, counts, resamples, notes.
         calibration: One row per weighting and method, if groups to calibrate on were named, else None.
+        fade: Columns ``weighting, method, group, value, low, high, full``, explained in
+            `guda_lightning.evaluation.fade`, if there are likelihoods to compare, else None.
     """
 
     metrics: pd.DataFrame
@@ -39,6 +42,7 @@ class Evaluation:
     magnitudes: pd.DataFrame
     record: dict[str, Any]
     calibration: pd.DataFrame | None = None
+    fade: pd.DataFrame | None = None
 
     @property
     def tables(self) -> dict[str, str]:
@@ -79,8 +83,7 @@ class Evaluation:
             StoreError: A file is missing or damaged.
         """
         paths = {name: Path(folder) / f"{name}.parquet" for name in _FRAMES}
-        if not paths["calibration"].is_file():
-            del paths["calibration"]
+        paths = {name: path for name, path in paths.items() if name not in OPTIONAL or path.is_file()}
         try:
             tables = {name: pq.read_table(path) for name, path in paths.items()}
             about = json.loads(tables["metrics"].schema.metadata[b"guda_lightning"])

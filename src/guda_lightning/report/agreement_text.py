@@ -6,6 +6,8 @@ import math
 import textwrap
 from collections.abc import Sequence
 
+from guda_lightning.evaluation.agreement import HALF
+from guda_lightning.evaluation.fade import ALL
 from guda_lightning.evaluation.result import DISJOINT, EVERY, SHARED, Evaluation
 from guda_lightning.functional.ranking import METRICS
 from guda_lightning.report.agreement_table import (
@@ -29,7 +31,7 @@ WIDTH, NAME = 100, 22
 
 def agreement_text(evaluation: Evaluation) -> str:
     """Write an evaluation in lines of at most 100 columns."""
-    parts = ["\n".join(_wrapped(header(evaluation)))]
+    parts = ["\n".join(wrapped(header(evaluation)))]
     for weighting in evaluation.weightings:
         table = agreement_table(evaluation, weighting)
         parts.append(f"weighting {weighting}: {table.title}\n\n{_main(table)}")
@@ -39,13 +41,14 @@ def agreement_text(evaluation: Evaluation) -> str:
                 _against_all_seeds(evaluation, table),
                 _better(evaluation, table),
                 _magnitudes(evaluation, table),
+                _fade(evaluation, table),
                 _noise(evaluation, weighting),
                 _calibration(evaluation, weighting),
             )
             if part
         ]
     sentences = [*verdicts(evaluation), *notes(evaluation)]
-    parts.append("\n".join(line for sentence in sentences for line in _wrapped(sentence)))
+    parts.append("\n".join(line for sentence in sentences for line in wrapped(sentence)))
     return "\n\n".join(parts)
 
 
@@ -59,7 +62,7 @@ def _main(table: AgreementTable) -> str:
         return [row.label, *found]
 
     heads = [part for metric in METRICS for part in ((metric, "") if metric in MAIN else (metric,))]
-    lines = _columns([["method", *heads], *map(cells, (*table.rows, table.chance))], gap=1)
+    lines = columns([["method", *heads], *map(cells, (*table.rows, table.chance))], gap=1)
     rule = "-" * max(map(len, lines))
     first = 1 + len(table.methods)
     return "\n".join([*lines[:first], rule, *lines[first:]])
@@ -76,7 +79,44 @@ def _against_all_seeds(evaluation: Evaluation, table: AgreementTable) -> str:
     rows.sort(key=lambda row: -row["value"])
     found = ", ".join(f"{cut(row['method'], NAME)} {share(row['value'])}" for row in rows)
     seeds = len(evaluation.record["oracle_seeds"])
-    return "\n".join(_wrapped(f"top1 against the mean of all {seeds} seeds: {found}"))
+    lines = wrapped(f"top1 against the mean of all {seeds} seeds: {found}")
+    return "\n".join([*lines, *_against_half(evaluation, table)])
+
+
+def _against_half(evaluation: Evaluation, table: AgreementTable) -> list[str]:
+    """How far the mean of several seeds can be agreed with."""
+    rows = matching(evaluation.metrics, weighting=table.weighting, noise=EVERY, yardstick=HALF, metric="top1")
+    if not rows:
+        return []
+    rows.sort(key=lambda row: -row["value"])
+    found = ", ".join(f"{cut(row['method'], NAME)} {share(row['value'])}" for row in rows)
+    half = len(evaluation.record["oracle_seeds"]) // 2
+    return wrapped(
+        f"top1 against the mean of {half} seeds, where the oracle is the mean of {half} others: {found}"
+    )
+
+
+def _fade(evaluation: Evaluation, table: AgreementTable) -> str:
+    if evaluation.fade is None:
+        return ""
+    rows = matching(evaluation.fade, weighting=table.weighting, group=ALL)
+    if not rows:
+        return ""
+    unit = "nats" if table.weighting == "elbo" else f"units of {table.weighting}"
+    title = (
+        "FADE: mean distance of log-likelihoods between counterfactual and retrained model on the queries, "
+        f"in {unit}; the full model itself is {_number(rows[0]['full'])} away"
+    )
+    cells = [
+        [
+            row["method"],
+            *(_number(row[name]) for name in ("value", "low", "high")),
+            share(row["value"] / row["full"]),
+        ]
+        for row in rows
+    ]
+    heads = ["FADE", "low", "high", "/ full model's"]
+    return "\n".join([*wrapped(title), *columns([["method", *heads], *cells])])
 
 
 def _better(evaluation: Evaluation, table: AgreementTable) -> str:
@@ -88,7 +128,7 @@ def _better(evaluation: Evaluation, table: AgreementTable) -> str:
         return ""
     title = f"P({cut(table.methods[0].label, 40)} is better), and by how much"
     heads = [part for metric in MAIN for part in (f"{metric}: P", "difference", "")]
-    return "\n".join([title, *_columns([["than", *heads], *rows])])
+    return "\n".join([title, *columns([["than", *heads], *rows])])
 
 
 def _comparison(row: Row) -> list[str]:
@@ -119,7 +159,7 @@ def _magnitudes(evaluation: Evaluation, table: AgreementTable) -> str:
     heads = ["slope", "low", "high", "R² all", "within", "across", "sign all", "within"]
     title = "magnitudes: oracle = slope × score + offset over queries × groups, within and across queries"
     rows = [cells(row.label) for row in table.methods]
-    return "\n".join([title, *_columns([["method", *heads], *rows])])
+    return "\n".join([title, *columns([["method", *heads], *rows])])
 
 
 def _noise(evaluation: Evaluation, weighting: str) -> str:
@@ -136,7 +176,7 @@ def _noise(evaluation: Evaluation, weighting: str) -> str:
         rows.append(cells)
     heads = [part for metric in MAIN for part in (f"{metric} shared", "disjoint", "hidden")]
     title = "what shared noise hides: agreement on one draw for both sides, less that on a draw for each"
-    return "\n".join([title, *_columns([["method", *heads], *rows])])
+    return "\n".join([title, *columns([["method", *heads], *rows])])
 
 
 def _calibration(evaluation: Evaluation, weighting: str) -> str:
@@ -162,9 +202,9 @@ def _calibration(evaluation: Evaluation, weighting: str) -> str:
         f"{count_of(others, 'group')}; the order is that on the fitted groups"
     )
     heads = ["scale", "offset", "error before", "after", "R²", *slopes]
-    lines = [*_wrapped(title), *_columns([["method", *heads], *rows])]
+    lines = [*wrapped(title), *columns([["method", *heads], *rows])]
     if len(found) > 1:
-        lines += _wrapped(f"to choose on {fitted}, whatever the other groups say: {_choice(found)}")
+        lines += wrapped(f"to choose on {fitted}, whatever the other groups say: {_choice(found)}")
     return "\n".join(lines)
 
 
@@ -177,7 +217,7 @@ def _choice(calibration: Sequence[Row]) -> str:
     return f"{best} there), before {rival})"
 
 
-def _columns(rows: Sequence[Sequence[str]], gap: int = 2) -> list[str]:
+def columns(rows: Sequence[Sequence[str]], gap: int = 2) -> list[str]:
     """Lines with a column of names, left, and columns of numbers, right."""
     cells = [[cut(row[0], NAME), *row[1:]] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -190,7 +230,8 @@ def _columns(rows: Sequence[Sequence[str]], gap: int = 2) -> list[str]:
     ]
 
 
-def _wrapped(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """Lines of at most 100 columns."""
     printable = "".join(character if character.isprintable() else "?" for character in text)
     return textwrap.wrap(printable, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 

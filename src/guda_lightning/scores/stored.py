@@ -51,18 +51,45 @@ def stored_errors(table: ScoreTable, folder: Path) -> dict[str | None, SquaredEr
         StoreError: The scores do not derive from any, or some are gone, damaged, or made from something else.
     """
     record = table.record
+    files = error_files(table, folder)
+    errors = {}
+    for group, model in _models(table).items():
+        identities = [error_identity(chunk, model) for chunk in _chunks(record)]
+        parts = [
+            SquaredErrors.load(path, expect=one) for path, one in zip(files[group], identities, strict=True)
+        ]
+        errors[group] = SquaredErrors.concat(parts, error_identity(record, model))
+    return errors
+
+
+def error_files(table: ScoreTable, folder: Path) -> dict[str | None, list[Path]]:
+    """The files that a table derives from: of the full model (None) and each group, one a chunk of queries.
+
+    Args:
+        table: As ``stored_errors`` takes it.
+        folder: Where ``guda attribute`` kept them; they need not be there.
+
+    Raises:
+        StoreError: The scores do not derive from any.
+    """
+    chunks = _chunks(table.record)
+    return {
+        group: [error_path(folder, error_identity(chunk, model)) for chunk in chunks]
+        for group, model in _models(table).items()
+    }
+
+
+def _models(table: ScoreTable) -> dict[str | None, str]:
+    """Hashes of the full model (None) and of each group's counterfactual."""
+    record = table.record
     if not isinstance(record.details, Likelihood):
         raise _underived(record)
     hashes = record.details.counterfactuals
-    models: dict[str | None, str] = {None: str(record.full_hash)}
-    models.update({group: hashes[group] for group in table.groups})
-    chunks = [replace(record, query_hash=chunk.query_hash) for chunk in record.chunks] or [record]
-    errors = {}
-    for group, model in models.items():
-        identities = [error_identity(chunk, model) for chunk in chunks]
-        parts = [SquaredErrors.load(error_path(folder, one), expect=one) for one in identities]
-        errors[group] = SquaredErrors.concat(parts, error_identity(record, model))
-    return errors
+    return {None: str(record.full_hash), **{group: hashes[group] for group in table.groups}}
+
+
+def _chunks(record: ScoreRecord) -> list[ScoreRecord]:
+    return [replace(record, query_hash=chunk.query_hash) for chunk in record.chunks] or [record]
 
 
 def table_of_draw(

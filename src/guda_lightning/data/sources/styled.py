@@ -33,6 +33,8 @@ class Styled(Source):
             rendered.
         seed: Seed of descriptors, textures and limit.
         limit: Number of base images to draw at random. None: all.
+        named: Share of the pictures whose prompt has words for the style, in [0, 1]; that of any other names
+            the content alone, and does not tell the group.
 
     Raises:
         ConfigError: An unknown style, or a number out of range.
@@ -43,12 +45,14 @@ class Styled(Source):
     size: int = 32
     seed: int = 0
     limit: int | None = None
+    named: float = 1.0
 
     def __post_init__(self) -> None:
         count = self.styles if isinstance(self.styles, int) else len(self.styles)
         check_range("data.source.styles", count, ge=1, le=len(STYLES), fix="correct data.source.styles")
         for name, value, least in (("size", self.size, 16), ("seed", self.seed, 0), ("limit", self.limit, 1)):
             check_range(f"data.source.{name}", value, ge=least, fix=f"correct data.source.{name}")
+        check_range("data.source.named", self.named, ge=0, le=1, fix="correct data.source.named")
         for name in () if isinstance(self.styles, int) else self.styles:
             if name not in STYLES:
                 near = difflib.get_close_matches(name, STYLES, n=3, cutoff=0.0)
@@ -89,7 +93,8 @@ class Styled(Source):
         def prompt(index: int) -> str:
             position, style = samples[index]
             words = self._dice("prompt", ids[index]).sample(STYLES[style][1], DESCRIPTORS_PER_PROMPT)
-            return compose(contents[position], words)
+            named = self._dice("named", ids[index]).random() < self.named
+            return compose(contents[position], words if named else ())
 
         return ImageTable(
             ids=ids,

@@ -1,0 +1,86 @@
+"""``guda evaluate --yardstick``: attributors scored against an oracle that comes with guda."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guda_lightning.cli.commands import Stage, find
+from guda_lightning.cli.configs import located
+from guda_lightning.cli.inputs import Inputs
+from guda_lightning.cli.stage import parse
+from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.yardsticks import CONFIG, Seconds, Yardstick
+
+if TYPE_CHECKING:
+    from guda_lightning.cli.lightning import StageCLI
+
+# Options of `guda attribute` for every attributor that takes seconds: one line each.
+CHEAP: Mapping[str, Sequence[str]] = {
+    "guidance": ("-c", "attribute/elbo.yaml", "--operator", "guidance"),
+    "similarity": ("-c", "attribute/similarity.yaml"),
+}
+
+
+def scored(name: str, root: Path | None, configs: Sequence[str], images: Path | None) -> Path:
+    """Unpack a yardstick and score its queries; returns the run folder.
+
+    Args:
+        name: Of the yardstick, or the path of a card.
+        root: The run folder; runs/yardstick-NAME if left out.
+        configs: Configurations of ``guda attribute``, one for each attributor; all of ``CHEAP`` if there are
+            none.
+        images: The file of images, where the yardstick needs one.
+
+    Raises:
+        GudaError: There is no such yardstick, it is damaged, or a stage refuses what it finds.
+    """
+    yardstick = Yardstick.find(name)
+    run = RunFolder(root or Path("runs") / f"yardstick-{yardstick.name}")
+    options = [located(given) for given in [("-c", config) for config in configs] or CHEAP.values()]
+    if yardstick.unpack(run.root, images):
+        print(f"evaluate: {run.root} unpacked: {yardstick.card['title']}")
+    config = ("-c", str(run.root / CONFIG))
+    inputs = [Inputs.of("attribute", [*config, *given]) for given in options]
+    # What is misspelt for the last attributor shows before the first one works.
+    parsed = [_parsed("attribute", one.arguments) for one in inputs]
+    for one, cli in zip(inputs, parsed, strict=True):
+        needs = ["guide"] if _is_guided(one) else []
+        for stage in needs:
+            _timed(run, _parsed(stage, config), [])
+        _timed(run, cli, needs)
+    return run.root
+
+
+def _parsed(stage: str, arguments: Sequence[str]) -> StageCLI:
+    command = find(stage)
+    assert isinstance(command, Stage)
+    return parse(command, arguments)
+
+
+def _is_guided(inputs: Inputs) -> bool:
+    """Whether an attributor reads the classifier of ``guda guide``."""
+    named: list[object] = [
+        *inputs.values.get("operator", ()),
+        *inputs.values.get("attributor.init_args.operator", ()),
+    ]
+    if named:
+        return named[-1] == "guidance"
+    return "attributor.class_path" not in inputs.values or "attributor.init_args.store" in inputs.values
+
+
+def _timed(run: RunFolder, cli: StageCLI, needs: Sequence[str]) -> None:
+    """Run a stage, and keep how long it took if it was not complete already."""
+    before, started = _made(run), time.perf_counter()
+    tables = cli.run()
+    if _made(run) != before:
+        of_table = tables[0].stem if cli.stage.name == "attribute" else None
+        Seconds.of(run.root).keep(cli.stage.name, of_table, time.perf_counter() - started, needs)
+
+
+def _made(run: RunFolder) -> dict[Path, int]:
+    """All that stages of a yardstick make, with the time of its last change."""
+    files = [*run.scores.glob("*.parquet"), *run.store.rglob("record.json")]
+    return {path: path.stat().st_mtime_ns for path in files}

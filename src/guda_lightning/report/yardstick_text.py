@@ -1,0 +1,91 @@
+"""All methods on one yardstick as one table: agreement, size, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from guda_lightning.evaluation.agreement import ORACLE
+from guda_lightning.evaluation.result import EVERY, Evaluation
+from guda_lightning.report.agreement_table import ORACLE_LABEL, agreement_table, header, matching, share
+from guda_lightning.report.agreement_text import columns, wrapped
+
+_NOTES = (
+    "Agreement: of each oracle seed with the mean of the others, and of every method with the same means. "
+    "Slope and R²: of the oracle's scores as a line in the method's, within queries; slope 1 is its size.",
+    "Seconds by the clock: what is made once for all queries, and one query under all groups.",
+)
+COLUMNS = ("top1", "ndcg@3", "slope", "r2")
+HEADS = {"r2": "R²"}
+Interval = tuple[float, float, float]  # value, low, high
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method under one weighting, the oracle's own agreement, or chance.
+
+    Attributes:
+        weighting: Name.
+        method: Name of the score table, or what to call the oracle's row, or chance.
+        numbers: By column of ``COLUMNS``, value, low and high end; a column is left out where it has no
+            meaning.
+    """
+
+    weighting: str
+    method: str
+    numbers: Mapping[str, Interval]
+
+
+def method_rows(evaluation: Evaluation) -> Iterator[MethodRow]:
+    """Rows by weighting, the one first that the oracle repeats best, and by top-1 agreement.
+
+    Slope and R² are of the oracle's scores as a line in the method's, within queries; those of the oracle are
+    of one seed against the mean of the others.
+    """
+    for weighting in evaluation.weightings:
+        table = agreement_table(evaluation, weighting)
+        sizes = {
+            (row["method"], row["quantity"]): (row["value"], row["low"], row["high"])
+            for row in matching(evaluation.magnitudes, weighting=weighting, noise=EVERY, pooling="within")
+        }
+        for row in table.rows:
+            of = ORACLE if row.label == ORACLE_LABEL else row.label
+            agreed = {name: (row.values[name], *row.intervals[name]) for name in COLUMNS[:2]}
+            sized = {name: sizes[of, name] for name in COLUMNS[2:] if (of, name) in sizes}
+            yield MethodRow(weighting, row.label, agreed | sized)
+        chance = table.chance.values
+        yield MethodRow(weighting, "chance", {name: (chance[name],) * 3 for name in COLUMNS[:2]})
+
+
+def with_interval(name: str, numbers: Interval | None) -> str:
+    """Write a number of a column with its interval: ``.95 [.92, .98]``."""
+    if numbers is None:
+        return "–"
+    value, low, high = numbers
+    if name == "slope":
+        shown = f"{value:.3g} [{low:.2g}, {high:.2g}]".replace("-", "−")
+    else:
+        shown = f"{share(value)} [{share(low, 2)}, {share(high, 2)}]"
+    return shown if low < high else shown.partition(" ")[0]
+
+
+def yardstick_text(evaluation: Evaluation, spent: Mapping[str, tuple[float, float] | None]) -> str:
+    """Write the table in lines of at most 100 columns.
+
+    Args:
+        evaluation: What ``guda evaluate`` found.
+        spent: By method, seconds of preparation and of scoring one query; None where nobody knows.
+    """
+    heads = ["", *(HEADS.get(name, name) for name in COLUMNS), "prepare", "a query"]
+    parts, rows = ["\n".join(wrapped(header(evaluation)))], list(method_rows(evaluation))
+    for weighting in evaluation.weightings:
+        lines = [[f"weighting {weighting}", *heads[1:]]]
+        for row in (row for row in rows if row.weighting == weighting):
+            seconds = spent.get(row.method)
+            cost = ["", ""] if seconds is None else [f"{seconds[0]:.0f} s", f"{seconds[1]:.2g} s"]
+            lines.append(
+                [row.method, *(with_interval(name, row.numbers.get(name)) for name in COLUMNS), *cost]
+            )
+        parts.append("\n".join(columns(lines)))
+    parts.append("\n".join(line for text in _NOTES for line in wrapped(text)))
+    return "\n\n".join(parts)

@@ -1,0 +1,1 @@
+"""Yardsticks as cards and archives; this file makes the folder a package of the wheel."""
