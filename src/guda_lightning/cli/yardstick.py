@@ -11,6 +11,7 @@ from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.configs import located
 from guda_lightning.cli.inputs import Inputs
 from guda_lightning.cli.stage import parse
+from guda_lightning.posteriors import KINDS
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.yardsticks import CONFIG, Seconds, Yardstick
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # Options of `guda attribute` for every attributor that takes seconds: one line each.
 CHEAP: Mapping[str, Sequence[str]] = {
     "guidance": ("-c", "attribute/elbo.yaml", "--operator", "guidance"),
+    "nda": ("-c", "attribute/nda.yaml"),
     "similarity": ("-c", "attribute/similarity.yaml"),
 }
 
@@ -61,13 +63,13 @@ def _parsed(stage: str, arguments: Sequence[str]) -> StageCLI:
 
 
 def _is_guided(inputs: Inputs) -> bool:
-    """Whether an attributor reads the classifier of ``guda guide``."""
+    """Whether an attributor reads what ``guda guide`` makes."""
     named: list[object] = [
         *inputs.values.get("operator", ()),
         *inputs.values.get("attributor.init_args.operator", ()),
     ]
     if named:
-        return named[-1] == "guidance"
+        return named[-1] in KINDS
     return "attributor.class_path" not in inputs.values or "attributor.init_args.store" in inputs.values
 
 
