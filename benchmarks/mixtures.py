@@ -241,7 +241,9 @@ def _oracle(bench: Bench, groups: Sequence[str]) -> dict[Weighting, Tensor]:
         bench.stage("attribute", *scored, *of, label=f"attribute retrain {seed} {FIFTY}")
         tables.append(ScoreTable.load(bench.run.table("retrain", seed, FIFTY)))
     order = [tables[0].groups.index(group) for group in groups]
-    return {w: torch.stack([t.select(weighting=w).matrix[:, order] for t in tables]).double() for w in SHOWN}
+    return {
+        w: torch.stack([t.select(weighting=w).matrix()[:, order] for t in tables]).double() for w in SHOWN
+    }
 
 
 def _of_seeds(oracle: Mapping[Weighting, Tensor]) -> dict[str, object]:
