@@ -116,7 +116,7 @@ def save_guidance(folder: Path, full: FullModel, data: GroupDataModule) -> Count
     """A store that holds an untrained classifier of the data's groups, and guidance by it alone."""
     plan = ClassifierPlan(width=8, features=8)
     module = GroupClassifier(plan, data, full.model)
-    module.network.head.weight.data *= 20  # opinions, though untrained
+    module.kept.head.weight.data *= 20  # opinions, though untrained
     store, hparams = PosteriorStore(folder), network_hparams(plan, data.image_shape)
 
     def record(kind: str, **own: Any) -> PosteriorRecord:

@@ -4,14 +4,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import torch
 from diffusers import DDPMScheduler
+from lightning.pytorch import Trainer
 from torch import nn
 
 from guda_lightning.data import HeldOutDataModule
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.schedulers import noise_schedule
-from guda_lightning.posteriors import ClassifierPlan, GroupClassifier
+from guda_lightning.posteriors import ClassifierPlan, GroupClassifier, weights_of
 from guda_lightning.posteriors.held_out import HeldOut
 from guda_lightning.posteriors.stopping import HeldOutStopping
 from toys import quiet_trainer, shades
@@ -52,3 +54,29 @@ def test_what_is_learnt_by_heart_is_not_kept(tmp_path: Path) -> None:
     kept = module.held_out_loss(samples)
     assert kept < by_heart
     assert abs(kept - float(module.stopping.best_score)) < 1e-5
+
+
+def test_an_interruption_changes_neither_what_is_kept_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guda_lightning.posteriors.classifier.TEST_EVERY", 2)
+    data, plan = shades(per_group=12), ClassifierPlan((), width=16, batch_size=6, patience=3, held_out=0.3)
+
+    def fitted(until: int, ckpt_path: Path | None = None) -> tuple[GroupClassifier, Trainer]:
+        module = GroupClassifier(plan, data, DiffusionModel(nn.Identity(), SCHEDULE, "epsilon"))
+        module.atom = module.atom[torch.randperm(36, generator=torch.Generator().manual_seed(0))]
+        trainer = quiet_trainer(tmp_path, max_epochs=until)
+        held_out = HeldOutDataModule(data, plan.held_out, plan.batch_size, seed=0)
+        trainer.fit(module, datamodule=held_out, ckpt_path=ckpt_path, weights_only=True)
+        return module, trainer
+
+    whole, trainer = fitted(100)
+    assert 5 < trainer.global_step < 400
+    epoch = max(1, whole.stopping.step // 4 + 1)  # after the step that is kept, and before the end
+    _, interrupted = fitted(epoch)
+    interrupted.save_checkpoint(tmp_path / "amid.ckpt")
+    again, resumed = fitted(100, tmp_path / "amid.ckpt")
+    assert resumed.global_step == trainer.global_step > interrupted.global_step >= whole.stopping.step
+    assert again.stopping.outcome == whole.stopping.outcome
+    for name, weights in weights_of(whole).items():
+        assert torch.equal(weights, weights_of(again)[name]), name

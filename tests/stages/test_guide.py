@@ -7,12 +7,12 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 import yaml
 
-from conftest import Shared
 from guda_lightning import CounterfactualStore, ScoreTable
 from guda_lightning.cli.main import main
 from guda_lightning.diffusion.full import open_schedule
@@ -20,6 +20,9 @@ from guda_lightning.errors import StoreError
 from guda_lightning.posteriors import KINDS, PosteriorStore, open_posterior
 from guda_lightning.storage.runs import RunFolder
 from toys import message
+
+if TYPE_CHECKING:
+    from conftest import Shared  # of several conftest.py, the one that was imported last
 
 CONF = Path(__file__).parents[1] / "conf"
 SHARED = ["-c", f"{CONF}/digits.yaml"]

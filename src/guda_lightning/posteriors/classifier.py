@@ -127,7 +127,7 @@ class GroupClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         """Take the held-out samples, if there are any."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Trainer has it since 1.0
+        data: Any = getattr(self.trainer, "datamodule", None)
         self._tests = self._held_out(data) if len(data.held_out) else None
 
     def on_fit_end(self) -> None:

@@ -46,7 +46,8 @@ class WeightsRecord(ABC):
         steps: Optimizer steps.
         network_evaluations: Samples that all processes passed through a network in their training, forward
             passes only, without what an interruption threw away.
-        stopped: What has ended their training where that was no count of steps; else None.
+        stopped: What has ended their training where that was no count of steps, or which step of it is kept;
+            else None.
         files: File name to sha256; filled in by the store.
         complete: Whether the store holds all of it; filled in by the store.
     """
