@@ -54,7 +54,8 @@ class Asked:
 
     def command(self, name: str) -> str:
         """How to measure the same again."""
-        cifar10 = name.startswith("cifar10") or (name == "classifiers" and self.cifar10 is not None)
+        both = name in ("classifiers", "mixtures") and self.cifar10 is not None
+        cifar10 = name.startswith("cifar10") or both
         images = " --cifar10 FILE" if cifar10 else ""
         seeds = "" if self.seeds is None else f" --seeds {self.seeds}"
         steps = "" if self.steps is None or not cifar10 else f" --steps {self.steps}"

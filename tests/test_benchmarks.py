@@ -34,6 +34,12 @@ TABLES: dict[str, tuple[str, set[str]]] = {
     "guidance": ("method", {ORACLE, "guidance", "retrack", "guided", "similarity"}),
     "speed": ("method", {ORACLE, "guidance", "retrack"}),
     "classifiers": ("classifier", {ORACLE, "dense (default)", "dense, 1500 steps"}),
+    "mixtures": (
+        "posterior",
+        {ORACLE, "dense classifier", "convolutional classifier", "patch kernel", "image kernel"}
+        | {"both classifiers", "half kernel where mse < .05", "half kernel where mse < .05, scores"}
+        | {"half kernel", "r²/2 kernel", ".05/(.05 + mse) kernel", "fitted share of kernel"},
+    ),
     "halves": ("method", {"oracle", "guidance", "guided", "retrack", "similarity"}),
     "tenths": ("method", {"oracle", "guidance", "guided", "retrack", "similarity"}),
     "mislabelled": (

@@ -34,7 +34,7 @@ class KernelPosterior(GroupPosterior):
     """The training images themselves, from which every counterfactual follows: ``∇ = (γ/σ²)(m_−S − m)``.
 
     m is the mean of clean images given x_t, m_−S that without the groups S: the counterfactual denoiser
-    itself, had the full model's been m. Holds the training images in float32.
+    itself, had the full model's been m. Holds the training images twice, in float32.
 
     Attributes:
         images: ``[samples, channels, height, width]`` what the full model saw, mirrored copies included.
@@ -125,16 +125,13 @@ class KernelPosterior(GroupPosterior):
         return overall_mean(self._moments(x_t, timesteps, windows, None if self.labels is None else labels))
 
     def _moments(self, x_t: Tensor, timesteps: Tensor, windows: Tensor, labels: Tensor | None) -> Moments:
-        atoms, x = len(self.atoms), x_t.double()
+        atoms, x = len(self.atoms), x_t.detach().double()
         gamma, sigma = (value.flatten() for value in self.schedule.at(timesteps, like=x))
         moments = Moments(x.new_empty(len(x), atoms, *x.shape[2:]), x.new_empty(len(x), atoms, *x.shape[1:]))
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            for rows, window, label in _alike(windows, labels):
-                found = kernel_moments(
-                    x[rows], gamma[rows], sigma[rows], self._images_of(label), atoms, window
-                )
-                for whole, part in zip(moments, found, strict=True):
-                    whole[rows] = part
+        for rows, window, label in _alike(windows, labels):
+            found = kernel_moments(x[rows], gamma[rows], sigma[rows], self._images_of(label), atoms, window)
+            for whole, part in zip(moments, found, strict=True):
+                whole[rows] = part
         return moments
 
     def _correct(
