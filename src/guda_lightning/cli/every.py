@@ -67,8 +67,8 @@ def _is_guided(unlearn: StageCLI) -> bool:
     from guda_lightning.unlearning import Guided
 
     objective = unlearn.config.objective
-    if objective is None:
-        return True  # the default
+    if objective is None:  # ReTrack
+        return False
     module, _, name = objective.class_path.rpartition(".")
     return issubclass(getattr(import_module(module), name), Guided)
 

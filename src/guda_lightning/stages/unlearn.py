@@ -21,7 +21,7 @@ from guda_lightning.spread import Executor
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from guda_lightning.stages.spreading import Spreading
-from guda_lightning.unlearning import Guided, Objective
+from guda_lightning.unlearning import Objective, ReTrack
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.module import default_optimizer
 
@@ -48,7 +48,7 @@ def unlearn(
         trainer: The trainer of the run.
         model: The full model's module.
         datamodule: The training data with its groups.
-        objective: What unlearning minimises; Guided by RUN/store if left out.
+        objective: What unlearning minimises; ReTrack with its defaults if left out.
         steps: Optimizer steps per group.
         groups: Names of the groups to forget, such as ``3,7``, one counterfactual each, or ``3+7`` for
             one that forgets both; all groups if left out.
@@ -71,7 +71,7 @@ def unlearn(
     """
     spreading = Spreading.of(trainer, spread, resolved)
     at_least_one("steps", steps)
-    objective, grouping = objective or Guided(store=str(trainer.run_folder.store)), datamodule.grouping
+    objective, grouping = objective or ReTrack(), datamodule.grouping
     coalitions = {name: grouping.coalition(name) for name in chosen_groups(grouping, groups)}
     source = trainer.open_full(full, model, datamodule)
     how = (objective, steps, optimizer, lr_scheduler, seed, lora, until == "predicted")
