@@ -28,6 +28,7 @@ from guda_lightning.report.placebo_section import placebo_lines
 from guda_lightning.report.run import report_run
 from guda_lightning.scores import ScoreRecord
 from guda_lightning.scores.kinds import Custom, RandomGroups, Similarity
+from guda_lightning.scores.views import views
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -224,8 +225,8 @@ def test_pictures_stand_beside_those_of_the_full_model(finished_run: Path) -> No
     draw(finished_run, "--without", "all")
     section = Section(report_run(finished_run))
     table = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
-    part = table.select(weighting=table.weightings[0])
-    scores = part.matrix()
+    part = views(table)[0]
+    scores = part.scores
     groups = [table.groups[g] for g in scores.mean(dim=0).argsort(descending=True)]
     assert section.titles == ["full", "full", *groups]  # query, full model, and the groups by influence
     rows = [table.queries[q] for q in scores.amax(dim=1).argsort(descending=True)]

@@ -154,7 +154,7 @@ def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
     columns, rows, thumbnails = written["attribute retrack-0"].table("attribution/scores")
     table = ScoreTable.load(folder / "toy" / "scores" / "retrack-0.parquet").select(weighting="elbo")
     queries = load_queries(folder / "toy" / "queries", (1, 8, 8))
-    assert columns == ["query", "image", "top group", "dark", "bright"]
+    assert columns == ["query", "image", "top group", "unit", "dark", "bright"]
     assert tuple(row[0] for row in rows) == queries.ids
     scores = torch.tensor([row[3:] for row in rows], dtype=torch.float64)
     torch.testing.assert_close(scores, table.matrix())
@@ -163,7 +163,7 @@ def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
         assert np.array_equal(thumbnail, from_unit(image)[0].numpy())
 
     columns, rows, thumbnails = written["unlearn dark"].table("influence/scores")
-    assert columns == ["query", "image", "top group", "dark"]
+    assert columns == ["query", "image", "top group", "unit", "dark"]
     assert len(rows) == len(thumbnails) == 6  # two probe samples of each of three groups
 
 
@@ -268,7 +268,7 @@ def test_a_plain_trainer_keeps_its_logger(tmp_path: Path) -> None:
     assert run.config == {"a": 1}
     assert run.about == (None, None, "mine")
     columns, rows, _ = run.table("influence/scores")
-    assert (len(columns), len(rows)) == (4, 6)
+    assert (len(columns), len(rows)) == (5, 6)
     assert [step for step, _ in run.history("influence/heatmap.height")] == [
         step for step, _ in run.history("influence/own")
     ]

@@ -79,7 +79,7 @@ def heatmap(view: View) -> alt.Chart:
                 ),
             ),
         )
-        .properties(width=max(240, min(900, 16 * len(queries))), height=_rows_height(len(table.groups)))
+        .properties(width=max(240, min(900, 16 * len(queries))), height=_rows_height(len(view.groups)))
     )
     return styled(chart)
 

@@ -70,7 +70,7 @@ function bar(value, error, low, high) {
 function row(group, value, error, low, high, { extra = null, pictures = null, covers = "" } = {}) {
   const { symbol } = state.view;
   const [number, plusMinus] = parts(value, error);
-  const words = plusMinus && covers ? ` (±: ${covers})` : "";
+  const rest = [plusMinus, symbol, plusMinus && covers ? `(±: ${covers})` : ""].filter(Boolean);
   return [
     pictures ?? picture(groups[group].examples[0], ""),
     el("span", {},
@@ -78,7 +78,7 @@ function row(group, value, error, low, high, { extra = null, pictures = null, co
         el("span", { class: "name", title: groups[group].name }, groups[group].name),
         el("span", { class: "number" },
           el("span", { class: "score" }, number),
-          el("span", { class: "error" }, [" " + plusMinus, symbol].filter((part) => part.trim()).join(" ") + words))),
+          el("span", { class: "error" }, rest.map((part) => ` ${part}`).join("")))),
       bar(value, error, low, high), extra),
   ];
 }
