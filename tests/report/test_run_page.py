@@ -311,6 +311,43 @@ def test_pictures_are_shown_beside_queries_only(finished_run: Path) -> None:
     assert list(Section(report_run(finished_run)).rows) == ["sample-0", "sample-1", "sample-2"]
 
 
+def test_the_page_says_what_its_numbers_claim(
+    finished_run: Path, evaluation: Callable[..., Evaluation]
+) -> None:
+    text = text_of(report_run(finished_run))
+    assert "share of the query's total, %. The size of retrack's scores is not known: it grows" in text
+    assert "This is a statement of order, not of size. Tested against retraining: none measured here" in text
+    assert "Process unlearned from the full model (retrack), a stand-in for training without" in text
+    assert "it covers noise draws only. What training anew would change is not in it." in text
+    found = evaluation("retrack-0", weightings=("elbo", "uniform", "middle"))
+    slope = (found.magnitudes["pooling"] == "all") & (found.magnitudes["quantity"] == "slope")
+    found.magnitudes.loc[slope, ["value", "low", "high"]] = [1.1, 0.9, 1.3]
+    put_evaluation(finished_run, found)
+    text = text_of(report_run(finished_run))
+    assert (
+        "Size nats. The size was measured: retraining's scores grow by 1.10 (0.90 to 1.30) for every 1 of "
+        "these, on 5 groups." in text
+    )
+    assert "Yardstick 2 retrained seeds of every group; the same top group in" in text
+
+
+def test_other_seeds_stand_behind_the_error(finished_run: Path) -> None:
+    scores = finished_run / "scores"
+    table = ScoreTable.load(scores / "retrack-0.parquet")
+    frame = table.to_pandas().assign(seed=1)
+    frame["score"] *= 3
+    other = table.table.from_pandas(frame, schema=table.table.schema, preserve_index=False)
+    details = replace(table.record.details, counterfactuals={"of": "the other seed"})
+    ScoreTable(other, replace(table.record, details=details)).save(scores / "retrack-1.parquet")
+    os.utime(scores / "retrack-1.parquet", ns=(1, 1))  # the page is about the newest, seed 0
+    page = report_run(finished_run)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
+    assert [view["seeds"] for view in data["views"]] == [[0, 1]] * 3
+    assert "it covers noise draws and 2 training seeds." in text_of(page)
+    alone = report_run(finished_run, scores / "retrack-0.parquet")
+    assert "it covers noise draws only." in text_of(alone)
+
+
 def test_the_newest_table_of_a_method_comes_before_the_oracles(finished_run: Path) -> None:
     scores = finished_run / "scores"
     shown = report_run(finished_run).read_bytes()

@@ -123,8 +123,13 @@ def test_the_configuration_holds_the_hashes(folder: Path, written: dict[str, Wan
         for name in ("full_hash", "grouping_hash", "schedule_hash"):
             assert config[name] == getattr(record, name)
     record = ScoreTable.load_record(folder / "toy" / "scores" / "retrack-0.parquet").to_json()
+    config = written["attribute retrack-0"].config
     for name in ("full_hash", "query_hash", "counterfactuals"):
-        assert written["attribute retrack-0"].config[name] == record[name]
+        assert config[name] == record[name]
+    assert config["estimand"]["Process"] == (
+        "unlearned from the full model (retrack), a stand-in for training without the group; seed 0, one "
+        "full model"
+    )
 
 
 def test_the_scalars_of_unlearning_are_there(folder: Path, written: dict[str, WandbFiles]) -> None:
@@ -156,8 +161,11 @@ def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
     queries = load_queries(folder / "toy" / "queries", (1, 8, 8))
     assert columns == ["query", "image", "top group", "unit", "dark", "bright"]
     assert tuple(row[0] for row in rows) == queries.ids
-    scores = torch.tensor([row[3:] for row in rows], dtype=torch.float64)
-    torch.testing.assert_close(scores, table.matrix())
+    # Unlearning does not make sizes: shares of each query's total.
+    assert {row[3] for row in rows} == {"share of the query's total, %"}
+    shares = torch.tensor([row[4:] for row in rows], dtype=torch.float64)
+    scores = table.matrix()
+    torch.testing.assert_close(shares, 100 * scores / scores.abs().sum(dim=1, keepdim=True))
     assert [row[2] for row in rows] == [("dark", "bright")[int(row.argmax())] for row in table.matrix()]
     for thumbnail, image in zip(thumbnails, queries.images, strict=True):
         assert np.array_equal(thumbnail, from_unit(image)[0].numpy())
