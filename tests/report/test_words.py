@@ -29,23 +29,26 @@ def test_the_words_about_sized_scores() -> None:
     (view,) = views(table)
     size = "The size follows from how guidance is defined: it has no free scale."
     assert words_of(table.record, view, "two seeds agree", 2) == {
-        "answer": "2 of these 3 pictures were made mostly of group cats: removing group cats would cost q0 18.2 ± "
-        "1.5 nats (±: noise draws only). This is a statement of size. Tested against retraining: two seeds agree.",
+        "answer": "2 of these 3 pictures were made mostly of group cats: removing group cats would cost q0 "
+        "18.2 ± 1.5 nats (±: noise draws only). This is a statement of size. Tested against retraining: "
+        "two seeds agree.",
         "reading": [
             "A score compares how well two models explain a query: the full one, and one that stands for it "
             "without the group (no training: the full model, guided away from the group (guidance)).",
             "One number of this table: query q0, group cats, 18.2 ± 1.5 nats (±: noise draws only).",
             "Sign: positive. Without the group the query would be less likely: the group contributed.",
             f"Unit: nats. {size} 18.2 nats are a factor of 10^7.9 in likelihood.",
-            "±: one standard error; it covers noise draws only. What training anew would change is not in it.",
+            "±: one standard error; it covers noise draws only. What training anew would change "
+            "is not in it.",
             NOT_PROVED,
         ],
         "estimand": {
             "Behaviour": "the lower bound on the log-likelihood of the query (ELBO)",
-            "Intervention": "each of 3 groups of 4 training samples is removed by itself; a sample in several "
-            "groups goes with each of them; 2 pairs of near duplicates lie in different groups, and one of each "
-            "stays",
-            "Process": "no training: the full model, guided away from the group (guidance); seed 0, one full model",
+            "Intervention": "each of 3 groups of 4 training samples is removed by itself; a sample in "
+            "several groups goes with each of them; 2 pairs of near duplicates lie in different groups, and "
+            "one of each stays",
+            "Process": "no training: the full model, guided away from the group (guidance); seed 0, one "
+            "full model",
             "Size": f"nats. {size}",
             "± of a score": "noise draws only",
             "Yardstick": "two seeds agree",
