@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from guda_lightning.report.agreement_table import agreement_table
 from guda_lightning.report.map_pictures import COLOURS
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.without_section import Without
-from guda_lightning.scores import ScoreTable
+from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.scores.maps import GroupMaps
+from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.scores.summaries import UNDECIDED_BELOW, margins, with_error
+from guda_lightning.scores.views import views
 from guda_lightning.types import Queries
 
 CHROMIUM = shutil.which("chromium")
@@ -68,7 +72,9 @@ def table(score_table: Callable[..., ScoreTable]) -> ScoreTable:
         scores = torch.randn(64, 10, dtype=torch.float64) * scale
         return score_table(scores, torch.rand(64, 10) * scale / 2, groups=GROUPS, weighting=weighting)
 
-    return ScoreTable.concat([part("elbo", 30.0), part("uniform", 1e-3)])
+    both = ScoreTable.concat([part("elbo", 30.0), part("uniform", 1e-3)])
+    scoring = ScoringRecord(0, {"kind": "stratified"}, "within strata", "fp32")
+    return replace(both, record=ScoreRecord(Likelihood(counterfactuals={}, sized=True), scoring=scoring))
 
 
 def _shown(tab: Page) -> list[tuple[str, str, str]]:
@@ -78,11 +84,11 @@ def _shown(tab: Page) -> list[tuple[str, str, str]]:
 
 
 def _expected(table: ScoreTable, weighting: str) -> list[tuple[str, str, str]]:
-    part = table.select(weighting=weighting)
-    scores, stderr = part.matrix(), part.stderr_matrix()
+    (part,) = views(table.select(weighting=weighting))
+    scores, stderr = part.scores, part.stderr
     top = scores.argmax(1).tolist()
     return [
-        (query, part.groups[g], with_error(float(scores[q, g]), float(stderr[q, g])))
+        (query, part.groups[g], part.unit.number(float(scores[q, g]), float(stderr[q, g])))
         for q, (query, g) in enumerate(zip(part.queries, top, strict=True))
     ]
 
@@ -95,9 +101,18 @@ def test_every_query_shows_its_top_group_and_switching_the_weighting_changes_it(
     tab.get_by_role("button", name="Show 16 more").click()
     elbo, uniform = _expected(table, "elbo"), _expected(table, "uniform")
     assert _shown(tab) == elbo
+    assert tab.locator(".answer:visible").count() == 1
+    assert (
+        "nats (±: noise draws only). This is a statement of size."
+        in tab.locator(".answer:visible").inner_text()
+    )
+    card = tab.locator("#estimand dl:visible")
+    assert "The size follows from how retrack is defined" in card.inner_text()
     tab.get_by_role("radio", name="Uniform").check(force=True)
     assert _shown(tab) == uniform != elbo
     assert "mean squared noise error" in tab.locator("#unit").inner_text()
+    assert "nats" not in tab.locator(".answer:visible").inner_text()
+    assert "denoises the query, all timesteps alike" in card.inner_text()
 
 
 def test_choosing_a_group_leaves_the_queries_that_it_leads(
@@ -149,7 +164,7 @@ def test_a_query_opens_with_all_its_groups_and_the_keyboard_moves_on(
     order = scores.argsort(descending=True).tolist()
     assert detail.locator(".name").all_inner_texts() == [GROUPS[g] for g in order]
     assert detail.locator(".number").all_inner_texts() == [
-        with_error(float(scores[g]), float(stderr[g])) for g in order
+        f"{with_error(float(scores[g]), float(stderr[g]))} nats (±: noise draws only)" for g in order
     ]
     assert detail.locator("#detail-picture img").get_attribute("alt") == "Query q0"
     tab.keyboard.press("ArrowRight")
@@ -167,7 +182,7 @@ def test_the_map_is_read_with_the_keyboard(tab: Page, page: Callable[..., Path],
     query, _, rest = tab.locator("#map-cell").inner_text().partition(" · ")
     group, _, number = rest.rpartition(": ")
     q, g = part.queries.index(query), part.groups.index(group)
-    assert number == with_error(float(part.matrix()[q, g]), float(part.stderr_matrix()[q, g]))
+    assert number == f"{with_error(float(part.matrix()[q, g]), float(part.stderr_matrix()[q, g]))} nats"
     tab.keyboard.press("Enter")
     assert tab.get_by_role("dialog", name=query).is_visible()
 

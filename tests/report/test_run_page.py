@@ -28,6 +28,7 @@ from guda_lightning.report.placebo_section import placebo_lines
 from guda_lightning.report.run import report_run
 from guda_lightning.scores import ScoreRecord
 from guda_lightning.scores.kinds import Custom, RandomGroups, Similarity
+from guda_lightning.scores.views import views
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -224,8 +225,8 @@ def test_pictures_stand_beside_those_of_the_full_model(finished_run: Path) -> No
     draw(finished_run, "--without", "all")
     section = Section(report_run(finished_run))
     table = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
-    part = table.select(weighting=table.weightings[0])
-    scores = part.matrix()
+    part = views(table)[0]
+    scores = part.scores
     groups = [table.groups[g] for g in scores.mean(dim=0).argsort(descending=True)]
     assert section.titles == ["full", "full", *groups]  # query, full model, and the groups by influence
     rows = [table.queries[q] for q in scores.amax(dim=1).argsort(descending=True)]
@@ -308,6 +309,43 @@ def test_pictures_are_shown_beside_queries_only(finished_run: Path) -> None:
     assert 'id="without"' not in report_run(finished_run).read_text()
     draw(finished_run, "--num", "3")  # now fewer than there are pictures
     assert list(Section(report_run(finished_run)).rows) == ["sample-0", "sample-1", "sample-2"]
+
+
+def test_the_page_says_what_its_numbers_claim(
+    finished_run: Path, evaluation: Callable[..., Evaluation]
+) -> None:
+    text = text_of(report_run(finished_run))
+    assert "share of the query's total, %. The size of retrack's scores is not known: it grows" in text
+    assert "This is a statement of order, not of size. Tested against retraining: none measured here" in text
+    assert "Process unlearned from the full model (retrack), a stand-in for training without" in text
+    assert "it covers noise draws only. What training anew would change is not in it." in text
+    found = evaluation("retrack-0", weightings=("elbo", "uniform", "middle"))
+    slope = (found.magnitudes["pooling"] == "all") & (found.magnitudes["quantity"] == "slope")
+    found.magnitudes.loc[slope, ["value", "low", "high"]] = [1.1, 0.9, 1.3]
+    put_evaluation(finished_run, found)
+    text = text_of(report_run(finished_run))
+    assert (
+        "Size nats. The size was measured: retraining's scores grow by 1.10 (0.90 to 1.30) for every 1 of "
+        "these, on 5 groups." in text
+    )
+    assert "Yardstick 2 retrained seeds of every group; the same top group in" in text
+
+
+def test_other_seeds_stand_behind_the_error(finished_run: Path) -> None:
+    scores = finished_run / "scores"
+    table = ScoreTable.load(scores / "retrack-0.parquet")
+    frame = table.to_pandas().assign(seed=1)
+    frame["score"] *= 3
+    other = table.table.from_pandas(frame, schema=table.table.schema, preserve_index=False)
+    details = replace(table.record.details, counterfactuals={"of": "the other seed"})
+    ScoreTable(other, replace(table.record, details=details)).save(scores / "retrack-1.parquet")
+    os.utime(scores / "retrack-1.parquet", ns=(1, 1))  # the page is about the newest, seed 0
+    page = report_run(finished_run)
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
+    assert [view["seeds"] for view in data["views"]] == [[0, 1]] * 3
+    assert "it covers noise draws and 2 training seeds." in text_of(page)
+    alone = report_run(finished_run, scores / "retrack-0.parquet")
+    assert "it covers noise draws only." in text_of(alone)
 
 
 def test_the_newest_table_of_a_method_comes_before_the_oracles(finished_run: Path) -> None:

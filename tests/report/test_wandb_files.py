@@ -123,8 +123,13 @@ def test_the_configuration_holds_the_hashes(folder: Path, written: dict[str, Wan
         for name in ("full_hash", "grouping_hash", "schedule_hash"):
             assert config[name] == getattr(record, name)
     record = ScoreTable.load_record(folder / "toy" / "scores" / "retrack-0.parquet").to_json()
+    config = written["attribute retrack-0"].config
     for name in ("full_hash", "query_hash", "counterfactuals"):
-        assert written["attribute retrack-0"].config[name] == record[name]
+        assert config[name] == record[name]
+    assert config["estimand"]["Process"] == (
+        "unlearned from the full model (retrack), a stand-in for training without the group; seed 0, one "
+        "full model"
+    )
 
 
 def test_the_scalars_of_unlearning_are_there(folder: Path, written: dict[str, WandbFiles]) -> None:
@@ -154,10 +159,13 @@ def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
     columns, rows, thumbnails = written["attribute retrack-0"].table("attribution/scores")
     table = ScoreTable.load(folder / "toy" / "scores" / "retrack-0.parquet").select(weighting="elbo")
     queries = load_queries(folder / "toy" / "queries", (1, 8, 8))
-    assert columns == ["query", "image", "top group", "dark", "bright"]
+    assert columns == ["query", "image", "top group", "unit", "dark", "bright"]
     assert tuple(row[0] for row in rows) == queries.ids
-    scores = torch.tensor([row[3:] for row in rows], dtype=torch.float64)
-    torch.testing.assert_close(scores, table.matrix())
+    # Unlearning does not make sizes: shares of each query's total.
+    assert {row[3] for row in rows} == {"share of the query's total, %"}
+    shares = torch.tensor([row[4:] for row in rows], dtype=torch.float64)
+    scores = table.matrix()
+    torch.testing.assert_close(shares, 100 * scores / scores.abs().sum(dim=1, keepdim=True))
     assert [row[2] for row in rows] == [("dark", "bright")[int(row.argmax())] for row in table.matrix()]
     for thumbnail, image in zip(thumbnails, queries.images, strict=True):
         assert np.array_equal(thumbnail, from_unit(image)[0].numpy())
@@ -168,7 +176,7 @@ def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
     assert len(rows) == 2
 
     columns, rows, thumbnails = written["unlearn dark"].table("influence/scores")
-    assert columns == ["query", "image", "top group", "dark"]
+    assert columns == ["query", "image", "top group", "unit", "dark"]
     assert len(rows) == len(thumbnails) == 6  # two probe samples of each of three groups
 
 
@@ -273,7 +281,7 @@ def test_a_plain_trainer_keeps_its_logger(tmp_path: Path) -> None:
     assert run.config == {"a": 1}
     assert run.about == (None, None, "mine")
     columns, rows, _ = run.table("influence/scores")
-    assert (len(columns), len(rows)) == (4, 6)
+    assert (len(columns), len(rows)) == (5, 6)
     assert [step for step, _ in run.history("influence/heatmap.height")] == [
         step for step, _ in run.history("influence/own")
     ]

@@ -42,7 +42,7 @@ def estimand(
     return {
         "Behaviour": behaviour,
         "Intervention": intervention,
-        "Training process": training,
+        "Process": training,
         "Size": f"{view.unit.name}. {view.unit.why}",
         "± of a score": view.unit.covers or "none",
         "Yardstick": "this is the yardstick" if view.method == RETRAIN else tested,

@@ -75,7 +75,7 @@ function mark(verdict) {
 function row(group, value, error, low, high, { extra = null, pictures = null, covers = "" } = {}) {
   const { symbol } = state.view;
   const [number, plusMinus] = parts(value, error);
-  const words = plusMinus && covers ? ` (±: ${covers})` : "";
+  const rest = [plusMinus, symbol, plusMinus && covers ? `(±: ${covers})` : ""].filter(Boolean);
   return [
     pictures ?? picture(groups[group].examples[0], ""),
     el("span", {},
@@ -83,7 +83,7 @@ function row(group, value, error, low, high, { extra = null, pictures = null, co
         el("span", { class: "name", title: groups[group].name }, groups[group].name, ...mark(groups[group].verdict)),
         el("span", { class: "number" },
           el("span", { class: "score" }, number),
-          el("span", { class: "error" }, [" " + plusMinus, symbol].filter((part) => part.trim()).join(" ") + words))),
+          el("span", { class: "error" }, rest.map((part) => ` ${part}`).join("")))),
       bar(value, error, low, high), extra),
   ];
 }

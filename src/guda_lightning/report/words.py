@@ -117,7 +117,7 @@ def _reading(
             + (f"Without the group the query would be {less} likely: the group {more}." if value else "")
         )
     lines.append(f"Unit: {view.unit.name}. {view.unit.why}{_odds(view, value)}")
-    if error > 0:
+    if error > 0 and view.unit.covers:
         lines.append(
             f"±: one standard error; it covers {view.unit.covers}."
             + ("" if len(view.seeds) > 1 else " What training anew would change is not in it.")

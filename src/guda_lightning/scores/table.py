@@ -34,7 +34,8 @@ class ScoreTable:
 
     Attributes:
         table: The columns ``query, group, score, stderr, n_draws, method, weighting, seed``. Score and its
-            stderr share a unit, nats for the weighting "elbo"; n_draws counts noise draws per query.
+            stderr share the method's unit, for the weighting "elbo" that of
+            nats, of whatever size (``views`` says what they may claim); n_draws counts noise draws per query.
         record: What identifies the scores.
         notes: What a user should know of the scoring besides the scores; not stored.
         verdicts: Whether the counterfactual of a group can be believed, by its name; empty where there are

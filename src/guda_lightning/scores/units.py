@@ -186,9 +186,11 @@ def _size(records: Sequence[ScoreRecord], method: str, measured: Measured | None
         return False, f"The size was measured and is {found}: {measured.words}."
     if by_construction:
         return True, f"The size follows from how {method} is defined: it has no free scale."
+    trained = any(isinstance(one, ModelDetails) and one.classifier is None for one in details)
+    grows = "grows with the strength of unlearning" if trained else "depends on how the posterior generalises"
     return False, (
-        f"The size of {method}'s scores is not known: it grows with the strength of unlearning, and guda "
-        "evaluate --calibrate measures it where some groups were retrained."
+        f"The size of {method}'s scores is not known: it {grows}, and guda evaluate --calibrate measures it "
+        "where some groups were retrained."
     )
 
 
