@@ -241,7 +241,7 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
 def _judged(judging: Judging, parts: Iterable[ScoreTable], request: _Request) -> dict[str, Verdict]:
     say(
         f"attribute: verdicts on {len(judging.attributor.groups)} counterfactuals, at most "
-        f"{judging.evaluations} network evaluations"
+        f"{judging.evaluations} evaluations on training samples"
     )
     return judging.verdicts(_weighted(part, request.weighting) for part in parts)
 
