@@ -23,6 +23,7 @@ from guda_lightning.evaluation.comparison import OFFSET
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.functional.ranking import METRICS
 from guda_lightning.report.agreement_verdicts import NO_UPPER_BOUND, ONE_SEED
+from guda_lightning.report.yardstick_text import method_rows
 from guda_lightning.scores import ScoreRecord, ScoreTable, SquaredErrors
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.provenance import Provenance
@@ -265,6 +266,23 @@ def test_the_oracle_alone_tells_its_agreement(run: Path, plant: Plant, guda: Gud
     assert found["oracle", "top1"] == pytest.approx((both[0] == both[1]).double().mean().item())
     assert re.search(r"^oracle agreement +\.\d{3} ", out, re.MULTILINE)
     assert " ".join(NO_UPPER_BOUND.split()) in " ".join(out.split())
+
+
+def test_four_oracle_seeds_tell_how_far_two_of_them_can_be_agreed_with(
+    run: Path, plant: Plant, guda: Guda
+) -> None:
+    for seed in range(4):
+        plant(f"retrain-{seed}", TRUTH + 12 * noise(seed))
+    out = " ".join(guda("evaluate", run, "--resamples", 50).split())
+    pattern = (
+        r"top1 against the mean of 2 seeds, where the oracle is the mean of the 2 others: oracle \.(\d{3})"
+    )
+    shown = [int(number) / 1000 for number in re.findall(pattern, out)]
+    assert metrics(run, yardstick="half of the seeds")["oracle", "top1"] == pytest.approx(shown[0], abs=5e-4)
+    assert len(shown) == 2  # weightings
+    rows = {row.method: row.numbers for row in method_rows(Evaluation.load(run / "evaluation"))}
+    assert rows["2 seeds against 2"]["top1"][0] == pytest.approx(shown[1], abs=5e-4)
+    assert rows["2 seeds against 2"]["top1"] > rows["oracle agreement"]["top1"]
 
 
 def test_one_oracle_seed_has_no_agreement_of_its_own(run: Path, plant: Plant, guda: Guda) -> None:

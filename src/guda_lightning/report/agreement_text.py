@@ -39,6 +39,7 @@ def agreement_text(evaluation: Evaluation) -> str:
             part
             for part in (
                 _against_all_seeds(evaluation, table),
+                _against_half(evaluation, table),
                 _better(evaluation, table),
                 _magnitudes(evaluation, table),
                 _fade(evaluation, table),
@@ -79,21 +80,19 @@ def _against_all_seeds(evaluation: Evaluation, table: AgreementTable) -> str:
     rows.sort(key=lambda row: -row["value"])
     found = ", ".join(f"{cut(row['method'], NAME)} {share(row['value'])}" for row in rows)
     seeds = len(evaluation.record["oracle_seeds"])
-    lines = wrapped(f"top1 against the mean of all {seeds} seeds: {found}")
-    return "\n".join([*lines, *_against_half(evaluation, table)])
+    return "\n".join(wrapped(f"top1 against the mean of all {seeds} seeds: {found}"))
 
 
-def _against_half(evaluation: Evaluation, table: AgreementTable) -> list[str]:
+def _against_half(evaluation: Evaluation, table: AgreementTable) -> str:
     """How far the mean of several seeds can be agreed with."""
     rows = matching(evaluation.metrics, weighting=table.weighting, noise=EVERY, yardstick=HALF, metric="top1")
     if not rows:
-        return []
+        return ""
     rows.sort(key=lambda row: -row["value"])
     found = ", ".join(f"{cut(row['method'], NAME)} {share(row['value'])}" for row in rows)
     half = len(evaluation.record["oracle_seeds"]) // 2
-    return wrapped(
-        f"top1 against the mean of {half} seeds, where the oracle is the mean of {half} others: {found}"
-    )
+    others = f"where the oracle is the mean of the {half} others"
+    return "\n".join(wrapped(f"top1 against the mean of {half} seeds, {others}: {found}"))
 
 
 def _fade(evaluation: Evaluation, table: AgreementTable) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from guda_lightning.evaluation.agreement import ORACLE
+from guda_lightning.evaluation.agreement import HALF, ORACLE
 from guda_lightning.evaluation.result import EVERY, Evaluation
 from guda_lightning.report.agreement_table import ORACLE_LABEL, agreement_table, header, matching, share
 from guda_lightning.report.agreement_text import columns, wrapped
@@ -53,6 +53,12 @@ def method_rows(evaluation: Evaluation) -> Iterator[MethodRow]:
             agreed = {name: (row.values[name], *row.intervals[name]) for name in COLUMNS[:2]}
             sized = {name: sizes[of, name] for name in COLUMNS[2:] if (of, name) in sizes}
             yield MethodRow(weighting, row.label, agreed | sized)
+        rows = matching(evaluation.metrics, weighting=weighting, noise=EVERY, method=ORACLE, yardstick=HALF)
+        halves = {row["metric"]: (row["value"], row["low"], row["high"]) for row in rows}
+        if halves:
+            seeds = len(evaluation.record["oracle_seeds"]) // 2
+            agreed = {name: halves[name] for name in COLUMNS[:2]}
+            yield MethodRow(weighting, f"{seeds} seeds against {seeds}", agreed)
         chance = table.chance.values
         yield MethodRow(weighting, "chance", {name: (chance[name],) * 3 for name in COLUMNS[:2]})
 
