@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guda_lightning.data import HeldOutDataModule
 from guda_lightning.diffusion import evaluating
@@ -13,7 +13,6 @@ from guda_lightning.diffusion.model import Condition
 from guda_lightning.functional.prediction import add_noise
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors.classifier_posterior import classifier_condition, classifier_inputs
-from guda_lightning.posteriors.network import NoisyClassifier
 
 _BATCH = 1024  # samples at a time: neither noise nor noised samples are ever held together
 
@@ -70,11 +69,11 @@ class HeldOut:
         """``[count]`` int64 rows that show all samples about equally often."""
         return torch.arange(count) * len(self) // count
 
-    def logits(self, network: NoisyClassifier, rows: Tensor, timesteps: Tensor, seed: int) -> Tensor:
+    def logits(self, network: nn.Module, rows: Tensor, timesteps: Tensor, seed: int) -> Tensor:
         """Logits of some samples, ``[rows, atoms]`` on the CPU.
 
         Args:
-            network: The classifier's network, on any device.
+            network: A ``NoisyClassifier`` on any device.
             rows: ``[rows]`` int64.
             timesteps: ``[rows]`` int64, one of each.
             seed: Seed of the noise: the same seed, rows and timesteps give the same noised samples.

@@ -48,7 +48,7 @@ class NoisyClassifier(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(_SINUSOIDS, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
-        self.condition = (
+        self.condition: nn.Module | None = (
             nn.Sequential(nn.LayerNorm(prompt_size), nn.Linear(prompt_size, embedding))
             if prompt_size
             else nn.Embedding(num_labels, embedding)
