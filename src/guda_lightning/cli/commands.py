@@ -72,7 +72,7 @@ class Stage(Command):
 
 COMMANDS: tuple[Command, ...] = (
     Command(
-        "run", "Run fit, sample, guide, unlearn, attribute and report in one go", "-c digits.yaml", "every"
+        "run", "Fit, sample, guide, unlearn, attribute and report in one go", "-c digits.yaml", "every"
     ),
     Stage(
         "fit",
