@@ -511,7 +511,7 @@ def test_verdicts_are_stored_beside_the_record_and_change_no_identity(tmp_path: 
     judged = replace(plain, verdicts=verdicts)
     judged.save(path)
     assert ScoreTable.is_complete(path, plain.record)
-    assert ScoreTable.load_verdicts(path) == verdicts
+    assert list(ScoreTable.load_verdicts(path).items()) == list(verdicts.items())
     loaded = ScoreTable.load(path)
     assert loaded.verdicts == verdicts
     assert loaded.table.equals(plain.table)
@@ -525,7 +525,7 @@ def test_a_damaged_verdict_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     table().save(path)
     rows = pq.read_table(path)
-    said = {**rows.schema.metadata, b"guda_lightning_verdicts": b'{"g0": {"grade": "valid"}}'}
+    said = {**rows.schema.metadata, b"guda_lightning_verdicts": b'[["g0", {"grade": "valid"}]]'}
     pq.write_table(rows.replace_schema_metadata(said), path)
     expected = "a score table written by guda-lightning"
     with pytest.raises(

@@ -300,6 +300,6 @@ def _stored(path: str | Path) -> Iterator[tuple[pq.ParquetFile, ScoreRecord, dic
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             metadata = file.schema_arrow.metadata
             record = ScoreRecord.from_stored(json.loads(metadata[_RECORD]))
-            yield file, record, verdicts_of_text(metadata.get(_VERDICTS, b"{}"))
+            yield file, record, verdicts_of_text(metadata.get(_VERDICTS, b"[]"))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, GudaError) as error:
         raise unreadable(path, error, "a score table written by guda-lightning") from error

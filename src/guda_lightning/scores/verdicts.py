@@ -102,10 +102,10 @@ class Verdict:
 
 
 def verdicts_to_text(verdicts: Mapping[str, Verdict]) -> str:
-    """Verdicts by group as JSON."""
-    return canonical_json({group: verdict.to_json() for group, verdict in verdicts.items()})
+    """Verdicts by group as JSON, in their order."""
+    return canonical_json([[group, verdict.to_json()] for group, verdict in verdicts.items()])
 
 
 def verdicts_of_text(text: str | bytes) -> dict[str, Verdict]:
     """The verdicts of what ``verdicts_to_text`` gave; raises as ``Verdict.from_json``, or ``ValueError``."""
-    return {group: Verdict.from_json(stored) for group, stored in json.loads(text).items()}
+    return {group: Verdict.from_json(stored) for group, stored in json.loads(text)}
