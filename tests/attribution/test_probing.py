@@ -68,7 +68,7 @@ def known(full: FullModel, data: GroupDataModule, *means: float) -> Known:
         method="known",
         context=AttributionContext(full, data),
         scoring=Scoring(),
-        details=likelihood({}, "none"),
+        details=likelihood({}, "none", sized=True),
         networks=tuple(networks),
         wanted=[],
     )

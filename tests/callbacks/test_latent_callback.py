@@ -65,7 +65,7 @@ def test_pictures_are_decoded_and_scores_are_those_of_the_latents(
     assert torch.isfinite(table.matrix()).all()
     (run,) = runs(tmp_path).values()
     columns, rows, thumbnails = run.table("influence/scores")
-    assert columns == ["query", "image", "top group", "red"]
+    assert columns == ["query", "image", "top group", "unit", "red"]
     assert [row[0] for row in rows] == list(table.queries)
     latents = data.encoders.latents(images)
     shown = latents if fixed else data.inputs[[int(query) for query in table.queries]]

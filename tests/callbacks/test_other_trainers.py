@@ -185,7 +185,7 @@ def test_the_examples_of_the_docs_run(
         assert float(trainer.callback_metrics[f"influence/{group}"]) == pytest.approx(mean, rel=1e-6)
     (run,) = runs(tmp_path).values()
     columns, rows, thumbnails = run.table("influence/scores")
-    assert columns == ["query", "image", "top group", "a", "b"]
+    assert columns == ["query", "image", "top group", "unit", "a", "b"]
     assert [row[0] for row in rows] == list(table.queries)
     assert len(thumbnails) == 6
     assert run.picture("influence/heatmap").size

@@ -134,6 +134,7 @@ def test_the_help_of_a_stage_begins_with_its_own_options(capsys: pytest.CaptureF
         "lr_scheduler",
         "seed",
         "lora",
+        "until",
         "spread",
     ]
     # All of Lightning's options are named, and none of them is explained.
@@ -235,7 +236,6 @@ def test_a_configuration_that_does_not_exist_is_named(
     [
         (["run"], "guda run: error: the following arguments are required: -c/--config\n"),
         (["report"], "guda report: error: the following arguments are required: run\n"),
-        (["evaluate"], "guda evaluate: error: the following arguments are required: run\n"),
         (
             ["evaluate", "RUN", "--resamples", "many"],
             "guda evaluate: error: argument --resamples: invalid int value: 'many'\n",

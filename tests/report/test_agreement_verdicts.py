@@ -46,7 +46,7 @@ def test_the_size_is_the_slope_within_queries(evaluation: Build) -> None:
     built = evaluation(mine=lambda truth: 10 * truth)
     frame = built.magnitudes
     chosen = (frame["pooling"] == "within") & (frame["quantity"] == "slope")
-    chosen &= frame["weighting"] == built.weightings[0]
+    chosen &= (frame["weighting"] == built.weightings[0]) & (frame["method"] == "mine")
     (slope,) = frame["value"][chosen]
     assert slope == pytest.approx(0.1, rel=0.1)
     assert f"differences between groups are {slope:.3g} [" in verdicts(built)[0]

@@ -11,7 +11,6 @@ from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.configs import located
 from guda_lightning.cli.inputs import Inputs
 from guda_lightning.cli.stage import parse
-from guda_lightning.posteriors import KINDS
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.yardsticks import CONFIG, Seconds, Yardstick
 
@@ -64,6 +63,8 @@ def _parsed(stage: str, arguments: Sequence[str]) -> StageCLI:
 
 def _is_guided(inputs: Inputs) -> bool:
     """Whether an attributor reads what ``guda guide`` makes."""
+    from guda_lightning.posteriors import KINDS  # imports torch, which help must not
+
     named: list[object] = [
         *inputs.values.get("operator", ()),
         *inputs.values.get("attributor.init_args.operator", ()),
