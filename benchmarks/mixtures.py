@@ -38,8 +38,8 @@ from guda_lightning.types import Queries, Weighting
 
 DENSE, CONVOLUTIONAL = "dense classifier", "convolutional classifier"
 CLASSIFIERS: Mapping[str, Sequence[str]] = {
-    DENSE: ("--classifier.steps", "1500"),
-    CONVOLUTIONAL: ("--classifier.channels", "[16,32]", "--classifier.steps", "1500"),
+    DENSE: ("--posterior", "classifier", "--classifier.channels", "[]"),
+    CONVOLUTIONAL: ("--posterior", "classifier"),
 }
 PATCH, IMAGE = "patch kernel", "image kernel"
 SCORING = Scoring(draws=1)
@@ -258,7 +258,7 @@ def _of_seeds(oracle: Mapping[Weighting, Tensor]) -> dict[str, object]:
 def _cells(pairs: Sequence[tuple[Tensor, Tensor]], weighting: Weighting) -> dict[str, object]:
     found = []
     for scores, oracle in pairs:
-        sizes = magnitudes({"": scores}, oracle, resamples=2, level=0.5, seed=0)
+        sizes = magnitudes({"": scores}, oracle[None], resamples=2, level=0.5, seed=0)
         within = sizes[sizes.pooling == "within"].set_index("quantity").value
         ranks = top1_agreement(scores, oracle).double().mean(), ndcg(scores, oracle, 3).mean()
         found.append([*map(float, ranks), within["slope"], within["r2"]])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks import groupings, oracles
 from benchmarks.agree import FIFTY, make
-from benchmarks.hard_groups import regrouped
+from benchmarks.oracles import regrouped
 from benchmarks.stages import Asked, unit
 from benchmarks.tables import write_table
 from guda_lightning.attribution import Screening

@@ -154,7 +154,7 @@ class _Setting:
             numbers = {name: getattr(fitted, name) for name in _CALIBRATION}
             calibrated = {method: fitted.apply(methods[method])[:, held_out]}
             size = magnitudes(
-                calibrated, oracle[:, held_out], resamples=self.resamples, level=LEVEL, seed=SEED
+                calibrated, oracle[None, :, held_out], resamples=self.resamples, level=LEVEL, seed=SEED
             ).iloc[0]
             preferred = not rows and fitted.scale > 0
             rows.append(
