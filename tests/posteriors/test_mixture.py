@@ -64,6 +64,24 @@ def test_corrections_are_weighted_by_noise_level_and_what_weighs_nothing_is_not_
     assert (one.calls, two.calls) == ([3], [1])
 
 
+def test_errors_are_the_mean_of_the_errors_of_members() -> None:
+    """Of scores, not of predictions: the error of the mean is smaller where members disagree."""
+    one, two = linear(1.0), linear(2.0, ("c", "b", "a"), ATOMS[[2, 0, 1]][:, [2, 1, 0]])
+    weights = torch.zeros(10, 2)
+    weights[:5], weights[5:] = torch.tensor([1.0, 0.0]), torch.tensor([0.25, 0.75])
+    x, timesteps = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1, 7, 4])
+    noise, predicted = torch.tensor([[0.5], [-1.0], [2.0]]), torch.tensor([[0.1], [0.3], [0.2]])
+    both = mixture(one, two, weights=weights)
+    removed = both.removed([["a"], ["b"], ["c"]])
+    found = both.errors(noise, predicted, x, timesteps, removed)
+    sigma = SCHEDULE.at(timesteps, like=x.double())[1]
+    step = sigma * x.double() * torch.tensor([11.0, 10.0, 100.0]).double()
+    residual = (noise - predicted).double()
+    alone = [(residual + strength * step).square() for strength in (1.0, 2.0)]
+    share = torch.tensor([[1.0], [0.25], [1.0]]).double()
+    torch.testing.assert_close(found, share * alone[0] + (1 - share) * alone[1], rtol=1e-5, atol=0.0)
+
+
 def test_members_of_other_groups_are_refused() -> None:
     other = linear(1.0, ("a", "b", "d"))
     expected = message(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +19,11 @@ KERNEL_SHARE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(GroupPosterior):
-    """The weighted mean of what its members add to the score, noise level by noise level.
+    """The weighted mean of what its members say, noise level by noise level.
+
+    Scores are means of the members' scores. A mean of what they add to the full model's prediction serves
+    where there has to be one counterfactual: to sample from it and as a target of unlearning. Where members
+    disagree it is shorter than they are, and its scores, which grow with its square, are too small.
 
     Attributes:
         members: Posteriors of the same groups.
@@ -42,17 +46,11 @@ class Mixture(GroupPosterior):
                 )
 
     def corrections(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Corrections:
-        """See ``GroupPosterior.corrections``."""
-        at = self.weights[timesteps.to(self.weights.device)].to(x_t)
-        parts = []
-        for member, weights in zip(self.members, at.T, strict=True):
-            rows = weights.nonzero().flatten()
-            if len(rows):
-                of = None if labels is None else labels[rows]
-                times = timesteps[rows.to(timesteps.device)]
-                parts.append(
-                    (rows, weights[rows], self._order(member), member.corrections(x_t[rows], times, of))
-                )
+        """See ``GroupPosterior.corrections``: the weighted mean of the members'."""
+        parts = [
+            (rows, weights, order, member.corrections(x_t[rows], timesteps[rows.to(timesteps.device)], of))
+            for member, rows, weights, order, of in self._weighed(x_t, timesteps, labels)
+        ]
 
         def correct(removed: Tensor) -> Tensor:
             total = x_t.new_zeros(len(x_t), len(removed), *x_t.shape[1:])
@@ -61,6 +59,40 @@ class Mixture(GroupPosterior):
             return total
 
         return correct
+
+    def errors(
+        self,
+        noise: Tensor,
+        predicted_noise: Tensor,
+        x_t: Tensor,
+        timesteps: Tensor,
+        removed: Tensor,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """See ``GroupPosterior.errors``: the weighted mean of the members', not the error of their mean."""
+        total = noise.new_zeros(len(noise), len(removed), dtype=torch.float64)
+        for member, rows, weights, order, of in self._weighed(x_t, timesteps, labels):
+            of_member = member.errors(
+                noise[rows],
+                predicted_noise[rows],
+                x_t[rows],
+                timesteps[rows.to(timesteps.device)],
+                removed[:, order],
+                of,
+            )
+            total[rows] += of_member * weights[:, None]
+        return total
+
+    def _weighed(
+        self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None
+    ) -> Iterator[tuple[GroupPosterior, Tensor, Tensor, Tensor, Tensor | None]]:
+        """Each member that weighs something, where and how much, the order of its atoms, and labels there."""
+        at = self.weights[timesteps.to(self.weights.device)].to(x_t)
+        for member, weights in zip(self.members, at.T, strict=True):
+            rows = weights.nonzero().flatten()
+            if len(rows):
+                of = None if labels is None else labels[rows]
+                yield member, rows, weights[rows], self._order(member), of
 
     def _order(self, member: GroupPosterior) -> Tensor:
         """The number here of each of a member's atoms."""
