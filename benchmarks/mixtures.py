@@ -38,8 +38,8 @@ from guda_lightning.types import Queries, Weighting
 
 DENSE, CONVOLUTIONAL = "dense classifier", "convolutional classifier"
 CLASSIFIERS: Mapping[str, Sequence[str]] = {
-    DENSE: ("--classifier.steps", "1500"),
-    CONVOLUTIONAL: ("--classifier.channels", "[16,32]", "--classifier.steps", "1500"),
+    DENSE: ("--posterior", "classifier", "--classifier.channels", "[]"),
+    CONVOLUTIONAL: ("--posterior", "classifier", "--classifier.channels", "[16,32]"),
 }
 PATCH, IMAGE = "patch kernel", "image kernel"
 SCORING = Scoring(draws=1)

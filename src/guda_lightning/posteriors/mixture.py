@@ -13,8 +13,9 @@ from guda_lightning.errors import ConfigError
 from guda_lightning.posteriors.patch_kernel import KernelLevel
 from guda_lightning.posteriors.posterior import Corrections, GroupPosterior
 
-KERNEL_ERROR = 0.05  # of ε, mean squared: up to here a kernel stands for the network (docs/benchmarks.md)
-KERNEL_SHARE = 0.5
+KERNEL_ERROR = 0.05  # of ε, mean squared: here a kernel's share is half its highest (docs/benchmarks.md)
+KERNEL_SHARE = 0.6  # where it is the full model
+_LEAST_SHARE = 0.05  # what would weigh less is not worth its computation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ def _by_groups(posterior: GroupPosterior) -> dict[frozenset[str], int]:
 
 
 def mixed(classifiers: int, kernel: Sequence[KernelLevel], span: tuple[int, int]) -> list[dict[str, Any]]:
-    """Weights by noise level: classifiers alike, and half of a patch kernel wherever it is good.
+    """Weights by noise level: classifiers alike, and more of a patch kernel the better it is.
 
     A kernel whose ε is near the full model's predicts what the network loses with a group about as well as a
     classifier does, and errs otherwise. No retrained model is needed to see where that is.
@@ -125,7 +126,7 @@ def mixed(classifiers: int, kernel: Sequence[KernelLevel], span: tuple[int, int]
     """
     if not kernel:
         return [{"first": span[0], "last": span[1], "weights": [1 / classifiers] * classifiers}]
-    shares = [KERNEL_SHARE if level.mse < KERNEL_ERROR else 0.0 for level in kernel]
+    shares = [kernel_share(level.mse) for level in kernel]
     return [
         {
             "first": level.first,
@@ -134,6 +135,18 @@ def mixed(classifiers: int, kernel: Sequence[KernelLevel], span: tuple[int, int]
         }
         for level, share in zip(kernel, shares, strict=True)
     ]
+
+
+def kernel_share(mse: float) -> float:
+    """What a patch kernel weighs: ``KERNEL_SHARE / (1 + (mse / KERNEL_ERROR)²)``, or 0 where that is little.
+
+    Near what denoises held-out samples best, where that can be fitted (docs/benchmarks.md).
+
+    Args:
+        mse: Mean squared distance of its ε̂ to the full model's, >= 0.
+    """
+    share = KERNEL_SHARE / (1 + (mse / KERNEL_ERROR) ** 2)
+    return share if share >= _LEAST_SHARE else 0.0
 
 
 def weights_of_levels(levels: Sequence[Mapping[str, Any]], timesteps: int) -> Tensor:
