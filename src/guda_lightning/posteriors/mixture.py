@@ -15,7 +15,7 @@ from guda_lightning.posteriors.posterior import Corrections, GroupPosterior
 
 KERNEL_ERROR = 0.05  # of ε, mean squared: here a kernel's share is half its highest (docs/benchmarks.md)
 KERNEL_SHARE = 0.6  # where it is the full model
-_LEAST_SHARE = 0.05  # what would weigh less is not worth its computation
+_LEAST_SHARE = 0.1  # what would weigh less is not worth its computation
 
 
 @dataclass(frozen=True, kw_only=True)
