@@ -39,7 +39,7 @@ from guda_lightning.types import Queries, Weighting
 DENSE, CONVOLUTIONAL = "dense classifier", "convolutional classifier"
 CLASSIFIERS: Mapping[str, Sequence[str]] = {
     DENSE: ("--posterior", "classifier", "--classifier.channels", "[]"),
-    CONVOLUTIONAL: ("--posterior", "classifier"),
+    CONVOLUTIONAL: ("--posterior", "classifier", "--classifier.channels", "[16,32]"),
 }
 PATCH, IMAGE = "patch kernel", "image kernel"
 SCORING = Scoring(draws=1)

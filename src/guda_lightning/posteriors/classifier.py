@@ -32,7 +32,7 @@ from guda_lightning.posteriors.tempering import NoiseLevel, temper
 NOISE_LEVELS = 10  # that are calibrated apart
 _DRAWS = 8  # of timestep and noise, per held-out image and noise level
 TEST_EVERY = 50  # steps between two tests on held-out samples
-_TESTED, _MOST_DRAWS = 4096, 32  # noised samples of a test, and of each image in it, at most
+_TESTED, _MOST_DRAWS = 2048, 32  # noised samples of a test, and of each image in it, at most
 _EMA_DECAY = 0.99
 _WARM_UP = 50  # steps
 _WITHOUT_PROMPT = 0.1  # share of the samples, for models that are sampled with classifier-free guidance

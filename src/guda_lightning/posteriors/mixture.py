@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,13 +13,18 @@ from guda_lightning.errors import ConfigError
 from guda_lightning.posteriors.patch_kernel import KernelLevel
 from guda_lightning.posteriors.posterior import Corrections, GroupPosterior
 
-KERNEL_ERROR = 0.05  # of ε, mean squared: up to here a kernel stands for the network (docs/benchmarks.md)
-KERNEL_SHARE = 0.5
+KERNEL_ERROR = 0.05  # of ε, mean squared: here a kernel's share is half its highest (docs/benchmarks.md)
+KERNEL_SHARE = 0.6  # where it is the full model
+_LEAST_SHARE = 0.1  # what would weigh less is not worth its computation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(GroupPosterior):
-    """The weighted mean of what its members add to the score, noise level by noise level.
+    """The weighted mean of what its members say, noise level by noise level.
+
+    Scores are means of the members' scores. A mean of what they add to the full model's prediction serves
+    where there has to be one counterfactual: to sample from it and as a target of unlearning. Where members
+    disagree it is shorter than they are, and its scores, which grow with its square, are too small.
 
     Attributes:
         members: Posteriors of the same groups.
@@ -42,17 +47,11 @@ class Mixture(GroupPosterior):
                 )
 
     def corrections(self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Corrections:
-        """See ``GroupPosterior.corrections``."""
-        at = self.weights[timesteps.to(self.weights.device)].to(x_t)
-        parts = []
-        for member, weights in zip(self.members, at.T, strict=True):
-            rows = weights.nonzero().flatten()
-            if len(rows):
-                of = None if labels is None else labels[rows]
-                times = timesteps[rows.to(timesteps.device)]
-                parts.append(
-                    (rows, weights[rows], self._order(member), member.corrections(x_t[rows], times, of))
-                )
+        """See ``GroupPosterior.corrections``: the weighted mean of the members'."""
+        parts = [
+            (rows, weights, order, member.corrections(x_t[rows], timesteps[rows.to(timesteps.device)], of))
+            for member, rows, weights, order, of in self._weighed(x_t, timesteps, labels)
+        ]
 
         def correct(removed: Tensor) -> Tensor:
             total = x_t.new_zeros(len(x_t), len(removed), *x_t.shape[1:])
@@ -61,6 +60,40 @@ class Mixture(GroupPosterior):
             return total
 
         return correct
+
+    def errors(
+        self,
+        noise: Tensor,
+        predicted_noise: Tensor,
+        x_t: Tensor,
+        timesteps: Tensor,
+        removed: Tensor,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """See ``GroupPosterior.errors``: the weighted mean of the members', not the error of their mean."""
+        total = noise.new_zeros(len(noise), len(removed), dtype=torch.float64)
+        for member, rows, weights, order, of in self._weighed(x_t, timesteps, labels):
+            of_member = member.errors(
+                noise[rows],
+                predicted_noise[rows],
+                x_t[rows],
+                timesteps[rows.to(timesteps.device)],
+                removed[:, order],
+                of,
+            )
+            total[rows] += of_member * weights[:, None]
+        return total
+
+    def _weighed(
+        self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None
+    ) -> Iterator[tuple[GroupPosterior, Tensor, Tensor, Tensor, Tensor | None]]:
+        """Each member that weighs something, where and how much, the order of its atoms, and labels there."""
+        at = self.weights[timesteps.to(self.weights.device)].to(x_t)
+        for member, weights in zip(self.members, at.T, strict=True):
+            rows = weights.nonzero().flatten()
+            if len(rows):
+                of = None if labels is None else labels[rows]
+                yield member, rows, weights[rows], self._order(member), of
 
     def _order(self, member: GroupPosterior) -> Tensor:
         """The number here of each of a member's atoms."""
@@ -78,7 +111,7 @@ def _by_groups(posterior: GroupPosterior) -> dict[frozenset[str], int]:
 
 
 def mixed(classifiers: int, kernel: Sequence[KernelLevel], span: tuple[int, int]) -> list[dict[str, Any]]:
-    """Weights by noise level: classifiers alike, and half of a patch kernel wherever it is good.
+    """Weights by noise level: classifiers alike, and more of a patch kernel the better it is.
 
     A kernel whose ε is near the full model's predicts what the network loses with a group about as well as a
     classifier does, and errs otherwise. No retrained model is needed to see where that is.
@@ -93,7 +126,7 @@ def mixed(classifiers: int, kernel: Sequence[KernelLevel], span: tuple[int, int]
     """
     if not kernel:
         return [{"first": span[0], "last": span[1], "weights": [1 / classifiers] * classifiers}]
-    shares = [KERNEL_SHARE if level.mse < KERNEL_ERROR else 0.0 for level in kernel]
+    shares = [kernel_share(level.mse) for level in kernel]
     return [
         {
             "first": level.first,
@@ -102,6 +135,18 @@ def mixed(classifiers: int, kernel: Sequence[KernelLevel], span: tuple[int, int]
         }
         for level, share in zip(kernel, shares, strict=True)
     ]
+
+
+def kernel_share(mse: float) -> float:
+    """What a patch kernel weighs: ``KERNEL_SHARE / (1 + (mse / KERNEL_ERROR)²)``, or 0 where that is little.
+
+    Near what denoises held-out samples best, where that can be fitted (docs/benchmarks.md).
+
+    Args:
+        mse: Mean squared distance of its ε̂ to the full model's, >= 0.
+    """
+    share = KERNEL_SHARE / (1 + (mse / KERNEL_ERROR) ** 2)
+    return share if share >= _LEAST_SHARE else 0.0
 
 
 def weights_of_levels(levels: Sequence[Mapping[str, Any]], timesteps: int) -> Tensor:

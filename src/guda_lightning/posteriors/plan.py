@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from guda_lightning.errors import ConfigError, check_range
 
 DENSE_SIDE = 8  # pixels a side up to which a classifier of dense layers alone does as well
+DENSE_VALUES = 64  # of an image up to which convolutions add nothing but cost (docs/benchmarks.md)
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class ClassifierPlan:
 
     Attributes:
         channels: Channels of convolutional levels, multiples of 8, each of which halves the image; an empty
-            list for dense layers alone. None: 16, 32, ... up to 128, until a side has 2 pixels or 3.
+            list for dense layers alone. None: 16, 32, ... up to 128, until a side has 2 pixels or 3; none for
+            images of at most 64 values.
         width: Units of each dense layer.
         features: Features that the logits are linear in.
         steps: Optimizer steps at most.
@@ -32,7 +35,7 @@ class ClassifierPlan:
     channels: tuple[int, ...] | None = None
     width: int = 256
     features: int = 64
-    steps: int = 1500
+    steps: int = 1000
     patience: int = 6
     batch_size: int = 256
     lr: float = 2.5e-3
@@ -58,6 +61,8 @@ class ClassifierPlan:
             ConfigError: There are more levels than the image can be halved.
         """
         side = min(image_shape[1:])
+        if self.channels is None and math.prod(image_shape) <= DENSE_VALUES:
+            return ()
         if self.channels is None:
             return tuple(min(16 << level, 128) for level in range(max(0, side.bit_length() - 2)))
         if side >> len(self.channels) == 0:
