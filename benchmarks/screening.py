@@ -28,7 +28,7 @@ def run(asked: Asked) -> None:
 
 def _missed(asked: Asked) -> None:
     """Keep every query's first groups, and count the leading ones of the oracle that are not among them."""
-    bench = oracles.digits(asked)
+    bench = oracles.digits(asked, weights=True)  # scored at other timesteps than those that are packed
     make(bench, "guidance")
     for operator in ("guidance", "retrain"):
         scored = (*SCORED, "--operator", operator, "--name", FIFTY)

@@ -197,7 +197,7 @@ def _advice(row: Row, gpus: int) -> str:
     """When to take this method."""
     a_day = max(1, int(DAY // row.part))  # models of it
     if row.method == "guidance":
-        return "Begin here: one classifier serves all groups."
+        return "Begin here: one posterior serves all groups."
     if "LoRA" in row.method:
         return "Begin here: a group is a file of a few MB."
     if row.method.startswith("retraining"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -154,6 +157,12 @@ def test_every_other_command_works_where_a_yardstick_is_unpacked(
 # --- what is refused
 
 
+def link(name: str, target: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, target
+    return member
+
+
 def refused(yardstick: Yardstick, root: Path, error: type[Exception], text: str, **given: Path) -> None:
     with pytest.raises(error, match=text):
         yardstick.unpack(root, given.get("images"))
@@ -187,6 +196,44 @@ def test_a_damaged_archive_is_refused(small: Yardstick, tmp_path: Path) -> None:
     small.archive.unlink()
     text = message(f"{small.archive} is not the archive of its card", "no such file", expected, fix)
     refused(small, root, StoreError, text, images=images)
+
+
+@pytest.mark.parametrize(
+    ("member", "problem"),
+    [
+        (tarfile.TarInfo("../outside"), "OutsideDestinationError"),
+        (tarfile.TarInfo("full/../../outside"), "OutsideDestinationError"),
+        (link("full", "/etc"), "AbsoluteLinkError"),
+        (link("full/outside", "../../outside"), "LinkOutsideDestinationError"),
+    ],
+)
+def test_nothing_is_unpacked_outside_of_the_run_folder(
+    small: Yardstick, tmp_path: Path, member: tarfile.TarInfo, problem: str
+) -> None:
+    with tarfile.open(small.archive, "w:xz") as archive:
+        archive.addfile(member, io.BytesIO())
+    sha256, root = sha256_file(small.archive), tmp_path / "run"
+    hostile = replace(small, card={**small.card, "archive": {"bytes": 0, "sha256": sha256}})
+    with pytest.raises(StoreError, match=re.escape(f"{small.archive} cannot be unpacked")) as caught:
+        hostile.unpack(root, small.path)
+    assert problem in str(caught.value)
+    assert "files within a run folder, as guda packs them" in str(caught.value)
+    assert not root.exists()
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_card_that_lacks_an_entry_is_refused(small: Yardstick) -> None:
+    card = dict(small.card)
+    del card["config"]
+    small.path.write_text(json.dumps(card))
+    text = message(
+        f"{small.path} is damaged",
+        "no entry config",
+        "the entries archive, config, images, places, title",
+        "install guda-lightning again, or fetch both files of the yardstick again",
+    )
+    with pytest.raises(StoreError, match=text):
+        Yardstick.find(str(small.path))
 
 
 def test_images_are_asked_for_and_told_to_all_stages(small: Yardstick, tmp_path: Path) -> None:

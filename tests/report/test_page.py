@@ -113,11 +113,20 @@ def test_verdicts_have_a_section_and_a_mark(page: Page, score_table: Table) -> N
     assert '<section id="verdicts"' in text
     rows = re.findall(r'<td class="(\w+)">\1</td><td class="why">(.*?)</td>', text)
     assert rows == [("invalid", name), ("valid", "all is well")]  # the worst first
-    marks = [group["verdict"] for group in _data(path)["groups"]]
+    marks = _data(path)["views"][0]["verdicts"]
     assert marks == [{"grade": v.grade, "reason": v.reason} for v in verdicts.values()]
+    # Another method's counterfactuals are other ones: the marks change with the method.
+    fine = {"a": Verdict("doubtful", "so so", evidence)}
+    other = replace(score_table(torch.randn(2, 2), groups=["a", HOSTILE], method="guidance"), verdicts=fine)
+    both = page(table, beside=[other])
+    assert [view["verdicts"] for view in _data(both)["views"]] == [
+        marks,
+        [{"grade": "doubtful", "reason": "so so"}, None],
+    ]
+    assert "guidance, seed 0: Verdicts on 1 counterfactuals: 1 doubtful." in both.read_text("utf-8")
     plain = page(score_table(torch.randn(2, 2)))
     assert '<section id="verdicts"' not in plain.read_text("utf-8")
-    assert "verdict" not in _data(plain)["groups"][0]
+    assert _data(plain)["views"][0]["verdicts"] == []
 
 
 @pytest.mark.parametrize("channels", [1, 3])

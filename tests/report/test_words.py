@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from guda_lightning.report.estimand import process
 from guda_lightning.report.words import NOT_PROVED, words_of
 from guda_lightning.scores import ScoreRecord, ScoreTable
-from guda_lightning.scores.kinds import Likelihood
+from guda_lightning.scores.kinds import Coalitions, Details, Likelihood, Race, Screened
 from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.scores.views import views
 
@@ -29,7 +31,7 @@ def test_the_words_about_sized_scores() -> None:
     (view,) = views(table)
     size = "The size follows from how guidance is defined: it has no free scale."
     assert words_of(table.record, view, "two seeds agree", 2) == {
-        "answer": "2 of these 3 pictures were made mostly of group cats: removing group cats would cost q0 "
+        "answer": "2 of these 3 pictures owe most to group cats: removing group cats would cost q0 "
         "18.2 ± 1.5 nats (±: noise draws only). This is a statement of size. Tested against retraining: "
         "two seeds agree.",
         "reading": [
@@ -54,3 +56,66 @@ def test_the_words_about_sized_scores() -> None:
             "Yardstick": "two seeds agree",
         },
     }
+
+
+def coalitions(worth: str) -> Coalitions:
+    return Coalitions(
+        coalitions="hash", worth=worth, draws=9, reference="owls", classifier="hash", sized=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        (
+            coalitions("shapley"),
+            [
+                "The picture owes most to group cats: removing group cats would cost q0 18.2 ± 1.5 nats "
+                "(±: the draw of coalitions only), on average over coalitions of the others.",
+                "each of 3 groups is removed beside coalitions of the others, and owls always stays;",
+            ],
+        ),
+        (
+            coalitions("shapley_interactions"),
+            [
+                "The picture has the strongest interaction between groups cats: 18.2 ± 1.5 nats (±: the "
+                "draw of coalitions only) for q0. Positive: the two stand in for each other.",
+                "Sign: positive where removing both costs more than the sum of what removing each costs.",
+                "each of 3 pairs of groups is removed, one by one and together, beside coalitions of the "
+                "others,",
+            ],
+        ),
+        (
+            Screened(
+                counterfactuals={}, screen="hash", screened_by="nda", screen_weighting="elbo", out=["owls"]
+            ),
+            [
+                "group cats has 72.2 ± 6.0 % (±: noise draws only) of all that these groups do to q0.",
+                "each of 3 groups is removed by itself; 1 others were screened out and have no score;",
+                "The total is the sum over the groups of this table, without signs.",
+            ],
+        ),
+    ],
+)
+def test_the_words_follow_from_the_kind_of_scores(details: Details, said: list[str]) -> None:
+    table = ScoreTable.from_matrix(
+        torch.tensor([[18.2, 3.0, -4.0]]),
+        torch.full((1, 3), 1.5),
+        query_ids=["q0"],
+        groups=["cats", "dogs", "birds"],
+        n_draws=2,
+        method="method",
+        weighting="elbo",
+        seed=0,
+        record=ScoreRecord(details, scoring=SCORING),
+    )
+    (view,) = views(table)
+    words = words_of(table.record, view)
+    text = "\n".join([words["answer"], *words["reading"], *words["estimand"].values()])
+    for sentence in said:
+        assert sentence in text, text
+
+
+def test_a_race_of_retrained_models_was_not_unlearned() -> None:
+    race = Race(models={}, top=1, delta=0.1, rounds=(1, 2), race_weighting="elbo", sized=True)
+    assert process(ScoreRecord(race), "retrain_race") == "trained anew from the start without the group"

@@ -20,6 +20,7 @@ from torch import Tensor
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
 from guda_lightning.scores import (
     Evidence,
+    Grade,
     Lead,
     Rise,
     ScoreRecord,
@@ -519,6 +520,27 @@ def test_verdicts_are_stored_beside_the_record_and_change_no_identity(tmp_path: 
     assert loaded.select(weighting="elbo").verdicts == verdicts
     other = table(method="guidance", record=ScoreRecord(Custom(entries={"model": "other"})))
     assert ScoreTable.concat([loaded, other]).verdicts == {}
+
+
+def test_of_several_seeds_the_worst_verdict_on_each_group_is_kept() -> None:
+    evidence = Evidence(Rise(0.2, 0.1), Rise(0.0, 0.1))
+    grades: list[dict[str, Grade]] = [
+        {"g0": "valid", "g1": "invalid"},
+        {"g0": "doubtful", "g1": "doubtful"},
+        {},
+    ]
+    seeds = [
+        replace(
+            table(seed=seed, record=ScoreRecord(Custom(entries={"seed": seed}))),
+            verdicts={group: Verdict(grade, "why", evidence) for group, grade in said.items()},
+        )
+        for seed, said in enumerate(grades)
+    ]
+    found = ScoreTable.concat(seeds).verdicts
+    assert {group: (one.grade, one.reason) for group, one in found.items()} == {
+        "g0": ("doubtful", "seed 1: why"),
+        "g1": ("invalid", "seed 0: why"),
+    }
 
 
 def test_a_damaged_verdict_is_refused(tmp_path: Path) -> None:

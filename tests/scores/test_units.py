@@ -23,7 +23,7 @@ from guda_lightning.scores.kinds import (
 )
 from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.scores.summaries import group_summaries
-from guda_lightning.scores.units import Measured, Unit, unit_of
+from guda_lightning.scores.units import TOTAL, Measured, Unit, unit_of
 from guda_lightning.scores.views import views
 
 SCORING = ScoringRecord(0, {"kind": "stratified"}, "within strata", "fp32")
@@ -114,7 +114,7 @@ def table(details: Details, scores: torch.Tensor, stderr: float = 0.0, **named: 
 )
 def test_the_unit_and_why(details: Details, measured: Measured | None, unit: str, why: str) -> None:
     found = unit_of(record(details), "method", "elbo", 3, measured=measured)
-    assert (found.name, found.why) == (unit, why)
+    assert (found.name, found.why) == (unit, f"{why} {TOTAL}" if unit == SHARE else why)
     assert found.sized == (unit == "nats")
 
 
@@ -122,6 +122,8 @@ def test_one_group_has_no_share_and_a_sample_its_own_unit() -> None:
     assert unit_of(record(Student()), "method", "elbo", 1).name == "the unit of method"
     per_sample = replace(record(likelihood(sized=True)), per="sample")
     assert unit_of(per_sample, "method", "elbo", 3).name == "nats per training sample"
+    unsized = replace(record(likelihood()), per="sample")
+    assert unit_of(unsized, "method", "elbo", 3).name == f"{SHARE}, of scores per training sample"
     assert unit_of(record(likelihood(sized=True)), "method", "uniform", 3).name == (
         "difference of the mean squared noise error"
     )

@@ -30,11 +30,12 @@ def fade(
     likelihoods that both assign to samples that each of them generates. Here, for group k, with the evidence
     lower bound in place of the likelihood:
 
-        FADE_k = mean over queries x of |ELBO(x; counterfactual without k) − ELBO(x; retrained without k)|
+        ``FADE_k = mean over queries x of |ELBO(x; counterfactual without k) − ELBO(x; retrained without k)|``
 
-    As a score is ELBO(full) − ELBO(counterfactual), this is the mean of |oracle's score − method's score|;
-    both derive from squared errors on the same noise, and need no further network evaluation. 0: the two
-    cannot be told apart; ``full`` is the distance of the full model itself, of whoever unlearns nothing.
+    As a score is ELBO(full) − ELBO(counterfactual), this is the mean of
+    ``|oracle's score − method's score|``; both derive from squared errors on the same noise, and need no
+    further network evaluation. 0: the two cannot be told apart; ``full`` is the distance of the full model
+    itself, of whoever unlearns nothing.
 
     What departs from the paper: one set of samples, the queries, which the *full* model generated or the user
     brought, stands in place of two sets, one of each compared model; so this says how the two differ on what

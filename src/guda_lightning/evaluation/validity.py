@@ -7,7 +7,7 @@ invalid. ``python -m benchmarks spoiled`` says how often that is right (docs/ben
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from guda_lightning.scores import Evidence, Grade, Lead, Rise, Verdict
 
@@ -15,7 +15,7 @@ SIZE, WRONG_SIZE = (0.5, 3.0), (0.25, 6.0)  # of the forgetting, in what the pos
 KEPT, BROKEN = 0.03, 0.12  # rise on samples that are kept, beyond what the posterior predicts
 SETTLED = 0.35  # of the forgetting, at most, comes in the last quarter of the steps
 STDERRS = 2.0
-_GRADES: tuple[Grade, ...] = ("valid", "doubtful", "invalid")
+_GRADES: tuple[Grade, ...] = get_args(Grade)
 
 
 class Finding(NamedTuple):

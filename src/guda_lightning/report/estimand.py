@@ -5,7 +5,7 @@ from __future__ import annotations
 from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement_table import agreement_table, share
-from guda_lightning.scores.kinds import Coalitions, ModelDetails, Student
+from guda_lightning.scores.kinds import Coalitions, ModelDetails, Screened, Student
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.scores.views import View
 from guda_lightning.types import JOINT
@@ -57,7 +57,7 @@ def is_likeness(record: ScoreRecord) -> bool:
 def process(record: ScoreRecord, method: str) -> str:
     """How the models without a group came about."""
     details = record.details
-    if method == RETRAIN:
+    if RETRAIN in method.split("_"):  # also in a race, a screen or coalitions
         return "trained anew from the start without the group"
     if isinstance(details, Student):
         return f"unlearning by {method} from the full model, which goes on"
@@ -96,9 +96,18 @@ def _intervention(record: ScoreRecord, view: View, near_duplicates: int | None) 
     samples = f" of {largest:,} training samples" if sizes and smallest == largest else samples
     together = ", some of them several groups together" if any(JOINT in name for name in view.groups) else ""
     if isinstance(record.details, Coalitions):
-        what = f"each of {len(view.groups)} groups is removed from coalitions of the others{samples}"
+        what = f"each of {len(view.groups)} groups{samples} is removed beside coalitions of the others"
+        if record.details.pairs:
+            what = (
+                f"each of {len(view.groups)} pairs of groups is removed, one by one and together, beside "
+                "coalitions of the others"
+            )
+        if record.details.reference is not None:
+            what = f"{what}, and {record.details.reference} always stays"
     else:
         what = f"each of {len(view.groups)} groups{samples} is removed by itself{together}"
+    if isinstance(record.details, Screened):
+        what = f"{what}; {len(record.details.out)} others were screened out and have no score"
     left = "near duplicates in other groups stay"
     if near_duplicates is not None:
         left = f"{near_duplicates} pairs of near duplicates lie in different groups, and one of each stays"

@@ -80,7 +80,7 @@ function row(group, value, error, low, high, { extra = null, pictures = null, co
     pictures ?? picture(groups[group].examples[0], ""),
     el("span", {},
       el("span", { class: "line" },
-        el("span", { class: "name", title: groups[group].name }, groups[group].name, ...mark(groups[group].verdict)),
+        el("span", { class: "name", title: groups[group].name }, groups[group].name, ...mark(state.view.verdicts[group])),
         el("span", { class: "number" },
           el("span", { class: "score" }, number),
           el("span", { class: "error" }, rest.map((part) => ` ${part}`).join("")))),

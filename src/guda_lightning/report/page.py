@@ -28,7 +28,7 @@ from guda_lightning.report.page_template import render
 from guda_lightning.report.pictures import PIXEL_ART, data_uri
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.summary_text import summary
-from guda_lightning.report.verdict_section import verdict_finding, verdict_rows
+from guda_lightning.report.verdict_section import verdict_section
 from guda_lightning.report.without_section import Without
 from guda_lightning.report.words import words_of
 from guda_lightning.scores import ScoreRecord, ScoreTable
@@ -107,13 +107,13 @@ def write_page(folder: str | Path, page: Page) -> Path:
     sizes = _sizes(page)
     # A part may list its rows in another order than the whole table.
     shown = [
-        (one.record, view.over(table.queries, table.groups))
+        (one, view.over(table.queries, table.groups))
         for one in (table, *page.beside)
         for view in views(one, sizes)
     ]
     text = render(
-        _data(page, [view for _, view in shown]),
-        views=[_words(page, record, view) for record, view in shown],
+        _data(page, shown),
+        views=[_words(page, one.record, view) for one, view in shown],
         title=page.title,
         shown=len(table.queries),
         out_of=page.out_of,
@@ -121,8 +121,7 @@ def write_page(folder: str | Path, page: Page) -> Path:
         facts=page.facts,
         curves=bool(page.curves),
         agreement=None if page.agreement is None else _agreement(page.agreement),
-        verdicts=verdict_rows(table.verdicts),
-        judged=verdict_finding(table.verdicts) if table.verdicts else "",
+        verdicts=[verdict_section(one) for one in (table, *page.beside) if one.verdicts],
         placebo=[] if page.placebo is None else page.placebo.lines,
         without=None if page.without is None else _without(page.without, table),
         undecided_below=f"{UNDECIDED_BELOW:g}",
@@ -154,7 +153,7 @@ def _words(page: Page, record: ScoreRecord, view: View) -> Mapping[str, Any]:
     return words_of(record, view, told, twins)
 
 
-def _data(page: Page, shown: Sequence[View]) -> dict[str, Any]:
+def _data(page: Page, shown: Sequence[tuple[ScoreTable, View]]) -> dict[str, Any]:
     """What the page's script reads."""
     missed = {} if page.placebo is None else page.placebo.missed
     return {
@@ -162,7 +161,7 @@ def _data(page: Page, shown: Sequence[View]) -> dict[str, Any]:
         "pixelated": max(page.queries.images.shape[-2:]) <= PIXEL_ART,
         "groups": groups_of(page.table, page.examples),
         "queries": queries_of(page.table, page.queries),
-        "views": [view_of(view, missed if view.method in page.table.methods else {}) for view in shown],
+        "views": [view_of(view, missed if one is page.table else {}, one.verdicts) for one, view in shown],
         "curves": curve_points(page.curves),
         "maps": [] if page.maps is None else maps_of(page.maps, page.table.queries, page.table.groups),
     }

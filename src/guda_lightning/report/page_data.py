@@ -41,12 +41,15 @@ NOTES = {
 }
 
 
-def view_of(shown: View, missed: Mapping[str, frozenset[str]]) -> dict[str, Any]:
+def view_of(
+    shown: View, missed: Mapping[str, frozenset[str]], verdicts: Mapping[str, Verdict]
+) -> dict[str, Any]:
     """Scores of one method and weighting.
 
     Args:
         shown: The scores.
         missed: Queries that a placebo test found not attributable, by weighting.
+        verdicts: On the counterfactuals behind these scores, by group.
     """
     scores, stderr, weighting = shown.scores, shown.stderr, shown.weighting
     unattributable = missed.get(weighting, frozenset())
@@ -67,23 +70,23 @@ def view_of(shown: View, missed: Mapping[str, frozenset[str]]) -> dict[str, Any]
         "summary": [
             {"mean": one.mean, "stderr": one.stderr, "top": one.top} for one in group_summaries(shown)
         ],
+        "verdicts": [_verdict(verdicts.get(group)) for group in shown.groups] if verdicts else [],
     }
 
 
 def groups_of(table: ScoreTable, examples: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Names of groups, a few training images of each, ``[images, channels, height, width]``, and verdicts."""
+    """Names of groups, and a few training images of each, ``[images, channels, height, width]``."""
     return [
         {
             "name": group,
             "examples": [data_uri(image, EXAMPLE_PIXELS) for image in examples.get(group, ())[:MAX_EXAMPLES]],
-            **({"verdict": _verdict(table.verdicts[group])} if group in table.verdicts else {}),
         }
         for group in table.groups
     ]
 
 
-def _verdict(verdict: Verdict) -> dict[str, str]:
-    return {"grade": verdict.grade, "reason": verdict.reason}
+def _verdict(verdict: Verdict | None) -> dict[str, str] | None:
+    return None if verdict is None else {"grade": verdict.grade, "reason": verdict.reason}
 
 
 def queries_of(table: ScoreTable, queries: Queries) -> list[dict[str, Any]]:

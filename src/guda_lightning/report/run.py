@@ -64,6 +64,8 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
         facts["Placebo groups"] = "scored again since"
     if without is None and Without.exists(run):
         facts["With and without"] = "drawn, but not from the full model and the noise of the queries"
+    if stale := _judged_by_others(run, [*seeds.values(), *paired.values()]):
+        facts["Verdicts"] = f"on {stale}: by a posterior that was replaced since; run guda attribute again"
     maps = _maps(run, path, table.record)
     if maps is None and run.maps_of(path).is_file():
         facts["Maps"] = "of other scores"
@@ -180,6 +182,18 @@ def _made(run: RunFolder, path: Path, table: ScoreTable) -> Sequence[WeightsReco
         found = f"{len(made)} of its {len(weights)} counterfactuals or posteriors in {run.store}"
         raise _lost(run, path, found, "all of them")
     return made
+
+
+def _judged_by_others(run: RunFolder, tables: Sequence[ScoreTable]) -> str:
+    """Methods whose verdicts follow from a posterior that the store no longer holds; may be empty."""
+    held = {one.weights_hash for one in PosteriorStore(run.store).records()}
+    found = {
+        "+".join(table.methods): None
+        for table in tables
+        for verdict in table.verdicts.values()
+        if verdict.posterior not in (None, *held)
+    }
+    return ", ".join(found)
 
 
 def _placebo(run: RunFolder, path: Path, table: ScoreTable) -> Placebo | None:

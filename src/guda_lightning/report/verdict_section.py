@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from guda_lightning.evaluation.validity import tally
-from guda_lightning.scores import Grade, Verdict
+from guda_lightning.scores import Grade, ScoreTable, Verdict
 
 
 class VerdictRow(NamedTuple):
@@ -31,3 +31,13 @@ def verdict_finding(verdicts: Mapping[str, Verdict]) -> str:
     counts = {grade: len(groups) for grade, groups in reversed(tally(verdicts).items()) if groups}
     said = ", ".join(f"{count} {grade}" for grade, count in counts.items())
     return f"Verdicts on {len(verdicts)} counterfactuals: {said}."
+
+
+def verdict_section(table: ScoreTable) -> dict[str, Any]:
+    """What the page says of the counterfactuals behind a table."""
+    seeds = ", ".join(map(str, table.seeds))
+    return {
+        "title": f"{', '.join(table.methods)}, seed{'s' if len(table.seeds) > 1 else ''} {seeds}",
+        "finding": verdict_finding(table.verdicts),
+        "rows": verdict_rows(table.verdicts),
+    }

@@ -71,18 +71,25 @@ def _answer(
             f"{which} {'have' if led > 1 else 'has'} the highest score for group {group}; that of {query} is "
             f"{number}. What it is the size of, {view.method} defines. Tested against retraining: {tested}."
         )
-    made = "were made mostly of" if led > 1 else "was made mostly of"
+    size = "This is a statement of size." if view.unit.sized else "This is a statement of order, not of size."
+    test = "this is retraining itself" if view.method == RETRAIN else tested
+    if isinstance(record.details, Coalitions) and record.details.pairs:
+        return (
+            f"{which} {'have' if led > 1 else 'has'} the strongest interaction between groups {group}: "
+            f"{number} for {query}. Positive: the two stand in for each other. {size} Tested against "
+            f"retraining: {test}."
+        )
+    made = "owe most to" if led > 1 else "owes most to"
     if value <= 0:
         made = "owe most, if anything, to" if led > 1 else "owes most, if anything, to"
+    mean = ", on average over coalitions of the others" if isinstance(record.details, Coalitions) else ""
     effect = (
-        f"group {group} has {number} of all that the groups do to {query}"
+        f"group {group} has {number} of all that these groups do to {query}"
         if view.unit.share
         else f"removing group {group} would cost {query} {number}"
         if value > 0
         else f"removing group {group} would gain {query} {view.unit.text(-value, error)}"
-    )
-    size = "This is a statement of size." if view.unit.sized else "This is a statement of order, not of size."
-    test = "this is retraining itself" if view.method == RETRAIN else tested
+    ) + mean
     return f"{which} {made} group {group}: {effect}. {size} Tested against retraining: {test}."
 
 
@@ -110,7 +117,11 @@ def _reading(
     query, group = names
     text = view.unit.text(value, error)
     lines = [f"One number of this table: query {query}, group {group}, {text}."]
-    if isinstance(record.details, ModelDetails | Student):
+    if isinstance(record.details, Coalitions) and record.details.pairs:
+        lines.append(
+            "Sign: positive where removing both costs more than the sum of what removing each costs."
+        )
+    elif isinstance(record.details, ModelDetails | Student):
         less, more = ("less", "contributed") if value > 0 else ("more", "stood in the way")
         lines.append(
             f"Sign: {'positive' if value > 0 else 'negative' if value < 0 else 'zero'}. "

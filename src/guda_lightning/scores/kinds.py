@@ -135,6 +135,11 @@ class Coalitions(ModelDetails):
     reference: str | None
     weightings: Sequence[str] = ()
 
+    @property
+    def pairs(self) -> bool:
+        """Whether they are interactions of pairs of groups."""
+        return self.worth.endswith("_interactions")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity(Details):

@@ -19,7 +19,7 @@ from guda_lightning.scores.columns import SCHEMA, distinct, pivot, refuse_unusab
 from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.scores.record import Joined, ScoreRecord
 from guda_lightning.scores.squared_errors import unreadable
-from guda_lightning.scores.verdicts import Verdict, verdicts_of_text, verdicts_to_text
+from guda_lightning.scores.verdicts import Verdict, verdicts_of_text, verdicts_to_text, worst
 from guda_lightning.storage.files import atomic_file, canonical_json
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class ScoreTable:
     def concat(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
         """Join tables of different methods, weightings, seeds, queries or groups.
 
-        The record is theirs when they share one, else of kind `Joined`, and then there are no verdicts.
+        The record is theirs when they share one, else of kind `Joined`. The verdicts of several seeds of
+        one method are the worst on each group; of several methods there are none.
 
         Raises:
             ConfigError: Some have scores per sample and some per group, or they share rows.
@@ -114,7 +115,7 @@ class ScoreTable:
         details = Joined(tables=records, methods=methods)
         joined = records[0] if len(records) == 1 else ScoreRecord(details, per=tables[0].per)
         notes = tuple(dict.fromkeys(note for table in tables for note in table.notes))
-        verdicts = tables[0].verdicts if len(records) == 1 else {}
+        verdicts = tables[0].verdicts if len(records) == 1 else _verdicts_of_seeds(tables)
         return cls(pa.concat_tables([table.table for table in tables]), joined, notes, verdicts)
 
     @property
@@ -288,6 +289,13 @@ class ScoreTable:
         if not ScoreTable.exists(path):
             return False
         return replace(ScoreTable.load_record(path), chunks=()) == replace(record, chunks=())
+
+
+def _verdicts_of_seeds(tables: Sequence[ScoreTable]) -> Mapping[str, Verdict]:
+    """The worst verdict on each group over tables of several seeds of one method."""
+    if len({table.methods for table in tables}) > 1 or any(len(table.seeds) > 1 for table in tables):
+        return {}
+    return worst({table.seeds[0]: table.verdicts for table in tables})
 
 
 _RECORD, _VERDICTS = b"guda_lightning", b"guda_lightning_verdicts"  # in the metadata of a file

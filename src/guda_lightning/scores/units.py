@@ -14,6 +14,7 @@ from guda_lightning.scores.summaries import with_error
 
 WITHIN = 2.0  # a measured size is right where retraining's is within this factor of it, the whole interval
 SHARE = "share of the query's total, %"
+TOTAL = "The total is the sum over the groups of this table, without signs."
 _NATIVE = {
     "elbo": ("nats", "nats"),
     "uniform": ("difference of the mean squared noise error", ""),
@@ -168,7 +169,8 @@ def unit_of(
         return Unit(name + per, symbol, why, covers, sized=True)
     if groups < 2:
         return Unit(f"the unit of {method}" + per, "", why, covers)
-    return Unit(SHARE + per, "%", why, covers, share=True)
+    of_samples = f", of scores{per}" if per else ""
+    return Unit(SHARE + of_samples, "%", f"{why} {TOTAL}", covers, share=True)
 
 
 def _size(records: Sequence[ScoreRecord], method: str, measured: Measured | None) -> tuple[bool, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 from guda_lightning.storage.files import canonical_json
 
 Grade = Literal["valid", "doubtful", "invalid"]
+_ORDER: tuple[Grade, ...] = get_args(Grade)  # the worst last
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,26 @@ class Verdict:
         kinds: dict[str, Any] = {"forget": Rise, "retain": Rise, "neighbour": Rise, "lead": Lead}
         parts = {name: kind(**measured[name]) for name, kind in kinds.items() if measured[name] is not None}
         return cls(**{**stored, "evidence": Evidence(**{**measured, **parts})})
+
+
+def worst(by_seed: Mapping[int, Mapping[str, Verdict]]) -> dict[str, Verdict]:
+    """The worst verdict on each group over seeds, of which the reason names the first that has it.
+
+    Args:
+        by_seed: Seed to the verdicts by group; a seed that nobody has judged has none.
+    """
+    found: dict[str, tuple[int, Verdict]] = {}
+    for seed, verdicts in by_seed.items():
+        for group, verdict in verdicts.items():
+            before = found.get(group)
+            if before is None or _ORDER.index(verdict.grade) > _ORDER.index(before[1].grade):
+                found[group] = seed, verdict
+    if len(by_seed) < 2:
+        return {group: verdict for group, (_, verdict) in found.items()}
+    return {
+        group: replace(verdict, reason=f"seed {seed}: {verdict.reason}")
+        for group, (seed, verdict) in found.items()
+    }
 
 
 def verdicts_to_text(verdicts: Mapping[str, Verdict]) -> str:

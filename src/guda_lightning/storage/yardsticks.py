@@ -6,8 +6,10 @@ import difflib
 import hashlib
 import io
 import json
+import lzma
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,6 +24,7 @@ from guda_lightning.storage.stored import RECORD
 LIMIT = 8 * 2**20  # bytes of an archive, as all of them come with every installation
 CONFIG = "yardstick.yaml"  # in the run folder, for all stages
 _FORMAT = 1
+_NEEDED = ("archive", "config", "images", "places", "title")  # of a card, to unpack it
 _CARD, _SECONDS = "yardstick.json", "seconds.json"  # in the run folder
 _TRAINER = {"devices": 1, "logger": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
 
@@ -32,7 +35,8 @@ class Yardstick:
 
     The archive holds the full model, the queries, the oracle's score tables and the squared errors that they
     derive from, but no weights of the oracle. Everything that works in a run folder works where it is
-    unpacked.
+    unpacked. The configuration on a card names classes, which are imported and run: use nobody's card whose
+    code you would not run.
 
     Attributes:
         path: The card.
@@ -94,6 +98,13 @@ class Yardstick:
                 expected=f"format {_FORMAT}",
                 fix="use the version of guda-lightning that wrote it",
             )
+        if missing := [name for name in _NEEDED if name not in card]:
+            raise StoreError(
+                f"{path} is damaged",
+                found=f"no entry {', '.join(missing)}",
+                expected=f"the entries {', '.join(_NEEDED)}",
+                fix="install guda-lightning again, or fetch both files of the yardstick again",
+            )
         return cls(path, card)
 
     def unpack(self, root: Path, images: Path | None = None) -> bool:
@@ -116,11 +127,24 @@ class Yardstick:
             return not unpacked
         archive = self._intact()
         with atomic_folder(root) as folder:
-            with tarfile.open(fileobj=io.BytesIO(archive), mode="r:xz") as packed:
-                packed.extractall(folder, filter="data")
+            with self._readable(), tarfile.open(fileobj=io.BytesIO(archive), mode="r:xz") as packed:
+                packed.extractall(folder, filter="data")  # refuses what points out of the folder
             (folder / _CARD).write_text(self.path.read_text("utf-8"), "utf-8")
             self._configure(folder, root, images)
         return True
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """What goes wrong in the block is the archive's fault, though it is the one that the card names."""
+        try:
+            yield
+        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+            raise StoreError(
+                f"{self.archive} cannot be unpacked",
+                found=f"{type(error).__name__}: {error}",
+                expected="files within a run folder, as guda packs them",
+                fix="ask whoever made the yardstick for another one",
+            ) from error
 
     def _refuse_images(self, images: Path | None) -> None:
         if (self.images is None) != (images is None):
