@@ -71,9 +71,7 @@ class Stage(Command):
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command(
-        "run", "Fit, sample, guide, unlearn, attribute and report in one go", "-c digits.yaml", "every"
-    ),
+    Command("run", "Fit, sample, guide, unlearn, attribute and report in one go", "-c digits.yaml", "every"),
     Stage(
         "fit",
         "Train the full model",
