@@ -52,6 +52,8 @@ METHODS: Mapping[str, Method] = {
     "retrack": _unlearned("retrack"),
     "similarity": Method(("-c", "attribute/similarity.yaml")),
     "guided": _unlearned("guided", needs="guidance"),
+    "patch_kernel": Method((*ELBO, "patch_kernel"), needs="guidance"),
+    "nda": Method(("-c", "attribute/nda.yaml")),
     "zero_target": _unlearned("zero_target"),
     "finetune": _unlearned("finetune"),
     "neggrad": _unlearned("neggrad"),
@@ -85,8 +87,9 @@ def methods(asked: Asked) -> None:
         score_all(bench, list(METHODS)[: asked.size.kinds])
         evaluation = Evaluation.load(bench.run.evaluation)
         for row in method_rows(evaluation):
-            name_of = row.method.removesuffix("-0")
-            if row.weighting != "uniform" or name_of not in (*METHODS, ORACLE_LABEL, "chance"):
+            name_of = row.method.replace("-0", "")  # what follows is a weighting of its own
+            known = name_of.partition(" ")[0] in METHODS or name_of in (ORACLE_LABEL, "chance")
+            if row.weighting != "uniform" or not known:
                 continue  # such as tables of other evaluations
             cost, oracle = _cost(bench, row.method), _cost(bench, ORACLE) or 0.0
             rows.append(
