@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +13,26 @@ from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.schedulers import noise_schedule
-from guda_lightning.errors import ConfigError, GroupError
+from guda_lightning.errors import ConfigError, GroupError, StoreError
 from guda_lightning.functional.prediction import implied_noise
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors import ImageKernel, KernelLevel, PatchKernel, fit_windows, guided, windows
+from guda_lightning.posteriors import (
+    ImageKernel,
+    KernelLevel,
+    PatchKernel,
+    PosteriorKey,
+    PosteriorRecord,
+    PosteriorStore,
+    fit_windows,
+    guided,
+    open_posterior,
+    windows,
+)
 from guda_lightning.posteriors.kernel import KernelPosterior
 from guda_lightning.posteriors.patch_kernel import refuse_costly
 from guda_lightning.posteriors.windows import windows_for
+from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.provenance import Provenance
 from toys import GROUPS, message, posterior_noise, shades
 
 SCHEDULE = noise_schedule(DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2"))
@@ -196,3 +210,23 @@ def test_a_posterior_keeps_its_images_once() -> None:
     assert torch.equal(posterior.images[48:], posterior.images[:48].flip(-1))
     assert torch.equal(posterior.atom[48:], posterior.atom[:48])
     assert replace(posterior, groups=("a", "b", "c")).groups == ("a", "b", "c")
+
+
+def test_images_that_are_mirrored_now_are_other_images(tmp_path: Path) -> None:
+    data, store = shades(), PosteriorStore(tmp_path)
+    hparams = {"data": data.hash, "mirrored": False}
+    key = PosteriorKey("image_kernel", data.grouping.names, 0, sha256_json(hparams))
+    made = Provenance("full", SCHEDULE.hash, data.grouping.hash)
+    store.save({}, PosteriorRecord.of(key, hparams, made, seconds=0, steps=0, network_evaluations=0))
+    open_posterior(store, "image_kernel", SCHEDULE, seed=0, data=data)
+    with pytest.raises(
+        StoreError,
+        match=message(
+            f"{store.described(key)} was made from other training data",
+            "mirrored True",
+            "mirrored False",
+            f"use the data it was made from, or remove {store.path(key)} and run guda guide with "
+            "--posterior image_kernel",
+        ),
+    ):
+        open_posterior(store, "image_kernel", SCHEDULE, seed=0, data=shades(horizontal_flip=True))

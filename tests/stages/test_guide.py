@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,11 @@ def test_guidance_is_made_in_parts_and_scores_all_groups(
     assert "guide: dense classifier is complete, skipped\n" in out
     assert re.findall(done, out, re.M)[0] == "patch kernel"
     assert store.find("guidance", seed=0).weights_hash == mixture.weights_hash  # of the same windows
+    # A mixture by another rule for the weights of the same members is no longer the one that is meant.
+    store.save({}, replace(mixture, levels=mixture.levels[:1]))
+    succeed(*GUIDE, "--run", finished_run)
+    assert "guide: patch kernel is complete, skipped\nguide: the mixture of" in capsys.readouterr().out
+    assert store.find("guidance", seed=0).weights_hash == mixture.weights_hash
     succeed(*GUIDE, "--run", finished_run)
     assert capsys.readouterr().out == "".join(f"guide: {name} is complete, skipped\n" for name in parts)
     succeed(*ATTRIBUTE, "--run", finished_run)
@@ -211,6 +217,13 @@ def test_a_store_of_two_kinds_asks_which(guided_run: Path, capsys: pytest.Captur
     arguments = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--run", str(guided_run)]
     assert main(arguments) == 2
     assert "found:    guidance, retrack" in capsys.readouterr().err
+    assert main([*arguments, "--operator", "guidence"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: no counterfactual in {guided_run / 'store'} was made by guidence\n"
+        "  found:    those of guidance, retrack\n"
+        "  expected: operator guidence\n"
+        "  fix:      correct the operator, or run guda unlearn\n"
+    )
 
 
 def test_the_store_alone_says_that_guidance_is_meant(

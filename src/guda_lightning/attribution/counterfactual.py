@@ -11,7 +11,8 @@ from guda_lightning.attribution.elbo import FittedELBOAttributor, likelihood, sc
 from guda_lightning.attribution.guidance import FittedGuidance
 from guda_lightning.attribution.networks import FittedNetworks
 from guda_lightning.counterfactuals import CounterfactualStore
-from guda_lightning.counterfactuals.selection import several_operators
+from guda_lightning.counterfactuals.messages import command
+from guda_lightning.counterfactuals.selection import several_operators, unknown_operator
 from guda_lightning.data.group_names import GroupNames
 from guda_lightning.posteriors import GUIDANCE, KINDS, PosteriorStore, open_posterior
 from guda_lightning.scores.scoring import Scoring
@@ -126,11 +127,16 @@ def kind_of(store: CounterfactualStore, operator: str | None) -> str | None:
     """The kind of posterior that the counterfactuals follow from; None where each is a network.
 
     Raises:
-        StoreError: None was named, and the store holds several kinds of counterfactuals.
+        StoreError: None was named, and the store holds several kinds of counterfactuals; or the one that was
+            named is neither a kind of posterior nor an operator of a store that holds posteriors.
     """
-    if operator is not None:
-        return operator if operator in KINDS else None
+    if operator in KINDS:
+        return operator
     kinds, networks = PosteriorStore(store.root).methods(), store.operators()
+    if operator is not None:
+        if kinds and operator not in networks:
+            raise unknown_operator(store.root, operator, [*kinds, *networks], command(operator, None, 0))
+        return None
     if len(kinds) + len(networks) > 1 and kinds:
         raise several_operators(store.root, [*kinds, *networks])
     return kinds[0] if kinds else None

@@ -80,12 +80,7 @@ class Selection:
         ]
         operators = sorted({record.operator for record in candidates})
         if not fitting and operators and operator not in operators:
-            raise StoreError(
-                f"no counterfactual in {self.root} was made by {operator}",
-                found=f"those of {', '.join(operators)}",
-                expected=f"operator {operator}",
-                fix=f"correct the operator, or {command(operator, self.groups, self.seed)}",
-            )
+            raise unknown_operator(self.root, operator, operators, command(operator, self.groups, self.seed))
         if not fitting:
             there = {
                 f"operator {r.operator}, seed {r.seed}, hyper-parameters {r.hparams_hash[:8]}"
@@ -111,4 +106,14 @@ def several_operators(root: Path, operators: Sequence[str]) -> StoreError:
         found=", ".join(operators),
         expected="the name of one operator",
         fix="pass --operator with one of them",
+    )
+
+
+def unknown_operator(root: Path, operator: str, operators: Sequence[str], command: str) -> StoreError:
+    """What to say where an operator was named that made none of the counterfactuals of a store."""
+    return StoreError(
+        f"no counterfactual in {root} was made by {operator}",
+        found=f"those of {', '.join(operators)}",
+        expected=f"operator {operator}",
+        fix=f"correct the operator, or {command}",
     )

@@ -272,20 +272,15 @@ class MixtureMaker(PosteriorMaker):
         return ", ".join(f"{weight:.2g} {member.name}" for member, weight in weights if weight)
 
     def has(self) -> bool:
-        """Whether the mixture of the very members that are stored is."""
+        """Whether the mixture of the very members that are stored is, by today's rule for their weights."""
         if not super().has() or not all(member.has() for member in self.members):
             return False
-        return self.store.record(self.key()).members == self._members()
+        stored = self.store.record(self.key())
+        return (stored.members, stored.levels) == (self._members(), self._levels())
 
     def make(self) -> PosteriorRecord:
         """Store the weights, and which posteriors they are of."""
-        started = time.perf_counter()
-        records = [self.store.record(member.key()) for member in self.members]
-        of_kernel = [record for record in records if record.kind == PatchKernelMaker.operator]
-        kernel = [KernelLevel(**row) for record in of_kernel for row in record.levels]
-        scored = self.full.model.schedule.scored_timesteps
-        levels = mixed(len(records) - len(of_kernel), kernel, (int(scored[0]), int(scored[-1])))
-        return self._kept(started, levels=levels, members=self._members())
+        return self._kept(time.perf_counter(), levels=self._levels(), members=self._members())
 
     def elsewhere(self, data: GroupDataModule, store: Path) -> Self:
         """See ``PosteriorMaker.elsewhere``: with all its members."""
@@ -293,5 +288,14 @@ class MixtureMaker(PosteriorMaker):
         return replace(super().elsewhere(data, store), members=members)
 
     def _members(self) -> list[dict[str, str]]:
-        records = [self.store.record(member.key()) for member in self.members]
-        return [{"name": record.key.folder_name, "hash": record.weights_hash} for record in records]
+        return [{"name": one.key.folder_name, "hash": one.weights_hash} for one in self._records()]
+
+    def _levels(self) -> list[dict[str, Any]]:
+        records = self._records()
+        of_kernel = [record for record in records if record.kind == PatchKernelMaker.operator]
+        kernel = [KernelLevel(**row) for record in of_kernel for row in record.levels]
+        scored = self.full.model.schedule.scored_timesteps
+        return mixed(len(records) - len(of_kernel), kernel, (int(scored[0]), int(scored[-1])))
+
+    def _records(self) -> list[PosteriorRecord]:
+        return [self.store.record(member.key()) for member in self.members]

@@ -69,11 +69,13 @@ class Opening:
                 expected="a GroupDataModule",
                 fix="pass AttributionContext(data=datamodule), or name a classifier as the operator",
             )
-        if self.data.hash != self.record.hparams["data"]:
+        made, found = self.record.hparams, {"data": self.data.hash, "mirrored": self.data.horizontal_flip}
+        differing = [name for name in found if found[name] != made[name]]
+        if differing:
             raise StoreError(
                 f"{self.store.described(self.record.key)} was made from other training data",
-                found=f"data with sha256 {self.data.hash}",
-                expected=f"data with sha256 {self.record.hparams['data']}",
+                found=", ".join(f"{name} {found[name]}" for name in differing),
+                expected=", ".join(f"{name} {made[name]}" for name in differing),
                 fix=f"use the data it was made from, or remove {self.store.path(self.record.key)} and "
                 f"{self.store.command(self.record.key)}",
             )

@@ -82,10 +82,10 @@ class PatchKernel(KernelPosterior):
         Raises:
             ConfigError: A timestep without noise, or a comparison that would take hours.
         """
-        kernel = cls._of(data, schedule, device, indices, levels=tuple(levels))
+        images = len(data.ids if indices is None else indices) * (1 + data.horizontal_flip)
         for window in sorted({level.window for level in levels}):
-            refuse_costly(len(kernel.images), data.input_shape, window)
-        return kernel
+            refuse_costly(images, data.input_shape, window)  # before the images are copied
+        return cls._of(data, schedule, device, indices, levels=tuple(levels))
 
     def windows(self, timesteps: Tensor) -> Tensor:
         """See ``KernelPosterior.windows``: that of the nearest noise level."""
