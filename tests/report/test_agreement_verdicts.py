@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ TOGETHER = r"is not told apart from a second retraining: at most \.\d\d worse in
 @pytest.mark.parametrize(
     ("method", "ranks", "sizes"),
     [
-        (lambda truth: truth, TOGETHER, "its scores have the oracle's size"),
+        (lambda truth: truth, TOGETHER, "its scores have the oracle's size within queries"),
         (
             lambda truth: 10 * truth,
             TOGETHER,
@@ -50,6 +51,13 @@ def test_the_size_is_the_slope_within_queries(evaluation: Build) -> None:
     (slope,) = frame["value"][chosen]
     assert slope == pytest.approx(0.1, rel=0.1)
     assert f"differences between groups are {slope:.3g} [" in verdicts(built)[0]
+
+
+def test_a_slope_that_could_be_anything_is_no_size(evaluation: Build) -> None:
+    built = evaluation(mine=lambda truth: truth)
+    frame = built.magnitudes
+    wide = frame.assign(low=-2.0, high=4.0)
+    assert "is not known well enough (slope " in verdicts(replace(built, magnitudes=wide))[0]
 
 
 def test_one_seed_cannot_tell_how_well_retraining_repeats(evaluation: Build) -> None:

@@ -34,6 +34,7 @@ def test_the_words_about_sized_scores() -> None:
         "answer": "2 of these 3 pictures owe most to group cats: removing group cats would cost q0 "
         "18.2 ± 1.5 nats (±: noise draws only). This is a statement of size. Tested against retraining: "
         "two seeds agree.",
+        "needed": True,
         "reading": [
             "A score compares how well two models explain a query: the full one, and one that stands for it "
             "without the group (no training: the full model, guided away from the group (guidance)).",

@@ -111,7 +111,7 @@ COMMANDS: tuple[Command, ...] = (
     Stage(
         "attribute",
         "Score queries against every group",
-        "-c digits.yaml [--queries FILE|FOLDER] [--screen guidance:20]",
+        "-c digits.yaml [--queries FILE|FOLDER] [--screen guidance:5]",
         in_run=True,
         config="attribute/elbo.yaml",
         dry_run=False,

@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 
-from guda_lightning.evaluation.agreement import HALF
+from guda_lightning.evaluation.agreement import HALF, ORACLE
 from guda_lightning.evaluation.fade import ALL
 from guda_lightning.evaluation.result import DISJOINT, EVERY, SHARED, Evaluation
 from guda_lightning.functional.ranking import METRICS
@@ -108,7 +108,7 @@ def _fade(evaluation: Evaluation, table: AgreementTable) -> str:
     )
     cells = [
         [
-            row["method"],
+            "another retraining" if row["method"] == ORACLE else row["method"],
             *(_number(row[name]) for name in ("value", "low", "high")),
             share(row["value"] / row["full"]),
         ]

@@ -12,6 +12,7 @@ from guda_lightning.report.agreement_table import (
     matching,
     share,
 )
+from guda_lightning.scores.units import Measured
 
 NO_UPPER_BOUND = (
     "Oracle agreement is no upper bound: a method with less noise of its own can agree better with an oracle "
@@ -72,7 +73,9 @@ def _sizes(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> 
     (slope,) = found
     ends = f"{slope['value']:.3g} [{slope['low']:.3g}, {slope['high']:.3g}]"
     if slope["low"] <= 1 <= slope["high"]:
-        return f"; its scores have the oracle's size (slope {ends})"
+        if Measured(slope["value"], slope["low"], slope["high"], 0).right:
+            return f"; its scores have the oracle's size within queries (slope {ends})"
+        return f"; whether its scores have the oracle's size is not known well enough (slope {ends})"
     return f"; differences between groups are {ends} times as large under the oracle"
 
 

@@ -58,7 +58,7 @@ def heatmap(view: View) -> alt.Chart:
     few = len(queries) <= 40
     title = alt.TitleParams(
         "Which groups made each sample",
-        subtitle=f"{shown}{len(view.queries)} queries; positive: the query needs the group",
+        subtitle=f"{shown}{len(view.queries)} queries; blue is positive, orange negative",
     )
     chart: alt.Chart = (
         alt.Chart(alt.InlineData(values=rows), title=title)

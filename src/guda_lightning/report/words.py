@@ -22,7 +22,7 @@ NOT_PROVED = (
 def words_of(
     record: ScoreRecord, view: View, tested: str = UNTESTED, near_duplicates: int | None = None
 ) -> Mapping[str, Any]:
-    """The first paragraph, the worked number, and the estimand card.
+    """The first paragraph, the worked number, the estimand card, and whether a sign says what a query needs.
 
     Args:
         record: Of the table that holds the scores.
@@ -36,9 +36,17 @@ def words_of(
     names = view.queries[query], view.groups[group]
     return {
         "answer": _answer(first, view, names, value, error, tested),
+        "needed": _removes(first),
         "reading": [_method(first, view.method), *_reading(first, view, names, value, error), NOT_PROVED],
         "estimand": estimand(record, view, tested, near_duplicates),
     }
+
+
+def _removes(record: ScoreRecord) -> bool:
+    """Whether a score says what a query loses without one group."""
+    details = record.details
+    pairs = isinstance(details, Coalitions) and details.pairs
+    return isinstance(details, ModelDetails | Student) and not pairs
 
 
 def _chosen(view: View) -> tuple[int, int]:
@@ -121,7 +129,7 @@ def _reading(
         lines.append(
             "Sign: positive where removing both costs more than the sum of what removing each costs."
         )
-    elif isinstance(record.details, ModelDetails | Student):
+    elif _removes(record):
         less, more = ("less", "contributed") if value > 0 else ("more", "stood in the way")
         lines.append(
             f"Sign: {'positive' if value > 0 else 'negative' if value < 0 else 'zero'}. "
