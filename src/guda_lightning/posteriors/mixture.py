@@ -56,7 +56,8 @@ class Mixture(GroupPosterior):
         def correct(removed: Tensor) -> Tensor:
             total = x_t.new_zeros(len(x_t), len(removed), *x_t.shape[1:])
             for rows, weights, order, corrections in parts:
-                total[rows] += corrections(removed[:, order]) * weights.view(-1, 1, *[1] * (x_t.ndim - 1))
+                each = weights.to(x_t.dtype).view(-1, 1, *[1] * (x_t.ndim - 1))
+                total[rows] += corrections(removed[:, order]) * each
             return total
 
         return correct
@@ -88,7 +89,7 @@ class Mixture(GroupPosterior):
         self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None
     ) -> Iterator[tuple[GroupPosterior, Tensor, Tensor, Tensor, Tensor | None]]:
         """Each member that weighs something, where and how much, the order of its atoms, and labels there."""
-        at = self.weights[timesteps.to(self.weights.device)].to(x_t)
+        at = self.weights[timesteps.to(self.weights.device)].to(x_t.device)
         for member, weights in zip(self.members, at.T, strict=True):
             rows = weights.nonzero().flatten()
             if len(rows):
@@ -156,7 +157,7 @@ def weights_of_levels(levels: Sequence[Mapping[str, Any]], timesteps: int) -> Te
         levels: As ``mixed`` gives them, in order.
         timesteps: Number of timesteps of the schedule.
     """
-    table = torch.tensor([levels[0]["weights"]]).repeat(timesteps, 1)
+    table = torch.tensor([levels[0]["weights"]], dtype=torch.float64).repeat(timesteps, 1)
     for level in levels:
-        table[level["first"] :] = torch.tensor(level["weights"])
+        table[level["first"] :] = torch.tensor(level["weights"], dtype=torch.float64)
     return table
