@@ -81,12 +81,12 @@ def lines(
 
 
 def costs(docs: Path, rows: Sequence[Mapping[str, object]], name: str, title: str, unit: str) -> None:
-    """Draw the agreement of every method against what it costs; a dashed line is chance.
+    """Draw the agreement of every method against what it costs.
 
     Args:
         docs: The folder whose folder images it goes into.
-        rows: ``data``, ``method``, ``metric``, ``cost``, ``value``, ``low``, ``high``; the cost of chance is
-            None.
+        rows: ``data``, ``method``, ``metric``, ``cost``, ``value``, ``low``, ``high``; a row without a cost,
+            such as chance, is left out.
         name: Of the file.
         title: What is shown.
         unit: Of the cost.
@@ -94,22 +94,22 @@ def costs(docs: Path, rows: Sequence[Mapping[str, object]], name: str, title: st
     panels = []
     for data, metric in dict.fromkeys((str(row["data"]), str(row["metric"])) for row in rows):
         chosen = [dict(row) for row in rows if (row["data"], row["metric"]) == (data, metric)]
+        paid = [row for row in chosen if row["cost"]]
         x = alt.X("cost:Q", title=unit, scale=alt.Scale(type="log"))
-        y = alt.Y("value:Q", title=metric, scale=alt.Scale(domain=[0, 1]))
-        paid = alt.Chart(alt.InlineData(values=[row for row in chosen if row["cost"]])).encode(x=x)
-        color = alt.condition("datum.method == 'oracle agreement'", alt.value(INK), alt.value(POSITIVE))
-        chance = alt.Chart(alt.InlineData(values=[row for row in chosen if row["method"] == "chance"]))
+        y = alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False))
+        color = alt.Color("method:N", title=None, sort=None)
+        base = alt.Chart(alt.InlineData(values=paid)).encode(x=x, color=color)
         layers = alt.layer(
-            chance.mark_rule(strokeDash=[3, 3]).encode(y=y),
-            paid.mark_rule().encode(y=alt.Y("low:Q", title=metric), y2="high:Q", color=color),
-            paid.mark_point(filled=True, size=50, opacity=1).encode(y=y, color=color),
-            paid.mark_text(align="left", dx=6, dy=-6, fontSize=9).encode(y=y, text="method:N"),
+            base.mark_rule().encode(y=alt.Y("low:Q", title=metric), y2="high:Q"),
+            base.mark_point(filled=True, size=50, opacity=1).encode(
+                y=y, shape=alt.Shape("method:N", title=None, sort=None)
+            ),
         )
         panels.append(layers.properties(width=300, height=200, title=alt.TitleParams(data, fontSize=11)))
     grid = alt.concat(*panels, columns=2)
     _save(
         docs,
-        grid.properties(title=alt.TitleParams(title, subtitle="with 95 % intervals; dashed: chance")),
+        grid.properties(title=alt.TitleParams(title, subtitle="with 95 % intervals")),
         name,
     )
 
