@@ -24,7 +24,7 @@ METHODS = ("guidance", "retrack")
 
 def run(asked: Asked) -> None:
     """Race the groups of every query, under guidance and under retrack."""
-    bench = oracles.digits(asked)
+    bench, data = oracles.digits(asked), oracles.digits_data(asked)
     score(bench, METHODS)
     full, queries = open_full(bench.run.full, LightningModule()), load_queries(bench.run.queries, (1, 8, 8))
     first = ScoreTable.load(bench.run.table("retrain", 0))
@@ -43,7 +43,7 @@ def run(asked: Asked) -> None:
             racing = RacingAttributor(bench.run.store, method, top=top)
             counted: list[int] = []
             execution = Execution(on_evaluations=counted.append)
-            table = racing.fit(AttributionContext(full, execution=execution)).score(queries)
+            table = racing.fit(AttributionContext(full, data, execution=execution)).score(queries)
             evaluations = sum(counted) / len(queries)
             spent[f"{method}, race for the top {top}"] = (table.matrix(), evaluations, table.notes[0])
         for name, (scores, evaluations, note) in spent.items():

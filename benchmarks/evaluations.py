@@ -12,7 +12,7 @@ from benchmarks import figures, oracles
 from benchmarks.agree import make
 from benchmarks.stages import Asked, Bench
 from guda_lightning.attribution import AttributionContext, CounterfactualAttributor
-from guda_lightning.data import load_queries
+from guda_lightning.data import GroupDataModule, load_queries
 from guda_lightning.diffusion import open_full
 from guda_lightning.evaluation import agreement
 from guda_lightning.scores import ScoreTable, Scoring
@@ -33,11 +33,13 @@ def run(asked: Asked) -> None:
         (STRATA, "evaluations per query and model", "evaluations", "Agreement and its cost", "one draw each"),
         (DRAWS, "draws per timestep", "draws", "More timesteps or more draws", "100 evaluations"),
     ):
-        rows = measure(bench, plans)
+        rows = measure(bench, oracles.digits_data(asked), plans)
         figures.lines(asked.docs, rows, x, name, title, f"digits, {of}, {dashed}")
 
 
-def measure(bench: Bench, plans: Mapping[int, tuple[int, int]]) -> Sequence[dict[str, object]]:
+def measure(
+    bench: Bench, data: GroupDataModule, plans: Mapping[int, tuple[int, int]]
+) -> Sequence[dict[str, object]]:
     """Score on noise that the oracle was not scored on, at several plans of (strata, draws)."""
     run = bench.run
     full = open_full(run.full, LightningModule())
@@ -48,7 +50,7 @@ def measure(bench: Bench, plans: Mapping[int, tuple[int, int]]) -> Sequence[dict
         scoring = Scoring(seed=1, strata=strata, draws=draws)
         tables = {
             method: CounterfactualAttributor(run.store, method, scoring, groups=found[0].groups)
-            .fit(AttributionContext(full, cache=run.errors))
+            .fit(AttributionContext(full, data, cache=run.errors))
             .score(queries)
             for method in METHODS
         }

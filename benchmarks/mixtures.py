@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from benchmarks import groupings, oracles
+from benchmarks import oracles
 from benchmarks.agree import FIFTY
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.attribution.scoring import NoisedQueries, joint_squared_errors
-from guda_lightning.data import Digits, GroupDataModule, HeldOutDataModule, Parquet, load_queries
+from guda_lightning.data import GroupDataModule, HeldOutDataModule, Parquet, load_queries
 from guda_lightning.diffusion import DiffusionModel, evaluating, open_full
 from guda_lightning.evaluation.magnitudes import magnitudes
 from guda_lightning.functional.elbo import paired_difference
@@ -108,17 +108,11 @@ class Products:
 
 def run(asked: Asked) -> None:
     """Compare mixtures on the digits and, if they are given, on images of CIFAR-10."""
-    benches = {"digits": (oracles.digits(asked), _digits(asked))}
+    benches = {"digits": (oracles.digits(asked), oracles.digits_data(asked))}
     if asked.cifar10 is not None:
         benches["CIFAR-10 8 x 8"] = oracles.cifar10(asked), _cifar10(asked)
     rows = [row for name, (bench, data) in benches.items() for row in _rows(name, bench, data)]
     write_table(asked.docs, "mixtures", asked.command("mixtures"), rows, NOTES)
-
-
-def _digits(asked: Asked) -> GroupDataModule:
-    some = asked.size.classes < 10
-    of = groupings.digits(asked.runs / "digits.csv", asked.size.classes) if some else None
-    return GroupDataModule(Digits(), groups=of)
 
 
 def _cifar10(asked: Asked) -> GroupDataModule:

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks import groupings
 from benchmarks.sizes import TOY, Size
 from benchmarks.stages import Asked, Bench
+from guda_lightning.data import Digits, GroupDataModule
 from guda_lightning.storage.files import canonical_json
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
@@ -39,6 +40,13 @@ def of_digits(asked: Asked) -> Bench:
         some = groupings.digits(asked.runs / "digits.csv", asked.size.classes)
         options += ["--data.init_args.groups", some]
     return Bench(asked.runs / "digits", *options, seeds=asked.seeds or 3, steps=1000, size=asked.size)
+
+
+def digits_data(asked: Asked) -> GroupDataModule:
+    """The digits with their groups."""
+    some = asked.size.classes < 10
+    of = groupings.digits(asked.runs / "digits.csv", asked.size.classes) if some else None
+    return GroupDataModule(Digits(), groups=of)
 
 
 def cifar10(asked: Asked, *, weights: bool = False) -> Bench:

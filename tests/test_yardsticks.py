@@ -117,7 +117,7 @@ def test_the_classifier_is_trained_for_attributors_that_read_it(
     )
     command = ["evaluate", str(tmp_path / "scored"), "--yardstick", str(packed.path), "--resamples", "10"]
     assert main(command) == 0
-    assert ran == ["guide", "attribute", "attribute"]  # guidance, similarity
+    assert ran == ["guide", "attribute", "attribute", "attribute"]  # guidance, nda, similarity
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from guda_lightning.functional import kernels
-from guda_lightning.functional.guidance import kept_slope
 from guda_lightning.functional.kernels import (
     Moments,
     blocks_of,
@@ -137,7 +136,9 @@ def test_removing_the_only_likely_atom_still_gives_what_is_left() -> None:
     log_mass = torch.tensor([0.0, -2000, -2001]).double().view(1, 3, 1, 1)
     mean = torch.tensor([1.0, 2, 3]).double().view(1, 3, 1, 1, 1)
     removed = torch.tensor([[True, False, False]])
-    slope = kept_slope(log_mass.flatten(1), removed)
+    logits = log_mass.flatten(1)
+    kept = logits[:, None].masked_fill(removed, -torch.inf).softmax(dim=2)
+    slope = kept - logits.softmax(dim=1)[:, None]
     expected = (slope * mean.flatten(1)[:, None]).sum(dim=2)
     found = kept_less_all(Moments(log_mass, mean), removed)
     torch.testing.assert_close(found.flatten(1), expected)

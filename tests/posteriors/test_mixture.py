@@ -104,7 +104,7 @@ def test_a_kernel_weighs_more_the_nearer_it_is_to_the_full_model() -> None:
         {"first": 4, "last": 9, "weights": [0.35, 0.35, 0.3]},
     ]
     table = weights_of_levels(rows, 10)  # timestep 0, which is not scored, is like its neighbour
-    torch.testing.assert_close(table, torch.tensor([[0.5, 0.5, 0.0]] * 4 + [[0.35, 0.35, 0.3]] * 6))
+    torch.testing.assert_close(table, torch.tensor([[0.5, 0.5, 0.0]] * 4 + [[0.35, 0.35, 0.3]] * 6).double())
 
 
 @given(st.lists(st.floats(0, 2), min_size=2, max_size=2))
@@ -116,4 +116,4 @@ def test_the_share_of_a_kernel_falls_with_its_error(errors: list[float]) -> None
 def test_without_a_kernel_classifiers_weigh_alike() -> None:
     rows: list[dict[str, Any]] = mixed(3, [], (1, 9))
     assert rows == [{"first": 1, "last": 9, "weights": [1 / 3] * 3}]
-    torch.testing.assert_close(weights_of_levels(rows, 10).sum(dim=1), torch.ones(10))
+    torch.testing.assert_close(weights_of_levels(rows, 10).sum(dim=1), torch.ones(10).double())

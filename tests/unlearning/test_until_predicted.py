@@ -18,7 +18,7 @@ from guda_lightning.functional.elbo import elbo
 from guda_lightning.makers.until_predicted import UntilPredicted
 from guda_lightning.scores import Scoring
 from guda_lightning.unlearning import NegGrad, UnlearnModule
-from toys import classifier_store, message, quiet_trainer, shades, tiny_full
+from toys import message, quiet_trainer, save_guidance, shades, tiny_full
 
 CONF = Path(__file__).parents[1] / "conf"
 STEPS = 60
@@ -73,7 +73,7 @@ def test_the_target_is_what_guidance_loses_and_needs_a_posterior(tmp_path: Path)
     )
     with pytest.raises(StoreError, match=expected):
         ForgetTarget.of(context, data, "bright", 0)
-    classifier_store(tmp_path / "store", full, data)
+    save_guidance(tmp_path / "store", full, data)
     found = posterior_in(context, 7)
     assert found is not None
     assert found.seed == 0

@@ -119,7 +119,7 @@ COMMANDS: tuple[Command, ...] = (
     Stage(
         "placebo",
         "Test which queries random groups explain as well",
-        "-c digits.yaml -c unlearn/retrack.yaml",
+        "-c digits.yaml --posterior guidance",
         dry_run=False,
     ),
     Command("report", "Write one self-contained page that shows the answer", "RUN", "report"),
