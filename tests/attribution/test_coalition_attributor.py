@@ -161,6 +161,9 @@ def test_coalitions_that_are_called_the_same_are_refused(
 def test_unlearned_coalitions_that_are_missing_are_named(
     guidance_store: CounterfactualStore, guided_full: FullModel
 ) -> None:
-    with pytest.raises(StoreError, match=r"run guda unlearn with --groups .*bright\+noisy"):
+    with pytest.raises(
+        StoreError,
+        match=r"made by retrack\n .*those of guidance\n .*\n .*correct the operator, or run guda unlearn$",
+    ):
         attributor(guidance_store, operator="retrack").fit(AttributionContext(guided_full, grouping=GROUPING))
     assert GROUPS == ("dark", "bright", "noisy")

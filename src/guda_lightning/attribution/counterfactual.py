@@ -54,7 +54,7 @@ class CounterfactualAttributor(Attributor):
             ConfigError: No store is configured.
         """
         store = context.open_store(self.store)
-        kind = kind_of(store, self.operator, self.groups, self.seed)
+        kind = kind_of(store, self.operator)
         if kind is not None:
             return self._fit_posterior(context, store, kind)
         return self._fit_networks(context, store)
@@ -123,16 +123,8 @@ class GuidanceAttributor(CounterfactualAttributor):
     operator: str | None = field(default=GUIDANCE, init=False)
 
 
-def kind_of(
-    store: CounterfactualStore, operator: str | None, groups: Sequence[str] | None = None, seed: int = 0
-) -> str | None:
+def kind_of(store: CounterfactualStore, operator: str | None) -> str | None:
     """The kind of posterior that the counterfactuals follow from; None where each is a network.
-
-    Args:
-        store: The store.
-        operator: The one that was named, if one was.
-        groups: What is to be removed, for the command that makes it; None: all groups.
-        seed: Seed, for that command.
 
     Raises:
         StoreError: None was named, and the store holds several kinds of counterfactuals; or the one that was
@@ -143,7 +135,7 @@ def kind_of(
     kinds, networks = PosteriorStore(store.root).methods(), store.operators()
     if operator is not None:
         if kinds and operator not in networks:
-            raise unknown_operator(store.root, operator, [*kinds, *networks], command(operator, groups, seed))
+            raise unknown_operator(store.root, operator, [*kinds, *networks], command(operator, None, 0))
         return None
     if len(kinds) + len(networks) > 1 and kinds:
         raise several_operators(store.root, [*kinds, *networks])
