@@ -31,6 +31,8 @@ class AttributionContext:
         store: Folder of the counterfactuals, RUN/store; None where there are none.
         cache: Folder for squared errors, one file a model: an interrupted scoring continues there, and the
             full model's errors serve every method. None keeps nothing.
+        features: Folder for what is computed of the training samples alone, RUN/features: an interrupted
+            preparation continues there. None keeps nothing.
         execution: Where and how to compute; changes no score.
     """
 
@@ -39,6 +41,7 @@ class AttributionContext:
     grouping: Grouping | None = None
     store: Path | None = None
     cache: Path | None = None
+    features: Path | None = None
     execution: Execution = Execution()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
@@ -80,6 +83,17 @@ class FittedAttributor(ABC):
     groups: tuple[str, ...]
     method: str
     seed: int = 0
+
+    def prepare(self) -> None:  # noqa: B027  (most need none)
+        """Compute what scoring needs of the training samples, once, if it needs anything that takes long.
+
+        All ranks call it before the first ``score``. What it computes is kept in the context's ``features``,
+        part by part; a second call, in this process or another, finds it there.
+        """
+
+    def preparation(self) -> int:
+        """Network evaluations that ``prepare`` still needs; a backward pass counts as two."""
+        return 0
 
     @abstractmethod
     def score(self, queries: Queries) -> ScoreTable:

@@ -13,8 +13,8 @@ from guda_lightning.attribution.attributor import AttributionContext
 from guda_lightning.attribution.counterfactual import CounterfactualAttributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor
 from guda_lightning.attribution.guidance import FittedGuidance
+from guda_lightning.attribution.samples import training_samples
 from guda_lightning.data import GroupDataModule
-from guda_lightning.data.images import as_input
 from guda_lightning.functional.elbo import elbo
 from guda_lightning.functional.moments import Moments
 from guda_lightning.functional.schedule import NoiseSchedule
@@ -57,8 +57,7 @@ class Probes:
         for coalition in coalitions:
             if not len(np.setdiff1d(indices, grouping.forget(coalition))):  # the rest is in no other group
                 indices = np.union1d(indices, grouping.retain(coalition)[:OTHERS])
-        labels = data.labels[indices] if conditional and data.labels is not None else None
-        samples = Queries(tuple(data.ids[index] for index in indices), as_input(data.inputs[indices]), labels)
+        samples = training_samples(data, indices, conditional)
         own = [np.isin(indices, grouping.forget(coalition)) for coalition in coalitions]
         rows = {name: torch.from_numpy(np.searchsorted(indices, chosen)) for name, chosen in picked.items()}
         return cls(samples, rows, torch.from_numpy(np.stack(own, axis=1)))

@@ -14,6 +14,7 @@ from guda_lightning.functional.elbo import squared_error
 from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.functional.prediction import add_noise
 from guda_lightning.functional.schedule import NoiseSchedule
+from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.scores.scoring import Scoring
 from guda_lightning.types import Queries
 
@@ -41,14 +42,34 @@ def noised_queries(
         schedule: The models' noise schedule.
         device: Where the batches go.
     """
-    plan = scoring.plan(schedule)
-    timesteps = plan.draw(scoring.seed, queries.ids)
+    return noised_by_plan(queries, scoring.plan(schedule), scoring.seed, scoring.batch_size, schedule, device)
+
+
+def noised_by_plan(
+    queries: Queries,
+    plan: TimestepPlan,
+    seed: int,
+    batch_size: int,
+    schedule: NoiseSchedule,
+    device: torch.device | str,
+) -> Iterator[NoisedQueries]:
+    """Every (query, timestep, draw) of any plan, in order and in batches; see ``noised_queries``.
+
+    Args:
+        queries: ``Q`` queries, or training samples.
+        plan: The timesteps.
+        seed: Of noise and timesteps.
+        batch_size: Evaluations in a batch; changes no noise.
+        schedule: The model's noise schedule.
+        device: Where the batches go.
+    """
+    timesteps = plan.draw(seed, queries.ids)
     flat_timesteps, per_query = timesteps.flatten(), plan.evaluations
     flat_draws = torch.arange(plan.draws).expand(timesteps.shape).flatten()
-    for rows in torch.arange(flat_timesteps.numel()).split(scoring.batch_size):
+    for rows in torch.arange(flat_timesteps.numel()).split(batch_size):
         query, t = rows // per_query, flat_timesteps[rows]
         ids = [queries.ids[i] for i in query.tolist()]
-        noise = gaussian_noise(scoring.seed, ids, t, flat_draws[rows], queries.inputs.shape[1:])
+        noise = gaussian_noise(seed, ids, t, flat_draws[rows], queries.inputs.shape[1:])
         noise, x0, t = (_sent(values, device) for values in (noise, queries.inputs[query], t))
         labels = None if queries.labels is None else _sent(queries.labels[query], device)
         yield NoisedQueries(noise, add_noise(x0, noise, *schedule.at(t, like=x0)), t, labels)

@@ -12,6 +12,7 @@ Notation: N all players, n their number, s that of a coalition S.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.noise import uniform_draws
 
-PlanKind = Literal["permutations", "kernel", "uniform", "all_coalitions"]
+PlanKind = Literal["permutations", "kernel", "uniform", "all_coalitions", "subsets"]
 
 MOST_PLAYERS_OF_ALL = 16  # 65536 coalitions; beyond, the sampled plans are precise enough
 
@@ -84,6 +85,34 @@ def all_coalitions(players: int) -> CoalitionPlan:
     half = torch.arange(2 ** (players - 1))
     bits = half[:, None] >> torch.arange(players - 1, -1, -1)
     return _mirrored("all_coalitions", bits % 2 == 1)
+
+
+def subsets(players: int, size: int, count: int, seed: int) -> Tensor:
+    """``count`` different coalitions of the same size, each as likely as any other (LDS, arXiv 2303.14186).
+
+    A larger count goes on where a smaller one ends.
+
+    Returns:
+        ``[count, players]`` bool.
+
+    Raises:
+        ConfigError: There are not so many.
+    """
+    most = math.comb(players, size) if 0 < size < players else 0
+    if not 1 <= count <= most:
+        raise ConfigError(
+            "there are not so many subsets of that size",
+            found=f"{count} subsets of {size} of {players} groups",
+            expected=f"1 to {most}",
+            fix="take fewer subsets" if most else "take a size of at least 1 that leaves a group out",
+        )
+    found: dict[tuple[bool, ...], None] = {}
+    drawn = count
+    while len(found) < count:
+        order = _uniform("subsets", players, drawn, seed).argsort(dim=1).argsort(dim=1)
+        found = dict.fromkeys(map(tuple, (order < size).tolist()))
+        drawn *= 2
+    return torch.tensor(list(found)[:count])
 
 
 def _uniform(plan: PlanKind, width: int, count: int, seed: int) -> Tensor:

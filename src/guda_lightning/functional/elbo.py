@@ -157,7 +157,7 @@ def paired_difference(
         elbo(counterfactual, timesteps, plan, schedule, weighting),
     )
     terms = timestep_terms(counterfactual - full, timesteps, plan, schedule, weighting)
-    return score, _standard_error(terms)
+    return score, standard_error(terms)
 
 
 def stderr_kind(plan: TimestepPlan) -> StderrKind:
@@ -165,8 +165,14 @@ def stderr_kind(plan: TimestepPlan) -> StderrKind:
     return "within strata" if plan.draws > 1 else "collapsed strata (conservative)"
 
 
-def _standard_error(terms: Tensor) -> Tensor:
+def standard_error(terms: Tensor) -> Tensor:
     """Standard error of ``terms.mean(2).sum(1)``.
+
+    Args:
+        terms: ``[rows, strata, draws]``, what every draw of a plan contributes.
+
+    Returns:
+        ``[rows]``, of the kind that ``stderr_kind`` names.
 
     With several draws the variance is measured inside each stratum. With one, neighbouring strata are
     collapsed into pairs (the last three together when odd): the variance between them also holds the

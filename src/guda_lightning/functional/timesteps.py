@@ -57,6 +57,18 @@ class TimestepPlan:
         return cls("stratified", tuple(scored.tolist()), tuple(starts), draws)
 
     @classmethod
+    def even(cls, schedule: NoiseSchedule, num_strata: int, draws: int = 1) -> TimestepPlan:
+        """Strata of as many timesteps each, as far as their number divides: precise for ``uniform`` alone.
+
+        Raises:
+            ConfigError: Fewer than two strata-draws, or more strata than scored timesteps.
+        """
+        scored = schedule.scored_timesteps
+        _check_counts(num_strata, draws, available=scored.numel())
+        starts = [scored.numel() * i // num_strata for i in range(num_strata)]
+        return cls("stratified", tuple(scored.tolist()), tuple(starts), draws)
+
+    @classmethod
     def fixed(cls, schedule: NoiseSchedule, start: int, stop: int, step: int, draws: int = 1) -> TimestepPlan:
         """The grid ``start, start + step, ... < stop`` for every query, as the paper's code uses.
 

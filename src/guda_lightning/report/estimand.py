@@ -5,7 +5,7 @@ from __future__ import annotations
 from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement_table import agreement_table, share
-from guda_lightning.scores.kinds import Coalitions, ModelDetails, Screened, Student
+from guda_lightning.scores.kinds import Coalitions, Influence, ModelDetails, Screened, Student
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.scores.views import View
 from guda_lightning.types import JOINT
@@ -14,6 +14,10 @@ _BEHAVIOUR = {
     "elbo": "the lower bound on the log-likelihood of the query (ELBO)",
     "uniform": "how well the model denoises the query, all timesteps alike",
     "middle": "how well the model denoises the query at the middle timesteps",
+    "loss": "how well the model denoises the query, all timesteps alike",
+    "square": "the mean square of the noise that the model predicts for the query, not its likelihood",
+    "mean": "the mean of the noise that the model predicts for the query, not its likelihood",
+    "l1": "the mean size of the noise that the model predicts for the query, not its likelihood",
 }
 UNTESTED = "none measured here: guda retrain, attribute and evaluate measure it"
 
@@ -37,7 +41,7 @@ def estimand(
     if is_likeness(first):
         behaviour = f"likeness to training images ({view.weighting}), not what a model does"
         intervention, training = "none: nothing is removed", "none: no model is trained without a group"
-    elif not isinstance(first.details, ModelDetails | Student):
+    elif not isinstance(first.details, ModelDetails | Student | Influence):
         behaviour = intervention = training = f"as {view.method} defines it"
     return {
         "Behaviour": behaviour,
@@ -59,6 +63,8 @@ def process(record: ScoreRecord, method: str) -> str:
     details = record.details
     if RETRAIN in method.split("_"):  # also in a race, a screen or coalitions
         return "trained anew from the start without the group"
+    if isinstance(details, Influence):
+        return f"no training: what it would change is estimated from the full model alone ({method})"
     if isinstance(details, Student):
         return f"unlearning by {method} from the full model, which goes on"
     if isinstance(details, ModelDetails) and details.classifier is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.report.estimand import UNTESTED, estimand, is_likeness, process
-from guda_lightning.scores.kinds import Coalitions, ModelDetails, Race, Student
+from guda_lightning.scores.kinds import Coalitions, Influence, ModelDetails, Race, Student
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.scores.summaries import UNDECIDED_BELOW, group_summaries, margins
 from guda_lightning.scores.views import View
@@ -46,7 +46,7 @@ def _removes(record: ScoreRecord) -> bool:
     """Whether a score says what a query loses without one group."""
     details = record.details
     pairs = isinstance(details, Coalitions) and details.pairs
-    return isinstance(details, ModelDetails | Student) and not pairs
+    return isinstance(details, ModelDetails | Student | Influence) and not pairs
 
 
 def _chosen(view: View) -> tuple[int, int]:
@@ -74,7 +74,7 @@ def _answer(
             f"{which} {'are' if led > 1 else 'is'} most like group {group}; the score of {query} is {number}."
             " This says what is alike, not what the model learnt it from."
         )
-    if not isinstance(record.details, ModelDetails | Student):
+    if not isinstance(record.details, ModelDetails | Student | Influence):
         return (
             f"{which} {'have' if led > 1 else 'has'} the highest score for group {group}; that of {query} is "
             f"{number}. What it is the size of, {view.method} defines. Tested against retraining: {tested}."
@@ -104,6 +104,11 @@ def _answer(
 def _method(record: ScoreRecord, method: str) -> str:
     """What a score of this kind of method compares."""
     details = record.details
+    if isinstance(details, Influence):
+        return (
+            "A score estimates from the full model alone how much worse a query would be explained without "
+            f"the group ({method}); no model without it is made."
+        )
     if not isinstance(details, ModelDetails | Student):
         if is_likeness(record):
             return "A score says how alike a query and the training images of a group are; no model is asked."

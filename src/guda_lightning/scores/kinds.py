@@ -176,6 +176,22 @@ class NonParametric(Details):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Influence(Details):
+    """Estimates of what removing a group does, from one full model and its gradients: no model without it.
+
+    Attributes:
+        data_hash: Identity of the training data.
+        mirrored: Whether training mirrored them.
+        options: How it is estimated, as JSON values.
+    """
+
+    kind = "influence"
+    data_hash: str
+    mirrored: bool
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Student(Details):
     """Scores of a model that is being unlearned."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guda_lightning.scores.kinds import Coalitions, ModelDetails, Race, Student
+from guda_lightning.scores.kinds import Coalitions, Influence, ModelDetails, Race, Student
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.scores.summaries import with_error
 
@@ -156,7 +156,7 @@ def unit_of(
     records = record.of_method(method)
     per = " per training sample" if record.per == "sample" else ""
     covers = _covers(records[0], seeds)
-    if not all(isinstance(one.details, ModelDetails | Student) for one in records):
+    if not all(isinstance(one.details, ModelDetails | Student | Influence) for one in records):
         if records[0].kind == "similarity":
             why = "It is no effect of a group: no model without one was compared."
             return Unit(f"{weighting} similarity{per}", "", why, covers)
@@ -188,6 +188,8 @@ def _size(records: Sequence[ScoreRecord], method: str, measured: Measured | None
         return False, f"The size was measured and is {found}: {measured.words}."
     if by_construction:
         return True, f"The size follows from how {method} is defined: it has no free scale."
+    if any(isinstance(one, Influence) for one in details):
+        return False, f"The size is not known: {method} extrapolates from the full model alone."
     trained = any(isinstance(one, ModelDetails) and one.classifier is None for one in details)
     grows = "grows with the strength of unlearning" if trained else "depends on how the posterior generalises"
     return False, (

@@ -166,7 +166,7 @@ def attribute(
     run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
     folder = QueryFolder(trainer.query_path(queries), datamodule.image_shape, resize=resize)
     streamed = StreamedQueries(folder, datamodule, source.model.conditional)
-    context = AttributionContext(source, datamodule, store=run.store, cache=run.errors)
+    context = AttributionContext(source, datamodule, store=run.store, cache=run.errors, features=run.features)
     request = _Request(streamed, queries, name, context, scoring.batch_size, weighting)
     paths = _score_all(trainer, attributors, request)
     if true is None:
@@ -220,8 +220,10 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
         say(f"attribute: {path} is complete, skipped")
     else:
         require_charts(trainer.loggers)
-        bar.reset(total=table.evaluations + (0 if judging is None else judging.evaluations))
+        left = table.evaluations + attributor.preparation()
+        bar.reset(total=left + (0 if judging is None else judging.evaluations))
         _say_rest(trainer, attributor, request, table)
+        attributor.prepare()
         notes = []
         for chunk in table.left:
             scores = chunk.score(attributor, request.queries)
@@ -272,16 +274,16 @@ def _say_rest(
     left = sum(len(chunk.rows) for chunk in table.left)
     if left < len(queries):
         say(f"attribute: {len(queries) - left} of {len(queries)} queries are scored already")
-    if not table.evaluations:
+    evaluations = table.evaluations + attributor.preparation()
+    if not evaluations:
         return
     each = None
     if is_timed(trainer):
         where = (request.batch_size, trainer.strategy.root_device)
         each = evaluation_seconds(context.full.model, queries.data, *where)
     say_cost(
-        f"attribute: {left} queries, {len(attributor.groups)} groups, "
-        f"{table.evaluations} network evaluations",
-        None if each is None else each * table.evaluations / trainer.world_size,
+        f"attribute: {left} queries, {len(attributor.groups)} groups, {evaluations} network evaluations",
+        None if each is None else each * evaluations / trainer.world_size,
     )
 
 

@@ -65,6 +65,11 @@ class RunFolder:
         return self.scores / "errors"
 
     @property
+    def features(self) -> Path:
+        """What attributors keep of the training samples, such as gradients: one folder each."""
+        return self.root / "features"
+
+    @property
     def examples(self) -> Path:
         """A few training images of every group, for the page."""
         return self.root / "examples.safetensors"
