@@ -169,7 +169,7 @@ def test_chunks_of_queries_do_not_tell_tables_apart(tmp_path: Path) -> None:
         (
             {"format": 2, "kind": "guess", "record": {}},
             "scores of the kind 'guess' instead of likelihood, screened, race, coalitions, similarity, "
-            "nonparametric, student, random groups, custom, joined",
+            "nonparametric, influence, student, random groups, custom, joined",
         ),
         (
             {"format": 2, "kind": "similarity", "record": {"top": 10, "bottom": 1}},
