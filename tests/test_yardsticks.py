@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from guda_lightning.cli.inputs import Inputs
+from guda_lightning.cli.lightning import StageCLI
 from guda_lightning.cli.main import main
 from guda_lightning.cli.yardstick import _is_guided
 from guda_lightning.errors import ConfigError, StoreError
@@ -93,15 +94,17 @@ def test_a_yardstick_is_scored_and_evaluated(
     assert f"evaluate: {root.root} unpacked: A toy" in out
     rows = [line.split() for line in out.splitlines()]
     similarity = [row for row in rows if row[:1] == ["similarity-0"]]
-    assert len(similarity) == 3  # weightings
-    assert similarity[0][-4:-2] == ["0", "s"]
-    assert similarity[0][-1] == "s"
+    assert len(similarity) == 4  # weightings and costs
+    assert similarity[-1][1:3] == ["0", "s"]
+    assert similarity[-1][4:6] == ["s", "0"]  # a query, evaluations
+    assert rows.count(["retrain-0"]) == 1  # whose cost nobody has kept
     oracle = [row for row in rows if row[:3] == ["oracle", "agreement", "1.00"]]
     assert len(oracle) == 3
     assert sum(row[:1] == ["chance"] for row in rows) == 3
     assert root.table("similarity", 0).is_file()
 
-    kept, table = root.root / "seconds.json", root.table("similarity", 0)
+    table = root.table("similarity", 0)
+    kept = root.cost_of(table)
     before = kept.read_bytes(), table.stat().st_mtime_ns
     assert main(command) == 0
     assert "similarity-0.parquet is complete, skipped" in capsys.readouterr().out
@@ -112,9 +115,7 @@ def test_the_classifier_is_trained_for_attributors_that_read_it(
     packed: Yardstick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(
-        "guda_lightning.cli.yardstick._timed", lambda run, cli, needs: ran.append(cli.stage.name)
-    )
+    monkeypatch.setattr(StageCLI, "run", lambda cli: ran.append(cli.stage.name))
     command = ["evaluate", str(tmp_path / "scored"), "--yardstick", str(packed.path), "--resamples", "10"]
     assert main(command) == 0
     assert ran == ["guide", "attribute", "attribute", "attribute"]  # guidance, nda, similarity

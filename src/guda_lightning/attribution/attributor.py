@@ -95,6 +95,13 @@ class FittedAttributor(ABC):
         """Network evaluations that ``prepare`` still needs; a backward pass counts as two."""
         return 0
 
+    def made(self) -> tuple[Path, ...]:
+        """Folders of weights that are made before and that scoring reads, each with the record of its cost.
+
+        Such as those of counterfactuals, or of a posterior and its parts.
+        """
+        return ()
+
     @abstractmethod
     def score(self, queries: Queries) -> ScoreTable:
         """Score every query against every group.

@@ -219,6 +219,10 @@ class FittedCoalitions(FittedAttributor):
         )
         return replace(record, group_sizes=self.sizes)
 
+    def made(self) -> tuple[Path, ...]:
+        """What scores the groups by itself reads."""
+        return self.inner.made()
+
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations that the scores of all coalitions still need."""
         return self.inner.evaluations(queries)

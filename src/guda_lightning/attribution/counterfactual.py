@@ -81,8 +81,9 @@ class CounterfactualAttributor(Attributor):
         self, context: AttributionContext, store: CounterfactualStore, kind: str
     ) -> FittedGuidance:
         scored_groups(context, self.groups)  # refuses unknown ones before the posterior is read
+        posteriors = PosteriorStore(store.root)
         posterior, record = open_posterior(
-            PosteriorStore(store.root),
+            posteriors,
             kind,
             context.full.model.schedule,
             seed=self.seed,
@@ -104,6 +105,7 @@ class CounterfactualAttributor(Attributor):
             details=likelihood(hashes, record.hparams_hash, identity, sized=posterior.sized),
             posterior=posterior,
             removed=posterior.removed(coalitions),
+            folders=posteriors.folders(record),
         )
 
 

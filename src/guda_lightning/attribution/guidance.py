@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,10 +23,16 @@ class FittedGuidance(FittedELBOAttributor):
     Attributes:
         posterior: Of the groups, on the device of the execution.
         removed: What of the posterior each group removes, as ``GroupPosterior.removed`` gives it.
+        folders: Where the posterior and its parts are stored.
     """
 
     posterior: GroupPosterior
     removed: Tensor
+    folders: tuple[Path, ...]
+
+    def made(self) -> tuple[Path, ...]:
+        """The folders of the posterior and its parts."""
+        return self.folders
 
     def evaluations(self, queries: Queries) -> int:
         """Evaluations of the full model that scoring these queries still needs, for all groups together."""

@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,6 +33,10 @@ class FittedNetworks(FittedELBOAttributor):
 
     store: CounterfactualStore
     keys: Mapping[str, CounterfactualKey]
+
+    def made(self) -> tuple[Path, ...]:
+        """The folder of each counterfactual."""
+        return tuple(self.store.path(key) for key in self.keys.values())
 
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations that scoring these queries still needs."""

@@ -141,6 +141,10 @@ class FittedRace(FittedAttributor):
         )
         return scored.of_kind(details, "over rounds of a race")
 
+    def made(self) -> tuple[Path, ...]:
+        """What scores the groups by itself reads."""
+        return self.inner.made()
+
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations at most: if every query needs every round."""
         return self.inner.evaluations_of(len(queries) * self.config.strata * self.config.rounds[1])

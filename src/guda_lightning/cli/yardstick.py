@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from guda_lightning.cli.configs import located
 from guda_lightning.cli.inputs import Inputs
 from guda_lightning.cli.stage import parse
 from guda_lightning.storage.runs import RunFolder
-from guda_lightning.storage.yardsticks import CONFIG, Seconds, Yardstick
+from guda_lightning.storage.yardsticks import CONFIG, Yardstick
 
 if TYPE_CHECKING:
     from guda_lightning.cli.lightning import StageCLI
@@ -48,10 +47,9 @@ def scored(name: str, root: Path | None, configs: Sequence[str], images: Path | 
     # What is misspelt for the last attributor shows before the first one works.
     parsed = [_parsed("attribute", one.arguments) for one in inputs]
     for one, cli in zip(inputs, parsed, strict=True):
-        needs = ["guide"] if _is_guided(one) else []
-        for stage in needs:
-            _timed(run, _parsed(stage, config), [])
-        _timed(run, cli, needs)
+        if _is_guided(one):
+            _parsed("guide", config).run()
+        cli.run()
     return run.root
 
 
@@ -72,18 +70,3 @@ def _is_guided(inputs: Inputs) -> bool:
     if named:
         return named[-1] in KINDS
     return "attributor.class_path" not in inputs.values or "attributor.init_args.store" in inputs.values
-
-
-def _timed(run: RunFolder, cli: StageCLI, needs: Sequence[str]) -> None:
-    """Run a stage, and keep how long it took if it was not complete already."""
-    before, started = _made(run), time.perf_counter()
-    tables = cli.run()
-    if _made(run) != before:
-        of_table = tables[0].stem if cli.stage.name == "attribute" else None
-        Seconds.of(run.root).keep(cli.stage.name, of_table, time.perf_counter() - started, needs)
-
-
-def _made(run: RunFolder) -> dict[Path, int]:
-    """All that stages of a yardstick make, with the time of its last change."""
-    files = [*run.scores.glob("*.parquet"), *run.store.rglob("record.json")]
-    return {path: path.stat().st_mtime_ns for path in files}

@@ -59,6 +59,7 @@ class TrainingCost(Callback):
 
     Attributes:
         seconds: Wall-clock time of this process.
+        core_seconds: Seconds of its cores; None where an earlier version began the training.
         evaluations: Samples passed through the networks by all processes, forward passes only.
         finished: Whether the last training came to its end.
     """
@@ -66,13 +67,15 @@ class TrainingCost(Callback):
     def __init__(self, *networks: nn.Module) -> None:
         self.networks = networks
         self.seconds, self.evaluations, self.finished = 0.0, 0, False
+        self.core_seconds: float | None = 0.0
         self._counting = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start the clock; a checkpoint is read after this."""
         if stage == "fit":
             self.seconds, self.evaluations, self.finished = 0.0, 0, False
-            self._since = time.perf_counter()
+            self.core_seconds = 0.0
+            self._since, self._cores_since = time.perf_counter(), time.process_time()
             self._counter = self._counting.enter_context(counting(*self.networks))
 
     def on_load_checkpoint(
@@ -80,14 +83,15 @@ class TrainingCost(Callback):
     ) -> None:
         """Begin with what earlier attempts cost."""
         if _KEY in checkpoint:
-            self.seconds, self.evaluations = checkpoint[_KEY]
+            self.seconds, self.evaluations, *cores = checkpoint[_KEY]
+            self.core_seconds = cores[0] if cores else None
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Hand on what all attempts cost."""
         # Not in state_dict: Lightning warns about the state of callbacks that another trainer does not have.
-        checkpoint[_KEY] = (self.seconds, self.evaluations)
+        checkpoint[_KEY] = (self.seconds, self.evaluations, self.core_seconds)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add this epoch; checkpoints are written after this."""
@@ -104,8 +108,11 @@ class TrainingCost(Callback):
         self._counting.close()
 
     def _add(self, trainer: Trainer) -> None:
-        now = time.perf_counter()
+        now, cores = time.perf_counter(), time.process_time()
         self.seconds, self._since = self.seconds + now - self._since, now
+        if self.core_seconds is not None:
+            self.core_seconds += cores - self._cores_since
+        self._cores_since = cores
         counted = torch.tensor(self._counter.count, device=trainer.strategy.root_device)
         self.evaluations += int(trainer.strategy.reduce(counted, reduce_op="sum"))
         self._counter.count = 0

@@ -129,10 +129,11 @@ class PosteriorMaker(ABC):
         """The same for other groups of the same samples, into another store, without logs."""
         return replace(self, data=data, store=PosteriorStore(store), trainers=self.trainers.silent())
 
-    def _kept(self, started: float, **own: Any) -> PosteriorRecord:
+    def _kept(self, started: tuple[float, float], **own: Any) -> PosteriorRecord:
         """Store what no trainer has made, as its record tells it whole."""
         evaluations = own.pop("network_evaluations", 0)
-        spent = {"seconds": time.perf_counter() - started, "steps": 0, "network_evaluations": evaluations}
+        seconds, cores = (now - then for now, then in zip(_clocks(), started, strict=True))
+        spent = {"seconds": seconds, "core_seconds": cores, "steps": 0, "network_evaluations": evaluations}
         record = PosteriorRecord.of(self.key(), self.hparams, self.provenance, **spent, **own)
         self.store.save({}, record)
         return record
@@ -151,7 +152,7 @@ class ImageKernelMaker(PosteriorMaker):
 
     def make(self) -> PosteriorRecord:
         """Store its record."""
-        return self._kept(time.perf_counter())
+        return self._kept(_clocks())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,7 +176,7 @@ class PatchKernelMaker(PosteriorMaker):
 
     def make(self) -> PosteriorRecord:
         """Fit, and store the record."""
-        started = time.perf_counter()
+        started = _clocks()
         spent: list[int] = []
         levels = self.levels or self._fitted(spent)
         rows = [level.to_row() for level in levels]
@@ -280,7 +281,7 @@ class MixtureMaker(PosteriorMaker):
 
     def make(self) -> PosteriorRecord:
         """Store the weights, and which posteriors they are of."""
-        return self._kept(time.perf_counter(), levels=self._levels(), members=self._members())
+        return self._kept(_clocks(), levels=self._levels(), members=self._members())
 
     def elsewhere(self, data: GroupDataModule, store: Path) -> Self:
         """See ``PosteriorMaker.elsewhere``: with all its members."""
@@ -299,3 +300,8 @@ class MixtureMaker(PosteriorMaker):
 
     def _records(self) -> list[PosteriorRecord]:
         return [self.store.record(member.key()) for member in self.members]
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds of the clock and of the cores of this process."""
+    return time.perf_counter(), time.process_time()

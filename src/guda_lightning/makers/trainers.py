@@ -152,6 +152,7 @@ def spent_by(trainer: Trainer, cost: TrainingCost) -> dict[str, Any]:
     """The entries of a record that say what a training did cost, and what has ended it."""
     return {
         "seconds": cost.seconds,
+        "core_seconds": cost.core_seconds,
         "steps": trainer.global_step,
         "network_evaluations": cost.evaluations,
         "stopped": stopped_by(trainer),

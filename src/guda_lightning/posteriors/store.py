@@ -80,6 +80,10 @@ class PosteriorStore(WeightStore[PosteriorKey, PosteriorRecord]):
             fix=command(kind, seed),
         )
 
+    def folders(self, record: PosteriorRecord) -> tuple[Path, ...]:
+        """Where a posterior and, of a mixture, its members lie."""
+        return (self.path(record.key), *(self.root / member["name"] for member in record.members))
+
     def _old(self) -> list[Path]:
         """Folders of classifiers that earlier layouts kept elsewhere."""
         places = (f"{GUIDANCE}-*/{RECORD}", f"classifiers/*/{RECORD}")

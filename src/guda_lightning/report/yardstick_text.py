@@ -1,4 +1,4 @@
-"""All methods on one yardstick as one table: agreement, size, and what it took."""
+"""All methods on one yardstick as one table: agreement, size and cost."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from guda_lightning.evaluation.agreement import HALF, ORACLE
 from guda_lightning.evaluation.result import EVERY, Evaluation
 from guda_lightning.report.agreement_table import ORACLE_LABEL, agreement_table, header, matching, share
 from guda_lightning.report.agreement_text import columns, wrapped
+from guda_lightning.storage.costs import TableCost
 
 _NOTES = (
     "Agreement: of each oracle seed with the mean of the others, and of every method with the same means. "
     "Slope and R²: of the oracle's scores as a line in the method's, within queries; slope 1 is its size.",
-    "Seconds by the clock: what is made once for all queries, and one query under all groups.",
+    "Cost: seconds by the clock of what is made once for any queries, and of one query under all groups; "
+    "passes of a network, forward alone in trainings, a gradient as three; the most memory that guda "
+    "attribute had in use, libraries included; files that scoring reads besides the full model. Blank: "
+    "nobody has kept it.",
 )
 COLUMNS = ("top1", "ndcg@3", "slope", "r2")
 HEADS = {"r2": "R²"}
+COSTS = ("prepare", "a query", "evaluations", "memory", "disk")
 Interval = tuple[float, float, float]  # value, low, high
 
 
@@ -75,23 +80,40 @@ def with_interval(name: str, numbers: Interval | None) -> str:
     return shown if low < high else shown.partition(" ")[0]
 
 
-def yardstick_text(evaluation: Evaluation, spent: Mapping[str, tuple[float, float] | None]) -> str:
-    """Write the table in lines of at most 100 columns.
+def yardstick_text(evaluation: Evaluation, costs: Mapping[str, TableCost | None]) -> str:
+    """Write the tables in lines of at most 100 columns.
 
     Args:
         evaluation: What ``guda evaluate`` found.
-        spent: By method, seconds of preparation and of scoring one query; None where nobody knows.
+        costs: By the name of the score table; None where nobody knows.
     """
-    heads = ["", *(HEADS.get(name, name) for name in COLUMNS), "prepare", "a query"]
+    heads = ["", *(HEADS.get(name, name) for name in COLUMNS)]
     parts, rows = ["\n".join(wrapped(header(evaluation)))], list(method_rows(evaluation))
     for weighting in evaluation.weightings:
         lines = [[f"weighting {weighting}", *heads[1:]]]
         for row in (row for row in rows if row.weighting == weighting):
-            seconds = spent.get(row.method)
-            cost = ["", ""] if seconds is None else [f"{seconds[0]:.0f} s", f"{seconds[1]:.2g} s"]
-            lines.append(
-                [row.method, *(with_interval(name, row.numbers.get(name)) for name in COLUMNS), *cost]
-            )
+            lines.append([row.method, *(with_interval(name, row.numbers.get(name)) for name in COLUMNS)])
         parts.append("\n".join(columns(lines)))
+    parts.append("\n".join(columns([["cost", *COSTS], *([name, *cells(costs[name])] for name in costs)])))
     parts.append("\n".join(line for text in _NOTES for line in wrapped(text)))
     return "\n\n".join(parts)
+
+
+def cells(cost: TableCost | None) -> list[str]:
+    """What a score table cost, by the columns of ``COSTS``; what nobody has kept is blank."""
+    if cost is None:
+        return [""] * len(COSTS)
+    made, scored = cost.preparation, cost.scoring
+    return [
+        "" if made is None else f"{made.seconds:.0f} s",
+        f"{scored.seconds / cost.queries:.2g} s",
+        "" if cost.evaluations is None else f"{cost.evaluations:,}",
+        "" if cost.memory is None else in_mib(cost.memory),
+        "" if cost.disk is None else in_mib(cost.disk),
+    ]
+
+
+def in_mib(size: int) -> str:
+    """Write a number of bytes: ``1.5 MiB``."""
+    number = size / 2**20
+    return f"{number:,.0f} MiB" if number >= 10 or not number else f"{number:.2g} MiB"

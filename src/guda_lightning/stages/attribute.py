@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from safetensors.torch import save as to_safetensors
 
 from guda_lightning.attribution import (
     AttributionContext,
@@ -18,23 +17,18 @@ from guda_lightning.attribution import (
     CounterfactualAttributor,
     FittedAttributor,
 )
-from guda_lightning.attribution.chunks import Chunk, ChunkedTable, StreamedQueries
+from guda_lightning.attribution.chunks import ChunkedTable, StreamedQueries
 from guda_lightning.attribution.screening import Screen
 from guda_lightning.counterfactuals import CounterfactualKey
-from guda_lightning.data import GroupDataModule, QueryFolder, save_queries
-from guda_lightning.data.group_names import beside
+from guda_lightning.data import GroupDataModule, QueryFolder
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
-from guda_lightning.evaluation.sizes import stored_sizes
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, is_timed, say, say_cost
 from guda_lightning.progress_bar import Bar
-from guda_lightning.report.estimand import estimand
-from guda_lightning.report.summary_text import summary_of_parts
-from guda_lightning.report.wandb import closing_runs, log_attribution, require_charts, stage_loggers
+from guda_lightning.report.wandb import require_charts
 from guda_lightning.scores import ScoreTable, Scoring, Verdict
-from guda_lightning.scores.views import views
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import (
     ATTRIBUTOR,
@@ -44,6 +38,7 @@ from guda_lightning.stages.choices import (
     table_about,
     table_of,
 )
+from guda_lightning.stages.costs import Meter, TableCosts
 from guda_lightning.stages.judging import Judging
 from guda_lightning.stages.screened import (
     TrueScores,
@@ -53,8 +48,7 @@ from guda_lightning.stages.screened import (
     screening_of,
 )
 from guda_lightning.stages.unlearn import unlearn
-from guda_lightning.storage.files import write_atomic
-from guda_lightning.storage.runs import TAKEN, RunFolder
+from guda_lightning.stages.writing import save_part, summary, weighted, write_table
 from guda_lightning.types import Weighting
 from guda_lightning.unlearning import Objective
 from guda_lightning.unlearning.module import default_optimizer
@@ -70,6 +64,7 @@ class _Request:
     context: AttributionContext
     batch_size: int
     weighting: Weighting
+    meter: Meter
 
 
 def attribute(
@@ -167,7 +162,8 @@ def attribute(
     folder = QueryFolder(trainer.query_path(queries), datamodule.image_shape, resize=resize)
     streamed = StreamedQueries(folder, datamodule, source.model.conditional)
     context = AttributionContext(source, datamodule, store=run.store, cache=run.errors, features=run.features)
-    request = _Request(streamed, queries, name, context, scoring.batch_size, weighting)
+    meter = Meter(trainer.strategy.root_device, trainer.world_size)
+    request = _Request(streamed, queries, name, context, scoring.batch_size, weighting, meter)
     paths = _score_all(trainer, attributors, request)
     if true is None:
         return paths
@@ -182,15 +178,18 @@ def attribute(
 def _score_all(trainer: StageTrainer, attributors: Sequence[Attributor], request: _Request) -> list[Path]:
     """Write one score table for each attributor."""
     with bar_of(trainer, "attribute", "evaluations", 0) as bar:
-        execution = Execution(
-            trainer.strategy.root_device, on_evaluations=lambda count: bar.update(count * trainer.world_size)
-        )
+
+        def on_evaluations(count: int) -> None:
+            request.meter.count(count)
+            bar.update(count * trainer.world_size)
+
+        execution = Execution(trainer.strategy.root_device, on_evaluations=on_evaluations)
         context = _spread(trainer, attributors, replace(request.context, execution=execution))
         request = replace(request, context=context)
         fitted = [one.fit(context) for one in attributors]
         paths = [_score(trainer, one, request, bar) for one in fitted]
         if len(paths) > 1:
-            say(_summary(trainer.run_folder, paths, request.weighting))
+            say(summary(trainer.run_folder, paths, request.weighting))
         return paths
 
 
@@ -216,22 +215,29 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
     if ranks.broadcast(ScoreTable.is_complete(path, table.record)):
         if judging is not None and not ranks.broadcast(judging.done(path)):
             _judge_again(path, judging, request, bar)
-        say(_summary(run, [path], request.weighting))
+        say(summary(run, [path], request.weighting))
         say(f"attribute: {path} is complete, skipped")
     else:
         require_charts(trainer.loggers)
         left = table.evaluations + attributor.preparation()
         bar.reset(total=left + (0 if judging is None else judging.evaluations))
         _say_rest(trainer, attributor, request, table)
-        attributor.prepare()
+        costs = TableCosts(
+            run, path, attributor, table.record, len(request.queries), request.meter, trainer.is_global_zero
+        )
+        with costs.preparing():
+            attributor.prepare()
         notes = []
         for chunk in table.left:
-            scores = chunk.score(attributor, request.queries)
-            ranks.on_rank_zero(partial(_save_part, run.maps_of(path), chunk, scores))
+            with costs.scoring():
+                scores = chunk.score(attributor, request.queries)
+            ranks.on_rank_zero(partial(save_part, run.maps_of(path), chunk, scores))
             which = f"{chunk.name}, " if table.several else ""
             notes += [f"{which}{note}" for note in scores.notes]
         verdicts = {} if judging is None else _judged(judging, table.parts(), request)
-        ranks.on_rank_zero(partial(_write_table, trainer, path, table, request, verdicts))
+        ranks.on_rank_zero(
+            partial(write_table, trainer, path, table, request.queries, verdicts, request.weighting)
+        )
         for note in notes:
             say(note)
         say(f"attribute: {path} written")
@@ -245,7 +251,7 @@ def _judged(judging: Judging, parts: Iterable[ScoreTable], request: _Request) ->
         f"attribute: verdicts on {len(judging.attributor.groups)} counterfactuals, at most "
         f"{judging.evaluations} evaluations on training samples"
     )
-    return judging.verdicts(_weighted(part, request.weighting) for part in parts)
+    return judging.verdicts(weighted(part, request.weighting) for part in parts)
 
 
 def _judge_again(path: Path, judging: Judging, request: _Request, bar: Bar) -> None:
@@ -257,13 +263,6 @@ def _judge_again(path: Path, judging: Judging, request: _Request, bar: Bar) -> N
         ScoreTable.save_parts(path, ScoreTable.load_parts(path), ScoreTable.load_record(path), verdicts)
 
     request.context.execution.ranks.on_rank_zero(write)
-
-
-def _save_part(maps: Path, chunk: Chunk, scores: ScoreTable) -> None:
-    """Keep what was scored; the page shows maps of the first chunk alone."""
-    if scores.maps is not None and not chunk.rows.start:
-        scores.maps.save(maps)
-    scores.save(chunk.part)
 
 
 def _say_rest(
@@ -285,41 +284,3 @@ def _say_rest(
         f"attribute: {left} queries, {len(attributor.groups)} groups, {evaluations} network evaluations",
         None if each is None else each * evaluations / trainer.world_size,
     )
-
-
-def _write_table(
-    trainer: StageTrainer,
-    path: Path,
-    table: ChunkedTable,
-    request: _Request,
-    verdicts: Mapping[str, Verdict],
-) -> None:
-    """Write a score table with all that its page needs, and log it; of a long one the first chunk."""
-    run, first = trainer.run_folder, table.chunks[0]
-    queries = request.queries.read(first.rows)
-    with closing_runs():
-        loggers = stage_loggers(trainer.loggers, run.name, "attribute", f"attribute {path.stem}")
-        shown = _weighted(ScoreTable.load(first.part), request.weighting)
-        card = estimand(table.record, views(shown)[0])
-        for logger in loggers:
-            logger.log_hyperparams({**table.record.to_json(), "estimand": card})
-        log_attribution(loggers, replace(shown, verdicts=verdicts), queries, (), "attribution")
-    save_queries(run.queries_of(path), queries, {"of": path.name})
-    examples = request.queries.data.examples()
-    write_atomic(run.examples, to_safetensors({beside(name, TAKEN): examples[name] for name in examples}))
-    table.save(path, verdicts)
-    say(_summary(run, [path], request.weighting))
-    if table.several:
-        say(f"attribute: page and W&B show the first {len(queries)} of {len(request.queries)} queries")
-
-
-def _summary(run: RunFolder, paths: Sequence[Path], weighting: Weighting) -> str:
-    """The summary of a table, or of tables that differ in their seed."""
-    sizes = {key: found for path in paths for key, found in stored_sizes(run.evaluation, path).items()}
-    parts = zip(*map(ScoreTable.load_parts, paths), strict=True)
-    return summary_of_parts((_weighted(ScoreTable.concat(part), weighting) for part in parts), sizes)
-
-
-def _weighted(table: ScoreTable, weighting: Weighting) -> ScoreTable:
-    """What summaries show of a table: one weighting, or the first of a table that has others."""
-    return table.select(weighting=weighting if weighting in table.weightings else table.weightings[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from guda_lightning.evaluation.comparison import compare
+from guda_lightning.evaluation.costs import table_costs
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.evaluation.tables import method_tables, oracle_tables
 from guda_lightning.report import charts
@@ -15,7 +16,6 @@ from guda_lightning.report.agreement_table import agreement_chart
 from guda_lightning.report.agreement_text import agreement_text
 from guda_lightning.report.yardstick_text import yardstick_text
 from guda_lightning.storage.runs import RunFolder
-from guda_lightning.storage.yardsticks import Seconds
 
 
 def evaluate_run(
@@ -40,7 +40,7 @@ def evaluate_run(
         calibration: Names of groups, such as ``3,7``, to calibrate magnitudes on.
         resamples: Bootstrap resamples of every interval.
         wandb_project: Log there too; offline unless ``WANDB_MODE`` says otherwise.
-        brief: Print one table of all methods, as for a yardstick, with the seconds that they took.
+        brief: Print one table of all methods, as for a yardstick, with what they cost.
 
     Raises:
         StoreError: There is no oracle, or tables were made from something else.
@@ -61,21 +61,12 @@ def evaluate_run(
         resamples=resamples,
         notes=notes,
     )
-    print(yardstick_text(evaluation, _spent(run, evaluation)) if brief else agreement_text(evaluation))
+    print(yardstick_text(evaluation, table_costs(run, evaluation)) if brief else agreement_text(evaluation))
     evaluation.save(run.evaluation)
     if wandb_project is not None:
         _log(run, wandb_project, evaluation)
     print(f"evaluate: {run.evaluation} written; `guda report {root}` shows it on the page")
     return evaluation
-
-
-def _spent(run: RunFolder, evaluation: Evaluation) -> dict[str, tuple[float, float]]:
-    """By method, seconds of preparation and of scoring one query, as far as they are known."""
-    seconds = Seconds.of(run.root)
-    known = {
-        name: spent for name in evaluation.record["methods"] if (spent := seconds.spent(name)) is not None
-    }
-    return {name: (made, scored / evaluation.record["queries"]) for name, (made, scored) in known.items()}
 
 
 def _log(run: RunFolder, project: str, evaluation: Evaluation) -> None:

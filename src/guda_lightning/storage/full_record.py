@@ -30,6 +30,7 @@ class FullRecord:
         stopped: What has ended its training where that was no count of steps or epochs; else None.
         grouping_hash: Hash of the grouping of its training data; None where the data have no groups.
         data_hash: Hash of its training data; None where it is not known.
+        core_seconds: Seconds of the cores of the first process; None where an earlier version wrote it.
         versions: Package name to version; today's where none are given.
     """
 
@@ -42,6 +43,7 @@ class FullRecord:
     stopped: str | None = None
     grouping_hash: str | None = None
     data_hash: str | None = None
+    core_seconds: float | None = None
     versions: Mapping[str, str] = field(default_factory=versions)
 
     @property

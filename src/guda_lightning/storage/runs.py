@@ -101,6 +101,14 @@ class RunFolder:
         """Which part of these queries came from which group, where the method of a score table can tell."""
         return self.scores / "maps" / f"{table.stem}.safetensors"
 
+    def cost_of(self, table: Path) -> Path:
+        """What a score table cost."""
+        return self.scores / "costs" / f"{table.stem}.json"
+
+    def preparation_of(self, method: str, identity: str) -> Path:
+        """What a method's features of the training samples cost; gone where they are removed."""
+        return self.features / "costs" / f"{slug(method)}-{identity[:12]}.json"
+
     @property
     def spread(self) -> Path:
         """What tasks of a spread print, and the configuration that they run."""

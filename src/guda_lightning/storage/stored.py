@@ -48,6 +48,7 @@ class WeightsRecord(ABC):
             passes only, without what an interruption threw away.
         stopped: What has ended their training where that was no count of steps, or which step of it is kept;
             else None.
+        core_seconds: Seconds of the cores of the first process; None where an earlier version wrote it.
         files: File name to sha256; filled in by the store.
         complete: Whether the store holds all of it; filled in by the store.
     """
@@ -63,6 +64,7 @@ class WeightsRecord(ABC):
     steps: int
     network_evaluations: int
     stopped: str | None = None
+    core_seconds: float | None = None
     files: dict[str, str] = field(default_factory=dict)
     complete: bool = False
 
@@ -80,6 +82,7 @@ class WeightsRecord(ABC):
         steps: int,
         network_evaluations: int,
         stopped: str | None = None,
+        core_seconds: float | None = None,
         **own: Any,
     ) -> Self:
         """The record of what was made just now, by the installed versions.
@@ -92,6 +95,7 @@ class WeightsRecord(ABC):
             steps: Optimizer steps.
             network_evaluations: Samples that all processes passed through a network, forward passes only.
             stopped: What has ended its training where that was no count of steps.
+            core_seconds: Seconds of the cores of the first process.
             **own: What records of this kind hold besides.
         """
         named = {name: value for name, value in vars(key).items() if name != "hparams_hash"}
@@ -104,6 +108,7 @@ class WeightsRecord(ABC):
             steps=steps,
             network_evaluations=network_evaluations,
             stopped=stopped,
+            core_seconds=core_seconds,
             **own,
         )
 
@@ -126,8 +131,9 @@ class WeightsRecord(ABC):
     def to_json(self) -> str:
         """The text of ``record.json``, which holds its own hash so that a later edit shows."""
         value = {**asdict(self), "hparams_hash": self.hparams_hash, "format": _FORMAT}
-        if self.stopped is None:
-            del value["stopped"]
+        for name in ("stopped", "core_seconds"):
+            if value[name] is None:
+                del value[name]
         return canonical_json({**value, "sha256": sha256_json(value)}, indent=2) + "\n"
 
     @classmethod

@@ -8,7 +8,7 @@ import io
 import json
 import lzma
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -25,7 +25,7 @@ LIMIT = 8 * 2**20  # bytes of an archive, as all of them come with every install
 CONFIG = "yardstick.yaml"  # in the run folder, for all stages
 _FORMAT = 1
 _NEEDED = ("archive", "config", "images", "places", "title")  # of a card, to unpack it
-_CARD, _SECONDS = "yardstick.json", "seconds.json"  # in the run folder
+_CARD = "yardstick.json"  # in the run folder
 _TRAINER = {"devices": 1, "logger": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
 
 
@@ -207,49 +207,6 @@ class Yardstick:
         write_atomic(folder / CONFIG, yaml.safe_dump(written, sort_keys=False))
         record = folder / "full" / RECORD
         write_atomic(record, canonical_json({**read_json(record), "config": config}, indent=2) + "\n")
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """How long the stages took that scored a yardstick, by the clock: ``RUN/seconds.json``.
-
-    Attributes:
-        path: The file.
-        stages: Seconds of stages that prepare, by name.
-        tables: By the stem of a score table, seconds of its scoring and the stages that it needs.
-    """
-
-    path: Path
-    stages: dict[str, float]
-    tables: dict[str, tuple[float, Sequence[str]]]
-
-    @classmethod
-    def of(cls, root: Path) -> Seconds:
-        """Read those of a run folder, which may be none.
-
-        Raises:
-            StoreError: The file is damaged.
-        """
-        path = root / _SECONDS
-        told = read_json(path) if path.is_file() else {}
-        return cls(path, told.get("stages", {}), told.get("tables", {}))
-
-    def keep(self, stage: str, table: str | None, seconds: float, needs: Sequence[str]) -> None:
-        """Add those of one stage, which prepares or writes a table."""
-        if table is None:
-            self.stages[stage] = seconds
-        else:
-            self.tables[table] = (seconds, needs)
-        write_atomic(
-            self.path, canonical_json({"stages": self.stages, "tables": self.tables}, indent=2) + "\n"
-        )
-
-    def spent(self, table: str) -> tuple[float, float] | None:
-        """Seconds of preparation and of scoring; None where the table was not made for a yardstick."""
-        if table not in self.tables:
-            return None
-        scoring, needs = self.tables[table]
-        return sum(self.stages.get(stage, 0.0) for stage in needs), scoring
 
 
 def place(config: dict[str, Any], option: str, value: str) -> None:

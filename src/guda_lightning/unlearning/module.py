@@ -188,6 +188,7 @@ class UnlearnModule(DiffusionModule):
             replace(self.provenance, grouping_hash=data.grouping.hash),
             members_hash=data.grouping.members_hash(self.groups),
             seconds=self.cost.seconds,
+            core_seconds=self.cost.core_seconds,
             steps=self.trainer.global_step,
             network_evaluations=self.cost.evaluations,
             stopped=early_stop(self.trainer),

@@ -1,0 +1,79 @@
+"""What ``guda attribute`` writes and shows of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import save as to_safetensors
+
+from guda_lightning.attribution.chunks import Chunk, ChunkedTable, StreamedQueries
+from guda_lightning.data import save_queries
+from guda_lightning.data.group_names import beside
+from guda_lightning.evaluation.sizes import stored_sizes
+from guda_lightning.makers.costs import say
+from guda_lightning.report.estimand import estimand
+from guda_lightning.report.summary_text import summary_of_parts
+from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
+from guda_lightning.scores import ScoreTable, Verdict
+from guda_lightning.scores.views import views
+from guda_lightning.stages.base import StageTrainer
+from guda_lightning.storage.files import write_atomic
+from guda_lightning.storage.runs import TAKEN, RunFolder
+from guda_lightning.types import Weighting
+
+
+def save_part(maps: Path, chunk: Chunk, scores: ScoreTable) -> None:
+    """Keep what was scored; the page shows maps of the first chunk alone."""
+    if scores.maps is not None and not chunk.rows.start:
+        scores.maps.save(maps)
+    scores.save(chunk.part)
+
+
+def write_table(
+    trainer: StageTrainer,
+    path: Path,
+    table: ChunkedTable,
+    requested: StreamedQueries,
+    verdicts: Mapping[str, Verdict],
+    weighting: Weighting,
+) -> None:
+    """Write a score table with all that its page needs, and log it; of a long one the first chunk.
+
+    Args:
+        trainer: The trainer of the run.
+        path: The table.
+        table: Its parts, all of them scored.
+        requested: The queries.
+        verdicts: On its counterfactuals.
+        weighting: The weighting that its summary shows.
+    """
+    run, first = trainer.run_folder, table.chunks[0]
+    queries = requested.read(first.rows)
+    with closing_runs():
+        loggers = stage_loggers(trainer.loggers, run.name, "attribute", f"attribute {path.stem}")
+        shown = weighted(ScoreTable.load(first.part), weighting)
+        card = estimand(table.record, views(shown)[0])
+        for logger in loggers:
+            logger.log_hyperparams({**table.record.to_json(), "estimand": card})
+        log_attribution(loggers, replace(shown, verdicts=verdicts), queries, (), "attribution")
+    save_queries(run.queries_of(path), queries, {"of": path.name})
+    examples = requested.data.examples()
+    write_atomic(run.examples, to_safetensors({beside(name, TAKEN): examples[name] for name in examples}))
+    table.save(path, verdicts)
+    say(summary(run, [path], weighting))
+    if table.several:
+        say(f"attribute: page and W&B show the first {len(queries)} of {len(requested)} queries")
+
+
+def summary(run: RunFolder, paths: Sequence[Path], weighting: Weighting) -> str:
+    """The summary of a table, or of tables that differ in their seed."""
+    sizes = {key: found for path in paths for key, found in stored_sizes(run.evaluation, path).items()}
+    parts = zip(*map(ScoreTable.load_parts, paths), strict=True)
+    return summary_of_parts((weighted(ScoreTable.concat(part), weighting) for part in parts), sizes)
+
+
+def weighted(table: ScoreTable, weighting: Weighting) -> ScoreTable:
+    """What summaries show of a table: one weighting, or the first of a table that has others."""
+    return table.select(weighting=weighting if weighting in table.weightings else table.weightings[0])

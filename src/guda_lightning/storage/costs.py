@@ -1,0 +1,170 @@
+"""What score tables cost: ``RUN/scores/costs``, one file beside each table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from guda_lightning.errors import StoreError
+from guda_lightning.storage.files import canonical_json, read_json, write_atomic
+from guda_lightning.storage.stored import RECORD
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What some work has cost so far, over all attempts; sums add up, but for memory.
+
+    Attributes:
+        seconds: By the clock.
+        core_seconds: Of the cores, of the first process; None where what was summed lacks them.
+        evaluations: Samples that all processes passed through a network.
+        memory: Most bytes in memory at a time, of the first process; None where nobody has measured it.
+        gpu_memory: Likewise on its GPU; None without one.
+    """
+
+    seconds: float = 0.0
+    core_seconds: float | None = 0.0
+    evaluations: int = 0
+    memory: int | None = None
+    gpu_memory: int | None = None
+
+    def __add__(self, other: Spent) -> Spent:
+        cores = (self.core_seconds, other.core_seconds)
+        return Spent(
+            self.seconds + other.seconds,
+            None if None in cores else sum(one for one in cores if one is not None),
+            self.evaluations + other.evaluations,
+            _most(self.memory, other.memory),
+            _most(self.gpu_memory, other.gpu_memory),
+        )
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What was computed of the training samples: what it has cost, and how much of it is kept.
+
+    Attributes:
+        spent: All attempts together.
+        disk: Bytes of the features that these wrote.
+        identity: Hash of what tells it from the preparation of other scores.
+    """
+
+    spent: Spent
+    disk: int
+    identity: str
+
+    @classmethod
+    def load(cls, path: Path, identity: str) -> Preparation | None:
+        """Read it; None where nobody has kept any of this identity.
+
+        Raises:
+            StoreError: The file is damaged, or of another format.
+        """
+        value = _read(path, cls)
+        if value is None or value["identity"] != identity:
+            return None
+        return cls(_spent(value["spent"]), value["disk"], value["identity"])
+
+    def save(self, path: Path) -> None:
+        """Write it."""
+        _write(path, self)
+
+
+@dataclass(frozen=True)
+class TableCost:
+    """What a score table cost.
+
+    Attributes:
+        scores: Hash of the record of the scores.
+        queries: How many are scored.
+        preparation: What is made once for any queries: counterfactuals, posterior, features of the training
+            samples; None where nobody has kept what it cost.
+        scoring: What these queries cost.
+        disk: Bytes of what scoring reads besides the full model; None where nobody knows.
+    """
+
+    scores: str
+    queries: int
+    preparation: Spent | None
+    scoring: Spent
+    disk: int | None
+
+    @classmethod
+    def load(cls, path: Path) -> TableCost | None:
+        """Read it; None where nobody has kept it.
+
+        Raises:
+            StoreError: The file is damaged, or of another format.
+        """
+        value = _read(path, cls)
+        if value is None:
+            return None
+        prepared = value["preparation"]
+        made = None if prepared is None else _spent(prepared)
+        return cls(value["scores"], value["queries"], made, _spent(value["scoring"]), value["disk"])
+
+    def save(self, path: Path) -> None:
+        """Write it."""
+        _write(path, self)
+
+    @property
+    def evaluations(self) -> int | None:
+        """Network evaluations of preparation and scoring."""
+        return None if self.preparation is None else self.preparation.evaluations + self.scoring.evaluations
+
+    @property
+    def memory(self) -> int | None:
+        """Most bytes of ``guda attribute`` at a time: on the GPU where there is one, else in memory."""
+        spent = self.scoring + (self.preparation or Spent())
+        return spent.memory if spent.gpu_memory is None else spent.gpu_memory
+
+
+def made_for(folders: Sequence[Path]) -> Spent:
+    """What stored weights have cost, by the records beside them; their memory was not measured.
+
+    Raises:
+        StoreError: A record is damaged.
+    """
+    total = Spent()
+    for folder in folders:
+        record = read_json(folder / RECORD)
+        cores = record.get("core_seconds")
+        total += Spent(record["seconds"], cores, record["network_evaluations"])
+    return total
+
+
+def size_of(*folders: Path) -> int:
+    """Bytes of all files in folders, of which some need not exist."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files)
+
+
+def _most(*found: int | None) -> int | None:
+    return max((one for one in found if one is not None), default=None)
+
+
+def _spent(value: dict[str, Any]) -> Spent:
+    return Spent(**value)
+
+
+def _write(path: Path, value: Preparation | TableCost) -> None:
+    write_atomic(path, canonical_json({**asdict(value), "format": _FORMAT}, indent=2) + "\n")
+
+
+def _read(path: Path, kind: type[Preparation | TableCost]) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    value, expected = read_json(path), {each.name for each in fields(kind)}
+    version = value.pop("format", "unset")
+    if version != _FORMAT or value.keys() != expected:
+        raise StoreError(
+            f"{path} does not say what scores cost",
+            found=f"format {version}, entries {', '.join(sorted(value))}",
+            expected=f"format {_FORMAT}, entries {', '.join(sorted(expected))}",
+            fix="use the version of guda-lightning that wrote it, or remove it: the costs are blank then",
+        )
+    return value
