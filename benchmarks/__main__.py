@@ -94,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="training steps of the CIFAR-10 models: 2000")
     parser.add_argument("--classes", type=int, help="classes whose parts are retrained: 10")
     parser.add_argument(
+        "--only", default="", metavar="NAMES", help="methods that `methods` scores, such as trak,das: all"
+    )
+    parser.add_argument(
         "--minutes",
         type=float,
         help=f"end after so many, with exit status {OVER}; the same command goes on",
@@ -119,7 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         docs.mkdir(parents=True, exist_ok=True)
         for page in PAGES:
             shutil.copy(DOCS / page, docs)
-    asked = Asked(runs, chosen.cifar10, chosen.seeds, chosen.steps, chosen.classes, docs, size, chosen.remake)
+    only = [name for name in chosen.only.split(",") if name]
+    asked = Asked(
+        runs, chosen.cifar10, chosen.seeds, chosen.steps, chosen.classes, docs, size, chosen.remake, only
+    )
     with slice_of(chosen.minutes):
         for name in names:
             if name not in ALL_CORES:

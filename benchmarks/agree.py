@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 import pandas as pd
+import torch
 
 from benchmarks import figures, oracles, yardstick
+from benchmarks.encoders import AUTOENCODER
 from benchmarks.stages import Asked, Bench, unit
 from benchmarks.tables import with_interval, write_table
 from guda_lightning.cli.main import main
+from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.evaluation.agreement import ORACLE
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement_table import ORACLE_LABEL
 from guda_lightning.report.yardstick_text import COLUMNS, HEADS, method_rows
 from guda_lightning.report.yardstick_text import with_interval as shown
+from guda_lightning.storage.costs import Spent, TableCost
 from guda_lightning.types import Weighting
 
 DISTILL = ("--objective.init_args.preserve", "distill")
@@ -31,29 +35,60 @@ class Method:
         scored: Options of ``guda attribute``.
         stage: What is run before, if anything is.
         made: Its options.
-        needs: A method whose preparation is part of this one's.
+        needs: A method whose stage is run before.
+        lacking: Why it cannot be scored on the yardsticks that there are.
     """
 
     scored: Sequence[str]
     stage: str = ""
     made: Sequence[str] = ()
     needs: str = ""
+    lacking: str = ""
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has a model for each group, so that some groups cost less than all."""
+        return self.stage == "unlearn"
 
 
-def _unlearned(config: str, *options: str, operator: str = "", needs: str = "") -> Method:
+def _unlearned(config: str, *options: str, operator: str = "", needs: str = "", lacking: str = "") -> Method:
     quiet = ("--trainer.callbacks", "[]")
     scored = (*ELBO, operator or config)
-    return Method(scored, "unlearn", ("-c", f"unlearn/{config}.yaml", *options, *quiet), needs)
+    return Method(scored, "unlearn", ("-c", f"unlearn/{config}.yaml", *options, *quiet), needs, lacking)
 
 
-# What is compared: one line each.
+def _attributor(name: str, needs: str = "", lacking: str = "") -> Method:
+    return Method(("-c", f"attribute/{name}.yaml"), needs=needs, lacking=lacking)
+
+
+NO_ENCODER = "its pretrained encoder does not come along"
+# What is compared, by the name of its tables: one line each.
 METHODS: Mapping[str, Method] = {
     "guidance": Method((*ELBO, "guidance"), "guide"),
     "retrack": _unlearned("retrack"),
-    "similarity": Method(("-c", "attribute/similarity.yaml")),
+    "similarity": _attributor("similarity"),
     "guided": _unlearned("guided", needs="guidance"),
     "patch_kernel": Method((*ELBO, "patch_kernel"), needs="guidance"),
-    "nda": Method(("-c", "attribute/nda.yaml")),
+    "nda": _attributor("nda"),
+    "tracin": _attributor("tracin"),
+    "trak": _attributor("trak"),
+    "dtrak": _attributor("dtrak"),
+    "das": _attributor("das"),
+    "relatif": _attributor("relatif"),
+    "ekfac": _attributor("ekfac"),
+    "abu": _attributor("abu"),
+    "mucs": _attributor("mucs"),
+    "clip": _attributor("clip", lacking=NO_ENCODER),
+    "dinov2": _attributor("dinov2", lacking=NO_ENCODER),
+    "autoencoder": Method(("--attributor", "guda_lightning.attribution.FeatureSimilarity", *AUTOENCODER)),
+    "random": _attributor("random"),
+    "group_size": _attributor("group_size"),
+    "class_probability": _attributor("class_probability", needs="guidance"),
+    "erasediff": _unlearned("erasediff"),
+    "siss": _unlearned("siss"),
+    "salun_retrack": _unlearned("salun", operator="salun_retrack"),
+    "retrack_capped": _unlearned("retrack_capped"),
+    "esd": _unlearned("esd", lacking="it needs a conditional model"),
     "zero_target": _unlearned("zero_target"),
     "finetune": _unlearned("finetune"),
     "neggrad": _unlearned("neggrad"),
@@ -63,10 +98,14 @@ METHODS: Mapping[str, Method] = {
 SHOWN = ("top1", "ndcg@3")
 FIFTY = "fifty"  # timesteps, one draw each
 ONE = (
-    "Weighting `uniform`. Agreement (top-1, NDCG@3) of each oracle seed with the mean of the others, and of "
-    "every method with the same means; slope and R² of the oracle's scores as a line in the method's, within "
-    "queries: slope 1 is the oracle's size. 95 % intervals over queries and seeds. Seconds of one core for "
-    "all groups, preparation and scoring; those of the oracle are of one seed, on the machine of its card."
+    "Weighting `uniform`; by top-1. Agreement (top-1, NDCG@3) of each oracle seed with the mean of the others, "
+    "and of every method with the same means; slope and R² of the oracle's scores as a line in the method's, "
+    "within queries: slope 1 is the oracle's size. 95 % intervals over queries and seeds. Prepare: what is made "
+    "once for any queries; then one query under all groups; those of the oracle are of one seed, on the "
+    "machine of its card. Evaluations of a network: forward passes alone in trainings, a gradient counts as "
+    "three. Memory: the most that `guda attribute` had in use, libraries included, without trainings. Disk: "
+    "what scoring reads besides the full model. oracle / method: preparation and all queries together. Where "
+    "the oracle has some groups alone, so have methods with a model for each. Blank: nobody has kept it."
 )
 NOTES = (
     "Seconds of one core for ten groups, training and scoring of 160 queries × 100 evaluations, measured in "
@@ -78,39 +117,49 @@ NOTES = (
 
 def methods(asked: Asked) -> None:
     """Every method on every yardstick: one table, and one picture of agreement against cost."""
+    names = asked.only or list(METHODS)[: asked.size.kinds]
+    if unknown := [name for name in names if name not in METHODS]:
+        raise SystemExit(f"no method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    benches: dict[str, tuple[Bench, Sequence[str]]] = {
+        "digits": (oracles.digits(asked), ()),
+        "halves": (oracles.parts(asked, "halves"), oracles.part_names(asked, "halves")),
+    }
+    if asked.cifar10 is not None:
+        benches["CIFAR-10 8 x 8"] = (oracles.cifar10(asked), ())
     rows: list[dict[str, object]] = []
     points: list[dict[str, object]] = []
-    benches = {"digits": oracles.digits(asked)}
-    if asked.cifar10 is not None:
-        benches["CIFAR-10 8 x 8"] = oracles.cifar10(asked)
-    for name, bench in benches.items():
-        score_all(bench, list(METHODS)[: asked.size.kinds])
-        evaluation = Evaluation.load(bench.run.evaluation)
-        for row in method_rows(evaluation):
-            name_of = row.method.replace("-0", "")  # what follows is a weighting of its own
-            known = name_of.partition(" ")[0] in METHODS or name_of in (ORACLE_LABEL, "chance")
-            if row.weighting != "uniform" or not known:
-                continue  # such as tables of other evaluations
-            cost, oracle = _cost(bench, row.method), _cost(bench, ORACLE) or 0.0
-            rows.append(
-                {
-                    "data": name,
-                    "method": name_of,
-                    **{
-                        HEADS.get(column, column): shown(column, row.numbers.get(column))
-                        for column in COLUMNS
-                    },
-                    unit(): "" if cost is None else f"{cost:.0f}",
-                    "oracle / method": "" if cost is None else f"{oracle / cost:.0f}",
-                }
-            )
-            points += [
-                {"data": name, "method": name_of, "cost": cost, "metric": metric}
-                | dict(zip(("value", "low", "high"), row.numbers[metric], strict=True))
-                for metric in SHOWN
-            ]
-    write_table(asked.docs, "methods", asked.command("methods"), rows, ONE)
+    for name, (bench, groups) in benches.items():
+        score_all(bench, [one for one in names if not METHODS[one].lacking], *groups)
+        found = list(_rows(bench, name))
+        rows += [row for row, _ in found]
+        points += [point for _, of_row in found for point in of_row]
+    lacking = "; ".join(f"`{name}`, as {one.lacking}" for name, one in METHODS.items() if one.lacking)
+    write_table(asked.docs, "methods", asked.command("methods"), rows, f"{ONE} Left out: {lacking}.")
     figures.costs(asked.docs, points, "methods", "Agreement with retraining, and what it costs", unit())
+
+
+def _rows(bench: Bench, data: str) -> Iterator[tuple[dict[str, object], list[dict[str, object]]]]:
+    """A row of the table for every method that is scored, and its points in the picture."""
+    evaluation = Evaluation.load(bench.run.evaluation)
+    spent, oracle = costs(bench), _oracle(bench)
+    for row in method_rows(evaluation):
+        table, _, own = row.method.partition(" ")  # a weighting of its own
+        method = table.removesuffix("-0")
+        fixed = row.method in (ORACLE_LABEL, "chance")
+        if row.weighting != "uniform" or not (fixed or method in METHODS):
+            continue  # such as tables of other evaluations
+        cost = oracle if row.method == ORACLE_LABEL else spent.get(method)
+        total = None if cost is None else cost.total
+        shared: dict[str, object] = {"data": data, "method": row.method if fixed else f"{method} {own}".rstrip()}
+        numbers = {HEADS.get(one, one): shown(one, row.numbers.get(one)) for one in COLUMNS}
+        told = Cost().cells() if cost is None else cost.cells()
+        times = "" if not total or not oracle.total else f"{oracle.total / total:.3g}"
+        points = [
+            {**shared, "cost": total, "metric": metric}
+            | dict(zip(("value", "low", "high"), row.numbers[metric], strict=True))
+            for metric in SHOWN
+        ]
+        yield {**shared, **numbers, **told, "oracle / method": times}, points
 
 
 def digits(asked: Asked) -> None:
@@ -163,9 +212,17 @@ def draw_yardstick(asked: Asked, bench: Bench, name: str) -> None:
     )
 
 
-def score_all(bench: Bench, names: Sequence[str]) -> None:
-    """Score every method and pixel similarity, and compare them with the oracle."""
-    score(bench, dict.fromkeys([*names, "similarity"]))
+def score_all(bench: Bench, names: Sequence[str], *groups: str) -> None:
+    """Score every method and pixel similarity, and compare them with the oracle.
+
+    Args:
+        bench: The run folder.
+        names: Of the methods.
+        *groups: Those that the oracle has, where these are not all: methods with a model for each make no other.
+    """
+    for name in dict.fromkeys([*names, "similarity"]):
+        some = ("--groups", ",".join(groups)) if groups and METHODS[name].learns else ()
+        score(bench, [name], *some)
     if code := main(["evaluate", str(bench.run.root)]):
         raise SystemExit(code)
 
@@ -192,19 +249,84 @@ def _operator(method: str) -> str:
     return method.partition("-")[0]
 
 
-def _cost(bench: Bench, method: str, name: str = "") -> float | None:
-    """Seconds for all groups, of one seed of the oracle, of preparation and scoring; None for chance."""
-    if method in (ORACLE, ORACLE_LABEL):
-        labels = [
-            f"{what} {seed}" for seed in range(bench.seeds) for what in ("retrain", "attribute retrain")
-        ]
-        return bench.seconds(*labels) / bench.seeds
-    if method == "chance":
-        return None
-    operator = _operator(method)
-    needs = METHODS[operator].needs
-    made = [f"make {operator}", *([f"make {needs}"] if needs else [])]
-    return bench.seconds(*made, f"attribute {operator} {name}".rstrip())
+@dataclass(frozen=True)
+class Cost:
+    """What a method cost, as the table shows it; None where nobody knows.
+
+    Attributes:
+        prepare: Seconds of one core, or by the clock where a GPU works.
+        query: Likewise of one query.
+        queries: How many were scored.
+        evaluations: Of networks.
+        memory: Bytes.
+        disk: Bytes.
+    """
+
+    prepare: float | None = None
+    query: float | None = None
+    queries: int = 0
+    evaluations: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+
+    @property
+    def total(self) -> float | None:
+        """Preparation and all queries."""
+        known = self.prepare is not None and self.query is not None
+        return self.prepare + self.query * self.queries if known else None  # type: ignore[operator]
+
+    def cells(self) -> dict[str, str]:
+        """Cells of the table by column."""
+        of = {
+            f"prepare ({unit()})": (self.prepare, "{:.3g}"),
+            f"a query ({unit()})": (self.query, "{:.2g}"),
+            "evaluations": (self.evaluations, "{:,}"),
+            "memory (MiB)": (None if self.memory is None else self.memory / 2**20, "{:.0f}"),
+            "disk (MiB)": (None if self.disk is None else self.disk / 2**20, "{:.2g}"),
+        }
+        return {column: "" if value is None else form.format(value) for column, (value, form) in of.items()}
+
+
+def costs(bench: Bench, name: str = "") -> dict[str, Cost]:
+    """What every method that was scored cost, with what it learns from.
+
+    Args:
+        bench: The run folder.
+        name: That the tables were given.
+    """
+    ending = f"-0-{name}" if name else "-0"
+    found = {one: TableCost.load(bench.run.cost_of(bench.run.scores / f"{one}{ending}.parquet")) for one in METHODS}
+    known = {one: cost for one, cost in found.items() if cost is not None}
+    return {one: _cost(cost, known.get(METHODS[one].needs) if METHODS[one].learns else None) for one, cost in known.items()}
+
+
+def _cost(cost: TableCost, taught: TableCost | None) -> Cost:
+    made = cost.preparation
+    if made is not None and taught is not None:
+        made = None if taught.preparation is None else made + taught.preparation
+    query = _seconds(cost.scoring)
+    return Cost(
+        None if made is None else _seconds(made),
+        None if query is None else query / cost.queries,
+        cost.queries,
+        None if made is None else made.evaluations + cost.scoring.evaluations,
+        cost.memory,
+        cost.disk,
+    )
+
+
+def _seconds(spent: Spent) -> float | None:
+    return spent.seconds if torch.cuda.is_available() else spent.core_seconds
+
+
+def _oracle(bench: Bench) -> Cost:
+    """What one seed of the oracle cost: its stages, as packed yardsticks have no tables' costs."""
+    made, scored = (
+        bench.seconds(*(f"{what} {seed}" for seed in range(bench.seeds))) / bench.seeds
+        for what in ("retrain", "attribute retrain")
+    )
+    queries = bench.size.queries
+    return Cost(made, scored / queries, queries, bench.evaluations(RETRAIN)[0] // bench.seeds)
 
 
 def table(bench: Bench, name: str = "") -> list[dict[str, object]]:
@@ -219,12 +341,12 @@ def table(bench: Bench, name: str = "") -> list[dict[str, object]]:
     rows = []
     # Other tables of the run, such as those of pairs of groups, carry names of their own.
     tables = f"-0-{name}" if name else "-0"
-    oracle = _cost(bench, ORACLE) or 0.0
+    oracle, spent = _oracle(bench).total or 0.0, costs(bench, name)
     for method in found.method.unique():
         if method != ORACLE and method[method.index("-") :] != tables:
             continue
         operator, made_of = ("retrain", bench.seeds) if method == ORACLE else (_operator(method), 1)
-        cost = _cost(bench, method, name) or 0.0
+        cost = oracle if method == ORACLE else (spent[operator].total or 0.0)
         made = bench.evaluations(operator)[0] // made_of
         row: dict[str, object] = {
             "method": "another oracle seed" if method == ORACLE else operator,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Asked:
         docs: Folder of benchmarks.md, whose tables are rewritten, and of images.
         size: How large everything is.
         remake: Whether oracles are retrained that could be read from a yardstick.
+        only: The methods that ``methods`` scores, where not all; those that are scored stay in the table.
     """
 
     runs: Path
@@ -55,6 +56,7 @@ class Asked:
     docs: Path = DOCS
     size: Size = Size()  # noqa: RUF009  (frozen)
     remake: bool = False
+    only: Sequence[str] = ()
 
     def command(self, name: str) -> str:
         """How to measure the same again."""
@@ -64,10 +66,11 @@ class Asked:
         seeds = "" if self.seeds is None else f" --seeds {self.seeds}"
         steps = "" if self.steps is None or not cifar10 else f" --steps {self.steps}"
         classes = (
-            "" if self.classes is None or name not in ("halves", "tenths") else f" --classes {self.classes}"
+            "" if self.classes is None or name not in ("halves", "tenths", "methods") else f" --classes {self.classes}"
         )
+        only = f" --only {','.join(self.only)}" if self.only and name == "methods" else ""
         toy = " --toy FOLDER" if self.size is TOY else ""
-        return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}{toy}"
+        return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}{only}{toy}"
 
 
 class Bench:

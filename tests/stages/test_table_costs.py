@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -114,7 +114,7 @@ def test_costs_of_other_scores_are_replaced_and_complete_ones_stay(
 
 @dataclass(frozen=True)
 class Prepared(Attributor):
-    """Evaluates every training sample at one timestep, in halves, and keeps a file of each."""
+    """Evaluates 20 training samples on two draws, in halves, and keeps a file of each."""
 
     def fit(self, context: AttributionContext) -> FittedAttributor:
         assert context.data is not None
@@ -130,8 +130,11 @@ class FittedPrepared(FittedAttributor):
         assert self.context.features is not None
         return [self.context.features / "prepared" / str(part) for part in range(2)]
 
+    def kept(self) -> tuple[Path, ...]:
+        return (self._parts[0].parent,)
+
     def preparation(self) -> int:
-        return sum(10 for part in self._parts if not part.is_file())
+        return sum(20 for part in self._parts if not part.is_file())
 
     def prepare(self) -> None:
         assert self.context.data is not None
@@ -139,7 +142,7 @@ class FittedPrepared(FittedAttributor):
             if part.is_file():
                 continue
             samples = training_samples(self.context.data, range(10 * number, 10 * number + 10), False)
-            execution, scoring = self.context.execution, Scoring(strata=1, draws=1)
+            execution, scoring = self.context.execution, Scoring(strata=1, draws=2)
             found, _ = squared_errors(
                 self.context.full.model, samples, scoring, on_batch=execution.on_evaluations
             )
@@ -175,8 +178,8 @@ def test_preparation_is_kept_for_other_queries_and_adds_up_where_it_was_interrup
     run = attribute(*OWN)
     found = cost(run, "prepared-0")
     assert found.preparation is not None
-    assert found.preparation.evaluations == 10 + 10 + 10  # of the second half twice
-    assert (found.scoring.evaluations, found.disk) == (0, 2 * 10 * 8)
+    assert found.preparation.evaluations == 20 + 20 + 20  # of the second half twice
+    assert (found.scoring.evaluations, found.disk) == (0, 2 * 20 * 8)
 
     query = sorted(run.queries.glob("*.png"))[0]
     attribute(*OWN, "--queries", str(query))
@@ -195,9 +198,9 @@ def test_what_preparation_cost_is_blank_where_nobody_has_kept_it(
     ):
         path.unlink()
     found = cost(attribute(*OWN), "prepared-0")
-    assert (found.preparation, found.disk, found.evaluations) == (None, None, None)
+    assert (found.preparation, found.evaluations) == (None, None)
     prepared, _, evaluated, memory, disk = cells(found)
-    assert (prepared, evaluated, disk) == ("", "", "")
+    assert (prepared, evaluated, disk) == ("", "", "0.00031 MiB")
     assert memory.endswith(" MiB")
     assert cells(None) == [""] * 5
 
@@ -232,18 +235,18 @@ def test_a_peak_of_earlier_work_does_not_count() -> None:
 
 
 def test_files_come_back_and_others_are_refused(tmp_path: Path) -> None:
-    table = TableCost("hash", 3, None, Spent(1.5, None, 7, 8, 9), None)
+    table = TableCost("hash", 3, None, Spent(1.5, None, 7, 8, 9), 0)
     table.save(tmp_path / "table.json")
     assert TableCost.load(tmp_path / "table.json") == table
-    prepared = Preparation(Spent(2.0), 5, "this")
+    prepared = Preparation(("a", "b"), Spent(2.0))
     prepared.save(tmp_path / "prepared.json")
-    assert Preparation.load(tmp_path / "prepared.json", "this") == prepared
-    assert Preparation.load(tmp_path / "prepared.json", "that") is None
+    assert Preparation.load(tmp_path / "prepared.json") == prepared
+    assert prepared.name == replace(prepared, spent=Spent()).name != replace(prepared, files=("a",)).name
     assert TableCost.load(tmp_path / "missing.json") is None
 
     text = message(
         f"{tmp_path / 'prepared.json'} does not say what scores cost",
-        "format 1, entries disk, identity, spent",
+        "format 1, entries files, spent",
         "format 1, entries disk, preparation, queries, scores, scoring",
         "use the version of guda-lightning that wrote it, or remove it: the costs are blank then",
     )
@@ -258,4 +261,5 @@ def test_weights_cost_what_their_records_say(tmp_path: Path) -> None:
         (tmp_path / name / "record.json").write_text(json.dumps(record))
     assert made_for([tmp_path / "a"]) == Spent(1.0, 2.0, 10)
     assert made_for([tmp_path / "a", tmp_path / "b"]) == Spent(2.0, None, 20)
-    assert size_of(tmp_path / "a", tmp_path / "none") == (tmp_path / "a" / "record.json").stat().st_size
+    file = tmp_path / "a" / "record.json"
+    assert size_of([tmp_path / "a", tmp_path / "none", file]) == 2 * file.stat().st_size

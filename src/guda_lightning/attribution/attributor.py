@@ -95,6 +95,13 @@ class FittedAttributor(ABC):
         """Network evaluations that ``prepare`` still needs; a backward pass counts as two."""
         return 0
 
+    def kept(self) -> tuple[Path, ...]:
+        """Files and folders in the context's ``features`` that ``prepare`` fills and scoring reads.
+
+        What they cost is told once for all scores that read the same.
+        """
+        return ()
+
     def made(self) -> tuple[Path, ...]:
         """Folders of weights that are made before and that scoring reads, each with the record of its cost.
 

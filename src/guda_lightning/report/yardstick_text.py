@@ -109,7 +109,7 @@ def cells(cost: TableCost | None) -> list[str]:
         f"{scored.seconds / cost.queries:.2g} s",
         "" if cost.evaluations is None else f"{cost.evaluations:,}",
         "" if cost.memory is None else in_mib(cost.memory),
-        "" if cost.disk is None else in_mib(cost.disk),
+        in_mib(cost.disk),
     ]
 
 

@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from guda_lightning.storage.costs import Preparation, Spent, TableCost, made_for
 from guda_lightning.storage.runs import RunFolder
 
 _STATUS, _PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_NOTHING = Spent()
 _FORGET = "5"  # written there: the most that was in memory so far (proc(5))
 
 
@@ -54,11 +54,10 @@ class Meter:
             keep(Spent(seconds, core_seconds, self._evaluations - before, _peak(), gpu))
 
 
-@dataclass(frozen=True)
 class TableCosts:
     """Keeps what one score table costs, while it is made.
 
-    Attributes:
+    Args:
         run: The run folder.
         path: The table.
         attributor: What scores.
@@ -68,73 +67,59 @@ class TableCosts:
         writes: Whether this process writes.
     """
 
-    run: RunFolder
-    path: Path
-    attributor: FittedAttributor
-    record: ScoreRecord
-    queries: int
-    meter: Meter
-    writes: bool
+    def __init__(
+        self,
+        run: RunFolder,
+        path: Path,
+        attributor: FittedAttributor,
+        record: ScoreRecord,
+        queries: int,
+        meter: Meter,
+        writes: bool,
+    ) -> None:
+        self._file, self._attributor, self._meter, self._writes = run.cost_of(path), attributor, meter, writes
+        self._scores, self._queries = record.hash, queries
+        self._preparations = run.preparations
+        self._prepared: Spent | None = _NOTHING
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Measure the preparation in the block, and add it to what earlier attempts spent."""
-        if not self._prepares:
+        """Measure the preparation in the block; where it is kept, add what earlier attempts spent."""
+        if type(self._attributor).prepare is FittedAttributor.prepare:
             yield
             return
-        known = Preparation.load(self._prepared, self._identity)
-        if known is None and not self.attributor.preparation():
-            yield  # what is prepared already, nobody knows for how much
-            return
-        before = size_of(self.run.features)
+        kept = self._attributor.kept()
+        before, fresh = size_of(kept), Preparation(tuple(path.name for path in kept), _NOTHING)
+        file = self._preparations / fresh.name
+        known = Preparation.load(file)
 
         def keep(spent: Spent) -> None:
-            total = known or Preparation(Spent(), 0, self._identity)
-            disk = total.disk + size_of(self.run.features) - before
-            if self.writes:
-                replace(total, spent=total.spent + spent, disk=disk).save(self._prepared)
+            if before and not spent.evaluations and size_of(kept) == before:  # it was there already
+                self._prepared = None if known is None else known.spent
+                return
+            total = replace(fresh, spent=(known or fresh).spent + spent)
+            self._prepared = total.spent
+            if kept and self._writes:
+                total.save(file)
 
-        with self.meter.measuring(keep):
+        with self._meter.measuring(keep):
             yield
 
     @contextmanager
     def scoring(self) -> Iterator[None]:
         """Measure the scoring in the block, and add it to what earlier attempts spent."""
-        with self.meter.measuring(self._keep):
+        with self._meter.measuring(self._keep):
             yield
 
     def _keep(self, spent: Spent) -> None:
-        if not self.writes:
+        if not self._writes:
             return
-        file = self.run.cost_of(self.path)
-        known = TableCost.load(file)
-        if known is not None and known.scores == self.record.hash:
+        known = TableCost.load(self._file)
+        if known is not None and known.scores == self._scores:
             spent = known.scoring + spent
-        preparation, disk = self._preparation
-        TableCost(self.record.hash, self.queries, preparation, spent, disk).save(file)
-
-    @cached_property
-    def _preparation(self) -> tuple[Spent | None, int | None]:
-        """What was made before scoring, and how many bytes of it are kept; None: nobody knows."""
-        folders = self.attributor.made()
-        spent, disk = made_for(folders), size_of(*folders)
-        if not self._prepares:
-            return spent, disk
-        known = Preparation.load(self._prepared, self._identity)
-        return (None, None) if known is None else (spent + known.spent, disk + known.disk)
-
-    @property
-    def _prepares(self) -> bool:
-        return type(self.attributor).prepare is not FittedAttributor.prepare
-
-    @property
-    def _identity(self) -> str:
-        """Hash of all that identifies the scores but the queries."""
-        return replace(self.record, query_hash=None, encoders=None, chunks=()).hash
-
-    @property
-    def _prepared(self) -> Path:
-        return self.run.preparation_of(self.attributor.method, self._identity)
+        made, kept = self._attributor.made(), self._attributor.kept()
+        prepared = None if self._prepared is None else made_for(made) + self._prepared
+        TableCost(self._scores, self._queries, prepared, spent, size_of((*made, *kept))).save(self._file)
 
 
 def _forget_peaks(device: torch.device) -> None:

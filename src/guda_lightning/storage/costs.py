@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from guda_lightning.errors import StoreError
-from guda_lightning.storage.files import canonical_json, read_json, write_atomic
+from guda_lightning.storage.files import canonical_json, read_json, sha256_json, write_atomic
 from guda_lightning.storage.stored import RECORD
 
 _FORMAT = 1
@@ -45,29 +45,30 @@ class Spent:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What was computed of the training samples: what it has cost, and how much of it is kept.
+    """What was computed of the training samples and kept.
 
     Attributes:
-        spent: All attempts together.
-        disk: Bytes of the features that these wrote.
-        identity: Hash of what tells it from the preparation of other scores.
+        files: Names of what is kept, files and folders.
+        spent: What it has cost.
     """
 
+    files: tuple[str, ...]
     spent: Spent
-    disk: int
-    identity: str
+
+    @property
+    def name(self) -> str:
+        """Of the file that says what it cost."""
+        return f"{sha256_json(self.files)[:16]}.json"
 
     @classmethod
-    def load(cls, path: Path, identity: str) -> Preparation | None:
-        """Read it; None where nobody has kept any of this identity.
+    def load(cls, path: Path) -> Preparation | None:
+        """Read it; None where nobody has kept what it cost.
 
         Raises:
             StoreError: The file is damaged, or of another format.
         """
         value = _read(path, cls)
-        if value is None or value["identity"] != identity:
-            return None
-        return cls(_spent(value["spent"]), value["disk"], value["identity"])
+        return None if value is None else cls(tuple(value["files"]), Spent(**value["spent"]))
 
     def save(self, path: Path) -> None:
         """Write it."""
@@ -84,14 +85,14 @@ class TableCost:
         preparation: What is made once for any queries: counterfactuals, posterior, features of the training
             samples; None where nobody has kept what it cost.
         scoring: What these queries cost.
-        disk: Bytes of what scoring reads besides the full model; None where nobody knows.
+        disk: Bytes of what scoring reads besides the full model.
     """
 
     scores: str
     queries: int
     preparation: Spent | None
     scoring: Spent
-    disk: int | None
+    disk: int
 
     @classmethod
     def load(cls, path: Path) -> TableCost | None:
@@ -104,8 +105,8 @@ class TableCost:
         if value is None:
             return None
         prepared = value["preparation"]
-        made = None if prepared is None else _spent(prepared)
-        return cls(value["scores"], value["queries"], made, _spent(value["scoring"]), value["disk"])
+        made = None if prepared is None else Spent(**prepared)
+        return cls(value["scores"], value["queries"], made, Spent(**value["scoring"]), value["disk"])
 
     def save(self, path: Path) -> None:
         """Write it."""
@@ -123,7 +124,7 @@ class TableCost:
         return spent.memory if spent.gpu_memory is None else spent.gpu_memory
 
 
-def made_for(folders: Sequence[Path]) -> Spent:
+def made_for(folders: Iterable[Path]) -> Spent:
     """What stored weights have cost, by the records beside them; their memory was not measured.
 
     Raises:
@@ -137,18 +138,14 @@ def made_for(folders: Sequence[Path]) -> Spent:
     return total
 
 
-def size_of(*folders: Path) -> int:
-    """Bytes of all files in folders, of which some need not exist."""
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return sum(path.stat().st_size for path in files)
+def size_of(paths: Iterable[Path]) -> int:
+    """Bytes of files, and of all files in folders; some need not exist."""
+    found = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))]
+    return sum(file.stat().st_size for file in found if file.is_file())
 
 
 def _most(*found: int | None) -> int | None:
     return max((one for one in found if one is not None), default=None)
-
-
-def _spent(value: dict[str, Any]) -> Spent:
-    return Spent(**value)
 
 
 def _write(path: Path, value: Preparation | TableCost) -> None:

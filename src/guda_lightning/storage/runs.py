@@ -105,9 +105,10 @@ class RunFolder:
         """What a score table cost."""
         return self.scores / "costs" / f"{table.stem}.json"
 
-    def preparation_of(self, method: str, identity: str) -> Path:
-        """What a method's features of the training samples cost; gone where they are removed."""
-        return self.features / "costs" / f"{slug(method)}-{identity[:12]}.json"
+    @property
+    def preparations(self) -> Path:
+        """What these cost, one file each; gone where all of them are removed."""
+        return self.features / "costs"
 
     @property
     def spread(self) -> Path:
