@@ -10,12 +10,14 @@ from guda_lightning.attribution.racing import FittedRace, RacingAttributor
 from guda_lightning.attribution.scoring import shared_errors, squared_errors
 from guda_lightning.attribution.screening import ScreenedAttributor, Screening
 from guda_lightning.attribution.similarity import FeatureSimilarity, PixelSimilarity
+from guda_lightning.attribution.trivial import ClassProbability, GroupSize, RandomScores
 
 __all__ = [
     "NDA",
     "AttributionContext",
     "Attributor",
     "CLIPImages",
+    "ClassProbability",
     "CoalitionAttributor",
     "CounterfactualAttributor",
     "DINOv2",
@@ -24,9 +26,11 @@ __all__ = [
     "FittedAttributor",
     "FittedELBOAttributor",
     "FittedRace",
+    "GroupSize",
     "GuidanceAttributor",
     "PixelSimilarity",
     "RacingAttributor",
+    "RandomScores",
     "ScreenedAttributor",
     "Screening",
     "shared_errors",
