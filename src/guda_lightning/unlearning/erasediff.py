@@ -20,8 +20,9 @@ class EraseDiff(Objective):
     """Output uniform noise on forget samples, by steps that else are those of training on the rest.
 
     The gradient of a step is ``g_m + max(η − ⟨g_m, g_a⟩/‖g_a‖², 0) g_a``, with ``g_m`` that of the preserve
-    term and ``g_a`` that of the forget term: where training on the rest forgets by itself, it is left alone.
-    Wu et al., CVPR 2025, arXiv 2401.05779. The inner loop of the paper's first version, which only shifts the forget loss by a constant, is left out.
+    term and ``g_a`` that of the forget term: where training on the rest forgets by itself, it is left
+    alone. Wu et al., CVPR 2025, arXiv 2401.05779. The inner loop of the paper's first version, which only
+    shifts the forget loss by a constant, is left out.
 
     Args:
         eta: η >= 0, how much of the forget term's gradient a step follows at least. 0.001 in the comparison

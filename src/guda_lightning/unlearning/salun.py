@@ -11,7 +11,6 @@ from torch import Tensor
 from guda_lightning.data import UnlearnDataModule
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.module import Noised, noised
-from guda_lightning.diffusion.weights import evaluating
 from guda_lightning.distributed.ranks import ALONE
 from guda_lightning.errors import ConfigError
 from guda_lightning.unlearning.bound import BoundObjective, ForgetTerm, ObjectiveContext, ObjectiveLoss
@@ -30,7 +29,8 @@ class SalUn(Objective):
     """Saliency unlearning (Fan et al., ICLR 2024, arXiv 2310.12508): a mask around any objective.
 
     Only the share of the trained weights with the largest ``|∇L|`` may change, L being the full model's
-    denoising loss on the forget set, each sample noised once; all others keep the full model's bits. An adapter (LoRA) is masked by the gradients of its own weights at its start.
+    denoising loss on the forget set, each sample noised once; all others keep the full model's bits. An
+    adapter (LoRA) is masked by the gradients of its own weights at its start.
 
     Args:
         objective: What is minimised.
@@ -147,10 +147,12 @@ class BoundSalUn(BoundObjective):
         # Noised all at once: the mask depends neither on the batch size nor on how many share the work.
         samples = noised(images.to(device), labels, student.schedule, generator)
         total = torch.zeros(sum(weight.numel() for weight in trainable(student)), device=device)
-        with evaluating(student.denoiser):
-            for rows in torch.arange(len(images))[ranks.rank :: ranks.count].split(batch_size):
-                batch = Noised(*(None if part is None else part[rows] for part in samples))
-                output = student.output(batch.x_t, batch.timesteps, batch.labels)
-                error = (output - batch.target(student.prediction)).square().mean()
-                total += loss_gradient(student, error, ALONE) * len(rows)
+        training = student.denoiser.training
+        student.denoiser.eval()  # without dropout, but with gradients
+        for rows in torch.arange(len(images))[ranks.rank :: ranks.count].split(batch_size):
+            batch = Noised(*(None if part is None else part[rows] for part in samples))
+            output = student.output(batch.x_t, batch.timesteps, batch.labels)
+            error = (output - batch.target(student.prediction)).square().mean()
+            total += loss_gradient(student, error, ALONE) * len(rows)
+        student.denoiser.train(training)
         return ranks.mean(total)

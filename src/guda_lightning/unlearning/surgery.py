@@ -49,8 +49,8 @@ class BoundSurgery(BoundObjective):
     """An objective whose factor λ of the forget loss follows from the gradients of both losses of a step.
 
     What is minimised is then ``L_preserve + λ · L_forget`` with λ a number, so optimizers, DDP and gradient
-    clipping need not know; it takes two more backward passes. Where gradients are accumulated over several batches, λ is
-    that of each batch.
+    clipping need not know; it takes two more backward passes. Where gradients are accumulated over
+    several batches, λ is that of each batch.
 
     Args:
         objective: The hyper-parameters.
