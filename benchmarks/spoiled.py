@@ -30,7 +30,7 @@ from guda_lightning.scores import Scoring, Verdict
 from guda_lightning.storage.files import slug, write_atomic
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Guided, NegGrad, Objective, ReTrack
-from guda_lightning.unlearning.objective import ObjectiveContext
+from guda_lightning.unlearning.bound import ObjectiveContext
 
 BATCH, RATE = 32, 3e-4
 GOOD = ("retrain", "guidance", "guided")

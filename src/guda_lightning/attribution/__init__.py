@@ -4,24 +4,33 @@ from guda_lightning.attribution.attributor import AttributionContext, Attributor
 from guda_lightning.attribution.coalitions import CoalitionAttributor
 from guda_lightning.attribution.counterfactual import CounterfactualAttributor, GuidanceAttributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor
+from guda_lightning.attribution.encoders import CLIPImages, DINOv2, Encoder
 from guda_lightning.attribution.nda import NDA
 from guda_lightning.attribution.racing import FittedRace, RacingAttributor
 from guda_lightning.attribution.scoring import shared_errors, squared_errors
 from guda_lightning.attribution.screening import ScreenedAttributor, Screening
-from guda_lightning.attribution.similarity import PixelSimilarity
+from guda_lightning.attribution.similarity import FeatureSimilarity, PixelSimilarity
+from guda_lightning.attribution.trivial import ClassProbability, GroupSize, RandomScores
 
 __all__ = [
     "NDA",
     "AttributionContext",
     "Attributor",
+    "CLIPImages",
+    "ClassProbability",
     "CoalitionAttributor",
     "CounterfactualAttributor",
+    "DINOv2",
+    "Encoder",
+    "FeatureSimilarity",
     "FittedAttributor",
     "FittedELBOAttributor",
     "FittedRace",
+    "GroupSize",
     "GuidanceAttributor",
     "PixelSimilarity",
     "RacingAttributor",
+    "RandomScores",
     "ScreenedAttributor",
     "Screening",
     "shared_errors",

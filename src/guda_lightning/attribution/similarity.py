@@ -1,9 +1,9 @@
-"""Similarity of pixels: the attributor that every other one has to beat, without any model."""
+"""Similarity to training images, in pixels or features: what attribution by counterfactuals has to beat."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
@@ -18,10 +18,11 @@ from guda_lightning.attribution.attributor import (
     refuse_unlike,
     training_data,
 )
+from guda_lightning.attribution.encoders import Encoder, Pixels
+from guda_lightning.attribution.features import TrainingFeatures
 from guda_lightning.data import GroupDataModule, query_hash
-from guda_lightning.data.grouping import Grouping
-from guda_lightning.data.images import from_unit
-from guda_lightning.errors import ConfigError
+from guda_lightning.data.grouping import Grouping, Indices
+from guda_lightning.errors import check_range
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Similarity
 from guda_lightning.types import Queries
@@ -50,10 +51,7 @@ class PixelSimilarity(Attributor):
     groups: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.top < 1:
-            raise ConfigError(
-                "top is out of range", found=self.top, expected="top >= 1", fix="take the usual 10"
-            )
+        check_range("top", self.top, ge=1, fix="take the usual 10")
 
     def fit(self, context: AttributionContext) -> FittedSimilarity:
         """Take the training images and hash them.
@@ -65,18 +63,46 @@ class PixelSimilarity(Attributor):
             ConfigError: There are no training data.
             GroupError: The groups are those of other data, or one does not exist or cannot be removed.
         """
-        data, grouping = training_data(context, "similarity")
-        groups = tuple(self.groups or (name for name in grouping.names if grouping.size(name)))
-        for name in groups:
-            grouping.check([name])
-        return FittedSimilarity(
-            groups=groups,
-            method="similarity",
-            data=data,
-            grouping=grouping,
-            top=self.top,
-            images_hash=_images_hash(data),
-        )
+        return _fitted(context, Pixels(), self.top, self.groups, keep=False)
+
+
+@dataclass(frozen=True)
+class FeatureSimilarity(Attributor):
+    """Mean cosine between the features of a query and those of each group's training images.
+
+    With CLIP and all of a group's images it is the CLIPA that GUDA (arXiv 2601.22651) compares with: the
+    inner product with the mean of the group's unit vectors. It says what is alike, not what a model learnt.
+
+    Features of the training images are computed once and kept in the context's ``features``, 1024 images a
+    file; an image that training also mirrored has two, of which the more similar one counts, or both half
+    in a mean over all images.
+
+    Args:
+        encoder: What the features come from: `CLIPImages`, `DINOv2`, or an `Encoder` of your own.
+        top: Number of most similar images to average over; a smaller group takes all that it has. None: all.
+        groups: Groups to score; None takes all groups that have samples.
+    """
+
+    encoder: Encoder
+    top: int | None = None
+    _: KW_ONLY
+    groups: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_range("top", self.top, ge=1, fix="take 10, or null for the mean over all images of a group")
+
+    def fit(self, context: AttributionContext) -> FittedSimilarity:
+        """Take the training images and load the encoder; ``prepare`` computes the features.
+
+        Args:
+            context: The training data and, if they are not its own, their groups.
+
+        Raises:
+            ConfigError: There are no training data.
+            GroupError: The groups are those of other data, or one does not exist or cannot be removed.
+            StoreError: The encoder cannot be read.
+        """
+        return _fitted(context, self.encoder, self.top, self.groups, keep=True)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,14 +112,18 @@ class FittedSimilarity(FittedAttributor):
     Attributes:
         data: The training data.
         grouping: Which of them belong to which group.
-        top: Number of most similar images to average over.
-        images_hash: Hash of the training images.
+        features: Those of the training images, and their encoder.
+        details: What identifies the scores beside queries and groups.
     """
 
     data: GroupDataModule
     grouping: Grouping
-    top: int
-    images_hash: str
+    features: TrainingFeatures
+    details: Similarity
+
+    def prepare(self) -> None:
+        """Compute the features that are not kept yet."""
+        self.features.prepare(_CHUNK)
 
     def score(self, queries: Queries) -> ScoreTable:
         """Score every query against every group.
@@ -106,11 +136,11 @@ class FittedSimilarity(FittedAttributor):
 
         Raises:
             QueryError: No queries, or some that are not like the training images.
+            NumericsError: Features that have no direction.
         """
         refuse_no_queries(queries)
         refuse_unlike(queries, self.data)
-        pixels = _whole(queries.images)
-        scores = torch.stack([self._similarity(pixels, group) for group in self.groups], dim=1)
+        scores = self._similarities(self.features.encoded(queries.images))
         return ScoreTable.from_matrix(
             scores,
             torch.zeros_like(scores),
@@ -124,28 +154,72 @@ class FittedSimilarity(FittedAttributor):
         )
 
     def record(self, queries: Queries) -> ScoreRecord:
-        """What identifies the scores of these queries: images and groups."""
+        """What identifies the scores of these queries: images, encoder and groups."""
         return ScoreRecord(
-            Similarity(images_hash=self.images_hash, mirrored=self.data.horizontal_flip, top=self.top),
+            self.details,
             query_hash=query_hash(queries),
             grouping_hash=self.grouping.hash,
             group_sizes={name: self.grouping.size(name) for name in self.groups},
         )
 
-    def _similarity(self, queries: Tensor, group: str) -> Tensor:
-        """Mean of the largest cosines with a group's images: ``[queries, dims] -> [queries]``."""
-        best = queries.new_empty(len(queries), 0)
-        members = self.grouping.forget([group])
-        for start in range(0, len(members), _CHUNK):
-            part = members[start : start + _CHUNK]
-            images = _whole(self.data.seen_images(part))  # mirrored copies follow the images
-            lengths = queries.norm(dim=1, keepdim=True) * images.norm(dim=1)
-            cosines = (queries @ images.T / lengths).view(len(queries), -1, len(part)).amax(dim=1)
-            best = torch.cat([best, cosines], dim=1)
-            best = best.topk(min(self.top, best.shape[1])).values
+    def bytes_per_query(self) -> int:
+        """About how much memory ``score`` needs for every query: cosines of a chunk, and the best so far."""
+        return super().bytes_per_query() + 8 * (4 * _CHUNK + (self.details.top or 1) * len(self.groups))
+
+    def _similarities(self, queries: Tensor) -> Tensor:
+        """Mean cosines ``[queries, dims] -> [queries, groups]`` float64, in one pass over the images."""
+        top, lengths = self.details.top, queries.norm(dim=1, keepdim=True)
+        members = {name: self.grouping.forget([name]) for name in self.groups}
+        found = {name: queries.new_zeros(len(queries), 0 if top else 1) for name in self.groups}
+        for part in self._parts(members.values()):
+            images = self.features.of(part, _CHUNK)  # mirrored copies follow the images
+            of_copies = (queries @ images.T / (lengths * images.norm(dim=1))).unflatten(1, (-1, len(part)))
+            cosines = of_copies.amax(dim=1) if top else of_copies.mean(dim=1)
+            for name, rows in members.items():
+                of_group = cosines[:, np.isin(part, rows, assume_unique=True)]
+                if top is None:
+                    found[name] += of_group.sum(dim=1, keepdim=True)
+                elif of_group.shape[1]:
+                    best = torch.cat([found[name], of_group], dim=1)
+                    found[name] = best.topk(min(top, best.shape[1])).values
         # One by one: a sum over a dimension may add in another order for another number of queries.
-        mean: Tensor = sum(best.unbind(1), start=best.new_zeros(len(best))) / best.shape[1]
-        return mean
+        sums = [sum(found[name].unbind(1), start=queries.new_zeros(len(queries))) for name in self.groups]
+        counts = [found[name].shape[1] if top else len(members[name]) for name in self.groups]
+        return torch.stack([one / count for one, count in zip(sums, counts, strict=True)], dim=1)
+
+    def _parts(self, members: Sequence[Indices]) -> Iterator[Indices]:
+        """The images that are in some group, those of one file of features at a time."""
+        needed = np.unique(np.concatenate(list(members)))
+        for start in range(0, len(self.data.ids), _CHUNK):
+            first, last = np.searchsorted(needed, [start, start + _CHUNK])
+            if first < last:
+                yield needed[first:last]
+
+
+def _fitted(
+    context: AttributionContext, encoder: Encoder, top: int | None, chosen: Sequence[str] | None, keep: bool
+) -> FittedSimilarity:
+    """Similarities by an encoder, whose features are kept or made anew."""
+    data, grouping = training_data(context, encoder.name)
+    groups = tuple(chosen or (name for name in grouping.names if grouping.size(name)))
+    for name in groups:
+        grouping.check([name])
+    images_hash = _images_hash(data)
+    return FittedSimilarity(
+        groups=groups,
+        method=encoder.name,
+        data=data,
+        grouping=grouping,
+        features=TrainingFeatures(
+            data, encoder, images_hash, context.features if keep else None, context.execution
+        ),
+        details=Similarity(
+            images_hash=images_hash,
+            mirrored=data.horizontal_flip,
+            top=top,
+            encoder=encoder.hash if keep else None,
+        ),
+    )
 
 
 def _images_hash(data: GroupDataModule) -> str:
@@ -154,8 +228,3 @@ def _images_hash(data: GroupDataModule) -> str:
         rows = np.arange(start, min(start + _CHUNK, len(data.ids)))
         digest.update(data.pixels(rows).contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _whole(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as ``[images, dims]`` float64, odd whole numbers in -255..255: no vector is zero."""
-    return 2 * from_unit(images).flatten(1).double() - 255

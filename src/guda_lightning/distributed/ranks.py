@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 from lightning.pytorch import Trainer
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from guda_lightning import compat
@@ -57,6 +58,14 @@ class Ranks:
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value)
         return values
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over all ranks, the same bits on each."""
+        if self.count == 1:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total / self.count
 
     def on_rank_zero(self, work: Callable[[], object]) -> None:
         """Call ``work`` on rank zero alone, such as to write a file; every rank waits until it is done.

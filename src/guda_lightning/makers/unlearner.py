@@ -65,7 +65,10 @@ class Unlearner(Maker):
     def check(self, groups: Sequence[str]) -> None:
         """Refuse groups that the objective cannot forget, before any work; raises as ``Objective.bind``."""
         data, schedule = self.data.unlearning(groups), self.full.model.schedule
-        self.objective.bind(ObjectiveContext(data, schedule, self.provenance, torch.device("cpu")))
+        conditional = self.full.model.conditional
+        self.objective.bind(
+            ObjectiveContext(data, schedule, self.provenance, torch.device("cpu"), conditional)
+        )
         self.target(groups)
 
     def target(self, groups: Sequence[str]) -> ForgetTarget | None:

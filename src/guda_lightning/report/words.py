@@ -111,7 +111,7 @@ def _method(record: ScoreRecord, method: str) -> str:
         )
     if not isinstance(details, ModelDetails | Student):
         if is_likeness(record):
-            return "A score says how alike a query and the training images of a group are; no model is asked."
+            return "A score says how alike a query and a group's training images are; the model is not asked."
         return f"What a score compares, {method} defines."
     compared = (
         "A score compares how well two models explain a query: the full one, and one that stands for it "

@@ -148,13 +148,15 @@ class Similarity(Details):
     Attributes:
         images_hash: Hash of the training images.
         mirrored: Whether training mirrored them.
-        top: Number of most similar images that are averaged.
+        top: Number of most similar images that are averaged; None for all of a group.
+        encoder: Identity of what made the features that are compared; None for pixels.
     """
 
     kind = "similarity"
     images_hash: str
     mirrored: bool
-    top: int
+    top: int | None
+    encoder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

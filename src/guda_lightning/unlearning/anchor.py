@@ -16,14 +16,8 @@ from guda_lightning.errors import ConfigError
 from guda_lightning.latent.clip import ClipText
 from guda_lightning.latent.prompts import PromptTable
 from guda_lightning.unlearning.anchor_prompts import AnchorPrompts, Borrowed, Matched, Nearest, Styleless
-from guda_lightning.unlearning.objective import (
-    BoundObjective,
-    ForgetTerm,
-    Objective,
-    ObjectiveContext,
-    Preserve,
-    identified,
-)
+from guda_lightning.unlearning.bound import BoundObjective, ForgetTerm, ObjectiveContext
+from guda_lightning.unlearning.objective import Objective, Preserve, identified
 
 Strategy = Literal["weighted_style", "uniform_style", "style_removed", "matched_retain"]
 

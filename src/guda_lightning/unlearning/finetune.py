@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.module import Noised
-from guda_lightning.unlearning.objective import BoundObjective, Objective, ObjectiveContext, Preserve
+from guda_lightning.unlearning.bound import BoundObjective, ObjectiveContext
+from guda_lightning.unlearning.objective import Objective, Preserve
 
 
 @dataclass(frozen=True, kw_only=True)

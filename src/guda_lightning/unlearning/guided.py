@@ -19,22 +19,12 @@ from guda_lightning.posteriors import (
     PosteriorStore,
     open_posterior,
 )
-from guda_lightning.unlearning.objective import (
-    BoundObjective,
-    ForgetTerm,
-    Objective,
-    ObjectiveContext,
-    Preserve,
-    identified,
-)
+from guda_lightning.unlearning.bound import BoundObjective, ForgetTerm, ObjectiveContext
+from guda_lightning.unlearning.objective import NOT_USED, Objective, Preserve, identified
 
 
 def _identity(guided: Guided) -> str:
     return guided.opened.find(guided.posterior, seed=guided.seed, hparams=guided.start).weights_hash
-
-
-def _never(_: Objective) -> bool:
-    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +44,11 @@ class Guided(Objective):
 
     name: ClassVar[str] = "guided"
     # What identifies a posterior says which one it is, wherever it lies and however it was made.
-    store: str = field(metadata=identified(when=_never))
+    store: str = field(metadata=NOT_USED)
     posterior: PosteriorName = field(default=GUIDANCE, metadata=identified(by=_identity))
-    seed: int = field(default=0, metadata=identified(when=_never))
-    start: str | None = field(default=None, metadata=identified(when=_never))
-    preserve: Preserve = field(default="denoise", init=False, metadata=identified(when=_never))  # not used
+    seed: int = field(default=0, metadata=NOT_USED)
+    start: str | None = field(default=None, metadata=NOT_USED)
+    preserve: Preserve = field(default="denoise", init=False, metadata=NOT_USED)  # not used
 
     def __post_init__(self) -> None:
         super().__post_init__()

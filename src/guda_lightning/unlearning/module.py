@@ -29,10 +29,12 @@ from guda_lightning.diffusion.weights import ordinary_weights
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
 from guda_lightning.storage.files import sha256_json
+from guda_lightning.unlearning.bound import ObjectiveContext
 from guda_lightning.unlearning.hparams import unlearning_hparams
-from guda_lightning.unlearning.objective import Objective, ObjectiveContext
+from guda_lightning.unlearning.objective import Objective
 
 _log = logging.getLogger(__name__)
+_KEY = "guda_lightning.Objective"  # in a checkpoint
 _ALARMING = ("underflow", "effective_neighbours")  # diagnostics that warn
 
 
@@ -92,6 +94,7 @@ class UnlearnModule(DiffusionModule):
         self._alarmed = False
         self.provenance = full.provenance()
         self.objective, self.lora = objective, lora
+        self._resumed: dict[str, Tensor] = {}  # of the objective, from a checkpoint
         self.groups = tuple(groups)
         self.drift, self.retain_loss, self.forget_loss = MeanMetric(), MeanMetric(), MeanMetric()
 
@@ -146,8 +149,9 @@ class UnlearnModule(DiffusionModule):
                 fix="pass the same groups to UnlearnModule and to GroupDataModule.unlearning",
             )
         provenance = replace(self.provenance, grouping_hash=data.grouping.hash)
-        context = ObjectiveContext(data, self._schedule, provenance, self.device)
-        self._bound = self.objective.bind(context)
+        where = self.device, self.conditional, self._ranks
+        self._bound = self.objective.bind(ObjectiveContext(data, self._schedule, provenance, *where))
+        self._bound.state.update(self._resumed)
 
     def save(
         self,
@@ -221,12 +225,28 @@ class UnlearnModule(DiffusionModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective's loss on one pair of forget and retain batches."""
         forget, retain = (self.noised(batch[side], self._generator) for side in ("forget", "retain"))
+        self._bound.generator = self._generator
         loss = self._bound.loss(self._model, self._full, forget, retain)
         self.log("unlearn/loss", loss.total, prog_bar=True, batch_size=len(retain.x0))
         self.log_dict({f"unlearn/{k}": v for k, v in loss.parts.items()}, batch_size=len(retain.x0))
         alarming = {name: loss.parts[name] for name in _ALARMING if name in loss.parts}
         self.check_scalars(loss=loss.total, **alarming)
         return loss.total
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Let the objective change weights right after the optimizer, before anyone sees them."""
+        super().optimizer_step(*args, **kwargs)
+        self._bound.after_step(self._model)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the objective needs to go on."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_KEY] = dict(self._bound.state)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Hand on what the objective needs, once it is bound."""
+        super().on_load_checkpoint(checkpoint)
+        self._resumed = checkpoint.get(_KEY, {})
 
     def on_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Say once, too, that all weights over retain samples underflow; the target is right all the same."""

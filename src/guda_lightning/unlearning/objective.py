@@ -9,71 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
-import torch
-from torch import Tensor
-
-from guda_lightning.data.forget_retain import ForgetData
-from guda_lightning.diffusion import DiffusionModel
-from guda_lightning.diffusion.module import Noised
 from guda_lightning.errors import ConfigError
-from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.storage.provenance import Provenance
+from guda_lightning.unlearning.bound import BoundObjective, ObjectiveContext
 from guda_lightning.unlearning.hparams import as_json, is_json
 
 Preserve = Literal["denoise", "distill"]
-
-
-@dataclass(frozen=True)
-class ObjectiveContext:
-    """What one counterfactual is made from.
-
-    Attributes:
-        data: The training data, split into what to forget and what to retain.
-        schedule: The noise schedule of student and full model.
-        provenance: Hashes of the full model, its schedule and the grouping.
-        device: Where the student is.
-    """
-
-    data: ForgetData
-    schedule: NoiseSchedule
-    provenance: Provenance
-    device: torch.device
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Names of the groups to forget."""
-        return self.data.groups
-
-
-@dataclass(frozen=True)
-class ForgetTerm:
-    """A target for the student on forget samples.
-
-    Attributes:
-        target: ``[batch, ...]``, in the form that the network predicts.
-        weight: ``[batch]`` factor of each sample's squared error; None weighs all samples by 1.
-        diagnostics: Scalars to log.
-    """
-
-    target: Tensor
-    weight: Tensor | None = None
-    diagnostics: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ObjectiveLoss:
-    """The loss of one step and its parts, all scalars.
-
-    Attributes:
-        total: What is minimised.
-        parts: ``forget`` (where there is a forget term), ``preserve`` and the objective's diagnostics.
-    """
-
-    total: Tensor
-    parts: dict[str, Tensor]
 
 
 def identified(
@@ -89,6 +32,9 @@ def identified(
         when: Of an objective, whether the field makes a difference. None: always.
     """
     return {"by": by, "when": when}
+
+
+NOT_USED = identified(when=lambda _: False)  # metadata of a field that the objective does not read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +145,10 @@ class Objective(ABC):
 
     @property
     def full_passes(self) -> int:
-        """Forward passes of the full model that a step makes, each of one batch."""
+        """What a step computes beside learning from both batches, in forward passes of one batch.
+
+        Those of the full model; a further backward pass counts as two.
+        """
         return int(self.preserve == "distill")
 
     @abstractmethod
@@ -214,76 +163,3 @@ class Objective(ABC):
         Raises:
             GudaError: The objective cannot forget these groups.
         """
-
-
-class BoundObjective(ABC):
-    """An objective and the data of one counterfactual: all that is derived from both lives here.
-
-    Args:
-        objective: The hyper-parameters; a subclass annotates its own class.
-        context: What the counterfactual is made from.
-    """
-
-    def __init__(self, objective: Objective, context: ObjectiveContext) -> None:
-        self.objective, self.context = objective, context
-
-    @abstractmethod
-    def forget_term(self, noised: Noised, student: DiffusionModel, full: DiffusionModel) -> ForgetTerm | None:
-        """Target for noised forget samples; None leaves them out. Called without gradients.
-
-        Args:
-            noised: Forget samples.
-            student: The model that unlearns.
-            full: The frozen full model.
-        """
-
-    def preserve_target(self, noised: Noised, student: DiffusionModel, full: DiffusionModel) -> Tensor:
-        """Target for noised retain samples. Called without gradients.
-
-        Args:
-            noised: Retain samples.
-            student: The model that unlearns.
-            full: The frozen full model.
-
-        Returns:
-            ``[batch, ...]``, in the form that the network predicts.
-        """
-        if self.objective.preserve == "distill":
-            return full.output(noised.x_t, noised.timesteps, noised.labels)
-        return noised.target(student.prediction)
-
-    def loss(
-        self, student: DiffusionModel, full: DiffusionModel, forget: Noised, retain: Noised
-    ) -> ObjectiveLoss:
-        """The loss of one step.
-
-        Args:
-            student: The model that unlearns.
-            full: The frozen full model.
-            forget: Noised samples of the groups to forget.
-            retain: Noised samples of the rest.
-        """
-        with torch.no_grad():
-            term = self.forget_term(forget, student, full)
-            preserve_target = self.preserve_target(retain, student, full)
-        if term is None:
-            output = student.output(retain.x_t, retain.timesteps, retain.labels)
-            preserve = (output - preserve_target).square().mean()
-            return ObjectiveLoss(preserve, {"preserve": preserve})
-        # One pass over both halves: smaller batches cost nearly as much as the joint one.
-        labels = (
-            None
-            if forget.labels is None or retain.labels is None
-            else torch.cat([forget.labels, retain.labels])
-        )
-        output = student.output(
-            torch.cat([forget.x_t, retain.x_t]), torch.cat([forget.timesteps, retain.timesteps]), labels
-        )
-        on_forget, on_retain = output.split([len(forget.x0), len(retain.x0)])
-        per_sample = (on_forget - term.target).square().flatten(1).mean(dim=1)
-        forget_loss = (per_sample if term.weight is None else term.weight * per_sample).mean()
-        preserve = (on_retain - preserve_target).square().mean()
-        total = self.objective.forget_weight * forget_loss + preserve
-        target_rms = term.target.flatten(1).square().mean(dim=1).sqrt().mean()
-        parts = {"forget": forget_loss, "preserve": preserve, "target_rms": target_rms, **term.diagnostics}
-        return ObjectiveLoss(total, parts)

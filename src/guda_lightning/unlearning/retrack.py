@@ -13,7 +13,8 @@ from guda_lightning.diffusion.module import Noised
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.objectives import density_ratio, nearest_neighbours, retain_posterior
 from guda_lightning.functional.prediction import implied_noise, to_output
-from guda_lightning.unlearning.objective import BoundObjective, ForgetTerm, Objective, ObjectiveContext
+from guda_lightning.unlearning.bound import BoundObjective, ForgetTerm, ObjectiveContext
+from guda_lightning.unlearning.objective import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +56,7 @@ class ReTrack(Objective):
             ConfigError: A timestep without noise, where there are no weights over retain samples, or more
                 neighbours than there are retain samples.
         """
-        clean = (context.schedule.sigma == 0).nonzero().flatten().tolist()
-        if clean:
-            raise ConfigError(
-                "ReTrack needs noise at every timestep",
-                found=f"none at timestep {clean[0]} of {len(context.schedule)}",
-                expected="sigma > 0",
-                fix="train the full model with a noise schedule whose first step adds noise",
-            )
+        context.require_noise("ReTrack")
         num_retain = len(context.data.grouping.retain(context.groups))
         if self.neighbours is not None and self.neighbours > num_retain:
             raise ConfigError(

@@ -9,7 +9,8 @@ import torch
 
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.module import Noised
-from guda_lightning.unlearning.objective import BoundObjective, ForgetTerm, Objective, ObjectiveContext
+from guda_lightning.unlearning.bound import BoundObjective, ForgetTerm, ObjectiveContext
+from guda_lightning.unlearning.objective import Objective
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,297 @@
+"""Trivial rivals: scores without attribution, which every table has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guda_lightning.attribution.attributor import (
+    AttributionContext,
+    Attributor,
+    FittedAttributor,
+    refuse_no_queries,
+    training_data,
+)
+from guda_lightning.attribution.elbo import scored_groups
+from guda_lightning.data import query_hash
+from guda_lightning.data.group_names import GroupNames
+from guda_lightning.errors import ConfigError, GroupError, check_range
+from guda_lightning.functional.noise import gaussian_noise, seed_of
+from guda_lightning.posteriors import (
+    GUIDANCE,
+    ClassifierPosterior,
+    GroupPosterior,
+    Mixture,
+    PosteriorStore,
+    open_posterior,
+)
+from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores.kinds import Custom
+from guda_lightning.storage.provenance import Provenance
+from guda_lightning.types import Queries
+
+_BATCH = 256  # queries that a classifier sees at a time
+
+
+@dataclass(frozen=True)
+class RandomScores(Attributor):
+    """Standard normal numbers, one for each query and group: what agrees with anything by chance.
+
+    Args:
+        seed: Seed of the numbers, which depend on it, the query's name and the group's alone.
+        groups: Groups to score, such as ``3`` or, as one, ``3+7``; None takes all that have samples.
+    """
+
+    seed: int = 0
+    _: KW_ONLY
+    groups: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, ge=0, fix="take the usual 0")
+
+    def fit(self, context: AttributionContext) -> FittedTrivial:
+        """Take the names of the groups.
+
+        Args:
+            context: The training data and, if they are not its own, their groups.
+
+        Raises:
+            ConfigError: There are no training data.
+            GroupError: The groups are those of other data, or one does not exist or cannot be removed.
+        """
+        groups = _groups(context, "random", self.groups)
+        numbers = torch.tensor([seed_of(group, bits=31) for group in groups])
+
+        def draw(queries: Queries) -> Tensor:
+            ids = [query for query in queries.ids for _ in groups]
+            at = numbers.repeat(len(queries))
+            return gaussian_noise(self.seed, ids, at, torch.zeros_like(at), ()).view(len(queries), -1)
+
+        return FittedTrivial.of(context, "random", "random", groups, draw, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class GroupSize(Attributor):
+    """The number of training samples of a group, whatever the query.
+
+    Args:
+        groups: Groups to score, such as ``3`` or, as one, ``3+7``; None takes all that have samples.
+    """
+
+    groups: Sequence[str] | None = None
+
+    def fit(self, context: AttributionContext) -> FittedTrivial:
+        """Count.
+
+        Args:
+            context: The training data and, if they are not its own, their groups.
+
+        Raises:
+            ConfigError: There are no training data.
+            GroupError: The groups are those of other data, one does not exist or cannot be removed, or all
+                have the same size.
+        """
+        groups = _groups(context, "group_size", self.groups)
+        sizes = _sizes(context, groups)
+        if len(set(sizes.values())) == 1:
+            raise GroupError(
+                "the size of these groups ranks none of them",
+                found=f"{len(groups)} of {sizes[groups[0]]} samples",
+                expected="groups of different sizes",
+                fix="leave group_size out",
+            )
+        row = torch.tensor([[float(sizes[group]) for group in groups]])
+
+        def count(queries: Queries) -> Tensor:
+            return row.repeat(len(queries), 1)
+
+        return FittedTrivial.of(context, "group_size", "samples", groups, count)
+
+
+@dataclass(frozen=True)
+class ClassProbability(Attributor):
+    """P(group | x_0) by the classifier of a store: what guidance knows before it guides anything.
+
+    The classifier sees the query itself, without noise, at the first scored timestep: ``x_t = γ x_0``.
+    Of a mixture it is the mean over its classifiers. It ranks groups about as well as guidance where groups
+    are classes, and says nothing of what a model loses without one.
+
+    Args:
+        posterior: Which posterior of RUN/store: ``guidance`` or ``classifier``.
+        seed: Seed of its training.
+        hparams: Start of the hash of its hyper-parameters, where the store holds several.
+        groups: Groups to score, such as ``3`` or, as one, ``3+7``; None takes all that have samples.
+    """
+
+    posterior: str = GUIDANCE
+    _: KW_ONLY
+    seed: int = 0
+    hparams: str | None = None
+    groups: Sequence[str] | None = None
+
+    def fit(self, context: AttributionContext) -> FittedTrivial:
+        """Open the posterior.
+
+        Args:
+            context: The full model, its training data and groups, and the store.
+
+        Raises:
+            ConfigError: There are no training data, no store, or no classifier in the posterior.
+            StoreError: There is no such posterior, or it was made from something else.
+            GroupError: A group does not exist, is not the posterior's, or cannot be removed.
+        """
+        groups = _groups(context, "class_probability", self.groups)
+        device, schedule = context.execution.device, context.full.model.schedule
+        stored = open_posterior(
+            PosteriorStore(context.open_store(None).root),
+            self.posterior,
+            schedule,
+            seed=self.seed,
+            hparams=self.hparams,
+            data=context.data,
+            expect=context.provenance,
+            device=device,
+        )
+        coalitions = list(map(GroupNames(stored.posterior.groups).coalition, groups))
+        classifiers = _classifiers(stored.posterior, self.posterior)
+        pairs = [(classifier, classifier.removed(coalitions)) for classifier in classifiers]
+
+        def probabilities(queries: Queries) -> Tensor:
+            parts = [queries.take(rows.tolist()) for rows in torch.arange(len(queries)).split(_BATCH)]
+            each = [torch.cat([clean_probability(*pair, part, device) for part in parts]) for pair in pairs]
+            return torch.stack(each).mean(dim=0)
+
+        return FittedTrivial.of(
+            context,
+            "class_probability",
+            "probability",
+            groups,
+            probabilities,
+            seed=self.seed,
+            provenance=context.provenance,
+            entries={"posterior": stored.record.weights_hash},
+        )
+
+
+def clean_probability(
+    classifier: ClassifierPosterior, removed: Tensor, queries: Queries, device: torch.device | str
+) -> Tensor:
+    """P(the clean sample is in a coalition) of queries without noise, at the first timestep that is scored.
+
+    Args:
+        classifier: The classifier, on the device.
+        removed: ``[coalitions, atoms]`` bool.
+        queries: ``Q`` queries.
+        device: Where to compute.
+
+    Returns:
+        ``[Q, coalitions]`` float64 on the CPU.
+    """
+    x0 = queries.inputs.to(device)
+    t = classifier.schedule.scored_timesteps[:1].to(device).expand(len(x0))
+    gamma, _ = classifier.schedule.at(t, like=x0)
+    labels = None if queries.labels is None else queries.labels.to(device)
+    with torch.no_grad():
+        of_atoms = classifier.logits(gamma * x0, t, labels).double().softmax(dim=1)
+    return (of_atoms @ removed.to(of_atoms).T).cpu()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FittedTrivial(FittedAttributor):
+    """Scores that a function of the queries gives, without standard errors.
+
+    Attributes:
+        weighting: What they are, as the table's weighting.
+        measure: From ``Q`` queries to ``[Q, groups]``.
+        base: What identifies the scores of no queries in particular.
+    """
+
+    weighting: str
+    measure: Callable[[Queries], Tensor]
+    base: ScoreRecord
+
+    @classmethod
+    def of(
+        cls,
+        context: AttributionContext,
+        method: str,
+        weighting: str,
+        groups: tuple[str, ...],
+        measure: Callable[[Queries], Tensor],
+        *,
+        seed: int = 0,
+        provenance: Provenance | None = None,
+        entries: Mapping[str, Any] = {},
+    ) -> FittedTrivial:
+        """Scores of a method that are identified by groups, seed and some entries."""
+        _, grouping = training_data(context, method)
+        base = ScoreRecord(
+            Custom(entries={"method": method, "seed": seed, **entries}),
+            provenance=provenance,
+            grouping_hash=grouping.hash,
+            group_sizes=_sizes(context, groups),
+        )
+        return cls(groups=groups, method=method, seed=seed, weighting=weighting, measure=measure, base=base)
+
+    def score(self, queries: Queries) -> ScoreTable:
+        """Score every query against every group.
+
+        Args:
+            queries: ``Q`` queries.
+
+        Returns:
+            ``Q × groups`` rows of one weighting, without standard errors.
+
+        Raises:
+            QueryError: There are no queries.
+        """
+        refuse_no_queries(queries)
+        scores = self.measure(queries)
+        return ScoreTable.from_matrix(
+            scores,
+            torch.zeros_like(scores),
+            query_ids=queries.ids,
+            groups=self.groups,
+            n_draws=1,
+            method=self.method,
+            weighting=self.weighting,
+            seed=self.seed,
+            record=self.record(queries),
+        )
+
+    def record(self, queries: Queries) -> ScoreRecord:
+        """What identifies the scores of these queries."""
+        return replace(self.base, query_hash=query_hash(queries), encoders=queries.encoders)
+
+
+def _groups(context: AttributionContext, method: str, chosen: Sequence[str] | None) -> tuple[str, ...]:
+    training_data(context, method)  # refuses what has no groups
+    return scored_groups(context, chosen)
+
+
+def _sizes(context: AttributionContext, groups: Sequence[str]) -> dict[str, int]:
+    """Number of samples of each group."""
+    _, grouping = training_data(context, "a score of groups")
+    return {name: len(grouping.forget(grouping.coalition(name))) for name in groups}
+
+
+def _classifiers(posterior: GroupPosterior, kind: str) -> list[ClassifierPosterior]:
+    """The classifiers that a posterior is, or is made of.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    parts = posterior.members if isinstance(posterior, Mixture) else (posterior,)
+    found = [part for part in parts if isinstance(part, ClassifierPosterior)]
+    if not found:
+        raise ConfigError(
+            "class_probability needs a classifier",
+            found=f"the posterior {kind}, which has none",
+            expected="the posterior guidance or classifier",
+            fix="set attributor.init_args.posterior to guidance or classifier; guda guide makes it",
+        )
+    return found
