@@ -199,7 +199,7 @@ class PreconditionedAscent(Ascent):
         if self.kernel == "none":
             return []
         samples = min(self.fisher_samples or 1000, seen_count(site.data))
-        identity = {"kernel": self.kernel, "damping": self._damping, "samples": samples, "seed": site.seed}
+        identity = {"samples": samples, "seed": site.seed}  # damping comes later
         return [Part(self.kernel, identity, GRADIENT * 2 * samples, lambda: self._fitted(site, samples))]
 
     def forget(self, site: Site, query: Queries, kept: Mapping[str, Tensors]) -> Forgotten:
