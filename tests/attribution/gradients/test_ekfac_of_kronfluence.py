@@ -82,4 +82,4 @@ def test_curvature_and_solutions_are_those_of_kronfluence(tmp_path: Path) -> Non
         # Eigenvectors of equal eigenvalues are free up to a rotation, the trace is not.
         torch.testing.assert_close(ours.sum(), theirs.sum(), rtol=1e-4, atol=1e-7)
         error = (layer.block(solved) - expected).norm() / expected.norm()
-        assert float(error) < 1e-2, layer.name
+        assert float(error) < 1e-3, layer.name

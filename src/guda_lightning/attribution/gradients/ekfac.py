@@ -91,7 +91,7 @@ def factored_layers(model: DiffusionModel, flat: FlatModel) -> list[Layer]:
                     f"the layer '{name}' is too large for EK-FAC",
                     found=f"{layer.shape[1]} inputs and {layer.shape[0]} outputs",
                     expected=f"at most {_LARGEST} of each: a factor is as large as their square",
-                    fix="leave its weights out, or take kernel: diagonal",
+                    fix="take kernel: diag",
                 )
             layers.append(layer)
     return layers
