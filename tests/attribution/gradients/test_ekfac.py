@@ -19,6 +19,7 @@ from guda_lightning.diffusion import DiffusionModel, diffusion_model
 from guda_lightning.errors import ConfigError, NumericsError
 from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.types import Queries
+from second_device import second_device
 from toys import message
 
 
@@ -163,6 +164,19 @@ def test_batches_change_nothing_and_the_state_is_all(tmp_path: Path) -> None:
     assert torch.equal(again.solve(g), kernel.solve(g))
     far = EKFAC.from_state(kernel.state(), model, flat, damping=1e8)
     torch.testing.assert_close(far.solve(g) * 1e8 * kernel.eigenvalues.mean(), g, rtol=1e-4, atol=1e-5)
+
+
+def test_another_device_gives_the_same_kernel() -> None:
+    model = of(Mixed())
+    parts = batches(model)
+    g = torch.randn(2, FlatModel(model).size)
+    expected = fit_ekfac(model, FlatModel(model), lambda: parts, damping=0.1).solve(g)
+    with second_device() as device:
+        model.denoiser.to(device)
+        there = [NoisedQueries(*(values.to(device) for values in part[:3]), None) for part in parts]
+        found = fit_ekfac(model, FlatModel(model), lambda: there, damping=0.1).solve(g.to(device))
+        assert found.device == device
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_chosen_weights_alone_take_part() -> None:
