@@ -124,12 +124,12 @@ class EKFAC(Kernel):
 
     def solve(self, gradients: Tensor) -> Tensor:
         """``(H + λ)⁻¹ g`` for ``[rows, weights]``; twice their memory, and one layer's more."""
-        damping = self.damping * float(self.eigenvalues.mean())
-        solved = gradients / (self.eigenvalues + damping)
+        damping, rows = self.damping * float(self.eigenvalues.mean()), gradients.to(self.eigenvalues)
+        solved = rows / (self.eigenvalues + damping)
         for layer in self.layers:
-            eigenvalues, block = layer.block(self.eigenvalues), layer.block(gradients)
+            eigenvalues, block = layer.block(self.eigenvalues), layer.block(rows)
             layer.write(solved, kfac.solve(self.bases[layer.name], eigenvalues, damping, block))
-        return solved
+        return solved.to(gradients)
 
     def state(self) -> dict[str, Tensor]:
         """All tensors, by names that safetensors takes; ``from_state`` makes the kernel of them again."""
@@ -138,7 +138,7 @@ class EKFAC(Kernel):
             for name, basis in self.bases.items()
             for side, values in basis._asdict().items()
         }
-        return {_EIGENVALUES: self.eigenvalues} | {k: v.contiguous() for k, v in bases.items()}
+        return {_EIGENVALUES: self.eigenvalues} | bases
 
     @classmethod
     def from_state(
