@@ -2,99 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 import pandas as pd
-import torch
 
 from benchmarks import figures, oracles, yardstick
-from benchmarks.encoders import AUTOENCODER
+from benchmarks.costs import Cost, costs, oracle_cost
+from benchmarks.methods import METHODS
 from benchmarks.stages import Asked, Bench, unit
 from benchmarks.tables import with_interval, write_table
 from guda_lightning.cli.main import main
-from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.evaluation.agreement import ORACLE
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement_table import ORACLE_LABEL
 from guda_lightning.report.yardstick_text import COLUMNS, HEADS, method_rows
 from guda_lightning.report.yardstick_text import with_interval as shown
-from guda_lightning.storage.costs import Spent, TableCost
 from guda_lightning.types import Weighting
 
-DISTILL = ("--objective.init_args.preserve", "distill")
-ELBO = ("-c", "attribute/elbo.yaml", "--operator")
-
-
-@dataclass(frozen=True)
-class Method:
-    """How a method scores.
-
-    Attributes:
-        scored: Options of ``guda attribute``.
-        stage: What is run before, if anything is.
-        made: Its options.
-        needs: A method whose stage is run before.
-        lacking: Why it cannot be scored on the yardsticks that there are.
-    """
-
-    scored: Sequence[str]
-    stage: str = ""
-    made: Sequence[str] = ()
-    needs: str = ""
-    lacking: str = ""
-
-    @property
-    def learns(self) -> bool:
-        """Whether it has a model for each group, so that some groups cost less than all."""
-        return self.stage == "unlearn"
-
-
-def _unlearned(config: str, *options: str, operator: str = "", needs: str = "", lacking: str = "") -> Method:
-    quiet = ("--trainer.callbacks", "[]")
-    scored = (*ELBO, operator or config)
-    return Method(scored, "unlearn", ("-c", f"unlearn/{config}.yaml", *options, *quiet), needs, lacking)
-
-
-def _attributor(name: str, needs: str = "", lacking: str = "") -> Method:
-    return Method(("-c", f"attribute/{name}.yaml"), needs=needs, lacking=lacking)
-
-
-NO_ENCODER = "its pretrained encoder does not come along"
-# What is compared, by the name of its tables: one line each.
-METHODS: Mapping[str, Method] = {
-    "guidance": Method((*ELBO, "guidance"), "guide"),
-    "retrack": _unlearned("retrack"),
-    "similarity": _attributor("similarity"),
-    "guided": _unlearned("guided", needs="guidance"),
-    "patch_kernel": Method((*ELBO, "patch_kernel"), needs="guidance"),
-    "nda": _attributor("nda"),
-    "tracin": _attributor("tracin"),
-    "trak": _attributor("trak"),
-    "dtrak": _attributor("dtrak"),
-    "das": _attributor("das"),
-    "relatif": _attributor("relatif"),
-    "ekfac": _attributor("ekfac"),
-    "abu": _attributor("abu"),
-    "mucs": _attributor("mucs"),
-    "clip": _attributor("clip", lacking=NO_ENCODER),
-    "dinov2": _attributor("dinov2", lacking=NO_ENCODER),
-    "autoencoder": Method(("--attributor", "guda_lightning.attribution.FeatureSimilarity", *AUTOENCODER)),
-    "random": _attributor("random"),
-    "group_size": _attributor("group_size"),
-    "class_probability": _attributor("class_probability", needs="guidance"),
-    "erasediff": _unlearned("erasediff"),
-    "siss": _unlearned("siss"),
-    "salun_retrack": _unlearned("salun", operator="salun_retrack"),
-    "retrack_capped": _unlearned("retrack_capped"),
-    "esd": _unlearned("esd", lacking="it needs a conditional model"),
-    "zero_target": _unlearned("zero_target"),
-    "finetune": _unlearned("finetune"),
-    "neggrad": _unlearned("neggrad"),
-    "retrack_distill": _unlearned("retrack", *DISTILL, operator="retrack_distill"),
-    "zero_target_distill": _unlearned("zero_target", *DISTILL, operator="zero_target_distill"),
-}
 SHOWN = ("top1", "ndcg@3")
 FIFTY = "fifty"  # timesteps, one draw each
 ONE = (
@@ -129,7 +54,7 @@ def methods(asked: Asked) -> None:
     rows: list[dict[str, object]] = []
     points: list[dict[str, object]] = []
     for name, (bench, groups) in benches.items():
-        score_all(bench, [one for one in names if not METHODS[one].lacking], *groups)
+        score_all(bench, [one for one in names if METHODS[one].fits(name)], *groups)
         found = list(_rows(bench, name))
         rows += [row for row, _ in found]
         points += [point for _, of_row in found for point in of_row]
@@ -141,7 +66,7 @@ def methods(asked: Asked) -> None:
 def _rows(bench: Bench, data: str) -> Iterator[tuple[dict[str, object], list[dict[str, object]]]]:
     """A row of the table for every method that is scored, and its points in the picture."""
     evaluation = Evaluation.load(bench.run.evaluation)
-    spent, oracle = costs(bench), _oracle(bench)
+    spent, oracle = costs(bench), oracle_cost(bench)
     for row in method_rows(evaluation):
         table, _, own = row.method.partition(" ")  # a weighting of its own
         method = table.removesuffix("-0")
@@ -150,7 +75,10 @@ def _rows(bench: Bench, data: str) -> Iterator[tuple[dict[str, object], list[dic
             continue  # such as tables of other evaluations
         cost = oracle if row.method == ORACLE_LABEL else spent.get(method)
         total = None if cost is None else cost.total
-        shared: dict[str, object] = {"data": data, "method": row.method if fixed else f"{method} {own}".rstrip()}
+        shared: dict[str, object] = {
+            "data": data,
+            "method": row.method if fixed else f"{method} {own}".rstrip(),
+        }
         numbers = {HEADS.get(one, one): shown(one, row.numbers.get(one)) for one in COLUMNS}
         told = Cost().cells() if cost is None else cost.cells()
         times = "" if not total or not oracle.total else f"{oracle.total / total:.3g}"
@@ -249,86 +177,6 @@ def _operator(method: str) -> str:
     return method.partition("-")[0]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a method cost, as the table shows it; None where nobody knows.
-
-    Attributes:
-        prepare: Seconds of one core, or by the clock where a GPU works.
-        query: Likewise of one query.
-        queries: How many were scored.
-        evaluations: Of networks.
-        memory: Bytes.
-        disk: Bytes.
-    """
-
-    prepare: float | None = None
-    query: float | None = None
-    queries: int = 0
-    evaluations: int | None = None
-    memory: int | None = None
-    disk: int | None = None
-
-    @property
-    def total(self) -> float | None:
-        """Preparation and all queries."""
-        known = self.prepare is not None and self.query is not None
-        return self.prepare + self.query * self.queries if known else None  # type: ignore[operator]
-
-    def cells(self) -> dict[str, str]:
-        """Cells of the table by column."""
-        of = {
-            f"prepare ({unit()})": (self.prepare, "{:.3g}"),
-            f"a query ({unit()})": (self.query, "{:.2g}"),
-            "evaluations": (self.evaluations, "{:,}"),
-            "memory (MiB)": (None if self.memory is None else self.memory / 2**20, "{:.0f}"),
-            "disk (MiB)": (None if self.disk is None else self.disk / 2**20, "{:.2g}"),
-        }
-        return {column: "" if value is None else form.format(value) for column, (value, form) in of.items()}
-
-
-def costs(bench: Bench, name: str = "") -> dict[str, Cost]:
-    """What every method that was scored cost, with what it learns from.
-
-    Args:
-        bench: The run folder.
-        name: That the tables were given.
-    """
-    ending = f"-0-{name}" if name else "-0"
-    found = {one: TableCost.load(bench.run.cost_of(bench.run.scores / f"{one}{ending}.parquet")) for one in METHODS}
-    known = {one: cost for one, cost in found.items() if cost is not None}
-    return {one: _cost(cost, known.get(METHODS[one].needs) if METHODS[one].learns else None) for one, cost in known.items()}
-
-
-def _cost(cost: TableCost, taught: TableCost | None) -> Cost:
-    made = cost.preparation
-    if made is not None and taught is not None:
-        made = None if taught.preparation is None else made + taught.preparation
-    query = _seconds(cost.scoring)
-    return Cost(
-        None if made is None else _seconds(made),
-        None if query is None else query / cost.queries,
-        cost.queries,
-        None if made is None else made.evaluations + cost.scoring.evaluations,
-        cost.memory,
-        cost.disk,
-    )
-
-
-def _seconds(spent: Spent) -> float | None:
-    return spent.seconds if torch.cuda.is_available() else spent.core_seconds
-
-
-def _oracle(bench: Bench) -> Cost:
-    """What one seed of the oracle cost: its stages, as packed yardsticks have no tables' costs."""
-    made, scored = (
-        bench.seconds(*(f"{what} {seed}" for seed in range(bench.seeds))) / bench.seeds
-        for what in ("retrain", "attribute retrain")
-    )
-    queries = bench.size.queries
-    return Cost(made, scored / queries, queries, bench.evaluations(RETRAIN)[0] // bench.seeds)
-
-
 def table(bench: Bench, name: str = "") -> list[dict[str, object]]:
     """One row per method: its cost, how many times cheaper than an oracle seed it is, and its agreement.
 
@@ -341,7 +189,7 @@ def table(bench: Bench, name: str = "") -> list[dict[str, object]]:
     rows = []
     # Other tables of the run, such as those of pairs of groups, carry names of their own.
     tables = f"-0-{name}" if name else "-0"
-    oracle, spent = _oracle(bench).total or 0.0, costs(bench, name)
+    oracle, spent = oracle_cost(bench).total or 0.0, costs(bench, name)
     for method in found.method.unique():
         if method != ORACLE and method[method.index("-") :] != tables:
             continue

@@ -66,7 +66,9 @@ class Asked:
         seeds = "" if self.seeds is None else f" --seeds {self.seeds}"
         steps = "" if self.steps is None or not cifar10 else f" --steps {self.steps}"
         classes = (
-            "" if self.classes is None or name not in ("halves", "tenths", "methods") else f" --classes {self.classes}"
+            ""
+            if self.classes is None or name not in ("halves", "tenths", "methods")
+            else f" --classes {self.classes}"
         )
         only = f" --only {','.join(self.only)}" if self.only and name == "methods" else ""
         toy = " --toy FOLDER" if self.size is TOY else ""

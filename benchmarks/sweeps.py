@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from benchmarks import figures, oracles
-from benchmarks.agree import DISTILL
+from benchmarks.methods import DISTILL
 from benchmarks.snapshots import fragment, snapshot
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+
 from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Indices
 from guda_lightning.data.images import as_input
@@ -18,3 +22,29 @@ def training_samples(data: GroupDataModule, indices: Indices, conditional: bool)
     """
     labels = data.labels[indices] if conditional and data.labels is not None else None
     return Queries(tuple(data.ids[index] for index in indices), as_input(data.inputs[indices]), labels)
+
+
+def seen_count(data: GroupDataModule) -> int:
+    """Number of images that training saw: a mirrored copy counts as one of its own."""
+    return len(data.ids) * (1 + data.horizontal_flip)
+
+
+def seen_samples(data: GroupDataModule, rows: Indices, conditional: bool) -> Queries:
+    """Some of the images that training saw, as queries.
+
+    Args:
+        data: The training data.
+        rows: Their numbers below ``seen_count``: first all samples, then, if training mirrors, their copies.
+        conditional: Whether the model takes the samples' labels.
+    """
+    count = len(data.ids)
+    samples = training_samples(data, rows % count, conditional)
+    mirrored = rows >= count
+    if not mirrored.any():
+        return samples
+    images, copies = samples.images.clone(), torch.from_numpy(mirrored)
+    images[copies] = images[copies].flip(-1)
+    names = zip(samples.ids, mirrored, strict=True)
+    return replace(
+        samples, ids=tuple(f"{name} mirrored" if copy else name for name, copy in names), images=images
+    )

@@ -57,13 +57,22 @@ class TimestepPlan:
         return cls("stratified", tuple(scored.tolist()), tuple(starts), draws)
 
     @classmethod
-    def even(cls, schedule: NoiseSchedule, num_strata: int, draws: int = 1) -> TimestepPlan:
+    def even(
+        cls, schedule: NoiseSchedule, num_strata: int, draws: int = 1, noisier: float = 1.0
+    ) -> TimestepPlan:
         """Strata of as many timesteps each, as far as their number divides: precise for ``uniform`` alone.
 
+        Args:
+            schedule: The noise schedule.
+            num_strata: Number of strata.
+            draws: Draws per stratum.
+            noisier: Share of the scored timesteps that is divided, from the end of most noise.
+
         Raises:
-            ConfigError: Fewer than two strata-draws, or more strata than scored timesteps.
+            ConfigError: Fewer than two strata-draws, or more strata than timesteps.
         """
         scored = schedule.scored_timesteps
+        scored = scored[scored.numel() - max(1, round(noisier * scored.numel())) :]
         _check_counts(num_strata, draws, available=scored.numel())
         starts = [scored.numel() * i // num_strata for i in range(num_strata)]
         return cls("stratified", tuple(scored.tolist()), tuple(starts), draws)
@@ -94,6 +103,11 @@ class TimestepPlan:
     def sizes(self) -> Tensor:
         """``[strata]`` int64, timesteps per stratum: the factor of each of its terms."""
         return torch.tensor([*self.starts, len(self.timesteps)]).diff()
+
+    @property
+    def shares(self) -> Tensor:
+        """``[strata]`` float64, timesteps per stratum as a share of all: its factor in a mean over them."""
+        return self.sizes.to(torch.float64) / len(self.timesteps)
 
     def draw(self, seed: int, query_ids: Sequence[str]) -> Tensor:
         """The timesteps of each query, ``[queries, strata, draws]`` int64, a pure function of the keys."""

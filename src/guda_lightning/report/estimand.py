@@ -15,6 +15,7 @@ _BEHAVIOUR = {
     "uniform": "how well the model denoises the query, all timesteps alike",
     "middle": "how well the model denoises the query at the middle timesteps",
     "loss": "how well the model denoises the query, all timesteps alike",
+    "skew": "how well the model denoises the query, by shares of the loss at each noise level",
     "square": "the mean square of the noise that the model predicts for the query, not its likelihood",
     "mean": "the mean of the noise that the model predicts for the query, not its likelihood",
     "l1": "the mean size of the noise that the model predicts for the query, not its likelihood",

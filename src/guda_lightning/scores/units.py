@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from guda_lightning.functional.rises import OF_MEMBERS
 from guda_lightning.scores.kinds import Coalitions, Influence, ModelDetails, Race, Student
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.scores.summaries import with_error
@@ -204,7 +205,8 @@ def _covers(record: ScoreRecord, seeds: int) -> str:
     if record.scoring is None:
         return "" if record.kind == "similarity" else "as the method states it"
     if not isinstance(record.details, Coalitions):
-        return f"noise draws{training}" if training else "noise draws only"
+        members = " and the draw of each group's members" if OF_MEMBERS in record.scoring.stderr else ""
+        return f"noise draws{members}{training}" if members or training else "noise draws only"
     if record.scoring.stderr == "exact":
         return f"noise draws are not in it{', ' + training[5:] + ' are' if training else ''}"
     return f"the draw of coalitions{training}" if training else "the draw of coalitions only"
