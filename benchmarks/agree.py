@@ -23,12 +23,12 @@ from guda_lightning.types import Weighting
 SHOWN = ("top1", "ndcg@3")
 FIFTY = "fifty"  # timesteps, one draw each
 ONE = (
-    "Weighting `uniform`; by top-1. Agreement (top-1, NDCG@3) of each oracle seed with the mean of the others, "
-    "and of every method with the same means; slope and R² of the oracle's scores as a line in the method's, "
-    "within queries: slope 1 is the oracle's size. 95 % intervals over queries and seeds. Prepare: what is made "
-    "once for any queries; then one query under all groups; those of the oracle are of one seed, on the "
-    "machine of its card. Evaluations of a network: forward passes alone in trainings, a gradient counts as "
-    "three. Memory: the most that `guda attribute` had in use, libraries included, without trainings. Disk: "
+    "Weighting `uniform`; by top-1. Agreement (top-1, NDCG@3) of each oracle seed with the mean of the "
+    "others, and of every method with the same means; slope and R² of the oracle's scores as a line in the "
+    "method's, within queries: slope 1 is the oracle's size. 95 % intervals over queries and seeds. "
+    "Prepare: what is made once for any queries; then one query under all groups; those of the oracle are of "
+    "one seed, on the machine of its card. Evaluations of a network: forward passes alone in trainings, a "
+    "gradient counts as three. Memory: the most that `guda attribute` had in use, libraries included, without trainings. Disk: "
     "what scoring reads besides the full model. oracle / method: preparation and all queries together. Where "
     "the oracle has some groups alone, so have methods with a model for each. Blank: nobody has kept it."
 )
@@ -93,7 +93,9 @@ def _rows(bench: Bench, data: str) -> Iterator[tuple[dict[str, object], list[dic
 def digits(asked: Asked) -> None:
     """All objectives against the oracle seeds, and what makes those agree."""
     bench = oracles.digits(asked)
-    score_all(bench, list(METHODS)[: asked.size.kinds])
+    score_all(
+        bench, [name for name, one in METHODS.items() if one.stage and one.fits("digits")][: asked.size.kinds]
+    )
     write_table(asked.docs, "digits", asked.command("digits"), table(bench), NOTES)
     draw_yardstick(asked, bench, "digits")
 
@@ -146,7 +148,8 @@ def score_all(bench: Bench, names: Sequence[str], *groups: str) -> None:
     Args:
         bench: The run folder.
         names: Of the methods.
-        *groups: Those that the oracle has, where these are not all: methods with a model for each make no other.
+        *groups: Those that the oracle has, where these are not all: methods with a model for each make no
+            others.
     """
     for name in dict.fromkeys([*names, "similarity"]):
         some = ("--groups", ",".join(groups)) if groups and METHODS[name].learns else ()

@@ -65,11 +65,8 @@ class Asked:
         images = " --cifar10 FILE" if cifar10 else ""
         seeds = "" if self.seeds is None else f" --seeds {self.seeds}"
         steps = "" if self.steps is None or not cifar10 else f" --steps {self.steps}"
-        classes = (
-            ""
-            if self.classes is None or name not in ("halves", "tenths", "methods")
-            else f" --classes {self.classes}"
-        )
+        of_parts = self.classes is not None and name in ("halves", "tenths", "methods")
+        classes = f" --classes {self.classes}" if of_parts else ""
         only = f" --only {','.join(self.only)}" if self.only and name == "methods" else ""
         toy = " --toy FOLDER" if self.size is TOY else ""
         return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}{only}{toy}"

@@ -39,6 +39,11 @@ class TrainingFeatures:
     folder: Path | None
     execution: Execution
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where those of this encoder are kept, if anywhere."""
+        return () if self.folder is None else (self.folder / self.encoder.name,)
+
     def prepare(self, size: int) -> None:
         """Compute what is not kept yet, file by file, on rank zero.
 
@@ -102,4 +107,4 @@ class TrainingFeatures:
 
     @cached_property
     def _cache(self) -> TensorCache:
-        return TensorCache(None if self.folder is None else self.folder / self.encoder.name)
+        return TensorCache(next(iter(self.files), None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -75,6 +76,11 @@ class FittedQueryUnlearning(FittedAttributor):
         for part in self._parts():
             if part.name not in self._kept:
                 self._kept[part.name] = part.obtain(self.context.features, self.context.execution.ranks)
+
+    def kept(self) -> tuple[Path, ...]:
+        """The files of what is prepared."""
+        folder = self.context.features
+        return () if folder is None else tuple(part.path(folder) for part in self._parts())
 
     def preparation(self) -> int:
         """Network evaluations that ``prepare`` still needs; a backward pass counts as two."""

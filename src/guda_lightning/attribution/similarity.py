@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -124,6 +125,10 @@ class FittedSimilarity(FittedAttributor):
     def prepare(self) -> None:
         """Compute the features that are not kept yet."""
         self.features.prepare(_CHUNK)
+
+    def kept(self) -> tuple[Path, ...]:
+        """Where the features are, if they are kept."""
+        return self.features.files
 
     def score(self, queries: Queries) -> ScoreTable:
         """Score every query against every group.

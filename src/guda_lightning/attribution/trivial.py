@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -146,8 +147,9 @@ class ClassProbability(Attributor):
         """
         groups = _groups(context, "class_probability", self.groups)
         device, schedule = context.execution.device, context.full.model.schedule
+        posteriors = PosteriorStore(context.open_store(None).root)
         stored = open_posterior(
-            PosteriorStore(context.open_store(None).root),
+            posteriors,
             self.posterior,
             schedule,
             seed=self.seed,
@@ -174,6 +176,7 @@ class ClassProbability(Attributor):
             seed=self.seed,
             provenance=context.provenance,
             entries={"posterior": stored.record.weights_hash},
+            folders=posteriors.folders(stored.record),
         )
 
 
@@ -208,11 +211,17 @@ class FittedTrivial(FittedAttributor):
         weighting: What they are, as the table's weighting.
         measure: From ``Q`` queries to ``[Q, groups]``.
         base: What identifies the scores of no queries in particular.
+        folders: Where the posterior that it reads and its parts are stored, if it reads one.
     """
 
     weighting: str
     measure: Callable[[Queries], Tensor]
     base: ScoreRecord
+    folders: tuple[Path, ...] = ()
+
+    def made(self) -> tuple[Path, ...]:
+        """The folders of the posterior and its parts."""
+        return self.folders
 
     @classmethod
     def of(
@@ -226,6 +235,7 @@ class FittedTrivial(FittedAttributor):
         seed: int = 0,
         provenance: Provenance | None = None,
         entries: Mapping[str, Any] = {},
+        folders: tuple[Path, ...] = (),
     ) -> FittedTrivial:
         """Scores of a method that are identified by groups, seed and some entries."""
         _, grouping = training_data(context, method)
@@ -235,7 +245,15 @@ class FittedTrivial(FittedAttributor):
             grouping_hash=grouping.hash,
             group_sizes=_sizes(context, groups),
         )
-        return cls(groups=groups, method=method, seed=seed, weighting=weighting, measure=measure, base=base)
+        return cls(
+            groups=groups,
+            method=method,
+            seed=seed,
+            weighting=weighting,
+            measure=measure,
+            base=base,
+            folders=folders,
+        )
 
     def score(self, queries: Queries) -> ScoreTable:
         """Score every query against every group.
