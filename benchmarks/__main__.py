@@ -14,6 +14,7 @@ from benchmarks import (
     cifar10_gpu,
     classifiers,
     coalitions,
+    dampings,
     demo,
     early,
     estimates,
@@ -42,6 +43,7 @@ from benchmarks.tables import PAGES
 BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "yardsticks": yardsticks.run,
     "methods": agree.methods,
+    "dampings": dampings.run,
     "forget_target": forget_target.run,
     "demo": demo.run,
     "digits": agree.digits,
@@ -94,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="training steps of the CIFAR-10 models: 2000")
     parser.add_argument("--classes", type=int, help="classes whose parts are retrained: 10")
     parser.add_argument(
-        "--only", default="", metavar="NAMES", help="methods that `methods` scores, such as trak,das: all"
+        "--only", default="", metavar="NAMES", help="for methods and dampings: which, such as trak,das"
+    )
+    parser.add_argument(
+        "--coalitions", type=Path, metavar="STORE", help="for dampings: models without halves of the groups"
     )
     parser.add_argument(
         "--minutes",
@@ -124,7 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shutil.copy(DOCS / page, docs)
     only = [name for name in chosen.only.split(",") if name]
     asked = Asked(
-        runs, chosen.cifar10, chosen.seeds, chosen.steps, chosen.classes, docs, size, chosen.remake, only
+        runs,
+        chosen.cifar10,
+        chosen.seeds,
+        chosen.steps,
+        chosen.classes,
+        docs,
+        size,
+        chosen.remake,
+        only,
+        chosen.coalitions,
     )
     with slice_of(chosen.minutes):
         for name in names:

@@ -28,8 +28,8 @@ ONE = (
     "method's, within queries: slope 1 is the oracle's size. 95 % intervals over queries and seeds. "
     "Prepare: what is made once for any queries; then one query under all groups; those of the oracle are of "
     "one seed, on the machine of its card. Evaluations of a network: forward passes alone in trainings, a "
-    "gradient counts as three. Memory: the most that `guda attribute` had in use, libraries included, without trainings. Disk: "
-    "what scoring reads besides the full model. oracle / method: preparation and all queries together. Where "
+    "gradient counts as three. Memory: the most that `guda attribute` had in use, libraries included, "
+    "without trainings. Disk: what scoring reads besides the full model. oracle / method: preparation and all queries together. Where "
     "the oracle has some groups alone, so have methods with a model for each. Blank: nobody has kept it."
 )
 NOTES = (

@@ -23,6 +23,7 @@ class Size:
         short: Of these, after which most of its hyper-parameters stop.
         images: Images of CIFAR-10.
         kinds: How many methods, classifiers or hyper-parameters are compared at most.
+        damped: Options of the methods whose λ is chosen.
         timed: Images that a step is timed on, of digits alone, where other than a benchmark's own number.
         styled: Digits that are rendered in every style.
         streamed: Numbers of queries that memory is compared at.
@@ -43,6 +44,7 @@ class Size:
     short: int = 30
     images: int = 20000
     kinds: int | None = None
+    damped: Sequence[str] = ()
     timed: int | None = None
     styled: int = 600
     streamed: Sequence[int] = (300, 1_000, 10_000, 100_000)
@@ -64,6 +66,7 @@ TOY = Size(
     short=2,
     images=400,
     kinds=2,
+    damped=("--attributor.init_args.dims", "8"),
     timed=4,
     styled=20,
     streamed=(3, 5),

@@ -45,7 +45,10 @@ class Asked:
         docs: Folder of benchmarks.md, whose tables are rewritten, and of images.
         size: How large everything is.
         remake: Whether oracles are retrained that could be read from a yardstick.
-        only: The methods that ``methods`` scores, where not all; those that are scored stay in the table.
+        only: The methods that ``methods`` and ``dampings`` score, where not all; what ``methods`` has scored
+            stays in its table.
+        coalitions: Store of models retrained without halves of the groups, for ``dampings``; made anew if
+            there is none.
     """
 
     runs: Path
@@ -57,6 +60,7 @@ class Asked:
     size: Size = Size()  # noqa: RUF009  (frozen)
     remake: bool = False
     only: Sequence[str] = ()
+    coalitions: Path | None = None
 
     def command(self, name: str) -> str:
         """How to measure the same again."""
@@ -67,9 +71,10 @@ class Asked:
         steps = "" if self.steps is None or not cifar10 else f" --steps {self.steps}"
         of_parts = self.classes is not None and name in ("halves", "tenths", "methods")
         classes = f" --classes {self.classes}" if of_parts else ""
-        only = f" --only {','.join(self.only)}" if self.only and name == "methods" else ""
+        only = f" --only {','.join(self.only)}" if self.only and name in ("methods", "dampings") else ""
+        stored = " --coalitions STORE" if self.coalitions and name == "dampings" else ""
         toy = " --toy FOLDER" if self.size is TOY else ""
-        return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}{only}{toy}"
+        return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}{only}{stored}{toy}"
 
 
 class Bench:
