@@ -24,11 +24,11 @@ QUERIES, SEED = 64, 1  # another one than the yardstick's queries have
 SUBSETS = 16  # halves of the groups
 LEVEL, RESAMPLES = 0.95, 2000
 NOTES = (
-    "λ of `(H + λ)⁻¹`, relative to the mean eigenvalue of H. LDS: Spearman's correlation, over {subsets} models "
-    "retrained without a random half of the groups, of what a method predicts (the sum of its scores of the "
-    "groups that are left out) with the mean of {seeds} seeds, under `uniform`; mean over {queries} queries "
-    "that were drawn with another seed than those of the yardstick, with 95 % intervals over them. Nothing but λ "
-    "is chosen. {own}"
+    "λ of `(H + λ)⁻¹`, relative to the mean eigenvalue of H. LDS: Spearman's correlation, over {subsets} "
+    "models retrained without a random half of the groups, of what a method predicts (the sum of its "
+    "scores of the groups that are left out) with the mean of {seeds} seeds, under `uniform`; mean over "
+    "{queries} queries that were drawn with another seed than those of the yardstick, with 95 % intervals "
+    "over them. Nothing but λ is chosen. {own}"
 )
 OWN = "One seed predicts another with LDS {value:.2f}."
 
@@ -60,12 +60,8 @@ def run(asked: Asked) -> None:
     said = "" if own is None else OWN.format(value=own)
     notes = NOTES.format(subsets=count, seeds=seeds, queries=queries, own=said).rstrip()
     write_table(asked.docs, "dampings", asked.command("dampings"), rows, notes)
-    dashed = "with 95 % intervals over queries" + (
-        "" if own is None else "; dashed: one oracle seed, of another"
-    )
-    figures.lines(
-        asked.docs, points, "λ / mean eigenvalue", "dampings", "Which λ predicts retraining", dashed
-    )
+    below = "with 95 % intervals over queries" + ("" if own is None else "; dashed: one seed, of another")
+    figures.lines(asked.docs, points, "λ / mean eigenvalue", "dampings", "Which λ predicts retraining", below)
 
 
 def calibration(asked: Asked) -> Bench:
