@@ -64,8 +64,9 @@ class Contrastive(Encoder):
         optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE)
         for _ in range(self.steps):
             batch = images[torch.randperm(len(images), generator=generator)[:_BATCH]]
-            first, second = (network(view(batch, generator)) for _ in range(2))
-            loss = told_apart(first, second, self.temperature)
+            with torch.enable_grad():  # who encodes needs none
+                first, second = (network(view(batch, generator)) for _ in range(2))
+                loss = told_apart(first, second, self.temperature)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -104,6 +105,10 @@ class FittedGradients(FittedAttributor):
             scoring=ScoringRecord(self.seed, self.query_plan.record(), stderr_kind(self.query_plan), "fp32"),
             group_sizes={name: len(self.members_of(name)) for name in self.groups},
         )
+
+    def kept(self) -> tuple[Path, ...]:
+        """The folder of what is prepared."""
+        return () if self.parts.folder is None else (self.parts.folder,)
 
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations that scoring these queries needs."""

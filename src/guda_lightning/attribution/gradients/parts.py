@@ -21,10 +21,13 @@ class Parts:
         features: Folder for what is computed of the training samples: the parts are files in a folder of
             their own there. None keeps them in memory.
         identity: All that the parts depend on, as JSON values; it names the folder and stands in each file.
+
+    Attributes:
+        folder: Where they are files; None where they are kept in memory.
     """
 
     def __init__(self, features: Path | None, identity: Mapping[str, object]) -> None:
-        self._folder = None if features is None else features / f"gradients-{sha256_json(identity)[:16]}"
+        self.folder = None if features is None else features / f"gradients-{sha256_json(identity)[:16]}"
         self._about = {"guda_lightning": canonical_json(identity)}
         self._kept: dict[str, Mapping[str, Tensor]] = {}
 
@@ -41,7 +44,7 @@ class Parts:
             ranks: Who shares the work.
         """
         missing = ranks.broadcast(self.missing(names))
-        for name in missing if self._folder is None else missing[ranks.rank :: ranks.count]:
+        for name in missing if self.folder is None else missing[ranks.rank :: ranks.count]:
             self._save(name, of(name))
         ranks.barrier()
 
@@ -51,9 +54,9 @@ class Parts:
         Raises:
             StoreError: It is missing or damaged.
         """
-        if self._folder is None:
+        if self.folder is None:
             return self._kept[name]
-        path = self._path(self._folder, name)
+        path = self._path(self.folder, name)
         try:
             return safetensors.torch.load_file(path)
         except (OSError, SafetensorError) as error:
@@ -66,13 +69,13 @@ class Parts:
 
     def _save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         here = {key: value.cpu().contiguous() for key, value in tensors.items()}
-        if self._folder is None:
+        if self.folder is None:
             self._kept[name] = here
         else:
-            write_atomic(self._path(self._folder, name), safetensors.torch.save(here, self._about))
+            write_atomic(self._path(self.folder, name), safetensors.torch.save(here, self._about))
 
     def _has(self, name: str) -> bool:
-        return name in self._kept if self._folder is None else self._path(self._folder, name).is_file()
+        return name in self._kept if self.folder is None else self._path(self.folder, name).is_file()
 
     @staticmethod
     def _path(folder: Path, name: str) -> Path:
