@@ -41,7 +41,7 @@ class Cost:
     def cells(self) -> dict[str, str]:
         """Cells of the table by column."""
         of = {
-            f"prepare ({unit()})": (self.prepare, "{:.3g}"),
+            f"prepare ({unit()})": (self.prepare, "{:.1f}"),
             f"a query ({unit()})": (self.query, "{:.2g}"),
             "evaluations": (self.evaluations, "{:,}"),
             "memory (MiB)": (None if self.memory is None else self.memory / 2**20, "{:.0f}"),
