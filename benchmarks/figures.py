@@ -97,15 +97,15 @@ def costs(docs: Path, rows: Sequence[Mapping[str, object]], name: str, title: st
         paid = [row for row in chosen if row["cost"]]
         x = alt.X("cost:Q", title=unit, scale=alt.Scale(type="log"))
         y = alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False))
-        color = alt.Color("method:N", title=None, sort=None)
+        # Names beside points: a legend of thirty methods has more colours and shapes than can be told apart.
+        color = alt.Color("method:N", legend=None)
         base = alt.Chart(alt.InlineData(values=paid)).encode(x=x, color=color)
         layers = alt.layer(
-            base.mark_rule().encode(y=alt.Y("low:Q", title=metric), y2="high:Q"),
-            base.mark_point(filled=True, size=50, opacity=1).encode(
-                y=y, shape=alt.Shape("method:N", title=None, sort=None)
-            ),
+            base.mark_rule(opacity=0.35).encode(y=alt.Y("low:Q", title=metric), y2="high:Q"),
+            base.mark_point(filled=True, size=45, opacity=1).encode(y=y),
+            base.mark_text(align="left", dx=6, fontSize=9).encode(y=y, text="method:N", color=alt.value(INK)),
         )
-        panels.append(layers.properties(width=300, height=200, title=alt.TitleParams(data, fontSize=11)))
+        panels.append(layers.properties(width=440, height=320, title=alt.TitleParams(data, fontSize=11)))
     grid = alt.concat(*panels, columns=2)
     _save(
         docs,
