@@ -112,7 +112,7 @@ def test_they_run_from_the_shipped_files(finished_run: Path, capsys: pytest.Capt
         assert main([*common, "-c", f"attribute/{name}.yaml"]) == 0
         assert ScoreTable.load(finished_run / "scores" / f"{name}-0.parquet").methods == (name,)
     capsys.readouterr()
-    assert main([*common, "-c", "attribute/class_probability.yaml"]) == 1  # unlearned without a posterior
+    assert main([*common, "-c", "attribute/class_probability.yaml"]) == 2  # unlearned without a posterior
     assert "fix:      run guda guide\n" in capsys.readouterr().err
 
 

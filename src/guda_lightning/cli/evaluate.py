@@ -29,6 +29,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         resamples=chosen.resamples,
         wandb_project=chosen.wandb,
         brief=chosen.yardstick is not None,
+        lds=chosen.lds,
     )
     return 0
 
@@ -94,6 +95,14 @@ def _parser(command: Command) -> argparse.ArgumentParser:
         nargs="+",
         metavar="FILE",
         help="score tables of the oracle, one a seed; default: RUN/scores/retrain-SEED.parquet",
+    )
+    parser.add_argument(
+        "--lds",
+        type=Path,
+        nargs="*",
+        metavar="FILE",
+        help="compare sums of scores with models of subsets of the groups, too: their score tables, one a "
+        "seed; default: RUN/scores/retrain-SEED-subsets.parquet, of guda retrain and attribute --subsets 16",
     )
     parser.add_argument(
         "--per",

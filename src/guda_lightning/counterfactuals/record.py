@@ -11,6 +11,7 @@ from guda_lightning.storage.stored import WeightsRecord
 from guda_lightning.types import JOINT
 
 RETRAIN = "retrain"  # the operator of the oracle: training from scratch without the groups
+SUBSETS = "subsets"  # what score tables are called where that oracle leaves out many groups at once
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,14 @@ def resampled_means(values: Tensor, resamples: int, seed: int) -> Tensor:
     size = max(1, _CHUNK // queries)
     for start in range(0, resamples, size):
         count = min(size, resamples - start)
-        sums = (_counts(of_queries, count, queries) @ flat).reshape(count, seeds, -1)
-        means.append((_counts(of_seeds, count, seeds)[:, :, None] * sums).sum(dim=1) / (queries * seeds))
+        sums = (resample_counts(of_queries, count, queries) @ flat).reshape(count, seeds, -1)
+        means.append(
+            (resample_counts(of_seeds, count, seeds)[:, :, None] * sums).sum(dim=1) / (queries * seeds)
+        )
     return torch.cat(means).reshape(resamples, *shape)
 
 
-def _counts(random: np.random.Generator, resamples: int, items: int) -> Tensor:
+def resample_counts(random: np.random.Generator, resamples: int, items: int) -> Tensor:
     """How often each resample drew each item: ``[resamples, items]`` float64."""
     drawn = random.integers(items, size=(resamples, items)) + np.arange(0, resamples * items, items)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * items)

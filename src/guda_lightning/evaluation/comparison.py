@@ -58,7 +58,7 @@ def compare(
     first = next(iter(oracles.values()))
     chosen = [] if calibration is None else requested_groups(calibration, first.groups)
     refuse_none_held_out(first.groups, chosen)
-    reference = _paired_with_full(run, oracles)
+    reference = paired_with_full(run, oracles)
     if reference is None and per == "sample":
         raise ConfigError(
             "scores per sample need an oracle of the full model's seed",
@@ -263,11 +263,11 @@ def _single_draws(run: RunFolder, tables: Tables) -> tuple[Tables, Tables]:
     return one, other
 
 
-def _paired_with_full(run: RunFolder, oracles: Tables) -> str | None:
+def paired_with_full(run: RunFolder, oracles: Tables) -> str | None:
     """The oracle's table of the seed that the full model was trained with, if both are known."""
     record = FullRecord.of_run(run.full)
-    first = next(iter(oracles.values()))
-    if record is None or record.seed is None or record.full_hash != first.record.full_hash:
+    first = next(iter(oracles.values()), None)
+    if first is None or record is None or record.seed is None or record.full_hash != first.record.full_hash:
         return None
     return next((name for name, table in oracles.items() if table.seeds[0] == record.seed), None)
 

@@ -100,5 +100,5 @@ class Evaluation:
 
     @staticmethod
     def exists(folder: str | Path) -> bool:
-        """Whether the folder is there; it is written atomically, so it is whole."""
-        return Path(folder).is_dir()
+        """Whether the folder holds one; it is written atomically, so it is whole."""
+        return (Path(folder) / f"{_FRAMES[0]}.parquet").is_file()

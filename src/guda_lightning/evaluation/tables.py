@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from guda_lightning.counterfactuals import RETRAIN
+from guda_lightning.counterfactuals import RETRAIN, SUBSETS
 from guda_lightning.errors import ConfigError, GudaError, StoreError
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Likelihood
@@ -29,7 +29,7 @@ def oracle_tables(run: RunFolder, paths: Sequence[Path] | None = None) -> list[F
     Raises:
         StoreError: There are none, or they do not fit each other.
     """
-    tables = [(path, _load(path)) for path in paths or _own_oracles(run)]
+    tables = [(path, load_table(path)) for path in paths or _own_oracles(run)]
     (first_path, first), *_ = tables
     seeds: dict[int, Path] = {}
     for path, table in tables:
@@ -70,7 +70,7 @@ def method_tables(
     if paths is None:
         tables, notes = _other_tables(run, oracles)
     else:
-        tables, notes = [(path, _fitting(path, _load(path), *oracles[0])) for path in paths], []
+        tables, notes = [(path, _fitting(path, load_table(path), *oracles[0])) for path in paths], []
         _refuse_the_oracle(tables, oracles)
     _refuse_shared_names([path for path, _ in (*oracles, *tables)])
     return tables, notes
@@ -83,10 +83,7 @@ def reason(error: GudaError, run: RunFolder) -> str:
 
 def _own_oracles(run: RunFolder) -> list[Path]:
     """The oracle's tables about the run's own queries, by seed."""
-    found = {}
-    for path in run.scores.glob(f"{RETRAIN}-*.parquet"):
-        if seed := re.fullmatch(rf"{RETRAIN}-(\d+)", path.stem):
-            found[int(seed[1])] = path
+    found = own_oracles(run)
     if not found:
         raise StoreError(
             f"{run.root} has no oracle to compare with",
@@ -95,6 +92,15 @@ def _own_oracles(run: RunFolder) -> list[Path]:
             fix="guda retrain -c ... --seeds 0,1,2, then guda attribute -c ... --operator retrain "
             "--seed 0,1,2; or name tables with --oracle",
         )
+    return found
+
+
+def own_oracles(run: RunFolder) -> list[Path]:
+    """The oracle's tables about the run's own queries, by seed; there may be none."""
+    found = {}
+    for path in run.scores.glob(f"{RETRAIN}-*.parquet"):
+        if seed := re.fullmatch(rf"{RETRAIN}-(\d+)", path.stem):
+            found[int(seed[1])] = path
     return [found[seed] for seed in sorted(found)]
 
 
@@ -103,9 +109,9 @@ def _other_tables(run: RunFolder, oracles: Sequence[File]) -> tuple[list[File], 
     used = {path.resolve() for path, _ in oracles}
     tables, notes = [], []
     for path in sorted(run.scores.glob("*.parquet")):
-        if path.resolve() in used:
+        if path.resolve() in used or re.fullmatch(rf"{RETRAIN}-\d+-{SUBSETS}", path.stem):
             continue
-        table = _load(path)
+        table = load_table(path)
         if table.record.query_hash != oracles[0][1].record.query_hash:
             continue
         if _same_models(table, oracles):
@@ -146,7 +152,12 @@ def _refuse_the_oracle(methods: Sequence[File], oracles: Sequence[File]) -> None
             )
 
 
-def _load(path: Path) -> ScoreTable:
+def load_table(path: Path) -> ScoreTable:
+    """Read a table of one method and one seed.
+
+    Raises:
+        StoreError: It is not.
+    """
     table = ScoreTable.load(path)
     if len(table.methods) != 1 or len(table.seeds) != 1:
         raise StoreError(

@@ -19,7 +19,7 @@ from guda_lightning.attribution import (
 )
 from guda_lightning.attribution.chunks import ChunkedTable, StreamedQueries
 from guda_lightning.attribution.screening import Screen
-from guda_lightning.counterfactuals import CounterfactualKey
+from guda_lightning.counterfactuals import SUBSETS, CounterfactualKey
 from guda_lightning.data import GroupDataModule, QueryFolder
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.distributed.execution import Execution
@@ -32,6 +32,8 @@ from guda_lightning.scores import ScoreTable, Scoring, Verdict
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import (
     ATTRIBUTOR,
+    SCREEN,
+    chosen_coalitions,
     chosen_groups,
     chosen_seeds,
     refuse_choices,
@@ -76,6 +78,8 @@ def attribute(
     scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
     weighting: Weighting = "elbo",
     groups: list[str] | str | None = None,
+    subsets: int | str | None = None,
+    kept: float = 0.5,
     seed: list[int] | int | str | None = None,
     hparams: str | None = None,
     resize: bool = False,
@@ -113,6 +117,9 @@ def attribute(
             as that of another attributor, is summed up by its first one.
         groups: Names of the groups to score, such as ``3,7`` or, removed together, ``3+7``; all groups if
             left out.
+        subsets: Instead, what subsets of the groups leave out, as ``guda retrain --subsets`` trained them:
+            a number or a text file. The tables are named ``subsets``, unless ``name`` says otherwise.
+        kept: Share of the groups that stay in subsets that are drawn.
         seed: Seeds that the counterfactuals were made with, such as ``0,1,2``: one table each;
             0 if left out.
         hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
@@ -139,10 +146,17 @@ def attribute(
     attributors: list[Attributor] = []
     if attributor is not None:
         refuse_choices(
-            *ATTRIBUTOR, operator=operator, hparams=hparams, groups=groups, seed=seed, screen=screen
+            *ATTRIBUTOR,
+            operator=operator,
+            hparams=hparams,
+            groups=groups,
+            subsets=subsets,
+            seed=seed,
+            screen=screen,
         )
         attributors = [attributor]
     elif screen is not None:
+        refuse_choices(*SCREEN, subsets=subsets)
         rule = Screen.parse(screen)
         attributors = [screening_attributor(rule, scoring, chosen_groups(datamodule.grouping, groups))]
 
@@ -153,7 +167,8 @@ def attribute(
         kinds = (operator, hparams) if objective is None else (None, None)
         true = TrueScores(trainer.run_folder.store, *kinds, seeds, scoring, make if objective else None)
     else:
-        chosen = chosen_groups(datamodule.grouping, groups)
+        chosen = chosen_coalitions(datamodule.grouping, groups, subsets, kept)
+        name = name or (None if subsets is None else SUBSETS)
         attributors = [
             CounterfactualAttributor(None, operator, scoring, seed=one, hparams=hparams, groups=chosen)
             for one in seeds

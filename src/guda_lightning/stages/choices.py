@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from guda_lightning.data.grouping import Grouping
-from guda_lightning.errors import ConfigError, check_range
+from guda_lightning.errors import ConfigError, GroupError, check_range
+from guda_lightning.functional.coalition_plans import subsets
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.storage.files import slug, unique_slug
 from guda_lightning.storage.paths import user_path
@@ -18,6 +20,8 @@ ATTRIBUTOR = (
     "an attributor, or options of counterfactuals",
     "the attributor",
 )
+# For `refuse_choices` where a screen chooses the groups.
+SCREEN = ("a screen chooses groups one by one", "a screen, or subsets of groups", "--screen")
 
 
 def chosen_groups(grouping: Grouping, requested: object = None) -> list[str]:
@@ -40,6 +44,100 @@ def chosen_groups(grouping: Grouping, requested: object = None) -> list[str]:
     for name in names:
         grouping.coalition(name)
     return names
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Subsets of groups to train on, each of which leaves the other groups out.
+
+    Attributes:
+        which: How many to draw, or a text file with the names of the groups that stay, one subset a line.
+        kept: Share of the groups that stay, of those that are drawn.
+        seed: Seed of the draw.
+    """
+
+    which: int | str
+    kept: float = 0.5
+    seed: int = 0
+
+    def removed(self, grouping: Grouping) -> list[str]:
+        """The coalition that each subset leaves out, such as ``1+4``; equal ones once.
+
+        Raises:
+            ConfigError: There are not so many, or the file cannot be read or names none.
+            GroupError: A group does not exist, or a subset leaves nothing out or no sample to train on.
+        """
+        players = [name for name in grouping.names if grouping.size(name)]
+        every = self._read(grouping) if self._count is None else self._drawn(players, self._count)
+        removed = [[name for name in players if name not in kept] for kept in every]
+        for line, names in enumerate(removed, start=1):
+            if not names:
+                raise GroupError(
+                    f"subset {line} of {self.which} leaves no group out",
+                    found=f"all {len(players)} groups",
+                    expected="some of the groups",
+                    fix="leave that line out: it is the full model",
+                )
+        joint = [grouping.known.joint(names) for names in removed]
+        for name in joint:
+            grouping.coalition(name)
+        return list(dict.fromkeys(joint))
+
+    @property
+    def _count(self) -> int | None:
+        text = str(self.which)
+        return int(text) if text.isdecimal() else None
+
+    def _drawn(self, players: Sequence[str], count: int) -> list[set[str]]:
+        check_range("kept", self.kept, gt=0, lt=1, fix="take the usual 0.5")
+        drawn = subsets(len(players), round(self.kept * len(players)), count, self.seed)
+        return [{name for name, stays in zip(players, row, strict=True) if stays} for row in drawn.tolist()]
+
+    def _read(self, grouping: Grouping) -> list[set[str]]:
+        path = user_path(str(self.which))
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                "the subsets cannot be read",
+                found=f"{path}: {getattr(error, 'strerror', None) or error}",
+                expected="a number of subsets, or a text file with the groups that stay, one subset a line",
+                fix="pass --subsets 16, or correct the path",
+            ) from error
+        every = [
+            {group for name in grouping.known.split(line) for group in grouping.known.coalition(name)}
+            for line in map(str.strip, lines)
+            if line
+        ]
+        if not every:
+            raise ConfigError(
+                f"{path} names no subset",
+                found="an empty file",
+                expected="the groups that stay, one subset a line, such as 0,1,6",
+                fix="write some, or pass --subsets 16",
+            )
+        return every
+
+
+def chosen_coalitions(
+    grouping: Grouping, requested: object, subsets: int | str | None, kept: float
+) -> list[str]:
+    """The groups and coalitions that a stage works on: as ``chosen_groups``, or those that subsets leave out.
+
+    Raises:
+        ConfigError: Groups and subsets are both given, or the subsets cannot be drawn or read.
+        GroupError: As ``chosen_groups`` and ``Subsets.removed``.
+    """
+    if subsets is None:
+        return chosen_groups(grouping, requested)
+    if requested is not None and requested != []:
+        raise ConfigError(
+            "groups and subsets were both given",
+            found=f"--groups {requested} and --subsets {subsets}",
+            expected="one of them: subsets say which groups are left out together",
+            fix="leave out --groups, or --subsets",
+        )
+    return Subsets(subsets, kept).removed(grouping)
 
 
 def chosen_seeds(requested: Sequence[int] | int | str, option: str = "--seeds") -> list[int]:

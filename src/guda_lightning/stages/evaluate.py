@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from guda_lightning.evaluation.comparison import compare
+from guda_lightning.evaluation.comparison import compare, paired_with_full
 from guda_lightning.evaluation.costs import table_costs
 from guda_lightning.evaluation.result import Evaluation
-from guda_lightning.evaluation.tables import method_tables, oracle_tables
+from guda_lightning.evaluation.subsets import compare_subsets, subset_tables
+from guda_lightning.evaluation.tables import File, method_tables, oracle_tables, own_oracles
 from guda_lightning.report import charts
 from guda_lightning.report.agreement_table import agreement_chart
 from guda_lightning.report.agreement_text import agreement_text
+from guda_lightning.report.lds_text import lds_text
 from guda_lightning.report.yardstick_text import yardstick_text
 from guda_lightning.storage.runs import RunFolder
 
@@ -28,7 +30,8 @@ def evaluate_run(
     resamples: int = 2000,
     wandb_project: str | None = None,
     brief: bool = False,
-) -> Evaluation:
+    lds: Sequence[Path] | None = None,
+) -> Evaluation | None:
     """Compare score tables with the oracle, print the answer, write RUN/evaluation and log to W&B.
 
     Args:
@@ -41,6 +44,11 @@ def evaluate_run(
         resamples: Bootstrap resamples of every interval.
         wandb_project: Log there too; offline unless ``WANDB_MODE`` says otherwise.
         brief: Print one table of all methods, as for a yardstick, with what they cost.
+        lds: Compare sums of scores with models of subsets of the groups, too: their tables, or none for
+            RUN/scores/retrain-SEED-subsets.parquet.
+
+    Returns:
+        The comparison with models without one group each; None where there are none, and ``lds`` is all.
 
     Raises:
         StoreError: There is no oracle, or tables were made from something else.
@@ -50,7 +58,33 @@ def evaluate_run(
     run = RunFolder(root)
     if wandb_project is not None:
         charts.require()
-    oracle_files = oracle_tables(run, oracles)
+    subset_files = None if lds is None else subset_tables(run, lds)
+    evaluation, oracle_files = None, []
+    if subset_files is None or oracles or own_oracles(run):
+        oracle_files = oracle_tables(run, oracles)
+        evaluation = _compared(run, oracle_files, scores, per, calibration, resamples, brief)
+        if wandb_project is not None:
+            _log(run, wandb_project, evaluation)
+    if subset_files is not None:
+        reference = paired_with_full(run, {path.stem: table for path, table in oracle_files})
+        found = compare_subsets(run, subset_files, oracle_files, reference, scores, resamples=resamples)
+        print(lds_text(found))
+        found.save(run.evaluation)
+    shown = "" if evaluation is None else f"; `guda report {root}` shows it on the page"
+    print(f"evaluate: {run.evaluation} written{shown}")
+    return evaluation
+
+
+def _compared(
+    run: RunFolder,
+    oracle_files: Sequence[File],
+    scores: Sequence[Path] | None,
+    per: Literal["group", "sample"],
+    calibration: str | None,
+    resamples: int,
+    brief: bool,
+) -> Evaluation:
+    """Compare tables with models without one group each, print the answer and write it."""
     method_files, notes = method_tables(run, oracle_files, scores)
     evaluation = compare(
         {path.stem: table for path, table in method_files},
@@ -63,9 +97,6 @@ def evaluate_run(
     )
     print(yardstick_text(evaluation, table_costs(run, evaluation)) if brief else agreement_text(evaluation))
     evaluation.save(run.evaluation)
-    if wandb_project is not None:
-        _log(run, wandb_project, evaluation)
-    print(f"evaluate: {run.evaluation} written; `guda report {root}` shows it on the page")
     return evaluation
 
 

@@ -15,7 +15,7 @@ from guda_lightning.makers.costs import TimeLeft, say, say_fit_cost, say_skipped
 from guda_lightning.makers.retrainer import Retrainer, retraining_hparams
 from guda_lightning.spread import Executor
 from guda_lightning.stages.base import StageTrainer
-from guda_lightning.stages.choices import chosen_groups, chosen_seeds
+from guda_lightning.stages.choices import chosen_coalitions, chosen_seeds
 from guda_lightning.stages.spreading import Spreading
 from guda_lightning.storage.config import refuse_other_config
 from guda_lightning.storage.stored import RECORD
@@ -26,6 +26,8 @@ def retrain(
     build: Callable[[], LightningModule],
     datamodule: GroupDataModule,
     groups: list[str] | str | None = None,
+    subsets: int | str | None = None,
+    kept: float = 0.5,
     seeds: list[int] | int | str = 0,
     paired: bool = True,
     full: Path | None = None,
@@ -41,6 +43,9 @@ def retrain(
         datamodule: The training data with its groups.
         groups: Names of the groups to leave out, such as ``3,7``, one model each, or ``3+7`` for one
             without both; all groups if left out.
+        subsets: Instead, models of subsets of the groups, as ``guda evaluate --lds`` needs them: how many to
+            draw at random, or a text file with the groups that stay, one subset a line.
+        kept: Share of the groups that stay in subsets that are drawn.
         seeds: Seeds of initialisation, order, noise and timesteps, such as ``0,1,2``: one model per group
             and seed.
         paired: Whether the models of one seed begin with the same weights, see the samples that they
@@ -59,7 +64,8 @@ def retrain(
         GudaError: No full model, or one of another configuration; an unknown or empty group; bad seeds.
     """
     spreading = Spreading.of(trainer, spread, resolved)
-    names, chosen = chosen_groups(datamodule.grouping, groups), chosen_seeds(seeds)
+    names = chosen_coalitions(datamodule.grouping, groups, subsets, kept)
+    chosen = chosen_seeds(seeds)
     config, record = dict(config or {}), trainer.run_folder.full / RECORD
     if full is None and record.is_file():
         refuse_other_config(record, config)

@@ -77,7 +77,7 @@ class Spreading:
         Args:
             stage: The subcommand.
             todo: The counterfactuals.
-            seeds: Whether the stage makes several seeds, so that a task needs its own.
+            seeds: Whether the stage makes several seeds, so that a task needs its own, and subsets.
 
         Raises:
             GudaError: A task cannot run, or a counterfactual is missing in the end.
@@ -87,7 +87,8 @@ class Spreading:
         tasks = {}
         for key in todo:
             name = f"{key.name} (seed {key.seed})" if seeds else key.name
-            options = ["--groups", canonical_json([key.name]), *(["--seeds", str(key.seed)] if seeds else [])]
+            options = ["--groups", canonical_json([key.name])]
+            options += ["--subsets", "null", "--seeds", str(key.seed)] if seeds else []
             log = folder / f"{key.folder_name}.log"
             tasks[Task(name, stage, config, tuple(options), log, Path.cwd())] = key
         say(f"{stage}: {min(self.spread.room(), len(tasks))} at a time, logs in {self.run.spread}")
