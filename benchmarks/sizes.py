@@ -70,7 +70,10 @@ TOY = Size(
     short=2,
     images=400,
     kinds=2,
-    damped=("--attributor.init_args.dims", "8"),
+    damped=(
+        *("--attributor.init_args.dims", "8", "--attributor.init_args.strata", "2"),
+        *("--attributor.init_args.training_strata", "2"),
+    ),
     timed=4,
     styled=20,
     streamed=(3, 5),

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.methods import METHODS
 from benchmarks.profiled import own_times
 from benchmarks.slices import OVER, slice_of
 from benchmarks.stages import DOCS
@@ -27,11 +29,13 @@ from warm import Server
 
 Toy = Callable[..., None]
 ORACLE = "another oracle seed"
+CONFIGS = Path(__file__).parents[1] / "configs"
 # What tells the rows of a table apart, as a column and the values that it has.
 TABLES: dict[str, tuple[str, set[str]]] = {
     "forget-target": ("neighbours", {"10", "all 1619"}),
     "stages": ("network evaluations", {"512", "18", "2560", "6600", "0", "9690"}),
     "methods": ("method", {"oracle agreement", "chance", "guidance", "retrack", "similarity"}),
+    "dampings": ("method", {"trak", "dtrak"}),
     "digits": ("method", {ORACLE, "guidance", "retrack", "similarity"}),
     "guidance": ("method", {ORACLE, "guidance", "retrack", "guided", "similarity"}),
     "speed": ("method", {ORACLE, "guidance", "retrack"}),
@@ -106,8 +110,9 @@ TABLES: dict[str, tuple[str, set[str]]] = {
     ),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
-QUICK = ("digits", "yardsticks", "methods", "halves", "coalitions", "early", "memory", "hot_loops")
+QUICK = ("methods", "yardsticks")
 FIGURES = {
+    "dampings",
     "draws",
     "evaluations",
     "forget_weight",
@@ -159,19 +164,25 @@ def named_rows_are_there(folder: Path, names: Sequence[str]) -> None:
 @pytest.mark.slow
 def test_benchmarks_run_as_toys_and_go_on_where_they_were_stopped(toy: Toy, tmp_path: Path) -> None:
     measured = files(DOCS)
-    toy(*QUICK)
+    toy(*QUICK, "--classes", "1")
     assert files(DOCS) == measured
     named_rows_are_there(tmp_path, QUICK)
     text = (tmp_path / "docs" / "benchmarks.md").read_text("utf-8")
-    assert "python -m benchmarks digits --seeds 2 --toy FOLDER" in text
+    assert "python -m benchmarks methods --seeds 2 --classes 1 --toy FOLDER" in text
+    assert {row["data"] for row in rows(tmp_path / "docs" / "benchmarks.md", "methods")} == {
+        "digits",
+        "halves",
+    }
+    assert "`esd`, as it needs a conditional model" in text
 
     packed = Yardstick.open(tmp_path / "yardsticks" / "digits.json")
     assert packed.card["oracle_seeds"] == [0, 1]
     assert str(tmp_path) not in packed.path.read_text()
 
     before = stages(tmp_path)
-    toy("coalitions")
+    toy("methods", "--classes", "1", "--only", "retrack")
     assert stages(tmp_path) == before
+    named_rows_are_there(tmp_path, ["methods"])  # what is scored already stays
 
 
 @pytest.mark.slow
@@ -281,3 +292,15 @@ def test_a_page_without_a_place_for_the_table_is_refused(tmp_path: Path) -> None
     with pytest.raises(SystemExit, match=f"^{page} has no markers <!-- new --> and <!-- /new -->$"):
         write_table(tmp_path, "new", "a command", [{"method": "a"}])
     assert page.read_text() == "# Benchmarks\n"
+
+
+def test_a_method_that_does_not_exist_is_refused_with_those_that_do(toy: Toy) -> None:
+    with pytest.raises(SystemExit, match=f"^no method 'tracken': choose from {', '.join(METHODS)}$"):
+        toy("methods", "--only", "retrack,tracken")
+
+
+def test_the_configuration_of_every_method_comes_along() -> None:
+    for name, method in METHODS.items():
+        for options in (method.scored, method.made):
+            for option, file in pairwise(options):
+                assert option != "-c" or (CONFIGS / file).is_file(), name
