@@ -26,6 +26,8 @@ class Size:
         timed: Images that a step is timed on, of digits alone, where other than a benchmark's own number.
         styled: Digits that are rendered in every style.
         streamed: Numbers of queries that memory is compared at.
+        stored: Numbers of training samples whose gradients are stored.
+        dims: Dimensions of these.
         pipeline: Steps of the parts of a small pipeline, where other than its own numbers.
         network: Options of every stage with a UNet of its own, after a benchmark's own.
         everywhere: Options of every stage, likewise.
@@ -46,6 +48,8 @@ class Size:
     timed: int | None = None
     styled: int = 600
     streamed: Sequence[int] = (300, 1_000, 10_000, 100_000)
+    stored: Sequence[int] = (5_000, 50_000)
+    dims: int = 4096
     pipeline: int | None = None
     network: Sequence[str] = ()
     everywhere: Sequence[str] = ()
@@ -67,6 +71,8 @@ TOY = Size(
     timed=4,
     styled=20,
     streamed=(3, 5),
+    stored=(600, 1200),
+    dims=16,
     pipeline=2,
     network=("-c", str(_HERE / "toy_network.yaml")),
     everywhere=("-c", str(_HERE / "toy.yaml")),

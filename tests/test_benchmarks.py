@@ -91,6 +91,7 @@ TABLES: dict[str, tuple[str, set[str]]] = {
         {"anchors, LoRA of rank 8", "anchors, all weights", "retraining, one seed"},
     ),
     "streaming": ("queries", {"3", "5"}),
+    "gradients-memory": ("training samples", {"600", "1,200"}),
     "estimates": ("stage", {"fit", "retrain", "unlearn", "sample", "attribute"}),
     "hot-loops": ("form", {"bare", "ours", "straightforward", "reference"}),
     "startup": (

@@ -119,7 +119,7 @@ class GradientInfluence(Attributor):
                     "the kernel gram needs a number of dimensions",
                     found="dims: null",
                     expected=f"1 to {most}",
-                    fix="take dims: 4096, or less than half the number of training samples",
+                    fix="take dims: 4096, or fewer where there are few training samples",
                 )
             check_range("dims", self.dims, ge=1, le=most, fix="take 4096: memory grows as 24 · dims² bytes")
         elif given:
