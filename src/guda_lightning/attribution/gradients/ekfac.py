@@ -190,7 +190,7 @@ def fit_ekfac(
         model: In evaluation mode, on the device of the batches.
         flat: Its weights that take part.
         batches: Makes the noised training samples; called twice, and must give the same ones in the same
-            order. Each of them costs two gradients; ``3 · batch · weights`` numbers are in memory at a time.
+            order. Each of them costs two gradients; ``4 · batch · weights`` numbers are in memory at a time.
         damping: λ relative to the mean of all eigenvalues; positive.
 
     Raises:
