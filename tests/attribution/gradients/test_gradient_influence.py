@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.functional.elbo import standard_error
 from guda_lightning.functional.outputs import OUTPUTS
 from guda_lightning.functional.timesteps import TimestepPlan
+from guda_lightning.latent.prompts import PromptTable
 from guda_lightning.scores import ScoreRecord
 from guda_lightning.types import Queries
 from toys import message
@@ -191,6 +192,21 @@ def test_sums_by_one_backward_pass_are_those_of_single_samples() -> None:
     gradients = SampleGradients(*common)  # type: ignore[arg-type]
     total = gradients.total(samples)
     torch.testing.assert_close(gradients.means(samples).double().sum(dim=0), total, rtol=1e-6, atol=1e-6)
+
+
+def test_prompts_condition_as_labels_do() -> None:
+    table = PromptTable(lambda texts: {"class_labels": torch.tensor([len(text) for text in texts])})
+    numbers = table.numbers(["a", "bb"])
+    prompted = FULL.prompted(table)
+    asked = replace(QUERIES, labels=numbers)
+    plan = TimestepPlan.even(FULL.model.schedule, 2, 1)
+    found, expected = (
+        SampleGradients(
+            FlatModel(one.model), FULL.model.schedule, plan, "loss", True, 0, 3, Execution()
+        ).means(of)
+        for one, of in ((prompted, asked), (FULL, replace(asked, labels=torch.tensor([1, 2]))))
+    )
+    torch.testing.assert_close(found, expected)
 
 
 @dataclass(frozen=True)
