@@ -50,8 +50,9 @@ class GradientInfluence(Attributor):
 
     The score of `loss` estimates the rise of the mean over timesteps of ``‖ε − ε̂‖²``, the unit of retraining
     under ``uniform``; a kernel that is its curvature predicts the size too where training has converged, and
-    too large a one elsewhere. Nothing else has a unit, and no size is claimed unless it is measured. Mirrored training data count as they are
-    stored: the mirrored half would double the cost for a mean over nearly the same gradients.
+    too large a one elsewhere. Nothing else has a unit, and no size is claimed unless it is measured. Mirrored
+    training data count as they are stored: the mirrored half would double the cost for a mean over nearly the
+    same gradients.
 
     Published figures chose λ on the queries that they report; ours is chosen by LDS on other queries.
 
