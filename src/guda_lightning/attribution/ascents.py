@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from guda_lightning.attribution.gradients.diagonal import Diagonal, fit_diagonal
+from guda_lightning.attribution.gradients.ekfac import EKFAC, fit_ekfac
 from guda_lightning.attribution.gradients.flat import FlatModel
 from guda_lightning.attribution.gradients.kernel import Identity, Kernel
-from guda_lightning.attribution.kept import Part, Tensors
+from guda_lightning.attribution.gradients.samples import GRADIENT
 from guda_lightning.attribution.samples import seen_count, seen_samples
 from guda_lightning.attribution.scoring import NoisedQueries, noised_by_plan
 from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.noise import seed_of
@@ -26,14 +28,26 @@ from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.types import Queries
 
-GRADIENT = 3  # network evaluations that a gradient costs: a forward pass, and a backward pass of two
 _NUMBERS = 2**23  # of gradients of single samples at a time, 32 MiB: more costs page faults
 
-KernelName = Literal["none", "diag"]
-# How each kernel is fitted, and opened again from its tensors.
-_KERNELS: Mapping[
-    KernelName, tuple[Callable[[FlatModel, Iterable[NoisedQueries], float], Kernel], Callable[..., Kernel]]
-] = {"diag": (fit_diagonal, Diagonal)}
+KernelName = Literal["none", "diag", "ekfac"]
+Batches = Callable[[], Iterable[NoisedQueries]]  # anew, and the same ones, at each call
+
+
+class _Fit(NamedTuple):
+    """How a kernel is fitted and opened again, and how many gradients of each sample it takes."""
+
+    fit: Callable[[DiffusionModel, FlatModel, Batches, float], Diagonal | EKFAC]
+    open: Callable[[Mapping[str, Tensor], DiffusionModel, FlatModel, float], Kernel]
+    passes: int
+
+
+_FITS: Mapping[KernelName, _Fit] = {
+    "diag": _Fit(
+        lambda _, flat, batches, damping: fit_diagonal(flat, batches(), damping), Diagonal.from_state, 1
+    ),
+    "ekfac": _Fit(fit_ekfac, EKFAC.from_state, 2),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,18 +55,16 @@ class Site:
     """Where queries are forgotten.
 
     Attributes:
-        flat: The full model's weights.
-        schedule: Its noise schedule.
-        conditional: Whether it takes labels.
+        model: A copy of the full model, in evaluation mode and on the device.
+        flat: Its weights.
         data: The training data.
         seed: Of noise and of samples that are drawn.
         batch_size: Network evaluations at a time; changes no score but by rounding.
         execution: Where to compute.
     """
 
+    model: DiffusionModel
     flat: FlatModel
-    schedule: NoiseSchedule
-    conditional: bool
     data: GroupDataModule
     seed: int
     batch_size: int
@@ -63,7 +75,7 @@ class Site:
     ) -> Iterable[NoisedQueries]:
         """Samples noised by a plan, in batches on the device; progress is the caller's."""
         size = batch_size or self.batch_size
-        return noised_by_plan(samples, plan, seed, size, self.schedule, self.execution.device)
+        return noised_by_plan(samples, plan, seed, size, self.model.schedule, self.execution.device)
 
     def loss_gradient(
         self, vector: Tensor, samples: Queries, plan: TimestepPlan, seed: int, bounded: bool = False
@@ -107,6 +119,20 @@ class Forgotten(NamedTuple):
     complete: bool
 
 
+class Preparation(NamedTuple):
+    """What is computed of the training samples, once.
+
+    Attributes:
+        identity: What it depends on besides model, weights and data, as JSON values.
+        evaluations: Network evaluations that it costs.
+        make: Computes it.
+    """
+
+    identity: Mapping[str, object]
+    evaluations: int
+    make: Callable[[], Mapping[str, Tensor]]
+
+
 class Ascent(ABC):
     """How a query is forgotten. A new one is a frozen dataclass whose fields are its options.
 
@@ -129,18 +155,18 @@ class Ascent(ABC):
         """Network evaluations that forgetting one query costs, at most."""
 
     @abstractmethod
-    def forget(self, site: Site, query: Queries, kept: Mapping[str, Tensors]) -> Forgotten:
+    def forget(self, site: Site, query: Queries, known: Mapping[str, Tensor]) -> Forgotten:
         """Forget one query.
 
         Args:
             site: Where.
             query: One query, on the CPU.
-            kept: What ``parts`` has made, by name.
+            known: What ``preparation`` has made.
         """
 
-    def parts(self, site: Site) -> list[Part]:
-        """What it needs to know of the training samples, without ``identity`` of model and data."""
-        return []
+    def preparation(self, site: Site) -> Preparation:
+        """What it needs to know of the training samples; nothing, if not overridden."""
+        return Preparation({}, 0, dict)
 
 
 @dataclass(frozen=True)
@@ -154,7 +180,8 @@ class PreconditionedAscent(Ascent):
     copy of the query for each of even strata of timesteps.
 
     Args:
-        kernel: ``diag``, the diagonal Fisher information of the training loss; ``none`` leaves it out.
+        kernel: F: ``diag``, the diagonal Fisher information of the training loss; ``ekfac``, its Gauss-Newton
+            curvature by EK-FAC, as in AbU+ (arXiv 2511.10721); ``none`` leaves it out.
         damping: λ relative to the mean of F; 0.1 if left out.
         rate: The step α.
         steps: Number of steps, each on fresh noise; F stays that of the full model.
@@ -182,7 +209,7 @@ class PreconditionedAscent(Ascent):
             raise ConfigError(
                 "an ascent without a kernel has no Fisher information to measure or to damp",
                 found=f"kernel 'none' with {' and '.join(unread)}",
-                expected="kernel 'none' alone, or kernel 'diag'",
+                expected="kernel 'none' alone, or another kernel",
                 fix="leave them out, or take kernel: diag",
             )
 
@@ -194,17 +221,18 @@ class PreconditionedAscent(Ascent):
         """Network evaluations that forgetting one query costs."""
         return GRADIENT * self.steps * self.noises
 
-    def parts(self, site: Site) -> list[Part]:
-        """The kernel."""
+    def preparation(self, site: Site) -> Preparation:
+        """The kernel's tensors, which no damping changes."""
         if self.kernel == "none":
-            return []
+            return super().preparation(site)
         samples = min(self.fisher_samples or 1000, seen_count(site.data))
-        identity = {"samples": samples, "seed": site.seed}  # damping comes later
-        return [Part(self.kernel, identity, GRADIENT * 2 * samples, lambda: self._fitted(site, samples))]
+        identity = {"kernel": self.kernel, "samples": samples, "seed": site.seed}
+        cost = GRADIENT * 2 * samples * _FITS[self.kernel].passes
+        return Preparation(identity, cost, lambda: self._fitted(site, samples))
 
-    def forget(self, site: Site, query: Queries, kept: Mapping[str, Tensors]) -> Forgotten:
+    def forget(self, site: Site, query: Queries, known: Mapping[str, Tensor]) -> Forgotten:
         """Take the steps."""
-        vector, plan, kernel = site.flat.vector(), self._plan(site.schedule), self._kernel(site, kept)
+        vector, plan, kernel = site.flat.vector(), self._plan(site.model.schedule), self._kernel(site, known)
         for step in range(self.steps):
             loss = site.loss_gradient(vector, query, plan, seed_of(f"{site.seed} ascent {step}"))
             vector = vector + self.rate / len(site.data.ids) * kernel.solve(loss.gradient[None])[0]
@@ -217,25 +245,23 @@ class PreconditionedAscent(Ascent):
     def _plan(self, schedule: NoiseSchedule) -> TimestepPlan:
         return TimestepPlan.even(schedule, self.noises)
 
-    def _fitted(self, site: Site, samples: int) -> Tensors:
+    def _fitted(self, site: Site, samples: int) -> Mapping[str, Tensor]:
         rows = np.random.default_rng(site.seed).permutation(seen_count(site.data))[:samples]
-        images = seen_samples(site.data, rows, site.conditional)
+        images = seen_samples(site.data, rows, site.model.conditional)
         size = max(1, min(site.batch_size, _NUMBERS // site.flat.size))
 
         def batches() -> Iterable[NoisedQueries]:
-            for batch in site.noised(images, TimestepPlan.even(site.schedule, 2), site.seed, size):
+            for batch in site.noised(images, TimestepPlan.even(site.model.schedule, 2), site.seed, size):
                 yield batch
                 site.execution.on_evaluations(GRADIENT * len(batch.timesteps))
 
-        fitted: Kernel = _KERNELS[self.kernel][0](site.flat, batches(), self._damping)
-        values = {one.name: getattr(fitted, one.name) for one in fields(fitted)}  # type: ignore[arg-type]
-        return {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
+        return _FITS[self.kernel].fit(site.model, site.flat, batches, self._damping).state()
 
-    def _kernel(self, site: Site, kept: Mapping[str, Tensors]) -> Kernel:
+    def _kernel(self, site: Site, known: Mapping[str, Tensor]) -> Kernel:
         if self.kernel == "none":
             return Identity()
-        tensors = {name: value.to(site.execution.device) for name, value in kept[self.kernel].items()}
-        return _KERNELS[self.kernel][1](**tensors, damping=self._damping)
+        state = {name: value.to(site.execution.device) for name, value in known.items()}
+        return _FITS[self.kernel].open(state, site.model, site.flat, self._damping)
 
 
 @dataclass(frozen=True)
@@ -282,10 +308,12 @@ class BoundedAscent(Ascent):
         """Network evaluations that forgetting one query costs, at most."""
         return GRADIENT * (self.steps * (self.noises + self.retain) + self.noises)
 
-    def forget(self, site: Site, query: Queries, kept: Mapping[str, Tensors]) -> Forgotten:
+    def forget(self, site: Site, query: Queries, known: Mapping[str, Tensor]) -> Forgotten:
         """Fine-tune until the query is forgotten; the loss of every step says whether it is."""
-        plan = self._plan(site.schedule)
-        any_timestep = TimestepPlan("stratified", tuple(site.schedule.scored_timesteps.tolist()), (0,), 1)
+        plan = self._plan(site.model.schedule)
+        any_timestep = TimestepPlan(
+            "stratified", tuple(site.model.schedule.scored_timesteps.tolist()), (0,), 1
+        )
         weights = site.flat.vector().requires_grad_()
         optimizer = torch.optim.Adam([weights], lr=self.rate)
         for step in range(self.steps + 1):
@@ -307,4 +335,4 @@ class BoundedAscent(Ascent):
         rows = np.random.default_rng(seed).choice(
             seen_count(site.data), min(self.retain, seen_count(site.data)), replace=False
         )
-        return seen_samples(site.data, rows, site.conditional)
+        return seen_samples(site.data, rows, site.model.conditional)

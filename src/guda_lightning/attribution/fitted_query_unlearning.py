@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+<<<<<<< HEAD
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+=======
+from dataclasses import dataclass, replace
+from functools import cached_property
+>>>>>>> ascent
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution.ascents import Ascent, Forgotten, Site
+from guda_lightning.attribution.ascents import Ascent, Site
 from guda_lightning.attribution.attributor import (
     AttributionContext,
     FittedAttributor,
     refuse_no_queries,
     refuse_unlike,
 )
-from guda_lightning.attribution.kept import Part, Tensors
+from guda_lightning.attribution.gradients.parts import Parts
 from guda_lightning.attribution.samples import seen_count, seen_samples
 from guda_lightning.attribution.scoring import NoisedQueries, shared_errors
 from guda_lightning.data import query_hash
@@ -31,7 +36,7 @@ from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.types import Queries
 
 LOSS, SKEW = "loss", "skew"  # weightings of the table
-_BEFORE = "member-losses"
+_ASCENT, _BEFORE = "ascent", "losses"  # parts that are prepared
 _SHARED = "noise of all members"  # in place of their ids
 _NUMBERS = 2**26  # of weights that have forgotten a query, and of losses, at a time: 256 MiB and 512 MiB
 
@@ -65,7 +70,6 @@ class FittedQueryUnlearning(FittedAttributor):
     sizes: Mapping[str, int]
     details: Influence
     scoring: ScoringRecord
-    _kept: dict[str, Tensors] = field(default_factory=dict)
 
     def prepare(self) -> None:
         """Compute what the ascent needs and the members' losses under the full model, unless they are kept.
@@ -73,9 +77,9 @@ class FittedQueryUnlearning(FittedAttributor):
         Raises:
             StoreError: A file of them is damaged.
         """
-        for part in self._parts():
-            if part.name not in self._kept:
-                self._kept[part.name] = part.obtain(self.context.features, self.context.execution.ranks)
+        ranks = self.context.execution.ranks
+        self._of_ascent.make([_ASCENT], lambda _: self.ascent.preparation(self.site).make(), ranks)
+        self._of_members.make([_BEFORE], lambda _: {_BEFORE: self._before()}, ranks)
 
     def kept(self) -> tuple[Path, ...]:
         """The files of what is prepared."""
@@ -84,8 +88,8 @@ class FittedQueryUnlearning(FittedAttributor):
 
     def preparation(self) -> int:
         """Network evaluations that ``prepare`` still needs; a backward pass counts as two."""
-        missing = [part for part in self._parts() if part.name not in self._kept]
-        return sum(part.evaluations for part in missing if not part.is_kept(self.context.features))
+        ascent = self.ascent.preparation(self.site).evaluations * len(self._of_ascent.missing([_ASCENT]))
+        return ascent + self._losses * len(self._of_members.missing([_BEFORE]))
 
     def score(self, queries: Queries) -> ScoreTable:
         """Forget every query, one after the other, and compare the members' losses.
@@ -140,42 +144,44 @@ class FittedQueryUnlearning(FittedAttributor):
     def _losses(self) -> int:
         return len(self.rows) * self.plan.evaluations
 
-    def _parts(self) -> list[Part]:
-        full, data = self.context.full, self.site.data
-        identity = {"full": full.hash, "schedule": full.model.schedule.hash, "data": data.hash}
-        identity |= {"weights": self.details.options["weights"], "mirrored": data.horizontal_flip}
-        of_losses = {"plan": self.plan.record(), "seed": self.seed, "shared_noise": self.shared_noise}
-        losses = Part(_BEFORE, {**of_losses, "rows": self.rows.tolist()}, self._losses, self._before)
-        parts = [*self.ascent.parts(self.site), losses]
-        return [replace(part, identity={**identity, **part.identity}) for part in parts]
+    @cached_property
+    def _of_ascent(self) -> Parts:
+        return self._kept(self.ascent.preparation(self.site).identity)
 
-    def _before(self) -> Tensors:
-        return {"losses": self._member_losses([self.site.flat.vector()])[0]}
+    @cached_property
+    def _of_members(self) -> Parts:
+        noise = {"plan": self.plan.record(), "seed": self.seed, "shared_noise": self.shared_noise}
+        return self._kept({**noise, "rows": self.rows.tolist()})
+
+    def _kept(self, identity: Mapping[str, object]) -> Parts:
+        full, data = self.context.full, self.site.data
+        made_from = {"full": full.hash, "schedule": full.model.schedule.hash, "data": data.hash}
+        how = {"weights": list(self.details.options["weights"]), "mirrored": data.horizontal_flip}
+        return Parts(self.context.features, {**made_from, **how, **identity})
+
+    def _before(self) -> Tensor:
+        return self._member_losses([self.site.flat.vector()])[0]
 
     def _measure(self, queries: Queries) -> tuple[Tensor, Tensor]:
         """Scores and errors ``[2, Q, groups, 1]``, and ``[Q, 1, 1]`` whether a query is forgotten."""
-        before = self._kept[_BEFORE]["losses"]
+        before, known = self._of_members.load(_BEFORE)[_BEFORE], self._of_ascent.load(_ASCENT)
         factors = self.plan.shares[:, None]
         images = seen_count(self.site.data) // len(self.site.data.ids)
         numbers = max(1, _NUMBERS // max(self.site.flat.size, self._losses))
         found, complete = [], []
         for start in range(0, len(queries), numbers):
-            forgotten = [
-                self._forget(queries.take([row])) for row in range(len(queries))[start : start + numbers]
-            ]
+            rows = range(len(queries))[start : start + numbers]
+            forgotten = [self.ascent.forget(self.site, queries.take([row]), known) for row in rows]
             complete += [float(one.complete) for one in forgotten]
             after = torch.stack(self._member_losses([one.vector for one in forgotten]))
             terms = factors * self._compared(before[None], after)
             totals = [
-                group_total(terms[:, rows], size * images, self.shared_noise)
-                for rows, size in zip(self.members, self.sizes.values(), strict=True)
+                group_total(terms[:, members], size * images, self.shared_noise)
+                for members, size in zip(self.members, self.sizes.values(), strict=True)
             ]
             # A mirrored training sees each sample in two images, which stand for one.
             found.append(torch.stack([torch.stack(one) for one in totals], dim=2) / images)
         return torch.cat(found, dim=1)[..., None], torch.tensor(complete)[:, None, None]
-
-    def _forget(self, query: Queries) -> Forgotten:
-        return self.ascent.forget(self.site, query, self._kept)
 
     def _compared(self, before: Tensor, after: Tensor) -> Tensor:
         if not self.skewed:
@@ -200,7 +206,7 @@ class FittedQueryUnlearning(FittedAttributor):
         """All members, noised, a few images at a time."""
         images = max(1, self.site.batch_size // self.plan.evaluations)
         for rows in np.split(self.rows, range(images, len(self.rows), images)):
-            samples = seen_samples(self.site.data, rows, self.site.conditional)
+            samples = seen_samples(self.site.data, rows, self.site.model.conditional)
             if self.shared_noise:
                 samples = replace(samples, ids=(_SHARED,) * len(rows))
             yield from self.site.noised(samples, self.plan, self.seed)

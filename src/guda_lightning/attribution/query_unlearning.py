@@ -111,9 +111,7 @@ class QueryUnlearning(Attributor):
             method=method,
             seed=self.seed,
             context=context,
-            site=Site(
-                flat, model.schedule, model.conditional, data, self.seed, self.batch_size, context.execution
-            ),
+            site=Site(copied, flat, data, self.seed, self.batch_size, context.execution),
             ascent=self.ascent,
             plan=plan,
             skewed=self.skewed,

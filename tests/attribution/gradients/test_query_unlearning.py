@@ -16,8 +16,9 @@ from linear_denoiser import linear_model
 from torch import Tensor, nn
 
 from guda_lightning.attribution import AttributionContext
-from guda_lightning.attribution.ascents import Ascent, BoundedAscent, PreconditionedAscent
+from guda_lightning.attribution.ascents import Ascent, BoundedAscent, KernelName, PreconditionedAscent
 from guda_lightning.attribution.fitted_query_unlearning import FittedQueryUnlearning
+from guda_lightning.attribution.gradients.ekfac import EKFAC
 from guda_lightning.attribution.query_unlearning import QueryUnlearning
 from guda_lightning.cli.main import main
 from guda_lightning.data import GroupDataModule
@@ -120,26 +121,31 @@ def test_a_step_is_that_of_a_network_whose_weights_are_replaced(case: str) -> No
     assert torch.equal(nn.utils.parameters_to_vector(full.model.denoiser.parameters()).detach(), start)
 
 
-@pytest.mark.parametrize("full", [LINEAR, tiny_full()], ids=["linear", "unet"])
-def test_a_small_step_is_influence_by_the_diagonal_fisher_information(full: FullModel) -> None:
-    data, asked = shades(4), gray_queries("a")
-    rate = 2.0 if full is LINEAR else 0.05
+@pytest.mark.parametrize(
+    ("full", "kernel", "rate"),
+    [(LINEAR, "diag", 2.0), (tiny_full(), "diag", 0.05), (tiny_full(), "ekfac", 0.01)],
+)
+def test_a_small_step_is_influence(full: FullModel, kernel: KernelName, rate: float) -> None:
+    asked, ascent = gray_queries("a"), replace(STEP, kernel=kernel)
 
     def of(rate: float) -> Tensor:
-        return fitted(replace(STEP, rate=rate), full, data).score(asked).matrix()[0]
+        return fitted(replace(ascent, rate=rate), full, batch_size=64).score(asked).matrix()[0]
 
     # The rise is slope · α + curvature · α²: exactly for the linear denoiser, else to a higher order.
     slope = (4 * of(rate / 2) - of(rate)) / rate
-    fit = fitted(STEP, full, data)
+    fit = fitted(ascent, full, batch_size=64)
     fit.prepare()
-    fisher = fit._kept["diag"]["fisher"].double()
+    state = fit._of_ascent.load("ascent")
     plan = TimestepPlan.even(full.model.schedule, 4)
-    of_query = gradient(full, asked, plan, seed_of("0 ascent 0")).double()
-    solved = of_query / (fisher + 0.1 * fisher.mean())
+    of_query = gradient(full, asked, plan, seed_of("0 ascent 0"))
+    if kernel == "diag":
+        solved = of_query / (state["fisher"] + 0.1 * state["fisher"].mean())
+    else:
+        solved = EKFAC.from_state(state, fit.site.model, fit.site.flat, 0.1).solve(of_query[None])[0]
     compared = TimestepPlan.even(full.model.schedule, 2, 2)
-    each = [gradient(full, replace(sample(data, row, False), labels=None), compared, 0) for row in range(12)]
-    influences = torch.stack(each).double() @ solved / 12
-    expected = torch.tensor(OVERLAPPING.membership()).double().T @ influences
+    samples = [replace(sample(shades(4), row, False), labels=None) for row in range(12)]
+    influences = torch.stack([gradient(full, one, compared, 0) @ solved / 12 for one in samples])
+    expected = torch.tensor(OVERLAPPING.membership()).double().T @ influences.double()
     torch.testing.assert_close(slope, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
 
 
@@ -159,7 +165,7 @@ def test_the_fisher_information_is_that_of_drawn_training_images() -> None:
             inputs = torch.cat([x_t.flatten(), torch.ones(1)])
             residual = weight @ inputs - noise.flatten()
             total += (2 * torch.outer(residual, inputs)).flatten().square() / 12
-    torch.testing.assert_close(fit._kept["diag"]["fisher"], total, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fit._of_ascent.load("ascent")["fisher"], total, rtol=1e-4, atol=1e-4)
 
 
 def optimal() -> FullModel:
@@ -283,12 +289,13 @@ def test_members_are_drawn_and_shared_and_the_error_says_so() -> None:
 def test_evaluations_are_those_that_are_done() -> None:
     counted: list[int] = []
     asked, execution = gray_queries("a", "b"), Execution(on_evaluations=counted.append)
-    for ascent in (STEP, replace(BOUNDED, share=1.0, rate=1e-6, steps=2)):
+    for ascent in (STEP, replace(STEP, kernel="ekfac"), replace(BOUNDED, share=1.0, rate=1e-6, steps=2)):
         counted.clear()
         fit = fitted(ascent, optimal(), execution=execution)
         expected = fit.preparation() + fit.evaluations(asked)
         fit.score(asked)
         assert (sum(counted), fit.preparation()) == (expected, 0)
+    assert fitted(replace(STEP, kernel="ekfac")).preparation() == 2 * 3 * 2 * 6 + 11 * 4
     # 11 members (one image is in no group) of 4 losses; 4 noised copies, or 2 steps with 3 images and a look.
     assert fitted(STEP).evaluations(asked) == 2 * (3 * 4 + 11 * 4)
     assert fitted(STEP).preparation() == 3 * 2 * 6 + 11 * 4
@@ -305,18 +312,18 @@ def test_what_is_prepared_is_kept(tmp_path: Path) -> None:
     assert fitted(replace(STEP, rate=0.5), features=tmp_path).preparation() == 0
     assert fitted(STEP, features=tmp_path, seed=1).preparation() == 3 * 2 * 6 + 11 * 4
     assert fitted(replace(STEP, damping=0.2), features=tmp_path).preparation() == 0
-    (kernel,) = tmp_path.glob("diag-*.safetensors")
+    (kernel,) = tmp_path.glob("*/ascent.safetensors")
     kernel.unlink()
     assert fitted(STEP, features=tmp_path).preparation() == 3 * 2 * 6
     kernel.write_bytes(b"half")
     expected = message(
         f"{kernel} cannot be read",
         "Error while deserializing header: header too small",
-        "tensors written by guda-lightning",
+        "what guda attribute computed of the training samples",
         "remove the file and rerun guda attribute",
     )
     with pytest.raises(StoreError, match=expected):
-        fitted(STEP, features=tmp_path).prepare()
+        fitted(STEP, features=tmp_path).score(asked)
 
 
 def test_the_record_differs_with_all_that_scores_depend_on() -> None:
@@ -349,7 +356,7 @@ def test_the_record_differs_with_all_that_scores_depend_on() -> None:
             (
                 "an ascent without a kernel has no Fisher information to measure or to damp",
                 "kernel 'none' with damping",
-                "kernel 'none' alone, or kernel 'diag'",
+                "kernel 'none' alone, or another kernel",
                 "leave them out, or take kernel: diag",
             ),
         ),
@@ -425,7 +432,7 @@ def test_a_run_is_scored(
     table = ScoreTable.load(path)
     assert (table.methods, table.weightings) == ((name,), (weighting,))
     assert bool(table.matrix().isfinite().all()) and bool((table.stderr_matrix() > 0).all())
-    assert list((finished_run / "features").glob("member-losses-*.safetensors"))
+    assert list((finished_run / "features").glob("*/losses.safetensors"))
     capsys.readouterr()
     assert main(arguments) == 0
     assert capsys.readouterr().out.endswith(f"attribute: {path} is complete, skipped\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from guda_lightning.attribution.gradients.flat import FlatModel
 from guda_lightning.attribution.gradients.kernel import Kernel
 from guda_lightning.attribution.scoring import NoisedQueries
+from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.outputs import OUTPUTS
 
@@ -31,6 +32,17 @@ class Diagonal(Kernel):
         """``g / (F + λ)``; where no weight has a gradient, F is zero and so are the gradients: zeros."""
         damped = self.fisher + self.damping * self.fisher.mean()
         return torch.where(damped > 0, gradients / damped.to(gradients), torch.zeros_like(gradients))
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors; ``from_state`` makes the kernel of them again."""
+        return {"fisher": self.fisher}
+
+    @classmethod
+    def from_state(
+        cls, state: Mapping[str, Tensor], model: DiffusionModel, flat: FlatModel, damping: float
+    ) -> Diagonal:
+        """The kernel of what ``state`` returned, with any damping."""
+        return cls(state["fisher"], damping)
 
 
 def fit_diagonal(flat: FlatModel, batches: Iterable[NoisedQueries], damping: float) -> Diagonal:
