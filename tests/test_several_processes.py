@@ -5,11 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -22,28 +19,13 @@ import several_processes
 from guda_lightning import CounterfactualStore, ScoreTable
 from guda_lightning.data import load_queries
 from several_processes import BATCH, DDP, FSDP2, ONE, QUERIES, SCORED, TWO, WATCHED
-from warm import Server
+from warm import Server, ranks
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode"),
     pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller"),
 ]
-
-
-def ranks(warm: Server, logs: Path, run: Callable[..., None], *arguments: object) -> list[tuple[int, str]]:
-    """Run a function in two processes that know of each other; how each ended and what it printed."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    with ExitStack() as stack:
-        started = [
-            stack.enter_context(
-                warm.process(logs / f"{rank}.log", run, *arguments, **shared, LOCAL_RANK=str(rank))
-            )
-            for rank in (0, 1)
-        ]
-        return [(process.wait(), process.log.read_text()) for process in started]
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -85,6 +86,21 @@ class Server:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def ranks(server: Server, logs: Path, run: Callable[..., None], *arguments: object) -> list[tuple[int, str]]:
+    """Run a function in two processes that know of each other; how each ended and what it printed."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                server.process(logs / f"{rank}.log", run, *arguments, **shared, LOCAL_RANK=str(rank))
+            )
+            for rank in (0, 1)
+        ]
+        return [(process.wait(), process.log.read_text()) for process in started]
 
 
 def _serve(client: Connection) -> NoReturn:

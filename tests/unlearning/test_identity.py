@@ -12,11 +12,16 @@ from guda_lightning.data import PromptTemplate
 from guda_lightning.errors import ConfigError
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.unlearning import (
+    ESD,
+    SISS,
     Anchor,
+    EraseDiff,
     Finetune,
     NegGrad,
     Objective,
     ReTrack,
+    ReTrackCapped,
+    SalUn,
     ZeroTarget,
     identified,
 )
@@ -56,6 +61,16 @@ ANCHOR = {"forget_weight": 1.0, "preserve": "distill", "template": TEMPLATES}
         ),
         (NegGrad(), "neggrad", {"forget_weight": 0.03, **PLAIN}),
         (NegGrad(preserve="distill"), "neggrad_distill", {"forget_weight": 0.03, "preserve": "distill"}),
+        (ReTrackCapped(), "retrack_capped", {**RETRACK, "neighbours": 10, "kl_cap": 1.0}),
+        (EraseDiff(), "erasediff", {**PLAIN, "eta": 0.1}),
+        (EraseDiff(preserve="distill", eta=1.0), "erasediff_distill", {"preserve": "distill", "eta": 1.0}),
+        (SISS(), "siss", {"mixture": 0.5, "strength": 0.5}),
+        (ESD(), "esd", {**PLAIN, "forget_weight": 0.3, "eta": 1.0, "null_label": None}),
+        (
+            SalUn(objective=NegGrad()),
+            "salun_neggrad",
+            {"objective": {"class": "NegGrad", "forget_weight": 0.03, **PLAIN}, "share": 0.5},
+        ),
         (Finetune(), "finetune", {"forget_weight": 0.0, **PLAIN}),
         (
             Anchor(strategy="uniform_style"),
@@ -83,7 +98,7 @@ def test_stored_counterfactuals_keep_their_keys(
     assert recorded["objective"] == {"class": type(objective).__name__, **hparams}
 
 
-@pytest.mark.parametrize("kind", [Finetune, ReTrack, ZeroTarget, NegGrad])
+@pytest.mark.parametrize("kind", [Finetune, ReTrack, ZeroTarget, NegGrad, ESD])
 def test_every_field_is_a_hyper_parameter(kind: type[Any]) -> None:
     other = {
         "forget_weight": 0.5,
@@ -91,6 +106,8 @@ def test_every_field_is_a_hyper_parameter(kind: type[Any]) -> None:
         "neighbours": 3,
         "kl_cap": 2.0,
         "density_ratio": True,
+        "eta": 2.0,
+        "null_label": 3,
     }
     assert {one.name for one in fields(kind)} == kind().hparams.keys()
     for name in (one.name for one in fields(kind) if one.init):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchmarks.forget_target import TwoGroups
 from diffusers import DDPMScheduler
 from lightning.pytorch import Callback
 from torch import Tensor
@@ -16,6 +18,7 @@ from guda_lightning.diffusion import DiffusionModule, FullModel, weights_hash
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.diffusion.module import noised
 from guda_lightning.errors import ConfigError
+from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.unlearning import EraseDiff, Finetune, ReTrack, SalUn, UnlearnModule, ZeroTarget
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.module import default_optimizer
@@ -153,12 +156,6 @@ def test_arguments_out_of_range_are_refused(name: str, value: Any, expected: str
 
 
 def test_a_conditional_model_needs_the_samples_conditions() -> None:
-    from dataclasses import replace
-
-    from benchmarks.forget_target import TwoGroups
-
-    from guda_lightning.functional.schedule import NoiseSchedule
-
     schedule = NoiseSchedule.from_alphas_cumprod(torch.tensor([0.9, 0.5]))
     context = TwoGroups(torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)).context(schedule)
     expected = message(

@@ -36,7 +36,7 @@ class SISS(Objective):
     forget_weight: float = field(default=1.0, init=False, metadata=NOT_USED)  # strength takes its place
     preserve: Preserve = field(default="denoise", init=False, metadata=NOT_USED)
     mixture: float = 0.5
-    strength: float = 0.1
+    strength: float = 0.5  # at 0.1, 30 steps move digit 0 19 times less, R² .91 instead of .95
 
     def __post_init__(self) -> None:
         super().__post_init__()
