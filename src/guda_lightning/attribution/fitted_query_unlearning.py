@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-<<<<<<< HEAD
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-=======
 from dataclasses import dataclass, replace
 from functools import cached_property
->>>>>>> ascent
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -82,9 +78,9 @@ class FittedQueryUnlearning(FittedAttributor):
         self._of_members.make([_BEFORE], lambda _: {_BEFORE: self._before()}, ranks)
 
     def kept(self) -> tuple[Path, ...]:
-        """The files of what is prepared."""
-        folder = self.context.features
-        return () if folder is None else tuple(part.path(folder) for part in self._parts())
+        """The folders of what is prepared."""
+        folders = (self._of_ascent.folder, self._of_members.folder)
+        return tuple(folder for folder in folders if folder is not None)
 
     def preparation(self) -> int:
         """Network evaluations that ``prepare`` still needs; a backward pass counts as two."""
@@ -146,14 +142,14 @@ class FittedQueryUnlearning(FittedAttributor):
 
     @cached_property
     def _of_ascent(self) -> Parts:
-        return self._kept(self.ascent.preparation(self.site).identity)
+        return self._parts(self.ascent.preparation(self.site).identity)
 
     @cached_property
     def _of_members(self) -> Parts:
         noise = {"plan": self.plan.record(), "seed": self.seed, "shared_noise": self.shared_noise}
-        return self._kept({**noise, "rows": self.rows.tolist()})
+        return self._parts({**noise, "rows": self.rows.tolist()})
 
-    def _kept(self, identity: Mapping[str, object]) -> Parts:
+    def _parts(self, identity: Mapping[str, object]) -> Parts:
         full, data = self.context.full, self.site.data
         made_from = {"full": full.hash, "schedule": full.model.schedule.hash, "data": data.hash}
         how = {"weights": list(self.details.options["weights"]), "mirrored": data.horizontal_flip}
