@@ -237,9 +237,8 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
         left = table.evaluations + attributor.preparation()
         bar.reset(total=left + (0 if judging is None else judging.evaluations))
         _say_rest(trainer, attributor, request, table)
-        costs = TableCosts(
-            run, path, attributor, table.record, len(request.queries), request.meter, trainer.is_global_zero
-        )
+        count, first = len(request.queries), ranks.rank == 0
+        costs = TableCosts(run, path, attributor, table.record, count, request.meter, writes=first)
         with costs.preparing():
             attributor.prepare()
         notes = []
