@@ -779,3 +779,14 @@ def test_a_full_disk_while_unlearning_and_scoring(
     small_disk(6000)
     assert main(command("attribute", "--run", run)) == 0
     assert (run / "scores" / "retrack-0.parquet").read_bytes() == table
+
+
+def test_groups_that_labels_determine_are_refused_before_the_model_is_trained(refused: Refused) -> None:
+    conditional = ("--model.init_args.conditional", "true")
+    refused(
+        ["run", "-c", str(CONF / "digits.yaml"), *conditional],
+        "guidance does not support these groups: class labels of the conditional model determine them",
+        found="one set of groups per label",
+        expected="groups that the labels do not determine, or an unconditional model",
+        fix="use guda unlearn, or group the samples by something else than their labels",
+    )

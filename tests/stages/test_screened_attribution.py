@@ -70,6 +70,14 @@ def test_kept_groups_have_their_true_scores_and_the_others_none(
     gone = "unknown: the scores by guidance were replaced since"
     assert gone in (finished_run / "report" / "index.html").read_text()
 
+    # True scores may be those of a posterior too, which holds every group.
+    succeed(*SCREEN, "--operator", "guidance", "--run", finished_run)
+    by_posterior = ScoreTable.load(finished_run / "scores" / "guidance_screened-0.parquet")
+    columns = [cheap.groups.index(name) for name in by_posterior.groups]
+    assert len(columns) == 4
+    found, expected = (one.select(weighting="uniform").matrix() for one in (by_posterior, cheap))
+    assert torch.allclose(found, expected[:, columns], rtol=1e-6)  # batches of another size add up otherwise
+
 
 def test_what_is_missing_is_made_with_an_objective_and_else_named_in_a_command(
     finished_run: Path, capsys: pytest.CaptureFixture[str]

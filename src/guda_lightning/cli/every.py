@@ -31,6 +31,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     parsed = {stage.name: parse(stage, given.arguments) for stage, given in inputs}
     if chosen.guide is None and not _is_guided(parsed["unlearn"]):
         del parsed["guide"]
+    else:
+        _refuse_unguidable(parsed["guide"])
     made: list[PosteriorKey | CounterfactualKey] = []
     tables: list[Path] = []
     for name in list(parsed):
@@ -47,6 +49,25 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     if not trainer.is_global_zero:
         return 0
     return find("report").run([trainer.default_root_dir, "--scores", *map(str, tables)])
+
+
+def _refuse_unguidable(guide: StageCLI) -> None:
+    """Refuse groups that the class labels of a conditional model determine before that model is trained.
+
+    Those of prompts are known only once these are encoded; ``guda guide`` refuses them.
+
+    Raises:
+        ConfigError: Labels determine the groups, which no posterior can then tell apart.
+    """
+    model = guide.config.model
+    if model is None or not (model.get("init_args") or {}).get("conditional"):
+        return
+    import torch  # slow, and help must not wait for it
+
+    from guda_lightning.posteriors.classifier import refuse_determined
+
+    data = guide.section("data")
+    refuse_determined(torch.from_numpy(data.grouping.atoms()[1]), data.labels)
 
 
 def _score(cli: StageCLI, made: Sequence[PosteriorKey | CounterfactualKey]) -> list[Path]:

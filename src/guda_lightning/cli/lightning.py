@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -163,17 +164,15 @@ class StageCLI(LightningCLI):
         values = {
             "model": lambda: self.model,
             "datamodule": lambda: self.datamodule,
-            "build": lambda: self._untrained,
+            "build": lambda: partial(self.section, "model"),
             "config": self._made_from,
             "resolved": self._resolved,
         }
         return {name: values[name]() for name in self.stage.filled}
 
-    def _untrained(self) -> LightningModule:
-        """The untrained module of the configuration, once more."""
-        section = Namespace(model=self.config.model.clone())
-        built: LightningModule = self.parser.instantiate_classes(section).model
-        return built
+    def section(self, name: str) -> Any:
+        """What one section of the configuration names, built by itself and anew: ``model`` or ``data``."""
+        return self.parser.instantiate_classes(Namespace({name: self.config[name].clone()}))[name]
 
     def _resolved(self) -> str:
         """The configuration as YAML with all values, for processes that do the same elsewhere, if any do."""

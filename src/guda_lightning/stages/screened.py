@@ -17,6 +17,7 @@ from guda_lightning.attribution.screening import Screen, missed
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.errors import ConfigError
 from guda_lightning.makers.costs import say
+from guda_lightning.posteriors import KINDS
 from guda_lightning.report.screening_text import missed_note, screened_note
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.scores.kinds import Screened
@@ -55,14 +56,14 @@ class TrueScores:
         return [self._attributor(screening, seed) for seed in self.seeds]
 
     def _attributor(self, screening: Screening, seed: int) -> Attributor:
-        kept = screening.kept
-        if self.make is not None:
-            key = self.make(kept, seed)[0]
-        else:
+        kept, operator, hparams = screening.kept, self.operator, self.hparams
+        if self.make is not None or operator not in KINDS:  # networks, one for each group that is kept
             store = CounterfactualStore(self.store)
-            key = next(iter(store.select(self.operator, seed, self.hparams, kept).values()))
+            made = self.make(kept, seed) if self.make is not None else None
+            key = made[0] if made else next(iter(store.select(operator, seed, hparams, kept).values()))
+            operator, hparams = key.operator, key.hparams_hash
         chosen = CounterfactualAttributor(
-            None, key.operator, self.scoring, seed=seed, hparams=key.hparams_hash, groups=kept
+            None, operator, self.scoring, seed=seed, hparams=hparams, groups=kept
         )
         return ScreenedAttributor(chosen, screening)
 
