@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from guda_lightning.attribution.attributor import AttributionContext, Attributor, training_data
 from guda_lightning.attribution.elbo import scored_groups
@@ -166,7 +166,7 @@ class GradientInfluence(Attributor):
             mirrored=data.horizontal_flip,
             options={name: value for name, value in options.items() if value is not None},
         )
-        common = {
+        common: dict[str, Any] = {
             "groups": groups,
             "method": self.name,
             "seed": self.seed,
