@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from guda_lightning.attribution.gradients import ekfac
-from guda_lightning.attribution.gradients.ekfac import EKFAC, factored_layers, fit_ekfac
+from guda_lightning.attribution.gradients.ekfac import EKFAC, factored_layers, fit_ekfac, refuse_large_layers
 from guda_lightning.attribution.gradients.flat import FlatModel
 from guda_lightning.attribution.scoring import NoisedQueries, noised_by_plan
 from guda_lightning.diffusion import DiffusionModel, diffusion_model
@@ -77,7 +77,7 @@ def test_eigenvalues_are_the_diagonal_of_the_fisher_information_in_the_eigenbasi
     model = of(Mixed())
     flat, parts = FlatModel(model), batches(model)
     kernel = fit_ekfac(model, flat, lambda: parts, damping=0.1)
-    (pseudo,) = ekfac._with_pseudo_noise([joined(parts)], seed=0, draw=1)
+    (pseudo,) = ekfac._with_pseudo_noise([joined(parts)], draw=1)
     gradients = one_by_one(model, pseudo, flat)
     vectors = torch.eye(flat.size)
     assert [layer.name for layer in kernel.layers] == ["conv", "twice", "out"]
@@ -100,7 +100,7 @@ def test_factors_are_the_covariances_of_all_calls_and_tokens() -> None:
     model = of(Mixed())
     parts = batches(model)
     kernel = fit_ekfac(model, FlatModel(model), lambda: parts, damping=0.1)
-    (pseudo,) = ekfac._with_pseudo_noise([joined(parts)], seed=0, draw=0)
+    (pseudo,) = ekfac._with_pseudo_noise([joined(parts)], draw=0)
     seen: list[Tensor] = []
     twice: nn.Module = model.denoiser.twice  # type: ignore[assignment]
     handle = twice.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
@@ -144,7 +144,7 @@ def test_pseudo_gradients_have_the_gauss_newton_matrix_as_covariance() -> None:
     jacobian = torch.func.jacrev(lambda vector: flat.predicted_noise(vector, one).flatten())(flat.vector())
     exact = 2 * jacobian.T @ jacobian
     many = NoisedQueries(*(values.expand(4000, *values.shape[1:]) for values in one[:3]), None)
-    (pseudo,) = ekfac._with_pseudo_noise([many], seed=0, draw=0)
+    (pseudo,) = ekfac._with_pseudo_noise([many], draw=0)
     gradients = flat.gradients(ekfac._pseudo_output, pseudo)
     found = gradients.T @ gradients / len(gradients)
     # E‖F − H‖² = (tr(H)² + ‖H‖²) / draws, for normal gradients of covariance H.
@@ -207,7 +207,7 @@ def test_a_layer_too_large_is_refused() -> None:
         "take kernel: diag",
     )
     with pytest.raises(ConfigError, match=expected):
-        fit_ekfac(model, FlatModel(model), list, damping=0.1)
+        refuse_large_layers(model)
 
 
 def test_nothing_has_no_curvature() -> None:

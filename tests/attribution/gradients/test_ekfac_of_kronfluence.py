@@ -50,7 +50,7 @@ def test_curvature_and_solutions_are_those_of_kronfluence(tmp_path: Path) -> Non
         kernel = fit_ekfac(model, flat, lambda: parts, damping=0.1)
 
         def rows(draw: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-            pseudo = list(ekfac._with_pseudo_noise(parts, seed=0, draw=draw))
+            pseudo = list(ekfac._with_pseudo_noise(parts, draw=draw))
             return [row for part in pseudo for row in zip(part.x_t, part.timesteps, part.noise, strict=True)]
 
         unet = tiny_unet(down_block_types=("AttnDownBlock2D",), attention_head_dim=4).eval()

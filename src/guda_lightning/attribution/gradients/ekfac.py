@@ -77,30 +77,40 @@ def factored_layers(model: DiffusionModel, flat: FlatModel) -> list[Layer]:
     Args:
         model: The model.
         flat: The weights that take part.
-
-    Raises:
-        ConfigError: A factor would be larger than 8192 x 8192.
     """
     layers = []
-    for name, module in model.denoiser.named_modules():
+    for name, module in _factored(model):
         weight, bias = (f"{name}.{kind}".removeprefix(".") for kind in ("weight", "bias"))
-        if weight in flat.slices and _factored(module):
-            layer = Layer(name, module, flat.slices[weight], flat.slices.get(bias))  # type: ignore[arg-type]
-            if max(layer.shape) > _LARGEST:
-                raise ConfigError(
-                    f"the layer '{name}' is too large for EK-FAC",
-                    found=f"{layer.shape[1]} inputs and {layer.shape[0]} outputs",
-                    expected=f"at most {_LARGEST} of each: a factor is as large as their square",
-                    fix="take kernel: diag",
-                )
-            layers.append(layer)
+        if weight in flat.slices:
+            layers.append(Layer(name, module, flat.slices[weight], flat.slices.get(bias)))
     return layers
 
 
-def _factored(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return isinstance(module, nn.Linear)
+def refuse_large_layers(model: DiffusionModel) -> None:
+    """Refuse factors beyond 8192 x 8192.
+
+    Raises:
+        ConfigError: A layer has more inputs or outputs.
+    """
+    for name, module in _factored(model):
+        outputs, inputs = len(module.weight), module.weight[0].numel() + (module.bias is not None)
+        if max(outputs, inputs) > _LARGEST:
+            raise ConfigError(
+                f"the layer '{name}' is too large for EK-FAC",
+                found=f"{inputs} inputs and {outputs} outputs",
+                expected=f"at most {_LARGEST} of each: a factor is as large as their square",
+                fix="take kernel: diag",
+            )
+
+
+def _factored(model: DiffusionModel) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
+    for name, module in model.denoiser.named_modules():
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and _is_plain(module)):
+            yield name, module
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    return conv.groups == 1 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +173,6 @@ def fit_ekfac(
     flat: FlatModel,
     batches: Callable[[], Iterable[NoisedQueries]],
     damping: float,
-    seed: int = 0,
 ) -> EKFAC:
     """The curvature ``H = 2 E[JᵀJ]`` of ``‖ε − ε̂‖²``, J the derivative of ε̂ by the weights.
 
@@ -171,8 +180,8 @@ def fit_ekfac(
     section 3) recommend for diffusion models, by Monte Carlo: with a pseudo-target ``y = ε̂ + ξ`` of standard
     normal ξ, ``Jᵀξ`` has the covariance ``JᵀJ``; so ``√2 ⟨ξ, ε̂⟩`` is differentiated, once an evaluation.
     A first pass over the batches sums the covariances of every layer's inputs and output gradients; the
-    second one, with a ξ of its own, squares the gradient of each sample in the eigenbases that follow.
-    The gradient is that of all calls of a layer and all its tokens.
+    second one, with a ξ of its own, squares the gradient of each sample in the eigenbases that follow, that
+    of all calls of a layer and all its tokens. ξ depends on the place of an evaluation alone, not on batches.
 
     Weights without factors (norms, embeddings by number, convolutions in groups, layers whose weights are
     used without calling them) get the diagonal of the same curvature; none is dropped.
@@ -181,12 +190,11 @@ def fit_ekfac(
         model: In evaluation mode, on the device of the batches.
         flat: Its weights that take part.
         batches: Makes the noised training samples; called twice, and must give the same ones in the same
-            order. Each of them costs two gradients; ``3 · batch · weights`` numbers are in memory at a time.
+            order. Each of them costs two gradients; ``4 · batch · weights`` numbers are in memory at a time.
         damping: λ relative to the mean of all eigenvalues; positive.
-        seed: Of ξ. The result does not depend on the sizes of batches.
 
     Raises:
-        ConfigError: There are no batches, or a layer is too large.
+        ConfigError: There are no batches.
         NumericsError: The curvature is zero, or not finite.
     """
     layers, like = factored_layers(model, flat), flat.vector()
@@ -195,13 +203,13 @@ def fit_ekfac(
         for layer, sums in zip(layers, covariances, strict=True):
             hooks.callback(layer.module.register_forward_hook(_observer(layer, *sums)).remove)
         total, count = 0.0, 0
-        for batch in _with_pseudo_noise(batches(), seed, draw=0):
+        for batch in _with_pseudo_noise(batches(), draw=0):
             total += float(flat.summed(_pseudo_output, batch).abs().sum())
             count += len(batch.timesteps)
     _refuse_no_curvature(total, count)
     bases = {layer.name: kfac.kronecker_basis(*sums) for layer, sums in zip(layers, covariances, strict=True)}
     eigenvalues = torch.zeros_like(like)
-    for batch in _with_pseudo_noise(batches(), seed, draw=1):
+    for batch in _with_pseudo_noise(batches(), draw=1):
         gradients = flat.gradients(_pseudo_output, batch)
         squares = gradients.square().sum(dim=0)
         for layer in layers:
@@ -246,12 +254,12 @@ def _pseudo_output(predicted: Tensor, noise: Tensor) -> Tensor:
     return math.sqrt(2) * (predicted * noise).flatten(1).sum(dim=1)
 
 
-def _with_pseudo_noise(batches: Iterable[NoisedQueries], seed: int, draw: int) -> Iterator[NoisedQueries]:
+def _with_pseudo_noise(batches: Iterable[NoisedQueries], draw: int) -> Iterator[NoisedQueries]:
     """The batches with ξ in the place of their noise, which belongs to the place of an evaluation."""
     count = 0
     for batch in batches:
         ids = [f"pseudo-target {count + row}" for row in range(len(batch.noise))]
         draws = torch.full_like(batch.timesteps, draw)
-        noise = gaussian_noise(seed, ids, batch.timesteps, draws, batch.noise.shape[1:])
+        noise = gaussian_noise(0, ids, batch.timesteps, draws, batch.noise.shape[1:])
         yield batch._replace(noise=noise.to(batch.noise.device))
         count += len(ids)

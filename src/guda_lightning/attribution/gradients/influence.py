@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from guda_lightning.attribution.attributor import AttributionContext, Attributor, training_data
 from guda_lightning.attribution.elbo import scored_groups
+from guda_lightning.attribution.gradients.ekfac import refuse_large_layers
 from guda_lightning.attribution.gradients.fitted import FittedGradients
 from guda_lightning.attribution.gradients.kernels import KernelName
 from guda_lightning.attribution.gradients.stored import FittedStored
@@ -44,25 +45,28 @@ class GradientInfluence(Attributor):
     | trak    | `loss`   | gram   | none       | no                       | 2303.14186, one model         |
     | dtrak   | `square` | gram   | none       | no                       | 2311.00500                    |
     | relatif | `loss`   | gram   | `sample`   | no                       | 2003.11630                    |
+    | ekfac   | `loss`   | ekfac  | none       | no                       | 2410.13850                    |
     | das     | `mean`   | gram   | `timestep` | yes                      | 2410.18639                    |
 
     The score of `loss` estimates the rise of the mean over timesteps of ``‖ε − ε̂‖²``, the unit of retraining
-    under ``uniform``; a kernel that is its curvature predicts the size as well as the order. Nothing else has
-    a unit, and the size of none is claimed unless it is measured. Mirrored training data count as they are
-    stored: the mirrored half would double the cost for a mean over nearly the same gradients.
+    under ``uniform``; a kernel that is its curvature predicts the size too where training has converged, and
+    too large a one elsewhere. Nothing else has a unit, and no size is claimed unless it is measured. Mirrored
+    training data count as they are stored: the mirrored half would double the cost for a mean over nearly the
+    same gradients.
 
     Published figures chose λ on the queries that they report; ours is chosen by LDS on other queries.
 
     Costs a gradient, three network evaluations, for every training sample, timestep and draw, as much again
-    for a kernel ``diag``, and a gradient for every query, timestep and draw. Memory: for ``gram``, which
-    stores ``4 · dims`` bytes a sample, about ``3 · 8 · dims²`` bytes, a shard of features, and
-    ``queries · draws · dims`` numbers, whatever the number of samples; for the others
-    ``2 · 4 · groups · weights`` bytes.
+    for a kernel ``diag`` and twice for ``ekfac``, and a gradient for every query, timestep and draw. Memory:
+    for ``gram``, which stores ``4 · dims`` bytes a sample, about ``3 · 8 · dims²`` bytes, a shard of
+    features, and ``queries · draws · dims`` numbers, whatever the number of samples; for the others
+    ``2 · 4 · groups · weights`` bytes, and for ``ekfac`` ``4 · (in² + out² + in · out)`` for every layer.
 
     Args:
         output: The output f of the network.
         kernel: The curvature H: ``none`` for ``(H + λ)⁻¹ = 1``, ``diag`` the diagonal Fisher information of
-            the loss, ``gram`` the Gram matrix of the samples' projected gradients.
+            the loss, ``ekfac`` its Gauss-Newton matrix in Kronecker-factored eigenbases, ``gram`` the Gram
+            matrix of the samples' projected gradients.
         normalise: What is brought to length one: the gradient of every ``timestep`` and draw, of queries as
             well; or that of every training ``sample`` by ``sqrt(gᵀ (H + λ)⁻¹ g)``, which without a kernel is
             its norm (diffusion-ReTrac, 2401.09031).
@@ -135,7 +139,8 @@ class GradientInfluence(Attributor):
 
         Raises:
             ConfigError: There are no training data, the timesteps do not fit the schedule, the model is
-                spread over processes, or the gradients of all groups do not fit into memory.
+                spread over processes, a layer is too large for `ekfac`, or the gradients of all groups do not
+                fit into memory.
             GroupError: The groups are those of other data, or one does not exist or cannot be removed.
         """
         data, grouping = training_data(context, self.name)
@@ -158,6 +163,8 @@ class GradientInfluence(Attributor):
                 expected=f"at most {MOST_BYTES / 2**30:g} GiB",
                 fix="score fewer groups at a time (groups: [...]), or take kernel: gram and dims: 4096",
             )
+        if self.kernel == "ekfac":
+            refuse_large_layers(context.full.model)
         options = {name: value for name, value in asdict(self).items() if name not in _ELSEWHERE}
         if self.kernel == "none":
             del options["damping"]

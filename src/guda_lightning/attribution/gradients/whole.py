@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guda_lightning.attribution.gradients.ekfac import EKFAC, fit_ekfac
 from guda_lightning.attribution.gradients.fitted import FittedGradients
 from guda_lightning.attribution.gradients.kernel import Kernel
 from guda_lightning.attribution.gradients.kernels import FITS, PASSES
@@ -20,6 +21,7 @@ from guda_lightning.functional.influence import relative_weights, self_influence
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Queries
 
+_EKFAC = "ekfac"  # name of the part with its tensors
 _SAMPLES = 256  # training samples that are read together
 _BYTES = 2**28  # of gradients of training samples beside each other
 
@@ -29,7 +31,8 @@ class FittedWhole(FittedGradients):
     """``score_k(q) = (1/n) g(q)ᵀ (H + λ)⁻¹ G_k`` with one summed gradient of all weights for each group.
 
     Gradients are summed over each set of samples that are in the same groups; such a sum is one part of what
-    is kept, and what is solved for the groups another. Memory: ``2 · 4 · groups · weights`` bytes.
+    is kept, the curvature another, and so is what is solved for the groups. Memory:
+    ``2 · 4 · groups · weights`` bytes, and the curvature.
     """
 
     def prepare(self) -> None:
@@ -41,8 +44,9 @@ class FittedWhole(FittedGradients):
         if "_directions" in vars(self) or (self._curved and not self.parts.missing([self._solved])):
             return 0
         left = sum(len(self._atoms[name]) for name in self.parts.missing(list(self._atoms)))
-        curvature = PASSES[self.options.kernel] * len(self.data.ids)
-        return GRADIENT * self.training_plan.evaluations * (left + curvature)
+        if self.options.kernel != "ekfac" or self.parts.missing([_EKFAC]):
+            left += PASSES[self.options.kernel] * len(self.data.ids)
+        return GRADIENT * self.training_plan.evaluations * left
 
     def influences(self, queries: Queries) -> tuple[Tensor, Tensor]:
         """Scores of queries, and what each draw contributes to them."""
@@ -76,8 +80,16 @@ class FittedWhole(FittedGradients):
 
     @cached_property
     def _kernel(self) -> Kernel:
-        fit = FITS[self.options.kernel]
-        return fit(self.model, self._flat, self._noised, self.options.damping)
+        """All ranks ask for it together. EK-FAC, which takes longest, is kept, and serves every damping."""
+        model, flat, damping = self.model, self._flat, self.options.damping
+        if self.options.kernel != "ekfac":
+            return FITS[self.options.kernel](model, flat, self._noised, damping)
+        where = self.context.execution
+        self.parts.make(
+            [_EKFAC], lambda _: fit_ekfac(model, flat, self._noised, damping).state(), where.ranks
+        )
+        state = {key: value.to(where.device) for key, value in self.parts.load(_EKFAC).items()}
+        return EKFAC.from_state(state, model, flat, damping)
 
     @cached_property
     def _directions(self) -> Tensor:
@@ -86,8 +98,8 @@ class FittedWhole(FittedGradients):
         if not self._curved:
             return self._sums() / len(self.data.ids)
         if ranks.broadcast(self.parts.missing([name])):
-            sums = self._sums()
-            self.parts.make([name], lambda _: {"rows": self._kernel.solve(sums) / len(self.data.ids)}, ranks)
+            kernel, sums = self._kernel, self._sums()
+            self.parts.make([name], lambda _: {"rows": kernel.solve(sums) / len(self.data.ids)}, ranks)
         return self.parts.load(name)["rows"].to(self.context.execution.device)
 
     def _sums(self) -> Tensor:
