@@ -56,6 +56,10 @@ class GradientInfluence(Attributor):
 
     Published figures chose λ on the queries that they report; ours is chosen by LDS on other queries.
 
+    On the digits `tracin` names retraining's top group in .27 of the queries, where chance is .10 and pixel
+    similarity .86, and explains next to nothing of its sizes: it is there to be compared with. `das` names it
+    in .86 to .91, with λ from 1 to .01.
+
     Costs a gradient, three network evaluations, for every training sample, timestep and draw, as much again
     for a kernel ``diag`` and twice for ``ekfac``, and a gradient for every query, timestep and draw. Memory:
     for ``gram``, which stores ``4 · dims`` bytes a sample, about ``3 · 8 · dims²`` bytes, a shard of
