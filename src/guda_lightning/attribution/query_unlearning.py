@@ -8,11 +8,12 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 
 import numpy as np
 
-from guda_lightning.attribution.ascents import Ascent, PreconditionedAscent, Site
+from guda_lightning.attribution.ascents import Ascent, Site
 from guda_lightning.attribution.attributor import AttributionContext, Attributor, training_data
 from guda_lightning.attribution.elbo import scored_groups
 from guda_lightning.attribution.fitted_query_unlearning import FittedQueryUnlearning
 from guda_lightning.attribution.gradients.flat import FlatModel
+from guda_lightning.attribution.preconditioned_ascent import PreconditionedAscent
 from guda_lightning.attribution.samples import seen_count
 from guda_lightning.data.grouping import Indices
 from guda_lightning.errors import ConfigError, check_range

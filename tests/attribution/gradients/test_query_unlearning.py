@@ -16,9 +16,11 @@ from linear_denoiser import linear_model
 from torch import Tensor, nn
 
 from guda_lightning.attribution import AttributionContext
-from guda_lightning.attribution.ascents import Ascent, BoundedAscent, KernelName, PreconditionedAscent
+from guda_lightning.attribution.ascents import Ascent
+from guda_lightning.attribution.bounded_ascent import BoundedAscent
 from guda_lightning.attribution.fitted_query_unlearning import FittedQueryUnlearning
 from guda_lightning.attribution.gradients.ekfac import EKFAC
+from guda_lightning.attribution.preconditioned_ascent import KernelName, PreconditionedAscent
 from guda_lightning.attribution.query_unlearning import QueryUnlearning
 from guda_lightning.cli.main import main
 from guda_lightning.data import GroupDataModule
