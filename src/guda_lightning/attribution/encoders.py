@@ -104,10 +104,11 @@ class Pretrained(Encoder):
             raise MissingExtraError("transformers", "text") from error
         try:
             with quiet():
-                config = AutoConfig.from_pretrained(self.path)
+                config: Any = AutoConfig.from_pretrained(self.path)
                 if config.model_type not in self.model_types:
                     raise ValueError(f"a network of kind {config.model_type}")
-                prepare = AutoImageProcessor.from_pretrained(self.path).to_dict()
+                processor: Any = AutoImageProcessor.from_pretrained(self.path)
+                prepare = processor.to_dict()
                 network, about = self.load(config)
             missing = sorted(about["missing_keys"])
             if missing:
@@ -136,7 +137,8 @@ class CLIPImages(Pretrained):
 
         tower = getattr(config, "vision_config", config)
         tower.projection_dim = config.projection_dim  # a whole CLIP's own holds, whatever its tower says
-        loaded: tuple[nn.Module, Mapping[str, Any]] = CLIPVisionModelWithProjection.from_pretrained(
+        kind: Any = CLIPVisionModelWithProjection
+        loaded: tuple[nn.Module, Mapping[str, Any]] = kind.from_pretrained(
             self.path, config=tower, output_loading_info=True
         )
         return loaded
@@ -157,7 +159,8 @@ class DINOv2(Pretrained):
         """The network without a head."""
         from transformers import AutoModel
 
-        loaded: tuple[nn.Module, Mapping[str, Any]] = AutoModel.from_pretrained(
+        kind: Any = AutoModel
+        loaded: tuple[nn.Module, Mapping[str, Any]] = kind.from_pretrained(
             self.path, config=config, output_loading_info=True
         )
         return loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -192,7 +192,7 @@ class FittedSimilarity(FittedAttributor):
         counts = [found[name].shape[1] if top else len(members[name]) for name in self.groups]
         return torch.stack([one / count for one, count in zip(sums, counts, strict=True)], dim=1)
 
-    def _parts(self, members: Sequence[Indices]) -> Iterator[Indices]:
+    def _parts(self, members: Iterable[Indices]) -> Iterator[Indices]:
         """The images that are in some group, those of one file of features at a time."""
         needed = np.unique(np.concatenate(list(members)))
         for start in range(0, len(self.data.ids), _CHUNK):

@@ -59,7 +59,8 @@ def evaluate_run(
     if wandb_project is not None:
         charts.require()
     subset_files = None if lds is None else subset_tables(run, lds)
-    evaluation, oracle_files = None, []
+    evaluation: Evaluation | None = None
+    oracle_files: list[File] = []
     if subset_files is None or oracles or own_oracles(run):
         oracle_files = oracle_tables(run, oracles)
         evaluation = _compared(run, oracle_files, scores, per, calibration, resamples, brief)
