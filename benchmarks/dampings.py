@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from guda_lightning.functional.lds import lds, predicted_losses
 from torch import Tensor
 
 from benchmarks import figures, oracles
@@ -16,6 +15,7 @@ from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.counterfactuals import RETRAIN, CounterfactualStore
 from guda_lightning.evaluation.bootstrap import interval, resampled_means
+from guda_lightning.functional.lds import lds, predicted_losses
 from guda_lightning.scores import ScoreTable
 
 DAMPED = ("trak", "dtrak", "das", "relatif", "ekfac")  # methods that have a λ
