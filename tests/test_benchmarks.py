@@ -130,7 +130,7 @@ def toy(tmp_path: Path) -> Toy:
     """Run benchmarks as toys in a temporary folder."""
 
     def run(*names: str) -> None:
-        main([*names, "--toy", str(tmp_path), "--seeds", "2", "--classes", "2"])
+        main(["--toy", str(tmp_path), "--seeds", "2", "--classes", "2", *names])
 
     return run
 
