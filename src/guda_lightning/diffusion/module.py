@@ -56,6 +56,11 @@ class Noised(NamedTuple):
         """What a network of this prediction type is trained to output, ``[batch, ...]``."""
         return to_output(self.x0, self.noise, self.gamma, self.sigma, prediction)
 
+    def take(self, rows: Tensor) -> Noised:
+        """Some of the samples, by int64 positions in the batch."""
+        parts: list[Any] = [None if part is None else part[rows] for part in self]
+        return Noised(*parts)
+
 
 def noised(
     x0: Tensor,

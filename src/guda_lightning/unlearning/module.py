@@ -101,10 +101,9 @@ class UnlearnModule(DiffusionModule):
     @property
     def full(self) -> DiffusionModel:
         """The frozen full model, on this module's device; beneath the adapter, if there is one."""
-        student = self.student
         if self.full_denoiser is None:
-            return BeneathAdapter(**vars(student))
-        return replace(student, denoiser=self.full_denoiser)
+            return BeneathAdapter(**vars(self.student))
+        return replace(self.student, denoiser=self.full_denoiser)
 
     def train(self, mode: bool = True) -> UnlearnModule:
         """Set the student's mode; the full model stays in evaluation mode, without dropout."""
@@ -149,8 +148,8 @@ class UnlearnModule(DiffusionModule):
                 fix="pass the same groups to UnlearnModule and to GroupDataModule.unlearning",
             )
         provenance = replace(self.provenance, grouping_hash=data.grouping.hash)
-        where = self.device, self.conditional, self._ranks
-        self._bound = self.objective.bind(ObjectiveContext(data, self._schedule, provenance, *where))
+        made_from = data, self._schedule, provenance, self.device, self.conditional, self._ranks
+        self._bound = self.objective.bind(ObjectiveContext(*made_from))
         self._bound.state.update(self._resumed)
 
     def save(

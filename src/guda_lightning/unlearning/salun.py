@@ -150,7 +150,7 @@ class BoundSalUn(BoundObjective):
         training = student.denoiser.training
         student.denoiser.eval()  # without dropout, but with gradients
         for rows in torch.arange(len(images))[ranks.rank :: ranks.count].split(batch_size):
-            batch = Noised(*(None if part is None else part[rows] for part in samples))
+            batch = samples.take(rows)
             output = student.output(batch.x_t, batch.timesteps, batch.labels)
             error = (output - batch.target(student.prediction)).square().mean()
             total += loss_gradient(student, error, ALONE) * len(rows)

@@ -101,9 +101,7 @@ def _paired(forget: Noised, retain: Noised) -> tuple[Noised, Noised]:
     """As many of both: the shorter side starts over."""
     sides = forget, retain
     rows = torch.arange(max(len(side.x0) for side in sides), device=retain.x0.device)
-    first, second = (
-        Noised(*(None if part is None else part[rows % len(side.x0)] for part in side)) for side in sides
-    )
+    first, second = (side.take(rows % len(side.x0)) for side in sides)
     return first, second
 
 
