@@ -105,6 +105,7 @@ class Preparation(NamedTuple):
     make: Callable[[], Mapping[str, Tensor]]
 
 
+@dataclass(frozen=True)
 class Ascent(ABC):
     """How a query is forgotten. A new one is a frozen dataclass whose fields are its options.
 

@@ -99,7 +99,7 @@ class GradientInfluence(Attributor):
     damping: float = 1.0  # a placeholder until it is measured: chosen by LDS on queries of no table
     strata: int = 10
     draws: int = 2
-    training_strata: int = 10
+    training_strata: int = 5
     training_draws: int = 1
     batch_size: int = 64
     seed: int = 0

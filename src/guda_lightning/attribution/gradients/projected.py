@@ -80,8 +80,9 @@ class ProjectedInfluence:
             part = squares_pulled_back(mean, directions, members)
             total = part if not total.numel() else total.add_(part)
         scores = torch.einsum("qd,gqd->gq", mean, total)
-        terms = [2 * one.double() @ back.T for one, back in zip(features, total.unbind(1), strict=True)]
-        return scores, torch.stack(terms).movedim(-1, 0)
+        pairs = zip(features, total.unbind(1), strict=True)
+        terms = torch.stack([2 * one.double() @ back.T for one, back in pairs])
+        return scores, terms.movedim(-1, 0)
 
     def _weighted(self) -> Iterator[tuple[Tensor, Tensor]]:
         """``(1/n) (H + λ)⁻¹ w_i φ_i`` of the samples of a shard, float64, and their memberships."""
