@@ -85,8 +85,8 @@ class BoundSISS(BoundSurgery):
                 (forget.sigma, retain.sigma),
             )
         )
-        flat = (one.flatten(1) for one in (m, retain.x0, forget.x0, gamma, sigma))
-        weights = mixture_weights(*flat, self.objective.mixture)
+        x, a, g, s = (one.flatten(1) for one in (retain.x0, forget.x0, gamma, sigma))
+        weights = mixture_weights(m.flatten(1), x, a, g, s, self.objective.mixture)
         outputs = _outputs(student, m, timesteps, retain.labels, forget.labels)
         losses = []
         for clean, weight, output in zip((retain.x0, forget.x0), weights, outputs, strict=True):
