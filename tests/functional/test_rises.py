@@ -59,3 +59,4 @@ def test_an_even_plan_may_be_of_the_noisier_timesteps_alone() -> None:
     assert whole.timesteps == tuple(range(1, 41))
     assert noisier.timesteps == tuple(range(13, 41))
     assert (noisier.num_strata, noisier.draws, noisier.shares.tolist()) == (3, 2, [9 / 28, 9 / 28, 10 / 28])
+    assert noisier.evaluation_shares.tolist() == [9 / 56] * 4 + [10 / 56] * 2

@@ -17,7 +17,6 @@ from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.functional.outputs import OUTPUTS
-from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.types import Queries
 
@@ -63,8 +62,8 @@ class Site:
         """
         leaf = vector.detach().requires_grad_()
         total, value, null = torch.zeros_like(vector), 0.0, 0.0
-        of_one = plan.shares.repeat_interleave(plan.draws) / (plan.draws * len(samples))
-        factors = of_one.float().repeat(len(samples)).to(vector.device).split(self.batch_size)
+        of_one = plan.evaluation_shares.float() / len(samples)
+        factors = of_one.repeat(len(samples)).to(vector.device).split(self.batch_size)
         for batch, factor in zip(self.noised(samples, plan, seed), factors, strict=True):
             nothing = batch.noise.flatten(1).square().sum(dim=1)
             with torch.enable_grad():
@@ -116,11 +115,11 @@ class Ascent(ABC):
     method: ClassVar[str]
 
     @abstractmethod
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Refuse noise levels that the schedule does not have.
+    def check(self, site: Site) -> None:
+        """Refuse what does not fit a model and data, such as noise levels that the schedule does not have.
 
         Raises:
-            ConfigError: They do not fit.
+            ConfigError: It does not fit.
         """
 
     @abstractmethod
@@ -137,6 +136,6 @@ class Ascent(ABC):
             known: What ``preparation`` has made.
         """
 
-    def preparation(self, site: Site) -> Preparation:
-        """What it needs to know of the training samples; nothing, if not overridden."""
-        return Preparation({}, 0, dict)
+    def preparation(self, site: Site) -> Preparation | None:
+        """What it needs to know of the training samples; None, if not overridden: nothing."""
+        return None

@@ -56,9 +56,9 @@ class BoundedAscent(Ascent):
         check_range("noises", self.noises, ge=2, fix="take 100, as published")
         check_range("retain", self.retain, ge=1, fix="take 100, as published")
 
-    def check(self, schedule: NoiseSchedule) -> None:
+    def check(self, site: Site) -> None:
         """Refuse more noise levels than the schedule has."""
-        self._plan(schedule)
+        self._plan(site.model.schedule)
 
     def evaluations(self) -> int:
         """Network evaluations that forgetting one query costs, at most."""

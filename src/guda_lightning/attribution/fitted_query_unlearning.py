@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution.ascents import Ascent, Site
+from guda_lightning.attribution.ascents import Ascent, Preparation, Site
 from guda_lightning.attribution.attributor import (
     AttributionContext,
     FittedAttributor,
@@ -34,7 +34,9 @@ from guda_lightning.types import Queries
 LOSS, SKEW = "loss", "skew"  # weightings of the table
 _ASCENT, _BEFORE = "ascent", "losses"  # parts that are prepared
 _SHARED = "noise of all members"  # in place of their ids
-_NUMBERS = 2**26  # of weights that have forgotten a query, and of losses, at a time: 256 MiB and 512 MiB
+# At a time: of weights that have forgotten a query (256 MiB), and of losses in float64, which stand in memory
+# up to four times while they are compared (2 GiB, where there are more losses than weights).
+_NUMBERS = 2**26
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,19 +75,23 @@ class FittedQueryUnlearning(FittedAttributor):
         Raises:
             StoreError: A file of them is damaged.
         """
-        ranks = self.context.execution.ranks
-        self._of_ascent.make([_ASCENT], lambda _: self.ascent.preparation(self.site).make(), ranks)
+        ranks, needed = self.context.execution.ranks, self._preparation
+        if needed is not None:
+            self._of_ascent.make([_ASCENT], lambda _: needed.make(), ranks)
         self._of_members.make([_BEFORE], lambda _: {_BEFORE: self._before()}, ranks)
 
     def kept(self) -> tuple[Path, ...]:
         """The folders of what is prepared."""
-        folders = (self._of_ascent.folder, self._of_members.folder)
+        parts = (self._of_members,) if self._preparation is None else (self._of_ascent, self._of_members)
+        folders = (one.folder for one in parts)
         return tuple(folder for folder in folders if folder is not None)
 
     def preparation(self) -> int:
         """Network evaluations that ``prepare`` still needs; a backward pass counts as two."""
-        ascent = self.ascent.preparation(self.site).evaluations * len(self._of_ascent.missing([_ASCENT]))
-        return ascent + self._losses * len(self._of_members.missing([_BEFORE]))
+        left = self._losses * len(self._of_members.missing([_BEFORE]))
+        if self._preparation is not None:
+            left += self._preparation.evaluations * len(self._of_ascent.missing([_ASCENT]))
+        return left
 
     def score(self, queries: Queries) -> ScoreTable:
         """Forget every query, one after the other, and compare the members' losses.
@@ -141,8 +147,12 @@ class FittedQueryUnlearning(FittedAttributor):
         return len(self.rows) * self.plan.evaluations
 
     @cached_property
+    def _preparation(self) -> Preparation | None:
+        return self.ascent.preparation(self.site)
+
+    @cached_property
     def _of_ascent(self) -> Parts:
-        return self._parts(self.ascent.preparation(self.site).identity)
+        return self._parts({} if self._preparation is None else self._preparation.identity)
 
     @cached_property
     def _of_members(self) -> Parts:
@@ -160,7 +170,8 @@ class FittedQueryUnlearning(FittedAttributor):
 
     def _measure(self, queries: Queries) -> tuple[Tensor, Tensor]:
         """Scores and errors ``[2, Q, groups, 1]``, and ``[Q, 1, 1]`` whether a query is forgotten."""
-        before, known = self._of_members.load(_BEFORE)[_BEFORE], self._of_ascent.load(_ASCENT)
+        before = self._of_members.load(_BEFORE)[_BEFORE]
+        known = {} if self._preparation is None else self._of_ascent.load(_ASCENT)
         factors = self.plan.shares[:, None]
         images = seen_count(self.site.data) // len(self.site.data.ids)
         numbers = max(1, _NUMBERS // max(self.site.flat.size, self._losses))

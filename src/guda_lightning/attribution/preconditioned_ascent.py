@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 
 from guda_lightning.attribution.ascents import Ascent, Forgotten, Preparation, Site
-from guda_lightning.attribution.gradients.diagonal import Diagonal, fit_diagonal
-from guda_lightning.attribution.gradients.ekfac import EKFAC, fit_ekfac
-from guda_lightning.attribution.gradients.flat import FlatModel
+from guda_lightning.attribution.gradients.ekfac import refuse_large_layers
 from guda_lightning.attribution.gradients.kernel import Identity, Kernel
+from guda_lightning.attribution.gradients.kernels import CURVATURES
 from guda_lightning.attribution.gradients.samples import GRADIENT
 from guda_lightning.attribution.samples import seen_count, seen_samples
 from guda_lightning.attribution.scoring import NoisedQueries
-from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.noise import seed_of
 from guda_lightning.functional.schedule import NoiseSchedule
@@ -27,23 +25,6 @@ from guda_lightning.types import Queries
 _NUMBERS = 2**23  # of gradients of single samples at a time, 32 MiB: more costs page faults
 
 KernelName = Literal["none", "diag", "ekfac"]
-Batches = Callable[[], Iterable[NoisedQueries]]  # anew, and the same ones, at each call
-
-
-class _Fit(NamedTuple):
-    """How a kernel is fitted and opened again, and how many gradients of each sample it takes."""
-
-    fit: Callable[[DiffusionModel, FlatModel, Batches, float], Diagonal | EKFAC]
-    open: Callable[[Mapping[str, Tensor], DiffusionModel, FlatModel, float], Kernel]
-    passes: int
-
-
-_FITS: Mapping[KernelName, _Fit] = {
-    "diag": _Fit(
-        lambda _, flat, batches, damping: fit_diagonal(flat, batches(), damping), Diagonal.from_state, 1
-    ),
-    "ekfac": _Fit(fit_ekfac, EKFAC.from_state, 2),
-}
 
 
 @dataclass(frozen=True)
@@ -90,21 +71,23 @@ class PreconditionedAscent(Ascent):
                 fix="leave them out, or take kernel: diag",
             )
 
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Refuse more noise levels than the schedule has."""
-        self._plan(schedule)
+    def check(self, site: Site) -> None:
+        """Refuse more noise levels than the schedule has, and layers that are too large for `ekfac`."""
+        self._plan(site.model.schedule)
+        if self.kernel == "ekfac":
+            refuse_large_layers(site.model, site.flat)
 
     def evaluations(self) -> int:
         """Network evaluations that forgetting one query costs."""
         return GRADIENT * self.steps * self.noises
 
-    def preparation(self, site: Site) -> Preparation:
+    def preparation(self, site: Site) -> Preparation | None:
         """The kernel's tensors, which no damping changes."""
         if self.kernel == "none":
-            return super().preparation(site)
+            return None
         samples = min(self.fisher_samples or 1000, seen_count(site.data))
         identity = {"kernel": self.kernel, "samples": samples, "seed": site.seed}
-        cost = GRADIENT * 2 * samples * _FITS[self.kernel].passes
+        cost = GRADIENT * 2 * samples * CURVATURES[self.kernel].passes
         return Preparation(identity, cost, lambda: self._fitted(site, samples))
 
     def forget(self, site: Site, query: Queries, known: Mapping[str, Tensor]) -> Forgotten:
@@ -132,10 +115,10 @@ class PreconditionedAscent(Ascent):
                 yield batch
                 site.execution.on_evaluations(GRADIENT * len(batch.timesteps))
 
-        return _FITS[self.kernel].fit(site.model, site.flat, batches, self._damping).state()
+        return CURVATURES[self.kernel].fit(site.model, site.flat, batches, self._damping).state()
 
     def _kernel(self, site: Site, known: Mapping[str, Tensor]) -> Kernel:
         if self.kernel == "none":
             return Identity()
         state = {name: value.to(site.execution.device) for name, value in known.items()}
-        return _FITS[self.kernel].open(state, site.model, site.flat, self._damping)
+        return CURVATURES[self.kernel].open(state, site.model, site.flat, self._damping)

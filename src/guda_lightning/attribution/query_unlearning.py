@@ -12,7 +12,7 @@ from guda_lightning.attribution.ascents import Ascent, Site
 from guda_lightning.attribution.attributor import AttributionContext, Attributor, training_data
 from guda_lightning.attribution.elbo import scored_groups
 from guda_lightning.attribution.fitted_query_unlearning import FittedQueryUnlearning
-from guda_lightning.attribution.gradients.flat import FlatModel
+from guda_lightning.attribution.gradients.flat import FlatModel, refuse_spread
 from guda_lightning.attribution.preconditioned_ascent import PreconditionedAscent
 from guda_lightning.attribution.samples import seen_count
 from guda_lightning.data.grouping import Indices
@@ -82,8 +82,8 @@ class QueryUnlearning(Attributor):
             context: The full model, the training data and, if not their own, the groups.
 
         Raises:
-            ConfigError: There are no training data, the timesteps do not fit the schedule, or no weight has
-                such a name.
+            ConfigError: There are no training data, the timesteps do not fit the schedule, no weight has
+                such a name, the model is spread over processes, or the ascent does not fit it.
             GroupError: The groups are those of other data, or one does not exist or cannot be removed.
         """
         method = self.ascent.method
@@ -91,7 +91,7 @@ class QueryUnlearning(Attributor):
         groups = scored_groups(context, self.groups)
         model = context.full.model
         plan = TimestepPlan.even(model.schedule, self.strata, self.draws, self.noisier)
-        self.ascent.check(model.schedule)
+        refuse_spread(model, context.execution, method)
         copied = replace(model, denoiser=copy.deepcopy(model.denoiser).eval().to(context.execution.device))
         flat = FlatModel(copied, self._is_chosen)
         if not flat.size:
@@ -101,6 +101,8 @@ class QueryUnlearning(Attributor):
                 expected=f"parts of names such as {next(iter(model.denoiser.state_dict()), '')!r}",
                 fix="correct weights, or leave them out for all",
             )
+        site = Site(copied, flat, data, self.seed, self.batch_size, context.execution)
+        self.ascent.check(site)
         forgotten = [grouping.forget(grouping.coalition(name)) for name in groups]
         sizes = [len(samples) * seen_count(data) // len(data.ids) for samples in forgotten]
         rows, members = self._members(forgotten, len(data.ids), seen_count(data))
@@ -112,7 +114,7 @@ class QueryUnlearning(Attributor):
             method=method,
             seed=self.seed,
             context=context,
-            site=Site(copied, flat, data, self.seed, self.batch_size, context.execution),
+            site=site,
             ascent=self.ascent,
             plan=plan,
             skewed=self.skewed,

@@ -109,6 +109,11 @@ class TimestepPlan:
         """``[strata]`` float64, timesteps per stratum as a share of all: its factor in a mean over them."""
         return self.sizes.to(torch.float64) / len(self.timesteps)
 
+    @property
+    def evaluation_shares(self) -> Tensor:
+        """``[evaluations]`` float64, what each draw counts in a mean over timesteps; the sum is 1."""
+        return (self.shares / self.draws).repeat_interleave(self.draws)
+
     def draw(self, seed: int, query_ids: Sequence[str]) -> Tensor:
         """The timesteps of each query, ``[queries, strata, draws]`` int64, a pure function of the keys."""
         timesteps, starts, sizes = torch.tensor(self.timesteps), torch.tensor(self.starts), self.sizes

@@ -166,6 +166,29 @@ def test_batches_change_nothing_and_the_state_is_all(tmp_path: Path) -> None:
     torch.testing.assert_close(far.solve(g) * 1e8 * kernel.eigenvalues.mean(), g, rtol=1e-4, atol=1e-5)
 
 
+def test_a_linear_layer_over_pictures_that_hold_their_channels_last() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift, self.out = nn.Linear(1, 3), nn.Linear(3, 1)
+
+        def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+            return self.out(torch.tanh(self.lift(x_t.movedim(1, -1)))).movedim(-1, 1)
+
+    model = of(Last())
+    flat, parts = FlatModel(model), batches(model)
+    kernel = fit_ekfac(model, flat, lambda: parts, damping=0.1)
+    (pseudo,) = ekfac._with_pseudo_noise([joined(parts)], draw=0)
+    hidden = torch.tanh(model.denoiser.lift(pseudo.x_t.movedim(1, -1)))  # type: ignore[operator]
+    (seen,) = torch.autograd.grad(
+        ekfac._pseudo_output(model.denoiser.out(hidden).movedim(-1, 1), pseudo.noise).sum(), hidden
+    )  # type: ignore[operator]
+    rows = (seen * (1 - hidden.square())).flatten(0, -2).detach()
+    basis = kernel.bases["lift"].outputs
+    diagonal = basis.T @ (rows.T @ rows) @ basis
+    torch.testing.assert_close(diagonal, diagonal.diagonal().diag(), rtol=0, atol=1e-4 * float(rows.norm()))
+
+
 def test_another_device_gives_the_same_kernel() -> None:
     model = of(Mixed())
     parts = batches(model)
@@ -207,7 +230,8 @@ def test_a_layer_too_large_is_refused() -> None:
         "take kernel: diag",
     )
     with pytest.raises(ConfigError, match=expected):
-        refuse_large_layers(model)
+        refuse_large_layers(model, FlatModel(model))
+    refuse_large_layers(model, FlatModel(model, lambda name: name == "0.bias"))
 
 
 def test_nothing_has_no_curvature() -> None:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from guda_lightning import ScoreTable
 from guda_lightning.attribution import AttributionContext
-from guda_lightning.attribution.gradients import GradientInfluence, kernels
+from guda_lightning.attribution.gradients import GradientInfluence
 from guda_lightning.attribution.gradients.flat import FlatModel
 from guda_lightning.attribution.gradients.kernel import Kernel
+from guda_lightning.attribution.gradients.kernels import CURVATURES, Curvature
 from guda_lightning.attribution.gradients.parts import Parts
 from guda_lightning.attribution.gradients.samples import SampleGradients
 from guda_lightning.attribution.samples import training_samples
@@ -215,6 +216,9 @@ class Hessian(Kernel):
 
     second_moments: Tensor
 
+    def state(self) -> dict[str, Tensor]:
+        return {"second_moments": self.second_moments}
+
     def solve(self, gradients: Tensor) -> Tensor:
         rows = gradients.double().unflatten(1, (4, 5))
         return torch.linalg.solve(2 * self.second_moments, rows, left=False).flatten(1).to(gradients)
@@ -240,11 +244,12 @@ def test_with_the_exact_curvature_it_is_the_derivative_of_retraining(monkeypatch
 
     def fit(
         model: DiffusionModel, flat: FlatModel, batches: Callable[[], Iterable[NoisedQueries]], damping: float
-    ) -> Kernel:
+    ) -> Hessian:
         rows = torch.cat([features(batch.x_t) for batch in batches()]).double()
         return Hessian(rows.T @ rows / len(rows))
 
-    monkeypatch.setitem(kernels.FITS, "diag", fit)  # type: ignore[arg-type]
+    exact = Curvature(fit, lambda state, model, flat, damping: Hessian(state["second_moments"]), 1)  # type: ignore[arg-type]
+    monkeypatch.setitem(CURVATURES, "diag", exact)  # type: ignore[arg-type]
     asked = Queries(QUERIES.ids, QUERIES.images)
     weight = full.model.denoiser.weight
     with torch.no_grad():
@@ -300,8 +305,21 @@ def test_features_serve_every_damping_and_what_else_does_not_change_them(tmp_pat
     for name, others in (("trak", {"damping": 0.1}), ("relatif", {}), ("trak", {"squared": True})):
         options = {**SHORT, **preset(name), **others}
         assert GradientInfluence(**options).fit(context(tmp_path)).preparation() == 0
+    scored(tmp_path, kernel="diag", damping=0.1)
+    diagonal = GradientInfluence(**{"groups": GROUPS, **SHORT, "kernel": "diag"})
+    assert diagonal.fit(context(tmp_path)).preparation() == 0
+    torch.testing.assert_close(scored(tmp_path, kernel="diag").matrix(), scored(kernel="diag").matrix())
     options = {**SHORT, **preset("trak"), "seed": 1}
     assert GradientInfluence(**options).fit(context(tmp_path)).preparation() == 3 * 4 * COUNT
+
+
+def test_the_order_of_groups_mixes_no_sums(tmp_path: Path) -> None:
+    members = {name: GROUPING.forget([name]) for name in ("odd", "many", "few")}
+    turned = Grouping(members | {"empty": []}, COUNT)
+    assert turned.hash == GROUPING.hash and turned.names != GROUPING.names
+    scored(tmp_path)
+    fitted = GradientInfluence(**{"groups": GROUPS, **SHORT}).fit(context(tmp_path, grouping=turned))
+    torch.testing.assert_close(fitted.score(QUERIES).matrix(), scored().matrix())
 
 
 def test_ranks_share_parts(tmp_path: Path) -> None:
@@ -351,7 +369,7 @@ def test_the_record_differs_with_all_that_scores_depend_on() -> None:
             {"output": "square"}, {"kernel": "diag"}, {"kernel": "diag", "damping": 2.0},
             {"normalise": "timestep"}, {"normalise": "sample"}, gram, {**gram, "dims": 17},
             {**gram, "damping": 2.0}, {**gram, "squared": True}, {**gram, "residual_weight": True},
-            {"strata": 5}, {"draws": 3}, {"training_strata": 5}, {"training_draws": 2}, {"seed": 1},
+            {"strata": 5}, {"draws": 3}, {"training_strata": 7}, {"training_draws": 2}, {"seed": 1},
             {"groups": ["few"]},
         )),
     ]  # fmt: skip

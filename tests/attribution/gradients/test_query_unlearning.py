@@ -25,8 +25,9 @@ from guda_lightning.attribution.query_unlearning import QueryUnlearning
 from guda_lightning.cli.main import main
 from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Grouping
-from guda_lightning.diffusion import FullModel
+from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.distributed.execution import Execution
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.functional.noise import gaussian_noise, seed_of
 from guda_lightning.functional.timesteps import TimestepPlan
@@ -168,6 +169,11 @@ def test_the_fisher_information_is_that_of_drawn_training_images() -> None:
             residual = weight @ inputs - noise.flatten()
             total += (2 * torch.outer(residual, inputs)).flatten().square() / 12
     torch.testing.assert_close(fit._of_ascent.load("ascent")["fisher"], total, rtol=1e-4, atol=1e-4)
+
+
+def large() -> DiffusionModel:
+    """A network that is never called, with a layer of 8192 inputs."""
+    return replace(LINEAR.model, denoiser=nn.ModuleDict({"layer": nn.Linear(8192, 1)}))
 
 
 def optimal() -> FullModel:
@@ -328,6 +334,13 @@ def test_what_is_prepared_is_kept(tmp_path: Path) -> None:
         fitted(STEP, features=tmp_path).score(asked)
 
 
+def test_nothing_is_kept_of_a_step_without_a_kernel(tmp_path: Path) -> None:
+    fit = fitted(replace(STEP, kernel="none", fisher_samples=None), features=tmp_path)
+    fit.score(gray_queries("a"))
+    assert [path.name for path in tmp_path.glob("*/*")] == ["losses.safetensors"]
+    assert fit.kept() == (next(tmp_path.iterdir()),)
+
+
 def test_the_record_differs_with_all_that_scores_depend_on() -> None:
     asked = gray_queries("a")
     others = [
@@ -398,6 +411,24 @@ def test_the_record_differs_with_all_that_scores_depend_on() -> None:
                 "weights ['attn2'], which are in no name",
                 "parts of names such as 'weight'",
                 "correct weights, or leave them out for all",
+            ),
+        ),
+        (
+            lambda: fitted(replace(STEP, kernel="ekfac"), FullModel(large(), None, "large")),
+            (
+                "the layer 'layer' is too large for EK-FAC",
+                "8193 inputs and 1 outputs",
+                "at most 8192 of each: a factor is as large as their square",
+                "take kernel: diag",
+            ),
+        ),
+        (
+            lambda: fitted(STEP, execution=Execution(ranks=Ranks(mesh=object()))),  # type: ignore[arg-type]
+            (
+                "abu needs all weights on every process",
+                "a model that is spread over processes (FSDP)",
+                "one device that holds the model and a gradient of it",
+                "take another strategy, such as --trainer.strategy ddp",
             ),
         ),
         (

@@ -68,7 +68,8 @@ class Layer:
 
     def output_rows(self, gradient: Tensor) -> Tensor:
         """Gradients by its outputs in the same order, ``[tokens, out]``."""
-        return gradient.movedim(1, -1).flatten(0, -2) if gradient.ndim == 4 else gradient.flatten(0, -2)
+        rows = gradient.movedim(1, -1) if isinstance(self.module, nn.Conv2d) else gradient
+        return rows.flatten(0, -2)
 
 
 def factored_layers(model: DiffusionModel, flat: FlatModel) -> list[Layer]:
@@ -79,34 +80,34 @@ def factored_layers(model: DiffusionModel, flat: FlatModel) -> list[Layer]:
         flat: The weights that take part.
     """
     layers = []
-    for name, module in _factored(model):
+    for name, module in model.denoiser.named_modules():
         weight, bias = (f"{name}.{kind}".removeprefix(".") for kind in ("weight", "bias"))
+        if not (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and _is_plain(module))):
+            continue
         if weight in flat.slices:
             layers.append(Layer(name, module, flat.slices[weight], flat.slices.get(bias)))
     return layers
 
 
-def refuse_large_layers(model: DiffusionModel) -> None:
+def refuse_large_layers(model: DiffusionModel, flat: FlatModel) -> None:
     """Refuse factors beyond 8192 x 8192.
+
+    Args:
+        model: The model.
+        flat: The weights that take part.
 
     Raises:
         ConfigError: A layer has more inputs or outputs.
     """
-    for name, module in _factored(model):
-        outputs, inputs = len(module.weight), module.weight[0].numel() + (module.bias is not None)
+    for layer in factored_layers(model, flat):
+        outputs, inputs = layer.shape
         if max(outputs, inputs) > _LARGEST:
             raise ConfigError(
-                f"the layer '{name}' is too large for EK-FAC",
+                f"the layer '{layer.name}' is too large for EK-FAC",
                 found=f"{inputs} inputs and {outputs} outputs",
                 expected=f"at most {_LARGEST} of each: a factor is as large as their square",
                 fix="take kernel: diag",
             )
-
-
-def _factored(model: DiffusionModel) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
-    for name, module in model.denoiser.named_modules():
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and _is_plain(module)):
-            yield name, module
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:

@@ -11,6 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from guda_lightning.attribution.scoring import NoisedQueries
 from guda_lightning.diffusion import DiffusionModel
+from guda_lightning.distributed.execution import Execution
+from guda_lightning.distributed.sharding import is_sharded
+from guda_lightning.errors import ConfigError
 from guda_lightning.functional.outputs import Output
 
 
@@ -101,6 +104,26 @@ class FlatModel:
     ) -> Tensor:
         found: Tensor = functional_call(self._predictor, {**self._rest, **weights}, (x_t, timesteps, labels))
         return found
+
+
+def refuse_spread(model: DiffusionModel, execution: Execution, method: str) -> None:
+    """Refuse a model of which no process has all weights.
+
+    Args:
+        model: The model.
+        execution: Where it computes.
+        method: Who needs them, for the message.
+
+    Raises:
+        ConfigError: It is sharded, or will be.
+    """
+    if execution.ranks.mesh is not None or is_sharded(model.denoiser):
+        raise ConfigError(
+            f"{method} needs all weights on every process",
+            found="a model that is spread over processes (FSDP)",
+            expected="one device that holds the model and a gradient of it",
+            fix="take another strategy, such as --trainer.strategy ddp",
+        )
 
 
 _PREFIX = "denoiser."

@@ -10,10 +10,10 @@ from guda_lightning.attribution.attributor import AttributionContext, Attributor
 from guda_lightning.attribution.elbo import scored_groups
 from guda_lightning.attribution.gradients.ekfac import refuse_large_layers
 from guda_lightning.attribution.gradients.fitted import FittedGradients
+from guda_lightning.attribution.gradients.flat import FlatModel, refuse_spread
 from guda_lightning.attribution.gradients.kernels import KernelName
 from guda_lightning.attribution.gradients.stored import FittedStored
 from guda_lightning.attribution.gradients.whole import FittedWhole
-from guda_lightning.distributed.sharding import is_sharded
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.outputs import OutputName
 from guda_lightning.functional.timesteps import TimestepPlan
@@ -49,22 +49,23 @@ class GradientInfluence(Attributor):
     | das     | `mean`   | gram   | `timestep` | yes                      | 2410.18639                    |
 
     The score of `loss` estimates the rise of the mean over timesteps of ``‖ε − ε̂‖²``, the unit of retraining
-    under ``uniform``; a kernel that is its curvature predicts the size too where training has converged, and
-    too large a one elsewhere. Nothing else has a unit, and no size is claimed unless it is measured. Mirrored
-    training data count as they are stored: the mirrored half would double the cost for a mean over nearly the
-    same gradients.
+    under ``uniform``; with the exact curvature and at an optimum it has retraining's size. On the digits
+    `ekfac` with a λ of .001 had fifty times that size. Nothing else has a unit, and no size is claimed unless
+    it is measured. Mirrored training data count as they are stored, which halves the cost.
 
     Published figures chose λ on the queries that they report; ours is chosen by LDS on other queries.
 
-    On the digits `tracin` names retraining's top group in .27 of the queries, where chance is .10 and pixel
-    similarity .86, and explains next to nothing of its sizes: it is there to be compared with. `das` names it
-    in .86 to .91, with λ from 1 to .01.
+    On the digits, with ten strata of a training sample, `tracin` named retraining's top group in .27 of the
+    queries, where chance is .10 and pixel similarity .86, and explained next to nothing of its sizes: it is
+    there to be compared with. `das` named it in .86 to .91, with λ from 1 to .01.
 
     Costs a gradient, three network evaluations, for every training sample, timestep and draw, as much again
     for a kernel ``diag`` and twice for ``ekfac``, and a gradient for every query, timestep and draw. Memory:
     for ``gram``, which stores ``4 · dims`` bytes a sample, about ``3 · 8 · dims²`` bytes, a shard of
-    features, and ``queries · draws · dims`` numbers, whatever the number of samples; for the others
-    ``2 · 4 · groups · weights`` bytes, and for ``ekfac`` ``4 · (in² + out² + in · out)`` for every layer.
+    features, and ``queries · draws · dims`` numbers, whatever the number of samples, and where scores are
+    squared ``24 · groups · queries · dims`` bytes; for the others ``4 · groups · weights`` bytes, up to four
+    times as much while they are solved for and written, and for ``ekfac`` ``4 · (in² + out² + in · out)`` for
+    every layer.
 
     Args:
         output: The output f of the network.
@@ -83,7 +84,7 @@ class GradientInfluence(Attributor):
         draws: Noise draws of a query in each stratum.
         training_strata: Strata of timesteps of a training sample.
         training_draws: Noise draws of a training sample in each stratum.
-        batch_size: Evaluations at a time, at most: fewer where their gradients take more than 1 GiB.
+        batch_size: Evaluations at a time, at most: fewer where gradients of single ones take more than 1 GiB.
         seed: Seed of noise and projection.
         name: What the method is called in score tables.
         groups: Groups to score, such as ``3`` or, as one, ``3+7``; None takes all that have samples.
@@ -150,13 +151,7 @@ class GradientInfluence(Attributor):
         data, grouping = training_data(context, self.name)
         groups = scored_groups(context, self.groups)
         network, schedule = context.full.model.denoiser, context.full.model.schedule
-        if context.execution.ranks.mesh is not None or is_sharded(network):
-            raise ConfigError(
-                f"{self.name} needs all weights on every process",
-                found="a model that is spread over processes (FSDP)",
-                expected="one device that holds the model and a gradient of it",
-                fix="take another strategy, such as --trainer.strategy ddp",
-            )
+        refuse_spread(context.full.model, context.execution, self.name)
         for plan in ((self.strata, self.draws), (self.training_strata, self.training_draws)):
             TimestepPlan.even(schedule, *plan)
         size = 4 * len(groups) * sum(weight.numel() for weight in network.parameters())
@@ -168,7 +163,7 @@ class GradientInfluence(Attributor):
                 fix="score fewer groups at a time (groups: [...]), or take kernel: gram and dims: 4096",
             )
         if self.kernel == "ekfac":
-            refuse_large_layers(context.full.model)
+            refuse_large_layers(context.full.model, FlatModel(context.full.model))
         options = {name: value for name, value in asdict(self).items() if name not in _ELSEWHERE}
         if self.kernel == "none":
             del options["damping"]

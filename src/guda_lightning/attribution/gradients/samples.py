@@ -56,13 +56,18 @@ class SampleGradients:
 
     @property
     def shares(self) -> Tensor:
-        """``[evaluations]``: what each counts in the mean over timesteps; the sum is 1."""
-        plan = self.plan
-        return (plan.sizes / (len(plan.timesteps) * plan.draws)).repeat_interleave(plan.draws)
+        """``[evaluations]`` float64, what each counts in the mean over timesteps."""
+        return self.plan.evaluation_shares
 
-    def noised(self, samples: Queries) -> Iterator[NoisedQueries]:
-        """All evaluations in order, in batches whose gradients fit into memory; each counts as progress."""
-        size = max(1, min(self.batch_size, _BYTES // (4 * self.flat.size)))
+    def noised(self, samples: Queries, one_by_one: bool = True) -> Iterator[NoisedQueries]:
+        """All evaluations in order, in batches; each counts as progress.
+
+        Args:
+            samples: What to noise.
+            one_by_one: Whether gradients of single evaluations have to fit into memory beside each other.
+        """
+        fitting = max(1, _BYTES // (4 * self.flat.size))
+        size = min(self.batch_size, fitting) if one_by_one else self.batch_size
         where = self.execution.device
         for batch in noised_by_plan(samples, self.plan, self.seed, size, self.schedule, where):
             yield batch
@@ -100,7 +105,7 @@ class SampleGradients:
                 total += shares[rows % len(shares)].float() @ found
                 done += len(found)
             return total
-        for batch in self.noised(samples):
+        for batch in self.noised(samples, one_by_one=False):
             rows = torch.arange(done, done + len(batch.timesteps), device=total.device)
             total += self.flat.summed(OUTPUTS[self.output], batch, shares[rows % len(shares)].float())
             done += len(rows)

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution.gradients.ekfac import EKFAC, fit_ekfac
 from guda_lightning.attribution.gradients.fitted import FittedGradients
-from guda_lightning.attribution.gradients.kernel import Kernel
-from guda_lightning.attribution.gradients.kernels import FITS, PASSES
+from guda_lightning.attribution.gradients.kernel import Identity, Kernel
+from guda_lightning.attribution.gradients.kernels import CURVATURES, Curvature
 from guda_lightning.attribution.gradients.samples import GRADIENT
 from guda_lightning.attribution.scoring import NoisedQueries
 from guda_lightning.data.grouping import Indices
@@ -21,7 +20,6 @@ from guda_lightning.functional.influence import relative_weights, self_influence
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Queries
 
-_EKFAC = "ekfac"  # name of the part with its tensors
 _SAMPLES = 256  # training samples that are read together
 _BYTES = 2**28  # of gradients of training samples beside each other
 
@@ -31,8 +29,8 @@ class FittedWhole(FittedGradients):
     """``score_k(q) = (1/n) g(q)ᵀ (H + λ)⁻¹ G_k`` with one summed gradient of all weights for each group.
 
     Gradients are summed over each set of samples that are in the same groups; such a sum is one part of what
-    is kept, the curvature another, and so is what is solved for the groups. Memory:
-    ``2 · 4 · groups · weights`` bytes, and the curvature.
+    is kept, the curvature another, and so is what is solved for the groups. Memory: ``4 · groups · weights``
+    bytes, up to four times as much while they are solved for and written, and the curvature.
     """
 
     def prepare(self) -> None:
@@ -41,11 +39,11 @@ class FittedWhole(FittedGradients):
 
     def preparation(self) -> int:
         """Network evaluations that ``prepare`` still needs; a backward pass counts as two."""
-        if "_directions" in vars(self) or (self._curved and not self.parts.missing([self._solved])):
+        if "_directions" in vars(self) or (self._curvature and not self.parts.missing([self._solved])):
             return 0
         left = sum(len(self._atoms[name]) for name in self.parts.missing(list(self._atoms)))
-        if self.options.kernel != "ekfac" or self.parts.missing([_EKFAC]):
-            left += PASSES[self.options.kernel] * len(self.data.ids)
+        if self._curvature is not None and self.parts.missing([self.options.kernel]):
+            left += self._curvature.passes * len(self.data.ids)
         return GRADIENT * self.training_plan.evaluations * left
 
     def influences(self, queries: Queries) -> tuple[Tensor, Tensor]:
@@ -62,54 +60,59 @@ class FittedWhole(FittedGradients):
         return {
             **super().identity(),
             "grouping": self.grouping.hash,
-            "relative_to": self._curvature if relative else None,
+            "relative_to": self._between if relative else None,
         }
 
     @property
-    def _curved(self) -> bool:
-        return self.options.kernel != "none"
+    def _curvature(self) -> Curvature | None:
+        return CURVATURES.get(self.options.kernel)
 
     @property
-    def _curvature(self) -> list[object]:
-        return [self.options.kernel, self.options.damping if self._curved else None]
+    def _between(self) -> list[object]:
+        """What stands between two gradients, as JSON values."""
+        return [self.options.kernel, None if self._curvature is None else self.options.damping]
 
     @property
     def _solved(self) -> str:
         """Name of the part with what is solved for the groups."""
-        return f"solved-{sha256_json([self._curvature, self.groups])[:16]}"
+        return f"solved-{sha256_json([self._between, self.groups])[:16]}"
 
     @cached_property
     def _kernel(self) -> Kernel:
-        """All ranks ask for it together. EK-FAC, which takes longest, is kept, and serves every damping."""
+        """All ranks ask for it together. Its curvature is kept, and serves every damping."""
+        curvature, name, where = self._curvature, self.options.kernel, self.context.execution
+        if curvature is None:
+            return Identity()
         model, flat, damping = self.model, self._flat, self.options.damping
-        if self.options.kernel != "ekfac":
-            return FITS[self.options.kernel](model, flat, self._noised, damping)
-        where = self.context.execution
         self.parts.make(
-            [_EKFAC], lambda _: fit_ekfac(model, flat, self._noised, damping).state(), where.ranks
+            [name], lambda _: curvature.fit(model, flat, self._noised, damping).state(), where.ranks
         )
-        state = {key: value.to(where.device) for key, value in self.parts.load(_EKFAC).items()}
-        return EKFAC.from_state(state, model, flat, damping)
+        state = {key: value.to(where.device) for key, value in self.parts.load(name).items()}
+        return curvature.open(state, model, flat, damping)
 
     @cached_property
     def _directions(self) -> Tensor:
         """``(1/n) (H + λ)⁻¹ G_k``, ``[groups, weights]``."""
-        ranks, name = self.context.execution.ranks, self._solved
-        if not self._curved:
-            return self._sums() / len(self.data.ids)
-        if ranks.broadcast(self.parts.missing([name])):
-            kernel, sums = self._kernel, self._sums()
-            self.parts.make([name], lambda _: {"rows": kernel.solve(sums) / len(self.data.ids)}, ranks)
-        return self.parts.load(name)["rows"].to(self.context.execution.device)
+        where = self.context.execution
+        if self._curvature is None:
+            return self._sums()
+        if where.ranks.broadcast(self.parts.missing([self._solved])):
+            self._solve()
+        return self.parts.load(self._solved)["rows"].to(where.device)
+
+    def _solve(self) -> None:
+        """Keep what is solved for the groups; all ranks sum, and the first one solves."""
+        kernel, sums = self._kernel, self._sums()
+        self.parts.make([self._solved], lambda _: {"rows": kernel.solve(sums)}, self.context.execution.ranks)
 
     def _sums(self) -> Tensor:
-        """G_k, ``[groups, weights]``."""
+        """``(1/n) G_k``, ``[groups, weights]``."""
         self.parts.make(list(self._atoms), self._sum, self.context.execution.ranks)
         total = torch.zeros(len(self.groups), self._flat.size, device=self.context.execution.device)
         for name, indices in self._atoms.items():
             of_atom = self.parts.load(name)["sum"].to(total)
             total[self._members[indices[0]].to(total.device)] += of_atom
-        return total
+        return total.div_(len(self.data.ids))
 
     def _sum(self, atom: str) -> dict[str, Tensor]:
         """The sum of the gradients of an atom's samples, each by its own size where they are relative."""
@@ -138,7 +141,11 @@ class FittedWhole(FittedGradients):
 
     @cached_property
     def _atoms(self) -> dict[str, Indices]:
-        """By name: the samples of each set of groups that a scored one is among."""
+        """By name: the samples of each set of groups that a scored one is among.
+
+        Named by their first sample: atoms are numbered in the order of the groups, which no hash knows.
+        """
         _, atom = self.grouping.atoms()
         scored = self._members.any(dim=1).numpy()
-        return {f"sum-{number:06d}": np.flatnonzero(atom == number) for number in np.unique(atom[scored])}
+        found = [np.flatnonzero(atom == number) for number in np.unique(atom[scored])]
+        return {f"sum-{samples[0]:09d}": samples for samples in found}
