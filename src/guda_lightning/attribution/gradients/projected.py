@@ -24,8 +24,9 @@ Shard = tuple[Tensor, Tensor]  # features ``[rows, dims]`` of some samples, and 
 class ProjectedInfluence:
     """``score_k(φ) = (1/n) φᵀ (H + λ)⁻¹ Σ_{i in k} w_i φ_i``, or the sum of the squares of its terms.
 
-    Memory does not depend on the number n of samples but for their memberships and two numbers each: at most
-    ``3 · 8 · dims²`` bytes, one shard in float64 twice, and ``queries · draws · dims`` features of queries.
+    Memory does not depend on the number n of samples but for their memberships: at most ``3 · 8 · dims²``
+    bytes, one shard in float64 twice, and the features of queries; of squares also
+    ``3 · 8 · groups · queries · dims`` bytes, for what a query's draws are multiplied with.
 
     Attributes:
         shards: Streams the features of all samples, in order; called several times.
@@ -73,9 +74,9 @@ class ProjectedInfluence:
             the latter is that of the former.
         """
         if not self.squared:
-            terms = (features.double() @ self._directions.T).movedim(-1, 0)
+            terms = torch.stack([one.double() @ self._directions.T for one in features]).movedim(-1, 0)
             return terms.sum(dim=-1), terms
-        mean, total = features.double().sum(dim=1), torch.zeros(0)
+        mean, total = features.sum(dim=1, dtype=torch.float64), torch.zeros(0)
         for directions, members in self._weighted():
             part = squares_pulled_back(mean, directions, members)
             total = part if not total.numel() else total.add_(part)

@@ -43,11 +43,11 @@ class FittedStored(FittedGradients):
         """Scores of queries, and what each draw contributes to them."""
         gradients = self.gradients(self.query_plan)
         found = torch.cat(list(gradients.each(queries))).view(len(queries), -1, gradients.size)
-        return self._projected(found * gradients.shares.to(found)[:, None])
+        return self._projected(found.mul_(gradients.shares.to(found)[:, None]))
 
     def bytes_per_query(self) -> int:
         """About how much memory ``score`` needs for every query: features of each draw, and of each group."""
-        per_group = 16 * len(self.groups) if self.options.squared else 0
+        per_group = 24 * len(self.groups) if self.options.squared else 0
         return super().bytes_per_query() + (per_group + 8 * self.query_plan.evaluations) * self.dims
 
     def identity(self) -> dict[str, object]:
