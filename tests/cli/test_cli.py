@@ -232,6 +232,17 @@ def test_a_configuration_that_does_not_exist_is_named(
 
 
 @pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("attribute/tracinn.yaml", "attribute/tracin.yaml"), ("das.yaml", "attribute/das.yaml")],
+)
+def test_a_configuration_that_nearly_exists_is_named_with_the_one_that_does(
+    wrong: str, near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["attribute", "-c", wrong]) == 2
+    assert capsys.readouterr().err.endswith(f"lists those that come with guda, {near} among them\n")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run"], "guda run: error: the following arguments are required: -c/--config\n"),

@@ -135,3 +135,6 @@ def test_an_attributor_or_a_screen_with_subsets_is_refused(
     )
     assert main([*common, "--screen", "similarity:3"]) == 2
     assert "fix:      leave out --subsets, or --screen" in capsys.readouterr().err
+    assert main([*common[:-2], "--groups", "3", "-c", "attribute/similarity.yaml"]) == 2
+    instead = 'fix:      leave out --groups, or set attributor.init_args.groups, such as ["3","7"]'
+    assert instead in capsys.readouterr().err

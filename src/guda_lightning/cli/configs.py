@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import shutil
 from collections.abc import Sequence
 from importlib import resources
@@ -71,11 +72,14 @@ def _located(name: str) -> str:
     files = shipped()
     if name.removeprefix("configs/") in files:
         return str(files[name.removeprefix("configs/")])
+    near = [one for one in files if one.endswith(f"/{name}")] or difflib.get_close_matches(
+        name, files, 1, 0.8
+    )
     raise ConfigError(
         f"the configuration {name} {'is no file' if Path(name).is_dir() else 'does not exist'}",
         found="a folder"
         if Path(name).is_dir()
         else f"no such file, here or among {len(files)} that come with guda",
         expected="a YAML file",
-        fix="`guda configs` lists those that come with guda",
+        fix="`guda configs` lists those that come with guda" + "".join(f", {one} among them" for one in near),
     )

@@ -146,14 +146,9 @@ def attribute(
     attributors: list[Attributor] = []
     if attributor is not None:
         refuse_choices(
-            *ATTRIBUTOR,
-            operator=operator,
-            hparams=hparams,
-            groups=groups,
-            subsets=subsets,
-            seed=seed,
-            screen=screen,
+            *ATTRIBUTOR, operator=operator, hparams=hparams, subsets=subsets, seed=seed, screen=screen
         )
+        refuse_choices(*ATTRIBUTOR[:2], 'set attributor.init_args.groups, such as ["3","7"]', groups=groups)
         attributors = [attributor]
     elif screen is not None:
         refuse_choices(*SCREEN, subsets=subsets)
