@@ -42,7 +42,7 @@ class TrainingFeatures:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Where they are kept, if anywhere: in a folder of their own, so that its size and cost are theirs."""
+        """Where they are kept, if anywhere: in a folder of their own, whose size and cost are theirs."""
         if self.folder is None:
             return ()
         return (self.folder / f"{self.encoder.name}-{sha256_json(self._identity)[:16]}",)
