@@ -43,9 +43,7 @@ NOTES = (
 
 def methods(asked: Asked) -> None:
     """Every method on every yardstick: one table, and one picture of agreement against cost."""
-    names = asked.only or list(METHODS)[: asked.size.kinds]
-    if unknown := [name for name in names if name not in METHODS]:
-        raise SystemExit(f"no method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    names = asked.methods(METHODS)
     benches: dict[str, tuple[Bench, Sequence[str]]] = {
         "digits": (oracles.digits(asked), ()),
         "halves": (oracles.parts(asked, "halves"), oracles.part_names(asked, "halves")),
@@ -193,17 +191,17 @@ def table(bench: Bench, name: str = "") -> list[dict[str, object]]:
     rows = []
     # Other tables of the run, such as those of pairs of groups, carry names of their own.
     tables = f"-0-{name}" if name else "-0"
-    oracle, spent = oracle_cost(bench).total or 0.0, costs(bench, name)
+    oracle, spent = oracle_cost(bench).total, costs(bench, name)
     for method in found.method.unique():
         if method != ORACLE and method[method.index("-") :] != tables:
             continue
         operator, made_of = ("retrain", bench.seeds) if method == ORACLE else (_operator(method), 1)
-        cost = oracle if method == ORACLE else (spent[operator].total or 0.0)
+        cost = oracle if method == ORACLE else spent[operator].total
         made = bench.evaluations(operator)[0] // made_of
         row: dict[str, object] = {
             "method": "another oracle seed" if method == ORACLE else operator,
-            unit(): f"{cost:.0f}",
-            "oracle / method": f"{oracle / cost:.0f}",
+            unit(): "" if cost is None else f"{cost:.0f}",
+            "oracle / method": "" if not cost or not oracle else f"{oracle / cost:.0f}",
             "training evaluations": f"{made:,}",
         }
         for weighting in get_args(Weighting):

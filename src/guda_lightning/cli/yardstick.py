@@ -16,7 +16,7 @@ from guda_lightning.storage.yardsticks import CONFIG, Yardstick
 if TYPE_CHECKING:
     from guda_lightning.cli.lightning import StageCLI
 
-# Options of `guda attribute` for every attributor that takes seconds: one line each.
+# Options of `guda attribute` for the cheap attributors, which are scored unasked: one line each.
 CHEAP: Mapping[str, Sequence[str]] = {
     "guidance": ("-c", "attribute/elbo.yaml", "--operator", "guidance"),
     "nda": ("-c", "attribute/nda.yaml"),
