@@ -27,11 +27,11 @@ ONE = (
     "others, and of every method with the same means; slope and R² of the oracle's scores as a line in "
     "the method's, within queries: slope 1 is the oracle's size. 95 % intervals over queries and seeds. "
     "Prepare: what is made once for any queries; then one query under all groups; those of the oracle are "
-    "of one seed, on the machine of its card. Evaluations of a network: forward passes alone in "
-    "trainings, a gradient counts as three. Memory: the most that `guda attribute` had in use, libraries "
-    "included, without trainings. Disk: what scoring reads besides the full model. oracle / method: "
-    "preparation and all queries together. Where the oracle has some groups alone, so have methods with a "
-    "model for each. Blank: nobody has kept it."
+    "of one seed, on the machine of its card. Evaluations: passes of the model, a gradient as three, and "
+    "of what was trained, forward alone; not of encoders and posteriors that score. Memory: the most that "
+    "`guda attribute` had in use, libraries included, without trainings. Disk: what scoring reads besides "
+    "the full model. oracle / method: preparation and all queries together. Where the oracle has some "
+    "groups alone, so have methods with a model for each. Blank: nobody has kept it."
 )
 NOTES = (
     "Seconds of one core for ten groups, training and scoring of 160 queries × 100 evaluations, measured in "
@@ -43,9 +43,7 @@ NOTES = (
 
 def methods(asked: Asked) -> None:
     """Every method on every yardstick: one table, and one picture of agreement against cost."""
-    names = asked.only or list(METHODS)[: asked.size.kinds]
-    if unknown := [name for name in names if name not in METHODS]:
-        raise SystemExit(f"no method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    names = asked.methods(METHODS)
     benches: dict[str, tuple[Bench, Sequence[str]]] = {
         "digits": (oracles.digits(asked), ()),
         "halves": (oracles.parts(asked, "halves"), oracles.part_names(asked, "halves")),
@@ -193,17 +191,17 @@ def table(bench: Bench, name: str = "") -> list[dict[str, object]]:
     rows = []
     # Other tables of the run, such as those of pairs of groups, carry names of their own.
     tables = f"-0-{name}" if name else "-0"
-    oracle, spent = oracle_cost(bench).total or 0.0, costs(bench, name)
+    oracle, spent = oracle_cost(bench).total, costs(bench, name)
     for method in found.method.unique():
         if method != ORACLE and method[method.index("-") :] != tables:
             continue
         operator, made_of = ("retrain", bench.seeds) if method == ORACLE else (_operator(method), 1)
-        cost = oracle if method == ORACLE else (spent[operator].total or 0.0)
+        cost = oracle if method == ORACLE else spent[operator].total
         made = bench.evaluations(operator)[0] // made_of
         row: dict[str, object] = {
             "method": "another oracle seed" if method == ORACLE else operator,
-            unit(): f"{cost:.0f}",
-            "oracle / method": f"{oracle / cost:.0f}",
+            unit(): "" if cost is None else f"{cost:.0f}",
+            "oracle / method": "" if not cost or not oracle else f"{oracle / cost:.0f}",
             "training evaluations": f"{made:,}",
         }
         for weighting in get_args(Weighting):

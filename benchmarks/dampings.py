@@ -35,12 +35,13 @@ OWN = "One seed predicts another with LDS {value:.2f}."
 
 def run(asked: Asked) -> None:
     """One curve a method, and the λ at its top."""
+    methods = asked.methods(DAMPED)
     bench = calibration(asked)
     names, measured = subsets(asked, bench)
     own = None if len(measured) < 2 else float(lds(measured[0], measured[1:].mean(dim=0)).mean())
     rows: list[dict[str, object]] = []
     points: list[dict[str, object]] = []
-    for method in (asked.only or DAMPED)[: asked.size.kinds]:
+    for method in methods:
         found = dict(curve(bench, method, names, measured.mean(dim=0), DAMPINGS[: asked.size.kinds]))
         best = max(found, key=lambda damping: found[damping][0])
         for damping, (value, low, high) in found.items():

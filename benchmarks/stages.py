@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,18 @@ class Asked:
     remake: bool = False
     only: Sequence[str] = ()
     coalitions: Path | None = None
+
+    def methods(self, known: Iterable[str]) -> list[str]:
+        """The methods that are scored, of those that could be.
+
+        Raises:
+            SystemExit: One that is wanted is none of them.
+        """
+        every = list(known)
+        for name in self.only:
+            if name not in every:
+                raise SystemExit(f"no method {name!r}: choose from {', '.join(every)}")
+        return (list(self.only) or every)[: None if self.only else self.size.kinds]
 
     def command(self, name: str) -> str:
         """How to measure the same again."""

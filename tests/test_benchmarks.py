@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.dampings import DAMPED
 from benchmarks.methods import METHODS
 from benchmarks.profiled import own_times
 from benchmarks.slices import OVER, slice_of
@@ -95,7 +96,7 @@ TABLES: dict[str, tuple[str, set[str]]] = {
         {"anchors, LoRA of rank 8", "anchors, all weights", "retraining, one seed"},
     ),
     "streaming": ("queries", {"3", "5"}),
-    "gradients-memory": ("training samples", {"600", "1,200"}),
+    "gradients-memory": ("training samples", {"600"}),
     "estimates": ("stage", {"fit", "retrain", "unlearn", "sample", "attribute"}),
     "hot-loops": ("form", {"bare", "ours", "straightforward", "reference"}),
     "startup": (
@@ -110,7 +111,7 @@ TABLES: dict[str, tuple[str, set[str]]] = {
     ),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
-QUICK = ("methods", "yardsticks")
+QUICK = ("methods", "yardsticks", "gradients_memory")
 FIGURES = {
     "dampings",
     "draws",
@@ -184,11 +185,15 @@ def test_benchmarks_run_as_toys_and_go_on_where_they_were_stopped(toy: Toy, tmp_
     assert stages(tmp_path) == before
     named_rows_are_there(tmp_path, ["methods"])  # what is scored already stays
 
+    toy("dampings", "--only", "trak")  # beside the same full model
+    found = rows(tmp_path / "docs" / "benchmarks.md", "dampings")
+    assert [(row["method"], row["λ"]) for row in found] == [("trak", "0.001"), ("trak", "0.01")]
+    assert [row["chosen"] for row in found].count("yes") == 1
+    assert all(re.fullmatch(r"-?[01]\.\d{3} \[-?[01]\.\d\d, -?[01]\.\d\d\]", row["LDS"]) for row in found)
+
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "GUDA_BENCHMARKS" not in os.environ, reason="all toys take minutes: set GUDA_BENCHMARKS=1"
-)
+@pytest.mark.skipif("GUDA_BENCHMARKS" not in os.environ, reason="all toys take minutes: make toys")
 def test_every_benchmark_runs_as_a_toy(toy: Toy, tmp_path: Path) -> None:
     names = [name for name in BENCHMARKS if not name.startswith("cifar10")]
     toy(*names)
@@ -297,6 +302,8 @@ def test_a_page_without_a_place_for_the_table_is_refused(tmp_path: Path) -> None
 def test_a_method_that_does_not_exist_is_refused_with_those_that_do(toy: Toy) -> None:
     with pytest.raises(SystemExit, match=f"^no method 'tracken': choose from {', '.join(METHODS)}$"):
         toy("methods", "--only", "retrack,tracken")
+    with pytest.raises(SystemExit, match=f"^no method 'nda': choose from {', '.join(DAMPED)}$"):
+        toy("dampings", "--only", "trak,nda")  # has no λ
 
 
 def test_the_configuration_of_every_method_comes_along() -> None:

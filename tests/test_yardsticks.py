@@ -131,6 +131,7 @@ def test_the_classifier_is_trained_for_attributors_that_read_it(
         ("attributor: {class_path: Racing, init_args: {store: mine, operator: retrack}}", False),
         ("attributor: {class_path: Coalitions, init_args: {store: mine}}", True),
         ("attributor: {class_path: Similarity, init_args: {top: 10}}", False),
+        ("attributor: {class_path: ClassProbability, init_args: {posterior: guidance}}", True),
     ],
 )
 def test_attributors_read_the_classifier_where_they_say_so(text: str, guided: bool, tmp_path: Path) -> None:

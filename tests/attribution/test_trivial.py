@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from guda_lightning.attribution import AttributionContext, ClassProbability, GroupSize, RandomScores
-from guda_lightning.attribution.trivial import clean_probability
+from guda_lightning.attribution.class_probability import clean_probability
 from guda_lightning.cli.main import main
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion.schedulers import noise_schedule

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from guda_lightning.cli.commands import Stage, find
+from guda_lightning.cli.configs import located
+from guda_lightning.cli.every import _is_guided
+from guda_lightning.cli.inputs import Inputs
 from guda_lightning.cli.main import main
+from guda_lightning.cli.stage import parse
 
 ROOT = Path(__file__).parents[2]
 CONF = Path(__file__).parents[1] / "conf"
@@ -297,3 +302,18 @@ def test_every_fragment_appends() -> None:
         text = yaml.safe_load((ROOT / name).read_text())
         assert list(text) == ["trainer"] and list(text["trainer"]) == ["callbacks+"], name
         assert len(text["trainer"]["callbacks+"]) == 1, name
+
+
+@pytest.mark.parametrize(("inner", "needs"), [("Guided", True), ("ReTrack", False)])
+def test_a_run_makes_the_posterior_of_an_objective_inside_another(
+    inner: str, needs: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "masked.yaml").write_text(
+        f"objective:\n  class_path: guda_lightning.unlearning.SalUn\n  init_args:\n    objective:\n"
+        f"      class_path: guda_lightning.unlearning.{inner}\n"
+        + ("      init_args:\n        store: store\n" if needs else "")
+    )
+    unlearn = find("unlearn")
+    assert isinstance(unlearn, Stage)
+    options = located(["-c", "digits.yaml", "-c", str(tmp_path / "masked.yaml"), "--run", str(tmp_path)])
+    assert _is_guided(parse(unlearn, Inputs.of("unlearn", options).arguments)) == needs

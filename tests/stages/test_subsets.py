@@ -60,6 +60,8 @@ def test_models_of_subsets_are_trained_scored_and_compared(
     assert set(found["method"]) == {"retrack-0"} and ADDITIVE not in set(found["method"])
     assert found["value"].between(-1, 1).all()
     assert main(["report", str(finished_run)]) == 0
+    assert main(["evaluate", str(finished_run), "--lds", "--calibrate", "3"]) == 2  # needs models without one
+    assert f"{finished_run} has no oracle to compare with" in capsys.readouterr().err
 
 
 # refused

@@ -200,9 +200,32 @@ def test_what_preparation_cost_is_blank_where_nobody_has_kept_it(
     found = cost(attribute(*OWN), "prepared-0")
     assert (found.preparation, found.evaluations) == (None, None)
     prepared, _, evaluated, memory, disk = cells(found)
-    assert (prepared, evaluated, disk) == ("", "", "0.00031 MiB")
-    assert memory.endswith(" MiB")
+    assert (prepared, evaluated, memory, disk) == ("", "", "", "0.00031 MiB")
     assert cells(None) == [""] * 5
+
+
+def test_it_is_blank_where_a_process_that_kept_some_of_it_was_killed(
+    attribute: Attribute, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_bytes
+
+    def killed(path: Path, data: bytes) -> int:
+        if path.parent.name == "prepared" and path.name == "1":
+            raise KeyboardInterrupt
+        return write(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", killed)
+        patched.setattr(Preparation, "save", lambda *_: None)  # no time to write what was spent
+        attribute(*OWN, code=INTERRUPTED)
+    run = attribute(*OWN)
+    assert cost(run, "prepared-0").preparation is None
+
+    for path in (run.features / "prepared").iterdir():  # made anew as a whole, it is known again
+        path.unlink()
+    run.table("prepared", 0).unlink()
+    found = cost(attribute(*OWN), "prepared-0")
+    assert found.preparation is not None and found.preparation.evaluations == 20 + 20
 
 
 # --- sums and files
@@ -238,15 +261,16 @@ def test_files_come_back_and_others_are_refused(tmp_path: Path) -> None:
     table = TableCost("hash", 3, None, Spent(1.5, None, 7, 8, 9), 0)
     table.save(tmp_path / "table.json")
     assert TableCost.load(tmp_path / "table.json") == table
-    prepared = Preparation(("a", "b"), Spent(2.0))
+    prepared = Preparation(("a", "b"), 4, Spent(2.0))
     prepared.save(tmp_path / "prepared.json")
     assert Preparation.load(tmp_path / "prepared.json") == prepared
-    assert prepared.name == replace(prepared, spent=Spent()).name != replace(prepared, files=("a",)).name
+    others = replace(prepared, files=("a",)), replace(prepared, size=5)
+    assert prepared.name == replace(prepared, spent=Spent()).name not in {one.name for one in others}
     assert TableCost.load(tmp_path / "missing.json") is None
 
     text = message(
         f"{tmp_path / 'prepared.json'} does not say what scores cost",
-        "format 1, entries files, spent",
+        "format 1, entries files, size, spent",
         "format 1, entries disk, preparation, queries, scores, scoring",
         "use the version of guda-lightning that wrote it, or remove it: the costs are blank then",
     )

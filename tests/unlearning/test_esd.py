@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from benchmarks.forget_target import TwoGroups
+from diffusers import DDPMScheduler, DiTTransformer2DModel
 
-from guda_lightning.diffusion import DiffusionModel
+from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
+from guda_lightning.diffusion.labels import num_labels
 from guda_lightning.diffusion.model import NO_PROMPT
 from guda_lightning.diffusion.module import noised
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.storage.provenance import Provenance
-from guda_lightning.unlearning import ESD, ObjectiveContext
-from toys import message, shades, tiny_unet
+from guda_lightning.unlearning import ESD, BoundObjective, ObjectiveContext, UnlearnModule
+from guda_lightning.unlearning.module import default_optimizer
+from toys import message, quiet_trainer, shades, tiny_unet
 
 DDPM = NoiseSchedule.from_alphas_cumprod(torch.cumprod(1 - torch.linspace(1e-3, 0.2, 50), 0))
 
@@ -94,6 +98,32 @@ def test_classes_without_a_label_for_none_are_refused() -> None:
     )
     with pytest.raises(ConfigError, match=expected):
         ESD(null_label=2).bind(context())
+
+
+def test_a_label_that_the_full_model_has_no_embedding_of_is_refused_before_any_step(tmp_path: Path) -> None:
+    expected = message(
+        "the full model has no embedding of the label for no class",
+        "null_label=4, and embeddings of 4 labels",
+        "null_label < 4",
+        "train the full model with one label more (num_class_embeds) that stands for a dropped class, or "
+        "take another objective, such as ReTrack",
+    )
+    network = DiffusionModule(tiny_unet(num_class_embeds=4), DDPMScheduler(), conditional=True)
+    full, data = FullModel.of(network), shades()
+    student = UnlearnModule(full, ESD(null_label=4), ["bright"], default_optimizer)
+    with pytest.raises(ConfigError, match=expected):
+        quiet_trainer(tmp_path, max_steps=1).fit(student, data.unlearning(["bright"]))
+    assert student.global_step == 0
+    assert isinstance(ESD(null_label=3).bind(context(num_labels=4)), BoundObjective)
+
+
+def test_a_dit_has_a_label_more_than_classes() -> None:
+    small = {"num_attention_heads": 1, "attention_head_dim": 8, "in_channels": 1, "num_layers": 1}
+    dit = DiTTransformer2DModel(**small, num_embeds_ada_norm=3, sample_size=4)
+    (table,) = (one for one in dit.modules() if isinstance(one, torch.nn.Embedding))
+    assert num_labels(dit) == table.num_embeddings == 4
+    assert num_labels(tiny_unet(num_class_embeds=4)) == 4
+    assert num_labels(torch.nn.Linear(2, 2)) is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Attributors: from a full model, data and a grouping to query × group scores."""
 
 from guda_lightning.attribution.attributor import AttributionContext, Attributor, FittedAttributor
+from guda_lightning.attribution.class_probability import ClassProbability
 from guda_lightning.attribution.coalitions import CoalitionAttributor
 from guda_lightning.attribution.counterfactual import CounterfactualAttributor, GuidanceAttributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor
@@ -10,7 +11,7 @@ from guda_lightning.attribution.racing import FittedRace, RacingAttributor
 from guda_lightning.attribution.scoring import shared_errors, squared_errors
 from guda_lightning.attribution.screening import ScreenedAttributor, Screening
 from guda_lightning.attribution.similarity import FeatureSimilarity, PixelSimilarity
-from guda_lightning.attribution.trivial import ClassProbability, GroupSize, RandomScores
+from guda_lightning.attribution.trivial import GroupSize, RandomScores
 
 __all__ = [
     "NDA",

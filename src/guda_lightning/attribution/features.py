@@ -17,6 +17,7 @@ from guda_lightning.distributed.execution import Execution
 from guda_lightning.errors import NumericsError
 from guda_lightning.latent.cache import TensorCache
 from guda_lightning.progress_bar import progress_bar
+from guda_lightning.storage.files import sha256_json
 
 _BATCH = 64  # pictures that an encoder sees at a time
 
@@ -41,8 +42,10 @@ class TrainingFeatures:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Where those of this encoder are kept, if anywhere."""
-        return () if self.folder is None else (self.folder / self.encoder.name,)
+        """Where they are kept, if anywhere: in a folder of their own, whose size and cost are theirs."""
+        if self.folder is None:
+            return ()
+        return (self.folder / f"{self.encoder.name}-{sha256_json(self._identity)[:16]}",)
 
     def prepare(self, size: int) -> None:
         """Compute what is not kept yet, file by file, on rank zero.
@@ -97,13 +100,17 @@ class TrainingFeatures:
     def _file(self, start: int, size: int) -> Tensor:
         """``[copies, images, dims]`` float32, read or computed."""
         rows = np.arange(start, min(start + size, len(self.data.ids)))
-        key = [self.encoder.hash, self.images_hash, self.data.horizontal_flip, start, len(rows)]
+        key = [*self._identity, start, len(rows)]
 
         def compute() -> dict[str, Tensor]:
             features = self.encoded(self.data.seen_images(rows)).float()
             return {"features": features.unflatten(0, (-1, len(rows)))}
 
         return self._cache.get(key, compute)["features"]
+
+    @property
+    def _identity(self) -> list[object]:
+        return [self.encoder.hash, self.images_hash, self.data.horizontal_flip]
 
     @cached_property
     def _cache(self) -> TensorCache:

@@ -77,7 +77,7 @@ def _parser(command: Command) -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         help="configuration of guda attribute for an attributor to score the yardstick with, one each; "
-        "default: those that take seconds",
+        "default: guidance, NDA and pixel similarity",
     )
     parser.add_argument(
         "--data", type=Path, metavar="FILE", help="images of a yardstick that has none of its own"

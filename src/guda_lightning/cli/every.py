@@ -84,14 +84,16 @@ def _score(cli: StageCLI, made: Sequence[PosteriorKey | CounterfactualKey]) -> l
 
 
 def _is_guided(unlearn: StageCLI) -> bool:
-    """Whether unlearning learns from a posterior, which has to be made first."""
+    """Whether unlearning learns from a posterior, which has to be made first, if only inside of SalUn."""
     from guda_lightning.unlearning import Guided
 
     objective = unlearn.config.objective
-    if objective is None:  # ReTrack
-        return False
-    module, _, name = objective.class_path.rpartition(".")
-    return issubclass(getattr(import_module(module), name), Guided)
+    while objective is not None:  # else ReTrack
+        module, _, name = objective.class_path.rpartition(".")
+        if issubclass(getattr(import_module(module), name), Guided):
+            return True
+        objective = (objective.get("init_args") or {}).get("objective")
+    return False
 
 
 def _stages(

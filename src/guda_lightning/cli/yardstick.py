@@ -16,7 +16,7 @@ from guda_lightning.storage.yardsticks import CONFIG, Yardstick
 if TYPE_CHECKING:
     from guda_lightning.cli.lightning import StageCLI
 
-# Options of `guda attribute` for every attributor that takes seconds: one line each.
+# Options of `guda attribute` for the cheap attributors, which are scored unasked: one line each.
 CHEAP: Mapping[str, Sequence[str]] = {
     "guidance": ("-c", "attribute/elbo.yaml", "--operator", "guidance"),
     "nda": ("-c", "attribute/nda.yaml"),
@@ -63,10 +63,8 @@ def _is_guided(inputs: Inputs) -> bool:
     """Whether an attributor reads what ``guda guide`` makes."""
     from guda_lightning.posteriors import KINDS  # imports torch, which help must not
 
-    named: list[object] = [
-        *inputs.values.get("operator", ()),
-        *inputs.values.get("attributor.init_args.operator", ()),
-    ]
+    options = ("operator", "attributor.init_args.operator", "attributor.init_args.posterior")
+    named: list[object] = [value for name in options for value in inputs.values.get(name, ())]
     if named:
         return named[-1] in KINDS
     return "attributor.class_path" not in inputs.values or "attributor.init_args.store" in inputs.values

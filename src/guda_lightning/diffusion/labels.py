@@ -51,6 +51,13 @@ def refuse_labels(model: DiffusionModel, num_classes: int) -> None:
         )
 
 
+def num_labels(network: nn.Module) -> int | None:
+    """How many labels a network has embeddings of, a DiT one more than classes; None: unknown."""
+    classes = _classes_of(network)
+    more = getattr(adapted(network), "config", {}).get("norm_type") == "ada_norm_zero"  # stands for no class
+    return None if classes is None else classes + more
+
+
 def _classes_of(network: nn.Module) -> int | None:
     """How many classes a network has embeddings for; None where that is unknown."""
     inner: Any = adapted(network)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from guda_lightning.errors import ConfigError, GroupError, StoreError
 from guda_lightning.evaluation.lds import lds
 from guda_lightning.evaluation.matrices import matrices_of, oracle_matrices
 from guda_lightning.evaluation.races import race_of
-from guda_lightning.evaluation.tables import SAME, File, load_table, oracle_tables, reason
+from guda_lightning.evaluation.tables import SAME, File, load_table, oracle_tables, reason, seed_of_subsets
 from guda_lightning.functional.lds import FEWEST
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.files import atomic_file, canonical_json
@@ -245,9 +244,3 @@ def _coalitions(tables: Sequence[ScoreTable], first: ScoreTable) -> list[tuple[s
         return [(subset,) for subset in first.groups]
     names = GroupNames(tables[0].groups)
     return [names.coalition(subset) for subset in first.groups]
-
-
-def seed_of_subsets(stem: str) -> str | None:
-    """The seed of a table of subsets, by its name; None: it is another table."""
-    found = re.fullmatch(rf"{RETRAIN}-(\d+)-{SUBSETS}", stem)
-    return None if found is None else found[1]

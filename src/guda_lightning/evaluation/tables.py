@@ -104,12 +104,18 @@ def own_oracles(run: RunFolder) -> list[Path]:
     return [found[seed] for seed in sorted(found)]
 
 
+def seed_of_subsets(stem: str) -> str | None:
+    """The seed of a table of subsets, by its name; None: it is another table."""
+    found = re.fullmatch(rf"{RETRAIN}-(\d+)-{SUBSETS}", stem)
+    return None if found is None else found[1]
+
+
 def _other_tables(run: RunFolder, oracles: Sequence[File]) -> tuple[list[File], list[str]]:
     """All other tables of a run folder about the oracle's queries, and why some do not fit it."""
     used = {path.resolve() for path, _ in oracles}
     tables, notes = [], []
     for path in sorted(run.scores.glob("*.parquet")):
-        if path.resolve() in used or re.fullmatch(rf"{RETRAIN}-\d+-{SUBSETS}", path.stem):
+        if path.resolve() in used or seed_of_subsets(path.stem) is not None:
             continue
         table = load_table(path)
         if table.record.query_hash != oracles[0][1].record.query_hash:

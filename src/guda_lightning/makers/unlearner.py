@@ -17,6 +17,7 @@ from guda_lightning.attribution.forget_target import ForgetTarget
 from guda_lightning.callbacks import ELBOAttributionCallback
 from guda_lightning.counterfactuals import CounterfactualRecord
 from guda_lightning.diffusion.adapters import Lora
+from guda_lightning.diffusion.labels import num_labels
 from guda_lightning.makers.costs import TRAINING_SECONDS, step_seconds
 from guda_lightning.makers.maker import Maker, name_of
 from guda_lightning.makers.trainers import Training
@@ -64,10 +65,16 @@ class Unlearner(Maker):
 
     def check(self, groups: Sequence[str]) -> None:
         """Refuse groups that the objective cannot forget, before any work; raises as ``Objective.bind``."""
-        data, schedule = self.data.unlearning(groups), self.full.model.schedule
-        conditional = self.full.model.conditional
+        model = self.full.model
         self.objective.bind(
-            ObjectiveContext(data, schedule, self.provenance, torch.device("cpu"), conditional)
+            ObjectiveContext(
+                self.data.unlearning(groups),
+                model.schedule,
+                self.provenance,
+                torch.device("cpu"),
+                model.conditional,
+                num_labels=num_labels(model.denoiser),
+            )
         )
         self.target(groups)
 

@@ -15,9 +15,11 @@ _NOTES = (
     "Agreement: of each oracle seed with the mean of the others, and of every method with the same means. "
     "Slope and R²: of the oracle's scores as a line in the method's, within queries; slope 1 is its size.",
     "Cost: seconds by the clock of what is made once for any queries, and of one query under all groups; "
-    "passes of a network, forward alone in trainings, a gradient as three; the most memory that guda "
-    "attribute had in use, libraries included; files that scoring reads besides the full model. Blank: "
-    "nobody has kept it.",
+    "passes of the model, a gradient as three, and of what was trained, forward alone, but not of encoders "
+    "and posteriors that score; the most memory that guda "
+    "attribute had in use, libraries included; files that scoring reads besides the full model. Squared "
+    "errors that an earlier table left, such as the full model's, count there; a posterior that was learnt "
+    "from, and a screen, have rows of their own. Blank: nobody has kept it.",
 )
 COLUMNS = ("top1", "ndcg@3", "slope", "r2")
 HEADS = {"r2": "R²"}

@@ -84,26 +84,36 @@ class TableCosts:
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Measure the preparation in the block; where it is kept, add what earlier attempts spent."""
+        """Measure the preparation in the block; where it is kept, add what earlier attempts spent.
+
+        What is there already without a record of its cost, as after a process was killed, makes it unknown.
+        """
         if type(self._attributor).prepare is FittedAttributor.prepare:
             yield
             return
-        kept = self._attributor.kept()
-        before, fresh = size_of(kept), Preparation(tuple(path.name for path in kept), _NOTHING)
-        file = self._preparations / fresh.name
-        known = Preparation.load(file)
+        before = self._preparation()
+        file = self._preparations / before.name
+        known = Preparation.load(file) or (None if before.size else before)
 
         def keep(spent: Spent) -> None:
-            if before and not spent.evaluations and size_of(kept) == before:  # it was there already
-                self._prepared = None if known is None else known.spent
-                return
-            total = replace(fresh, spent=(known or fresh).spent + spent)
-            self._prepared = total.spent
-            if kept and self._writes:
-                total.save(file)
+            after = self._preparation()
+            if known is None:
+                self._prepared = None
+            elif before.size and not spent.evaluations and after.size == before.size:
+                self._prepared = known.spent  # it was there already
+            else:
+                self._prepared = known.spent + spent
+                if after.files and self._writes:
+                    file.unlink(missing_ok=True)
+                    replace(after, spent=self._prepared).save(self._preparations / after.name)
 
         with self._meter.measuring(keep):
             yield
+
+    def _preparation(self) -> Preparation:
+        """What is kept now."""
+        kept = self._attributor.kept()
+        return Preparation(tuple(path.name for path in kept), size_of(kept))
 
     @contextmanager
     def scoring(self) -> Iterator[None]:

@@ -61,7 +61,8 @@ def evaluate_run(
     subset_files = None if lds is None else subset_tables(run, lds)
     evaluation: Evaluation | None = None
     oracle_files: list[File] = []
-    if subset_files is None or oracles or own_oracles(run):
+    of_singles = oracles or calibration or wandb_project or per == "sample"  # options without a use for sums
+    if subset_files is None or of_singles or own_oracles(run):
         oracle_files = oracle_tables(run, oracles)
         evaluation = _compared(run, oracle_files, scores, per, calibration, resamples, brief)
         if wandb_project is not None:

@@ -49,16 +49,18 @@ class Preparation:
 
     Attributes:
         files: Names of what is kept, files and folders.
-        spent: What it has cost.
+        size: Their bytes when this was written: what was added since, nobody has measured.
+        spent: What they have cost.
     """
 
     files: tuple[str, ...]
-    spent: Spent
+    size: int
+    spent: Spent = Spent()
 
     @property
     def name(self) -> str:
         """Of the file that says what it cost."""
-        return f"{sha256_json(self.files)[:16]}.json"
+        return f"{sha256_json([*self.files, self.size])[:16]}.json"
 
     @classmethod
     def load(cls, path: Path) -> Preparation | None:
@@ -68,7 +70,7 @@ class Preparation:
             StoreError: The file is damaged, or of another format.
         """
         value = _read(path, cls)
-        return None if value is None else cls(tuple(value["files"]), Spent(**value["spent"]))
+        return None if value is None else cls(tuple(value["files"]), value["size"], Spent(**value["spent"]))
 
     def save(self, path: Path) -> None:
         """Write it."""
@@ -120,7 +122,9 @@ class TableCost:
     @property
     def memory(self) -> int | None:
         """Most bytes of ``guda attribute`` at a time: on the GPU where there is one, else in memory."""
-        spent = self.scoring + (self.preparation or Spent())
+        if self.preparation is None:
+            return None
+        spent = self.scoring + self.preparation
         return spent.memory if spent.gpu_memory is None else spent.gpu_memory
 
 

@@ -32,6 +32,7 @@ class ObjectiveContext:
         device: Where the student is.
         conditional: Whether student and full model take class labels or prompts.
         ranks: The processes that share a batch.
+        num_labels: How many class labels the full model has embeddings of; None where that is unknown.
     """
 
     data: ForgetData
@@ -40,6 +41,7 @@ class ObjectiveContext:
     device: torch.device
     conditional: bool = False
     ranks: Ranks = ALONE
+    num_labels: int | None = None
 
     @property
     def groups(self) -> tuple[str, ...]:

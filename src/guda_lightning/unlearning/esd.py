@@ -55,7 +55,8 @@ class ESD(Objective):
         """See ``Objective.bind``.
 
         Raises:
-            ConfigError: The full model takes no condition, or there is no label for none.
+            ConfigError: The full model takes no condition, or there is no label for none that it has an
+                embedding of.
         """
         data = context.data
         parent = data.parent if isinstance(data, UnlearnDataModule) else None
@@ -82,6 +83,14 @@ class ESD(Objective):
                 found=f"null_label={self.null_label}, of {parent.num_classes} classes",
                 expected=f"null_label >= {parent.num_classes}",
                 fix="set objective.init_args.null_label to what stood for a dropped class in training",
+            )
+        if context.num_labels is not None and self.null_label >= context.num_labels:
+            raise ConfigError(
+                "the full model has no embedding of the label for no class",
+                found=f"null_label={self.null_label}, and embeddings of {context.num_labels} labels",
+                expected=f"null_label < {context.num_labels}",
+                fix="train the full model with one label more (num_class_embeds) that stands for a dropped "
+                "class, or take another objective, such as ReTrack",
             )
         return BoundESD(self, context, self.null_label)
 

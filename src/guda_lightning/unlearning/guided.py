@@ -48,7 +48,7 @@ class Guided(Objective):
     posterior: PosteriorName = field(default=GUIDANCE, metadata=identified(by=_identity))
     seed: int = field(default=0, metadata=NOT_USED)
     start: str | None = field(default=None, metadata=NOT_USED)
-    preserve: Preserve = field(default="denoise", init=False, metadata=NOT_USED)  # not used
+    preserve: Preserve = field(default="denoise", init=False, metadata=NOT_USED)
 
     def __post_init__(self) -> None:
         super().__post_init__()

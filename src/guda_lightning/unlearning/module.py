@@ -23,6 +23,7 @@ from guda_lightning.data.forget_retain import ForgetData
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.adapters import BeneathAdapter, Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
+from guda_lightning.diffusion.labels import num_labels
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.diffusion.training import early_stop
 from guda_lightning.diffusion.weights import ordinary_weights
@@ -149,7 +150,7 @@ class UnlearnModule(DiffusionModule):
             )
         provenance = replace(self.provenance, grouping_hash=data.grouping.hash)
         made_from = data, self._schedule, provenance, self.device, self.conditional, self._ranks
-        self._bound = self.objective.bind(ObjectiveContext(*made_from))
+        self._bound = self.objective.bind(ObjectiveContext(*made_from, num_labels(self.student.denoiser)))
         self._bound.state.update(self._resumed)
 
     def save(

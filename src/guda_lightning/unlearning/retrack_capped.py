@@ -13,7 +13,7 @@ class ReTrackCapped(ReTrack):
     """``ReTrack`` over the ten nearest retain samples, each correction capped, as in GUDA's published code.
 
     A class of its own, so that tables tell it from ``ReTrack``: where the cap binds, it takes away most of
-    what a counterfactual is about (docs/benchmarks.md). Published with λ 0.03 and Adam at 1e-5 for 975 steps
+    what a counterfactual is about (docs/decisions.md). Published with λ 0.03 and Adam at 1e-5 for 975 steps
     (configs/unlearn/cifar10.yaml).
 
     Args:
