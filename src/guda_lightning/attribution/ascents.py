@@ -17,6 +17,7 @@ from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.functional.outputs import OUTPUTS
+from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.types import Queries
 
@@ -139,3 +140,8 @@ class Ascent(ABC):
     def preparation(self, site: Site) -> Preparation | None:
         """What it needs to know of the training samples; None, if not overridden: nothing."""
         return None
+
+
+def copies_plan(schedule: NoiseSchedule, noises: int) -> TimestepPlan:
+    """One noised copy for each of so many strata of timesteps, or for each timestep where those are fewer."""
+    return TimestepPlan.even(schedule, min(noises, len(schedule.scored_timesteps)))

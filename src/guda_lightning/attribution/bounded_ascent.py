@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution.ascents import Ascent, Forgotten, Site
+from guda_lightning.attribution.ascents import Ascent, Forgotten, Site, copies_plan
 from guda_lightning.attribution.gradients.samples import GRADIENT
 from guda_lightning.attribution.samples import seen_count, seen_samples
 from guda_lightning.errors import check_range
@@ -35,7 +35,8 @@ class BoundedAscent(Ascent):
         forget_weight: λ, what the query counts beside the retained samples.
         share: Of ``L_null``, where the query counts as forgotten.
         steps: Steps at most; what is not forgotten by then is scored as it is, and said.
-        noises: Noised copies of the query in a step, one for each of as many strata of timesteps.
+        noises: Noised copies of the query in a step, one for each of as many strata of timesteps; at most
+            one for each timestep.
         retain: Training images in a step, all of them to choose from; each has one timestep.
     """
 
@@ -85,7 +86,7 @@ class BoundedAscent(Ascent):
         return Forgotten(weights.detach(), complete=False)
 
     def _plan(self, schedule: NoiseSchedule) -> TimestepPlan:
-        return TimestepPlan.even(schedule, self.noises)
+        return copies_plan(schedule, self.noises)
 
     def _retained(self, site: Site, seed: int) -> Queries:
         rows = np.random.default_rng(seed).choice(

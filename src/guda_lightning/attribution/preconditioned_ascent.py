@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from guda_lightning.attribution.ascents import Ascent, Forgotten, Preparation, Site
+from guda_lightning.attribution.ascents import Ascent, Forgotten, Preparation, Site, copies_plan
 from guda_lightning.attribution.gradients.ekfac import refuse_large_layers
 from guda_lightning.attribution.gradients.kernel import Identity, Kernel
 from guda_lightning.attribution.gradients.kernels import CURVATURES
@@ -43,7 +43,8 @@ class PreconditionedAscent(Ascent):
         damping: λ relative to the mean of F; 0.1 if left out.
         rate: The step α.
         steps: Number of steps, each on fresh noise; F stays that of the full model.
-        noises: Noised copies of the query in a step, one for each of as many strata of timesteps.
+        noises: Noised copies of the query in a step, one for each of as many strata of timesteps; at most
+            one for each timestep.
         fisher_samples: Training images that F is measured on, two noised copies of each; 1000 if left out.
     """
 
@@ -103,7 +104,7 @@ class PreconditionedAscent(Ascent):
         return 0.1 if self.damping is None else self.damping
 
     def _plan(self, schedule: NoiseSchedule) -> TimestepPlan:
-        return TimestepPlan.even(schedule, self.noises)
+        return copies_plan(schedule, self.noises)
 
     def _fitted(self, site: Site, samples: int) -> Mapping[str, Tensor]:
         rows = np.random.default_rng(site.seed).permutation(seen_count(site.data))[:samples]

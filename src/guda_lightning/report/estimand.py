@@ -44,6 +44,8 @@ def estimand(
         intervention, training = "none: nothing is removed", "none: no model is trained without a group"
     elif not isinstance(first.details, ModelDetails | Student | Influence):
         behaviour = intervention = training = f"as {view.method} defines it"
+    elif isinstance(first.details, Influence):
+        intervention = f"estimated, not made: {intervention}"
     return {
         "Behaviour": behaviour,
         "Intervention": intervention,
@@ -64,6 +66,11 @@ def process(record: ScoreRecord, method: str) -> str:
     details = record.details
     if RETRAIN in method.split("_"):  # also in a race, a screen or coalitions
         return "trained anew from the start without the group"
+    if isinstance(details, Influence) and details.forgets_queries:
+        return (
+            "no training without a group: a copy of the full model forgets the query, and what that costs "
+            f"the samples of a group stands for what the group gave to the query ({method})"
+        )
     if isinstance(details, Influence):
         return f"no training: what it would change is estimated from the full model alone ({method})"
     if isinstance(details, Student):

@@ -36,17 +36,19 @@ def words_of(
     names = view.queries[query], view.groups[group]
     return {
         "answer": _answer(first, view, names, value, error, tested),
-        "needed": _removes(first),
+        "needed": _removes(first, view.weighting),
         "reading": [_method(first, view.method), *_reading(first, view, names, value, error), NOT_PROVED],
         "estimand": estimand(record, view, tested, near_duplicates),
     }
 
 
-def _removes(record: ScoreRecord) -> bool:
+def _removes(record: ScoreRecord, weighting: str) -> bool:
     """Whether a score says what a query loses without one group."""
     details = record.details
+    if isinstance(details, Influence):
+        return weighting in ("loss", "skew")  # other outputs of a network are no losses
     pairs = isinstance(details, Coalitions) and details.pairs
-    return isinstance(details, ModelDetails | Student | Influence) and not pairs
+    return isinstance(details, ModelDetails | Student) and not pairs
 
 
 def _chosen(view: View) -> tuple[int, int]:
@@ -104,6 +106,11 @@ def _answer(
 def _method(record: ScoreRecord, method: str) -> str:
     """What a score of this kind of method compares."""
     details = record.details
+    if isinstance(details, Influence) and details.forgets_queries:
+        return (
+            "A score says how much worse the samples of a group are explained by a copy of the full model "
+            f"that has forgotten the query ({method}); no model without the group is made."
+        )
     if isinstance(details, Influence):
         return (
             "A score estimates from the full model alone how much worse a query would be explained without "
@@ -134,7 +141,7 @@ def _reading(
         lines.append(
             "Sign: positive where removing both costs more than the sum of what removing each costs."
         )
-    elif _removes(record):
+    elif _removes(record, view.weighting):
         less, more = ("less", "contributed") if value > 0 else ("more", "stood in the way")
         lines.append(
             f"Sign: {'positive' if value > 0 else 'negative' if value < 0 else 'zero'}. "

@@ -192,6 +192,11 @@ class Influence(Details):
     mirrored: bool
     options: Mapping[str, Any]
 
+    @property
+    def forgets_queries(self) -> bool:
+        """Whether queries are unlearned, and groups are judged by what that does to their samples."""
+        return "ascent" in self.options
+
 
 @dataclass(frozen=True, kw_only=True)
 class Student(Details):

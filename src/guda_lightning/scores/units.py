@@ -190,7 +190,7 @@ def _size(records: Sequence[ScoreRecord], method: str, measured: Measured | None
     if by_construction:
         return True, f"The size follows from how {method} is defined: it has no free scale."
     if any(isinstance(one, Influence) for one in details):
-        return False, f"The size is not known: {method} extrapolates from the full model alone."
+        return False, f"The size is not known: {method} makes no model without a group."
     trained = any(isinstance(one, ModelDetails) and one.classifier is None for one in details)
     grows = "grows with the strength of unlearning" if trained else "depends on how the posterior generalises"
     return False, (
