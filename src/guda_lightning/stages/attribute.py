@@ -145,10 +145,9 @@ def attribute(
     seeds, true = chosen_seeds(seed or 0, "--seed"), None
     attributors: list[Attributor] = []
     if attributor is not None:
-        refuse_choices(
-            *ATTRIBUTOR, operator=operator, hparams=hparams, subsets=subsets, seed=seed, screen=screen
-        )
+        refuse_choices(*ATTRIBUTOR, operator=operator, hparams=hparams, subsets=subsets, screen=screen)
         refuse_choices(*ATTRIBUTOR[:2], 'set attributor.init_args.groups, such as ["3","7"]', groups=groups)
+        refuse_choices(*ATTRIBUTOR[:2], "set attributor.init_args.seed", seed=seed)
         attributors = [attributor]
     elif screen is not None:
         refuse_choices(*SCREEN, subsets=subsets)
