@@ -97,7 +97,8 @@ def test_a_shell_completes_commands_files_and_options(
     (tmp_path / "mine.yaml").touch()
     assert completed("guda", "un") == {"unlearn"}
     assert completed("guda", "re") == {"retrain", "report"}
-    assert completed("guda", "unlearn", "-c", "unlearn/re") == {"unlearn/retrack.yaml"}
+    retracks = {"unlearn/retrack.yaml", "unlearn/retrack_capped.yaml"}
+    assert completed("guda", "unlearn", "-c", "unlearn/re") == retracks
     assert completed("guda", "unlearn", "-c", "mi") == {"mine.yaml"}
     assert completed("guda", "unlearn", "--obj") == {"--objective", "--objective.help"}
     assert {"--trainer.max_steps", "--trainer.max_epochs"} <= completed("guda", "fit", "--trainer.max_")
