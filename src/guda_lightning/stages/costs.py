@@ -50,7 +50,7 @@ class Meter:
             yield
         finally:
             seconds, core_seconds = time.perf_counter() - clock, time.process_time() - cores
-            gpu = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else None
+            gpu = torch.cuda.max_memory_allocated(self._device) if _is_gpu(self._device) else None
             keep(Spent(seconds, core_seconds, self._evaluations - before, _peak(), gpu))
 
 
@@ -132,8 +132,12 @@ class TableCosts:
         TableCost(self._scores, self._queries, prepared, spent, size_of((*made, *kept))).save(self._file)
 
 
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_available()
+
+
 def _forget_peaks(device: torch.device) -> None:
-    if device.type == "cuda":
+    if _is_gpu(device):
         torch.cuda.reset_peak_memory_stats(device)
     try:
         _PEAK.write_text(_FORGET)
