@@ -75,6 +75,7 @@ def test_a_finished_run_has_the_files_of_the_design(finished_run: Path) -> None:
         "full/unet/diffusion_pytorch_model.safetensors",
         *(f"queries/{name}" for name in samples),
         *(f"scores/queries/retrack-0/{name}" for name in samples),
+        "scores/costs/retrack-0.json",
         "scores/retrack-0.parquet",
         "examples.safetensors",
         "report/index.html",

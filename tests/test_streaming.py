@@ -136,7 +136,7 @@ def test_page_and_wandb_show_the_first_chunk_and_say_so(
         logged.append((table.queries, queries.ids, table.weightings))
 
     monkeypatch.setattr(
-        "guda_lightning.stages.attribute.log_attribution", log
+        "guda_lightning.stages.writing.log_attribution", log
     )  # tests/report/test_wandb_files.py
     in_chunks_of(monkeypatch, 2)
     forget_scores(finished_run)

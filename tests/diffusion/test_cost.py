@@ -66,7 +66,10 @@ def test_attempts_add_up_and_what_was_lost_is_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A clock that ticks once each time it is read: when training begins, at the end of each epoch and of all.
-    monkeypatch.setattr("guda_lightning.diffusion.cost.time", SimpleNamespace(perf_counter=count().__next__))
+    monkeypatch.setattr(
+        "guda_lightning.diffusion.cost.time",
+        SimpleNamespace(perf_counter=count().__next__, process_time=count().__next__),
+    )
     for epoch, whole in ((0, 0), (1, 1), (2, 2)):
         module = build()
         cost = TrainingCost(module.denoiser)

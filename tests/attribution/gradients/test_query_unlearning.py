@@ -431,15 +431,6 @@ def test_the_record_differs_with_all_that_scores_depend_on() -> None:
                 "take another strategy, such as --trainer.strategy ddp",
             ),
         ),
-        (
-            lambda: fitted(replace(STEP, noises=60)),
-            (
-                "the timestep plan has too few or too many timesteps",
-                "60 strata of 1 draws",
-                "1 to 49 strata, at least 1 draw, and 2 evaluations for a standard error",
-                "choose 2 to 49 strata, or a grid of that many timesteps",
-            ),
-        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Any, expected: tuple[Any, ...]) -> None:

@@ -20,6 +20,7 @@ from guda_lightning.functional.kfac import KroneckerBasis
 from guda_lightning.functional.noise import gaussian_noise
 
 _LARGEST = 2**13  # dimensions of a factor: 256 MiB, and minutes on one core for its eigenvectors
+_SIDES = ("outputs", "inputs")  # of a basis, as its fields are named
 _EIGENVALUES = "eigenvalues"
 
 
@@ -147,7 +148,7 @@ class EKFAC(Kernel):
         bases = {
             f"{name}.{side}": values
             for name, basis in self.bases.items()
-            for side, values in basis._asdict().items()
+            for side, values in zip(_SIDES, basis, strict=True)
         }
         return {_EIGENVALUES: self.eigenvalues} | bases
 
@@ -164,8 +165,7 @@ class EKFAC(Kernel):
             damping: λ relative to the mean of all eigenvalues; positive. May differ from then.
         """
         layers = factored_layers(model, flat)
-        sides = KroneckerBasis._fields
-        bases = {one.name: KroneckerBasis(*(state[f"{one.name}.{side}"] for side in sides)) for one in layers}
+        bases = {one.name: KroneckerBasis(*(state[f"{one.name}.{s}"] for s in _SIDES)) for one in layers}
         return cls(layers, bases, state[_EIGENVALUES], damping)
 
 
