@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -736,6 +737,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
     yield mount
     if mounted:
+        gc.collect()  # weights that are mapped into memory keep their files open
         subprocess.run(["umount", str(disk)], check=True)
 
 

@@ -442,7 +442,7 @@ def test_what_makes_no_sense_is_refused(make: Any, expected: tuple[Any, ...]) ->
     ("name", "weighting", "options"),
     [
         ("abu", "loss", ["fisher_samples=6"]),
-        ("mucs", "skew", ["steps=1", "retain=4"]),
+        ("mucs", "skew", ["steps=1", "retain=4", "share=0.99"]),
     ],
 )
 def test_a_run_is_scored(
