@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +67,7 @@ def run(asked: Asked) -> None:
 
 def calibration(asked: Asked) -> Bench:
     """The full model of the digits in a run folder of its own, with queries of its own."""
-    bench = oracles.digits(replace(asked, seeds=None)).beside(asked.runs / "calibration")
+    bench = oracles.digits(asked).beside(asked.runs / "calibration")
     bench.stage("sample", "--num", str(QUERIES), "--seed", str(SEED))
     return bench
 
