@@ -187,7 +187,7 @@ def test_benchmarks_run_as_toys_and_go_on_where_they_were_stopped(toy: Toy, tmp_
 
     toy("dampings", "--only", "trak")  # beside the same full model
     found = rows(tmp_path / "docs" / "benchmarks.md", "dampings")
-    assert [(row["method"], row["λ"]) for row in found] == [("trak", "0.001"), ("trak", "0.01")]
+    assert [(row["method"], row["λ"]) for row in found] == [("trak", "0.01"), ("trak", "0.1")]
     assert [row["chosen"] for row in found].count("yes") == 1
     assert all(re.fullmatch(r"-?[01]\.\d{3} \[-?[01]\.\d\d, -?[01]\.\d\d\]", row["LDS"]) for row in found)
 
