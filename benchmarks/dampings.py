@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.counterfactuals import RETRAIN, CounterfactualStore
 from guda_lightning.evaluation.bootstrap import interval, resampled_means
+from guda_lightning.functional.coalition_plans import subsets as subsets_of
 from guda_lightning.functional.lds import lds, predicted_losses
 from guda_lightning.scores import ScoreTable
 
@@ -134,9 +134,7 @@ def curve(
 
 
 def _halves(classes: int) -> list[str]:
-    """Random halves of the digits, each once."""
-    random, found = np.random.default_rng(0), dict[str, None]()
-    while len(found) < (3 if classes < 5 else SUBSETS):
-        drawn = sorted(random.choice(classes, classes // 2, replace=False).tolist())
-        found["+".join(map(str, drawn))] = None
-    return list(found)
+    """Random halves of the digits, each once, as ``guda retrain --subsets`` draws them."""
+    count = 3 if classes < 5 else SUBSETS
+    kept = subsets_of(classes, classes // 2, count, seed=0).tolist()
+    return ["+".join(str(digit) for digit, stays in enumerate(row) if not stays) for row in kept]

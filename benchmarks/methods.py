@@ -67,7 +67,7 @@ METHODS: Mapping[str, Method] = {
     "das": _attributor("das"),
     "relatif": _attributor("relatif"),
     "ekfac": _attributor("ekfac"),
-    "abu": _attributor("abu", on=("digits",)),  # 160 queries take minutes for each group
+    "abu": _attributor("abu", on=("digits",)),  # minutes of one core for 160 queries
     "mucs": _attributor("mucs", on=("digits",)),
     "clip": _attributor("clip", lacking=NO_ENCODER),
     "dinov2": _attributor("dinov2", lacking=NO_ENCODER),

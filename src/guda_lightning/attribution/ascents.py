@@ -115,9 +115,8 @@ class Ascent(ABC):
 
     method: ClassVar[str]
 
-    @abstractmethod
-    def check(self, site: Site) -> None:
-        """Refuse what does not fit a model and data, such as noise levels that the schedule does not have.
+    def check(self, site: Site) -> None:  # noqa: B027  (most fit everything)
+        """Refuse what does not fit a model and data.
 
         Raises:
             ConfigError: It does not fit.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,6 +198,11 @@ def training_data(context: AttributionContext, method: str) -> tuple[GroupDataMo
             fix="take the grouping of the same data section",
         )
     return data, grouping
+
+
+def sizes_of(grouping: Grouping, groups: Sequence[str]) -> dict[str, int]:
+    """Number of training samples of each scored group, such as ``3`` or, as one, ``3+7``."""
+    return {name: len(grouping.forget(grouping.coalition(name))) for name in groups}
 
 
 def refuse_unlike(queries: Queries, data: GroupDataModule) -> None:

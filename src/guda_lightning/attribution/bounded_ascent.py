@@ -15,7 +15,6 @@ from guda_lightning.attribution.gradients.samples import GRADIENT
 from guda_lightning.attribution.samples import seen_count, seen_samples
 from guda_lightning.errors import check_range
 from guda_lightning.functional.noise import seed_of
-from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.types import Queries
 
@@ -57,17 +56,13 @@ class BoundedAscent(Ascent):
         check_range("noises", self.noises, ge=2, fix="take 100, as published")
         check_range("retain", self.retain, ge=1, fix="take 100, as published")
 
-    def check(self, site: Site) -> None:
-        """Refuse more noise levels than the schedule has."""
-        self._plan(site.model.schedule)
-
     def evaluations(self) -> int:
         """Network evaluations that forgetting one query costs, at most."""
         return GRADIENT * (self.steps * (self.noises + self.retain) + self.noises)
 
     def forget(self, site: Site, query: Queries, known: Mapping[str, Tensor]) -> Forgotten:
         """Fine-tune until the query is forgotten; the loss of every step says whether it is."""
-        plan = self._plan(site.model.schedule)
+        plan = copies_plan(site.model.schedule, self.noises)
         any_timestep = TimestepPlan(
             "stratified", tuple(site.model.schedule.scored_timesteps.tolist()), (0,), 1
         )
@@ -84,9 +79,6 @@ class BoundedAscent(Ascent):
                 weights.grad = retain.gradient - self.forget_weight * forget.gradient
                 optimizer.step()
         return Forgotten(weights.detach(), complete=False)
-
-    def _plan(self, schedule: NoiseSchedule) -> TimestepPlan:
-        return copies_plan(schedule, self.noises)
 
     def _retained(self, site: Site, seed: int) -> Queries:
         rows = np.random.default_rng(seed).choice(

@@ -13,7 +13,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution.attributor import AttributionContext, FittedAttributor, refuse_no_queries
+from guda_lightning.attribution.attributor import (
+    AttributionContext,
+    FittedAttributor,
+    refuse_no_queries,
+    sizes_of,
+)
 from guda_lightning.data import query_hash
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.distributed.sharding import shard
@@ -76,9 +81,7 @@ class FittedELBOAttributor(FittedAttributor):
             encoders=queries.encoders,
             provenance=self.context.provenance,
             scoring=self.scoring.record(self.context.full.model.schedule),
-            group_sizes={}
-            if grouping is None
-            else {name: len(grouping.forget(grouping.coalition(name))) for name in self.groups},
+            group_sizes={} if grouping is None else sizes_of(grouping, self.groups),
         )
 
     def bytes_per_query(self) -> int:

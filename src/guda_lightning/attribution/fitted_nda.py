@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution.attributor import FittedAttributor, refuse_no_queries, refuse_unlike
+from guda_lightning.attribution.attributor import FittedAttributor, refuse_no_queries, refuse_unlike, sizes_of
 from guda_lightning.attribution.scoring import shared_errors
 from guda_lightning.data import GroupDataModule, query_hash
 from guda_lightning.data.grouping import Grouping, Indices
@@ -99,9 +99,7 @@ class FittedNDA(FittedAttributor):
             query_hash=query_hash(queries),
             encoders=queries.encoders,
             grouping_hash=self.grouping.hash,
-            group_sizes={
-                name: len(self.grouping.forget(self.grouping.coalition(name))) for name in self.groups
-            },
+            group_sizes=sizes_of(self.grouping, self.groups),
         )
 
     def bytes_per_query(self) -> int:

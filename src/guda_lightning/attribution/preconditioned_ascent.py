@@ -18,7 +18,6 @@ from guda_lightning.attribution.samples import seen_count, seen_samples
 from guda_lightning.attribution.scoring import NoisedQueries
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.noise import seed_of
-from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.types import Queries
 
@@ -73,8 +72,7 @@ class PreconditionedAscent(Ascent):
             )
 
     def check(self, site: Site) -> None:
-        """Refuse more noise levels than the schedule has, and layers that are too large for `ekfac`."""
-        self._plan(site.model.schedule)
+        """Refuse layers that are too large for `ekfac`."""
         if self.kernel == "ekfac":
             refuse_large_layers(site.model, site.flat)
 
@@ -93,7 +91,8 @@ class PreconditionedAscent(Ascent):
 
     def forget(self, site: Site, query: Queries, known: Mapping[str, Tensor]) -> Forgotten:
         """Take the steps."""
-        vector, plan, kernel = site.flat.vector(), self._plan(site.model.schedule), self._kernel(site, known)
+        vector, kernel = site.flat.vector(), self._kernel(site, known)
+        plan = copies_plan(site.model.schedule, self.noises)
         for step in range(self.steps):
             loss = site.loss_gradient(vector, query, plan, seed_of(f"{site.seed} ascent {step}"))
             vector = vector + self.rate / len(site.data.ids) * kernel.solve(loss.gradient[None])[0]
@@ -102,9 +101,6 @@ class PreconditionedAscent(Ascent):
     @property
     def _damping(self) -> float:
         return 0.1 if self.damping is None else self.damping
-
-    def _plan(self, schedule: NoiseSchedule) -> TimestepPlan:
-        return copies_plan(schedule, self.noises)
 
     def _fitted(self, site: Site, samples: int) -> Mapping[str, Tensor]:
         rows = np.random.default_rng(site.seed).permutation(seen_count(site.data))[:samples]

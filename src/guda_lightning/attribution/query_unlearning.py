@@ -33,8 +33,8 @@ class QueryUnlearning(Attributor):
     step, plain differences, noise of every sample's own; and MUCS (arXiv 2605.17938), bounded fine-tuning,
     skewed differences, the same noise for all samples, the noisier 70 % of timesteps. Published are scores of
     single samples; the sum over a group, estimated from some of its members, its standard error, and noise
-    that is a pure function of seed, sample and timestep are ours. How far they agree with retraining: see
-    docs/benchmarks.md.
+    that is a pure function of seed, sample and timestep are ours. How far they agree with retraining
+    is not measured yet on queries that their options were not chosen on.
 
     Scores are positive where the loss rises: the group contributed. They have no known size. Their standard
     errors cover the noise on the members and their draw, not the noise by which the query was forgotten.

@@ -15,6 +15,7 @@ from guda_lightning.attribution.attributor import (
     Attributor,
     FittedAttributor,
     refuse_no_queries,
+    sizes_of,
     training_data,
 )
 from guda_lightning.attribution.elbo import scored_groups
@@ -86,7 +87,7 @@ class GroupSize(Attributor):
                 have the same size.
         """
         groups = groups_of(context, "group_size", self.groups)
-        sizes = _sizes(context, groups)
+        sizes = sizes_of(training_data(context, "group_size")[1], groups)
         if len(set(sizes.values())) == 1:
             raise GroupError(
                 "the size of these groups ranks none of them",
@@ -142,7 +143,7 @@ class FittedTrivial(FittedAttributor):
             Custom(entries={"method": method, "seed": seed, **entries}),
             provenance=provenance,
             grouping_hash=grouping.hash,
-            group_sizes=_sizes(context, groups),
+            group_sizes=sizes_of(grouping, groups),
         )
         return cls(
             groups=groups,
@@ -194,9 +195,3 @@ def groups_of(context: AttributionContext, method: str, chosen: Sequence[str] | 
     """
     training_data(context, method)  # refuses what has no groups
     return scored_groups(context, chosen)
-
-
-def _sizes(context: AttributionContext, groups: Sequence[str]) -> dict[str, int]:
-    """Number of samples of each group."""
-    _, grouping = training_data(context, "a score of groups")
-    return {name: len(grouping.forget(grouping.coalition(name))) for name in groups}

@@ -374,7 +374,7 @@ def test_the_record_differs_with_all_that_scores_depend_on() -> None:
         )),
     ]  # fmt: skip
     assert len({one.hash for one in different}) == len(different)
-    assert record(damping=2.0, batch_size=3, name="else") == different[0]
+    assert record(batch_size=3, name="else") == different[0]
     assert ScoreRecord.from_stored(different[-1].to_stored()) == different[-1]
     assert different[0].kind == "influence" and different[0].group_sizes == {"few": 2, "many": 7, "odd": 6}
     assert {one.name for one in fields(GradientInfluence)} >= set(different[0].details.options)  # type: ignore[attr-defined]
@@ -385,7 +385,21 @@ def test_the_record_differs_with_all_that_scores_depend_on() -> None:
     [
         (
             {"damping": 0.0},
-            ("damping is out of range", 0.0, "damping > 0", "take 1.0, the mean eigenvalue of the curvature"),
+            (
+                "damping is out of range",
+                0.0,
+                "damping > 0",
+                "take the usual 0.1: a tenth of the mean eigenvalue",
+            ),
+        ),
+        (
+            {"damping": 1.0},
+            (
+                "the kernel none has nothing to damp",
+                "damping: 1.0",
+                "another kernel, or no damping",
+                "leave damping out, or take kernel: diag, ekfac or gram",
+            ),
         ),
         ({"batch_size": 0}, ("batch_size is out of range", 0, "batch_size >= 1", "take 64")),
         (

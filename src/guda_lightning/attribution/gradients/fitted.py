@@ -18,6 +18,7 @@ from guda_lightning.attribution.attributor import (
     FittedAttributor,
     refuse_no_queries,
     refuse_unlike,
+    sizes_of,
 )
 from guda_lightning.attribution.gradients.flat import FlatModel
 from guda_lightning.attribution.gradients.parts import Parts
@@ -103,7 +104,7 @@ class FittedGradients(FittedAttributor):
             encoders=queries.encoders,
             provenance=self.context.provenance,
             scoring=ScoringRecord(self.seed, self.query_plan.record(), stderr_kind(self.query_plan), "fp32"),
-            group_sizes={name: len(self.members_of(name)) for name in self.groups},
+            group_sizes=sizes_of(self.grouping, self.groups),
         )
 
     def kept(self) -> tuple[Path, ...]:

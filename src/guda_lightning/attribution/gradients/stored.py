@@ -59,7 +59,7 @@ class FittedStored(FittedGradients):
         return ProjectedInfluence(
             self._stream,
             self.membership(),
-            self.options.damping,
+            self.options.damped_by,
             relative=self.options.normalise == "sample",
             residual=self.options.residual_weight,
             squared=self.options.squared,

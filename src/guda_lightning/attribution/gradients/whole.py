@@ -70,7 +70,7 @@ class FittedWhole(FittedGradients):
     @property
     def _between(self) -> list[object]:
         """What stands between two gradients, as JSON values."""
-        return [self.options.kernel, None if self._curvature is None else self.options.damping]
+        return [self.options.kernel, self.options.damping]
 
     @property
     def _solved(self) -> str:
@@ -83,7 +83,7 @@ class FittedWhole(FittedGradients):
         curvature, name, where = self._curvature, self.options.kernel, self.context.execution
         if curvature is None:
             return Identity()
-        model, flat, damping = self.model, self._flat, self.options.damping
+        model, flat, damping = self.model, self._flat, self.options.damped_by
         self.parts.make(
             [name], lambda _: curvature.fit(model, flat, self._noised, damping).state(), where.ranks
         )
