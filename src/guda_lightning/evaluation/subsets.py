@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from guda_lightning.counterfactuals import RETRAIN, SUBSETS
@@ -22,11 +19,11 @@ from guda_lightning.evaluation.races import race_of
 from guda_lightning.evaluation.tables import SAME, File, load_table, oracle_tables, reason, seed_of_subsets
 from guda_lightning.functional.lds import FEWEST
 from guda_lightning.scores import ScoreTable
-from guda_lightning.storage.files import atomic_file, canonical_json
+from guda_lightning.storage.frames import load_frame, save_frame
 from guda_lightning.storage.runs import RunFolder
 
 ADDITIVE = "retrained groups, summed"  # the oracle without one group each: is the game additive?
-_FORMAT, _FILE = 1, "lds.parquet"
+_FILE = "lds.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +41,7 @@ class SubsetEvaluation:
 
     def save(self, folder: str | Path) -> None:
         """Write ``lds.parquet`` with the record as JSON in the schema's metadata."""
-        metadata = {"guda_lightning": canonical_json({"format": _FORMAT, "record": self.record})}
-        table = pa.Table.from_pandas(self.lds, preserve_index=False).replace_schema_metadata(metadata)
-        with atomic_file(Path(folder) / _FILE, "room for a small file") as temporary:
-            pq.write_table(table, temporary)
+        save_frame(Path(folder) / _FILE, self.lds, self.record)
 
     @classmethod
     def load(cls, folder: str | Path) -> SubsetEvaluation:
@@ -56,18 +50,7 @@ class SubsetEvaluation:
         Raises:
             StoreError: It is missing or damaged.
         """
-        path = Path(folder) / _FILE
-        try:
-            table = pq.read_table(path)
-            about = json.loads(table.schema.metadata[b"guda_lightning"])
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            raise StoreError(
-                f"{path} cannot be read",
-                found=" ".join(str(error).split())[:200],
-                expected="what guda evaluate --lds writes",
-                fix="run guda evaluate RUN --lds again",
-            ) from error
-        return cls(table.to_pandas(), about["record"])
+        return cls(*load_frame(Path(folder) / _FILE, "guda evaluate RUN --lds"))
 
 
 def subset_tables(run: RunFolder, paths: Sequence[Path]) -> list[File]:

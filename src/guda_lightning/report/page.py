@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +24,10 @@ from guda_lightning.report.page_data import (
     view_of,
 )
 from guda_lightning.report.page_template import render
-from guda_lightning.report.pictures import PIXEL_ART, data_uri
+from guda_lightning.report.pictures import PIXEL_ART, data_uri, svg_uri
 from guda_lightning.report.placebo_section import Placebo
+from guda_lightning.report.section import Section
+from guda_lightning.report.sections import shown as shown_section
 from guda_lightning.report.summary_text import summary
 from guda_lightning.report.verdict_section import verdict_section
 from guda_lightning.report.without_section import Without
@@ -63,6 +64,7 @@ class Page:
         placebo: Which queries random groups explain as well, if that was tested.
         without: What counterfactuals draw from the noise of the queries, if that was drawn.
         maps: Which part of each query came from which group, if the method can tell.
+        sections: What other commands found.
     """
 
     title: str
@@ -78,6 +80,7 @@ class Page:
     placebo: Placebo | None = None
     without: Without | None = None
     maps: GroupMaps | None = None
+    sections: Sequence[Section] = ()
 
 
 def write_page(folder: str | Path, page: Page) -> Path:
@@ -94,7 +97,7 @@ def write_page(folder: str | Path, page: Page) -> Path:
         QueryError: A scored query has no picture.
         NumericsError: A curve is not finite.
         ConfigError: The table is empty, or its weightings, methods or seeds do not score the same pairs.
-        MissingExtraError: jinja2 is not installed, or, for the agreement, altair or vl-convert.
+        MissingExtraError: jinja2 is not installed, or, for charts, altair or vl-convert.
     """
     table = page.table
     if not len(table):
@@ -124,6 +127,7 @@ def write_page(folder: str | Path, page: Page) -> Path:
         verdicts=[verdict_section(one) for one in (table, *page.beside) if one.verdicts],
         placebo=[] if page.placebo is None else page.placebo.lines,
         without=None if page.without is None else _without(page.without, table),
+        sections=list(map(shown_section, page.sections)),
         undecided_below=f"{UNDECIDED_BELOW:g}",
         thumbnails=MAX_THUMBNAILS,
         hidden_thumbnails=max(0, len(table.queries) - MAX_THUMBNAILS),
@@ -171,7 +175,7 @@ def _agreement(evaluation: Evaluation) -> dict[str, Any]:
     """The section's text, and its charts as pictures that the page holds."""
     section = agreement_section(evaluation)
     for part in section["weightings"]:
-        part["chart"] = f"data:image/svg+xml;base64,{base64.b64encode(part['chart'].encode()).decode()}"
+        part["chart"] = svg_uri(part["chart"])
     return section
 
 

@@ -54,8 +54,16 @@ def data_uri(image: Tensor, longest: int) -> str:
         picture.save(file, "PNG", optimize=True)
     else:
         picture.save(file, "WEBP", quality=82, method=4)
-    kind = "png" if exact else "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return _uri("png" if exact else "webp", file.getvalue())
+
+
+def svg_uri(drawing: str) -> str:
+    """A drawing in SVG as text that a page holds."""
+    return _uri("svg+xml", drawing.encode())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def side_by_side(columns: Mapping[str, Queries]) -> Picture:

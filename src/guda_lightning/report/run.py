@@ -21,6 +21,7 @@ from guda_lightning.report.facts import facts_of
 from guda_lightning.report.page import Page, write_page
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.screening_text import screening_facts
+from guda_lightning.report.sections import sections_of
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import ModelDetails
@@ -83,6 +84,7 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
         placebo=placebo,
         without=without,
         maps=maps,
+        sections=sections_of(run, table),
     )
     return write_page(run.report, page)
 

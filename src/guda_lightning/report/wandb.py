@@ -13,6 +13,7 @@ from guda_lightning import compat
 from guda_lightning.data.group_names import beside
 from guda_lightning.report import charts
 from guda_lightning.report.pictures import picture_of, side_by_side
+from guda_lightning.report.section import Section
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.views import views
 from guda_lightning.types import Queries
@@ -201,6 +202,30 @@ def log_without(loggers: Sequence[Logger], columns: Mapping[str, Queries], made:
     )
     for logger in wandb_loggers(loggers):
         logger.log_image("without/pictures", [side_by_side(columns)], caption=[caption])
+
+
+def log_section(loggers: Sequence[Logger], section: Section, record: Mapping[str, Any]) -> None:
+    """Log what a command found to every W&B logger: its table, chart and pictures, as the page shows them.
+
+    Args:
+        loggers: Others than W&B are left alone.
+        section: Whose keys are ``NAME/answer``, ``NAME/table``, ``NAME/chart`` and ``NAME/pictures``.
+        record: What it was found from, logged as configuration.
+    """
+    name = section.name
+    for logger in wandb_loggers(loggers):
+        logger.log_hyperparams(dict(record))
+        logger.log_table(f"{name}/answer", columns=["answer"], data=[[line] for line in section.lines])
+        if section.rows:
+            logger.log_table(
+                f"{name}/table", columns=list(section.columns), data=list(map(list, section.rows))
+            )
+        if section.chart is not None:
+            logger.log_image(f"{name}/chart", [_picture(section.chart)], caption=[section.chart_text])
+        if section.pictures:
+            images = [(title, image) for title, row in section.pictures.items() for image in row]
+            pictures, titles = [picture_of(image) for _, image in images], [title for title, _ in images]
+            logger.log_image(f"{name}/pictures", pictures, caption=titles)
 
 
 def _picture(chart: Any) -> Any:

@@ -85,6 +85,31 @@ class RunFolder:
         return self.root / "placebo"
 
     @property
+    def distribution(self) -> Path:
+        """How the law of a query's likelihood over seeds changes without each group."""
+        return self.root / "distribution.parquet"
+
+    @property
+    def audit(self) -> Path:
+        """What an audit of the groups found."""
+        return self.root / "groups.parquet"
+
+    @property
+    def curation(self) -> Path:
+        """Which groups should leave the data, and the groups without them."""
+        return self.root / "curation"
+
+    @property
+    def balanced(self) -> Path:
+        """Images drawn for each group, and the manifest of them."""
+        return self.root / "balanced"
+
+    @property
+    def properties(self) -> Path:
+        """Score tables of properties of sets of samples, one a property."""
+        return self.root / "properties"
+
+    @property
     def report(self) -> Path:
         """The page."""
         return self.root / "report"

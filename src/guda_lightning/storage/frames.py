@@ -1,0 +1,62 @@
+"""What a command found, as one Parquet file: rows, and the record of what they were found from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from guda_lightning.errors import StoreError
+from guda_lightning.storage.files import atomic_file, canonical_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMAT, _KEY = 1, b"guda_lightning"
+
+
+def save_frame(path: str | Path, frame: pd.DataFrame, record: Mapping[str, Any]) -> None:
+    """Write a frame, atomically, with its record as JSON in the schema's metadata.
+
+    Args:
+        path: The file; its parent folders are made.
+        frame: The rows; the index is dropped.
+        record: What they were found from, as JSON values.
+    """
+    metadata = {_KEY: canonical_json({"format": _FORMAT, "record": dict(record)})}
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(metadata)
+    with atomic_file(path, "room for a small file") as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True)
+
+
+def load_frame(path: str | Path, command: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read what ``save_frame`` wrote.
+
+    Args:
+        path: The file.
+        command: What writes it, such as ``guda evaluate RUN --lds``, for an error.
+
+    Returns:
+        The rows, and the record.
+
+    Raises:
+        StoreError: It is missing, damaged or something else.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        about = json.loads(table.schema.metadata[_KEY])
+        if about["format"] != _FORMAT:
+            raise ValueError(f"format {about['format']} instead of {_FORMAT}")
+        record: dict[str, Any] = about["record"]
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"{path} cannot be read",
+            found=" ".join(str(error).split())[:200],
+            expected=f"what {command} writes",
+            fix=f"run {command} again",
+        ) from error
+    return table.to_pandas(), record
