@@ -162,7 +162,7 @@ def named_rows_are_there(folder: Path, names: Sequence[str]) -> None:
             assert {row[column] for row in rows(page, table)} == expected, table
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_benchmarks_run_as_toys_and_go_on_where_they_were_stopped(toy: Toy, tmp_path: Path) -> None:
     measured = files(DOCS)
     toy(*QUICK, "--classes", "1")
@@ -192,8 +192,7 @@ def test_benchmarks_run_as_toys_and_go_on_where_they_were_stopped(toy: Toy, tmp_
     assert all(re.fullmatch(r"-?[01]\.\d{3} \[-?[01]\.\d\d, -?[01]\.\d\d\]", row["LDS"]) for row in found)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif("GUDA_BENCHMARKS" not in os.environ, reason="all toys take minutes: make toys")
+@pytest.mark.torture
 def test_every_benchmark_runs_as_a_toy(toy: Toy, tmp_path: Path) -> None:
     names = [name for name in BENCHMARKS if not name.startswith("cifar10")]
     toy(*names)
@@ -204,7 +203,7 @@ def test_every_benchmark_runs_as_a_toy(toy: Toy, tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "docs" / "images").glob("*.png")} == FIGURES
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 @pytest.mark.skipif(
     "GUDA_CIFAR10" not in os.environ, reason="no CIFAR-10: set GUDA_CIFAR10 to its Parquet file"
 )
@@ -231,7 +230,7 @@ def tiny_cifar10(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_a_benchmark_in_slices_ends_by_its_alarm_and_goes_on(
     tiny_cifar10: Path, tmp_path: Path, warm: Server
 ) -> None:

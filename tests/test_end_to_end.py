@@ -313,7 +313,7 @@ def source(tmp_path: Path, kind: str) -> tuple[dict[str, object], tuple[str, ...
     )
 
 
-@pytest.mark.parametrize("kind", ["folder", "metadata", "parquet"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("metadata", marks=pytest.mark.torture), "parquet"])
 def test_own_data(kind: str, tmp_path: Path, guda: Guda) -> None:
     origin, groups, flags = source(tmp_path, kind)
     section = {"class_path": origin.pop("class_path"), "init_args": origin}

@@ -85,7 +85,7 @@ def scores(folder: Path, name: str) -> torch.Tensor:
     return ScoreTable.load(folder / "scores" / f"{name}.parquet").select(weighting="elbo").matrix()
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_every_stage_trains_and_scores_there(place: Place, finished_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run("fit", folder, place)

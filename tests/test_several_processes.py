@@ -22,7 +22,6 @@ from several_processes import BATCH, DDP, FSDP2, ONE, QUERIES, SCORED, TWO, WATC
 from warm import Server, ranks
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode"),
     pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller"),
 ]
@@ -185,6 +184,7 @@ def test_the_first_rank_dies(warm: Server, tmp_path: Path) -> None:
     refuse_silence(1, left[1])
 
 
+@pytest.mark.torture
 def test_processes_that_lightning_starts_train_and_end_with_one_that_dies(tmp_path: Path) -> None:
     outside = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK")}
     ended = subprocess.run(

@@ -165,6 +165,7 @@ def test_scores_are_those_of_the_pipelines_own_parts(
     assert float(found[0, 0]) == pytest.approx(float(weight * (errors[1] - errors[0])), rel=1e-3)
 
 
+@pytest.mark.torture
 def test_unlearncanvas_runs_on_small_weights_from_the_same_files(pipeline: Path, tmp_path: Path) -> None:
     """Only paths and sizes differ from what the paper's setting needs."""
     rows = []

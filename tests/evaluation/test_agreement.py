@@ -198,7 +198,6 @@ def test_a_method_with_less_noise_beats_one_oracle_seed() -> None:
     assert worse["high"] < -0.05
 
 
-@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     hits: dict[str, list[bool]] = {"method": [], "oracle": [], "difference": []}
     truth = {"method": same_sign(0.25, 1 / 5), "oracle": same_sign(1, 1 / 4)}

@@ -22,7 +22,7 @@ WORKER = "guda_lightning.spread.worker"
 SPREAD = ("-c", "spread/processes.yaml", "--spread.init_args.count", "2")
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_ctrl_c_stops_all_and_the_same_command_goes_on(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

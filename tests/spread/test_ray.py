@@ -31,7 +31,7 @@ refused: the node {socket.gethostname()} does not see the run folder
 """
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_a_killed_worker_loses_nothing_and_nothing_is_done_twice(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -430,7 +430,6 @@ def scored_by(method: Trained, tmp_path: Path, guda: Guda) -> list[object]:
     return options
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", [UNLEARNED, GUIDED], ids=["unlearning", "guidance"])
 def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
     method: Trained, tmp_path: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch
