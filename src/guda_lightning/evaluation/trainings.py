@@ -1,4 +1,4 @@
-"""What several trainings say of the same queries: log-likelihoods by run folder, from stored squared errors."""
+"""What several trainings say of the same queries: log-likelihoods, from stored squared errors."""
 
 from __future__ import annotations
 
@@ -212,5 +212,5 @@ def _add(read: Trainings, path: Path, table: ScoreTable, seed: int, elbos: Mappi
         sides.setdefault(group, {}).setdefault(seed, values)
     if taken and method != RETRAIN:  # that of one seed is the same model in every run folder
         read.notes.append(
-            f"{path.parent.parent.name}/{path.stem} is left out: another table of {method} shares its training"
+            f"{path.parent.parent.name}/{path.stem} is left out: another {method} is of the same training"
         )

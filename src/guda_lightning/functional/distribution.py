@@ -69,7 +69,7 @@ DELTAS: Mapping[str, Delta] = MappingProxyType(
 
 
 def is_known(delta: str, full: int, without: int) -> bool:
-    """Whether so many trainings of the two sides tell a difference: one does of a mean, three of the others."""
+    """Whether so many trainings of the two sides tell a difference: of a mean one does."""
     return min(full, without) >= FEWEST[delta]
 
 
@@ -131,7 +131,7 @@ def jackknife(statistic: Delta, full: Tensor, without: Tensor, *, paired: bool) 
 
 
 def degrees(full: int, without: int) -> int:
-    """Degrees of freedom of Student's t for an interval by ``jackknife``: of the side with fewer trainings."""
+    """Degrees of freedom of an interval by ``jackknife``: those of the side with fewer trainings."""
     return min(full, without) - 1
 
 

@@ -228,4 +228,5 @@ def styled(chart: _Chart) -> _Chart:
 
 
 def rows_height(count: int) -> int:
+    """Height of a chart with so many rows, in points."""
     return max(60, min(1600, 22 * count))

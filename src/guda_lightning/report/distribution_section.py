@@ -65,7 +65,7 @@ def section_of(found: DistributionEvaluation, preferred: str) -> Section:
         columns=("group", *SHOWN.values(), "trainings with, without"),
         rows=group_rows(found, weighting, method),
         chart=_chart(rows, NATS.get(weighting)) if rows else None,
-        chart_text="The difference of variances of each group with its interval; below 0: it makes training unstable",
+        chart_text="differences of variances with their intervals; below 0: the group is unsettling",
     )
 
 

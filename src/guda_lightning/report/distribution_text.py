@@ -1,4 +1,4 @@
-"""How groups change the law of training, as text for a terminal, and the words that the page shares with it."""
+"""How groups change the law of training, in words: for a terminal, and for the page."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def title(found: DistributionEvaluation, weighting: str) -> str:
         f"in {NATS[weighting]}, their variance in {NATS[weighting]}²" if weighting in NATS else "in its unit"
     )
     return (
-        f"Law of training: ELBOs ({weighting}, {unit}) of {count_of(record['queries'], 'query').replace('querys', 'queries')} "
-        f"with the group, {count_of(len(record['full_seeds']), 'full model')} (seeds {seeds}), and without it. "
+        f"Law of training: log-likelihoods of {record['queries']} queries (weighting {weighting}{unit}) with "
+        f"the group, {count_of(len(record['full_seeds']), 'full model')} (seeds {seeds}), and without it. "
         "mean: with minus without; variance: without minus with, below 0 where the group makes training "
         "unstable; W2: how far the law moves. Means over queries, ± one standard error over trainings"
     )
@@ -86,8 +86,8 @@ def decided(found: DistributionEvaluation, weighting: str, method: str) -> str:
     undecided = len(rows) - len(unstable) - len(stable)
     if undecided:
         parts.append(
-            f"undecided: {undecided} of {count_of(len(rows), 'group')}, whose {100 * found.record['level']:.0f} % "
-            "interval over trainings holds 0"
+            f"undecided: {undecided} of {count_of(len(rows), 'group')}, "
+            f"whose {100 * found.record['level']:.0f} % interval over trainings holds 0"
         )
     return f"{method}: {'; '.join(parts)}."
 
@@ -110,9 +110,9 @@ def lds_title(found: DistributionEvaluation) -> str:
     """What a distributional LDS is of."""
     record = found.record
     return (
-        f"Distributional LDS: rank correlation over {count_of(len(record['subsets']), 'subset')} of the groups "
-        "of summed differences with what retrained models of the subsets say, mean over queries; chance is 0, "
-        f"and brackets hold {100 * record['level']:.0f} % of resampled queries and subsets"
+        f"Distributional LDS: rank correlation over {count_of(len(record['subsets']), 'subset')} of the "
+        "groups of summed differences with what retrained models of the subsets say, mean over queries; "
+        f"chance is 0, and brackets hold {100 * record['level']:.0f} % of resampled queries and subsets"
     )
 
 
