@@ -179,7 +179,7 @@ def test_too_few_trainings_are_refused() -> None:
         )
         with pytest.raises(ConfigError, match=expected):
             difference(name, normal(2, 0), normal(5, 1))
-    with pytest.raises(ConfigError, match="^the wasserstein of a law needs more trainings"):
+    with pytest.raises(ConfigError, match=r"^the wasserstein of a law needs more trainings"):
         halves(normal(5, 0))
 
 
@@ -190,5 +190,5 @@ def test_other_names_and_numbers_are_refused() -> None:
     with pytest.raises(ConfigError, match=expected):
         difference("median", normal(3, 0), normal(3, 1))
     bad = torch.tensor([[1.0], [float("nan")], [2.0]])
-    with pytest.raises(NumericsError, match="^log-likelihoods with the group"):
+    with pytest.raises(NumericsError, match=r"^log-likelihoods with the group"):
         difference("mean", bad, bad.nan_to_num())

@@ -44,6 +44,7 @@ class Trainings:
         subsets: Subset, such as ``3+7`` where these are left out, to ELBOs under models retrained on it.
         identity: Hashes of queries, groups and full models.
         notes: What was left out, and why.
+        hparams: Method to the hash of the hyper-parameters of its first table.
     """
 
     queries: tuple[str, ...]
@@ -53,6 +54,7 @@ class Trainings:
     without: dict[str, dict[str, ByTraining]] = field(default_factory=dict)
     subsets: dict[str, ByTraining] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    hparams: dict[str, str | None] = field(default_factory=dict)
 
 
 def read_trainings(runs: Sequence[RunFolder], on_table: Callable[[], None] = lambda: None) -> Trainings:
@@ -69,61 +71,53 @@ def read_trainings(runs: Sequence[RunFolder], on_table: Callable[[], None] = lam
         StoreError: The models differ in more than their seed or share it, tables of the same queries are
             scored differently, a run folder has none, or stored errors are gone.
     """
-    seeds = _seeds(runs)
-    found = [tables_about(run, runs[0]) for run in runs]
+    fulls = _full_models(runs)
+    about, query_hash = _own_queries(runs[0], fulls[0])
+    found = [_tables(run, full, query_hash) for run, full in zip(runs, fulls, strict=True)]
+    for run, tables in zip(runs, found, strict=True):
+        if not tables:
+            queries = runs[0].queries if runs[0].queries.is_dir() else "FOLDER"
+            again = f"guda attribute -c ... --run {run.root} --queries {queries}"
+            raise _none(run, f"the queries of {about}", again)
     first_path, first = found[0][0]
     hashes = {name: getattr(first.record, name) for name in ("query_hash", "grouping_hash")}
-    read = Trainings(
-        first.queries,
-        first.weightings,
-        {**hashes, "full_hashes": [files[0][1].record.full_hash for files in found]},
-    )
-    for run, seed, files in zip(runs, seeds, found, strict=True):
+    identity = {**hashes, "full_hashes": [full.full_hash for full in fulls]}
+    read = Trainings(first.queries, first.weightings, identity)
+    for run, full, tables in zip(runs, fulls, found, strict=True):
         schedule = open_schedule(run.full)
-        for path, table in files:
+        for path, table in tables:
             _refuse_otherwise_scored(path, table, first_path, first, run, runs[0])
             elbos = stored_elbos(table, run.errors, schedule)
-            read.full[seed] = elbos.pop(None)
-            _add(read, path, table, seed, elbos)
+            read.full[full.seed] = elbos.pop(None)
+            _add(read, path, table, full.seed, elbos)
             on_table()
     return read
 
 
-def tables_about(run: RunFolder, first: RunFolder) -> list[tuple[Path, ScoreTable]]:
-    """The tables of counterfactuals in a run folder about another one's own queries, by method and seed.
-
-    Args:
-        run: The run folder.
-        first: That whose queries count: those of its tables that are named after nothing but method and seed.
+def _own_queries(run: RunFolder, full: _Full) -> tuple[Path, str | None]:
+    """A table that is named after nothing but method and seed, and the hash of its queries.
 
     Raises:
-        StoreError: There are none.
+        StoreError: There is none.
     """
-    own = [(path, record) for path, record in _records(first) if path.stem in _plain_names(path, record)]
-    if not own:
-        raise _none(first, "the run's own queries", f"guda attribute -c ... --run {first.root}")
-    query_hash = own[0][1].record.query_hash
-    about = [(path, table) for path, table in _records(run) if table.record.query_hash == query_hash]
-    if not about:
-        queries = first.queries if first.queries.is_dir() else "FOLDER"
-        command = f"guda attribute -c ... --run {run.root} --queries {queries}"
-        raise _none(run, f"the queries of {own[0][0]}", command)
-    return about
+    for path, table in _tables(run, full):
+        name = f"{table.methods[0]}-{table.seeds[0]}"
+        if path.stem in (name, f"{name}-{SUBSETS}"):
+            return path, table.record.query_hash
+    raise _none(run, "the run's own queries", f"guda attribute -c ... --run {run.root}")
 
 
-def _records(run: RunFolder) -> list[tuple[Path, ScoreTable]]:
-    """All tables of counterfactuals, those of a run's own queries first."""
+def _tables(run: RunFolder, full: _Full, query_hash: str | None = None) -> list[tuple[Path, ScoreTable]]:
+    """The tables of counterfactuals of a full model about some queries, by method and seed."""
+    records = {path: ScoreTable.load_record(path) for path in run.scores.glob("*.parquet")}
     tables = [
         (path, load_table(path))
-        for path in run.scores.glob("*.parquet")
-        if isinstance(ScoreTable.load_record(path).details, Likelihood)
+        for path, record in records.items()
+        if isinstance(record.details, Likelihood)
+        and record.full_hash == full.full_hash
+        and query_hash in (None, record.query_hash)
     ]
     return sorted(tables, key=lambda one: (one[1].methods[0], one[1].seeds[0], len(one[0].stem), one[0].stem))
-
-
-def _plain_names(path: Path, table: ScoreTable) -> tuple[str, ...]:
-    name = f"{table.methods[0]}-{table.seeds[0]}"
-    return name, f"{name}-{SUBSETS}"
 
 
 def _none(run: RunFolder, of: str, command: str) -> StoreError:
@@ -135,14 +129,23 @@ def _none(run: RunFolder, of: str, command: str) -> StoreError:
     )
 
 
-def _seeds(runs: Sequence[RunFolder]) -> list[int]:
-    """The seed of each full model.
+@dataclass(frozen=True)
+class _Full:
+    """What a comparison knows of a full model."""
+
+    seed: int
+    full_hash: str
+
+
+def _full_models(runs: Sequence[RunFolder]) -> list[_Full]:
+    """Those of the run folders.
 
     Raises:
-        StoreError: One has none or that of another one, or they differ in more than it.
+        StoreError: One has no seed or that of another one, or they differ in more than it.
     """
     known: dict[int, RunFolder] = {}
     first: FullRecord | None = None
+    fulls = []
     for run in runs:
         record = FullRecord.of_run(run.full)
         seed = None if record is None else record.seed
@@ -160,7 +163,8 @@ def _seeds(runs: Sequence[RunFolder]) -> list[int]:
         known[seed] = run
         first = first or record
         _refuse_other_training(run, record, runs[0], first)
-    return list(known)
+        fulls.append(_Full(seed, record.full_hash))
+    return fulls
 
 
 def _refuse_other_training(
@@ -202,7 +206,12 @@ def _refuse_otherwise_scored(
 
 def _add(read: Trainings, path: Path, table: ScoreTable, seed: int, elbos: Mapping[str, Elbos]) -> None:
     """Take the counterfactuals of a table, unless its training has some already."""
-    method = table.methods[0]
+    method, details = table.methods[0], table.record.details
+    hparams = read.hparams.setdefault(method, getattr(details, "hparams_hash", None))
+    if hparams != getattr(details, "hparams_hash", None):
+        read.notes.append(
+            f"{method} was not made with the same hyper-parameters, or the same posterior, in all run folders"
+        )
     if method == RETRAIN:
         seed = table.seeds[0]
     of_subsets = method == RETRAIN and path.stem.endswith(f"-{SUBSETS}")

@@ -35,9 +35,7 @@ def title(found: DistributionEvaluation, weighting: str) -> str:
     """What was compared, and how to read it."""
     record = found.record
     seeds = ", ".join(map(str, record["full_seeds"]))
-    unit = (
-        f"in {NATS[weighting]}, their variance in {NATS[weighting]}²" if weighting in NATS else "in its unit"
-    )
+    unit = f", in {NATS[weighting]}, variances in {NATS[weighting]}²" if weighting in NATS else ""
     return (
         f"Law of training: log-likelihoods of {record['queries']} queries (weighting {weighting}{unit}) with "
         f"the group, {count_of(len(record['full_seeds']), 'full model')} (seeds {seeds}), and without it. "
