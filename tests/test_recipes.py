@@ -26,7 +26,10 @@ FILES = {  # what the page shows, by what is small
     "attribute/elbo.yaml": CONF / "attribute.yaml",
     "unlearn/retrack.yaml": CONF / "unlearn.yaml",
 }
-NUMBERS: dict[str, str] = {}  # likewise, of options that say how much is done, such as "--num 100": "--num 4"
+NUMBERS = {  # likewise, of options that say how much is done, such as "--num 100": "--num 4"
+    "--seed_everything 1": "--seed_everything 1 --data.init_args.seed 0",  # draws the samples of `limit`
+    "--seed_everything 2": "--seed_everything 2 --data.init_args.seed 0",
+}
 
 
 @pytest.mark.parametrize("title", [title for title, lines in CONSOLE.items() if lines])
@@ -41,7 +44,7 @@ def test_commands(title: str, finished_run: Path, tmp_path: Path, monkeypatch: p
         program, *words = shlex.split(line.removeprefix("$ "), comments=True)
         assert program == "guda", line
         arguments = [str(FILES.get(word, word)) for word in words]
-        arguments = [str(finished_run) if word == "RUN" else word for word in arguments]
+        arguments = [re.sub(r"^RUN\b", str(finished_run), word) for word in arguments]
         if "-c" in arguments and "--run" not in arguments:
             arguments += ["--run", str(finished_run)]
         assert main(arguments) == 0, line
