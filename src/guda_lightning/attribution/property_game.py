@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from guda_lightning.attribution.games import names_of, plan_of, players_of, worth_of
 from guda_lightning.attribution.set_properties import SetProperty
 from guda_lightning.data.grouping import Grouping
+from guda_lightning.errors import ConfigError
 from guda_lightning.functional.coalition_plans import CoalitionPlan
 from guda_lightning.functional.set_properties import leave_one_out, worth_of_groups
 from guda_lightning.scores import ScoreRecord, ScoreTable
@@ -86,6 +88,15 @@ class PropertyGame:
         """
         players = players_of(grouping, reference, "--reference")
         plan = plan_of(worth, len(players), count, seed)
+        try:  # before hours of drawing
+            worth_of(worth, plan, torch.zeros(len(plan.coalitions), 1))
+        except ConfigError as error:
+            raise ConfigError(
+                error.problem,
+                found=error.found,
+                expected=error.expected,
+                fix="pass a larger --count, such as 200",
+            ) from error
         return cls(
             of=of,
             worth=worth,

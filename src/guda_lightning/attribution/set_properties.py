@@ -98,7 +98,7 @@ class Brightness(SetProperty):
 
 @dataclass(frozen=True)
 class Contrast(SetProperty):
-    """The standard deviation of an image's pixels, from 0 for a flat image to 1 for half black, half white."""
+    """The standard deviation of an image's pixels: 0 of a flat one, 1 of one half black and half white."""
 
     name = "contrast"
 

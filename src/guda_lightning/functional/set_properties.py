@@ -71,7 +71,7 @@ def mean_of_set(values: Tensor) -> tuple[float, float]:
 
 
 def _losses(values: Tensor) -> Tensor:
-    """v of every coalition and image."""
+    """Value v of every coalition, by image."""
     if values.dim() != 2 or len(values) < 2 or values.shape[1] < 2:
         raise ConfigError(
             "there are too few values of a property",

@@ -94,7 +94,7 @@ def property_lines(table: ScoreTable, values: Tensor) -> list[str]:
     return [
         f"{details.property} of {details.images} samples of the full model: {with_error(mean, error)}; "
         f"{'; '.join(parts)}.",
-        f"An effect is {_WORTH[details.worth]}, from the same noise; positive: the group raises the property. "
+        f"An effect is {_WORTH[details.worth]}, from the same noise; positive: the group raises it. "
         f"± is one standard error over {over}; what training anew would change is not in it.",
     ]
 

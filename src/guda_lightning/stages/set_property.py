@@ -65,8 +65,8 @@ def set_property(
         num: Images of each model, at least 2.
         steps: Denoising steps.
         batch_size: Images at a time; changes no image.
-        worth: What a score is: ``leave_one_out``, the property of the full model minus that without the group;
-            or ``shapley``, ``shapley_permutation``, ``banzhaf``, its value among the others.
+        worth: What a score is: ``leave_one_out``, the property of the full model minus that without the
+            group; or ``shapley``, ``shapley_permutation``, ``banzhaf``, its value among the others.
         groups: Names of the groups to leave out, such as ``3,7``; all if left out.
         reference: Of other kinds than ``leave_one_out``: a group that always stays. May be left out where
             some samples are in no group.
