@@ -27,6 +27,7 @@ FILES = {  # what the page shows, by what is small
     "unlearn/retrack.yaml": CONF / "unlearn.yaml",
 }
 NUMBERS = {  # likewise, of options that say how much is done, such as "--num 100": "--num 4"
+    "--num 100": "--num 4 --steps 4",
     "--seed_everything 1": "--seed_everything 1 --data.init_args.seed 0",  # draws the samples of `limit`
     "--seed_everything 2": "--seed_everything 2 --data.init_args.seed 0",
 }
@@ -36,6 +37,7 @@ NUMBERS = {  # likewise, of options that say how much is done, such as "--num 10
 def test_commands(title: str, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``RUN`` and ``runs/NAME`` stand for run folders; a file that the page shows in full is there."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # the program itself looks for modules where it is started
     for name, text in re.findall(r"^```\w+\n# (\S+)\n(.*?)^```", SECTIONS[title], re.MULTILINE | re.DOTALL):
         Path(name).write_text(text)
     for line in CONSOLE[title]:

@@ -70,7 +70,7 @@ def test_leaving_a_group_out_gives_the_property_of_the_rest() -> None:
         assert abs(score - truth(data, game.of) + truth(data, game.of, group)) < 4 * error
     scores = dict(zip(found.groups, found.matrix()[0].tolist(), strict=True))
     assert scores["dark"] < -0.1 and scores["bright"] > 0.1  # the bright ones make the set bright
-    assert found.queries == ("brightness",) and found.record.kind == "set_worth"
+    assert found.queries == ("brightness",) and found.record.kind == "set worth"
 
 
 def test_shapley_values_sum_to_what_all_players_do() -> None:

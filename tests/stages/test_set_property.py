@@ -133,7 +133,8 @@ def test_batches_change_nothing_and_an_interrupted_one_goes_on(
         ),
         (
             ["--worth", "shapley", "--reference", "9", "--count", "12"],
-            "there are too few draws to fit the regression\n  found:    12 draws, 22 coalitions of 9 players\n"
+            "there are too few draws to fit the regression\n"
+            "  found:    12 draws, 22 coalitions of 9 players\n"
             "  expected: so many that any 11 of them determine all 8 coefficients\n"
             "  fix:      pass a larger --count, such as 200",
         ),

@@ -156,7 +156,7 @@ class SetWorth(ModelDetails):
         steps: Denoising steps of an image.
     """
 
-    kind = "set_worth"
+    kind = "set worth"
     property: str
     property_hash: str
     worth: str
