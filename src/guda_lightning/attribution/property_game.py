@@ -143,7 +143,7 @@ class PropertyGame:
             method: Its name.
             seed: Of the images.
         """
-        if self.plan is None:
+        if self.plan is None or self.worth == "leave_one_out":
             scores, stderr = leave_one_out(values)
         else:
             scores, stderr = worth_of_groups(self.plan, values, partial(worth_of, self.worth))

@@ -16,7 +16,8 @@ from guda_lightning.storage.files import sha256_json
 class SetProperty(ABC):
     """A number for every image, whose mean over many samples of a model is a property of that model.
 
-    A new one is a frozen dataclass with a name and one method; its fields identify it, and are JSON values.
+    A new one is a frozen dataclass with a name and one method; its class and its fields, which are JSON
+    values, identify it: what is measured is taken for done until one of them changes.
 
     Example:
         >>> @dataclass(frozen=True)

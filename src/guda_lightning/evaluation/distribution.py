@@ -96,7 +96,9 @@ def compare_trainings(
             expected="counterfactuals without single groups",
             fix="guda attribute -c ... --operator NAME",
         )
-    rows, of_subsets, notes = [], [], list(trainings.notes)
+    rows: list[dict[str, Any]] = []
+    of_subsets: list[dict[str, Any]] = []
+    notes = list(trainings.notes)
     for weighting in trainings.weightings:
         for method, groups in trainings.without.items():
             for group, without in groups.items():
@@ -184,10 +186,10 @@ def _distributional_lds(
     """How well sums over the groups that subsets lack order what models of the subsets say, by difference."""
     if not trainings.subsets:
         return []
-    found = []
+    found: list[dict[str, Any]] = []
     for delta in DELTAS:
         measured = _distances(trainings.full, trainings.subsets, weighting, delta)
-        methods = {}
+        methods: dict[str, tuple[Tensor, Tensor]] = {}
         for method, groups in trainings.without.items():
             of_groups = _distances(trainings.full, groups, weighting, delta)
             removed = _removed(list(of_groups), list(measured))
@@ -204,7 +206,8 @@ def _distributional_lds(
         yardstick = torch.stack(list(measured.values()), dim=1)[None]
         for method, (scores, removed) in methods.items():
             frame = lds({method: scores}, yardstick, removed, **resampling)
-            found += [{"delta": delta, **row} for row in frame.to_dict("records")]
+            rows = frame.to_dict("records")
+            found += [{"delta": delta, **{str(name): value for name, value in row.items()}} for row in rows]
     return found
 
 

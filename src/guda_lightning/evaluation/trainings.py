@@ -88,8 +88,8 @@ def read_trainings(runs: Sequence[RunFolder], on_table: Callable[[], None] = lam
         for path, table in tables:
             _refuse_otherwise_scored(path, table, first_path, first, run, runs[0])
             elbos = stored_elbos(table, run.errors, schedule)
-            read.full[full.seed] = elbos.pop(None)
-            _add(read, path, table, full.seed, elbos)
+            read.full[full.seed] = elbos[None]
+            _add(read, path, table, full.seed, {group: elbos[group] for group in table.groups})
             on_table()
     return read
 

@@ -94,6 +94,7 @@ def set_property(
         draws = 200 if count is None else count
         game = PropertyGame.of_players(property, grouping, worth, reference, draws, seed)
     run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
+    provenance = source.provenance(grouping.hash)
     guide, made = open_posterior(
         PosteriorStore(run.store),
         posterior,
@@ -101,7 +102,7 @@ def set_property(
         seed=posterior_seed,
         hparams=hparams,
         data=datamodule,
-        expect=(provenance := source.provenance(grouping.hash)),
+        expect=provenance,
         device=trainer.strategy.root_device,
     )
     drawn = {"images": num, "steps": steps}
@@ -194,6 +195,7 @@ class _Sets:
                 write_atomic(part, to_safetensors({"values": self._measured(number, rows, bar)}))
         ranks.barrier()
         found = torch.cat([load_file(part)["values"] for part in parts])
+        ranks.barrier()  # before the first process removes them
         return found.view(len(self.models), self.num)
 
     def _say_cost(self, left: list[Tensor]) -> None:
