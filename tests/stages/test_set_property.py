@@ -21,7 +21,7 @@ from wandb_files import runs
 
 CONF, OWN = Path(__file__).parent.parent / "conf", Path(__file__).parent.parent / "attribution"
 BRIGHTNESS = "guda_lightning.attribution.Brightness"
-SMALL = ["--posterior", "patch_kernel", "--steps", "8", "--num", "6", "--batch_size", "4"]
+SMALL = ["--posterior", "image_kernel", "--steps", "6", "--num", "6", "--batch_size", "4"]
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +35,14 @@ def _kernel_run(_finished_run: Path, shared: Callable[[str, Callable[[Path], Non
     def make(folder: Path) -> None:
         shutil.copytree(_finished_run, folder / "tiny")
         guide = ["guide", "-c", f"{CONF}/digits.yaml", "--run", str(folder / "tiny")]
-        assert main([*guide, "--posterior", "patch_kernel"]) == 0
+        assert main([*guide, "--posterior", "image_kernel"]) == 0
 
-    return shared("patch kernel", make) / "tiny"
+    return shared("image kernel", make) / "tiny"
 
 
 @pytest.fixture
 def kernel_run(_kernel_run: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run with a patch kernel in its store."""
+    """A copy of a finished run with an image kernel in its store."""
     return Path(shutil.copytree(_kernel_run, tmp_path / "tiny"))
 
 
@@ -60,8 +60,8 @@ def test_a_planted_property_is_found_and_shown(kernel_run: Path, capsys: pytest.
     assert measure(kernel_run, *planted, *logged, of="own_property.LikeDigit") == 0
     out = capsys.readouterr().out
     first, *rest = out.splitlines()
-    assert first.startswith("property: 11 sets of 16 images x 8 steps, 176 images left: about ")
-    path = kernel_run / "properties" / "like-a-digit-leave_one_out_patch_kernel-0.parquet"
+    assert first.startswith("property: 11 sets of 16 images x 6 steps, 176 images left: about ")
+    path = kernel_run / "properties" / "like-a-digit-leave_one_out_image_kernel-0.parquet"
     table = ScoreTable.load(path)
     scores = dict(zip(table.groups, table.matrix()[0].tolist(), strict=True))
     errors = dict(zip(table.groups, table.stderr_matrix()[0].tolist(), strict=True))
@@ -83,7 +83,7 @@ def test_shapley_values_sum_to_the_whole(kernel_run: Path) -> None:
     assert measure(kernel_run, *options, "--steps", "3") == 0
     (path,) = kernel_run.glob("properties/*.parquet")
     table, values = read_property(path)
-    assert table.groups == tuple("012345678") and path.stem == "brightness-shapley_permutation_patch_kernel-0"
+    assert table.groups == tuple("012345678") and path.stem == "brightness-shapley_permutation_image_kernel-0"
     whole = values[0].mean() - values[-1].mean()  # the last coalition is all of them
     assert table.matrix().sum().item() == pytest.approx(whole.item())
     assert "the draw of coalitions" in property_lines(table, values)[1]
@@ -107,7 +107,7 @@ def test_batches_change_nothing_and_an_interrupted_one_goes_on(
     monkeypatch.setattr(set_property, "sample", sample)
     capsys.readouterr()
     assert measure(kernel_run, "--groups", "3,7") == 0
-    assert "3 sets of 6 images x 8 steps, 8 images left" in capsys.readouterr().out
+    assert "3 sets of 6 images x 6 steps, 8 images left" in capsys.readouterr().out
     tables = [read_property(next(run.glob("properties/*.parquet"))) for run in (whole, kernel_run)]
     assert tables[0][0].record == tables[1][0].record
     torch.testing.assert_close(tables[0][1], tables[1][1], rtol=1e-5, atol=1e-6)
