@@ -26,13 +26,18 @@ FILES = {  # what the page shows, by what is small
     "attribute/elbo.yaml": CONF / "attribute.yaml",
     "unlearn/retrack.yaml": CONF / "unlearn.yaml",
 }
-NUMBERS: dict[str, str] = {}  # likewise, of options that say how much is done, such as "--num 100": "--num 4"
+NUMBERS = {  # likewise, of options that say how much is done, such as "--num 100": "--num 4"
+    "--num 100": "--num 4 --steps 4",
+    "--seed_everything 1": "--seed_everything 1 --data.init_args.seed 0",  # draws the samples of `limit`
+    "--seed_everything 2": "--seed_everything 2 --data.init_args.seed 0",
+}
 
 
 @pytest.mark.parametrize("title", [title for title, lines in CONSOLE.items() if lines])
 def test_commands(title: str, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``RUN`` and ``runs/NAME`` stand for run folders; a file that the page shows in full is there."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # the program itself looks for modules where it is started
     for name, text in re.findall(r"^```\w+\n# (\S+)\n(.*?)^```", SECTIONS[title], re.MULTILINE | re.DOTALL):
         Path(name).write_text(text)
     for line in CONSOLE[title]:
@@ -41,7 +46,7 @@ def test_commands(title: str, finished_run: Path, tmp_path: Path, monkeypatch: p
         program, *words = shlex.split(line.removeprefix("$ "), comments=True)
         assert program == "guda", line
         arguments = [str(FILES.get(word, word)) for word in words]
-        arguments = [str(finished_run) if word == "RUN" else word for word in arguments]
+        arguments = [re.sub(r"^RUN\b", str(finished_run), word) for word in arguments]
         if "-c" in arguments and "--run" not in arguments:
             arguments += ["--run", str(finished_run)]
         assert main(arguments) == 0, line

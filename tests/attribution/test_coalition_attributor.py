@@ -72,7 +72,7 @@ def test_an_interaction_is_what_the_pair_costs_beyond_its_members(
 def test_many_players_are_sampled_and_still_sum_to_the_whole(
     guidance_store: CounterfactualStore, guided_full: FullModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guda_lightning.attribution.coalitions._EXACT", 1)
+    monkeypatch.setattr("guda_lightning.attribution.games._EXACT", 1)
     for worth, kind in (("shapley_permutation", "between pairs"), ("shapley", "jackknife")):
         fitted = attributor(guidance_store, worth=worth, count=8).fit(
             AttributionContext(guided_full, grouping=GROUPING)
@@ -84,11 +84,11 @@ def test_many_players_are_sampled_and_still_sum_to_the_whole(
 
 
 def test_samples_in_no_group_are_a_reference(guidance_store: CounterfactualStore) -> None:
-    from guda_lightning.attribution.coalitions import _players
+    from guda_lightning.attribution.games import players_of
 
     grouping = Grouping({"a": [0, 1], "b": [1, 2], "empty": []}, num_samples=4)
-    assert _players(grouping, None) == ("a", "b")
-    assert list(combinations(_players(grouping, None), 2)) == [("a", "b")]
+    assert players_of(grouping, None, "reference") == ("a", "b")
+    assert list(combinations(players_of(grouping, None, "reference"), 2)) == [("a", "b")]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from guda_lightning.attribution.nda import NDA
 from guda_lightning.attribution.racing import FittedRace, RacingAttributor
 from guda_lightning.attribution.scoring import shared_errors, squared_errors
 from guda_lightning.attribution.screening import ScreenedAttributor, Screening
+from guda_lightning.attribution.set_properties import Brightness, Contrast, SetProperty
 from guda_lightning.attribution.similarity import FeatureSimilarity, PixelSimilarity
 from guda_lightning.attribution.trivial import GroupSize, RandomScores
 
@@ -17,9 +18,11 @@ __all__ = [
     "NDA",
     "AttributionContext",
     "Attributor",
+    "Brightness",
     "CLIPImages",
     "ClassProbability",
     "CoalitionAttributor",
+    "Contrast",
     "CounterfactualAttributor",
     "DINOv2",
     "Encoder",
@@ -34,6 +37,7 @@ __all__ = [
     "RandomScores",
     "ScreenedAttributor",
     "Screening",
+    "SetProperty",
     "shared_errors",
     "squared_errors",
 ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, compress
+from itertools import combinations
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,47 +19,15 @@ from guda_lightning.attribution.attributor import (
 )
 from guda_lightning.attribution.counterfactual import CounterfactualAttributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor
-from guda_lightning.data.grouping import Grouping
+from guda_lightning.attribution.games import Worth, names_of, plan_of, players_of, worth_of
 from guda_lightning.errors import ConfigError, GroupError
-from guda_lightning.functional.coalition_plans import (
-    CoalitionPlan,
-    all_coalitions,
-    kernel,
-    permutations,
-    uniform,
-)
-from guda_lightning.functional.coalitions import (
-    Estimate,
-    banzhaf,
-    banzhaf_interactions,
-    shapley_interactions,
-    shapley_kernel,
-    shapley_permutation,
-)
+from guda_lightning.functional.coalition_plans import CoalitionPlan
 from guda_lightning.posteriors import GUIDANCE
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Coalitions
 from guda_lightning.scores.scoring import Scoring
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Queries
-
-Worth = Literal["shapley", "shapley_permutation", "banzhaf", "shapley_interactions", "banzhaf_interactions"]
-
-_PLANS: Mapping[Worth, Callable[[int, int, int], CoalitionPlan]] = {
-    "shapley": kernel,
-    "shapley_permutation": permutations,
-    "banzhaf": uniform,
-    "shapley_interactions": kernel,
-    "banzhaf_interactions": uniform,
-}
-_ESTIMATORS: Mapping[Worth, Callable[[CoalitionPlan, Tensor], Estimate]] = {
-    "shapley": shapley_kernel,
-    "shapley_permutation": shapley_permutation,
-    "banzhaf": banzhaf,
-    "shapley_interactions": shapley_interactions,
-    "banzhaf_interactions": banzhaf_interactions,
-}
-_EXACT = 8  # players: their 256 coalitions cost less than a sample that says as much
 
 
 @dataclass(frozen=True)
@@ -125,13 +93,10 @@ class CoalitionAttributor(Attributor):
                 expected="the grouping of the training data",
                 fix="pass AttributionContext(grouping=datamodule.grouping)",
             )
-        players = _players(grouping, self.reference)
+        players = players_of(grouping, self.reference, "attributor.init_args.reference")
         groups = _pairs(players) if self.pairs else players
-        number = len(players)
-        plan = all_coalitions(number)
-        if number > _EXACT:
-            plan = _PLANS[self.worth](number, self.count, self.seed)
-        names = [grouping.known.joint(list(compress(players, row.tolist()))) for row in plan.coalitions[1:]]
+        plan = plan_of(self.worth, len(players), self.count, self.seed)
+        names = names_of(grouping, players, plan)
         inner = CounterfactualAttributor(
             self.store, self.operator, self.scoring, seed=self.seed, groups=names
         ).fit(replace(context, cache=None))  # errors of so many coalitions are not worth keeping
@@ -181,7 +146,7 @@ class FittedCoalitions(FittedAttributor):
         for weighting in scored.weightings:
             removed = scored.select(weighting=weighting).matrix().T  # in the order of the plan's coalitions
             values = torch.cat([removed.new_zeros(1, len(queries)), removed])
-            estimate = _ESTIMATORS[self.config.worth](self.plan, values)
+            estimate = worth_of(self.config.worth, self.plan, values)
             tables.append(
                 ScoreTable.from_matrix(
                     self._columns(estimate.values),
@@ -255,27 +220,3 @@ def _pairs(players: Sequence[str]) -> tuple[str, ...]:
             fix="rename the groups that hold a '*'",
         )
     return names
-
-
-def _players(grouping: Grouping, reference: str | None) -> tuple[str, ...]:
-    """All groups that have samples, without the one that stays.
-
-    Raises:
-        ConfigError: No samples would stay, or there are fewer than two.
-        GroupError: There is no such group.
-    """
-    if reference is not None:
-        reference = grouping.known.find(reference) or reference
-        grouping.check([reference])
-    players = tuple(name for name in grouping.names if name != reference and grouping.size(name))
-    covered = grouping.membership()[:, [grouping.names.index(name) for name in players]].any(axis=1)
-    if len(players) < 2 or covered.all():
-        raise ConfigError(
-            "the players of a coalition game cannot be all the data"
-            if covered.all()
-            else "a coalition game needs two players",
-            found=f"{len(players)} groups over {int(covered.sum())} of {grouping.num_samples} samples",
-            expected="two groups or more, and samples that always stay",
-            fix=f"set attributor.init_args.reference to a group that stays, such as {grouping.names[0]!r}",
-        )
-    return players

@@ -122,6 +122,13 @@ COMMANDS: tuple[Command, ...] = (
         "-c digits.yaml --posterior guidance",
         dry_run=False,
     ),
+    Stage(
+        "property",
+        "Measure what each group does to a whole set of samples",
+        "-c digits.yaml --property guda_lightning.attribution.Brightness",
+        function="set_property.set_property",
+        dry_run=False,
+    ),
     Command("report", "Write one self-contained page that shows the answer", "RUN", "report"),
     Command(
         "evaluate",

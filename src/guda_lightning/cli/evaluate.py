@@ -15,6 +15,14 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     """Compare them, and write the evaluation."""
     chosen = _parser(command).parse_args(arguments)
     _refuse_half_a_yardstick(chosen)
+    if chosen.distribution is not None:
+        _refuse_beside_distribution(chosen)
+        from guda_lightning.stages.distribution import evaluate_distribution
+
+        evaluate_distribution(
+            chosen.run, chosen.distribution, resamples=chosen.resamples, wandb_project=chosen.wandb
+        )
+        return 0
     root = chosen.run
     if chosen.yardstick is not None:
         root = scored(chosen.yardstick, chosen.run, chosen.config, chosen.data)
@@ -57,6 +65,26 @@ def _refuse_half_a_yardstick(chosen: argparse.Namespace) -> None:
                 expected="a run folder alone, whose score tables are compared",
                 fix=f"leave out {option}, or add --yardstick NAME",
             )
+
+
+def _refuse_beside_distribution(chosen: argparse.Namespace) -> None:
+    """Refuse options of other comparisons than that of trainings.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    others = ("yardstick", "scores", "oracle", "lds", "calibrate")
+    given = {f"--{name}": value for name in others if (value := getattr(chosen, name)) is not None}
+    if chosen.per != "group":
+        given["--per"] = chosen.per
+    for option, value in given.items():
+        shown = " ".join(map(str, value)) if isinstance(value, list) else value
+        raise ConfigError(
+            f"{option} is about agreement with the oracle, and trainings are compared",
+            found=f"--distribution and {option} {shown}".rstrip(),
+            expected="one of them",
+            fix=f"leave out {option}, or --distribution",
+        )
 
 
 def _parser(command: Command) -> argparse.ArgumentParser:
@@ -103,6 +131,14 @@ def _parser(command: Command) -> argparse.ArgumentParser:
         metavar="FILE",
         help="compare sums of scores with models of subsets of the groups, too: their score tables, one a "
         "seed; default: RUN/scores/retrain-SEED-subsets.parquet, of guda retrain and attribute --subsets 16",
+    )
+    parser.add_argument(
+        "--distribution",
+        type=Path,
+        nargs="*",
+        metavar="RUN",
+        help="instead, compare the law of training with and without each group: which makes the model "
+        "unstable? Run folders of guda fit with other seeds, which scored the same queries",
     )
     parser.add_argument(
         "--per",

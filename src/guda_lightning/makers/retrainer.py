@@ -19,7 +19,7 @@ from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.makers.layout import Layout
 from guda_lightning.makers.maker import Maker
 from guda_lightning.makers.trainers import Training, spent_by
-from guda_lightning.storage.config import read_back
+from guda_lightning.storage.config import without_seeds
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.unlearning.hparams import module_hparams, training_hparams
 
@@ -116,12 +116,3 @@ def retraining_hparams(
         **training_hparams(data, trainer),
         **time_hparams(trainer),
     }
-
-
-def without_seeds(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A training's configuration without what differs between its seeds."""
-    kept = {name: value for name, value in read_back(config).items() if name != "seed_everything"}
-    for section in ("model", "data"):
-        if isinstance(kept.get(section), dict):
-            kept[section].get("init_args", {}).pop("seed", None)
-    return kept

@@ -79,7 +79,7 @@ def heatmap(view: View) -> alt.Chart:
                 ),
             ),
         )
-        .properties(width=max(240, min(900, 16 * len(queries))), height=_rows_height(len(view.groups)))
+        .properties(width=max(240, min(900, 16 * len(queries))), height=rows_height(len(view.groups)))
     )
     return styled(chart)
 
@@ -168,7 +168,7 @@ def agreement(
             base.mark_rule(color=POSITIVE, strokeWidth=2).encode(x=alt.X("low:Q", title=metric), x2="high:Q")
         )
         layers.append(base.mark_point(color=POSITIVE, filled=True, opacity=1, size=70).encode(x=x))
-        panels.append(alt.layer(*layers).properties(width=280, height=_rows_height(len(methods))))
+        panels.append(alt.layer(*layers).properties(width=280, height=rows_height(len(methods))))
     legend = "dots: methods with their intervals; " + ("band: oracle agreement; " if oracle else "")
     heading = alt.TitleParams(title, subtitle=[subtitle, f"{legend}dashed: chance"])
     chart: alt.HConcatChart = alt.hconcat(*panels, title=heading)
@@ -227,5 +227,6 @@ def styled(chart: _Chart) -> _Chart:
     return drawn
 
 
-def _rows_height(count: int) -> int:
+def rows_height(count: int) -> int:
+    """Height of a chart with so many rows, in points."""
     return max(60, min(1600, 22 * count))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch.loggers import Logger
@@ -66,6 +68,23 @@ def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) 
             configured.pop("anonymous", None)  # W&B warns of it, whatever it is
         configured.update({key: value for key, value in defaults.items() if not configured.get(key)})
     return fresh
+
+
+def project_loggers(project: str, folder: Path, group: str, stage: str, name: str) -> list[Logger]:
+    """The W&B logger of a command without a trainer, offline unless ``WANDB_MODE`` says otherwise.
+
+    Args:
+        project: W&B project.
+        folder: Where it keeps what is logged offline.
+        group: As those of ``stage_loggers``, like the others.
+        stage: W&B job type.
+        name: W&B run name.
+    """
+    from lightning.pytorch.loggers import WandbLogger
+
+    offline = os.environ.get("WANDB_MODE", "offline") == "offline"
+    logger = WandbLogger(project=project, save_dir=folder, offline=offline)
+    return stage_loggers([logger], group, stage, name)
 
 
 def _settings(logger: WandbLogger) -> Any:

@@ -142,6 +142,32 @@ class Coalitions(ModelDetails):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetWorth(ModelDetails):
+    """What groups do to a property of a whole set of samples, by a model that is guided away from coalitions.
+
+    Attributes:
+        property: Name of the property.
+        property_hash: Its identity.
+        worth: Kind of value.
+        coalitions: Hash of the names of the coalitions.
+        count: Draws of coalitions; 0 where each group is left out by itself.
+        reference: The group that always stays.
+        images: Images of each coalition.
+        steps: Denoising steps of an image.
+    """
+
+    kind = "set worth"
+    property: str
+    property_hash: str
+    worth: str
+    coalitions: str
+    count: int
+    reference: str | None
+    images: int
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Similarity(Details):
     """Similarities to training images.
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
+
+from torch import Tensor
 
 from guda_lightning.errors import StoreError
+from guda_lightning.functional.elbo import elbo
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.scores.kinds import Likelihood, entries_of
 from guda_lightning.scores.record import ScoreRecord, ScoringRecord
@@ -14,6 +18,7 @@ from guda_lightning.scores.scoring import Scoring, score_table
 from guda_lightning.scores.squared_errors import SquaredErrors
 from guda_lightning.scores.table import ScoreTable
 from guda_lightning.storage.files import sha256_json
+from guda_lightning.types import Weighting
 
 
 def error_identity(record: ScoreRecord, model: str) -> dict[str, object]:
@@ -108,16 +113,7 @@ def table_of_draw(
     Raises:
         StoreError: The table was made on another schedule.
     """
-    record = table.record
-    if record.scoring is None or record.provenance is None:
-        raise _underived(record)
-    if schedule.hash != record.provenance.schedule_hash:
-        raise StoreError(
-            "the scores were made on another noise schedule",
-            found=f"schedule_hash {schedule.hash[:16]}",
-            expected=f"schedule_hash {record.provenance.schedule_hash[:16]}",
-            fix="give the schedule of the full model that was scored",
-        )
+    scoring = _scoring_of(table.record, schedule)
     chosen = {
         group: SquaredErrors(
             of_all.query_ids,
@@ -131,11 +127,55 @@ def table_of_draw(
         chosen[None],
         {group: chosen[group] for group in table.groups},
         schedule,
-        replace(_scoring(record.scoring), draws=1),
+        replace(scoring, draws=1),
         method=table.methods[0],
         seed=table.seeds[0],
-        record=record,
+        record=table.record,
     )
+
+
+def stored_elbos(
+    table: ScoreTable, folder: Path, schedule: NoiseSchedule
+) -> dict[str | None, dict[str, Tensor]]:
+    """The evidence lower bounds whose differences a table holds.
+
+    Args:
+        table: As ``stored_errors`` takes it.
+        folder: Where ``guda attribute`` kept its squared errors.
+        schedule: The models' noise schedule.
+
+    Returns:
+        Full model (None) or group, then weighting, to ``[queries]`` float64 in the order of the table.
+
+    Raises:
+        StoreError: As ``stored_errors`` does, or the table was made on another schedule.
+    """
+    plan = _scoring_of(table.record, schedule).plan(schedule)
+    return {
+        group: {
+            weighting: elbo(of_model.errors, of_model.timesteps, plan, schedule, cast(Weighting, weighting))
+            for weighting in table.weightings
+        }
+        for group, of_model in stored_errors(table, folder).items()
+    }
+
+
+def _scoring_of(record: ScoreRecord, schedule: NoiseSchedule) -> Scoring:
+    """The scoring of scores that derive from squared errors.
+
+    Raises:
+        StoreError: They do not, or were made on another schedule.
+    """
+    if record.scoring is None or record.provenance is None:
+        raise _underived(record)
+    if schedule.hash != record.provenance.schedule_hash:
+        raise StoreError(
+            "the scores were made on another noise schedule",
+            found=f"schedule_hash {schedule.hash[:16]}",
+            expected=f"schedule_hash {record.provenance.schedule_hash[:16]}",
+            fix="give the schedule of the full model that was scored",
+        )
+    return _scoring(record.scoring)
 
 
 def _scoring(record: ScoringRecord) -> Scoring:

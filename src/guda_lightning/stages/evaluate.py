@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -103,13 +102,9 @@ def _compared(
 
 
 def _log(run: RunFolder, project: str, evaluation: Evaluation) -> None:
-    from lightning.pytorch.loggers import WandbLogger
+    from guda_lightning.report.wandb import closing_runs, log_agreement, project_loggers
 
-    from guda_lightning.report.wandb import closing_runs, log_agreement, stage_loggers
-
-    offline = os.environ.get("WANDB_MODE", "offline") == "offline"
-    logger = WandbLogger(project=project, save_dir=run.root, offline=offline)
     pictures = {weighting: agreement_chart(evaluation, weighting) for weighting in evaluation.weightings}
     with closing_runs():
-        loggers = stage_loggers([logger], run.name, "evaluate", "evaluate")
+        loggers = project_loggers(project, run.root, run.name, "evaluate", "evaluate")
         log_agreement(loggers, evaluation.metrics, pictures, evaluation.record)

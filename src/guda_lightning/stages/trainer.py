@@ -10,6 +10,7 @@ from guda_lightning.stages.guide import guide as _guide
 from guda_lightning.stages.placebo import placebo as _placebo
 from guda_lightning.stages.retrain import retrain as _retrain
 from guda_lightning.stages.sample import sample as _sample
+from guda_lightning.stages.set_property import set_property as _set_property
 from guda_lightning.stages.unlearn import unlearn as _unlearn
 
 
@@ -25,3 +26,4 @@ class GudaTrainer(StageTrainer):
     placebo = _placebo
     retrain = _retrain
     sample = _sample
+    set_property = _set_property

@@ -35,7 +35,7 @@ def refuse_other_config(path: Path, config: Mapping[str, Any]) -> None:
         StoreError: The record's configuration differs.
     """
     stored = read_json(path).get("config", {})
-    different = _differences(stored, read_back(config))
+    different = differences(stored, read_back(config))
     if different:
         key, before, after = different[0]
         more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
@@ -53,10 +53,20 @@ def read_back(value: Mapping[str, Any]) -> dict[str, Any]:
     return back
 
 
-def _differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+def without_seeds(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A training's configuration without what differs between its seeds."""
+    kept = {name: value for name, value in read_back(config).items() if name != "seed_everything"}
+    for section in ("model", "data"):
+        if isinstance(kept.get(section), dict):
+            kept[section].get("init_args", {}).pop("seed", None)
+    return kept
+
+
+def differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two JSON values differ: key, and both values."""
     if isinstance(before, dict) and isinstance(after, dict):
         names = sorted({*before, *after})
         return [
-            d for n in names for d in _differences(before.get(n), after.get(n), f"{key}.{n}" if key else n)
+            d for n in names for d in differences(before.get(n), after.get(n), f"{key}.{n}" if key else n)
         ]
     return [] if before == after else [(key, before, after)]

@@ -1,0 +1,130 @@
+"""How groups change the law of training, in words: for a terminal, and for the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from guda_lightning.evaluation.distribution import DistributionEvaluation
+from guda_lightning.functional.distribution import DELTAS, FEWEST
+from guda_lightning.report.agreement_table import count_of, interval, matching, share
+from guda_lightning.report.agreement_text import columns, wrapped
+from guda_lightning.scores.summaries import with_error
+
+SHOWN = {"mean": "mean", "variance": "variance", "wasserstein": "W2"}
+NATS = {"elbo": "nats"}
+
+
+def distribution_text(found: DistributionEvaluation) -> str:
+    """Write it in lines of at most 100 columns: a table for each method, under the first weighting."""
+    weighting = found.record["weightings"][0]
+    parts = ["\n".join(wrapped(title(found, weighting)))]
+    for method in found.methods:
+        heads = [method, *SHOWN.values(), "trainings"]
+        parts.append("\n".join(columns([heads, *group_rows(found, weighting, method)])))
+    if found.record["lds"]:
+        parts.append("\n".join([*wrapped(lds_title(found)), *columns(lds_rows(found, weighting))]))
+    sentences = [decided(found, weighting, method) for method in found.methods]
+    sentences += [floor(found, weighting), *found.record["notes"]]
+    parts.append("\n".join(line for sentence in sentences if sentence for line in wrapped(sentence)))
+    return "\n\n".join(parts)
+
+
+def title(found: DistributionEvaluation, weighting: str) -> str:
+    """What was compared, and how to read it."""
+    record = found.record
+    seeds = ", ".join(map(str, record["full_seeds"]))
+    unit = f", in {NATS[weighting]}, variances in {NATS[weighting]}²" if weighting in NATS else ""
+    return (
+        f"Law of training: log-likelihoods of {record['queries']} queries (weighting {weighting}{unit}) with "
+        f"the group, {count_of(len(record['full_seeds']), 'full model')} (seeds {seeds}), and without it. "
+        "mean: with minus without; variance: without minus with, below 0 where the group makes training "
+        "unstable; W2: how far the law moves. Means over queries, ± one standard error over trainings"
+    )
+
+
+def group_rows(found: DistributionEvaluation, weighting: str, method: str) -> list[list[str]]:
+    """Cells of each group: its differences, and trainings with and without; the most unstable ones first."""
+    rows = matching(found.of_groups(weighting, method))
+    by_group: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_group.setdefault(row["group"], {})[row["delta"]] = row
+    order = sorted(by_group, key=lambda group: by_group[group].get("variance", {}).get("value", math.inf))
+    return [
+        [
+            group,
+            *(_cell(delta, by_group[group].get(delta)) for delta in DELTAS),
+            f"{by_group[group]['mean']['full']}, {by_group[group]['mean']['without']}",
+        ]
+        for group in order
+    ]
+
+
+def _cell(delta: str, row: Mapping[str, Any] | None) -> str:
+    return f"needs {FEWEST[delta]} seeds" if row is None else with_error(row["value"], row["stderr"])
+
+
+def decided(found: DistributionEvaluation, weighting: str, method: str) -> str:
+    """Which groups make training less or more stable, as far as intervals tell."""
+    rows = matching(found.of_groups(weighting, method), delta="variance")
+    if not rows:
+        return (
+            f"{method}: whether a group makes training unstable needs {FEWEST['variance']} trainings with it "
+            "and without it: guda fit with other seeds into other run folders, named after --distribution."
+        )
+    rows.sort(key=lambda row: row["value"])
+    unstable = [row["group"] for row in rows if row["high"] < 0]
+    stable = [row["group"] for row in reversed(rows) if row["low"] > 0]
+    parts = [
+        f"{verb}: {', '.join(names)}"
+        for verb, names in (("makes training unstable", unstable), ("makes it stable", stable))
+        if names
+    ]
+    undecided = len(rows) - len(unstable) - len(stable)
+    if undecided:
+        parts.append(
+            f"undecided: {undecided} of {count_of(len(rows), 'group')}, "
+            f"whose {100 * found.record['level']:.0f} % interval over trainings holds 0"
+        )
+    return f"{method}: {'; '.join(parts)}."
+
+
+def floor(found: DistributionEvaluation, weighting: str) -> str:
+    """What chance alone does to W2."""
+    floors = found.record["floor"]
+    if weighting in floors:
+        return (
+            f"W2 is above 0 by chance: two halves of the full models, {len(found.record['full_seeds']) // 2} "
+            f"trainings each, are {floors[weighting]:.3g} apart on average over queries."
+        )
+    return (
+        "W2 is above 0 by chance, the more so the fewer trainings there are; what one law alone gives is "
+        f"known from {2 * FEWEST['wasserstein']} full models on."
+    )
+
+
+def lds_title(found: DistributionEvaluation) -> str:
+    """What a distributional LDS is of."""
+    record = found.record
+    return (
+        f"Distributional LDS: rank correlation over {count_of(len(record['subsets']), 'subset')} of the "
+        "groups of summed differences with what retrained models of the subsets say, mean over queries; "
+        f"chance is 0, and brackets hold {100 * record['level']:.0f} % of resampled queries and subsets"
+    )
+
+
+def lds_rows(found: DistributionEvaluation, weighting: str) -> list[list[str]]:
+    """A row of heads, and one a method: its LDS under each difference, with intervals."""
+    rows = [row for row in found.record["lds"] if row["weighting"] == weighting]
+    methods = dict.fromkeys(row["method"] for row in rows)
+    cells = {(row["method"], row["delta"]): row for row in rows}
+    heads = [part for name in SHOWN.values() for part in (name, "")]
+    return [["LDS", *heads]] + [
+        [method, *(text for delta in DELTAS for text in _lds(cells.get((method, delta))))]
+        for method in methods
+    ]
+
+
+def _lds(row: Mapping[str, Any] | None) -> tuple[str, str]:
+    return ("–", "") if row is None else (share(row["value"]), interval((row["low"], row["high"])))

@@ -1,0 +1,225 @@
+"""``guda property``: what each group does to a property of a whole set of samples."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from guda_lightning.attribution import SetProperty
+from guda_lightning.attribution.property_game import PropertyGame, SetWorthKind
+from guda_lightning.data import GroupDataModule
+from guda_lightning.diffusion import DiffusionModel, FullModel, sample, sampler
+from guda_lightning.distributed.ranks import Ranks
+from guda_lightning.distributed.strategies import start_processes
+from guda_lightning.errors import ConfigError, check_range
+from guda_lightning.makers.costs import bar_of, evaluation_seconds, say, say_cost
+from guda_lightning.posteriors import GUIDANCE, PosteriorName, PosteriorStore, guided, open_posterior
+from guda_lightning.progress_bar import Bar
+from guda_lightning.report.property_section import property_lines, read_property, section_of
+from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
+from guda_lightning.scores import ScoreTable
+from guda_lightning.stages.base import StageTrainer
+from guda_lightning.stages.choices import at_least_one, chosen_groups
+from guda_lightning.storage.config import begin
+from guda_lightning.storage.files import slug, write_atomic
+
+
+def set_property(
+    trainer: StageTrainer,
+    model: LightningModule,
+    datamodule: GroupDataModule,
+    property: SetProperty,
+    num: int = 100,
+    steps: int = 100,
+    batch_size: int = 64,
+    worth: SetWorthKind = "leave_one_out",
+    groups: list[str] | str | None = None,
+    reference: str | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    posterior: PosteriorName = GUIDANCE,
+    posterior_seed: int = 0,
+    hparams: str | None = None,
+    full: Path | None = None,
+) -> Path:
+    """Measure what each group does to the mean of a function over samples, such as how bright they are.
+
+    Images are drawn from the full model and, from the same noise, without groups, by a posterior that guides
+    it; nothing is trained. A positive score says that the group raises the property. What is measured is kept
+    after every batch; run again, the stage goes on there.
+
+    Args:
+        trainer: The trainer of the run.
+        model: The full model's module.
+        datamodule: The training data with its groups.
+        property: A number for each image, such as ``guda_lightning.attribution.Brightness``.
+        num: Images of each model, at least 2.
+        steps: Denoising steps.
+        batch_size: Images at a time; changes no image.
+        worth: What a score is: ``leave_one_out``, the property of the full model minus that without the
+            group; or ``shapley``, ``shapley_permutation``, ``banzhaf``, its value among the others.
+        groups: Names of the groups to leave out, such as ``3,7``; all if left out.
+        reference: Of other kinds than ``leave_one_out``: a group that always stays. May be left out where
+            some samples are in no group.
+        count: Of these kinds: draws of coalitions, each mirrored; 200 if left out. Up to 8 players are
+            computed exactly.
+        seed: Seed of the images and of the coalitions.
+        posterior: The kind of posterior that guides.
+        posterior_seed: Seed that it was made with.
+        hparams: Start of the hash of its hyper-parameters, where the store holds several.
+        full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+
+    Returns:
+        The score table, in RUN/properties.
+    """
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        at_least_one(name, value)
+    check_range("num", num, ge=2, fix="pass --num 2 or more: the standard error needs two images")
+    grouping = datamodule.grouping
+    if worth == "leave_one_out":
+        alone = "each group is left out by itself"
+        _refuse(alone, "pass --worth shapley", reference=reference, count=count)
+        game = PropertyGame.leaving_one_out(property, grouping, chosen_groups(grouping, groups))
+    else:
+        _refuse("all groups play", "pass --worth leave_one_out", groups=groups)
+        draws = 200 if count is None else count
+        game = PropertyGame.of_players(property, grouping, worth, reference, draws, seed)
+    run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
+    provenance = source.provenance(grouping.hash)
+    guide, made = open_posterior(
+        PosteriorStore(run.store),
+        posterior,
+        source.model.schedule,
+        seed=posterior_seed,
+        hparams=hparams,
+        data=datamodule,
+        expect=provenance,
+        device=trainer.strategy.root_device,
+    )
+    drawn = {"images": num, "steps": steps}
+    record = game.record(provenance, made.weights_hash, made.hparams_hash, drawn)
+    method = worth if posterior == GUIDANCE else f"{worth}_{posterior}"
+    path = run.properties / f"{slug(property.name)}-{method}-{seed}.parquet"
+    if ScoreTable.is_complete(path, record):
+        say(f"property: {path} is complete, skipped")
+    else:
+        sampler(source.model, source.scheduler, steps)  # refused before anything is written
+        models: list[Callable[[], DiffusionModel]] = [lambda: source.model]
+        models += [partial(guided, source.model, guide, grouping.coalition(name)) for name in game.coalitions]
+        sets = _Sets(trainer, datamodule, source, property, models, num, steps, batch_size, seed)
+        unfinished = run.checkpoints(f"property-{path.stem}")
+        values = sets.values(unfinished, {"record": record.hash, "batch_size": batch_size, "seed": seed})
+        table = game.table(values, record, method, seed)
+        Ranks.of(trainer).on_rank_zero(partial(_keep, trainer, path, table, values, unfinished))
+        Ranks.of(trainer).barrier()
+    say("\n".join(property_lines(*read_property(path))))
+    return path
+
+
+def _keep(trainer: StageTrainer, path: Path, table: ScoreTable, values: Tensor, unfinished: Path) -> None:
+    """Log and write a table, after what it was made from."""
+    _log(trainer, table, values)
+    write_atomic(path.with_suffix(".safetensors"), to_safetensors({"values": values}))
+    table.save(path)
+    shutil.rmtree(unfinished, ignore_errors=True)  # only now: hours of work lie there
+
+
+def _log(trainer: StageTrainer, table: ScoreTable, values: Tensor) -> None:
+    run = trainer.run_folder
+    with closing_runs():
+        loggers = stage_loggers(trainer.loggers, run.name, "property", f"property {table.queries[0]}")
+        log_section(loggers, section_of([(table, values)]), table.record.to_json())
+
+
+def _refuse(instead: str, fix: str, **choices: object) -> None:
+    """Refuse options of another kind of value.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    for name, value in choices.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name} has no use here: {instead}",
+                found=f"--{name} {value}",
+                expected="options of one kind of value",
+                fix=f"leave out --{name}, or {fix}",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sets:
+    """Sets of images from the same noise, one of each model, of which the property alone is kept."""
+
+    trainer: StageTrainer
+    data: GroupDataModule
+    full: FullModel
+    of: SetProperty
+    models: list[Callable[[], DiffusionModel]]
+    num: int
+    steps: int
+    batch_size: int
+    seed: int
+
+    def values(self, folder: Path, config: Mapping[str, object]) -> Tensor:
+        """``[models, images]``; all processes call this together.
+
+        Args:
+            folder: Where finished batches are kept until the last one is done.
+            config: What they are made from.
+        """
+        batches = torch.arange(self.num).split(self.batch_size)
+        parts = {
+            folder / f"{number}-{int(rows[0])}.safetensors": (number, rows)
+            for number in range(len(self.models))
+            for rows in batches
+        }
+        self._say_cost([rows for part, (_, rows) in parts.items() if not part.is_file()])
+        start_processes(self.trainer)
+        ranks = Ranks.of(self.trainer)
+        ranks.on_rank_zero(partial(begin, folder, config))
+        mine = dict(list(parts.items())[ranks.rank :: ranks.count])
+        left = {part: work for part, work in mine.items() if not part.is_file()}
+        total, rest = (sum(len(rows) for _, rows in some.values()) * self.steps for some in (mine, left))
+        with bar_of(self.trainer, "property", "evaluations", total, total - rest) as bar:
+            for part, (number, rows) in left.items():
+                write_atomic(part, to_safetensors({"values": self._measured(number, rows, bar)}))
+        ranks.barrier()
+        found = torch.cat([load_file(part)["values"] for part in parts])
+        ranks.barrier()  # before the first process removes them
+        return found.view(len(self.models), self.num)
+
+    def _say_cost(self, left: list[Tensor]) -> None:
+        images, device = sum(map(len, left)), self.trainer.strategy.root_device
+        each = evaluation_seconds(self.models[-1](), self.data, self.batch_size, device)
+        say_cost(
+            f"property: {len(self.models)} sets of {self.num} images x {self.steps} steps, "
+            f"{images} images left",
+            each * images * self.steps / self.trainer.world_size,
+        )
+
+    def _measured(self, number: int, rows: Tensor, bar: Bar) -> Tensor:
+        model, device = self.models[number](), self.trainer.strategy.root_device
+        labels = self.data.drawn(self.num, model.conditional).labels
+        model.denoiser.to(device)
+        samples = sample(
+            model,
+            self.full.scheduler,
+            self.data.input_shape,
+            rows.tolist(),
+            seed=self.seed,
+            steps=self.steps,
+            labels=None if labels is None else labels[rows],
+            device=device,
+            on_step=partial(bar.update, len(rows)),
+        )
+        return self.of.measured(self.data.pictures(samples))
