@@ -72,6 +72,25 @@ class Likelihood(ModelDetails):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ensemble(Likelihood):
+    """Differences between means of an ensemble's members: the ensemble is attributed, and no full model.
+
+    Attributes:
+        members: Hash of the weights of each member.
+        unseen: Positions of the members that never saw a group, for each group.
+    """
+
+    kind = "ensemble"
+    members: Sequence[str]
+    unseen: Mapping[str, Sequence[int]]
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """Hashes of the stored weights that made the scores."""
+        return frozenset(self.members)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Screened(Likelihood):
     """Scores of some groups, after cheap scores had screened out the others, which have none.
 
