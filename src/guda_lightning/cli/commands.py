@@ -110,7 +110,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Stage(
         "ensemble",
-        "Train an ensemble that holds an exact counterfactual of every group",
+        "Train an ensemble with exact counterfactuals of many groups",
         "-c digits.yaml [--members 6]",
         filled=("build", "datamodule", "config", "resolved"),
     ),

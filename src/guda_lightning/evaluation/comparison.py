@@ -35,8 +35,8 @@ OFFSET = (
 
 LEVEL, SEED = 0.95, 0  # of intervals and of their resamples
 ENSEMBLE = (
-    "The oracle is an ensemble: exact for the mean of its members, some of which never saw a group, and not for the "
-    "full model. Read its order; its size is its own, and it has no FADE."
+    "The oracle is an ensemble: exact for the mean of its members, some of which never saw a group, and not "
+    "for the full model. Read its order; its size is its own, and it has no FADE."
 )
 _FRAMES = ("metrics", "comparisons", "magnitudes")
 
@@ -71,8 +71,7 @@ def compare(
             fix="guda retrain and guda attribute for that seed too",
         )
     by_noise, of_noise = _by_noise(run, methods, oracles)
-    likelihoods = [name for name, table in methods.items() if _is_of_full(table)]
-    faded = None if ensemble else likelihoods
+    faded = None if ensemble else [name for name, table in methods.items() if table.record.details.of_full]
     setting = _Setting(first, per, reference, races, faded, chosen, resamples)
     parts = [
         setting.compared(weighting, noise, *sides)
@@ -110,9 +109,7 @@ class _Setting:
     per: Literal["group", "sample"]
     reference: str | None  # the oracle of the full model's seed
     races: Mapping[str, int]
-    faded: (
-        Collection[str] | None
-    )  # methods whose scores are differences from the full model's likelihood; None: no oracle is
+    faded: Collection[str] | None  # methods with a FADE; None where the oracle has none
     calibration_groups: Sequence[str]
     resamples: int
 
@@ -201,11 +198,6 @@ def _by_noise(
     compared[SHARED] = (of_methods, of_oracles, of_oracles)
     compared[DISJOINT] = (of_methods, of_oracles, {name: other[name] for name in oracles})
     return compared, []
-
-
-def _is_of_full(table: ScoreTable) -> bool:
-    """Whether scores are differences from the likelihood under the full model."""
-    return isinstance(table.record.details, Likelihood) and not isinstance(table.record.details, Ensemble)
 
 
 def _about_oracle(reference: str | None, ensemble: bool) -> list[str]:

@@ -97,7 +97,7 @@ def _own_oracles(run: RunFolder) -> list[Path]:
 
 
 def own_oracles(run: RunFolder) -> list[Path]:
-    """The oracle's tables about the run's own queries, by seed: retrained models, or else ensembles, or none."""
+    """The oracle's tables about the run's queries, by seed: retrained models', else ensembles', or none."""
     return _of_seeds(run, RETRAIN) or _of_seeds(run, ENSEMBLE)
 
 

@@ -2,11 +2,11 @@
 
 Sources: ablation-based counterfactuals (Dai & Gifford 2024, arXiv 2406.07908) and encoded ensembles (Dai &
 Gifford 2023, arXiv 2306.02174): every group has a binary code of its own, member j is trained on the groups
-whose bit j is 1, and the mean of the members whose bit is 0 has never seen the group. Gram matrix and mean over
-subsets: ours.
+whose bit j is 1, and the mean of the members whose bit is 0 has never seen the group. Gram matrix and mean
+over subsets: ours.
 
-Notation: n members; r_j the residual ``ε − ε̂_j`` of member j; ``G_ij = <r_i, r_j>``; A a set of m members, whose
-mean has the squared error ``E_A = ‖Σ_{j∈A} r_j / m‖²``.
+Notation: n members; r_j the residual ``ε − ε̂_j`` of member j; ``G_ij = <r_i, r_j>``; A a set of m members,
+whose mean has the squared error ``E_A = ‖Σ_{j∈A} r_j / m‖²``.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def fewest_members(groups: int) -> int:
 def codes(groups: int, members: int, seed: int) -> Tensor:
     """A code for every group: which members are trained on it.
 
-    Codes come with their complements, so that every member is trained on half of the groups (of an odd number,
-    half a group more or less); first those by which members differ, then the others, in random order. More
-    groups go on where fewer end.
+    Codes come with their complements, so that every member is trained on half of the groups (of an odd
+    number, half a group more or less); first those by which members differ, then the others, in random order.
+    More groups go on where fewer end.
 
     Args:
         groups: Number of groups.

@@ -101,7 +101,8 @@ def _preferred(evaluation: Evaluation) -> list[str]:
     if oracle is None or oracle.intervals["top1"][0] <= max(agreed[name] for name in others):
         return []  # no weighting is clearly better
     rest = ", ".join(f"{share(agreed[name])} under {name}" for name in others)
+    oracle_of = oracle_name(evaluation, article=True)
     return [
-        f"Choose weighting {first} here: {oracle_name(evaluation, article=True)} repeats its own top group best under it "
+        f"Choose weighting {first} here: {oracle_of} repeats its own top group best under it "
         f"({share(agreed[first])}, {rest})."
     ]

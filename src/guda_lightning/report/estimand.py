@@ -68,8 +68,8 @@ def process(record: ScoreRecord, method: str) -> str:
         return "trained anew from the start without the group"
     if isinstance(details, Ensemble):
         return (
-            f"the mean of members of an ensemble of {len(details.members)} that were trained anew without the group, "
-            "against as many at random: the ensemble is attributed, and not the full model"
+            f"the mean of members of an ensemble of {len(details.members)} that were trained anew without "
+            "the group, against as many at random: the ensemble is attributed, and not the full model"
         )
     if isinstance(details, Influence) and details.forgets_queries:
         return (

@@ -14,7 +14,7 @@ from guda_lightning.storage.files import sha256_json
 
 
 def pair_models(members: Sequence[str]) -> list[str]:
-    """Hashes of the mean of every pair of members, in the order of ``pairs``; of a member and itself, its own.
+    """Hashes of the mean of every pair of members, in the order of ``pairs``; of i = j the member's own.
 
     Args:
         members: Hash of each member.

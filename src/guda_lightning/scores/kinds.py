@@ -12,6 +12,7 @@ class Details:
     """What identifies scores of one kind beside what all kinds share."""
 
     kind: ClassVar[str]
+    of_full: ClassVar[bool] = False  # whether scores are differences from the full model's likelihood
 
     @property
     def weights(self) -> frozenset[str]:
@@ -62,6 +63,7 @@ class Likelihood(ModelDetails):
     """
 
     kind = "likelihood"
+    of_full = True
     counterfactuals: Mapping[str, str]
     weightings: Sequence[str] = ()
 
@@ -81,6 +83,7 @@ class Ensemble(Likelihood):
     """
 
     kind = "ensemble"
+    of_full = False
     members: Sequence[str]
     unseen: Mapping[str, Sequence[int]]
 

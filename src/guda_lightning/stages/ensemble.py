@@ -1,4 +1,4 @@
-"""``guda ensemble``: models that each miss some groups; their means are exact counterfactuals of all groups."""
+"""``guda ensemble``: models that each miss some groups; means of them are exact counterfactuals."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def ensemble(
     number of groups: 4 members serve 6 groups, 6 serve 20, 12 serve 924. ``guda attribute -c
     attribute/ensemble.yaml`` scores with them. What is attributed is the ensemble, not the full model.
 
-    A member is a model that ``guda retrain`` would train without its groups, with a seed of its own. It trains
-    as long as the configuration says: as many steps as the full model under ``max_steps``, about half as many
-    under ``max_epochs``.
+    A member is a model that ``guda retrain`` would train without its groups, with a seed of its own. It
+    trains as long as the configuration says: as many steps as the full model under ``max_steps``, about half
+    as many under ``max_epochs``.
 
     Args:
         trainer: The trainer of the run.
