@@ -1,41 +1,30 @@
-"""Ensembles from ``guda ensemble`` to ``guda evaluate``: members, exact counterfactuals, and what is refused."""
+"""Ensembles from ``guda ensemble`` to ``guda evaluate``: members, and what is said of them."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from diffusers import DDPMScheduler
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from guda_lightning.attribution import AblationEnsemble, AttributionContext, CounterfactualAttributor
 from guda_lightning.cli.main import main
-from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord, CounterfactualStore
+from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.counterfactuals.ensemble import EnsemblePlan
-from guda_lightning.data import load_queries
-from guda_lightning.data.grouping import Grouping
-from guda_lightning.diffusion import DiffusionModule, FullModel
-from guda_lightning.errors import ConfigError, GroupError, StoreError
 from guda_lightning.evaluation.comparison import ENSEMBLE as NOTE
 from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.evaluation.yardsticks import pack_run
 from guda_lightning.functional.ablation import codes
-from guda_lightning.functional.elbo import elbo, squared_error
-from guda_lightning.functional.noise import gaussian_noise
 from guda_lightning.report.agreement_verdicts import ONE_ENSEMBLE
-from guda_lightning.scores import ScoreTable, Scoring, stored_errors
+from guda_lightning.scores import ScoreTable, stored_errors
 from guda_lightning.scores.kinds import Ensemble
+from guda_lightning.stages.ensemble import _as_retraining
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.yardsticks import Yardstick
-from guda_lightning.evaluation.yardsticks import pack_run
-from guda_lightning.types import Queries
-from toys import GaussianDenoiser, Shades, gray_queries, message, shades, tiny_full, tiny_unet
 from wandb_files import runs
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -43,7 +32,7 @@ SMALL = ("--attributor.init_args.scoring.strata", "5")
 
 
 def command(stage: str, run: Path, *arguments: str) -> list[str]:
-    """A stage on the tiny digits, of which the first four are groups."""
+    """A stage on the tiny digits."""
     return [stage, "-c", f"{CONF}/digits.yaml", "--run", str(run), *arguments]
 
 
@@ -77,7 +66,10 @@ def test_an_ensemble_is_trained_scored_compared_and_shown(
     store.path(keys[0]).rename(tmp_path / "member")
     assert main(command("ensemble", run.root)) == 0  # an interrupted one goes on
     out = capsys.readouterr().out
-    assert "ensemble: 5 complete, skipped: member 2 of 6," in out and "ensemble: member 1 of 6 done (1 of 1)" in out
+    assert (
+        "ensemble: 5 complete, skipped: member 2 of 6," in out
+        and "ensemble: member 1 of 6 done (1 of 1)" in out
+    )
     again = load_file(store.path(keys[0]) / "model.safetensors")
     for name, weights in load_file(tmp_path / "member" / "model.safetensors").items():
         assert weights.equal(again[name])
@@ -87,8 +79,8 @@ def test_an_ensemble_is_trained_scored_compared_and_shown(
     assert "attribute: 5 queries, 10 groups, 300 network evaluations" in out  # 6 members x 50
     assert "±: noise draws and the ensemble's members" in out
     assert (
-        "ensemble: these scores attribute the mean of an ensemble, not the full model: 3 of 6 members that never saw "
-        "a group against as many at random\n" in out
+        "ensemble: these scores attribute the mean of an ensemble, not the full model: 3 of 6 members that "
+        "never saw a group against as many at random\n" in out
     )
     table = ScoreTable.load(run.table("ensemble", 0))
     assert isinstance(table.record.details, Ensemble)
@@ -99,7 +91,9 @@ def test_an_ensemble_is_trained_scored_compared_and_shown(
     assert main(scored(run.root)) == 0
     assert "ensemble-0.parquet is complete, skipped" in capsys.readouterr().out
 
-    assert main(["evaluate", str(run.root), "--resamples", "20"]) == 0  # the ensemble, as nothing is retrained
+    assert (
+        main(["evaluate", str(run.root), "--resamples", "20"]) == 0
+    )  # the ensemble, as nothing is retrained
     out = " ".join(capsys.readouterr().out.split())
     assert "10 groups, 1 ensemble seed (0);" in out
     assert "second retraining" not in out and "FADE:" not in out and ONE_ENSEMBLE in out and NOTE in out
@@ -121,3 +115,48 @@ def test_an_ensemble_is_trained_scored_compared_and_shown(
     assert Yardstick.find(str(packed.path)).unpack(unpacked.root)
     again_read = stored_errors(ScoreTable.load(unpacked.table("ensemble", 0)), unpacked.errors)
     assert all(again_read[group].errors.equal(found[group].errors) for group in found)
+
+
+def test_a_member_never_saw_its_groups(tmp_path: Path) -> None:
+    """Other pixels of a group leave every member that is trained without it as it is, bit by bit."""
+    weights: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for changed in ("", "a"):
+        images = tmp_path / f"images{changed}"
+        for group in "abc":
+            (images / group).mkdir(parents=True)
+            for number in range(6):
+                rng = np.random.default_rng([number, ord(group), group == changed])
+                Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(images / group / f"{number}.png")
+        run = tmp_path / f"run{changed}"
+        source = [
+            "--data.init_args.source",
+            "guda_lightning.data.ImageFolder",
+            "--data.init_args.source.path",
+        ]
+        options = [*source, str(images), "--data.init_args.limit", "null", "--trainer.max_steps", "3"]
+        assert main(command("fit", run, *options)) == 0
+        assert main(command("ensemble", run, *options)) == 0
+        store = CounterfactualStore(run / "store")
+        weights[changed] = {
+            record.key.name: load_file(store.path(record.key) / "model.safetensors")
+            for record in store.records()
+        }
+    assert weights[""].keys() == weights["a"].keys() and len(weights[""]) == 4
+    alike = {
+        name: all(tensor.equal(weights["a"][name][key]) for key, tensor in member.items())
+        for name, member in weights[""].items()
+    }
+    assert alike == {name: "a" in name.split("+") for name in weights[""]}
+
+
+def test_a_spread_trains_members_by_retraining_without_their_groups() -> None:
+    resolved = yaml.safe_dump(
+        {"run": "runs/x", "members": 6, "seed": 3, "leave_one_out": False, "full": None}
+    )
+    assert yaml.safe_load(_as_retraining(resolved)) == {
+        "run": "runs/x",
+        "seeds": 3,
+        "full": None,
+        "paired": False,
+    }
+    assert _as_retraining("") == ""

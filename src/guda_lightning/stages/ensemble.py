@@ -139,8 +139,10 @@ def _write(
 
 
 def _as_retraining(resolved: str) -> str:
-    """The configuration of ``guda retrain`` that trains the members."""
-    values = yaml.safe_load(resolved) or {}
+    """The configuration of ``guda retrain`` that trains the members; empty where nothing is spread."""
+    if not resolved:
+        return resolved
+    values = yaml.safe_load(resolved)
     values["seeds"] = values.pop("seed", 0)
     for name in ("members", "leave_one_out"):
         values.pop(name, None)
