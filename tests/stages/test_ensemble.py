@@ -28,7 +28,6 @@ from guda_lightning.storage.yardsticks import Yardstick
 from wandb_files import runs
 
 CONF = Path(__file__).parent.parent / "conf"
-SMALL = ("--attributor.init_args.scoring.strata", "5")
 
 
 def command(stage: str, run: Path, *arguments: str) -> list[str]:
@@ -38,7 +37,7 @@ def command(stage: str, run: Path, *arguments: str) -> list[str]:
 
 def scored(run: Path, *arguments: str) -> list[str]:
     """Scores by the ensemble."""
-    return command("attribute", run, "-c", "attribute/ensemble.yaml", *SMALL, *arguments)
+    return command("attribute", run, "-c", f"{CONF}/ensemble.yaml", *arguments)
 
 
 def test_an_ensemble_is_trained_scored_compared_and_shown(

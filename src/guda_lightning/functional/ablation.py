@@ -38,14 +38,14 @@ def fewest_members(groups: int) -> int:
 def codes(groups: int, members: int, seed: int) -> Tensor:
     """A code for every group: which members are trained on it.
 
-    Codes come with their complements, so that every member is trained on half of the groups (of an odd
-    number, half a group more or less); first those by which members differ, then the others, in random order.
-    More groups go on where fewer end.
+    No group gets the complement of another's code while there are others left, up to half of all codes: such
+    a pair of groups would have opposite scores. Every member is trained on about half of the groups. Which
+    group has which code is drawn, so that several ensembles confound different groups.
 
     Args:
         groups: Number of groups.
         members: Even number of members.
-        seed: Of the order.
+        seed: Of the draw.
 
     Returns:
         ``[groups, members]`` bool, distinct rows with ``members / 2`` ones.
@@ -56,10 +56,12 @@ def codes(groups: int, members: int, seed: int) -> Tensor:
     """
     least = fewest_members(groups)
     fix = f"take {least} members, or more for scores with less noise"
-    range_ = f"an even number from 2 to {MOST_MEMBERS}"
     if members % 2 or not 2 <= members <= MOST_MEMBERS:
         raise ConfigError(
-            "the members of an ensemble are out of range", found=members, expected=range_, fix=fix
+            "the members of an ensemble are out of range",
+            found=members,
+            expected=f"an even number from 2 to {MOST_MEMBERS}",
+            fix=fix,
         )
     if members < least:
         raise ConfigError(
@@ -68,21 +70,24 @@ def codes(groups: int, members: int, seed: int) -> Tensor:
             expected="a code of its own for each group",
             fix=fix,
         )
-    half = torch.tensor([[0, *rest] for rest in combinations(range(1, members), members // 2 - 1)])
-    with_first = torch.zeros(len(half), members, dtype=torch.bool).scatter(1, half, value=True)
-    order, flipped = torch.from_numpy(uniform_draws(seed, "ensemble", 2, len(half)))
-    drawn = _separating(with_first[order.argsort()])
-    pairs = torch.stack([drawn, ~drawn], dim=1)
-    pairs = torch.where((flipped < 0.5)[:, None, None], pairs.flip(1), pairs)
-    chosen = pairs.flatten(0, 1)[:groups]
-    if len(chosen.T.unique(dim=0)) < members:
-        raise ConfigError(
-            f"{groups} groups are too few for {members} members",
-            found="members that would be trained on the same groups",
-            expected="other groups for every member",
-            fix=f"take {least} members, or smaller groups",
-        )
-    return chosen
+    ones = torch.tensor([[0, *rest] for rest in combinations(range(1, members), members // 2 - 1)])
+    one_of_each = torch.zeros(len(ones), members, dtype=torch.bool).scatter(1, ones, value=True)
+    for attempt in range(2 * _ATTEMPTS):
+        drawn = uniform_draws(seed, f"ensemble {attempt}", 3, max(groups, len(ones)))
+        order, sides, places = torch.from_numpy(drawn)
+        rows = _balanced(one_of_each[order[: len(ones)].argsort()][:groups], sides < 0.5)
+        # With three groups or so, members differ only where two of the codes are complements.
+        both = [rows, ~rows] if attempt < _ATTEMPTS else [torch.stack([rows, ~rows], dim=1).flatten(0, 1)]
+        chosen = torch.cat(both)[:groups]
+        trained = chosen.sum(dim=0)
+        if len(chosen.T.unique(dim=0)) == members and trained.min() > 0 and trained.max() < groups:
+            return chosen[places[:groups].argsort()]
+    raise ConfigError(
+        f"{groups} groups are too few for {members} members",
+        found="members that would be trained on the same groups",
+        expected="other groups for every member",
+        fix=f"take {least} members, or smaller groups",
+    )
 
 
 def leave_one_out(groups: int) -> Tensor:
@@ -218,19 +223,20 @@ def jackknife(gram: Tensor, masks: Tensor) -> Tensor:
     return variance.sqrt()
 
 
-def _separating(rows: Tensor) -> Tensor:
-    """The rows ``[codes, members]``, those first that tell members apart which the rows before do not."""
-    alike, first = ~torch.eye(rows.shape[1], dtype=torch.bool), list[int]()
-    while alike.any():
-        apart = (rows[:, :, None] != rows[:, None, :]) & alike
-        first.append(int(apart.sum(dim=(1, 2)).argmax()))
-        alike &= ~apart[first[-1]]
-    rest = [row for row in range(len(rows)) if row not in first]
-    return rows[first + rest]
+def _balanced(rows: Tensor, sides: Tensor) -> Tensor:
+    """The rows ``[codes, members]``, some complemented, so that members have about as many ones as zeros."""
+    signs, total = 2 * rows.long() - 1, torch.zeros(rows.shape[1], dtype=torch.int64)
+    for row, other in enumerate(sides[: len(rows)].tolist()):
+        towards = int(total @ signs[row])
+        if towards > 0 or (towards == 0 and other):
+            signs[row] *= -1
+        total += signs[row]
+    return signs > 0
 
 
 def _codes_of(members: int) -> int:
     return math.comb(members, members // 2)
 
 
+_ATTEMPTS = 32
 _FEWER = "make two groups or more; of very many, join some"
