@@ -14,6 +14,7 @@ from guda_lightning.attribution.elbo import FittedELBOAttributor, scored_groups
 from guda_lightning.attribution.scoring import joint_squared_errors, shared_errors
 from guda_lightning.counterfactuals import ENSEMBLE, CounterfactualKey, CounterfactualStore
 from guda_lightning.counterfactuals.ensemble import EnsemblePlan
+from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.ablation import OF_MEMBERS, gram, gram_of_pairs, jackknife, pair_errors
 from guda_lightning.functional.elbo import elbo
@@ -226,7 +227,7 @@ class FittedEnsemble(FittedELBOAttributor):
 
     def _measured(self, queries: Queries, scoring: Scoring) -> tuple[Tensor, Tensor]:
         """``[pairs, Q, strata, draws]`` of each pair of members, and the timesteps."""
-        execution, models = self.context.execution, []
+        execution, models = self.context.execution, list[DiffusionModel]()
         for key in self.keys:
             models.append(self._network())
             weights, _ = self.store.load(key, expect=self.context.provenance)
