@@ -166,8 +166,8 @@ def products(
         name: posterior.removed([(group,) for group in groups]) for name, posterior in posteriors.items()
     }
 
-    def of(batch: NoisedQueries, predicted: Tensor) -> Tensor:
-        residual = (batch.noise - predicted).double().flatten(1)
+    def of(batch: NoisedQueries, predicted: Sequence[Tensor]) -> Tensor:
+        residual = (batch.noise - predicted[0]).double().flatten(1)
         sigma = model.schedule.at(batch.timesteps, like=residual)[1][:, :, None]
         moved = [
             sigma * posterior.corrections(batch.x_t, batch.timesteps, batch.labels)(removed[name]).flatten(2)
@@ -177,7 +177,7 @@ def products(
         return (every @ every.mT).flatten(1)
 
     with evaluating(model.denoiser):
-        values, timesteps = joint_squared_errors(model, queries, SCORING, of)
+        values, timesteps = joint_squared_errors([model], queries, SCORING, of)
     side = 1 + len(posteriors)
     shaped = values[..., 0].permute(1, 2, 0).unflatten(2, (len(groups), side, side))
     return Products(tuple(posteriors), shaped, timesteps[..., 0], model)

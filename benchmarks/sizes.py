@@ -17,6 +17,8 @@ class Size:
         classes: Digits that are groups; the others are in no group.
         pairs: Digits that are removed together.
         groups: Numbers of groups that costs are compared at.
+        hashed: Number of random groups that ensembles are trained for.
+        members: Number of members of these.
         screened: Likewise, where all but a few are screened out.
         kept: How many are kept then.
         unlearning: Steps after which a sweep scores.
@@ -40,6 +42,8 @@ class Size:
     classes: int = 10
     pairs: Sequence[str] = ("3+8", "4+9", "1+7")  # digits that look alike
     groups: Sequence[int] = (10, 20, 60, 200)
+    hashed: int = 60
+    members: int = 10
     screened: Sequence[int] = (20, 1000)
     kept: int = 4
     unlearning: Sequence[int] = (15, 30, 60, 120)
@@ -65,6 +69,8 @@ TOY = Size(
     classes=4,  # one more than the leading groups that a race looks for
     pairs=("0+1",),
     groups=(4,),
+    hashed=5,
+    members=4,
     screened=(5, 6),
     unlearning=(1, 2),
     short=2,

@@ -62,6 +62,7 @@ TABLES: dict[str, tuple[str, set[str]]] = {
     "groups": ("method", {"retraining", "guidance", "retrack"}),
     "screening": ("screen", {"guidance", "similarity"}),
     "screening-cost": ("groups", {"5", "6"}),
+    "ensembles": ("method", {"another ensemble", "guidance", "similarity", "random"}),
     "early": (
         "",
         {

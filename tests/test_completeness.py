@@ -134,7 +134,8 @@ def test_what_trains_nothing_has_no_dry_run(tmp_path: Path, capsys: pytest.Captu
         assert capsys.readouterr().err == (
             "error: guda sample has no dry run\n"
             "  found:    trainer.fast_dev_run = True\n"
-            "  expected: a stage that trains, and whose dry run keeps nothing: fit, unlearn, guide, retrain\n"
+            "  expected: a stage that trains, and whose dry run keeps nothing: fit, unlearn, guide, "
+            "retrain, ensemble\n"
             "  fix:      leave out trainer.fast_dev_run here\n"
         )
 

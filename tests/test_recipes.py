@@ -24,6 +24,7 @@ CONSOLE = {
 FILES = {  # what the page shows, by what is small
     "digits.yaml": CONF / "digits.yaml",
     "attribute/elbo.yaml": CONF / "attribute.yaml",
+    "attribute/ensemble.yaml": CONF / "ensemble.yaml",
     "unlearn/retrack.yaml": CONF / "unlearn.yaml",
 }
 NUMBERS = {  # likewise, of options that say how much is done, such as "--num 100": "--num 4"

@@ -47,6 +47,7 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     commands = re.findall(r"^  guda (\w+) ", out, re.MULTILINE)
     expected = (
         "run fit sample guide unlearn retrain attribute placebo property report evaluate validate configs "
+        "run fit sample guide unlearn retrain ensemble attribute placebo report evaluate validate configs "
         "completion"
     )
     assert commands == expected.split() == [command.name for command in COMMANDS]
@@ -73,6 +74,7 @@ def test_an_unknown_command_is_refused(name: str, fix: str, capsys: pytest.Captu
         f"error: guda has no command {name!r}\n"
         f"  found:    {name}\n"
         "  expected: run, fit, sample, guide, unlearn, retrain, attribute, placebo, property, report, "
+        "  expected: run, fit, sample, guide, unlearn, retrain, ensemble, attribute, placebo, report, "
         "evaluate, validate, configs, completion\n"
         f"  fix:      {fix}\n"
     )

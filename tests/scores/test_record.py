@@ -169,6 +169,7 @@ def test_chunks_of_queries_do_not_tell_tables_apart(tmp_path: Path) -> None:
         (
             {"format": 2, "kind": "guess", "record": {}},
             "scores of the kind 'guess' instead of likelihood, screened, race, coalitions, set worth, "
+            "scores of the kind 'guess' instead of likelihood, screened, ensemble, race, coalitions, "
             "similarity, nonparametric, influence, student, random groups, custom, joined",
         ),
         (

@@ -1,5 +1,6 @@
 """Attributors: from a full model, data and a grouping to query × group scores."""
 
+from guda_lightning.attribution.ablation import AblationEnsemble, FittedEnsemble
 from guda_lightning.attribution.attributor import AttributionContext, Attributor, FittedAttributor
 from guda_lightning.attribution.class_probability import ClassProbability
 from guda_lightning.attribution.coalitions import CoalitionAttributor
@@ -16,6 +17,7 @@ from guda_lightning.attribution.trivial import GroupSize, RandomScores
 
 __all__ = [
     "NDA",
+    "AblationEnsemble",
     "AttributionContext",
     "Attributor",
     "Brightness",
@@ -29,6 +31,7 @@ __all__ = [
     "FeatureSimilarity",
     "FittedAttributor",
     "FittedELBOAttributor",
+    "FittedEnsemble",
     "FittedRace",
     "GroupSize",
     "GuidanceAttributor",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from guda_lightning.attribution.attributor import (
 )
 from guda_lightning.data import query_hash
 from guda_lightning.diffusion import DiffusionModel
-from guda_lightning.distributed.sharding import shard
+from guda_lightning.diffusion.adapters import set_own_weights, whole_weights
+from guda_lightning.distributed.sharding import is_sharded, load_whole, shard
 from guda_lightning.scores import ScoreRecord, ScoreTable, SquaredErrors
 from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.scores.scoring import Scoring, score_table
@@ -58,16 +59,7 @@ class FittedELBOAttributor(FittedAttributor):
             QueryError: There are no queries.
         """
         refuse_no_queries(queries)
-        errors = self._all_errors(queries)
-        return score_table(
-            errors[None],
-            {group: errors[group] for group in self.groups},
-            self.context.full.model.schedule,
-            self.scoring,
-            method=self.method,
-            seed=self.seed,
-            record=self.record(queries),
-        )
+        return self._table(self._all_errors(queries), self.record(queries))
 
     def record(self, queries: Queries) -> ScoreRecord:
         """What identifies the scores of these queries: models, data, noise and timesteps.
@@ -116,6 +108,24 @@ class FittedELBOAttributor(FittedAttributor):
     def _all_errors(self, queries: Queries) -> dict[str | None, SquaredErrors]:
         """Squared errors of the full model (None) and of each group's counterfactual."""
 
+    def _table(
+        self,
+        errors: Mapping[str | None, SquaredErrors],
+        record: ScoreRecord,
+        besides: Callable[[Weighting], Tensor] | None = None,
+    ) -> ScoreTable:
+        """The scores that squared errors give, as ``score_table``."""
+        return score_table(
+            errors[None],
+            {group: errors[group] for group in self.groups},
+            self.context.full.model.schedule,
+            self.scoring,
+            method=self.method,
+            seed=self.seed,
+            record=record,
+            besides=besides,
+        )
+
     def _identities(self, queries: Queries) -> dict[str | None, dict[str, object]]:
         """What identifies the squared errors of the full model (None) and of each group's counterfactual."""
         record = self.record(queries)
@@ -147,6 +157,14 @@ class FittedELBOAttributor(FittedAttributor):
         else:
             shard(network, execution.ranks.mesh)
         return replace(model, denoiser=network.to(execution.device))
+
+    def _set_weights(self, model: DiffusionModel, weights: Mapping[str, Tensor], origin: Path) -> None:
+        """Give what ``_network`` made the weights, or those of an adapter, that lie at ``origin``."""
+        if is_sharded(model.denoiser):  # an adapter would have to be there before the weights are spread
+            full = self.context.full.model.denoiser
+            load_whole(model.denoiser, whole_weights(full, weights, origin))
+        else:
+            set_own_weights(model.denoiser, weights, origin)
 
     def _missing(self, queries: Queries) -> int:
         """Number of models whose squared errors were not kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class FittedGuidance(FittedELBOAttributor):
 
         def measure(part: Queries) -> tuple[Tensor, Tensor]:
             return joint_squared_errors(
-                model,
+                [model],
                 part,
                 scoring,
                 self._joint_errors,
@@ -72,8 +73,9 @@ class FittedGuidance(FittedELBOAttributor):
         groups[~wanted.T] = torch.nan
         return values[0], groups, timesteps
 
-    def _joint_errors(self, batch: NoisedQueries, predicted: Tensor) -> Tensor:
+    def _joint_errors(self, batch: NoisedQueries, predictions: Sequence[Tensor]) -> Tensor:
         """Squared errors ``[batch, 1 + groups]``, the full model's first."""
+        (predicted,) = predictions
         full = squared_error(batch.noise, predicted)
         groups = self.posterior.errors(
             batch.noise, predicted, batch.x_t, batch.timesteps, self.removed, batch.labels

@@ -16,8 +16,6 @@ from guda_lightning.attribution.prefetch import in_turn
 from guda_lightning.attribution.scoring import shared_errors, squared_errors
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.diffusion import DiffusionModel
-from guda_lightning.diffusion.adapters import set_own_weights, whole_weights
-from guda_lightning.distributed.sharding import is_sharded, load_whole
 from guda_lightning.scores import Scoring, SquaredErrors
 from guda_lightning.types import Queries
 
@@ -115,9 +113,4 @@ class FittedNetworks(FittedELBOAttributor):
 
     def _become(self, model: DiffusionModel, group: str, weights: Mapping[str, Tensor]) -> None:
         """Make a copy of the full model, or the counterfactual of another group, that of this one."""
-        origin = self.store.path(self.keys[group])
-        if is_sharded(model.denoiser):  # an adapter would have to be there before the weights are spread
-            full = self.context.full.model.denoiser
-            load_whole(model.denoiser, whole_weights(full, weights, origin))
-        else:
-            set_own_weights(model.denoiser, weights, origin)
+        self._set_weights(model, weights, self.store.path(self.keys[group]))

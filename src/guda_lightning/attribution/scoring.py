@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -103,10 +104,10 @@ def squared_errors(
         Squared errors ``[queries, strata, draws]`` float64 and their timesteps, int64, on the CPU.
     """
     errors, timesteps = joint_squared_errors(
-        model,
+        [model],
         queries,
         scoring,
-        lambda batch, predicted: squared_error(batch.noise, predicted)[:, None],
+        lambda batch, predicted: squared_error(batch.noise, *predicted)[:, None],
         device=device,
         on_batch=on_batch,
     )
@@ -114,36 +115,42 @@ def squared_errors(
 
 
 def joint_squared_errors(
-    model: DiffusionModel,
+    models: Sequence[DiffusionModel],
     queries: Queries,
     scoring: Scoring,
-    of: Callable[[NoisedQueries, Tensor], Tensor],
+    of: Callable[[NoisedQueries, Sequence[Tensor]], Tensor],
     *,
     device: torch.device | str = "cpu",
     on_batch: Callable[[int], None] = lambda evaluations: None,
 ) -> tuple[Tensor, Tensor]:
-    """Squared errors of several models that follow from the evaluations of one.
+    """Squared errors of several models that follow from the evaluations of one, or of a few.
 
     Args:
-        model: The model; its train/eval modes come back afterwards.
+        models: What is evaluated, of one noise schedule; its train/eval modes come back afterwards.
         queries: ``Q`` queries.
         scoring: Seed, plan, batch size and precision.
-        of: From a batch and the noise that the model predicts for it, squared errors ``[batch, models]``.
-        device: Where the model is.
+        of: From a batch and the noise that each evaluated model predicts for it, squared errors
+            ``[batch, models]`` of as many as follow.
+        device: Where the models are.
         on_batch: Called with the number of evaluations after every batch.
 
     Returns:
         Squared errors ``[models, queries, strata, draws]`` float64 and timesteps ``[queries, strata, draws]``
         int64, on the CPU.
     """
-    timesteps = scoring.plan(model.schedule).draw(scoring.seed, queries.ids)
+    schedule = models[0].schedule
+    timesteps = scoring.plan(schedule).draw(scoring.seed, queries.ids)
     errors = []
-    with evaluating(model.denoiser):
-        for batch in noised_queries(queries, scoring, model.schedule, device):
+    with ExitStack() as evaluated:
+        for model in models:
+            evaluated.enter_context(evaluating(model.denoiser))
+        for batch in noised_queries(queries, scoring, schedule, device):
             with scoring.autocast(device):
-                predicted = model.predicted_noise(batch.x_t, batch.timesteps, batch.labels)
+                predicted = [
+                    model.predicted_noise(batch.x_t, batch.timesteps, batch.labels) for model in models
+                ]
             errors.append(of(batch, predicted))
-            on_batch(len(batch.timesteps))
+            on_batch(len(models) * len(batch.timesteps))
     return torch.cat(errors).cpu().T.reshape(-1, *timesteps.shape), timesteps
 
 

@@ -109,6 +109,12 @@ COMMANDS: tuple[Command, ...] = (
         filled=("build", "datamodule", "config", "resolved"),
     ),
     Stage(
+        "ensemble",
+        "Train an ensemble with exact counterfactuals of many groups",
+        "-c digits.yaml [--members 6]",
+        filled=("build", "datamodule", "config", "resolved"),
+    ),
+    Stage(
         "attribute",
         "Score queries against every group",
         "-c digits.yaml [--queries FILE|FOLDER] [--screen guidance:5]",

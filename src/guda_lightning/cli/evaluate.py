@@ -122,7 +122,8 @@ def _parser(command: Command) -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="score tables of the oracle, one a seed; default: RUN/scores/retrain-SEED.parquet",
+        help="score tables of the oracle, one a seed; default: RUN/scores/retrain-SEED.parquet, or where "
+        "there are none ensemble-SEED.parquet",
     )
     parser.add_argument(
         "--lds",

@@ -132,7 +132,8 @@ class StageCLI(LightningCLI):
             raise ConfigError(
                 f"guda {self.stage.name} has no dry run",
                 found=f"trainer.fast_dev_run = {self.config.trainer.fast_dev_run}",
-                expected="a stage that trains, and whose dry run keeps nothing: fit, unlearn, guide, retrain",
+                expected="a stage that trains, and whose dry run keeps nothing: fit, unlearn, guide, "
+                "retrain, ensemble",
                 fix="leave out trainer.fast_dev_run here",
             )
 

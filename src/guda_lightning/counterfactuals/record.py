@@ -11,6 +11,7 @@ from guda_lightning.storage.stored import WeightsRecord
 from guda_lightning.types import JOINT
 
 RETRAIN = "retrain"  # the operator of the oracle: training from scratch without the groups
+ENSEMBLE = "ensemble"  # what scores by means of independent models without half of the groups each are called
 SUBSETS = "subsets"  # what score tables are called where that oracle leaves out many groups at once
 
 

@@ -22,7 +22,7 @@ from guda_lightning.evaluation.races import only_decided, race_note, race_of
 from guda_lightning.evaluation.result import DISJOINT, EVERY, OPTIONAL, SHARED, Evaluation
 from guda_lightning.evaluation.tables import PLURAL, SAME, reason
 from guda_lightning.scores import ScoreTable
-from guda_lightning.scores.kinds import Likelihood
+from guda_lightning.scores.kinds import Ensemble, Likelihood
 from guda_lightning.scores.stored import stored_errors, table_of_draw
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
@@ -34,6 +34,10 @@ OFFSET = (
 
 
 LEVEL, SEED = 0.95, 0  # of intervals and of their resamples
+ENSEMBLE = (
+    "The oracle is an ensemble: exact for the mean of its members, some of which never saw a group, and not "
+    "for the full model. Read its order; its size is its own, and it has no FADE."
+)
 _FRAMES = ("metrics", "comparisons", "magnitudes")
 
 
@@ -58,8 +62,8 @@ def compare(
     first = next(iter(oracles.values()))
     chosen = [] if calibration is None else requested_groups(calibration, first.groups)
     refuse_none_held_out(first.groups, chosen)
-    reference = paired_with_full(run, oracles)
-    if reference is None and per == "sample":
+    reference, ensemble = paired_with_full(run, oracles), isinstance(first.record.details, Ensemble)
+    if reference is None and per == "sample" and not ensemble:
         raise ConfigError(
             "scores per sample need an oracle of the full model's seed",
             found=f"oracle seeds {', '.join(str(t.seeds[0]) for t in oracles.values())}",
@@ -67,8 +71,8 @@ def compare(
             fix="guda retrain and guda attribute for that seed too",
         )
     by_noise, of_noise = _by_noise(run, methods, oracles)
-    likelihoods = [name for name, table in methods.items() if isinstance(table.record.details, Likelihood)]
-    setting = _Setting(first, per, reference, races, likelihoods, chosen, resamples)
+    faded = None if ensemble else [name for name, table in methods.items() if table.record.details.of_full]
+    setting = _Setting(first, per, reference, races, faded, chosen, resamples)
     parts = [
         setting.compared(weighting, noise, *sides)
         for weighting in first.weightings
@@ -87,7 +91,8 @@ def compare(
         "resamples": resamples,
         "level": LEVEL,
         "seed": SEED,
-        "notes": [*notes, *of_races, *([] if reference else [OFFSET]), *of_noise],
+        "notes": [*notes, *of_races, *_about_oracle(reference, ensemble), *of_noise],
+        **({"oracle": Ensemble.kind} if ensemble else {}),
     }
     joined = {name: _joined([part[name] for part in parts if name in part]) for name in _FRAMES}
     for name in OPTIONAL:
@@ -104,7 +109,7 @@ class _Setting:
     per: Literal["group", "sample"]
     reference: str | None  # the oracle of the full model's seed
     races: Mapping[str, int]
-    likelihoods: Collection[str]  # methods whose scores are differences of likelihoods
+    faded: Collection[str] | None  # methods with a FADE; None where the oracle has none
     calibration_groups: Sequence[str]
     resamples: int
 
@@ -129,8 +134,13 @@ class _Setting:
             name: _labelled(only_decided(getattr(found, name), self.races), **labels) for name in _FRAMES
         }
         sized = {name: matrix for name, matrix in scores.items() if name not in self.races}
-        likelihoods = {name: sized[name] for name in sized if name in self.likelihoods}
-        if noise == EVERY and self.per == "group" and (likelihoods or len(seeds) > 1):
+        likelihoods = {name: sized[name] for name in sized if name in (self.faded or ())}
+        if (
+            noise == EVERY
+            and self.per == "group"
+            and self.faded is not None
+            and (likelihoods or len(seeds) > 1)
+        ):
             groups = list(self.first.groups)
             found_fade = fade(likelihoods, seeds, groups, resamples=self.resamples, level=LEVEL, seed=SEED)
             frames["fade"] = _labelled(found_fade, weighting=weighting)
@@ -188,6 +198,11 @@ def _by_noise(
     compared[SHARED] = (of_methods, of_oracles, of_oracles)
     compared[DISJOINT] = (of_methods, of_oracles, {name: other[name] for name in oracles})
     return compared, []
+
+
+def _about_oracle(reference: str | None, ensemble: bool) -> list[str]:
+    """What a reader should know of the oracle."""
+    return [ENSEMBLE] if ensemble else [] if reference else [OFFSET]
 
 
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -267,7 +282,9 @@ def paired_with_full(run: RunFolder, oracles: Tables) -> str | None:
     """The oracle's table of the seed that the full model was trained with, if both are known."""
     record = FullRecord.of_run(run.full)
     first = next(iter(oracles.values()), None)
-    if first is None or record is None or record.seed is None or record.full_hash != first.record.full_hash:
+    if first is None or isinstance(first.record.details, Ensemble):  # its models are none of a seed
+        return None
+    if record is None or record.seed is None or record.full_hash != first.record.full_hash:
         return None
     return next((name for name, table in oracles.items() if table.seeds[0] == record.seed), None)
 

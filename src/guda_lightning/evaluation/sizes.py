@@ -24,11 +24,11 @@ def sizes_of(evaluation: Evaluation, name: str, method: str, seed: int) -> Sizes
         seed: Its seed.
 
     Returns:
-        By method, weighting and seed; nothing of a table that was not compared, was compared per sample, or
-        under weightings that were not.
+        By method, weighting and seed; nothing of a table that was not compared, was compared per sample or
+        with an ensemble, whose scores have a size of their own, or under weightings that were not.
     """
     record = evaluation.record
-    if name not in record["methods"] or record["per"] != "group":
+    if name not in record["methods"] or record["per"] != "group" or "oracle" in record:
         return {}
     found = {}
     for weighting in evaluation.weightings:

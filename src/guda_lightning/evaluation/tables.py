@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from guda_lightning.counterfactuals import RETRAIN, SUBSETS
+from guda_lightning.counterfactuals import ENSEMBLE, RETRAIN, SUBSETS
 from guda_lightning.errors import ConfigError, GudaError, StoreError
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Likelihood
@@ -24,7 +24,8 @@ def oracle_tables(run: RunFolder, paths: Sequence[Path] | None = None) -> list[F
 
     Args:
         run: The run folder.
-        paths: The files; RUN/scores/retrain-SEED.parquet, by seed, if left out.
+        paths: The files; RUN/scores/retrain-SEED.parquet, by seed, if left out, or where there are none
+            RUN/scores/ensemble-SEED.parquet.
 
     Raises:
         StoreError: There are none, or they do not fit each other.
@@ -96,10 +97,15 @@ def _own_oracles(run: RunFolder) -> list[Path]:
 
 
 def own_oracles(run: RunFolder) -> list[Path]:
-    """The oracle's tables about the run's own queries, by seed; there may be none."""
+    """The oracle's tables about the run's queries, by seed: retrained models', else ensembles', or none."""
+    return _of_seeds(run, RETRAIN) or _of_seeds(run, ENSEMBLE)
+
+
+def _of_seeds(run: RunFolder, method: str) -> list[Path]:
+    """The tables ``METHOD-SEED.parquet``, by seed."""
     found = {}
-    for path in run.scores.glob(f"{RETRAIN}-*.parquet"):
-        if seed := re.fullmatch(rf"{RETRAIN}-(\d+)", path.stem):
+    for path in run.scores.glob(f"{method}-*.parquet"):
+        if seed := re.fullmatch(rf"{method}-(\d+)", path.stem):
             found[int(seed[1])] = path
     return [found[seed] for seed in sorted(found)]
 

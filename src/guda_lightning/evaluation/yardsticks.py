@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ def pack_run(
     """Pack the full model, the queries and the scores of every oracle seed, without the oracle's weights.
 
     Args:
-        run: The run folder; RUN/scores/retrain-SEED.parquet are its oracle.
+        run: The run folder; RUN/scores/retrain-SEED.parquet are its oracle, or where there are none
+            RUN/scores/ensemble-SEED.parquet.
         path: The card, ``NAME.json``.
         title: What data and which groups these are, in one sentence.
         beside: Files and folders that lie elsewhere and that the configuration names, by their names in the
@@ -82,7 +83,7 @@ def pack_run(
         "queries": len(first.queries),
         "groups": {group: first.record.group_sizes[group] for group in first.groups},
         "oracle_seeds": [table.seeds[0] for _, table in tables],
-        "oracle_agreement": _agreement(run, [table for _, table in tables]),
+        "oracle_agreement": _agreement(run, dict(tables)),
         "date": datetime.date.today().isoformat(),
         "versions": versions(),
         **made,
@@ -95,11 +96,11 @@ def _inside(path: Path) -> list[Path]:
     return [path] if path.is_file() else [inner for inner in sorted(path.rglob("*")) if inner.is_file()]
 
 
-def _agreement(run: RunFolder, tables: Sequence[ScoreTable]) -> dict[str, dict[str, list[float]]]:
+def _agreement(run: RunFolder, tables: Mapping[Path, ScoreTable]) -> dict[str, dict[str, list[float]]]:
     """Agreement of each oracle seed with the mean of the others, with its ends: by weighting and metric."""
     if len(tables) < 2:
         return {}
-    found = compare({}, {f"retrain-{table.seeds[0]}": table for table in tables}, run)
+    found = compare({}, {path.stem: table for path, table in tables.items()}, run)
     return {weighting: _of_oracle(found, weighting) for weighting in found.weightings}
 
 

@@ -87,23 +87,29 @@ def say_fit_cost(
 ) -> None:
     """Tell the user what training will cost; a step of a foreign module is taken as one of ours."""
     what = f"{stage}:" if models == 1 else f"{stage}: {models} models x"
+    count = training_batches(trainer, datamodule)
+    network = model.student if isinstance(model, DiffusionModule) else full.model
+    size = datamodule.batch_size * trainer.world_size
+    device, autocast = trainer.strategy.root_device, trainer.precision_plugin.forward_context
+    timed = is_timed(trainer, elsewhere)
+    per_step = step_seconds(network, datamodule, device, autocast) if timed else None
+    if count is not None:
+        steps_of = f"{what} {count} steps of {size} images"
+        each = None if per_step is None else per_step * count + TRAINING_SECONDS
+        say_cost(steps_of, None if each is None else each * models)
+    elif per_step is not None:
+        say(f"{what} no end is set, each step of {size} images takes about {per_step:.2g} s")
+
+
+def training_batches(trainer: Trainer, datamodule: GroupDataModule) -> int | None:
+    """Batches of a training, to whichever of ``max_steps`` and ``max_epochs`` comes first; None: neither."""
     limit = trainer.limit_train_batches
     batches = max(1, len(datamodule.kept) // (datamodule.batch_size * trainer.world_size))
     batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
     epochs = None if trainer.max_epochs is None or trainer.max_epochs < 0 else trainer.max_epochs
     steps = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps >= 0 else None
     counts = [count for count in (steps, None if epochs is None else epochs * batches) if count is not None]
-    network = model.student if isinstance(model, DiffusionModule) else full.model
-    size = datamodule.batch_size * trainer.world_size
-    device, autocast = trainer.strategy.root_device, trainer.precision_plugin.forward_context
-    timed = is_timed(trainer, elsewhere)
-    per_step = step_seconds(network, datamodule, device, autocast) if timed else None
-    if counts:
-        steps_of = f"{what} {min(counts)} steps of {size} images"
-        each = None if per_step is None else per_step * min(counts) + TRAINING_SECONDS
-        say_cost(steps_of, None if each is None else each * models)
-    elif per_step is not None:
-        say(f"{what} no end is set, each step of {size} images takes about {per_step:.2g} s")
+    return min(counts, default=None)
 
 
 def step_seconds(

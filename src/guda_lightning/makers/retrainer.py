@@ -23,6 +23,8 @@ from guda_lightning.storage.config import without_seeds
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.unlearning.hparams import module_hparams, training_hparams
 
+_NAMED = 80  # characters of the groups in a W&B run's name, which takes 128
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Retrainer(Maker):
@@ -66,9 +68,10 @@ class Retrainer(Maker):
             Ranks.of(trainer).on_rank_zero(partial(self.store.save, weights, record))
             return record
 
+        named = key.name if len(key.name) <= _NAMED else key.folder_name
         training = Training(
             "retrain",
-            f"{key.name} seed {key.seed}",
+            f"{named} seed {key.seed}",
             key.folder_name,
             made_from=self.provenance.to_json(),
             hparams=self._hparams_for_loggers(key.groups),

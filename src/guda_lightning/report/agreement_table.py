@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from guda_lightning.evaluation.agreement import ORACLE
 from guda_lightning.evaluation.result import EVERY, Evaluation
 from guda_lightning.report import charts
+from guda_lightning.scores.kinds import Ensemble
 
 if TYPE_CHECKING:
     import altair as alt
@@ -101,7 +102,7 @@ def agreement_chart(evaluation: Evaluation, weighting: str) -> alt.HConcatChart:
         [{"method": row.label, **point} for row in table.methods for point in _points(row)],
         {point.pop("metric"): point for point in _points(table.oracle)} if table.oracle else {},
         {metric: table.chance.values[metric] for metric in MAIN},
-        title=f"Agreement with retraining, weighting {weighting}",
+        title=f"Agreement with {oracle_name(evaluation, article=True)}, weighting {weighting}",
         subtitle=f"{table.title}, {_interval(evaluation)} intervals",
     )
 
@@ -131,14 +132,22 @@ def interval(ends: tuple[float, float]) -> str:
     return "–".join(share(end, 2) for end in ends)
 
 
+def oracle_name(evaluation: Evaluation, *, article: bool = False) -> str:
+    """What a method was compared with: ``retraining`` or ``ensemble``, or with an article ``an ensemble``."""
+    if evaluation.record.get("oracle") != Ensemble.kind:
+        return "retraining"
+    return "an ensemble" if article else "ensemble"
+
+
 def header(evaluation: Evaluation) -> str:
     """Say what was compared, and how."""
     record = evaluation.record
     count, scored = len(record["groups"]), record["groups_scored"]
     seeds = ", ".join(map(str, record["oracle_seeds"]))
+    seed = "ensemble seed" if oracle_name(evaluation) == "ensemble" else "oracle seed"
     return (
         f"{record['queries']} queries, {count}{f' of {scored}' if scored > count else ''} groups, "
-        f"{count_of(len(record['oracle_seeds']), 'oracle seed')} ({seeds}); scores per {record['per']}; "
+        f"{count_of(len(record['oracle_seeds']), seed)} ({seeds}); scores per {record['per']}; "
         f"{_interval(evaluation)} intervals, {record['resamples']} resamples"
     )
 

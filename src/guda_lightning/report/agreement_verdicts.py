@@ -10,6 +10,7 @@ from guda_lightning.report.agreement_table import (
     AgreementTable,
     agreement_table,
     matching,
+    oracle_name,
     share,
 )
 from guda_lightning.scores.units import Measured
@@ -19,6 +20,9 @@ NO_UPPER_BOUND = (
     "than the oracle's seeds agree with each other."
 )
 ONE_SEED = "The oracle's own agreement needs a second seed: guda retrain -c ... --seeds 0,1."
+ONE_ENSEMBLE = "The ensemble's own agreement needs a second seed: guda ensemble -c ... --seed 1."
+
+_ONE = {"retraining": ONE_SEED, "ensemble": ONE_ENSEMBLE}
 
 
 def verdicts(evaluation: Evaluation) -> list[str]:
@@ -41,9 +45,9 @@ def _ranks(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> 
         return "ranks no better than chance: do not use its order"
     oracle = table.oracle
     if oracle is None:
-        return (
-            "ranks better than chance; retrain a second oracle seed to see whether it ranks as well as that"
-        )
+        ensemble = oracle_name(evaluation) == "ensemble"
+        second = "train a second ensemble" if ensemble else "retrain a second oracle seed"
+        return f"ranks better than chance; {second} to see whether it ranks as well as that"
     rows = matching(
         evaluation.comparisons, weighting=table.weighting, noise=EVERY, first=row.label, second=ORACLE
     )
@@ -54,9 +58,11 @@ def _ranks(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> 
         if difference[metric]["high"] < 0
     ]
     if worse:
-        return f"falls short of a second retraining in {' and '.join(worse)}"
+        return f"falls short of a second {oracle_name(evaluation)} in {' and '.join(worse)}"
     margin = max(0.0, -difference["top1"]["low"])
-    return f"is not told apart from a second retraining: at most {share(margin, 2)} worse in top1"
+    return (
+        f"is not told apart from a second {oracle_name(evaluation)}: at most {share(margin, 2)} worse in top1"
+    )
 
 
 def _sizes(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> str:
@@ -81,8 +87,8 @@ def _sizes(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> 
 
 def notes(evaluation: Evaluation) -> list[str]:
     """Sentences that go with the numbers."""
-    several = len(evaluation.record["oracles"]) > 1
-    return [*evaluation.record["notes"], *_preferred(evaluation), NO_UPPER_BOUND if several else ONE_SEED]
+    several, one_seed = len(evaluation.record["oracles"]) > 1, _ONE[oracle_name(evaluation)]
+    return [*evaluation.record["notes"], *_preferred(evaluation), NO_UPPER_BOUND if several else one_seed]
 
 
 def _preferred(evaluation: Evaluation) -> list[str]:
@@ -95,7 +101,8 @@ def _preferred(evaluation: Evaluation) -> list[str]:
     if oracle is None or oracle.intervals["top1"][0] <= max(agreed[name] for name in others):
         return []  # no weighting is clearly better
     rest = ", ".join(f"{share(agreed[name])} under {name}" for name in others)
+    oracle_of = oracle_name(evaluation, article=True)
     return [
-        f"Choose weighting {first} here: retraining repeats its own top group best under it "
+        f"Choose weighting {first} here: {oracle_of} repeats its own top group best under it "
         f"({share(agreed[first])}, {rest})."
     ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from guda_lightning.counterfactuals import RETRAIN
+from guda_lightning.counterfactuals import ENSEMBLE, RETRAIN
 from guda_lightning.evaluation.result import Evaluation
-from guda_lightning.report.agreement_table import agreement_table, share
-from guda_lightning.scores.kinds import Coalitions, Influence, ModelDetails, Screened, Student
+from guda_lightning.report.agreement_table import agreement_table, oracle_name, share
+from guda_lightning.scores.kinds import Coalitions, Ensemble, Influence, ModelDetails, Screened, Student
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.scores.views import View
 from guda_lightning.types import JOINT
@@ -52,7 +52,7 @@ def estimand(
         "Process": training,
         "Size": f"{view.unit.name}. {view.unit.why}",
         "± of a score": view.unit.covers or "none",
-        "Yardstick": "this is the yardstick" if view.method == RETRAIN else tested,
+        "Yardstick": "this is the yardstick" if view.method in (RETRAIN, ENSEMBLE) else tested,
     }
 
 
@@ -66,6 +66,11 @@ def process(record: ScoreRecord, method: str) -> str:
     details = record.details
     if RETRAIN in method.split("_"):  # also in a race, a screen or coalitions
         return "trained anew from the start without the group"
+    if isinstance(details, Ensemble):
+        return (
+            f"the mean of members of an ensemble of {len(details.members)} that were trained anew without "
+            "the group, against as many at random: the ensemble is attributed, and not the full model"
+        )
     if isinstance(details, Influence) and details.forgets_queries:
         return (
             "no training without a group: a copy of the full model forgets the query, and what that costs "
@@ -96,8 +101,10 @@ def tested(evaluation: Evaluation, name: str, weighting: str) -> str:
         return UNTESTED
     low, high = row.intervals["top1"]
     seeds = evaluation.record["oracle_seeds"]
+    seed = f"seed{'s' if len(seeds) > 1 else ''}"
+    kind = f"{seed} of an ensemble" if oracle_name(evaluation) == "ensemble" else f"retrained {seed}"
     return (
-        f"{len(seeds)} retrained seed{'s' if len(seeds) > 1 else ''} of every group; the same top group in "
+        f"{len(seeds)} {kind} of every group; the same top group in "
         f"{share(row.values['top1'])} of the queries (from {share(low)} to {share(high)}; chance "
         f"{share(table.chance.values['top1'])})"
     )
@@ -130,4 +137,5 @@ def _intervention(record: ScoreRecord, view: View, near_duplicates: int | None) 
 
 def _seeds(view: View) -> str:
     seeds = ", ".join(map(str, view.seeds))
-    return f"; seed{'s' if len(view.seeds) > 1 else ''} {seeds}, one full model"
+    of_full = "" if view.method == ENSEMBLE else ", one full model"
+    return f"; seed{'s' if len(view.seeds) > 1 else ''} {seeds}{of_full}"

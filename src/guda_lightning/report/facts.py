@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from guda_lightning.counterfactuals import RETRAIN, CounterfactualRecord
 from guda_lightning.scores import ScoreTable
-from guda_lightning.scores.kinds import NonParametric
+from guda_lightning.scores.kinds import Ensemble, NonParametric
 from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
@@ -27,6 +27,7 @@ def facts_of(run: RunFolder, table: ScoreTable, made: Sequence[WeightsRecord]) -
         facts["Full model"] = record.full_hash[:16]
     if made:
         each = "a group" if isinstance(made[0], CounterfactualRecord) else "in all"
+        each = "a member" if isinstance(record.details, Ensemble) else each
         facts["Method"] = f"{method}, {made[0].steps} steps {each}"
         facts[_work(made[0])] = (
             f"{sum(one.seconds for one in made):.0f} s, "

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from guda_lightning.counterfactuals import RETRAIN, CounterfactualRecord, CounterfactualStore
+from guda_lightning.counterfactuals import ENSEMBLE, RETRAIN, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import load_queries, query_hash
 from guda_lightning.data.group_names import name_beside
 from guda_lightning.errors import StoreError
@@ -238,7 +238,7 @@ def _lost(run: RunFolder, table: Path, found: str, expected: str) -> StoreError:
 
 def _newest(run: RunFolder) -> Path:
     tables = sorted(run.scores.glob("*.parquet"), key=lambda path: path.stat().st_mtime)
-    of_methods = [path for path in tables if not path.stem.startswith(f"{RETRAIN}-")]
+    of_methods = [path for path in tables if not path.stem.startswith((f"{RETRAIN}-", f"{ENSEMBLE}-"))]
     if not tables:
         raise StoreError(
             f"{run.root} has no score table",

@@ -7,6 +7,7 @@ from typing import Any
 
 from guda_lightning.report import charts
 from guda_lightning.report.distribution_section import distribution_section
+from guda_lightning.report.ensemble_section import ensemble_section
 from guda_lightning.report.pictures import data_uri, svg_uri
 from guda_lightning.report.property_section import property_section
 from guda_lightning.report.section import Section
@@ -18,6 +19,7 @@ SECTIONS: tuple[Callable[[RunFolder, ScoreTable], Section | None], ...] = (
     distribution_section,
     property_section,
 )
+SECTIONS: tuple[Callable[[RunFolder, ScoreTable], Section | None], ...] = (ensemble_section,)
 
 _PICTURE_PIXELS = 96  # longest side, twice what the style sheet shows
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from guda_lightning.counterfactuals import RETRAIN
+from guda_lightning.counterfactuals import ENSEMBLE, RETRAIN
 from guda_lightning.report.estimand import UNTESTED, estimand, is_likeness, process
-from guda_lightning.scores.kinds import Coalitions, Influence, ModelDetails, Race, Student
+from guda_lightning.scores.kinds import Coalitions, Ensemble, Influence, ModelDetails, Race, Student
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.scores.summaries import UNDECIDED_BELOW, group_summaries, margins
 from guda_lightning.scores.views import View
@@ -17,6 +17,11 @@ NOT_PROVED = (
     "What it does not prove: that anything was copied, who the author is in law, or what another model would "
     "do. It is about this one full model and these groups; another training on the same data may differ."
 )
+
+_OWN_TEST = {
+    RETRAIN: "this is retraining itself",
+    ENSEMBLE: "this is retraining itself, of an ensemble and not of the full model",
+}
 
 
 def words_of(
@@ -82,7 +87,7 @@ def _answer(
             f"{number}. What it is the size of, {view.method} defines. Tested against retraining: {tested}."
         )
     size = "This is a statement of size." if view.unit.sized else "This is a statement of order, not of size."
-    test = "this is retraining itself" if view.method == RETRAIN else tested
+    test = _OWN_TEST.get(view.method, tested)
     if isinstance(record.details, Coalitions) and record.details.pairs:
         return (
             f"{which} {'have' if led > 1 else 'has'} the strongest interaction between groups {group}: "
@@ -120,6 +125,8 @@ def _method(record: ScoreRecord, method: str) -> str:
         if is_likeness(record):
             return "A score says how alike a query and a group's training images are; the model is not asked."
         return f"What a score compares, {method} defines."
+    if isinstance(details, Ensemble):
+        return f"A score compares how well two ensembles explain a query: {process(record, method)}."
     compared = (
         "A score compares how well two models explain a query: the full one, and one that stands for it "
         f"without the group ({process(record, method)})."

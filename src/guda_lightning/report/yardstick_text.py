@@ -6,8 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from guda_lightning.evaluation.agreement import HALF, ORACLE
+from guda_lightning.evaluation.comparison import ENSEMBLE
 from guda_lightning.evaluation.result import EVERY, Evaluation
-from guda_lightning.report.agreement_table import ORACLE_LABEL, agreement_table, header, matching, share
+from guda_lightning.report.agreement_table import (
+    ORACLE_LABEL,
+    agreement_table,
+    header,
+    matching,
+    oracle_name,
+    share,
+)
 from guda_lightning.report.agreement_text import columns, wrapped
 from guda_lightning.storage.costs import TableCost
 
@@ -97,7 +105,8 @@ def yardstick_text(evaluation: Evaluation, costs: Mapping[str, TableCost | None]
             lines.append([row.method, *(with_interval(name, row.numbers.get(name)) for name in COLUMNS)])
         parts.append("\n".join(columns(lines)))
     parts.append("\n".join(columns([["cost", *COSTS], *([name, *cells(costs[name])] for name in costs)])))
-    parts.append("\n".join(line for text in _NOTES for line in wrapped(text)))
+    about = [ENSEMBLE] if oracle_name(evaluation) == "ensemble" else []
+    parts.append("\n".join(line for text in (*about, *_NOTES) for line in wrapped(text)))
     return "\n\n".join(parts)
 
 

@@ -12,6 +12,7 @@ class Details:
     """What identifies scores of one kind beside what all kinds share."""
 
     kind: ClassVar[str]
+    of_full: ClassVar[bool] = False  # whether scores are differences from the full model's likelihood
 
     @property
     def weights(self) -> frozenset[str]:
@@ -62,6 +63,7 @@ class Likelihood(ModelDetails):
     """
 
     kind = "likelihood"
+    of_full = True
     counterfactuals: Mapping[str, str]
     weightings: Sequence[str] = ()
 
@@ -69,6 +71,26 @@ class Likelihood(ModelDetails):
     def weights(self) -> frozenset[str]:
         """Hashes of the stored weights that made the scores."""
         return super().weights or frozenset(self.counterfactuals.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble(Likelihood):
+    """Differences between means of an ensemble's members: the ensemble is attributed, and no full model.
+
+    Attributes:
+        members: Hash of the weights of each member.
+        unseen: Positions of the members that never saw a group, for each group.
+    """
+
+    kind = "ensemble"
+    of_full = False
+    members: Sequence[str]
+    unseen: Mapping[str, Sequence[int]]
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """Hashes of the stored weights that made the scores."""
+        return frozenset(self.members)
 
 
 @dataclass(frozen=True, kw_only=True)

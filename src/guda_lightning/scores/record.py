@@ -10,6 +10,7 @@ from guda_lightning.scores.kinds import (
     Coalitions,
     Custom,
     Details,
+    Ensemble,
     Influence,
     Likelihood,
     NonParametric,
@@ -218,6 +219,7 @@ _SHARED = ("query_hash", "encoders", "grouping_hash", "group_sizes", "per")
 _KINDS: Mapping[str, type[Details]] = {
     Likelihood.kind: Likelihood,
     Screened.kind: Screened,
+    Ensemble.kind: Ensemble,
     Race.kind: Race,
     Coalitions.kind: Coalitions,
     SetWorth.kind: SetWorth,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from guda_lightning.errors import check_range
 from guda_lightning.functional.elbo import paired_difference, stderr_kind
@@ -69,6 +70,7 @@ def score_table(
     method: str,
     seed: int,
     record: ScoreRecord,
+    besides: Callable[[Weighting], Tensor] | None = None,
 ) -> ScoreTable:
     """Scores of every query × group under every weighting, from stored squared errors alone.
 
@@ -82,6 +84,8 @@ def score_table(
         method: Name of the method, e.g. ``"retrack"``.
         seed: Seed of the counterfactuals.
         record: What identifies the scores.
+        besides: Standard errors ``[queries, groups]`` under a weighting of what varies besides the noise
+            draws and independently of them; None: nothing.
     """
     plan = scoring.plan(schedule)
     tables = []
@@ -92,10 +96,11 @@ def score_table(
             paired_difference(full.errors, errors.errors, full.timesteps, plan, schedule, weighting)
             for errors in counterfactuals.values()
         ]
+        stderr = torch.stack([of_draws for _, of_draws in pairs], dim=1)
         tables.append(
             ScoreTable.from_matrix(
                 torch.stack([score for score, _ in pairs], dim=1),
-                torch.stack([stderr for _, stderr in pairs], dim=1),
+                stderr if besides is None else stderr.hypot(besides(weighting)),
                 query_ids=full.query_ids,
                 groups=tuple(counterfactuals),
                 n_draws=plan.evaluations,

@@ -12,7 +12,8 @@ from torch import Tensor
 from guda_lightning.errors import StoreError
 from guda_lightning.functional.elbo import elbo
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.scores.kinds import Likelihood, entries_of
+from guda_lightning.scores.ensembles import ensemble_errors, pair_models
+from guda_lightning.scores.kinds import Ensemble, Likelihood, entries_of
 from guda_lightning.scores.record import ScoreRecord, ScoringRecord
 from guda_lightning.scores.scoring import Scoring, score_table
 from guda_lightning.scores.squared_errors import SquaredErrors
@@ -58,17 +59,21 @@ def stored_errors(table: ScoreTable, folder: Path) -> dict[str | None, SquaredEr
     record = table.record
     files = error_files(table, folder)
     errors = {}
-    for group, model in _models(table).items():
+    for name, model in _models(table).items():
         identities = [error_identity(chunk, model) for chunk in _chunks(record)]
         parts = [
-            SquaredErrors.load(path, expect=one) for path, one in zip(files[group], identities, strict=True)
+            SquaredErrors.load(path, expect=one) for path, one in zip(files[name], identities, strict=True)
         ]
-        errors[group] = SquaredErrors.concat(parts, error_identity(record, model))
+        errors[name] = SquaredErrors.concat(parts, error_identity(record, model))
+    if isinstance(record.details, Ensemble):
+        return ensemble_errors(list(errors.values()), record.details, table.groups)
     return errors
 
 
 def error_files(table: ScoreTable, folder: Path) -> dict[str | None, list[Path]]:
-    """The files that a table derives from: of the full model (None) and each group, one a chunk of queries.
+    """The files that a table derives from, one a chunk of queries.
+
+    They are those of the full model (None) and of each group, or of each pair of members of an ensemble.
 
     Args:
         table: As ``stored_errors`` takes it.
@@ -79,16 +84,18 @@ def error_files(table: ScoreTable, folder: Path) -> dict[str | None, list[Path]]
     """
     chunks = _chunks(table.record)
     return {
-        group: [error_path(folder, error_identity(chunk, model)) for chunk in chunks]
-        for group, model in _models(table).items()
+        name: [error_path(folder, error_identity(chunk, model)) for chunk in chunks]
+        for name, model in _models(table).items()
     }
 
 
 def _models(table: ScoreTable) -> dict[str | None, str]:
-    """Hashes of the full model (None) and of each group's counterfactual."""
+    """Hashes of the full model (None) and of each group's counterfactual, or of each pair of members."""
     record = table.record
     if not isinstance(record.details, Likelihood):
         raise _underived(record)
+    if isinstance(record.details, Ensemble):
+        return {pair: pair for pair in pair_models(record.details.members)}
     hashes = record.details.counterfactuals
     return {None: str(record.full_hash), **{group: hashes[group] for group in table.groups}}
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from guda_lightning.functional import ablation
 from guda_lightning.functional.rises import OF_MEMBERS
-from guda_lightning.scores.kinds import Coalitions, Influence, ModelDetails, Race, Student
+from guda_lightning.scores.kinds import Coalitions, Ensemble, Influence, ModelDetails, Race, Student
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.scores.summaries import with_error
 
@@ -181,6 +182,11 @@ def _size(records: Sequence[ScoreRecord], method: str, measured: Measured | None
         return False, f"The size is not known: {method} was still unlearning."
     if any(isinstance(one, Race) for one in details):
         return False, "The size is not known: a race stops when it knows which groups lead, not by how much."
+    if any(isinstance(one, Ensemble) for one in details):
+        return (
+            True,
+            "The size is the ensemble's, of which a part alone ever saw a group, not the full model's.",
+        )
     by_construction = all(isinstance(one, ModelDetails) and one.sized for one in details)
     if measured is not None and measured.right:
         return True, f"The size was measured: {measured.words}."
@@ -205,6 +211,8 @@ def _covers(record: ScoreRecord, seeds: int) -> str:
     if record.scoring is None:
         return "" if record.kind == "similarity" else "as the method states it"
     if not isinstance(record.details, Coalitions):
+        if ablation.OF_MEMBERS in record.scoring.stderr:
+            return f"noise draws and the ensemble's members{training}"
         members = " and the draw of each group's members" if OF_MEMBERS in record.scoring.stderr else ""
         return f"noise draws{members}{training}" if members or training else "noise draws only"
     if record.scoring.stderr == "exact":

@@ -37,7 +37,7 @@ def evaluate_run(
         root: The run folder.
         scores: Tables to compare; all of RUN/scores about the oracle's queries if left out.
         oracles: Tables of models retrained without each group, one a seed; RUN/scores/retrain-SEED.parquet
-            if left out.
+            if left out, or where there are none RUN/scores/ensemble-SEED.parquet.
         per: Whether a score stands for its whole group, or is divided by the group's number of samples.
         calibration: Names of groups, such as ``3,7``, to calibrate magnitudes on.
         resamples: Bootstrap resamples of every interval.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guda_lightning.attribution import FittedAttributor, FittedELBOAttributor, FittedRace
+from guda_lightning.attribution import FittedAttributor, FittedELBOAttributor, FittedEnsemble, FittedRace
 from guda_lightning.attribution.probing import posterior_of, predictor_of, probe, probe_evaluations
 from guda_lightning.data import GroupDataModule
 from guda_lightning.evaluation.validity import judge
@@ -33,7 +33,9 @@ class Judging:
     def of(cls, attributor: FittedAttributor, data: GroupDataModule) -> Judging | None:
         """The judging of an attributor's counterfactuals; None where it does not score with one a group."""
         made = attributor.inner if isinstance(attributor, FittedRace) else attributor
-        return cls(made, data, predictor_of(made)) if isinstance(made, FittedELBOAttributor) else None
+        if isinstance(made, FittedEnsemble) or not isinstance(made, FittedELBOAttributor):
+            return None
+        return cls(made, data, predictor_of(made))
 
     @property
     def posterior(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,34 @@ def retrain(
     spreading = Spreading.of(trainer, spread, resolved)
     names = chosen_coalitions(datamodule.grouping, groups, subsets, kept)
     chosen = chosen_seeds(seeds)
+    model, makers = retrainers(trainer, build, datamodule, chosen, paired, full, config)
+    coalitions = [datamodule.grouping.coalition(name) for name in names]
+    every = {maker.key(removed): maker for maker in makers for removed in coalitions}
+    train_missing("retrain", trainer, model, datamodule, every, spreading)
+    return list(every)
+
+
+def retrainers(
+    trainer: StageTrainer,
+    build: Callable[[], LightningModule],
+    datamodule: GroupDataModule,
+    seeds: Sequence[int],
+    paired: bool,
+    full: Path | None,
+    config: Mapping[str, Any] | None,
+) -> tuple[LightningModule, list[Retrainer]]:
+    """The untrained module, and what trains it without groups, one a seed; arguments as of ``retrain``.
+
+    Raises:
+        GudaError: No full model, or one of another configuration.
+    """
     config, record = dict(config or {}), trainer.run_folder.full / RECORD
     if full is None and record.is_file():
         refuse_other_config(record, config)
     model = build()
     source = trainer.open_full(full, model, datamodule)
     hparams = retraining_hparams(model, trainer.layout, datamodule, trainer, config, paired)
-    makers = [
+    return model, [
         Retrainer(
             full=source,
             data=datamodule,
@@ -84,18 +105,38 @@ def retrain(
             layout=trainer.layout,
             paired=paired,
         )
-        for seed in chosen
+        for seed in seeds
     ]
-    coalitions = [datamodule.grouping.coalition(name) for name in names]
-    every = {maker.key(removed): maker for maker in makers for removed in coalitions}
+
+
+def train_missing(
+    stage: str,
+    trainer: StageTrainer,
+    model: LightningModule,
+    datamodule: GroupDataModule,
+    every: Mapping[CounterfactualKey, Retrainer],
+    spreading: Spreading | None,
+    named: Callable[[CounterfactualKey], str] = lambda key: f"{key.name} (seed {key.seed})",
+) -> None:
+    """Train what the store lacks of some models, one after the other or in other processes.
+
+    Args:
+        stage: What messages begin with.
+        trainer: The trainer of the run.
+        model: The untrained module.
+        datamodule: The training data.
+        every: What trains each model, by its key.
+        spreading: Trains them in other processes, by ``guda retrain``.
+        named: What to call a model.
+    """
     dry = compat.is_dry_run(trainer)
     todo = {key: maker for key, maker in every.items() if dry or not maker.has(key.groups)}
-    say_skipped("retrain", [f"{key.name} (seed {key.seed})" for key in every if key not in todo])
+    say_skipped(stage, [named(key) for key in every if key not in todo])
     if todo:
         view = datamodule.without(next(iter(todo)).groups)
         full_of_model = trainer.layout.full(model)
         say_fit_cost(
-            *("retrain", trainer, model, full_of_model, view),
+            *(stage, trainer, model, full_of_model, view),
             models=len(todo),
             elsewhere=spreading is not None,
         )
@@ -108,5 +149,4 @@ def retrain(
             if made is None:
                 continue
             cost = f"{spent(vars(made))}{left.after_one()}"
-            say(f"retrain: {key.name} (seed {key.seed}) done ({position} of {len(todo)}), {cost}")
-    return list(every)
+            say(f"{stage}: {named(key)} done ({position} of {len(todo)}), {cost}")

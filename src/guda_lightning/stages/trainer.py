@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from guda_lightning.stages.attribute import attribute as _attribute
 from guda_lightning.stages.base import StageTrainer
+from guda_lightning.stages.ensemble import ensemble as _ensemble
 from guda_lightning.stages.fit import fit_full as _fit_full
 from guda_lightning.stages.fit import validate_full as _validate_full
 from guda_lightning.stages.guide import guide as _guide
@@ -25,5 +26,6 @@ class GudaTrainer(StageTrainer):
     attribute = _attribute
     placebo = _placebo
     retrain = _retrain
+    ensemble = _ensemble
     sample = _sample
     set_property = _set_property

@@ -84,6 +84,15 @@ class RunFolder:
         """Scores of random groups, one table for each score table that they are compared with."""
         return self.root / "placebo"
 
+    def ensemble(self, members: int, seed: int) -> Path:
+        """The members of an ensemble, what they were trained without and what they cost."""
+        return self.ensembles / f"{members}-members-{seed}.parquet"
+
+    @property
+    def ensembles(self) -> Path:
+        """The ensembles of this run, one file each."""
+        return self.root / "ensembles"
+
     @property
     def distribution(self) -> Path:
         """How the law of a query's likelihood over seeds changes without each group."""
