@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,16 +50,20 @@ def stored_errors(table: ScoreTable, folder: Path) -> dict[str | None, SquaredEr
     Raises:
         StoreError: The scores do not derive from any, or some are gone, damaged, or made from something else.
     """
-    record = table.record
     files = error_files(table, folder)
-    errors = {}
-    for group, model in _models(table).items():
-        identities = [error_identity(chunk, model) for chunk in _chunks(record)]
-        parts = [
-            SquaredErrors.load(path, expect=one) for path, one in zip(files[group], identities, strict=True)
-        ]
-        errors[group] = SquaredErrors.concat(parts, error_identity(record, model))
-    return errors
+    return {group: _loaded(table, model, files[group]) for group, model in _models(table).items()}
+
+
+def full_errors(table: ScoreTable, folder: Path) -> SquaredErrors:
+    """Those of the full model alone; arguments and errors as of ``stored_errors``."""
+    files = error_files(table, folder)
+    return _loaded(table, _models(table)[None], files[None])
+
+
+def _loaded(table: ScoreTable, model: str, files: Sequence[Path]) -> SquaredErrors:
+    identities = [error_identity(chunk, model) for chunk in _chunks(table.record)]
+    parts = [SquaredErrors.load(path, expect=one) for path, one in zip(files, identities, strict=True)]
+    return SquaredErrors.concat(parts, error_identity(table.record, model))
 
 
 def error_files(table: ScoreTable, folder: Path) -> dict[str | None, list[Path]]:
@@ -131,15 +135,15 @@ def table_of_draw(
         chosen[None],
         {group: chosen[group] for group in table.groups},
         schedule,
-        replace(_scoring(record.scoring), draws=1),
+        replace(scoring_of(record.scoring), draws=1),
         method=table.methods[0],
         seed=table.seeds[0],
         record=record,
     )
 
 
-def _scoring(record: ScoringRecord) -> Scoring:
-    """The scoring of a record."""
+def scoring_of(record: ScoringRecord) -> Scoring:
+    """The scoring of a record; batch sizes are not kept."""
     plan = record.plan
     grid = None
     if plan["kind"] == "fixed":
