@@ -96,7 +96,7 @@ def pseudo_groups(scores: Tensor) -> Tensor:
     rows = torch.nn.functional.normalize(scores.double(), dim=1)
     rows = rows - rows.mean(dim=0)
     _, strengths, components = torch.linalg.svd(rows, full_matrices=False)
-    if strengths[0] <= 1e-9:  # of rows of length one: rounding
+    if strengths[0] <= 1e-5:  # of rows of length one: rounding of scores that were float32
         return torch.zeros(len(rows), dtype=torch.bool)
     return rows @ components[0] > 0
 

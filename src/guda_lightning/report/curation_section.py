@@ -39,7 +39,7 @@ def curation_section(run: RunFolder, table: ScoreTable) -> Section | None:
     verification = None
     if (run.curation / VERIFIED).is_file():
         frame, of = load_frame(run.curation / VERIFIED, f"{_COMMAND} --verify")
-        verification = Verification(frame) if of["scores_hash"] == about["scores_hash"] else None
+        verification = Verification(frame) if of == about else None  # else of other groups
     rows = _rows(found)
     return Section(
         name="curation",
@@ -64,7 +64,7 @@ def curation_text(found: Curation, about: Mapping[str, Any], verification: Verif
 
 def curation_lines(found: Curation, about: Mapping[str, Any], verification: Verification | None) -> list[str]:
     """What was found, one sentence or paragraph each; the first is the answer."""
-    harmful, count, weighted = found.harmful, len(found.groups), _weighted_loss(found)
+    harmful, count = found.harmful, len(found.groups)
     named = ", ".join(cut(name, 30) for name in harmful[:_MOST])
     answer = (
         f"{len(harmful)} of {count} groups should leave the data: {named}."
@@ -76,14 +76,14 @@ def curation_lines(found: Curation, about: Mapping[str, Any], verification: Veri
         f"Target: {_targets(found, about)} ({about['origin']}). Mean loss of the full model under the "
         f"weighting {about['weighting']}, in {_UNITS[about['weighting']]}; groups of queries count by it.",
         f"By {about['method']}-{about['seed']}. Below zero, the weighted loss falls without the group. "
-        "Intervals (Student, 95 %) cover the choice of queries and their noise draws, not another training of "
+        "Intervals (Student, 95 %) cover the choice of queries and their noise draws, no other training of "
         f"the counterfactuals; of {count} groups without any effect, {0.025 * count:.2g} would be named by "
         "chance.",
     ]
     if not about["sized"]:
         lines.append(
-            f"The size of {about['method']}'s scores is its own, not that of retraining: their signs and order "
-            "are what is predicted."
+            f"The size of {about['method']}'s scores is its own, not that of retraining: signs and order are "
+            "what they predict."
         )
     if harmful:
         worst = found.worst
@@ -97,12 +97,9 @@ def curation_lines(found: Curation, about: Mapping[str, Any], verification: Veri
         if group in harmful and grade not in ("", "valid")
     ]
     if doubtful:
-        lines.append(
-            f"The counterfactuals of {', '.join(doubtful)} are not valid: retrain before you decide."
-        )
+        lines.append(f"The counterfactuals of {', '.join(doubtful)} are not valid: verify.")
     if verification is not None:
         lines += _verified(found, about["values"], verification)
-    assert weighted > 0
     return lines
 
 
@@ -117,9 +114,10 @@ def _verified(found: Curation, values: int, verification: Verification) -> list[
             f"Retrained {what} ({_seeds(seeds)}): the loss of {worst['target']} goes from "
             f"{worst['loss'] / values:.4g} to {_spread(after)}, {_gain(gains, number, worst['loss'])}."
         )
+    side = "below" if float(leads.value[0]) >= 0 else "above"
     lines.append(
-        f"{AFTER.capitalize()} it lies {_with_ends(leads, 0, worst['loss'])} of the loss before below that "
-        f"{RANDOM}."
+        f"{AFTER.capitalize()} it lies {_with_ends(leads, 0, worst['loss'])} {side} that {RANDOM}, in shares "
+        "of the loss before."
     )
     others = [row for row in found.targets.to_dict("records") if row["target"] != worst["target"]]
     if others:
@@ -149,14 +147,12 @@ def _gain(gains: Interval, number: int, loss: float) -> str:
 
 
 def _with_ends(interval: Interval, number: int, loss: float) -> str:
-    value, *ends = (float(part[number]) for part in interval)
-    if value < 0 and ends[0] != ends[0]:
-        return f"{abs(value) / loss:.2%}"
-    if ends[0] != ends[0]:
-        return f"{value / loss:.2%}"
-    sign = -1 if value < 0 else 1
-    low, high = sorted(sign * end / loss for end in ends)
-    return f"{sign * value / loss:.2%} [{low:.2%}, {high:.2%}]".replace("-", "−")
+    """The size of a change as a share of a loss, with its interval where there is one."""
+    value, low, high = (float(part[number]) / loss for part in interval)
+    if low != low:
+        return f"{abs(value):.2%}"
+    low, high = (low, high) if value >= 0 else (-high, -low)
+    return f"{abs(value):.2%} [{low:.2%}, {high:.2%}]".replace("-", "−")
 
 
 def _spread(after: Tensor) -> str:

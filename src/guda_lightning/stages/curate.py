@@ -233,9 +233,7 @@ def _verified(
     """Say the cost, and retrain what is not there."""
     left, total = removals.left, len(removals.arms)
     name = name_of(removals.groups)
-    say(
-        f"curate: without {name}, and without as many random samples: {total - left} of {total} models are there"
-    )
+    say(f"curate: {total - left} of {total} models without {name}, or as many random samples, are there")
     if left:
         view = removals.maker.data.without(removals.groups)
         say_fit_cost("curate", trainer, model, trainer.layout.full(model), view, models=left)
