@@ -50,8 +50,8 @@ def test_what_cannot_be_a_target_is_refused(tmp_path: Path) -> None:
         "the queries do not tell which target group they belong to",
         "queries in no folder, such as 'sample-0'",
         "ids such as 3/0001, of images in a folder a group",
-        "score such a folder with guda attribute --queries FOLDER, pass --target FILE with the columns id and "
-        "group, or leave out --target for pseudo-groups",
+        "score such a folder with guda attribute --queries FOLDER, pass --target FILE with the columns id "
+        "and group, or leave out --target for pseudo-groups",
     )
     with pytest.raises(QueryError, match=flat):
         Targets.of("3", ("sample-0", "sample-1"), SCORES, LOSSES)

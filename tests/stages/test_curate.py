@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,9 +19,10 @@ from guda_lightning.evaluation.curation import AFTER, RANDOM
 from guda_lightning.makers.retrainer import Retrainer
 from guda_lightning.report.curation_section import FOUND, GROUPS, VERIFIED, curation_section
 from guda_lightning.scores import ScoreTable
+from guda_lightning.stages.curate import _write_groups
 from guda_lightning.storage.frames import load_frame
 from guda_lightning.storage.runs import RunFolder
-from toys import message
+from toys import Shades, message
 from wandb_files import runs
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -90,13 +90,22 @@ def test_harmful_groups_are_found_and_left_out_of_the_data(planted: tuple[Path, 
     assert "Which groups should leave the data?" in (root / "report" / "index.html").read_text("utf-8")
 
 
-def test_a_sample_in_no_group_stays(planted: tuple[Path, Path], guda: Guda, tmp_path: Path) -> None:
-    root, _ = planted
-    text = (root / "full" / "record.json").read_text()
-    assert '"groups": null' in text
-    guda("curate", root)
-    rows = list(csv.DictReader((root / "curation" / GROUPS).open()))
-    assert len(rows) == len({row["id"] for row in rows}) and {row["group"] for row in rows} == set("01245689")
+def test_a_sample_in_no_group_stays_and_one_in_two_groups_leaves_with_either(tmp_path: Path) -> None:
+    table, kept = tmp_path / "some.csv", tmp_path / "kept.csv"
+    table.write_text("id,group\n0,a\n1,a\n1,b\n2,b\n2,c\n")
+    data = GroupDataModule(Listed(Shades(2), str(_ids(tmp_path, range(4)))), groups=str(table))
+    _write_groups(kept, data, ["a"])
+    assert kept.read_text() == "id,group\n2,b\n2,c\n3,\n"
+    again = GroupDataModule(Listed(Shades(2), str(kept)), groups=str(kept))
+    assert again.ids == ("2", "3") and again.grouping.names == ("b", "c")
+    _write_groups(kept, data, [])
+    assert kept.read_text() == "id,group\n0,a\n1,a\n1,b\n2,b\n2,c\n3,\n"
+
+
+def _ids(folder: Path, rows: range) -> Path:
+    path = folder / "ids.csv"
+    path.write_text("id\n" + "".join(f"{row}\n" for row in rows))
+    return path
 
 
 def test_verification_retrains_once_and_logs_what_the_page_shows(
