@@ -37,7 +37,7 @@ def mean_distance(x: Tensor, other: Tensor) -> Tensor:
 
 
 def counterfactual_radius(distances: Tensor) -> tuple[Tensor, Tensor]:
-    """``CR = max_k ‖x − x_{−k}‖`` (Dai and Gifford, arXiv 2406.07908, section 3), and the group that reaches it.
+    """``CR = max_k ‖x − x_{−k}‖`` (Dai and Gifford, arXiv 2406.07908), and the group that reaches it.
 
     Args:
         distances: ``[queries, groups]`` between what the full model draws, and what is drawn from the same

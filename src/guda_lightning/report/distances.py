@@ -1,4 +1,4 @@
-"""How far pictures without groups lie from those of the full model, as ``guda sample --without`` measured it."""
+"""How far pictures without groups lie from those of the full model (``guda sample --without``)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Distances:
         return [str(name) for name in self.frame.columns if name not in ("query", "group")]
 
     def matrix(self, column: str = PIXELS) -> tuple[list[str], list[str], Tensor]:
-        """Queries, groups and ``[queries, groups]`` distances, of the queries that all groups were drawn for."""
+        """Queries that all groups were drawn for, groups, and ``[queries, groups]`` distances."""
         wide = self.frame.pivot(index="query", columns="group", values=column).dropna()
         return list(wide.index), list(wide.columns), torch.from_numpy(wide.to_numpy(copy=True))
 

@@ -36,12 +36,11 @@ def radius_of(run: RunFolder, operator: str, found: Mapping[Path, Mapping[str, A
     lines = [_line(distances, column) for column in distances.columns]
     lines[1:1] = [
         f"{operator}: {len(groups)} groups, {len(queries)} queries, each drawn from the same noise with and "
-        "without the group. "
-        "Distances are root mean square differences of the values of two pictures, in [−1, 1]; of a feature, of "
-        "its values. Pictures are read from 8 bit files: below 0.004 is rounding.",
-        "The radius is the largest distance over the groups. It has no placebo: how far a picture moves without "
-        "as many random images, or between two seeds of the counterfactual, is not in it, and the largest of "
-        "more groups is larger. guda placebo tests the scores.",
+        "without the group. Distances are root mean square differences of the values of two pictures, in "
+        "[−1, 1]; of a feature, of its values. Pictures are read from 8 bit files: below 0.004 is rounding.",
+        "The radius is the largest distance over the groups. It has no placebo: how far a picture moves "
+        "without as many random images, or between two seeds of the counterfactual, is not in it, and the "
+        "largest of more groups is larger. guda placebo tests the scores.",
     ]
     return Section(
         name="radius",
@@ -61,7 +60,8 @@ def _line(distances: Distances, column: str) -> str:
     what = "" if column == PIXELS else f"In the feature {column}: "
     return (
         f"{what}{'the' if what else 'The'} radius of the median query is {_number(radii.median())}; "
-        f"{cut(queries[far], 30)} moves most, {_number(radii[far])} without {cut(groups[int(movers[far])], 30)}. "
+        f"{cut(queries[far], 30)} moves most, {_number(radii[far])} "
+        f"without {cut(groups[int(movers[far])], 30)}. "
         f"{cut(groups[top], 30)} moves most of the pictures furthest, {int(counts[top])} of {len(queries)}. "
         f"Two different queries lie {_number(distances.record['apart'][column])} apart on average."
     )

@@ -72,7 +72,7 @@ def _measured(
 
 
 def _apart(queries: QueryFolder, encoder: Encoder | None) -> dict[str, float]:
-    """By column, the mean distance between neighbours in the list of queries, the first ``_BATCH`` of them."""
+    """By column, the mean distance between neighbours in the list of queries, of the first ``_BATCH``."""
     images = queries.load(range(min(_BATCH, len(queries)))).images
     return {
         name: float(mean_distance(of, of.roll(1, dims=0)).mean())

@@ -95,7 +95,7 @@ def sample(
             "operator": operator,
             "counterfactual_seed": counterfactual_seed,
             "hparams": hparams,
-            "encoder": encoder,
+            "encoder": None if encoder is None else encoder.name,
         }
         advice = "groups, or none of these options", "pass --without GROUPS"
         refuse_choices("the full model is drawn from", *advice, **options)
