@@ -45,9 +45,8 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert main([]) == 0
     out = capsys.readouterr().out
     commands = re.findall(r"^  guda (\w+) ", out, re.MULTILINE)
-    expected = (
-        "run fit sample guide unlearn retrain attribute placebo report evaluate validate configs completion"
-    )
+    expected = "run fit sample guide unlearn retrain attribute placebo report evaluate curate validate "
+    expected += "configs completion"
     assert commands == expected.split() == [command.name for command in COMMANDS]
     assert [stage.name for stage in stages_of_run()] == ["fit", "sample", "guide", "unlearn", "attribute"]
     for command in COMMANDS:
