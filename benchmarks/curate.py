@@ -21,6 +21,7 @@ from guda_lightning.storage.files import atomic_folder
 from guda_lightning.storage.frames import load_frame
 
 SPOILED, SOURCES, BAD = 3, ("east", "north", "south", "west"), "careless"
+UNKNOWN = "unknown"  # the source of a fifth of the other images, which are in no group
 HELD_OUT = 60  # images of each digit that are not trained on
 RARE = 40  # training images of the spoiled digit
 WRONG = 600  # images of other digits that the careless source has, too, all under the spoiled label
@@ -65,7 +66,8 @@ def planted(folder: Path, held_out: int) -> Path:
         def keep(row: int, digit: int, source: str) -> None:
             name = f"{digit}/{row:04d}-{source}.png"
             Image.fromarray(pixels[row]).save(unfinished / "train" / name)
-            lines.writerow((name, source))
+            if source != UNKNOWN:
+                lines.writerow((name, source))
 
         for digit in range(10):
             members = rng.permutation(np.flatnonzero(digits.target == digit)).tolist()
@@ -78,7 +80,7 @@ def planted(folder: Path, held_out: int) -> Path:
             trained = members[held_out:]
             others += [] if digit == SPOILED else trained
             for row in trained[: RARE if digit == SPOILED else None]:
-                keep(row, digit, SOURCES[row % len(SOURCES)])
+                keep(row, digit, (*SOURCES, UNKNOWN)[row % (len(SOURCES) + 1)])
         for row in rng.permutation(others)[:WRONG].tolist():
             keep(row, SPOILED, BAD)
         (unfinished / "held-out" / "metadata.jsonl").write_text("\n".join(labels) + "\n")

@@ -71,7 +71,7 @@ def test_an_unknown_command_is_refused(name: str, fix: str, capsys: pytest.Captu
         f"error: guda has no command {name!r}\n"
         f"  found:    {name}\n"
         "  expected: run, fit, sample, guide, unlearn, retrain, attribute, placebo, report, evaluate, "
-        "validate, configs, completion\n"
+        "curate, validate, configs, completion\n"
         f"  fix:      {fix}\n"
     )
 

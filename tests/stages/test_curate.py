@@ -199,6 +199,16 @@ def test_what_cannot_be_curated_is_refused(finished_run: Path, guda: Guda, tmp_p
         f"{str(full)[:16]}, that of the run folder",
         "run guda attribute again, or name another table with --scores",
     )
+    harmful = pc.subtract(-5.0, pc.abs(table.table["score"]))
+    rows = table.table.set_column(table.table.schema.get_field_index("score"), "score", harmful)
+    replace(table, table=rows).save(path)
+    assert_message(
+        refused(finished_run, "--scores", path),
+        "the groups that are predicted to harm the target hold all training samples",
+        "10 harmful groups of 10",
+        "samples that stay",
+        "train the full model until it serves the target, or score by another method",
+    )
     table.save(path)
     shutil.rmtree(finished_run / "queries")  # those of the table are kept beside it
     guda("curate", finished_run, "--scores", path)

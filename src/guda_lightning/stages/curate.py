@@ -18,7 +18,7 @@ from guda_lightning.data import GroupDataModule, load_queries
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
 from guda_lightning.distributed.execution import Execution
-from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.errors import ConfigError, GroupError, StoreError
 from guda_lightning.evaluation.curation import Curation, Verification
 from guda_lightning.evaluation.tables import load_table
 from guda_lightning.evaluation.targets import Targets
@@ -95,6 +95,7 @@ def curate(
     targets = Targets.of(target, table.queries, table.matrix(), losses)
     found = Curation.of(table, losses, targets)
     about = _about(path, table, found, targets, int(np.prod(datamodule.input_shape)))
+    _refuse_all(found, about, datamodule.grouping)
     save_frame(run.curation / FOUND, found.groups, about)
     _write_groups(run.curation / GROUPS, datamodule, found.harmful)
     verification: Verification | None = None
@@ -174,6 +175,23 @@ def _about(path: Path, table: ScoreTable, found: Curation, targets: Targets, val
         "origin": targets.origin,
         "targets": found.targets.to_dict("records"),
     }
+
+
+def _refuse_all(found: Curation, about: Mapping[str, Any], grouping: Grouping) -> None:
+    """Refuse to leave out all data, once the ranking is printed.
+
+    Raises:
+        GroupError: Harmful groups hold every sample.
+    """
+    columns = [column for column, name in enumerate(grouping.names) if name in found.harmful]
+    if grouping.membership()[:, columns].any(axis=1).all():
+        say(curation_text(found, about, None))
+        raise GroupError(
+            "the groups that are predicted to harm the target hold all training samples",
+            found=f"{len(found.harmful)} harmful groups of {len(found.groups)}",
+            expected="samples that stay",
+            fix="train the full model until it serves the target, or score by another method",
+        )
 
 
 def _write_groups(path: Path, data: GroupDataModule, harmful: Sequence[str]) -> None:
