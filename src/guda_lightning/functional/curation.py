@@ -122,7 +122,8 @@ def improvements(before: float, after: Tensor, level: float = 0.95) -> tuple[Int
     means = after.mean(dim=1)
     gains, leads = before - means, means[1:] - means[0]
     if seeds == 1:
-        return tuple(Interval(one, one * torch.nan, one * torch.nan) for one in (gains, leads))  # type: ignore[return-value]
+        unknown = torch.full_like(gains, torch.nan)
+        return Interval(gains, unknown, unknown), Interval(leads, unknown[1:], unknown[1:])
     spread = after.var(dim=1).mean().sqrt()
     t = t_quantile(1 - level, torch.tensor([arms * (seeds - 1)]))
     half, half_lead = (t * spread * (factor**0.5) for factor in (1 + 1 / seeds, 2 / seeds))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from guda_lightning.attribution import AttributionContext
 from guda_lightning.counterfactuals import CounterfactualStore
@@ -35,7 +36,7 @@ from guda_lightning.report.curation_section import (
 )
 from guda_lightning.report.run import newest_table
 from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
-from guda_lightning.scores import ScoreTable
+from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.scores.stored import full_errors, scoring_of
 from guda_lightning.stages.base import StageTrainer
@@ -46,7 +47,7 @@ from guda_lightning.storage.files import write_atomic
 from guda_lightning.storage.frames import save_frame
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.stored import RECORD
-from guda_lightning.types import Weighting
+from guda_lightning.types import Queries, Weighting
 
 
 def curate(
@@ -90,7 +91,7 @@ def curate(
     path = scores or newest_table(run)
     table = _table(path, weighting, source, datamodule.grouping)
     errors = full_errors(table, run.errors)
-    schedule, scoring = source.model.schedule, scoring_of(_scored(table))
+    schedule, scoring = source.model.schedule, _scoring(table)
     losses = -elbo(errors.errors, errors.timesteps, scoring.plan(schedule), schedule, weighting)
     targets = Targets.of(target, table.queries, table.matrix(), losses)
     found = Curation.of(table, losses, targets)
@@ -153,9 +154,10 @@ def _table(path: Path, weighting: Weighting, source: FullModel, grouping: Groupi
     return table.select(weighting=weighting)
 
 
-def _scored(table: ScoreTable) -> Any:
-    assert table.record.scoring is not None  # a Likelihood's
-    return table.record.scoring
+def _scoring(table: ScoreTable) -> Scoring:
+    """How the queries were scored."""
+    assert table.record.scoring is not None  # of a Likelihood
+    return scoring_of(table.record.scoring)
 
 
 def _about(path: Path, table: ScoreTable, found: Curation, targets: Targets, values: int) -> dict[str, Any]:
@@ -228,7 +230,9 @@ def _maker(
     )
 
 
-def _queries(run: RunFolder, path: Path, table: ScoreTable, source: FullModel, data: GroupDataModule) -> Any:
+def _queries(
+    run: RunFolder, path: Path, table: ScoreTable, source: FullModel, data: GroupDataModule
+) -> Queries:
     """The queries of the table, as the model takes them.
 
     Raises:
@@ -246,7 +250,7 @@ def _queries(run: RunFolder, path: Path, table: ScoreTable, source: FullModel, d
 
 
 def _verified(
-    trainer: StageTrainer, removals: Removals, model: LightningModule, losses: Any, targets: Targets
+    trainer: StageTrainer, removals: Removals, model: LightningModule, losses: Tensor, targets: Targets
 ) -> Verification:
     """Say the cost, and retrain what is not there."""
     left, total = removals.left, len(removals.arms)
