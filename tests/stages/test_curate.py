@@ -199,7 +199,7 @@ def test_what_cannot_be_curated_is_refused(finished_run: Path, guda: Guda, tmp_p
         f"{str(full)[:16]}, that of the run folder",
         "run guda attribute again, or name another table with --scores",
     )
-    harmful = pc.subtract(-5.0, pc.abs(table.table["score"]))
+    harmful = pc.subtract(table.table["score"], 1000.0)
     rows = table.table.set_column(table.table.schema.get_field_index("score"), "score", harmful)
     replace(table, table=rows).save(path)
     assert_message(

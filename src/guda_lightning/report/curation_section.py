@@ -85,7 +85,7 @@ def curation_lines(found: Curation, about: Mapping[str, Any], verification: Veri
             f"The size of {about['method']}'s scores is its own, not that of retraining: signs and order are "
             "what they predict."
         )
-    if harmful:
+    elif harmful:
         worst = found.worst
         lines.append(
             f"Without them, the loss of {worst['target']}, the worst group, is predicted to change by "
