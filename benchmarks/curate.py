@@ -62,7 +62,7 @@ def planted(folder: Path, held_out: int) -> Path:
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(("id", "group"))
     with atomic_folder(folder) as unfinished:
-        labels, others = [], list[int]()
+        labels, others = list[str](), list[int]()
 
         def keep(row: int, digit: int, source: str) -> None:
             name = f"{digit}/{row:04d}-{source}.png"

@@ -71,8 +71,7 @@ def test_harmful_groups_are_found_and_left_out_of_the_data(planted: tuple[Path, 
         means = torch.stack([scores[row["group"]][:3].mean(), scores[row["group"]][3:].mean()])
         assert row["effect"] == pytest.approx(float((losses / losses.sum() * means).sum()))
         assert row["worst"] == pytest.approx(float(means[losses.argmax()]))
-    source = {"batch_size": 16, "limit": 64}
-    whole = GroupDataModule(Digits(), **source)
+    whole = GroupDataModule(Digits(), limit=64)
     kept = GroupDataModule(Listed(Digits(), str(run.curation / GROUPS)), groups=str(run.curation / GROUPS))
     stay = [
         name
@@ -84,6 +83,7 @@ def test_harmful_groups_are_found_and_left_out_of_the_data(planted: tuple[Path, 
     section = curation_section(run, table)
     assert section is not None and section.lines[0] in told
     assert [row[0] for row in section.rows] == found["group"].tolist()
+    assert table.record.provenance is not None
     other = replace(table.record, provenance=replace(table.record.provenance, full_hash="other"))
     assert curation_section(run, replace(table, record=other)) is None
     guda("report", root)
@@ -112,7 +112,7 @@ def test_verification_retrains_once_and_logs_what_the_page_shows(
     planted: tuple[Path, Path], guda: Guda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, targets = planted
-    run, made = RunFolder(root), []
+    run, made = RunFolder(root), list[tuple[tuple[str, ...], int]]()
     make = Retrainer.make
 
     def noted(self: Retrainer, groups: tuple[str, ...]) -> object:
@@ -190,6 +190,7 @@ def test_what_cannot_be_curated_is_refused(finished_run: Path, guda: Guda, tmp_p
     path = finished_run / "scores" / "retrack-0.parquet"
     table = ScoreTable.load(path)
     full = table.record.full_hash
+    assert table.record.provenance is not None
     other = replace(table.record, provenance=replace(table.record.provenance, full_hash="0" * 64))
     replace(table, record=other).save(path)
     assert_message(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -85,5 +84,8 @@ def _views(images: Tensor, encoder: Encoder | None) -> Mapping[str, Tensor]:
 
 
 def _full_hash(run: RunFolder) -> str | None:
-    record: Path = run.queries / RECORD
-    return read_json(record)["config"].get("full_hash") if record.is_file() else None
+    record = run.queries / RECORD
+    if not record.is_file():
+        return None
+    found: str | None = read_json(record).get("config", {}).get("full_hash")
+    return found

@@ -47,7 +47,8 @@ class Removals:
     @property
     def arms(self) -> dict[tuple[str, int], tuple[Retrainer, tuple[str, ...]]]:
         """By removal and seed: what makes the model, and the groups that it never sees."""
-        data, found = self.maker.data, {}
+        data = self.maker.data
+        found: dict[tuple[str, int], tuple[Retrainer, tuple[str, ...]]] = {}
         size = len(data.grouping.forget(self.groups))
         for seed in self.seeds:
             maker = replace(self.maker, seed=seed, trainers=self.maker.trainers.silent())
