@@ -15,7 +15,7 @@ from guda_lightning.storage.files import write_atomic
 
 def digits(path: Path, classes: int) -> str:
     """The first classes alone; the other images are in no group."""
-    return _write(path, _of(load_digits().target, classes))
+    return write(path, _of(load_digits().target, classes))
 
 
 def split(path: Path, share: float, classes: int) -> str:
@@ -27,7 +27,7 @@ def split(path: Path, share: float, classes: int) -> str:
         members = rng.permutation(np.flatnonzero(targets == digit))
         names[members] = f"{digit}b"
         names[members[: math.ceil(share * len(members))]] = f"{digit}a"
-    return _write(path, names)
+    return write(path, names)
 
 
 def mislabelled(path: Path, classes: int, share: float = 0.05) -> str:
@@ -36,13 +36,13 @@ def mislabelled(path: Path, classes: int, share: float = 0.05) -> str:
     rng = np.random.default_rng(0)
     wrong = rng.permutation(len(targets))[: round(share * len(targets))]
     targets[wrong] = (targets[wrong] + rng.integers(1, 10, len(wrong))) % 10
-    return _write(path, _of(targets, classes))
+    return write(path, _of(targets, classes))
 
 
 def hashed(path: Path, number: int) -> str:
     """Random groups of about equal size."""
     order = np.random.default_rng(0).permutation(len(load_digits().target))
-    return _write(path, np.array([f"g{index % number:03d}" for index in order]))
+    return write(path, np.array([f"g{index % number:03d}" for index in order]))
 
 
 def names(path: Path) -> list[str]:
@@ -55,7 +55,8 @@ def _of(targets: np.ndarray, classes: int) -> np.ndarray:
     return np.where(targets < classes, targets.astype(str), "")
 
 
-def _write(path: Path, names: np.ndarray) -> str:
+def write(path: Path, names: np.ndarray) -> str:
+    """Write the group of every image; one with an empty name is in none."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", "group"])

@@ -110,6 +110,8 @@ TABLES: dict[str, tuple[str, set[str]]] = {
             "--help",
         },
     ),
+    "curate": ("method", {"guidance", "retrack"}),
+    "radius": ("a group is", {"a tenth of the data", "about 22 images"}),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
 QUICK = ("methods", "yardsticks", "gradients_memory")

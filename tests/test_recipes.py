@@ -6,7 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from guda_lightning.cli.main import main
 
@@ -31,7 +33,10 @@ NUMBERS = {  # likewise, of options that say how much is done, such as "--num 10
     "--num 100": "--num 4 --steps 4",
     "--seed_everything 1": "--seed_everything 1 --data.init_args.seed 0",  # draws the samples of `limit`
     "--seed_everything 2": "--seed_everything 2 --data.init_args.seed 0",
+    "guda guide -c digits.yaml": f"guda guide -c digits.yaml -c {CONF}/guide.yaml",
+    "guda sample -c digits.yaml": f"guda sample -c digits.yaml -c {CONF}/sample.yaml",
 }
+HELD_OUT = ("3/0", "3/1", "7/0", "7/1")  # images in the folder held-out, where a section has one
 
 
 @pytest.mark.parametrize("title", [title for title, lines in CONSOLE.items() if lines])
@@ -41,6 +46,11 @@ def test_commands(title: str, finished_run: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(tmp_path)  # the program itself looks for modules where it is started
     for name, text in re.findall(r"^```\w+\n# (\S+)\n(.*?)^```", SECTIONS[title], re.MULTILINE | re.DOTALL):
         Path(name).write_text(text)
+    if "held-out" in SECTIONS[title]:
+        for row, name in enumerate(HELD_OUT):
+            path = Path("held-out", f"{name}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.random.default_rng(row).integers(0, 255, (8, 8), np.uint8)).save(path)
     for line in CONSOLE[title]:
         for shown, small in NUMBERS.items():
             line = line.replace(shown, small)

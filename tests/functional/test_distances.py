@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from guda_lightning.functional.distances import squared_distances
+from guda_lightning.functional.distances import counterfactual_radius, mean_distance, squared_distances
 
 
 def test_distances_are_those_of_scipy() -> None:
@@ -21,3 +25,18 @@ def test_distances_of_whole_numbers_are_exact() -> None:
     x, items = (torch.randint(256, (n, 3072), generator=generator).double() for n in (4, 6))
     expected = (x.long()[:, None] - items.long()).square().sum(dim=2)
     assert torch.equal(squared_distances(x, items).long(), expected)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 4))
+def test_the_radius_is_the_largest_distance_of_numpy(seed: int, queries: int, groups: int) -> None:
+    random = np.random.default_rng(seed)
+    full = random.uniform(-1, 1, (queries, 1, 3, 3))
+    without = random.uniform(-1, 1, (groups, queries, 1, 3, 3))
+    distances = torch.stack(
+        [mean_distance(torch.from_numpy(full), torch.from_numpy(one)) for one in without], dim=1
+    )
+    radii, movers = counterfactual_radius(distances)
+    for query in range(queries):
+        expected = [np.linalg.norm(full[query] - one[query]) / 3 for one in without]
+        assert float(radii[query]) == pytest.approx(max(expected))
+        assert int(movers[query]) == int(np.argmax(expected))

@@ -168,8 +168,7 @@ def test_chunks_of_queries_do_not_tell_tables_apart(tmp_path: Path) -> None:
         ({"format": 3, "kind": "custom", "record": {}}, "format 3 instead of 2 or 1"),
         (
             {"format": 2, "kind": "guess", "record": {}},
-            "scores of the kind 'guess' instead of likelihood, screened, race, coalitions, set worth, "
-            "scores of the kind 'guess' instead of likelihood, screened, ensemble, race, coalitions, "
+            "scores of the kind 'guess' instead of likelihood, screened, ensemble, race, coalitions, set worth, "
             "similarity, nonparametric, influence, student, random groups, custom, joined",
         ),
         (

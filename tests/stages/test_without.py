@@ -55,8 +55,9 @@ def test_each_group_has_a_folder_and_one_cost_comes_first(
     finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sample(finished_run, "--without", "3, 7") == 0
-    first, *rest = capsys.readouterr().out.splitlines()
+    first, *rest, radius = capsys.readouterr().out.splitlines()
     assert first.startswith("sample: 2 groups x 5 images x 10 steps: about ")
+    assert radius.startswith("sample: The radius of the median query is ")
     assert rest == [f"sample: 5 images in {finished_run}/without/retrack/{group}" for group in "37"]
     drawn = [pictures(finished_run / "without" / "retrack" / group) for group in "37"]
     queries = pictures(finished_run / "queries")
@@ -77,7 +78,8 @@ def test_each_group_has_a_folder_and_one_cost_comes_first(
     skipped, cost, *rest = capsys.readouterr().out.splitlines()
     assert skipped == "sample: 2 complete, skipped: 3, 7"
     assert cost.startswith("sample: 8 groups x 5 images x 10 steps: about ")
-    assert {path.name for path in (finished_run / "without" / "retrack").iterdir()} == set(GROUPS)
+    written = {path.name for path in (finished_run / "without" / "retrack").iterdir()}
+    assert written == {*GROUPS, "distances.parquet"}
     assert sample(finished_run, "--without", '["3", "7"]') == 0
     assert capsys.readouterr().out == "sample: 2 complete, skipped: 3, 7\n"
 

@@ -142,6 +142,12 @@ COMMANDS: tuple[Command, ...] = (
         "RUN|--yardstick digits [--calibrate 3,7]",
         "evaluate",
     ),
+    Command(
+        "curate",
+        "Find the groups that should leave the data",
+        "RUN [--target GROUPS|FILE] [--verify]",
+        "curate",
+    ),
     Stage(
         "validate",
         "Validate the full model in a trainer, with its callbacks",

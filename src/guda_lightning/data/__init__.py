@@ -13,6 +13,7 @@ from guda_lightning.data.query_folder import QueryFolder, load_queries
 from guda_lightning.data.sources.digits import Digits
 from guda_lightning.data.sources.hub_dataset import HubDataset
 from guda_lightning.data.sources.image_folder import ImageFolder
+from guda_lightning.data.sources.listed import Listed
 from guda_lightning.data.sources.parquet import Parquet
 from guda_lightning.data.sources.prompted_folder import PromptedFolder
 from guda_lightning.data.sources.source import ImageTable, Source
@@ -26,6 +27,7 @@ __all__ = [
     "HubDataset",
     "ImageFolder",
     "ImageTable",
+    "Listed",
     "NearDuplicate",
     "Parquet",
     "PromptParts",

@@ -13,7 +13,7 @@ from guda_lightning.diffusion import open_schedule
 from guda_lightning.errors import StoreError
 from guda_lightning.evaluation.tables import load_table
 from guda_lightning.scores import ScoreTable
-from guda_lightning.scores.kinds import Likelihood
+from guda_lightning.scores.kinds import Ensemble, Likelihood
 from guda_lightning.scores.stored import stored_elbos
 from guda_lightning.storage.config import differences, without_seeds
 from guda_lightning.storage.full_record import FullRecord
@@ -114,6 +114,7 @@ def _tables(run: RunFolder, full: _Full, query_hash: str | None = None) -> list[
         (path, load_table(path))
         for path, record in records.items()
         if isinstance(record.details, Likelihood)
+        and not isinstance(record.details, Ensemble)  # its own full model is no training
         and record.full_hash == full.full_hash
         and query_hash in (None, record.query_hash)
     ]

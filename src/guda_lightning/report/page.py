@@ -186,12 +186,15 @@ def _without(without: Without, table: ScoreTable) -> dict[str, Any]:
         "caption": without.caption,
         "scored": without.scored,
         "groups": [(name, group.get(name)) for name in without.groups],
+        "measured": bool(without.radii),
         "rows": [
             {
                 "name": name,
                 "query": query.get(name),
                 "full": data_uri(without.full.images[row], WITHOUT_PIXELS),
                 "pictures": [data_uri(images[row], WITHOUT_PIXELS) for images in without.groups.values()],
+                "moved": [of_group[row] for of_group in without.moved.values()],
+                "radius": without.radii[row] if without.radii else None,
             }
             for row, name in enumerate(without.full.ids)
         ],

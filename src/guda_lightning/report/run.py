@@ -49,7 +49,7 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
             table beside it is about other queries.
     """
     run = RunFolder(root)
-    path = scores or _newest(run)
+    path = scores or newest_table(run)
     table, chunks = _shown(path), ScoreTable.load_record(path).chunks
     seeds = {path: table} if scores else {path: table, **_other_seeds(run, path, table)}
     agreement = _evaluation(run, table)
@@ -236,7 +236,12 @@ def _lost(run: RunFolder, table: Path, found: str, expected: str) -> StoreError:
     )
 
 
-def _newest(run: RunFolder) -> Path:
+def newest_table(run: RunFolder) -> Path:
+    """The newest score table of a method, or else of the oracle.
+
+    Raises:
+        StoreError: There is none.
+    """
     tables = sorted(run.scores.glob("*.parquet"), key=lambda path: path.stat().st_mtime)
     of_methods = [path for path in tables if not path.stem.startswith((f"{RETRAIN}-", f"{ENSEMBLE}-"))]
     if not tables:

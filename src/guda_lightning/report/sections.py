@@ -6,20 +6,24 @@ from collections.abc import Callable
 from typing import Any
 
 from guda_lightning.report import charts
+from guda_lightning.report.curation_section import curation_section
 from guda_lightning.report.distribution_section import distribution_section
 from guda_lightning.report.ensemble_section import ensemble_section
 from guda_lightning.report.pictures import data_uri, svg_uri
 from guda_lightning.report.property_section import property_section
+from guda_lightning.report.radius_section import radius_section
 from guda_lightning.report.section import Section
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.runs import RunFolder
 
 # Of a run folder and the table that its page shows; None where the command did not run, or on something else.
 SECTIONS: tuple[Callable[[RunFolder, ScoreTable], Section | None], ...] = (
-    distribution_section,
+    radius_section,
     property_section,
+    curation_section,
+    distribution_section,
+    ensemble_section,
 )
-SECTIONS: tuple[Callable[[RunFolder, ScoreTable], Section | None], ...] = (ensemble_section,)
 
 _PICTURE_PIXELS = 96  # longest side, twice what the style sheet shows
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from guda_lightning.data import QueryFolder
 from guda_lightning.report.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
+from guda_lightning.report.distances import Distances
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.summaries import group_summaries
 from guda_lightning.scores.views import views
@@ -31,12 +32,17 @@ class Without:
         groups: Name of the groups to what the counterfactual without them draws, ``[rows, ...]``.
         scored: Whether the scores of the page are about these queries.
         caption: How the pictures were made.
+        moved: By group, how far each picture lies from that of the full model, in words; empty where nobody
+            has measured it.
+        radii: Likewise, how far the picture moves at most, over all groups and not only these.
     """
 
     full: Queries
     groups: Mapping[str, Tensor]
     scored: bool
     caption: str
+    moved: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    radii: Sequence[str] = ()
 
     @classmethod
     def of(cls, run: RunFolder, table: ScoreTable, shape: tuple[int, int, int]) -> Without | None:
@@ -50,21 +56,11 @@ class Without:
             table: The scores that the page shows.
             shape: Of an image.
         """
-        if not (run.queries / _RECORD).is_file():
-            return None
-        record, full = read_json(run.queries / _RECORD), QueryFolder(run.queries, shape)
-        drawn = record.get("config", {})
-        found = {
-            folder: config
-            for folder, config in _configs(run).items()
-            if all(config.get(name) == drawn.get(name) for name in _NOISE)
-            and config.get("prompts") == _first_prompts(full, config["num"])
-            and table.record.full_hash in (None, config["full_hash"])
-        }
+        found = drawn_beside(run, table.record.full_hash, shape)
         if not found:
             return None
-        operators = sorted({config["operator"] for config in found.values()})
-        operator = table.methods[0] if table.methods[0] in operators else operators[0]
+        record, full = read_json(run.queries / _RECORD), QueryFolder(run.queries, shape)
+        operator = shown_operator(found, table)
         shown = views(table)[0]  # the one that the page begins with
         means = {one.group: one.mean for one in group_summaries(shown)}
         of_groups = {c["without"]: folder for folder, c in found.items() if c["operator"] == operator}
@@ -78,18 +74,49 @@ class Without:
             best = dict(zip(shown.queries, shown.scores.amax(dim=1).tolist(), strict=True))
             rows.sort(key=lambda row: -best.get(full.ids[row], lowest))
         rows = rows[:MAX_PICTURE_QUERIES]
+        ids, measured = [full.ids[row] for row in rows], Distances.load(run, operator, found)
         return cls(
             full.load(rows),
             {name: QueryFolder(of_groups[name], shape).load(rows).images for name in groups},
             scored,
             f"{operator}, seed of the counterfactuals {seeds}; pictures in {configs[0]['steps']} steps, "
             f"seed {configs[0]['seed']}",
+            {} if measured is None else {name: measured.of_group(name, ids) for name in groups},
+            () if measured is None else measured.radii(ids),
         )
 
     @staticmethod
     def exists(run: RunFolder) -> bool:
         """Whether there are any pictures, whatever they belong to."""
         return bool(_configs(run))
+
+
+def drawn_beside(
+    run: RunFolder, full_hash: str | None, shape: tuple[int, int, int]
+) -> dict[Path, dict[str, Any]]:
+    """The pictures that come from the noise of the queries, each folder with what it was drawn with.
+
+    Args:
+        run: The run folder.
+        full_hash: Of the full model; None: any.
+        shape: Of an image.
+    """
+    if not (run.queries / _RECORD).is_file():
+        return {}
+    drawn, full = read_json(run.queries / _RECORD).get("config", {}), QueryFolder(run.queries, shape)
+    return {
+        folder: config
+        for folder, config in _configs(run).items()
+        if all(config.get(name) == drawn.get(name) for name in _NOISE)
+        and config.get("prompts") == _first_prompts(full, config["num"])
+        and full_hash in (None, config["full_hash"])
+    }
+
+
+def shown_operator(found: Mapping[Path, Mapping[str, Any]], table: ScoreTable) -> str:
+    """Whose pictures are shown: the table's own counterfactuals', else those of the first operator."""
+    operators = sorted({config["operator"] for config in found.values()})
+    return table.methods[0] if table.methods[0] in operators else operators[0]
 
 
 def _first_prompts(queries: QueryFolder, count: int) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -56,18 +56,26 @@ def stored_errors(table: ScoreTable, folder: Path) -> dict[str | None, SquaredEr
     Raises:
         StoreError: The scores do not derive from any, or some are gone, damaged, or made from something else.
     """
-    record = table.record
     files = error_files(table, folder)
-    errors = {}
-    for name, model in _models(table).items():
-        identities = [error_identity(chunk, model) for chunk in _chunks(record)]
-        parts = [
-            SquaredErrors.load(path, expect=one) for path, one in zip(files[name], identities, strict=True)
-        ]
-        errors[name] = SquaredErrors.concat(parts, error_identity(record, model))
-    if isinstance(record.details, Ensemble):
-        return ensemble_errors(list(errors.values()), record.details, table.groups)
+    errors = {name: _loaded(table, model, files[name]) for name, model in _models(table).items()}
+    details = table.record.details
+    if isinstance(details, Ensemble):
+        return ensemble_errors(list(errors.values()), details, table.groups)
     return errors
+
+
+def full_errors(table: ScoreTable, folder: Path) -> SquaredErrors:
+    """Those of the full model alone, or of what takes its place beside an ensemble; as ``stored_errors``."""
+    if isinstance(table.record.details, Ensemble):
+        return stored_errors(table, folder)[None]
+    files = error_files(table, folder)
+    return _loaded(table, _models(table)[None], files[None])
+
+
+def _loaded(table: ScoreTable, model: str, files: Sequence[Path]) -> SquaredErrors:
+    identities = [error_identity(chunk, model) for chunk in _chunks(table.record)]
+    parts = [SquaredErrors.load(path, expect=one) for path, one in zip(files, identities, strict=True)]
+    return SquaredErrors.concat(parts, error_identity(table.record, model))
 
 
 def error_files(table: ScoreTable, folder: Path) -> dict[str | None, list[Path]]:
@@ -120,7 +128,7 @@ def table_of_draw(
     Raises:
         StoreError: The table was made on another schedule.
     """
-    scoring = _scoring_of(table.record, schedule)
+    scoring = _checked_scoring(table.record, schedule)
     chosen = {
         group: SquaredErrors(
             of_all.query_ids,
@@ -157,7 +165,7 @@ def stored_elbos(
     Raises:
         StoreError: As ``stored_errors`` does, or the table was made on another schedule.
     """
-    plan = _scoring_of(table.record, schedule).plan(schedule)
+    plan = _checked_scoring(table.record, schedule).plan(schedule)
     return {
         group: {
             weighting: elbo(of_model.errors, of_model.timesteps, plan, schedule, cast(Weighting, weighting))
@@ -167,7 +175,7 @@ def stored_elbos(
     }
 
 
-def _scoring_of(record: ScoreRecord, schedule: NoiseSchedule) -> Scoring:
+def _checked_scoring(record: ScoreRecord, schedule: NoiseSchedule) -> Scoring:
     """The scoring of scores that derive from squared errors.
 
     Raises:
@@ -182,11 +190,11 @@ def _scoring_of(record: ScoreRecord, schedule: NoiseSchedule) -> Scoring:
             expected=f"schedule_hash {record.provenance.schedule_hash[:16]}",
             fix="give the schedule of the full model that was scored",
         )
-    return _scoring(record.scoring)
+    return scoring_of(record.scoring)
 
 
-def _scoring(record: ScoringRecord) -> Scoring:
-    """The scoring of a record."""
+def scoring_of(record: ScoringRecord) -> Scoring:
+    """The scoring of a record; batch sizes are not kept."""
     plan = record.plan
     grid = None
     if plan["kind"] == "fixed":

@@ -9,16 +9,21 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from guda_lightning.attribution import Encoder
 from guda_lightning.data import GroupDataModule, QueryFolder, read_prompts
 from guda_lightning.diffusion import sampler
 from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.errors import check_range
 from guda_lightning.makers.costs import say, say_skipped
 from guda_lightning.report.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
-from guda_lightning.report.wandb import closing_runs, log_without, stage_loggers
+from guda_lightning.report.radius_section import radius_of
+from guda_lightning.report.section import Section
+from guda_lightning.report.wandb import closing_runs, log_section, log_without, stage_loggers
+from guda_lightning.report.without_section import drawn_beside
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, refuse_choices
 from guda_lightning.stages.drawing import Drawing, ImageSampler
+from guda_lightning.stages.radius import measure
 from guda_lightning.stages.without import (
     Counterfactuals,
     drawings_without,
@@ -48,6 +53,7 @@ def sample(
     operator: str | None = None,
     counterfactual_seed: int | None = None,
     hparams: str | None = None,
+    encoder: Encoder | None = None,
 ) -> list[Path]:
     """Draw queries from the full model into RUN/queries, or the same noise without groups, one PNG each.
 
@@ -72,6 +78,7 @@ def sample(
             holds those of one kind.
         counterfactual_seed: Seed that the counterfactuals were made with; 0 if left out.
         hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
+        encoder: Measures how far a feature of the pictures moves without the groups, beside the pixels.
 
     Returns:
         The folders of the images: RUN/queries, or one for each of the groups.
@@ -88,6 +95,7 @@ def sample(
             "operator": operator,
             "counterfactual_seed": counterfactual_seed,
             "hparams": hparams,
+            "encoder": None if encoder is None else encoder.name,
         }
         advice = "groups, or none of these options", "pass --without GROUPS"
         refuse_choices("the full model is drawn from", *advice, **options)
@@ -116,8 +124,8 @@ def sample(
         start_processes(trainer)
         for drawing in left:
             images.draw(drawing)
-        if without is not None and trainer.is_global_zero:
-            _log(trainer, drawings, datamodule.image_shape)
+    if without is not None and trainer.is_global_zero:
+        _measure(trainer, drawings, datamodule.image_shape, encoder, bool(left))
     return [drawing.folder for drawing in drawings]
 
 
@@ -129,8 +137,28 @@ def _say_complete(drawings: Sequence[Drawing], left: Sequence[Drawing]) -> None:
         say(f"sample: {complete[0].folder} is complete, skipped")
 
 
-def _log(trainer: StageTrainer, drawings: Sequence[Drawing], shape: tuple[int, int, int]) -> None:
-    """Log the first pictures of every group beside the queries, as one picture."""
+def _measure(
+    trainer: StageTrainer,
+    drawings: Sequence[Drawing],
+    shape: tuple[int, int, int],
+    encoder: Encoder | None,
+    drawn: bool,
+) -> None:
+    """Measure how far the pictures move; say and log what is new."""
+    run, operator = trainer.run_folder, str(drawings[0].config["operator"])
+    section = None
+    if measure(run, operator, shape, encoder):
+        section = radius_of(run, operator, drawn_beside(run, None, shape))
+    if section is not None:
+        say(f"sample: {section.lines[0]}")
+    if drawn or section is not None:
+        _log(trainer, drawings, shape, section)
+
+
+def _log(
+    trainer: StageTrainer, drawings: Sequence[Drawing], shape: tuple[int, int, int], section: Section | None
+) -> None:
+    """Log the first pictures of every group beside the queries, as one picture, and how far they moved."""
     run, config = trainer.run_folder, drawings[0].config
     folders = {"full model": run.queries} if (run.queries / RECORD).is_file() else {}
     folders |= {f"without {one.name}": one.folder for one in drawings[:MAX_PICTURE_GROUPS]}
@@ -143,3 +171,5 @@ def _log(trainer: StageTrainer, drawings: Sequence[Drawing], shape: tuple[int, i
             rows = range(min(MAX_PICTURE_QUERIES, config["num"]))
             shown = {title: QueryFolder(folder, shape).load(rows) for title, folder in folders.items()}
             log_without(loggers, shown, config)
+        if section is not None:
+            log_section(loggers, section, {"operator": config["operator"]})

@@ -49,6 +49,10 @@ class RunFolder:
         """What an operator's counterfactual without some groups draws, one PNG each."""
         return self.without / slug(operator) / unique_slug(groups)
 
+    def distances(self, operator: str) -> Path:
+        """How far an operator's pictures lie from the queries."""
+        return self.without / slug(operator) / "distances.parquet"
+
     @property
     def store(self) -> Path:
         """The counterfactual store."""

@@ -1,0 +1,106 @@
+"""``guda curate``: which groups should leave the data."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from guda_lightning.cli.commands import Command, Stage
+from guda_lightning.cli.configs import located
+from guda_lightning.cli.stage import parse
+from guda_lightning.errors import StoreError
+from guda_lightning.storage.files import canonical_json, write_atomic
+from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.runs import RunFolder
+
+_QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
+
+
+def run(command: Command, arguments: Sequence[str]) -> int:
+    """Rank the groups, and write those that stay; on the configuration of RUN/full."""
+    chosen = _parser(command).parse_args(arguments)
+    run = RunFolder(chosen.run)
+    configs = located([word for file in chosen.config for word in ("-c", file)]) or ["-c", _config_of(run)]
+    given = {
+        "target": chosen.target,
+        "scores": chosen.scores,
+        "weighting": chosen.weighting,
+        "verify": str(chosen.verify).lower(),
+        "seeds": chosen.seeds,
+        "wandb": chosen.wandb,
+    }
+    options = [
+        word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))
+    ]
+    stage = Stage(
+        command.name,
+        command.summary,
+        command.example,
+        function="curate.curate",
+        filled=("build", "datamodule", "config"),
+    )
+    parse(stage, [*configs, "--run", str(run.root), *_QUIET, *options]).run()
+    return 0
+
+
+def _config_of(run: RunFolder) -> str:
+    """A file with the configuration that RUN/full was trained with.
+
+    Raises:
+        StoreError: There is no full model, or none that ``guda fit`` trained.
+    """
+    record = FullRecord.of_run(run.full)
+    if record is None or not record.config:
+        raise StoreError(
+            f"{run.root} does not say what its full model was trained on",
+            found="no such folder"
+            if not run.root.is_dir()
+            else f"no configuration in {run.full}/record.json",
+            expected="a full model that guda fit trained",
+            fix="run guda fit first, or pass -c with the configuration of this run",
+        )
+    path = run.curation / "full.yaml"
+    write_atomic(path, canonical_json(record.config, indent=2) + "\n")  # JSON is YAML
+    return str(path)
+
+
+def _parser(command: Command) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"guda {command.name}", description=f"{command.summary}.")
+    parser.add_argument("run", type=Path, help="run folder with a score table")
+    parser.add_argument(
+        "--target",
+        metavar="GROUPS|FILE",
+        help="queries that are served badly: names of their folders, such as 3,7 for queries 3/0001, or a "
+        "table with columns id and group for all; default: pseudo-groups",
+    )
+    parser.add_argument(
+        "--scores",
+        type=Path,
+        metavar="TABLE",
+        help="score table of the queries; default: the newest of a method",
+    )
+    parser.add_argument(
+        "--weighting",
+        choices=("elbo", "uniform", "middle"),
+        default="uniform",
+        help="which loss counts (default: uniform, that of training)",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="retrain without the harmful groups, and without as many random samples, and compare",
+    )
+    parser.add_argument("--seeds", default="0", help="seeds of these trainings, such as 0,1,2; default: 0")
+    parser.add_argument(
+        "-c",
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="configuration to train with; default: that of RUN/full",
+    )
+    parser.add_argument(
+        "--wandb", metavar="PROJECT", help="log to W&B too, offline unless WANDB_MODE says otherwise"
+    )
+    return parser
