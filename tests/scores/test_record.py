@@ -168,8 +168,8 @@ def test_chunks_of_queries_do_not_tell_tables_apart(tmp_path: Path) -> None:
         ({"format": 3, "kind": "custom", "record": {}}, "format 3 instead of 2 or 1"),
         (
             {"format": 2, "kind": "guess", "record": {}},
-            "scores of the kind 'guess' instead of likelihood, screened, ensemble, race, coalitions, set worth, "
-            "similarity, nonparametric, influence, student, random groups, custom, joined",
+            "scores of the kind 'guess' instead of likelihood, screened, ensemble, race, coalitions, "
+            "set worth, similarity, nonparametric, influence, student, random groups, custom, joined",
         ),
         (
             {"format": 2, "kind": "similarity", "record": {"top": 10, "bottom": 1}},
