@@ -17,10 +17,10 @@ from guda_lightning.cli.main import main
 CONF = Path(__file__).parents[1] / "conf"
 DIGITS = str(CONF / "digits.yaml")
 COMMANDS_PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
-NAMES = (
-    "run fit sample guide unlearn retrain ensemble attribute placebo property balance groups report evaluate curate "
-    "validate configs completion"
-).split()
+NAMES = [
+    *("run", "fit", "sample", "guide", "unlearn", "retrain", "ensemble", "attribute", "placebo", "property"),
+    *("balance", "groups", "report", "evaluate", "curate", "validate", "configs", "completion"),
+]
 HEAVY = {"torch", "lightning", "diffusers", "numpy", "wandb", "jsonargparse"}
 
 
