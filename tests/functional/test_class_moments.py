@@ -65,12 +65,14 @@ def test_virtual_features_have_the_moments_of_their_class() -> None:
     features[:, classes == 1] *= torch.tensor([2.0, 1, 0.5])
     features[:, classes == 1] += torch.tensor([3.0, 0, -1])
     moments = ClassMoments.of(features, classes, 2)
-    virtual = moments.virtual(5000, seed=1)
+    drawn_again = moments.virtual(torch.tensor([5000, 5000]), seed=1)
+    virtual = drawn_again.unflatten(1, (2, 5000))
     assert virtual.shape == (2, 2, 5000, 3)
     torch.testing.assert_close(virtual.mean(dim=2), moments.mean, atol=0.1, rtol=0)
     covariance = torch.stack([torch.stack([one.T.cov() for one in level]) for level in virtual])
     torch.testing.assert_close(covariance, moments.scatter / moments.count[:, None, None], atol=0.2, rtol=0)
-    assert torch.equal(virtual, moments.virtual(5000, seed=1))
+    assert torch.equal(drawn_again, moments.virtual(torch.tensor([5000, 5000]), seed=1))
+    assert moments.virtual(torch.tensor([2, 0]), seed=1).shape == (2, 2, 3)
 
 
 def test_a_class_of_one_feature_has_the_covariance_of_all() -> None:

@@ -48,8 +48,10 @@ class ClassMoments:
         mean = values.new_zeros(levels, number, size).index_add_(1, classes, values)
         mean /= count.clamp_min(1)[:, None]
         centred = values - mean[:, classes]
-        chosen = [slice(None)] if shared else [classes == one for one in range(number)]
-        scatter = torch.stack([centred[:, rows].mT @ centred[:, rows] for rows in chosen], dim=1)
+        scatter = values.new_zeros(levels, 1 if shared else number, size, size)
+        for one in range(scatter.shape[1]):
+            chosen = centred if shared else centred[:, classes == one]
+            scatter[:, one] = chosen.mT @ chosen
         return cls(count, mean, scatter)
 
     @property
@@ -67,6 +69,8 @@ class ClassMoments:
         """These classes, then those of another one of the same levels and features."""
         count = torch.cat([self.count, other.count])
         mean = torch.cat([self.mean, other.mean], dim=1)
+        if not len(self.count) or not len(other.count):
+            return self if len(self.count) else other
         many = self.shared or other.shared or mean.numel() * mean.shape[2] > _MOST
         parts = [one.scatter.sum(dim=1, keepdim=True) if many else one.scatter for one in (self, other)]
         scatter = parts[0] + parts[1] if many else torch.cat(parts, dim=1)
@@ -109,18 +113,23 @@ class ClassMoments:
         variance = within.diagonal(dim1=2, dim2=3).mean(dim=2)[..., None, None]
         return found + _FLOOR * variance * torch.eye(size, dtype=found.dtype)
 
-    def virtual(self, number: int, seed: int) -> Tensor:
-        """Features drawn from the Gaussians of the classes, ``[levels, classes, number, features]``.
+    def virtual(self, counts: Tensor, seed: int) -> Tensor:
+        """Features drawn from the Gaussians of the classes, ``[levels, Σ counts, features]``, in their order.
 
         Args:
-            number: Of each class and level.
+            counts: ``[classes]`` int64, how many of each class at each level.
             seed: Of the draws.
         """
         generator = torch.Generator().manual_seed(seed)
         levels, classes, size = self.mean.shape
-        drawn = torch.randn(levels, classes, number, size, generator=generator, dtype=torch.float64)
-        root = torch.linalg.cholesky(self.covariance())
-        return self.mean[:, :, None] + drawn @ root.mT
+        if not classes:
+            return self.mean.new_zeros(levels, 0, size)
+        roots = torch.linalg.cholesky(self.covariance()).expand(levels, classes, size, size)
+        found = []
+        for one, count in enumerate(counts.tolist()):
+            drawn = torch.randn(levels, count, size, generator=generator, dtype=torch.float64)
+            found.append(self.mean[:, one, None] + drawn @ roots[:, one].mT)
+        return torch.cat(found, dim=1)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """As float32, by name."""

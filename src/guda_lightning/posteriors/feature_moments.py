@@ -111,6 +111,8 @@ def level_features(
     Returns:
         ``[levels, samples × draws, features]`` on the CPU, the draws of a sample beside each other.
     """
+    if not len(samples):  # which not every layer takes
+        return torch.zeros(NOISE_LEVELS, 0, network.head.in_features)
     generator = torch.Generator().manual_seed(seed)
     rows, found = torch.arange(len(samples)).repeat_interleave(draws), []
     for part in schedule.scored_timesteps.tensor_split(NOISE_LEVELS):

@@ -22,6 +22,7 @@ from guda_lightning.functional.heads import fit_rows
 from guda_lightning.posteriors.classifier_posterior import ClassifierPosterior
 from guda_lightning.posteriors.feature_moments import (
     NOISE_LEVELS,
+    SEEN,
     FeatureMoments,
     draws_of,
     hashed,
@@ -34,7 +35,7 @@ from guda_lightning.posteriors.tempering import NoiseLevel, temper
 from guda_lightning.posteriors.trained import TrainedClassifier, explained
 
 _VIRTUAL = 2**16  # features of all classes and levels, in place of those of samples
-_LEAST = 8  # of each class and level
+_LEAST, _MOST = 8, 256  # of each class and level
 WORST_LOSS = 0.1  # of the entropy of the groups' frequencies that may be explained less than by training
 
 
@@ -46,7 +47,7 @@ class Recalibrated:
         posterior: The classifier, on the device of the trained one.
         moments: Of its features: it can be given other groups in turn.
         levels: How well it does on the held-out samples of new classes and virtual features of the others;
-            where there are no new classes, what is known of the trained one.
+            where all classes stay, what is known of the trained one.
         explained: See ``explained``.
         evaluations: Samples that went through the network.
     """
@@ -72,18 +73,18 @@ def recalibrate(base: TrainedClassifier, data: GroupDataModule, to: Regrouped, s
     network = copy.deepcopy(old.network)
     head = network.head.cpu()
     weight, bias = (rows.detach().double()[to.kept] for rows in (head.weight, head.bias))
-    temperatures, levels, evaluations = old.temperatures.clone(), base.levels, 0
+    fresh = _Fresh.of(old, data, to, seed)
     if to.new:
-        fresh = _Fresh.of(old, data, to, seed)
         features, classes, importance = _all_features(trained, fresh, to, seed)
         weight, bias = fit_rows(weight, bias, to.new, features, classes, importance)
+    levels = base.levels
+    if to.new or len(to.kept) < len(before.trained.count):
         levels = _tested(base, _with_means(tested, trained), fresh, to, weight, bias, seed)
-        for level in levels:
-            temperatures[level.first : level.last + 1] = level.temperature
-        new = ClassMoments.of(fresh.learnt, fresh.learnt_class, to.new)
-        trained = trained.together(new)
-        tested = tested.together(ClassMoments.of(fresh.tested, fresh.tested_class, to.new))
-        evaluations = NOISE_LEVELS * (fresh.learnt.shape[1] + fresh.tested.shape[1])
+    temperatures = old.temperatures.clone()
+    for level in levels:
+        temperatures[level.first : level.last + 1] = level.temperature
+    trained = trained.together(ClassMoments.of(fresh.learnt, fresh.learnt_class, to.new))
+    tested = tested.together(ClassMoments.of(fresh.tested, fresh.tested_class, to.new))
     network.head = nn.Linear(weight.shape[1], len(weight))
     network.head.weight.data, network.head.bias.data = weight.float(), bias.float()
     network.eval().requires_grad_(False).to(old.temperatures.device)
@@ -91,14 +92,12 @@ def recalibrate(base: TrainedClassifier, data: GroupDataModule, to: Regrouped, s
     posterior = replace(
         old, network=network, atoms=atoms, groups=data.grouping.names, temperatures=temperatures
     )
-    moments = _moments_after(before, data, to, trained, tested)
-    found = explained(levels, to.sizes) if to.new else base.explained
     return Recalibrated(
         posterior=posterior,
-        moments=moments,
+        moments=_moments_after(before, data, to, trained, tested),
         levels=levels,
-        explained=found,
-        evaluations=evaluations,
+        explained=explained(levels, to.sizes),
+        evaluations=NOISE_LEVELS * (fresh.learnt.shape[1] + fresh.tested.shape[1]),
     )
 
 
@@ -114,10 +113,10 @@ class _Fresh:
 
     @classmethod
     def of(cls, posterior: ClassifierPosterior, data: GroupDataModule, to: Regrouped, seed: int) -> _Fresh:
-        def features(chosen: Tensor, draws: int | None) -> tuple[Tensor, Tensor, int]:
+        def features(chosen: Tensor) -> tuple[Tensor, Tensor, int]:
             positions = chosen.nonzero()[:, 0]
             positions = positions[seen_rows(to.new_class[positions])]
-            draws = draws or draws_of(len(positions))
+            draws = draws_of(len(positions))
             samples = HeldOut.of_samples(
                 data,
                 to.fresh[positions.numpy()],
@@ -129,8 +128,8 @@ class _Fresh:
             found = level_features(samples, posterior.network, posterior.schedule, draws, seed)
             return found, samples.atom.repeat_interleave(draws), draws
 
-        learnt, learnt_class, _ = features(~to.held_out, None)
-        tested, tested_class, draws = features(to.held_out, None)
+        learnt, learnt_class, _ = features(~to.held_out)
+        tested, tested_class, draws = features(to.held_out)
         return cls(
             learnt=learnt,
             learnt_class=learnt_class,
@@ -147,14 +146,13 @@ def _all_features(
 
     A class counts as much as it has samples, whatever the number of its features.
     """
-    levels, old = NOISE_LEVELS, len(to.kept)
-    number = max(_LEAST, _VIRTUAL // max(1, levels * old))
-    virtual = trained.virtual(min(number, _LEAST * 32), seed).flatten(1, 2) if old else fresh.learnt[:, :0]
-    classes = torch.arange(old).repeat_interleave(virtual.shape[1] // max(1, old))
-    classes = torch.cat([classes, old + fresh.learnt_class])
-    features = torch.cat([virtual.to(fresh.learnt.dtype), fresh.learnt], dim=1)
+    old = len(to.kept)
+    number = max(_LEAST, min(_MOST, _VIRTUAL // (NOISE_LEVELS * max(1, old))))
+    virtual = trained.virtual(torch.full((old,), number), seed).to(fresh.learnt.dtype)
+    classes = torch.cat([torch.arange(old).repeat_interleave(number), old + fresh.learnt_class])
+    features = torch.cat([virtual, fresh.learnt], dim=1)
     each = to.sizes.double() / torch.bincount(classes, minlength=len(to.sizes)).clamp_min(1)
-    return features.flatten(0, 1), classes.repeat(levels), each[classes].repeat(levels)
+    return features.flatten(0, 1), classes.repeat(NOISE_LEVELS), each[classes].repeat(NOISE_LEVELS)
 
 
 def _with_means(tested: ClassMoments, trained: ClassMoments) -> ClassMoments:
@@ -171,22 +169,20 @@ def _tested(
     bias: Tensor,
     seed: int,
 ) -> tuple[NoiseLevel, ...]:
-    """How well a head does at every noise level, with its temperatures."""
-    old = len(to.kept)
+    """How well a head does at every noise level; temperatures are fitted where there are new classes."""
+    old, held_out = len(to.kept), to.held_out if to.new else base.moments.held_out
     # As many of each class as if all held-out samples were there and noised as often as those of new ones.
-    share = int(to.held_out.sum()) / len(to.fresh)
-    counts = (to.sizes[:old] * share).round().long().clamp_min(1) * fresh.draws
+    counts = to.sizes[:old] * held_out.double().mean() * fresh.draws
+    counts = (counts * min(1, SEEN / max(1.0, float(counts.sum())))).round().long().clamp_min(1)
+    virtual = tested.virtual(counts, seed + 1).to(fresh.tested.dtype)
     classes = torch.cat([torch.arange(old).repeat_interleave(counts), old + fresh.tested_class])
-    virtual = tested.virtual(int(counts.max()), seed + 1) if old else None
-    found = []
-    for number, part in enumerate(base.posterior.schedule.scored_timesteps.tensor_split(NOISE_LEVELS)):
-        features = [fresh.tested[number].double()]
-        if virtual is not None:
-            drawn = [virtual[number, one, :count] for one, count in enumerate(counts.tolist())]
-            features = [*drawn, *features]
-        logits = torch.cat(features) @ weight.T + bias
-        first, last = int(part[0]), int(part[-1])
-        found.append(temper(logits.float(), classes, to.sizes, first, last, draws=fresh.draws))
+    features, found = torch.cat([virtual, fresh.tested], dim=1).double(), []
+    parts = base.posterior.schedule.scored_timesteps.tensor_split(NOISE_LEVELS)
+    for part, of_level, known in zip(parts, features, base.levels, strict=True):
+        logits = (of_level @ weight.T + bias).float()
+        temperature = None if to.new else known.temperature
+        about = (classes, to.sizes, int(part[0]), int(part[-1]))
+        found.append(temper(logits, *about, draws=fresh.draws, temperature=temperature))
     return tuple(found)
 
 

@@ -47,6 +47,20 @@ class TrainedClassifier:
         """See ``explained``, of its own samples."""
         return explained(self.levels, torch.bincount(self.moments.atom))
 
+    @staticmethod
+    def explained_by(store: PosteriorStore, record: PosteriorRecord) -> float:
+        """See ``explained``, of a stored classifier and its own samples, without building it.
+
+        Raises:
+            StoreError: It is damaged, or keeps no moments.
+        """
+        weights, _ = store.load(record.key, expect=None)
+        moments = split_moments(weights)[1]
+        if moments is None or not record.levels:
+            raise _none(store, [record])
+        levels = tuple(NoiseLevel(**level) for level in record.levels)
+        return explained(levels, torch.bincount(moments.atom))
+
     @classmethod
     def open(
         cls,
