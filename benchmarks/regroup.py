@@ -23,9 +23,9 @@ TRAINED, KIND = "classifier", "recalibrated"
 SHOWN: tuple[Weighting, ...] = ("elbo", "uniform")
 NOTES = (
     "Against the scores of a classifier that is trained anew, with seed 0: how often the top group is the "
-    "same, and R² and slope of all scores within queries, 95 % intervals over queries. Explained: share of the "
-    "entropy of the groups' frequencies on held-out samples; in brackets that of the classifier it was made "
-    "from. Seconds to make the posterior."
+    "same, and R² and slope of all scores within queries, 95 % intervals over queries. Explained: share of "
+    "the entropy of the groups' frequencies on held-out samples; in brackets that of the classifier it was "
+    "made from. Seconds to make the posterior."
 )
 
 

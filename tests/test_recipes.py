@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from sklearn.datasets import load_digits
 
 from guda_lightning.cli.main import main
 
@@ -26,6 +27,10 @@ FILES = {  # what the page shows, by what is small
     "attribute/elbo.yaml": CONF / "attribute.yaml",
     "unlearn/retrack.yaml": CONF / "unlearn.yaml",
 }
+MADE = {  # what the page shows the beginning of
+    "parity.csv": "id,group\n"
+    + "".join(f"{row},{'odd' if digit % 2 else 'even'}\n" for row, digit in enumerate(load_digits().target)),
+}
 NUMBERS: dict[str, str] = {}  # likewise, of options that say how much is done, such as "--num 100": "--num 4"
 
 
@@ -35,13 +40,15 @@ def test_commands(title: str, finished_run: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     for name, text in re.findall(r"^```\w+\n# (\S+)\n(.*?)^```", SECTIONS[title], re.MULTILINE | re.DOTALL):
         Path(name).write_text(text)
+    for name, text in MADE.items():
+        Path(name).write_text(text)
     for line in CONSOLE[title]:
         for shown, small in NUMBERS.items():
             line = line.replace(shown, small)
         program, *words = shlex.split(line.removeprefix("$ "), comments=True)
         assert program == "guda", line
         arguments = [str(FILES.get(word, word)) for word in words]
-        arguments = [str(finished_run) if word == "RUN" else word for word in arguments]
+        arguments = [re.sub("^RUN(?=/|$)", str(finished_run), word) for word in arguments]
         if "-c" in arguments and "--run" not in arguments:
             arguments += ["--run", str(finished_run)]
         assert main(arguments) == 0, line

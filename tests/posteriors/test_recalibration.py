@@ -20,6 +20,7 @@ from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import GroupError
 from guda_lightning.functional.class_moments import ClassMoments
+from guda_lightning.functional.prediction import add_noise
 from guda_lightning.posteriors import ClassifierPlan, GroupClassifier
 from guda_lightning.posteriors.feature_moments import hashed, level_features, seen_rows, split_moments
 from guda_lightning.posteriors.held_out import HeldOut
@@ -176,7 +177,10 @@ def test_a_group_is_split_and_its_samples_are_told_apart_anew() -> None:
     assert set(to.fresh[to.held_out.numpy()]) == set(dark) & set(
         base.moments.held_out.nonzero()[:, 0].tolist()
     )
-    x, timesteps = noised()
+    generator = torch.Generator().manual_seed(3)
+    x0, timesteps = data.seen_inputs(np.arange(0, 120, 2)), torch.randint(5, 90, (60,), generator=generator)
+    noise = torch.randn(x0.shape, generator=generator)
+    x = add_noise(x0, noise, *SCHEDULE.at(timesteps, like=x0))
     dark_is_out = base.posterior.removed([["dark"]])
     halves_are_out = found.posterior.removed([["a", "b"]])
     before = base.posterior.corrections(x, timesteps)(dark_is_out).flatten()

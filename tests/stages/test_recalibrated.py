@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from sklearn.datasets import load_digits
 from guda_lightning import ScoreTable
 from guda_lightning.cli.main import main
 from guda_lightning.posteriors import PosteriorStore
+from wandb_files import runs
 
 CONF = Path(__file__).parents[1] / "conf"
 SHARED = ["-c", f"{CONF}/digits.yaml"]
@@ -68,6 +71,9 @@ def test_groups_that_are_merged_take_no_image_and_score_at_once(
     merged = ScoreTable.load(path).select(weighting="elbo")
     coalition = ScoreTable.load(base / "scores" / "classifier-0.parquet").select(weighting="elbo")
     columns = [merged.groups.index(name) for name in ("even", "1")]
+    assert main(["report", str(tmp_path / "even"), "--scores", str(path)]) == 0
+    page = (tmp_path / "even" / "report" / "index.html").read_text()
+    assert '<section id="recalibrated"' in page and "of the entropy of its groups on held-out samples" in page
     torch.testing.assert_close(merged.matrix()[:, columns], coalition.matrix(), rtol=1e-4, atol=1e-5)
 
 
@@ -75,7 +81,10 @@ def test_a_group_of_its_own_is_learnt_from_its_images(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert recalibrate(base, halves_of_three(tmp_path / "new.csv")) == 0
+    project: dict[str, Any] = {"class_path": "lightning.pytorch.loggers.WandbLogger"}
+    project["init_args"] = {"project": "tiny", "save_dir": str(tmp_path), "offline": True}
+    logged = ["--trainer.logger", json.dumps(project)]
+    assert recalibrate(base, halves_of_three(tmp_path / "new.csv"), *logged) == 0
     out = capsys.readouterr().out
     found = re.search(r"(\d+) sets of groups stay, (\d+) are new, which takes (\d+) of the 64", out)
     assert found is not None and found.groups()[:2] == ("9", "2")
@@ -83,6 +92,11 @@ def test_a_group_of_its_own_is_learnt_from_its_images(
     assert "30" in record.groups and "31" in record.groups
     assert record.network_evaluations > 0 and len(record.levels) == 10
     assert record.hparams["base"] == PosteriorStore(base / "store").records()[0].weights_hash
+    (run,) = runs(tmp_path).values()
+    assert run.about == ("new", "guide", f"guide {record.key.folder_name}")
+    columns, levels, _ = run.table("recalibrated/table")
+    assert columns[0] == "timesteps" and len(levels) == 10
+    assert run.config["hparams"]["base"] == record.hparams["base"]
     # What was made is a base in turn.
     back = groups(tmp_path / "back.csv", [str(digit) for digit in DIGITS])
     assert recalibrate(tmp_path / "new", back, "--full", str(base / "full")) == 0

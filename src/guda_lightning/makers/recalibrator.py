@@ -14,7 +14,7 @@ from guda_lightning.posteriors import PosteriorRecord
 from guda_lightning.posteriors.recalibration import WORST_LOSS, Recalibrated, recalibrate
 from guda_lightning.posteriors.regrouped import Regrouped
 from guda_lightning.posteriors.stored_classifier import stored_tensors
-from guda_lightning.posteriors.trained import TrainedClassifier
+from guda_lightning.posteriors.trained import RECALIBRATED, TrainedClassifier
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,7 +27,7 @@ class Recalibrator(PosteriorMaker):
 
     base: TrainedClassifier
 
-    operator = "recalibrated"
+    operator = RECALIBRATED
 
     @cached_property
     def to(self) -> Regrouped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ from guda_lightning.posteriors.store import PosteriorStore
 from guda_lightning.posteriors.stored_classifier import open_classifier
 from guda_lightning.posteriors.tempering import NoiseLevel
 
-CLASSIFIERS = ("classifier", "recalibrated")  # the kinds that are classifiers
+RECALIBRATED: Final = "recalibrated"
+CLASSIFIERS = ("classifier", RECALIBRATED)  # the kinds that are classifiers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,9 @@ from guda_lightning.posteriors import (
     PosteriorStore,
 )
 from guda_lightning.posteriors.plan import DENSE_SIDE
-from guda_lightning.posteriors.trained import TrainedClassifier
+from guda_lightning.posteriors.trained import RECALIBRATED, TrainedClassifier
+from guda_lightning.report.recalibrated_section import recalibrated_section
+from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.storage.paths import user_path
@@ -96,7 +98,19 @@ def guide(
             say(f"guide: {part.name} of {len(record.groups)} groups done, {spent(vars(record))}")
             for line in part.lines(record):
                 say(f"  {line}")
+            if record.kind == RECALIBRATED:
+                _log(trainer, part.store, record)
     return maker.key()
+
+
+def _log(trainer: StageTrainer, store: PosteriorStore, record: PosteriorRecord) -> None:
+    """Say how it compares with the classifier it was made from, and log that."""
+    section = recalibrated_section(store, record)
+    say("\n".join(f"guide: {line}" for line in section.lines))
+    name = f"guide {record.key.folder_name}"
+    with closing_runs():
+        loggers = stage_loggers(trainer.loggers, trainer.run_folder.name, "guide", name)
+        log_section(loggers, section, vars(record))
 
 
 def _made(trainer: StageTrainer, part: PosteriorMaker) -> PosteriorRecord | None:
