@@ -199,8 +199,9 @@ def test_one_sample_is_too_few() -> None:
         "at least 2 in every set of groups",
         "add samples, or run guda guide, which trains a classifier of these groups",
     )
+    to = Regrouped.of(base.moments, data.regrouped(Grouping(members, 3 * PER_GROUP)), seed=0)
     with pytest.raises(GroupError, match=refused):
-        Regrouped.of(base.moments, data.regrouped(Grouping(members, 3 * PER_GROUP)), seed=0)
+        to.refuse_single(tuple(members))
 
 
 def test_the_entropy_that_is_explained() -> None:

@@ -122,6 +122,12 @@ COMMANDS: tuple[Command, ...] = (
         "-c digits.yaml --posterior guidance",
         dry_run=False,
     ),
+    Stage(
+        "groups",
+        "Audit the groups: sizes, overlaps, copies, hidden modes, calibration",
+        "-c digits.yaml",
+        dry_run=False,
+    ),
     Command("report", "Write one self-contained page that shows the answer", "RUN", "report"),
     Command(
         "evaluate",

@@ -36,7 +36,9 @@ class Recalibrator(PosteriorMaker):
         Raises:
             GroupError: A new set of groups has one sample.
         """
-        return Regrouped.of(self.base.moments, self.data, self.seed)
+        to = Regrouped.of(self.base.moments, self.data, self.seed)
+        to.refuse_single(self.data.grouping.names)
+        return to
 
     @property
     def cost(self) -> str:

@@ -27,7 +27,7 @@ class Regrouped:
             new ones. Several may be in the same groups.
         fresh: Samples of the new classes, sorted.
         new_class: ``[fresh]`` int64, the class of each, counted from the first new one.
-        held_out: ``[fresh]`` bool, which of them are tested on.
+        held_out: ``[fresh]`` bool, which of them are tested on; some of every class with two or more.
         sizes: ``[classes]`` int64 samples of each class.
     """
 
@@ -46,9 +46,6 @@ class Regrouped:
             moments: Of the trained classifier.
             data: The training data under the new groups; what is missing of the old samples is removed.
             seed: Of the samples that are held out.
-
-        Raises:
-            GroupError: A new class has one sample, which cannot be both learnt and tested.
         """
         table, atom = (torch.from_numpy(part) for part in data.grouping.atoms())
         place = {number: row for row, number in enumerate(moments.sample.tolist())}
@@ -66,7 +63,6 @@ class Regrouped:
         names, new_class = atom[fresh].unique(return_inverse=True)
         tested = torch.where(old[fresh] >= 0, moments.held_out[old[fresh]], False)
         held_out = _held_out(new_class, old[fresh] >= 0, tested, seed)
-        _refuse_single(new_class, table[names], data.grouping.names)
         atoms = torch.cat([table[goes[kept]], table[names]])
         sizes = torch.cat([was[kept], torch.bincount(new_class, minlength=len(names))])
         return cls(
@@ -83,6 +79,26 @@ class Regrouped:
         """Number of new classes."""
         return len(self.atoms) - len(self.kept)
 
+    def refuse_single(self, names: Sequence[str]) -> None:
+        """Refuse a new class that cannot be both learnt and tested.
+
+        Args:
+            names: Of the groups.
+
+        Raises:
+            GroupError: It has one sample.
+        """
+        single = (torch.bincount(self.new_class) == 1).nonzero()[:, 0].tolist()
+        if single:
+            inside = self.atoms[len(self.kept) + single[0]].tolist()
+            groups = [name for name, chosen in zip(names, inside, strict=True) if chosen]
+            raise GroupError(
+                f"{' and '.join(groups) or 'no group'} has too few new samples to learn from and to test on",
+                found="1 sample that the trained classifier does not tell apart",
+                expected="at least 2 in every set of groups",
+                fix="add samples, or run guda guide, which trains a classifier of these groups",
+            )
+
 
 def _held_out(new_class: Tensor, known: Tensor, tested: Tensor, seed: int) -> Tensor:
     """``[fresh]`` bool: what the trained classifier never saw, or of what it did not know a share; some."""
@@ -95,20 +111,3 @@ def _held_out(new_class: Tensor, known: Tensor, tested: Tensor, seed: int) -> Te
         wanted = int(tested[members].sum()) + round(_SHARE * int((~known[members]).sum()))
         found[rank[: min(max(1, wanted), len(members) - 1)]] = True
     return found
-
-
-def _refuse_single(new_class: Tensor, table: Tensor, names: Sequence[str]) -> None:
-    """Refuse a new class that cannot be both learnt and tested.
-
-    Raises:
-        GroupError: It has one sample.
-    """
-    single = (torch.bincount(new_class) == 1).nonzero()[:, 0].tolist()
-    if single:
-        groups = [name for name, inside in zip(names, table[single[0]].tolist(), strict=True) if inside]
-        raise GroupError(
-            f"{' and '.join(groups) or 'no group'} has too few new samples to learn from and to test on",
-            found="1 sample that the trained classifier does not tell apart",
-            expected="at least 2 in every set of groups",
-            fix="add samples, or run guda guide, which trains a classifier of these groups",
-        )

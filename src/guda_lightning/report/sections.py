@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from guda_lightning.report import charts
+from guda_lightning.report.audit_section import audit_section_of
 from guda_lightning.report.pictures import data_uri, svg_uri
 from guda_lightning.report.recalibrated_section import recalibrated_section_of
 from guda_lightning.report.section import Section
@@ -13,7 +14,10 @@ from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.runs import RunFolder
 
 # Of a run folder and the table that its page shows; None where the command did not run, or on something else.
-SECTIONS: tuple[Callable[[RunFolder, ScoreTable], Section | None], ...] = (recalibrated_section_of,)
+SECTIONS: tuple[Callable[[RunFolder, ScoreTable], Section | None], ...] = (
+    audit_section_of,
+    recalibrated_section_of,
+)
 
 _PICTURE_PIXELS = 96  # longest side, twice what the style sheet shows
 
