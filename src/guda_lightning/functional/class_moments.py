@@ -16,6 +16,8 @@ from torch import Tensor
 _MOST = 4 * 2**20  # numbers in the scatter of all classes and levels: 16 MiB; beyond, classes share one
 _FLOOR = 1e-4  # of the mean variance, added to every variance: features that never fire have none
 
+_TINY = 1e-12  # and this, where no feature varies
+
 
 @dataclass(frozen=True)
 class ClassMoments:
@@ -111,7 +113,7 @@ class ClassMoments:
         if not self.shared:
             found = (self.scatter + size * within) / (self.count + size)[:, None, None]
         variance = within.diagonal(dim1=2, dim2=3).mean(dim=2)[..., None, None]
-        return found + _FLOOR * variance * torch.eye(size, dtype=found.dtype)
+        return found + (_FLOOR * variance + _TINY) * torch.eye(size, dtype=found.dtype)
 
     def virtual(self, counts: Tensor, seed: int) -> Tensor:
         """Features drawn from the Gaussians of the classes, ``[levels, Σ counts, features]``, in their order.

@@ -157,6 +157,8 @@ def _all_features(
 
 def _with_means(tested: ClassMoments, trained: ClassMoments) -> ClassMoments:
     """Of held-out samples, and where a class has none, the mean of those that it was trained on."""
+    if not float(tested.count.sum()):
+        return trained
     return replace(tested, mean=torch.where(tested.count[:, None] > 0, tested.mean, trained.mean))
 
 

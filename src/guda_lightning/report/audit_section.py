@@ -84,7 +84,7 @@ def _lines(frame: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
         f"{len(frame)} groups over {record['samples']} samples, of {int(frame.samples.min())} to "
         f"{int(frame.samples.max())} samples each"
         + (f"; {ungrouped} samples are in no group" if ungrouped else "")
-        + (f"; {len(tail)} have less than half the mean size{_named(tail)}." if tail else ".")
+        + (f"; of less than half the mean size: {len(tail)}{_named(tail)}." if tail else ".")
     )
     pairs = record["overlapping"]
     if pairs:
@@ -105,8 +105,8 @@ def _lines(frame: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
     if record["pairs"]:
         share, chance = record["pair_share"], 2 / len(frame)
         lines.append(
-            f"Of {record['pairs']} pairs of queries with the same content in two groups, {share:.0%} ± "
-            f"{record['pair_stderr']:.0%} of the difference of scores sits on the two; {chance:.0%} by chance."
+            f"Of {record['pairs']} pairs of queries with the same content in two groups, {share:.0%} of the "
+            f"difference of scores, ± {record['pair_stderr']:.0%}, sits on the two; {chance:.0%} by chance."
         )
     return [*lines, *record["missing"]]
 

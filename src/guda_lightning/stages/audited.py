@@ -151,7 +151,7 @@ def calibrated(
         found.append((logits / temperatures[timesteps][:, None]).double().softmax(dim=1))
     order = [posterior.groups.index(name) for name in grouping.names]
     probability = torch.stack(found) @ posterior.atoms.cpu().double()[:, order]
-    for row, name in enumerate(grouping.names):
+    for row in range(len(grouping)):
         of_group = calibration(probability[..., row].clamp(0, 1), table[:, row], seed)
         if of_group.error is not None:
             frame.loc[row, ["calibration", "calibration_chance"]] = of_group.error, of_group.chance

@@ -73,7 +73,7 @@ def groups(
         "grouping_hash": datamodule.grouping.hash,
         "posterior": None if base is None else base.record.weights_hash,
         "queries_hash": None if encoded is None else query_hash(encoded),
-        "scoring": None if source is None else vars(scoring.record(source.model.schedule)),
+        "scoring": None if source is None or encoded is None else vars(scoring.record(source.model.schedule)),
         "weighting": weighting,
         "seed": seed,
     }
