@@ -46,7 +46,8 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     commands = re.findall(r"^  guda (\w+) ", out, re.MULTILINE)
     expected = (
-        "run fit sample guide unlearn retrain attribute placebo report evaluate validate configs completion"
+        "run fit sample guide unlearn retrain attribute placebo groups report evaluate validate configs "
+        "completion"
     )
     assert commands == expected.split() == [command.name for command in COMMANDS]
     assert [stage.name for stage in stages_of_run()] == ["fit", "sample", "guide", "unlearn", "attribute"]
@@ -71,8 +72,8 @@ def test_an_unknown_command_is_refused(name: str, fix: str, capsys: pytest.Captu
     assert capsys.readouterr().err == (
         f"error: guda has no command {name!r}\n"
         f"  found:    {name}\n"
-        "  expected: run, fit, sample, guide, unlearn, retrain, attribute, placebo, report, evaluate, "
-        "validate, configs, completion\n"
+        "  expected: run, fit, sample, guide, unlearn, retrain, attribute, placebo, groups, report, "
+        "evaluate, validate, configs, completion\n"
         f"  fix:      {fix}\n"
     )
 
