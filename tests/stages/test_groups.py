@@ -61,6 +61,11 @@ def test_groups_are_audited_by_what_is_there(
         "To mend: run guda guide on that run first."
     ]
     guide(finished_run)
+    _, record = audit(finished_run)
+    assert record["missing"] == [
+        "Not known: hidden modes, as there are too few queries to compare halves on (5 queries). "
+        "To mend: pass --queries FOLDER with more of them."
+    ]
     shutil.move(finished_run / "queries", finished_run / "moved")
     frame, record = audit(finished_run)
     assert frame.calibration.notna().any() and frame.agree.isna().all()

@@ -124,7 +124,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Stage(
         "groups",
-        "Audit the groups: sizes, overlaps, copies, hidden modes, calibration",
+        "Audit the groups: overlaps, copies, hidden modes",
         "-c digits.yaml",
         dry_run=False,
     ),

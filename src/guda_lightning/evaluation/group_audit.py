@@ -15,7 +15,7 @@ from guda_lightning.evaluation.bootstrap import interval, resampled_means
 from guda_lightning.evaluation.line import second_moments
 
 _BINS, _RESAMPLES, _LEVEL = 15, 500, 0.95
-_LEAST_QUERIES = 20  # of which rank correlations say something
+LEAST_QUERIES = 20  # of which rank correlations say something
 _ONE_SIDED = 0.1  # of the larger half's score, up to which the smaller one counts as none
 
 
@@ -126,7 +126,7 @@ def halves(scores: Tensor, groups: Sequence[str], split: Sequence[bool]) -> dict
         Of the groups that are split; none where there are too few queries or only one group.
     """
     owner = torch.tensor([row for row, two in enumerate(split) for _ in range(1 + two)])
-    if len(scores) < _LEAST_QUERIES or len(groups) < 2:
+    if len(scores) < LEAST_QUERIES or len(groups) < 2:
         return {}
     ranks = scores.double().argsort(dim=0).argsort(dim=0).double()
     ranks -= ranks.mean(dim=0)

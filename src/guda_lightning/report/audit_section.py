@@ -72,9 +72,9 @@ def _lines(frame: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
     tested = int(frame.agree.notna().sum())
     lines = []
     if tested:
-        hidden = f"{len(two)} of {tested} groups hide two modes{_named(two)}: a half of each is less like its"
         lines.append(
-            f"{hidden} other half than like another group, and random halves are not."
+            f"Two modes hide in {len(two)} of {tested} groups{_named(two)}: a half of each is less like its "
+            "other half than like another group, and random halves are not."
             if two
             else f"None of {tested} groups hides two modes: the halves of each are more like each other than "
             "like other groups, or no less than random halves are."
@@ -99,8 +99,10 @@ def _lines(frame: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
     poor = list(frame.group[frame.calibration > frame.calibration_chance])
     if frame.calibration.notna().any():
         lines.append(
-            f"The classifier is calibrated for all but {len(poor)} groups{_named(poor)}: errors are relative "
-            "to a group's frequency, beside what 95 % of perfectly calibrated classifiers stay below."
+            f"The classifier is off by more than 95 % of calibrated ones are for {len(poor)} of the groups"
+            f"{_named(poor)}."
+            if poor
+            else "The classifier is calibrated for every group, as far as its held-out samples can tell."
         )
     if record["pairs"]:
         share, chance = record["pair_share"], 2 / len(frame)
@@ -117,14 +119,16 @@ def _row(row: Mapping[Any, Any]) -> list[str]:
         return "–" if pd.isna(value) else format(value, form)
 
     interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if pd.notna(row["agree"]) else ""
-    nearest = f"{row['nearest']} {row['nearest_agree']:.2f}" if pd.notna(row["agree"]) else "–"
+    nearest = f"{cut(row['nearest'], 30)} {row['nearest_agree']:.2f}" if pd.notna(row["agree"]) else "–"
     one_sided = f"{number('one_sided', '.0%')} ({number('one_sided_random', '.0%')})"
     calibration = f"{number('calibration', '.0%')} ({number('calibration_chance', '.0%')})"
     return [
-        str(row["group"]) + (", two modes" if row["hides_two"] else "") + (", tail" if row["tail"] else ""),
+        cut(row["group"], 40)
+        + (", two modes" if row["hides_two"] else "")
+        + (", tail" if row["tail"] else ""),
         str(row["samples"]),
         f"{row['share']:.1%}",
-        f"{row['overlap']:.2f} {row['overlaps']}" if row["overlap"] else "–",
+        f"{row['overlap']:.2f} {cut(row['overlaps'], 30)}" if row["overlap"] else "–",
         str(row["across"]),
         str(row["inside"]),
         calibration if pd.notna(row["calibration"]) else "–",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from guda_lightning.data import GroupDataModule, near_duplicates
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.evaluation.group_audit import (
+    Halves,
+    Pair,
     calibration,
     halves,
     is_tail,
@@ -202,15 +205,15 @@ class Scored:
             for at_random in (False, True):
                 split = Split.of(data.grouping, features, self.seed, at_random=at_random)
                 about = (split, self.queries, self.scoring, self.weighting, self.seed)
-                scores = self.parts.made(
-                    f"halves-{'random' if at_random else 'clusters'}",
-                    lambda about=about: scores_of(self.base, context, *about),  # type: ignore[misc]
-                )
+                part = f"halves-{'random' if at_random else 'clusters'}"
+                scores = self.parts.made(part, partial(scores_of, self.base, context, *about))
                 compared.append(halves(scores, names, split.two))
             self._fill_halves(frame, *compared)
             return self._pairs(frame, context, pairs) if pairs else {}
 
-    def _fill_halves(self, frame: pd.DataFrame, found: Any, random: Any) -> None:
+    def _fill_halves(
+        self, frame: pd.DataFrame, found: Mapping[str, Halves], random: Mapping[str, Halves]
+    ) -> None:
         for row, name in enumerate(frame["group"]):
             if name not in found:
                 continue
@@ -221,10 +224,12 @@ class Scored:
             frame.loc[row, ["agree_random", "one_sided_random"]] = random[name].agree, random[name].one_sided
             frame.loc[row, "hides_two"] = of.below and not random[name].below
 
-    def _pairs(self, frame: pd.DataFrame, context: AttributionContext, pairs: Any) -> dict[str, Any]:
+    def _pairs(
+        self, frame: pd.DataFrame, context: AttributionContext, pairs: Sequence[Pair]
+    ) -> dict[str, Any]:
         identity, posterior = self.base.record.weights_hash, self.base.posterior
         about = (identity, context, self.queries, self.scoring, self.weighting)
-        scores = self.parts.made("pairs", lambda: guided_scores(posterior, *about))
+        scores = self.parts.made("pairs", partial(guided_scores, posterior, *about))
         share = on_the_two(scores, posterior.groups, pairs)
         for row, name in enumerate(frame["group"]):
             of = [place for place, pair in enumerate(pairs) if name in (pair.group_first, pair.group_second)]

@@ -11,6 +11,7 @@ from guda_lightning.data import GroupDataModule, load_queries
 from guda_lightning.data.queries import query_hash
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import ConfigError, GudaError, QueryError, StoreError
+from guda_lightning.evaluation.group_audit import LEAST_QUERIES
 from guda_lightning.makers.costs import say
 from guda_lightning.posteriors import PosteriorStore
 from guda_lightning.posteriors.trained import TrainedClassifier
@@ -76,6 +77,7 @@ def groups(
         "scoring": None if source is None or encoded is None else vars(scoring.record(source.model.schedule)),
         "weighting": weighting,
         "seed": seed,
+        "missing": list(missing.lines),
     }
     made_from = sha256_json(record)
     if run.audit.is_file() and load_frame(run.audit, COMMAND)[1].get("made_from") == made_from:
@@ -144,7 +146,7 @@ def _queries(
     resize: bool,
     missing: Missing,
 ) -> Queries | None:
-    """The queries that halves are scored on; None where a run has none yet."""
+    """The queries that halves are scored on; None where a run has too few of them."""
     if path is None and not trainer.run_folder.queries.is_dir():
         there = QueryError(
             "there are no queries",
@@ -155,4 +157,13 @@ def _queries(
         missing.add("hidden modes", there)
         return None
     queries = load_queries(trainer.query_path(path), data.image_shape, resize=resize)
+    if len(queries) < LEAST_QUERIES:
+        few = QueryError(
+            "there are too few queries to compare halves on",
+            found=f"{len(queries)} queries",
+            expected=f"at least {LEAST_QUERIES}",
+            fix="pass --queries FOLDER with more of them",
+        )
+        missing.add("hidden modes", few)
+        return None
     return data.as_queries(queries, source.model.conditional)

@@ -32,7 +32,8 @@ class Split:
     """Groups, some of them in two halves.
 
     Attributes:
-        grouping: Of every group that is split its halves, of others themselves, in order.
+        grouping: Of every group that is split its halves, of others themselves, in order; names are numbers,
+            as those of groups with a word more might be taken.
         two: Whether each group is split.
         sizes: Of every group the samples of its halves; of one that is not split, one number.
     """
@@ -53,17 +54,18 @@ class Split:
         """
         members: dict[str, Indices] = {}
         two, sizes = [], []
-        for name in grouping.names:
-            rows = np.flatnonzero(grouping.membership()[:, grouping.names.index(name)])
+        table = grouping.membership()
+        for column, name in enumerate(grouping.names):
+            rows = np.flatnonzero(table[:, column])
             cluster = two_means(features[torch.from_numpy(rows)], seed, name)
             if at_random:
                 cluster = random_halves(cluster, seed, name)
             parts = [rows[cluster.numpy() == one] for one in (0, 1)]
             splits = len(rows) >= LEAST and min(map(len, parts)) > 0
             if splits:
-                members |= {f"{name}/half {one}": part for one, part in enumerate(parts, 1)}
+                members |= {f"{column}/{one}": part for one, part in enumerate(parts)}
             else:
-                members[name] = rows
+                members[str(column)] = rows
             two.append(splits)
             sizes.append(tuple(map(len, parts)) if splits else (len(rows),))
         return cls(grouping=Grouping(members, grouping.num_samples), two=tuple(two), sizes=tuple(sizes))
