@@ -78,29 +78,6 @@ class ClassMoments:
         scatter = parts[0] + parts[1] if many else torch.cat(parts, dim=1)
         return ClassMoments(count, mean, scatter)
 
-    def pooled(self, into: Tensor) -> ClassMoments:
-        """Of the union of classes: exactly the moments of all their features.
-
-        Counts add up, means are weighted by them, and the scatter of a union is that within its classes and
-        between their means (Chan, Golub & LeVeque 1979).
-
-        Args:
-            into: ``[classes]`` int64, the union that each goes into; all from 0 to the largest.
-        """
-        (levels, _, size), number = self.mean.shape, int(into.max()) + 1
-        count = self.count.new_zeros(number).index_add_(0, into, self.count)
-        weighted = self.mean * self.count[:, None]
-        mean = weighted.new_zeros(levels, number, size).index_add_(1, into, weighted)
-        mean /= count.clamp_min(1)[:, None]
-        step = self.mean - mean[:, into]
-        between = self.count[:, None, None] * step[..., None] * step[..., None, :]
-        if self.shared:
-            return ClassMoments(count, mean, self.scatter + between.sum(dim=1, keepdim=True))
-        scatter = self.scatter.new_zeros(levels, number, size, size).index_add_(
-            1, into, self.scatter + between
-        )
-        return ClassMoments(count, mean, scatter)
-
     def covariance(self) -> Tensor:
         """``[levels, classes or 1, features, features]``, of full rank.
 
