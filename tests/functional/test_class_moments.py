@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -20,16 +21,18 @@ def assert_equal(one: ClassMoments, other: ClassMoments) -> None:
         torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=1e-9, rtol=1e-9)
 
 
-@given(
-    seed=st.integers(0, 999), samples=st.integers(0, 40), number=st.integers(1, 5), unions=st.integers(1, 3)
-)
-def test_pooled_moments_are_those_of_the_pooled_features(
-    seed: int, samples: int, number: int, unions: int
-) -> None:
+@given(seed=st.integers(0, 999), samples=st.integers(0, 40), number=st.integers(1, 5))
+def test_moments_are_those_of_every_class_by_itself(seed: int, samples: int, number: int) -> None:
     features, classes = drawn(seed, samples, number)
-    into = torch.arange(number) % unions
-    pooled = ClassMoments.of(features, classes, number).pooled(into)
-    assert_equal(pooled, ClassMoments.of(features, into[classes], int(into.max()) + 1))
+    found = ClassMoments.of(features, classes, number)
+    assert found.count.tolist() == [int((classes == one).sum()) for one in range(number)]
+    for one in range(number):
+        own = features[:, classes == one].numpy()
+        for level in range(2):
+            mean = own[level].mean(axis=0) if own.shape[1] else np.zeros(3)
+            np.testing.assert_allclose(found.mean[level, one], mean, atol=1e-9)
+            scatter = (own[level] - mean).T @ (own[level] - mean)
+            np.testing.assert_allclose(found.scatter[level, one], scatter, atol=1e-9)
 
 
 @given(seed=st.integers(0, 999), samples=st.integers(1, 40), number=st.integers(2, 5))
@@ -51,10 +54,6 @@ def test_many_classes_share_their_scatter(seed: int, number: int) -> None:
         shared = ClassMoments.of(features, classes, number)
         assert shared.shared and not own.shared
         torch.testing.assert_close(shared.scatter, own.scatter.sum(dim=1, keepdim=True))
-        into = torch.arange(number) % 2
-        torch.testing.assert_close(
-            shared.pooled(into).scatter, own.pooled(into).scatter.sum(dim=1, keepdim=True)
-        )
         assert_equal(own.together(own), shared.together(shared))
         half = shared.take(torch.arange(1))
     torch.testing.assert_close(half.covariance(), shared.covariance())
