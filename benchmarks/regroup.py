@@ -20,12 +20,13 @@ from guda_lightning.scores import ScoreTable
 from guda_lightning.types import Weighting
 
 TRAINED, KIND = "classifier", "recalibrated"
+SCORED = ("--scoring.strata", "25")  # two draws each
 SHOWN: tuple[Weighting, ...] = ("elbo", "uniform")
 NOTES = (
     "Against the scores of a classifier that is trained anew, with seed 0: how often the top group is the "
     "same, and R² and slope of all scores within queries, 95 % intervals over queries. Explained: share of "
     "the entropy of the groups' frequencies on held-out samples; in brackets that of the classifier it was "
-    "made from. Seconds to make the posterior."
+    "made from. Seconds to make the posterior. Scored at 25 strata of two draws."
 )
 
 
@@ -104,7 +105,7 @@ def _case(case: str, bench: Bench, base: Bench, one: Bench) -> list[dict[str, ob
 
 def _scores(bench: Bench, one: Bench, kind: str, seed: int) -> dict[str, Tensor]:
     queries = bench.run.queries
-    scored = ("-c", "attribute/elbo.yaml", "--operator", kind, "--seed", str(seed))
+    scored = ("-c", "attribute/elbo.yaml", "--operator", kind, "--seed", str(seed), *SCORED)
     one.stage("attribute", *scored, "--queries", str(queries), label=f"attribute {kind} {seed}")
     table = ScoreTable.load(one.run.table(kind, seed, queries.name))
     return {weighting: table.select(weighting=weighting).matrix() for weighting in SHOWN}

@@ -56,10 +56,10 @@ def fit_rows(
         logits = torch.cat([fixed, inputs @ added[:, :-1].T + added[:, -1]], dim=1)
         entropy = torch.nn.functional.cross_entropy(logits, classes, reduction="none")
         value = entropy @ share + ridge / 2 * added[:, :-1].square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
     found = added.detach()
     return torch.cat([weight, found[:, :-1] / scale]), torch.cat([bias, found[:, -1]])
