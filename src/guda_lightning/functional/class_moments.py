@@ -15,7 +15,6 @@ from torch import Tensor
 
 _MOST = 4 * 2**20  # numbers in the scatter of all classes and levels: 16 MiB; beyond, classes share one
 _FLOOR = 1e-4  # of the mean variance, added to every variance: features that never fire have none
-
 _TINY = 1e-12  # and this, where no feature varies
 
 
