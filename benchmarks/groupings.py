@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,22 @@ def split(path: Path, share: float, classes: int) -> str:
         names[members] = f"{digit}b"
         names[members[: math.ceil(share * len(members))]] = f"{digit}a"
     return write(path, names)
+
+
+def split_some(path: Path, chosen: Sequence[int], classes: int) -> str:
+    """Some classes split at random into equal groups such as ``3a`` and ``3b``; the others as they are."""
+    targets = load_digits().target
+    rng, names = np.random.default_rng(0), _of(targets, classes).astype("<U2")
+    for digit in chosen:
+        members = rng.permutation(np.flatnonzero(targets == digit))
+        names[members] = [f"{digit}{'ab'[place % 2]}" for place in range(len(members))]
+    return _write(path, names)
+
+
+def without(path: Path, digit: int, classes: int) -> str:
+    """The first classes but for one, whose images are not among the data."""
+    targets = load_digits().target
+    return _write(path, np.where(targets == digit, "", _of(targets, classes)))
 
 
 def mislabelled(path: Path, classes: int, share: float = 0.05) -> str:

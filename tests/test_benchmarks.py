@@ -48,6 +48,7 @@ TABLES: dict[str, tuple[str, set[str]]] = {
         | {"half kernel", "r²/2 kernel", ".05/(.05 + mse) kernel", "fitted share of kernel"},
     ),
     "nda": ("window", {ORACLE, "similarity", "3, anywhere", "7, anywhere"}),
+    "regroup": ("groups", {"3 added", "3 removed"}),
     "halves": ("method", {"oracle", "guidance", "guided", "retrack", "similarity"}),
     "tenths": ("method", {"oracle", "guidance", "guided", "retrack", "similarity"}),
     "mislabelled": (

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from guda_lightning.cli.main import main
 
@@ -37,6 +38,10 @@ NUMBERS = {  # likewise, of options that say how much is done, such as "--num 10
     "guda sample -c digits.yaml": f"guda sample -c digits.yaml -c {CONF}/sample.yaml",
 }
 HELD_OUT = ("3/0", "3/1", "7/0", "7/1")  # images in the folder held-out, where a section has one
+MADE = {  # what the page shows the beginning of
+    "parity.csv": "id,group\n"
+    + "".join(f"{row},{'odd' if digit % 2 else 'even'}\n" for row, digit in enumerate(load_digits().target)),
+}
 
 
 @pytest.mark.parametrize("title", [title for title, lines in CONSOLE.items() if lines])
@@ -51,13 +56,15 @@ def test_commands(title: str, finished_run: Path, tmp_path: Path, monkeypatch: p
             path = Path("held-out", f"{name}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.random.default_rng(row).integers(0, 255, (8, 8), np.uint8)).save(path)
+    for name, text in MADE.items():
+        Path(name).write_text(text)
     for line in CONSOLE[title]:
         for shown, small in NUMBERS.items():
             line = line.replace(shown, small)
         program, *words = shlex.split(line.removeprefix("$ "), comments=True)
         assert program == "guda", line
         arguments = [str(FILES.get(word, word)) for word in words]
-        arguments = [re.sub(r"^RUN\b", str(finished_run), word) for word in arguments]
+        arguments = [re.sub("^RUN(?=/|$)", str(finished_run), word) for word in arguments]
         if "-c" in arguments and "--run" not in arguments:
             arguments += ["--run", str(finished_run)]
         assert main(arguments) == 0, line

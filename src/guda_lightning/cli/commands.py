@@ -135,6 +135,12 @@ COMMANDS: tuple[Command, ...] = (
         function="set_property.set_property",
         dry_run=False,
     ),
+    Stage(
+        "groups",
+        "Audit the groups: overlaps, copies, hidden modes",
+        "-c digits.yaml",
+        dry_run=False,
+    ),
     Command("report", "Write one self-contained page that shows the answer", "RUN", "report"),
     Command(
         "evaluate",

@@ -25,7 +25,7 @@ _COARSE = 8  # blocks along each side of the coarse images
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two training images that are nearly the same picture and share no group.
+    """Two training images that are nearly the same picture.
 
     Attributes:
         first: Index of one sample.
@@ -42,7 +42,9 @@ class NearDuplicate:
     distance: float
 
 
-def near_duplicates(images: Tensor, grouping: Grouping, within: float = 0.25) -> list[NearDuplicate]:
+def near_duplicates(
+    images: Tensor, grouping: Grouping, within: float = 0.25, *, sharing: bool = False
+) -> list[NearDuplicate]:
     """Find pairs of nearly equal images that share no group; one of them may be in no group at all.
 
     Nearly equal is relative to the data: at most ``within`` times the median distance from an image to the
@@ -59,6 +61,7 @@ def near_duplicates(images: Tensor, grouping: Grouping, within: float = 0.25) ->
         images: ``[samples, channels, height, width]`` uint8.
         grouping: Who belongs to which groups.
         within: Share of the median distance, positive.
+        sharing: Whether to find pairs that share a group instead.
 
     Returns:
         The pairs, nearest first.
@@ -83,7 +86,8 @@ def near_duplicates(images: Tensor, grouping: Grouping, within: float = 0.25) ->
     for first, second in _candidates(images, limit):
         shared = (membership[first] & membership[second]).any(dim=1)
         grouped = (membership[first] | membership[second]).any(dim=1)
-        first, second = first[grouped & ~shared], second[grouped & ~shared]
+        chosen = shared if sharing else grouped & ~shared
+        first, second = first[chosen], second[chosen]
         squared = (pixels[first].double() - pixels[second].double()).square().sum(dim=1)
         near = squared <= limit
         found += zip(squared[near].tolist(), first[near].tolist(), second[near].tolist(), strict=True)

@@ -59,17 +59,7 @@ class ClassifierTrainer(PosteriorMaker):
         )
 
     def _at(self, level: Mapping[str, Any]) -> str:
-        row = NoiseLevel(**level)
-        said = (
-            f"held-out accuracy {row.accuracy:.2f}, calibration error {row.ece:.3f} -> "
-            f"{row.ece_tempered:.3f} at temperature {row.temperature:.2f}"
-        )
-        if row.near:
-            outside = f"1 − ρ {row.near_predicted:.4f}, was {row.near_observed:.4f}"
-            said += f"; where ρ ≥ {NEAR} ({row.near:.0%}) {outside}"
-        if row.ece_small is not None:
-            said += f"; small groups {row.ece_small:.0%} off, others {row.ece_large:.0%}"
-        return said
+        return described_level(level)
 
     def make(self) -> PosteriorRecord | None:
         """Train, calibrate and store the classifier; continues what was interrupted.
@@ -86,6 +76,7 @@ class ClassifierTrainer(PosteriorMaker):
 
         def keep(trainer: Trainer) -> PosteriorRecord:
             module.to(trainer.strategy.root_device).calibrate(data)
+            module.take_moments(data)
             levels = [level.to_row() for level in module.levels]
             spent = {**spent_by(trainer, cost), "stopped": module.stopping.outcome}
             record = PosteriorRecord.of(key, self.hparams, self.provenance, levels=levels, **spent)
@@ -137,3 +128,22 @@ def classifier_hparams(plan: ClassifierPlan, data: GroupDataModule, trainer: Tra
         **training_hparams(data, trainer),
         "batch_size": of_all.batch_size,
     }
+
+
+def described_level(level: Mapping[str, Any]) -> str:
+    """What users are told of how well a classifier does at a noise level.
+
+    Args:
+        level: A ``NoiseLevel`` as JSON values.
+    """
+    row = NoiseLevel(**level)
+    said = (
+        f"held-out accuracy {row.accuracy:.2f}, calibration error {row.ece:.3f} -> "
+        f"{row.ece_tempered:.3f} at temperature {row.temperature:.2f}"
+    )
+    if row.near:
+        outside = f"1 − ρ {row.near_predicted:.4f}, was {row.near_observed:.4f}"
+        said += f"; where ρ ≥ {NEAR} ({row.near:.0%}) {outside}"
+    if row.ece_small is not None:
+        said += f"; small groups {row.ece_small:.0%} off, others {row.ece_large:.0%}"
+    return said

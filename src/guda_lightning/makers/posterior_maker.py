@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import ConfigError
 from guda_lightning.makers.trainers import TrainerFactory
 from guda_lightning.posteriors import PosteriorKey, PosteriorRecord, PosteriorStore
-from guda_lightning.posteriors.classifier import NOISE_LEVELS
+from guda_lightning.posteriors.feature_moments import NOISE_LEVELS
 from guda_lightning.posteriors.mixture import mixed
 from guda_lightning.posteriors.patch_kernel import KernelLevel, PatchKernel
 from guda_lightning.posteriors.store import GUIDANCE
@@ -129,13 +130,15 @@ class PosteriorMaker(ABC):
         """The same for other groups of the same samples, into another store, without logs."""
         return replace(self, data=data, store=PosteriorStore(store), trainers=self.trainers.silent())
 
-    def _kept(self, started: tuple[float, float], **own: Any) -> PosteriorRecord:
-        """Store what no trainer has made, as its record tells it whole."""
+    def _kept(
+        self, started: tuple[float, float], weights: Mapping[str, Tensor] | None = None, **own: Any
+    ) -> PosteriorRecord:
+        """Store what no trainer has made; without weights, its record tells it whole."""
         evaluations = own.pop("network_evaluations", 0)
-        seconds, cores = (now - then for now, then in zip(_clocks(), started, strict=True))
+        seconds, cores = (now - then for now, then in zip(clocks(), started, strict=True))
         spent = {"seconds": seconds, "core_seconds": cores, "steps": 0, "network_evaluations": evaluations}
         record = PosteriorRecord.of(self.key(), self.hparams, self.provenance, **spent, **own)
-        self.store.save({}, record)
+        self.store.save(weights or {}, record)
         return record
 
 
@@ -152,7 +155,7 @@ class ImageKernelMaker(PosteriorMaker):
 
     def make(self) -> PosteriorRecord:
         """Store its record."""
-        return self._kept(_clocks())
+        return self._kept(clocks())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,7 +179,7 @@ class PatchKernelMaker(PosteriorMaker):
 
     def make(self) -> PosteriorRecord:
         """Fit, and store the record."""
-        started = _clocks()
+        started = clocks()
         spent: list[int] = []
         levels = self.levels or self._fitted(spent)
         rows = [level.to_row() for level in levels]
@@ -281,7 +284,7 @@ class MixtureMaker(PosteriorMaker):
 
     def make(self) -> PosteriorRecord:
         """Store the weights, and which posteriors they are of."""
-        return self._kept(_clocks(), levels=self._levels(), members=self._members())
+        return self._kept(clocks(), levels=self._levels(), members=self._members())
 
     def elsewhere(self, data: GroupDataModule, store: Path) -> Self:
         """See ``PosteriorMaker.elsewhere``: with all its members."""
@@ -302,6 +305,6 @@ class MixtureMaker(PosteriorMaker):
         return [self.store.record(member.key()) for member in self.members]
 
 
-def _clocks() -> tuple[float, float]:
+def clocks() -> tuple[float, float]:
     """Seconds of the clock and of the cores of this process."""
     return time.perf_counter(), time.process_time()

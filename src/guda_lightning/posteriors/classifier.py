@@ -12,16 +12,26 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from guda_lightning import compat
 from guda_lightning.data import GroupDataModule, HeldOutDataModule
+from guda_lightning.data.grouping import Indices
 from guda_lightning.diffusion import DiffusionModel, noised, seed_step
 from guda_lightning.diffusion.model import NO_PROMPT
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.sharding import gather, shard
 from guda_lightning.errors import ConfigError
+from guda_lightning.functional.class_moments import ClassMoments
 from guda_lightning.posteriors.classifier_posterior import (
     ClassifierPosterior,
     classifier_condition,
     classifier_inputs,
+)
+from guda_lightning.posteriors.feature_moments import (
+    NOISE_LEVELS,
+    FeatureMoments,
+    draws_of,
+    hashed,
+    level_features,
+    seen_rows,
 )
 from guda_lightning.posteriors.held_out import HeldOut
 from guda_lightning.posteriors.network import NoisyClassifier, pooled
@@ -29,7 +39,6 @@ from guda_lightning.posteriors.plan import ClassifierPlan
 from guda_lightning.posteriors.stopping import HELD_OUT_LOSS, HeldOutStopping
 from guda_lightning.posteriors.tempering import NoiseLevel, temper
 
-NOISE_LEVELS = 10  # that are calibrated apart
 _DRAWS = 8  # of timestep and noise, per held-out image and noise level
 TEST_EVERY = 50  # steps between two tests on held-out samples
 _TESTED, _MOST_DRAWS = 2048, 32  # noised samples of a test, and of each image in it, at most
@@ -56,6 +65,8 @@ class GroupClassifier(LightningModule):
         network: What is trained.
         average: The exponential moving average of its weights.
         kept: The average of the least held-out loss: the classifier.
+        levels: How well it does at every noise level, once it is calibrated.
+        moments: Of its features, once they are taken.
 
     Raises:
         ConfigError: Labels or prompts of a conditional model tell the group already, or the network has more
@@ -99,6 +110,7 @@ class GroupClassifier(LightningModule):
         self.stopping = HeldOutStopping(plan.patience)
         self.register_buffer("temperatures", torch.ones(len(self.schedule)))
         self.levels: tuple[NoiseLevel, ...] = ()
+        self.moments: FeatureMoments | None = None
         self._averaged_step = 0
 
     @property
@@ -215,6 +227,28 @@ class GroupClassifier(LightningModule):
             temperatures[level.first : level.last + 1] = level.temperature
             levels.append(level)
         self.levels = tuple(levels)
+
+    def take_moments(self, data: HeldOutDataModule) -> None:
+        """Take the moments of the features of all classes, which new groups are made from."""
+
+        def of(rows: Indices) -> ClassMoments:
+            seen = rows[seen_rows(self.atom[rows]).numpy()]
+            samples = HeldOut.of_samples(
+                data.parent, seen, self.atom[seen], self.schedule, self.conditional, self.prompts
+            )
+            draws = draws_of(len(seen))
+            features = level_features(samples, self.kept, self.schedule, draws, self.seed)
+            return ClassMoments.of(features, samples.atom.repeat_interleave(draws), len(self.atoms))
+
+        held_out = torch.zeros(len(self.atom), dtype=torch.bool)
+        held_out[data.held_out] = True
+        self.moments = FeatureMoments(
+            sample=hashed(data.parent.ids),
+            atom=self.atom,
+            held_out=held_out,
+            trained=of(data.kept),
+            tested=of(data.held_out),
+        )
 
     def _held_out(self, data: HeldOutDataModule) -> HeldOut:
         return HeldOut.of(data, self.atom, self.schedule, self.conditional, self.prompts)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from guda_lightning.data import HeldOutDataModule
+from guda_lightning.data import GroupDataModule, HeldOutDataModule
+from guda_lightning.data.grouping import Indices
 from guda_lightning.diffusion import evaluating
 from guda_lightning.diffusion.model import Condition
 from guda_lightning.functional.prediction import add_noise
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors.classifier_posterior import classifier_condition, classifier_inputs
+from guda_lightning.posteriors.network import NoisyClassifier
 
 _BATCH = 1024  # samples at a time: neither noise nor noised samples are ever held together
 
@@ -53,12 +56,34 @@ class HeldOut:
             conditional: Whether the classifier takes labels or prompts.
             prompts: Embeddings of prompts by number.
         """
-        rows, labels = torch.from_numpy(data.held_out), data.parent.labels
+        return cls.of_samples(data.parent, data.held_out, atom[data.held_out], schedule, conditional, prompts)
+
+    @classmethod
+    def of_samples(
+        cls,
+        data: GroupDataModule,
+        rows: Indices,
+        atom: Tensor,
+        schedule: NoiseSchedule,
+        conditional: bool,
+        prompts: Condition | None,
+    ) -> HeldOut:
+        """Some samples of the training data, which need not be held out of it.
+
+        Args:
+            data: The training data.
+            rows: Which of them.
+            atom: ``[rows]`` int64, the atom of each.
+            schedule: The noise schedule.
+            conditional: Whether the classifier takes labels or prompts.
+            prompts: Embeddings of prompts by number.
+        """
+        labels = data.labels if conditional else None
         return cls(
             schedule=schedule,
-            x0=data.parent.seen_inputs(data.held_out)[: len(rows)],  # not the mirrored copies
-            labels=labels[rows] if conditional and labels is not None else None,
-            atom=atom[rows],
+            x0=data.seen_inputs(rows)[: len(rows)],  # not the mirrored copies
+            labels=None if labels is None else labels[torch.from_numpy(rows)],
+            atom=atom,
             prompts=prompts,
         )
 
@@ -78,6 +103,20 @@ class HeldOut:
             timesteps: ``[rows]`` int64, one of each.
             seed: Seed of the noise: the same seed, rows and timesteps give the same noised samples.
         """
+        return self._passed(network, network, rows, timesteps, seed)
+
+    def features(self, network: NoisyClassifier, rows: Tensor, timesteps: Tensor, seed: int) -> Tensor:
+        """What their logits are linear in, ``[rows, features]`` on the CPU; see ``logits``."""
+        return self._passed(network, network.features, rows, timesteps, seed)
+
+    def _passed(
+        self,
+        network: nn.Module,
+        function: Callable[..., Tensor],
+        rows: Tensor,
+        timesteps: Tensor,
+        seed: int,
+    ) -> Tensor:
         generator, device = torch.Generator().manual_seed(seed), next(network.parameters()).device
         found = []
         with evaluating(network):
@@ -88,5 +127,5 @@ class HeldOut:
                 labels = None if self.labels is None else self.labels[part].to(device)
                 condition = classifier_condition(self.prompts, labels, x_t)
                 inputs = classifier_inputs(self.schedule, x_t, at.to(device))
-                found.append(network(*inputs, condition).float().cpu())
+                found.append(function(*inputs, condition).float().cpu())
         return torch.cat(found)

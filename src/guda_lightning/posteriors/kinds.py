@@ -22,7 +22,7 @@ from guda_lightning.posteriors.store import GUIDANCE, PosteriorStore
 from guda_lightning.posteriors.stored_classifier import open_classifier
 from guda_lightning.storage.provenance import Provenance
 
-PosteriorName = Literal["guidance", "classifier", "image_kernel", "patch_kernel"]
+PosteriorName = Literal["guidance", "classifier", "image_kernel", "patch_kernel", "recalibrated"]
 
 
 class Kind(NamedTuple):
@@ -135,4 +135,5 @@ KINDS: Mapping[str, Kind] = {
     "classifier": Kind(ClassifierPosterior, open_classifier),
     "image_kernel": Kind(ImageKernel, _image_kernel),
     "patch_kernel": Kind(PatchKernel, _patch_kernel),
+    "recalibrated": Kind(ClassifierPosterior, open_classifier),
 }

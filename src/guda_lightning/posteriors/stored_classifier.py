@@ -10,6 +10,7 @@ from torch import Tensor
 
 from guda_lightning.posteriors.classifier import GroupClassifier
 from guda_lightning.posteriors.classifier_posterior import ClassifierPosterior
+from guda_lightning.posteriors.feature_moments import FeatureMoments, split_moments
 from guda_lightning.posteriors.network import NoisyClassifier
 from guda_lightning.posteriors.opening import Opening
 from guda_lightning.posteriors.plan import ClassifierPlan
@@ -26,19 +27,25 @@ def network_hparams(plan: ClassifierPlan, image_shape: tuple[int, int, int]) -> 
 
 
 def weights_of(classifier: GroupClassifier) -> dict[str, Tensor]:
-    """All that the store keeps of a classifier: weights, temperatures, and its atoms by sorted group name."""
-    order = sorted(range(len(classifier.groups)), key=classifier.groups.__getitem__)
-    temperatures: Any = classifier.temperatures
+    """All that the store keeps of a classifier: weights, temperatures, moments, and its atoms."""
+    return stored_tensors(classifier.posterior, classifier.moments)
+
+
+def stored_tensors(posterior: ClassifierPosterior, moments: FeatureMoments | None) -> dict[str, Tensor]:
+    """All that the store keeps: atoms are those of the groups by sorted name."""
+    order = sorted(range(len(posterior.groups)), key=posterior.groups.__getitem__)
     return {
-        **classifier.kept.state_dict(),
-        "temperatures": temperatures,
-        "atoms": classifier.atoms[:, order].to(torch.uint8),
+        **posterior.network.state_dict(),
+        "temperatures": posterior.temperatures,
+        "atoms": posterior.atoms[:, order].to(torch.uint8),
+        **({} if moments is None else moments.to_tensors()),
     }
 
 
 def open_classifier(opening: Opening) -> ClassifierPosterior:
     """The classifier of a record and its weights."""
-    weights, hparams = dict(opening.weights), opening.record.hparams
+    weights, _ = split_moments(opening.weights)
+    hparams = opening.record.hparams
     temperatures, atoms = weights.pop("temperatures"), weights.pop("atoms").bool()
     plan = hparams["classifier"]
     labels, prompts = weights.get("condition.weight"), weights.get("condition.1.weight")

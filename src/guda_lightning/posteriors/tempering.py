@@ -62,7 +62,14 @@ class NoiseLevel:
 
 
 def temper(
-    logits: Tensor, atom: Tensor, sizes: Tensor, first: int, last: int, *, draws: int = 1
+    logits: Tensor,
+    atom: Tensor,
+    sizes: Tensor,
+    first: int,
+    last: int,
+    *,
+    draws: int = 1,
+    temperature: float | None = None,
 ) -> NoiseLevel:
     """Fit the temperature of one noise level (Guo et al. 2017), the likeliest on a grid.
 
@@ -77,10 +84,12 @@ def temper(
         first: First timestep.
         last: Last timestep.
         draws: How often each sample is among them: its draws err alike, and count as one.
+        temperature: One that is known already; None: fit it.
     """
-    losses = torch.stack([nn.functional.cross_entropy(logits / t, atom) for t in _TEMPERATURES])
-    best = int((len(logits) / draws * losses + (_TEMPERATURES.log() / _SPREAD).square() / 2).argmin())
-    temperature = float(_TEMPERATURES[best])
+    if temperature is None:
+        losses = torch.stack([nn.functional.cross_entropy(logits / t, atom) for t in _TEMPERATURES])
+        best = int((len(logits) / draws * losses + (_TEMPERATURES.log() / _SPREAD).square() / 2).argmin())
+        temperature = float(_TEMPERATURES[best])
     tempered = logits / temperature
     small = 2 * len(sizes) * sizes < sizes.sum()
 
@@ -91,7 +100,7 @@ def temper(
         first,
         last,
         temperature,
-        float(losses[best]),
+        float(nn.functional.cross_entropy(tempered, atom)),
         float((logits.argmax(dim=1) == atom).double().mean()),
         ece(logits),
         ece(tempered),

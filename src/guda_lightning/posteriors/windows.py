@@ -15,7 +15,7 @@ from guda_lightning.diffusion import DiffusionModel, evaluating
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.kernels import whole_window
 from guda_lightning.functional.prediction import add_noise, implied_noise
-from guda_lightning.posteriors.classifier import NOISE_LEVELS
+from guda_lightning.posteriors.feature_moments import NOISE_LEVELS
 from guda_lightning.posteriors.patch_kernel import KernelLevel, PatchKernel, refuse_costly
 
 _NOISED = 64  # samples per noise level: 64 x 64 pixels tell windows apart to about a percent

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from guda_lightning.report import charts
+from guda_lightning.report.audit_section import audit_section_of
+from guda_lightning.report.balance_section import balance_section_of
 from guda_lightning.report.curation_section import curation_section
 from guda_lightning.report.distribution_section import distribution_section
 from guda_lightning.report.ensemble_section import ensemble_section
 from guda_lightning.report.pictures import data_uri, svg_uri
 from guda_lightning.report.property_section import property_section
 from guda_lightning.report.radius_section import radius_section
+from guda_lightning.report.recalibrated_section import recalibrated_section_of
 from guda_lightning.report.section import Section
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.runs import RunFolder
@@ -21,6 +24,9 @@ SECTIONS: tuple[Callable[[RunFolder, ScoreTable], Section | None], ...] = (
     radius_section,
     property_section,
     curation_section,
+    balance_section_of,
+    audit_section_of,
+    recalibrated_section_of,
     distribution_section,
     ensemble_section,
 )

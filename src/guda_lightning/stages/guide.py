@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule
 
@@ -13,6 +13,7 @@ from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
+from guda_lightning.errors import ConfigError
 from guda_lightning.makers.classifier_trainer import ClassifierTrainer, classifier_hparams
 from guda_lightning.makers.costs import say, spent
 from guda_lightning.makers.posterior_maker import (
@@ -21,6 +22,7 @@ from guda_lightning.makers.posterior_maker import (
     PatchKernelMaker,
     PosteriorMaker,
 )
+from guda_lightning.makers.recalibrator import Recalibrator, recalibrated_hparams
 from guda_lightning.posteriors import (
     GUIDANCE,
     ClassifierPlan,
@@ -30,8 +32,13 @@ from guda_lightning.posteriors import (
     PosteriorStore,
 )
 from guda_lightning.posteriors.plan import DENSE_SIDE
+from guda_lightning.posteriors.trained import RECALIBRATED, TrainedClassifier
+from guda_lightning.report.recalibrated_section import recalibrated_section
+from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_groups
+from guda_lightning.storage.paths import user_path
+from guda_lightning.storage.runs import RunFolder
 
 
 def guide(
@@ -41,19 +48,26 @@ def guide(
     posterior: PosteriorName = GUIDANCE,
     classifier: ClassifierPlan = ClassifierPlan(),  # noqa: B008  (frozen)
     seed: int = 0,
+    base: Path | None = None,
     full: Path | None = None,
 ) -> PosteriorKey:
     """Make a posterior of the groups given noised samples, from which every counterfactual follows.
+
+    Where only the groups have changed, ``--posterior recalibrated --base RUN`` gives the classifier of RUN
+    the new ones in seconds: it looks at no image of a group that stays, and refuses where that is poor.
 
     Args:
         trainer: The trainer of the run.
         model: The full model's module.
         datamodule: The training data with its groups.
         posterior: Which kind: ``guidance`` weighs a dense and a convolutional ``classifier`` and a
-            ``patch_kernel`` by noise level, and makes them first; ``image_kernel`` is ReTrack's.
+            ``patch_kernel`` by noise level, and makes them first; ``image_kernel`` is ReTrack's;
+            ``recalibrated`` is the best classifier of ``base`` under the groups of this data section.
         classifier: Network, steps, learning rate and held-out share of classifiers.
         seed: Seed of the posterior.
-        full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+        base: The run folder whose classifier gets other groups, with ``recalibrated``.
+        full: The full model: a diffusers folder or a Lightning checkpoint; that of ``base``, else RUN/full,
+            if left out.
 
     Returns:
         The key of the posterior in RUN/store/posteriors.
@@ -62,8 +76,11 @@ def guide(
         GudaError: No full model, or a conditional one whose labels tell the groups.
     """
     chosen_groups(datamodule.grouping, None)  # each can be removed
+    _refuse_base(posterior, base)
+    if base is not None and full is None and not trainer.run_folder.full.exists():
+        full = RunFolder(user_path(base)).full
     source = trainer.open_full(full, model, datamodule)
-    maker = posterior_maker(posterior, trainer, source, datamodule, classifier, seed)
+    maker = posterior_maker(posterior, trainer, source, datamodule, classifier, seed, base)
     dry = compat.is_dry_run(trainer)
     for reason in maker.left_out.values():
         say(f"guide: no patch kernel, as {reason}")
@@ -81,7 +98,19 @@ def guide(
             say(f"guide: {part.name} of {len(record.groups)} groups done, {spent(vars(record))}")
             for line in part.lines(record):
                 say(f"  {line}")
+            if record.kind == RECALIBRATED:
+                _log(trainer, part.store, record)
     return maker.key()
+
+
+def _log(trainer: StageTrainer, store: PosteriorStore, record: PosteriorRecord) -> None:
+    """Say how it compares with the classifier it was made from, and log that."""
+    section = recalibrated_section(store, record)
+    say("\n".join(f"guide: {line}" for line in section.lines))
+    name = f"guide {record.key.folder_name}"
+    with closing_runs():
+        loggers = stage_loggers(trainer.loggers, trainer.run_folder.name, "guide", name)
+        log_section(loggers, section, vars(record))
 
 
 def _made(trainer: StageTrainer, part: PosteriorMaker) -> PosteriorRecord | None:
@@ -101,6 +130,7 @@ def posterior_maker(
     datamodule: GroupDataModule,
     classifier: ClassifierPlan,
     seed: int,
+    base: Path | None = None,
 ) -> PosteriorMaker:
     """What makes the posterior of a run, from the options of ``guide``.
 
@@ -126,10 +156,38 @@ def posterior_maker(
             return ImageKernelMaker(**shared, hparams=images)
         case "patch_kernel":
             return PatchKernelMaker(**shared, hparams=images, device=trainer.strategy.root_device)
+        case "recalibrated":
+            _refuse_base(kind, base)
+            trained = TrainedClassifier.open(
+                PosteriorStore(RunFolder(user_path(cast(Path, base))).store),
+                full.model.schedule,
+                datamodule,
+                full.model.conditional,
+                trainer.strategy.root_device,
+            )
+            return Recalibrator(**shared, hparams=recalibrated_hparams(trained), base=trained)
         case "guidance":
             kernel = PatchKernelMaker(**shared, hparams=images, device=trainer.strategy.root_device)
             plans = classifiers_of_guidance(classifier, datamodule.input_shape)
             return MixtureMaker.of([*map(classify, plans)], kernel)
+
+
+def _refuse_base(kind: PosteriorName, base: Path | None) -> None:
+    """Refuse a base that nothing is made from, or a recalibration of nothing.
+
+    Raises:
+        ConfigError: One of the two is missing.
+    """
+    if (kind == "recalibrated") == (base is not None):
+        return
+    raise ConfigError(
+        "a classifier is recalibrated" if base is None else "only a recalibrated classifier has a base",
+        found="no --base" if base is None else f"--base {base} with --posterior {kind}",
+        expected="the run folder whose classifier gets other groups"
+        if base is None
+        else "--posterior recalibrated",
+        fix="pass --base RUN to guda guide" if base is None else "leave out --base, or correct --posterior",
+    )
 
 
 def classifiers_of_guidance(

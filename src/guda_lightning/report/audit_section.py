@@ -1,0 +1,146 @@
+"""Whether the groups are the right ones, as a table: a row a group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from guda_lightning.report.section import Section
+from guda_lightning.report.summary_text import cut
+from guda_lightning.scores import ScoreTable
+from guda_lightning.storage.frames import load_frame
+from guda_lightning.storage.runs import RunFolder
+
+COMMAND = "guda groups"
+NAMED = 8  # groups that a sentence names
+_COLUMNS = (
+    "group",
+    "samples",
+    "share",
+    "overlap",
+    "copies elsewhere",
+    "copies inside",
+    "calibration error (chance)",
+    "halves agree",
+    "at random",
+    "nearest group",
+    "one half alone (at random)",
+    "pairs",
+)
+
+
+def audit_section(frame: pd.DataFrame, record: Mapping[str, Any]) -> Section:
+    """What an audit found.
+
+    Args:
+        frame: A row a group.
+        record: What it was found from.
+    """
+    return Section(
+        name="audit",
+        title="Are these groups the right ones?",
+        lines=_lines(frame, record),
+        columns=_COLUMNS,
+        rows=[_row(row) for row in frame.to_dict("records")],
+    )
+
+
+def audit_table(section: Section) -> list[str]:
+    """The table of a section as lines of text."""
+    cells = [list(section.columns), *map(list, section.rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def audit_section_of(run: RunFolder, table: ScoreTable) -> Section | None:
+    """The section of a page; None where the groups of its scores were not audited."""
+    if not run.audit.is_file():
+        return None
+    frame, record = load_frame(run.audit, COMMAND)
+    if record["grouping_hash"] != table.record.grouping_hash:
+        return None
+    return audit_section(frame, record)
+
+
+def _lines(frame: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
+    two, tail = list(frame.group[frame.hides_two]), list(frame.group[frame["tail"]])
+    tested = int(frame.agree.notna().sum())
+    lines = []
+    if tested:
+        lines.append(
+            f"Two modes hide in {len(two)} of {tested} groups{_named(two)}: a half of each is less like its "
+            "other half than like another group, and random halves are not."
+            if two
+            else f"None of {tested} groups hides two modes: the halves of each are more like each other than "
+            "like other groups, or no less than random halves are."
+        )
+    ungrouped = record["ungrouped"]
+    lines.append(
+        f"{len(frame)} groups over {record['samples']} samples, of {int(frame.samples.min())} to "
+        f"{int(frame.samples.max())} samples each"
+        + (f"; {ungrouped} samples are in no group" if ungrouped else "")
+        + (f"; of less than half the mean size: {len(tail)}{_named(tail)}." if tail else ".")
+    )
+    pairs = record["overlapping"]
+    if pairs:
+        lines.append(f"{pairs} pairs of groups share samples.")
+    across, inside = record["across"], record["inside"]
+    if across or inside:
+        named = "; ".join(f"{cut(one, 30)} and {cut(other, 30)}" for one, other in record["duplicates"])
+        lines.append(
+            f"{across} pairs of nearly equal images are in different groups, {inside} share one"
+            + (f": {named}." if named else ".")
+        )
+    poor = list(frame.group[frame.calibration > frame.calibration_chance])
+    if frame.calibration.notna().any():
+        lines.append(
+            f"The classifier is off by more than 95 % of calibrated ones are for {len(poor)} of the groups"
+            f"{_named(poor)}."
+            if poor
+            else "The classifier is calibrated for every group, as far as its held-out samples can tell."
+        )
+    if record["pairs"]:
+        share, chance = record["pair_share"], 2 / len(frame)
+        lines.append(
+            f"Of {record['pairs']} pairs of queries with the same content in two groups, {share:.0%} of the "
+            f"difference of scores, ± {record['pair_stderr']:.0%}, sits on the two; {chance:.0%} by chance."
+        )
+    return [*lines, *record["missing"]]
+
+
+def _row(row: Mapping[Any, Any]) -> list[str]:
+    def number(name: str, form: str) -> str:
+        value = row[name]
+        return "–" if pd.isna(value) else format(value, form)
+
+    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if pd.notna(row["agree"]) else ""
+    nearest = f"{cut(row['nearest'], 30)} {row['nearest_agree']:.2f}" if pd.notna(row["agree"]) else "–"
+    one_sided = f"{number('one_sided', '.0%')} ({number('one_sided_random', '.0%')})"
+    calibration = f"{number('calibration', '.0%')} ({number('calibration_chance', '.0%')})"
+    return [
+        cut(row["group"], 40)
+        + (", two modes" if row["hides_two"] else "")
+        + (", tail" if row["tail"] else ""),
+        str(row["samples"]),
+        f"{row['share']:.1%}",
+        f"{row['overlap']:.2f} {cut(row['overlaps'], 30)}" if row["overlap"] else "–",
+        str(row["across"]),
+        str(row["inside"]),
+        calibration if pd.notna(row["calibration"]) else "–",
+        number("agree", ".2f") + interval,
+        number("agree_random", ".2f"),
+        nearest,
+        one_sided if pd.notna(row["agree"]) else "–",
+        number("pair_share", ".0%"),
+    ]
+
+
+def _named(groups: list[str]) -> str:
+    more = len(groups) - NAMED
+    text = ", ".join(cut(group, 30) for group in groups[:NAMED]) + (f", and {more} more" if more > 0 else "")
+    return f" ({text})" if groups else ""

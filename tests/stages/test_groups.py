@@ -1,0 +1,169 @@
+"""``guda groups`` through the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from guda_lightning.cli.main import main
+from guda_lightning.stages.halving import Split, scores_of
+from guda_lightning.storage.frames import load_frame
+from wandb_files import runs
+
+CONF = Path(__file__).parents[1] / "conf"
+SHARED = ["-c", f"{CONF}/digits.yaml"]
+SCORED = ["-c", f"{CONF}/attribute.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def audit(run: Path, *options: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    assert main(["groups", *SHARED, "--run", str(run), *options]) == 0
+    return load_frame(run / "groups.parquet", "guda groups")
+
+
+def guide(run: Path) -> None:
+    options = ["-c", f"{CONF}/guide.yaml", "--posterior", "classifier", "--classifier.held_out", "0.3"]
+    assert main(["guide", *SHARED, *options, "--run", str(run)]) == 0
+
+
+def test_groups_are_audited_by_what_is_there(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame, record = audit(tmp_path / "bare")
+    assert list(frame.group) == [str(digit) for digit in range(10)]
+    assert (int(frame.samples.sum()), record["samples"], record["ungrouped"]) == (64, 64, 0)
+    assert frame.share.sum() == pytest.approx(1)
+    assert frame.calibration.isna().all() and frame.agree.isna().all() and not frame.hides_two.any()
+    full = tmp_path / "bare" / "full"
+    missing = (
+        f"Not known: calibration and hidden modes, as there is no full model (no {full}). "
+        "To mend: run guda fit, guda sample and guda guide first."
+    )
+    assert record["missing"] == [missing]
+    assert f"groups: {missing}\n" in capsys.readouterr().out
+
+    store = finished_run / "store" / "posteriors"
+    _, record = audit(finished_run)
+    assert record["missing"] == [
+        f"Not known: calibration and hidden modes, as {store} holds no classifier (no posterior). "
+        "To mend: run guda guide on that run first."
+    ]
+    guide(finished_run)
+    _, record = audit(finished_run)
+    assert record["missing"] == [
+        "Not known: hidden modes, as there are too few queries to compare halves on (5 queries). "
+        "To mend: pass --queries FOLDER with more of them."
+    ]
+    shutil.move(finished_run / "queries", finished_run / "moved")
+    frame, record = audit(finished_run)
+    assert frame.calibration.notna().any() and frame.agree.isna().all()
+    assert record["missing"] == [
+        f"Not known: hidden modes, as there are no queries (nothing at {finished_run / 'queries'}). "
+        "To mend: run guda sample, or pass --queries FILE|FOLDER."
+    ]
+
+
+def test_halves_are_scored_once_and_shown(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide(finished_run)
+    pictures = queries(tmp_path / "pictures")
+    logger: dict[str, Any] = {"class_path": "lightning.pytorch.loggers.WandbLogger"}
+    logger["init_args"] = {"project": "tiny", "save_dir": str(tmp_path), "offline": True}
+    options = [*SCORED, "--queries", str(pictures), "--trainer.logger", json.dumps(logger)]
+    capsys.readouterr()
+    with monkeypatch.context() as patch:  # interrupted when the first half of the work is done
+        patch.setattr("guda_lightning.stages.halving.random_halves", _interrupt)
+        assert main(["groups", *SHARED, "--run", str(finished_run), *options]) == 130
+    assert [path.name for path in (finished_run / "groups.parts").iterdir()] == ["halves-clusters.parquet"]
+    assert "groups: 10 groups in halves, twice, 720 network evaluations: about" in capsys.readouterr().out
+    splits: list[Split] = []
+
+    def counted(base: Any, context: Any, split: Split, *rest: Any) -> torch.Tensor:
+        splits.append(split)
+        return scores_of(base, context, split, *rest)
+
+    monkeypatch.setattr("guda_lightning.stages.audited.scores_of", counted)
+    frame, record = audit(finished_run, *options)
+    assert len(splits) == 1 and not (finished_run / "groups.parts").exists()
+    (split,) = splits
+    assert split.two == tuple(frame["samples"] >= 4)
+    assert [sum(sizes) for sizes in split.sizes] == frame["samples"].tolist()
+    assert frame.agree.notna().tolist() == frame.agree_random.notna().tolist() == list(split.two)
+    assert frame.agree.dropna().between(-1, 1).all() and (frame.low <= frame.high)[list(split.two)].all()
+    assert record["pairs"] == 12 and 0 <= record["pair_share"] <= 1
+    assert frame.group[frame.pair_share.notna()].tolist() == ["3", "7"]
+    out = capsys.readouterr().out
+    assert re.search(r"^groups: Of 12 pairs of queries with the same content in two groups, \d+%", out, re.M)
+    assert re.search(r"^group +samples +share +overlap ", out, re.M)
+    audit(finished_run, *options)
+    assert capsys.readouterr().out == f"groups: {finished_run / 'groups.parquet'} is complete, skipped\n"
+
+    run = runs(tmp_path)["groups"]
+    assert run.about == ("tiny", "groups", "groups")
+    columns, rows, _ = run.table("audit/table")
+    assert columns[0] == "group" and len(rows) == 10
+    assert main(["report", str(finished_run)]) == 0
+    page = (finished_run / "report" / "index.html").read_text()
+    assert '<section id="audit"' in page and "12 pairs of queries" in page
+
+
+def test_overlaps_copies_and_samples_in_no_group(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for number in range(12):
+        pixels = torch.randint(0, 255, (8, 8), generator=generator, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(images / f"{number}.png")
+    shutil.copy(images / "0.png", images / "copy.png")
+    shutil.copy(images / "1.png", images / "twin.png")
+    rows = {"a": range(6), "b": (5, 6, 7, 8)}
+    text = "".join(f"{number}.png,{name}\n" for name, of in rows.items() for number in of)
+    (tmp_path / "groups.csv").write_text(f"id,group\n{text}copy.png,b\ntwin.png,a\n")
+    source = ["--data.init_args.source.class_path", "guda_lightning.data.ImageFolder"]
+    source += ["--data.init_args.source.init_args.path", str(images)]
+    source += ["--data.init_args.limit", "null", "--data.init_args.groups", str(tmp_path / "groups.csv")]
+    frame, record = audit(tmp_path / "run", *source)
+    assert dict(zip(frame.group, frame.samples, strict=True)) == {"a": 7, "b": 5}
+    assert frame.overlap.tolist() == [pytest.approx(1 / 11)] * 2 and list(frame.overlaps) == ["b", "a"]
+    assert (record["across"], record["inside"], record["ungrouped"], record["overlapping"]) == (1, 1, 3, 1)
+    assert record["duplicates"] == [["0.png", "copy.png"]]
+    assert frame.across.tolist() == [1, 1] and frame.inside.tolist() == [1, 0]
+
+
+def test_several_processes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    assert main(["groups", *SHARED, "--run", str(tmp_path), *options]) == 2
+    assert capsys.readouterr().err == (
+        "error: guda groups works in one process\n"
+        "  found:    2 processes\n"
+        "  expected: one: nothing is trained\n"
+        "  fix:      pass --trainer.devices 1 --trainer.num_nodes 1\n"
+    )
+
+
+def queries(folder: Path) -> Path:
+    """Twelve pictures of content, each as a 3 and as a 7."""
+    generator = torch.Generator().manual_seed(0)
+    for group in ("3", "7"):
+        (folder / group).mkdir(parents=True)
+        for number in range(12):
+            pixels = torch.randint(0, 255, (8, 8), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(folder / group / f"content-{number}.png")
+    return folder
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
