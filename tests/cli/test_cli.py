@@ -46,7 +46,8 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     commands = re.findall(r"^  guda (\w+) ", out, re.MULTILINE)
     expected = (
-        "run fit sample guide unlearn retrain attribute placebo report evaluate validate configs completion"
+        "run fit sample guide unlearn retrain attribute placebo balance report evaluate validate configs "
+        "completion"
     )
     assert commands == expected.split() == [command.name for command in COMMANDS]
     assert [stage.name for stage in stages_of_run()] == ["fit", "sample", "guide", "unlearn", "attribute"]

@@ -122,6 +122,12 @@ COMMANDS: tuple[Command, ...] = (
         "-c digits.yaml --posterior guidance",
         dry_run=False,
     ),
+    Stage(
+        "balance",
+        "Draw as many images for every group, and check that they are attributed to it",
+        "-c digits.yaml [--num 100] [--groups 3,7]",
+        dry_run=False,
+    ),
     Command("report", "Write one self-contained page that shows the answer", "RUN", "report"),
     Command(
         "evaluate",

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from guda_lightning.report import charts
+from guda_lightning.report.balance_section import balance_section
 from guda_lightning.report.pictures import data_uri, svg_uri
 from guda_lightning.report.section import Section
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.runs import RunFolder
 
 # Of a run folder and the table that its page shows; None where the command did not run, or on something else.
-SECTIONS: tuple[Callable[[RunFolder, ScoreTable], Section | None], ...] = ()
+SECTIONS: tuple[Callable[[RunFolder, ScoreTable], Section | None], ...] = (balance_section,)
 
 _PICTURE_PIXELS = 96  # longest side, twice what the style sheet shows
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
-from guda_lightning.counterfactuals import CounterfactualStore
+from guda_lightning.counterfactuals import RETRAIN, CounterfactualStore
 from guda_lightning.counterfactuals.messages import command
 from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Grouping
@@ -47,7 +46,7 @@ def models_of_groups(
         }
     others = {name: _others(data.grouping, name) for name in groups}
     _refuse_missing(chosen, list(others.values()))
-    models = stored_networks(full, data, list(others.values()), replace(chosen))
+    models = stored_networks(full, data, list(others.values()), chosen)
     return {name: models[joint] for name, joint in others.items()}
 
 
@@ -91,5 +90,6 @@ def _refuse_missing(chosen: Counterfactuals, joint: Sequence[str]) -> None:
             + ("; and others" if len(missing) > 2 else ""),
             expected="for each group, the full model after all other groups were unlearned together",
             fix=command(chosen.operator, missing, chosen.seed)
-            + f", and the configuration of {chosen.operator}, or leave out --operator",
+            + ("" if chosen.operator == RETRAIN else f" and -c unlearn/{chosen.operator}.yaml")
+            + ", or leave out --operator: a posterior steers to each group",
         )

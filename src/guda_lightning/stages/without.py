@@ -150,9 +150,7 @@ def stored_networks(
 
     keys = store.select(chosen.operator, chosen.seed, hparams=chosen.hparams, groups=names)
     weights = {name: store.check(key, expect=expect).weights_hash for name, key in keys.items()}
-    return {
-        name: StoredModel(key.operator, weights[name], partial(read, key)) for name, key in keys.items()
-    }
+    return {name: StoredModel(key.operator, weights[name], partial(read, key)) for name, key in keys.items()}
 
 
 def number_of_queries(folder: Path, noise: Mapping[str, Any]) -> int:
