@@ -38,7 +38,7 @@ class BalancedGroup:
         by_pixels: Of the checked ones, those whose most similar training images are of the group.
         training: Training images that were attributed beside them.
         training_leading: Of these, those that lead with the group: what the judge can tell at best.
-        training_by_pixels: Of these, those whose most similar images, themselves among them, are of the group.
+        training_by_pixels: Of these, those whose most similar images, they among them, are of the group.
     """
 
     name: str

@@ -68,8 +68,8 @@ class Balancing:
         look for images that pass. All processes call this.
 
         Returns:
-            One row an image, in the order that they were drawn: as ``judged``, with ``file``, its picture, and
-            ``pixels_lead_with``.
+            One row an image, in the order that they were drawn: as ``judged``, with its picture, ``file``,
+            and ``pixels_lead_with``.
         """
         rows = self._round(group, 0, self.num)
         if (rows["margin"] > 0).mean() < self.least:
