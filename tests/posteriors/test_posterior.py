@@ -9,13 +9,13 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from guda_lightning.diffusion import DiffusionModel
+from guda_lightning.diffusion import DiffusionModel, sample
 from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import GroupError
 from guda_lightning.functional.elbo import squared_error
 from guda_lightning.functional.prediction import to_output
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors import ClassifierPosterior, guided
+from guda_lightning.posteriors import ClassifierPosterior, guided, steered
 from guda_lightning.posteriors.classifier_posterior import MAX_LOG_SNR
 from guda_lightning.types import PredictionType
 from toys import message
@@ -52,7 +52,7 @@ class IdealDenoiser(nn.Module):
         self.schedule, self.prediction = schedule, prediction
 
     def forward(self, x_t: Tensor, model_timesteps: Tensor) -> Tensor:
-        timesteps = torch.searchsorted(self.schedule.model_timesteps, model_timesteps)
+        timesteps = torch.searchsorted(self.schedule.model_timesteps, model_timesteps.contiguous())
         gamma, sigma = self.schedule.at(timesteps, like=x_t)
         noise = ideal_noise(x_t, gamma, sigma, torch.ones(4).bool())
         x0 = (x_t - sigma * noise) / gamma
@@ -116,6 +116,57 @@ def test_guided_noise_is_that_of_the_data_without_the_groups(
     noise = ideal_noise(x_t, gamma, sigma, kept)
     expected = to_output((x_t - sigma * noise) / gamma, noise, gamma, sigma, prediction)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
+@pytest.mark.parametrize("group", GROUPS)
+def test_steered_noise_is_that_of_the_groups_own_data(prediction: PredictionType, group: str) -> None:
+    full, posterior = parts(prediction)
+    _, x_t, timesteps = noised(full.schedule)
+    found = steered(full, posterior, group).output(x_t, timesteps)
+    gamma, sigma = full.schedule.at(timesteps, like=x_t)
+    noise = ideal_noise(x_t, gamma, sigma, ATOMS[:, GROUPS.index(group)])
+    expected = to_output((x_t - sigma * noise) / gamma, noise, gamma, sigma, prediction)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_steered_model_draws_is_distributed_as_the_group() -> None:
+    """One Gaussian of the four: its mean and its spread, within five standard errors."""
+    full, posterior = parts("epsilon")
+    scheduler = DDPMScheduler(num_train_timesteps=100, clip_sample=False)
+    drawn = sample(
+        steered(full, posterior, "c"), scheduler, DIMS, range(400), seed=0, steps=100
+    ).double()  # fmt: skip
+    error = SPREAD / 400**0.5
+    assert (drawn.mean(dim=0) - MEANS[3]).abs().max() < 5 * error
+    assert (drawn.std(dim=0) - SPREAD).abs().max() < 5 * error
+    everything = sample(full, scheduler, DIMS, range(400), seed=0, steps=100).double()
+    assert (everything.mean(dim=0) - MEANS[3]).abs().max() > 20 * error
+
+
+def test_there_is_nothing_to_steer_to_without_others_or_members() -> None:
+    full, posterior = parts("epsilon")
+    for column, problem, found in (
+        (ATOMS.any(dim=1) | True, "all samples", 4),
+        (ATOMS[:, 0] & False, "no sample", 0),
+    ):
+        odd = replace(posterior, atoms=torch.cat([ATOMS[:, :2], column[:, None]], dim=1))
+        wrong = message(
+            f"there is nothing to steer towards: the group 'c' has {problem}",
+            f"{found} of 4 distinct sets of groups hold it",
+            "some of them, and some others",
+            "leave the group out",
+        )
+        with pytest.raises(GroupError, match=wrong):
+            steered(full, odd, "c")
+    unknown = message(
+        "the posterior does not know the group 'd'",
+        "a posterior of a, b, c",
+        "one that was made with 'd'",
+        "correct the name, or run guda guide with today's groups",
+    )
+    with pytest.raises(GroupError, match=unknown):
+        steered(full, posterior, "d")
 
 
 class Transformer(nn.Module):
