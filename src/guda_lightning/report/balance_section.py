@@ -141,6 +141,6 @@ def _pictures(run: RunFolder, groups: Sequence[BalancedGroup]) -> dict[str, torc
     for group in groups[:_GROUPS]:
         files = sorted((run.balanced / "images" / group.folder).glob("*.png"))[:_SHOWN]
         if files:
-            pixels = [torch.from_numpy(decoded(str(file), partial(read_image, file))) for file in files]
+            pixels = [torch.tensor(decoded(str(file), partial(read_image, file))) for file in files]
             found[group.name] = to_unit(torch.stack(pixels))
     return found
