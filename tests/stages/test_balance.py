@@ -92,11 +92,11 @@ def test_the_set_holds_what_leads_and_the_page_and_wandb_show_it(guided_run: Pat
     out = guda(*balance(guided_run, "--least", 0, *logger))
     # Of 3 and 7, four images in five steps; 64 training images, at most 16 a digit; 10 evaluations an image.
     assert out.startswith("balance: 2 groups x 4 images x 5 steps, and 720 network evaluations to attribute ")
-    assert not (guided_run / "checkpoints" / "balance").exists()
+    assert not (guided_run / "checkpoints" / "balance-guidance").exists()
     after = files(guided_run)
     assert {name: after[name] for name in before} == before
 
-    folder = guided_run / "balanced"
+    folder = guided_run / "balanced" / "guidance"
     manifest, record = (
         pd.read_csv(folder / "manifest.csv"),
         json.loads((folder / "record.json").read_text()),
@@ -120,20 +120,20 @@ def test_the_set_holds_what_leads_and_the_page_and_wandb_show_it(guided_run: Pat
     page = (guided_run / "report" / "index.html").read_text("utf-8")
     section = page[page.index('<section id="balance"') :]
     section = section[: section.index("</section>")]
-    assert "2 groups x 4 images: of the first 8 that were drawn, " in section
+    assert "Drawn by guidance, 2 groups x 4 images: of the first 8 that were drawn, " in section
     assert section.count("data:image/png") == int(manifest["kept"].sum())
 
     logged = runs(guided_run)[f"balance {GUIDANCE}"]
     assert logged.about == (guided_run.name, "balance", f"balance {GUIDANCE}")
     assert logged.config["num"] == 4 and logged.config["full_hash"] == record["config"]["full_hash"]
     columns, rows, _ = logged.table("balance/table")
-    assert columns[:4] == ["group", "training images", "drawn", "kept"]
+    assert columns[:5] == ["group", "drawn by", "training images", "drawn", "kept"]
     assert [row[0] for row in rows] == ["3", "7"]
 
     again = guda(*balance(guided_run, "--least", 0))
     assert again == f"balance: {folder} is complete, skipped\n"
     assert files(folder) == {
-        name.removeprefix("balanced/"): content
+        name.removeprefix("balanced/guidance/"): content
         for name, content in after.items()
         if name.startswith("balanced/")
     }
@@ -150,7 +150,7 @@ def test_an_image_is_what_the_steered_model_draws_from_its_noise(guided_run: Pat
     indices = [first_noise("7") + index for index in (0, 3)]
     drawn = sample(model, full.scheduler, (1, 8, 8), indices, seed=3, steps=5)
     for number, image in zip((0, 3), drawn, strict=True):
-        (file,) = (guided_run / "balanced").glob(f"*/7/{number:08d}.png")
+        (file,) = (guided_run / "balanced").glob(f"guidance/*/7/{number:08d}.png")
         expected = (image[0].clamp(-1, 1) + 1) * 127.5
         # Sums of other batches: now and then another of 256 levels.
         assert np.abs(np.asarray(Image.open(file)).astype(float) - expected.numpy()).max() < 1
@@ -174,7 +174,7 @@ def test_an_interrupted_set_goes_on_and_ends_alike(
         patch.setattr(drawing, "sample", interrupted)
         guda(*balance(guided_run, "--least", 0), code=130)
     assert not (guided_run / "balanced").exists()
-    assert (guided_run / "checkpoints" / "balance" / "drawn" / "3" / "0" / "record.json").is_file()
+    assert (guided_run / "checkpoints" / "balance-guidance" / "drawn" / "3" / "0" / "record.json").is_file()
     out = guda(*balance(guided_run, "--least", 0))
     assert out.startswith(
         "balance: the first images of 1 of 2 groups are drawn already\nbalance: 1 groups x 4 "
@@ -190,12 +190,13 @@ def test_a_set_that_is_not_balanced_is_refused_and_kept_for_a_lower_bar(
     assert err.startswith("error: too few of the images that were drawn for 2 of 2 groups lead with them\n")
     assert err.endswith(
         "  expected: at least 100% of each\n"
-        "  fix:      train the full model or the posterior for longer; or leave these groups out with "
-        f"--groups, or pass a lower --least: what was drawn stays in {guided_run}/checkpoints/balance\n"
+        "  fix:      train the full model, or what steers it, for longer; or leave these groups out with "
+        f"--groups, or pass a lower --least: what was drawn stays in {guided_run}/checkpoints/balance-guidance\n"
     )
     assert not (guided_run / "balanced").exists()
     drawn = [
-        path.parent.name for path in (guided_run / "checkpoints" / "balance").glob("drawn/*/0/record.json")
+        path.parent.name
+        for path in (guided_run / "checkpoints" / "balance-guidance").glob("drawn/*/0/record.json")
     ]
     assert sorted(drawn) == ["0", "0"]
 
@@ -213,13 +214,13 @@ def test_a_set_that_is_not_balanced_is_refused_and_kept_for_a_lower_bar(
 
     err = guda(*balance(guided_run, "--least", 0.9), code=2)  # what is written is held to the bar, too
     assert err.startswith("error: too few of the images that were drawn for 2 of 2 groups lead with them\n")
-    assert err.endswith(f"what was drawn stays in {guided_run}/balanced\n")
+    assert err.endswith(f"what was drawn stays in {guided_run}/balanced/guidance\n")
     other = guda(*balance(guided_run, "--least", 0, "--steps", 6), code=2)
     assert other == (
-        f"error: {guided_run}/balanced was made with another configuration\n"
+        f"error: {guided_run}/balanced/guidance was made with another configuration\n"
         "  found:    steps = 5\n"
         "  expected: steps = 6\n"
-        f"  fix:      use another --run, restore the configuration, or remove {guided_run}/balanced\n"
+        f"  fix:      use another --run, restore the configuration, or remove {guided_run}/balanced/guidance\n"
     )
 
 
@@ -235,8 +236,8 @@ def test_models_of_single_groups_are_drawn_from(guided_run: Path, guda: Guda) ->
     made = ["-c", "unlearn/finetune.yaml", "--steps", "2", "--lora.rank", "2", "--groups", ",".join(JOINT)]
     guda("unlearn", *DIGITS, *made, "--run", guided_run)
     out = guda(*by_lora)
-    assert "balance: Drawn by finetune, judged by guidance, weighting " in out
-    record = json.loads((guided_run / "balanced" / "record.json").read_text())
+    assert "balance: Drawn by finetune, 2 groups x 4 images: of the first 8 that were drawn, " in out
+    record = json.loads((guided_run / "balanced" / "finetune" / "record.json").read_text())
     assert len(set(record["config"]["models"].values())) == 2  # networks, not one posterior
 
 
@@ -273,7 +274,7 @@ def test_what_does_not_fit_is_refused_before_the_work(
 ) -> None:
     err = guda(*balance(guided_run, *options), code=2)
     assert err == f"error: {problem}\n  found:    {found}\n  expected: {expected}\n  fix:      {fix}\n"
-    assert not (guided_run / "checkpoints" / "balance").exists()
+    assert not (guided_run / "checkpoints" / "balance-guidance").exists()
 
 
 def test_without_a_posterior_the_command_that_makes_it_is_named(finished_run: Path, guda: Guda) -> None:

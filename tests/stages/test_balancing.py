@@ -220,8 +220,8 @@ def test_too_few_that_lead_are_refused(tmp_path: Path) -> None:
         "too few of the images that were drawn for 2 of 3 groups lead with them",
         "a: 8 of 10, and of its training images 7 of 8; c: 0 of 10, and of its training images 7 of 8",
         "at least 90% of each",
-        "train the full model or the posterior for longer; or leave these groups out with --groups, or pass "
-        f"a lower --least: what was drawn stays in {tmp_path}",
+        "train the full model, or what steers it, for longer; or leave these groups out with --groups, or "
+        f"pass a lower --least: what was drawn stays in {tmp_path}",
     )
     with pytest.raises(GroupError, match=wrong):
         refuse_unlike([group("a", 8), group("b", 9), group("c", 0)], 0.9, tmp_path)

@@ -124,7 +124,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Stage(
         "balance",
-        "Draw as many images for every group, and check that they are attributed to it",
+        "Draw images for every group, and attribute them back",
         "-c digits.yaml [--num 100] [--groups 3,7]",
         dry_run=False,
     ),

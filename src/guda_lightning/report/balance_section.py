@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.files import read_json
 from guda_lightning.storage.runs import RunFolder
 
-RECORD = "record.json"  # in the folder of a set
+RECORD = "record.json"
 _SHOWN = 8  # pictures of a group
 _GROUPS = 24  # that have pictures
-_COLUMNS = ("group", "training images", "drawn", "kept", "lead with it", "of its training images")
-_BY_PIXELS = ("by pixels", "of its training images, by pixels")
+_COLUMNS = (
+    *("group", "drawn by", "training images", "drawn", "kept", "lead with it", "of its training images"),
+    *("by pixels", "of its training images, by pixels"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,28 +68,42 @@ class BalancedGroup:
 
 def balance_section(run: RunFolder, table: ScoreTable) -> Section | None:
     """The set of a run folder; None where there is none, or of another full model or other groups."""
-    path = run.balanced / RECORD
-    if not path.is_file():
-        return None
-    record = read_json(path)
-    of_set = (record["config"]["full_hash"], record["config"]["grouping_hash"])
     of_table = (table.record.full_hash, table.record.grouping_hash)
-    if any(known not in (None, made) for known, made in zip(of_table, of_set, strict=True)):
-        return None
-    return section_of(run, record)
+    found = []
+    for path in sorted(run.balanced.glob(f"[!.]*/{RECORD}")):  # a dot begins what an interruption left
+        config = read_json(path)["config"]
+        made = (config["full_hash"], config["grouping_hash"])
+        if all(known in (None, one) for known, one in zip(of_table, made, strict=True)):
+            found.append(path.parent)
+    return section_of(found) if found else None
 
 
-def section_of(run: RunFolder, record: Mapping[str, Any]) -> Section:
-    """What the record and the pictures of a set say."""
-    groups = [BalancedGroup(**entries) for entries in record["groups"]]
+def section_of(sets: Sequence[Path]) -> Section:
+    """What the records and the pictures of some sets say.
+
+    Args:
+        sets: Their folders, at least one.
+    """
+    lines, rows, pictures = list[str](), list[list[str]](), dict[str, torch.Tensor]()
+    for folder in sets:
+        record = read_json(folder / RECORD)
+        groups, operator = read_groups(record), record["config"]["operator"]
+        lines += balance_lines(groups, record)
+        rows += [[*_row(group)[:1], operator, *_row(group)[1:]] for group in groups]
+        pictures |= {f"{name}, {operator}": images for name, images in _pictures(folder, groups).items()}
     return Section(
         name="balance",
         title="A balanced set",
-        lines=balance_lines(groups, record),
-        columns=[*_COLUMNS, *_BY_PIXELS],
-        rows=[_row(group) for group in groups],
-        pictures=_pictures(run, groups),
+        lines=lines,
+        columns=_COLUMNS,
+        rows=rows,
+        pictures=pictures,
     )
+
+
+def read_groups(record: Mapping[str, Any]) -> list[BalancedGroup]:
+    """The groups of a set's record."""
+    return [BalancedGroup(**entries) for entries in record["groups"]]
 
 
 def balance_lines(groups: Sequence[BalancedGroup], record: Mapping[str, Any]) -> list[str]:
@@ -96,11 +113,12 @@ def balance_lines(groups: Sequence[BalancedGroup], record: Mapping[str, Any]) ->
     how = f"{record['judge']['method']}, weighting {record['judge']['weighting']}"
     training = sum(group.training for group in groups)
     lines = [
-        f"{len(groups)} groups x {config['num']} images: of the first {checked} that were drawn, "
+        f"Drawn by {config['operator']}, {len(groups)} groups x {config['num']} images: of the first {checked} "
+        "that were drawn, "
         f"{_share(sum(group.leading for group in groups), checked)} lead with the group that they were drawn "
         f"for; fewest with {worst.name}, {_share(worst.leading, worst.checked)}. At least "
         f"{record['least']:.0%} must for each group. Intervals are those of 95 % over draws.",
-        f"Drawn by {config['operator']}, judged by {how}, by which "
+        f"Judged by {how}, by which "
         f"{_share(sum(group.training_leading for group in groups), training)} of {training} training images "
         "lead with their own group. By their ten most similar training images, pixel by pixel, "
         f"{_share(sum(group.by_pixels for group in groups), checked)} of what was drawn is of its group: a "
@@ -136,10 +154,10 @@ def _share(count: int, of: int) -> str:
     return f"{count / of:.0%} [{low:.0%}, {high:.0%}]"
 
 
-def _pictures(run: RunFolder, groups: Sequence[BalancedGroup]) -> dict[str, torch.Tensor]:
+def _pictures(folder: Path, groups: Sequence[BalancedGroup]) -> dict[str, torch.Tensor]:
     found = {}
     for group in groups[:_GROUPS]:
-        files = sorted((run.balanced / "images" / group.folder).glob("*.png"))[:_SHOWN]
+        files = sorted((folder / "images" / group.folder).glob("*.png"))[:_SHOWN]
         if files:
             pixels = [torch.tensor(decoded(str(file), partial(read_image, file))) for file in files]
             found[group.name] = to_unit(torch.stack(pixels))

@@ -19,7 +19,13 @@ from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.errors import GroupError, check_range
 from guda_lightning.makers.costs import evaluation_seconds, is_timed, say, say_cost
 from guda_lightning.posteriors import GUIDANCE, KINDS
-from guda_lightning.report.balance_section import RECORD, BalancedGroup, balance_lines, section_of
+from guda_lightning.report.balance_section import (
+    RECORD,
+    BalancedGroup,
+    balance_lines,
+    read_groups,
+    section_of,
+)
 from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
 from guda_lightning.scores import Scoring
 from guda_lightning.stages.attributed_back import AttributedBack, refuse_no_rival, rivals_of
@@ -31,7 +37,7 @@ from guda_lightning.stages.drawing import ImageSampler
 from guda_lightning.stages.steering import models_of_groups
 from guda_lightning.stages.without import Counterfactuals, refuse_guidance
 from guda_lightning.storage.config import refuse_other_config
-from guda_lightning.storage.files import read_json
+from guda_lightning.storage.files import read_json, slug
 
 _MOST = 1_000_000  # images of a group: its ids are held in memory
 
@@ -54,7 +60,7 @@ def balance(
     prompt_guidance: float = 1.0,
     full: Path | None = None,
 ) -> Path:
-    """Draw as many images for every group into RUN/balanced, and keep those that are attributed to it.
+    """Draw as many images for every group into RUN/balanced/OPERATOR, and keep those that are attributed to it.
 
     Of the first images of every group, ``least`` must lead with it. Those that do not are left out and
     counted, and more are drawn in their place.
@@ -81,7 +87,7 @@ def balance(
         full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
 
     Returns:
-        RUN/balanced.
+        RUN/balanced/OPERATOR.
     """
     for name, value in (("num", num), ("steps", steps), ("batch_size", batch_size)):
         at_least_one(name, value)
@@ -94,7 +100,10 @@ def balance(
     sampler(source.model, source.scheduler, steps)  # refuses steps that there are not
     models = models_of_groups(source, datamodule, names, chosen, trainer.strategy.root_device)
     start_processes(trainer)
-    work, made_from = run.checkpoints("balance"), counterfactual_seed if operator in KINDS else 0
+    work, made_from = (
+        run.checkpoints(f"balance-{slug(operator)}"),
+        counterfactual_seed if operator in KINDS else 0,
+    )
     back = partial(AttributedBack.of, full=source, data=datamodule, trainer=trainer, folder=work / "scores")
     default = CounterfactualAttributor(None, GUIDANCE, scoring, seed=made_from)
     judge, pixels = back(attributor or default), back(PixelSimilarity())
@@ -110,14 +119,14 @@ def balance(
         "judge": judge.record(names[0]),
         "models": {name: one.identity for name, one in models.items()},
     }
-    place = run.balanced / RECORD
+    folder = run.balanced_by(operator)
+    place = folder / RECORD
     ranks = Ranks.of(trainer)
     if ranks.broadcast(place.is_file()):
         refuse_other_config(place, config)
-        record = read_json(place)
-        refuse_unlike([BalancedGroup(**one) for one in record["groups"]], least, run.balanced)
-        say(f"balance: {run.balanced} is complete, skipped")
-        return run.balanced
+        refuse_unlike(read_groups(read_json(place)), least, folder)
+        say(f"balance: {folder} is complete, skipped")
+        return folder
     images = ImageSampler(datamodule, source.scheduler, judge.training_images(names[0]), batch_size, trainer)
     balancing = Balancing(models, noise, num, least, rivals, images, judge, pixels, work)
     _say_cost(balancing, source.model)
@@ -133,11 +142,11 @@ def balance(
         "judge": {"method": judge.attributor.method, "weighting": balancing.weighting},
         "groups": [one.to_json() for one in found],
     }
-    ranks.on_rank_zero(partial(_write, trainer, rows, found, record))
+    ranks.on_rank_zero(partial(_write, trainer, folder, rows, found, record))
     shutil.rmtree(work, ignore_errors=True)
     say("\n".join(f"balance: {line}" for line in balance_lines(found, record)))
-    say(f"balance: {run.balanced} written; `guda report {run.root}` shows it on the page")
-    return run.balanced
+    say(f"balance: {folder} written; `guda report {run.root}` shows it on the page")
+    return folder
 
 
 def single_groups(grouping: Grouping, requested: object) -> list[str]:
@@ -193,13 +202,15 @@ def _line(group: BalancedGroup) -> str:
 
 
 def _write(
-    trainer: StageTrainer, rows: dict[str, pd.DataFrame], found: list[BalancedGroup], record: dict[str, Any]
+    trainer: StageTrainer,
+    folder: Path,
+    rows: dict[str, pd.DataFrame],
+    found: list[BalancedGroup],
+    record: dict[str, Any],
 ) -> None:
-    run = trainer.run_folder
-    write_set(run.balanced, rows, found, record)
+    write_set(folder, rows, found, record)
+    name = f"balance {record['config']['operator']}"
     with closing_runs():
-        loggers = stage_loggers(
-            trainer.loggers, run.name, "balance", f"balance {record['config']['operator']}"
-        )
+        loggers = stage_loggers(trainer.loggers, trainer.run_folder.name, "balance", name)
         if loggers:
-            log_section(loggers, section_of(run, record), record["config"])
+            log_section(loggers, section_of([folder]), record["config"])
