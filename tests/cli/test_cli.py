@@ -72,8 +72,8 @@ def test_an_unknown_command_is_refused(name: str, fix: str, capsys: pytest.Captu
     assert capsys.readouterr().err == (
         f"error: guda has no command {name!r}\n"
         f"  found:    {name}\n"
-        "  expected: run, fit, sample, guide, unlearn, retrain, attribute, placebo, balance, report, evaluate, "
-        "validate, configs, completion\n"
+        "  expected: run, fit, sample, guide, unlearn, retrain, attribute, placebo, balance, report, "
+        "evaluate, validate, configs, completion\n"
         f"  fix:      {fix}\n"
     )
 

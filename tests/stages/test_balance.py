@@ -39,6 +39,7 @@ FEW = [
     "--groups",
     "3,7",
 ]
+WORK = "checkpoints/balance-guidance"  # until a set is complete
 JOINT = ("0+1+2+4+5+6+7+8+9", "0+1+2+3+4+5+6+8+9")  # all but 3, and all but 7
 
 Guda = Callable[..., str]
@@ -92,7 +93,7 @@ def test_the_set_holds_what_leads_and_the_page_and_wandb_show_it(guided_run: Pat
     out = guda(*balance(guided_run, "--least", 0, *logger))
     # Of 3 and 7, four images in five steps; 64 training images, at most 16 a digit; 10 evaluations an image.
     assert out.startswith("balance: 2 groups x 4 images x 5 steps, and 720 network evaluations to attribute ")
-    assert not (guided_run / "checkpoints" / "balance-guidance").exists()
+    assert not (guided_run / WORK).exists()
     after = files(guided_run)
     assert {name: after[name] for name in before} == before
 
@@ -174,7 +175,7 @@ def test_an_interrupted_set_goes_on_and_ends_alike(
         patch.setattr(drawing, "sample", interrupted)
         guda(*balance(guided_run, "--least", 0), code=130)
     assert not (guided_run / "balanced").exists()
-    assert (guided_run / "checkpoints" / "balance-guidance" / "drawn" / "3" / "0" / "record.json").is_file()
+    assert (guided_run / WORK / "drawn" / "3" / "0" / "record.json").is_file()
     out = guda(*balance(guided_run, "--least", 0))
     assert out.startswith(
         "balance: the first images of 1 of 2 groups are drawn already\nbalance: 1 groups x 4 "
@@ -191,13 +192,10 @@ def test_a_set_that_is_not_balanced_is_refused_and_kept_for_a_lower_bar(
     assert err.endswith(
         "  expected: at least 100% of each\n"
         "  fix:      train the full model, or what steers it, for longer; or leave these groups out with "
-        f"--groups, or pass a lower --least: what was drawn stays in {guided_run}/checkpoints/balance-guidance\n"
+        f"--groups, or pass a lower --least: what was drawn stays in {guided_run}/{WORK}\n"
     )
     assert not (guided_run / "balanced").exists()
-    drawn = [
-        path.parent.name
-        for path in (guided_run / "checkpoints" / "balance-guidance").glob("drawn/*/0/record.json")
-    ]
+    drawn = [path.parent.name for path in (guided_run / WORK).glob("drawn/*/0/record.json")]
     assert sorted(drawn) == ["0", "0"]
 
     draw, indices = drawing.sample, []
@@ -220,7 +218,8 @@ def test_a_set_that_is_not_balanced_is_refused_and_kept_for_a_lower_bar(
         f"error: {guided_run}/balanced/guidance was made with another configuration\n"
         "  found:    steps = 5\n"
         "  expected: steps = 6\n"
-        f"  fix:      use another --run, restore the configuration, or remove {guided_run}/balanced/guidance\n"
+        "  fix:      use another --run, restore the configuration, or remove "
+        f"{guided_run}/balanced/guidance\n"
     )
 
 
@@ -274,7 +273,7 @@ def test_what_does_not_fit_is_refused_before_the_work(
 ) -> None:
     err = guda(*balance(guided_run, *options), code=2)
     assert err == f"error: {problem}\n  found:    {found}\n  expected: {expected}\n  fix:      {fix}\n"
-    assert not (guided_run / "checkpoints" / "balance-guidance").exists()
+    assert not (guided_run / WORK).exists()
 
 
 def test_without_a_posterior_the_command_that_makes_it_is_named(finished_run: Path, guda: Guda) -> None:

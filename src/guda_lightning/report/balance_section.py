@@ -113,8 +113,8 @@ def balance_lines(groups: Sequence[BalancedGroup], record: Mapping[str, Any]) ->
     how = f"{record['judge']['method']}, weighting {record['judge']['weighting']}"
     training = sum(group.training for group in groups)
     lines = [
-        f"Drawn by {config['operator']}, {len(groups)} groups x {config['num']} images: of the first {checked} "
-        "that were drawn, "
+        f"Drawn by {config['operator']}, {len(groups)} groups x {config['num']} images: of the first "
+        f"{checked} that were drawn, "
         f"{_share(sum(group.leading for group in groups), checked)} lead with the group that they were drawn "
         f"for; fewest with {worst.name}, {_share(worst.leading, worst.checked)}. At least "
         f"{record['least']:.0%} must for each group. Intervals are those of 95 % over draws.",

@@ -60,7 +60,7 @@ def balance(
     prompt_guidance: float = 1.0,
     full: Path | None = None,
 ) -> Path:
-    """Draw as many images for every group into RUN/balanced/OPERATOR, and keep those that are attributed to it.
+    """Draw as many images for every group, and keep those that are attributed to it.
 
     Of the first images of every group, ``least`` must lead with it. Those that do not are left out and
     counted, and more are drawn in their place.

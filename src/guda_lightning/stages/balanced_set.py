@@ -70,8 +70,8 @@ def refuse_unlike(groups: Sequence[BalancedGroup], least: float, place: Path) ->
         f"too few of the images that were drawn for {len(few)} of {len(groups)} groups lead with them",
         found=named + more,
         expected=f"at least {least:.0%} of each",
-        fix=f"train the full model, or what steers it, for longer; or leave these groups out with --groups, or "
-        f"pass a lower --least: what was drawn stays in {place}",
+        fix="train the full model, or what steers it, for longer; or leave these groups out with --groups, "
+        f"or pass a lower --least: what was drawn stays in {place}",
     )
 
 
