@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import (
     agree,
+    balance,
     cifar10_gpu,
     classifiers,
     coalitions,
@@ -60,6 +61,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "coalitions": coalitions.run,
     "groups": many_groups.run,
     "screening": screening.run,
+    "balance": balance.run,
     "early": early.run,
     "spoiled": spoiled.run,
     "sweeps": sweeps.run,

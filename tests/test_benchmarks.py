@@ -109,6 +109,11 @@ TABLES: dict[str, tuple[str, set[str]]] = {
             "--help",
         },
     ),
+    "balance": (
+        "trained on",
+        {"unbalanced", "rare ones repeated", "as many real ones"}
+        | {"with what was drawn and leads", "with all that was drawn first"},
+    ),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
 QUICK = ("methods", "yardsticks", "gradients_memory")

@@ -26,7 +26,13 @@ FILES = {  # what the page shows, by what is small
     "attribute/elbo.yaml": CONF / "attribute.yaml",
     "unlearn/retrack.yaml": CONF / "unlearn.yaml",
 }
-NUMBERS: dict[str, str] = {}  # likewise, of options that say how much is done, such as "--num 100": "--num 4"
+FEW = f"-c {CONF}/attribute.yaml --num 3 --steps 3 --least 0"  # hardly any image of the tiny network leads
+NUMBERS: dict[str, str] = {
+    "guide -c digits.yaml": f"guide -c digits.yaml -c {CONF}/guide.yaml",
+    "balance -c digits.yaml --num 100": f"balance -c digits.yaml {FEW} --groups 3,7",
+    "--operator finetune --groups 3,8 --num 100": f"{FEW} --operator finetune --groups 3,8",
+    "--steps 400": "--steps 3",
+}  # likewise, of options that say how much is done, such as "--num 100": "--num 4"
 
 
 @pytest.mark.parametrize("title", [title for title, lines in CONSOLE.items() if lines])

@@ -100,10 +100,8 @@ def balance(
     sampler(source.model, source.scheduler, steps)  # refuses steps that there are not
     models = models_of_groups(source, datamodule, names, chosen, trainer.strategy.root_device)
     start_processes(trainer)
-    work, made_from = (
-        run.checkpoints(f"balance-{slug(operator)}"),
-        counterfactual_seed if operator in KINDS else 0,
-    )
+    work = run.checkpoints(f"balance-{slug(operator)}")
+    made_from = counterfactual_seed if operator in KINDS else 0
     back = partial(AttributedBack.of, full=source, data=datamodule, trainer=trainer, folder=work / "scores")
     default = CounterfactualAttributor(None, GUIDANCE, scoring, seed=made_from)
     judge, pixels = back(attributor or default), back(PixelSimilarity())
