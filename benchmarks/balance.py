@@ -1,4 +1,4 @@
-"""Whether images that are drawn for rare groups help a classifier, beside showing the few real ones more often."""
+"""Whether images drawn for rare groups help a classifier more than showing the few real ones more often."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ from guda_lightning.posteriors import GUIDANCE
 from guda_lightning.storage.files import atomic_folder, read_json
 
 RARE = (3, 8, 9)  # digits that look alike
-TRAINED, LEFT = (
-    0.7,
-    0.1,
-)  # share of all images that is for training, and of these of rare digits that is there
+TRAINED, LEFT = 0.7, 0.1  # shares: of all images for training, and of these what rare digits have left
 STEPS = 800  # of the full model
 DRAWN = ("--steps", "50", "--scoring.strata", "25", "--scoring.draws", "1", "--least", "0")
 CLASSIFIERS: Mapping[str, Callable[[int], Any]] = {
@@ -37,8 +34,8 @@ UNBALANCED = "unbalanced"
 NOTES = (
     "Digits, of which {rare} have a tenth of their training images, {few} each beside {many}; the full model "
     "has seen no others. Drawn for these: `guda balance --num {num}`, whose check {lead} of the first images "
-    "pass. Accuracy in % on held-out real images, of the digit that is told worst and of the mean digit: mean "
-    "of {seeds} seeds of split, full model and classifier, [least, most]. Gain: of the worst digit over the "
+    "pass. Accuracy in % on held-out real images, of the digit that is told worst and of the mean digit: "
+    "mean of {seeds} seeds of split, full model and classifier, [least, most]. Gain: of the worst digit over the "
     "unbalanced set, paired by seed, ± its standard error. {unit} of one seed: {seconds}."
 )
 
