@@ -35,8 +35,8 @@ NOTES = (
     "Digits, of which {rare} have a tenth of their training images, {few} each beside {many}; the full model "
     "has seen no others. Drawn for these: `guda balance --num {num}`, whose check {lead} of the first images "
     "pass. Accuracy in % on held-out real images, of the digit that is told worst and of the mean digit: "
-    "mean of {seeds} seeds of split, full model and classifier, [least, most]. Gain: of the worst digit over the "
-    "unbalanced set, paired by seed, ± its standard error. {unit} of one seed: {seconds}."
+    "mean of {seeds} seeds of split, full model and classifier, [least, most]. Gain: of the worst digit over "
+    "the unbalanced set, paired by seed, ± its standard error. {unit} of one seed: {seconds}."
 )
 
 

@@ -141,7 +141,8 @@ def balance(
         "groups": [one.to_json() for one in found],
     }
     ranks.on_rank_zero(partial(_write, trainer, folder, rows, found, record))
-    shutil.rmtree(work, ignore_errors=True)
+    if ranks.rank == 0:
+        shutil.rmtree(work, ignore_errors=True)
     say("\n".join(f"balance: {line}" for line in balance_lines(found, record)))
     say(f"balance: {folder} written; `guda report {run.root}` shows it on the page")
     return folder
