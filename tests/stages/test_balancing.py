@@ -127,10 +127,9 @@ def test_images_that_lead_elsewhere_are_replaced_one_for_one(make: Make) -> None
         kept=4,
         checked=4,
         leading=2,
-        by_pixels=2,
+        nearest=2,
         training=4,
         training_leading=4,
-        training_by_pixels=4,
     )
     assert len(balancing.fill("bright")) == 4
 
@@ -183,7 +182,7 @@ def test_a_set_is_read_back_as_training_data(tmp_path: Path) -> None:
                 "stderr": [0.01, 0.02, 0.03],
                 "margin": [1.0, -0.25, 0.5],
                 "leads_with": [name, "other", name],
-                "pixels_lead_with": [name, name, "other"],
+                "nearest": [name, name, "other"],
                 "file": files,
             }
         )
@@ -211,8 +210,8 @@ def test_a_set_is_read_back_as_training_data(tmp_path: Path) -> None:
 
 def test_too_few_that_lead_are_refused(tmp_path: Path) -> None:
     def group(name: str, leading: int) -> BalancedGroup:
-        counts = {"samples": 9, "drawn": 10, "kept": leading, "checked": 10, "by_pixels": 5}
-        training = {"training": 8, "training_leading": 7, "training_by_pixels": 8}
+        counts = {"samples": 9, "drawn": 10, "kept": leading, "checked": 10, "nearest": 5}
+        training = {"training": 8, "training_leading": 7}
         return BalancedGroup(name=name, folder=name, leading=leading, **counts, **training)
 
     refuse_unlike([group("a", 9), group("b", 10)], 0.9, tmp_path)

@@ -21,8 +21,8 @@ RECORD = "record.json"
 _SHOWN = 8  # pictures of a group
 _GROUPS = 24  # that have pictures
 _COLUMNS = (
-    *("group", "drawn by", "training images", "drawn", "kept", "lead with it", "of its training images"),
-    *("by pixels", "of its training images, by pixels"),
+    *("group", "drawn by", "training images", "drawn", "kept"),
+    *("lead with it", "of its training images", "nearest training image is of it"),
 )
 
 
@@ -38,10 +38,9 @@ class BalancedGroup:
         kept: Of these, those in the set.
         checked: The first of these, whose share is judged.
         leading: Of the checked ones, those that lead with the group.
-        by_pixels: Of the checked ones, those whose most similar training images are of the group.
+        nearest: Of the checked ones, those whose most similar training image is of the group.
         training: Training images that were attributed beside them.
         training_leading: Of these, those that lead with the group: what the judge can tell at best.
-        training_by_pixels: Of these, those whose most similar images, they among them, are of the group.
     """
 
     name: str
@@ -51,10 +50,9 @@ class BalancedGroup:
     kept: int
     checked: int
     leading: int
-    by_pixels: int
+    nearest: int
     training: int
     training_leading: int
-    training_by_pixels: int
 
     @property
     def share(self) -> float:
@@ -120,9 +118,9 @@ def balance_lines(groups: Sequence[BalancedGroup], record: Mapping[str, Any]) ->
         f"{record['least']:.0%} must for each group. Intervals are those of 95 % over draws.",
         f"Judged by {how}, by which "
         f"{_share(sum(group.training_leading for group in groups), training)} of {training} training images "
-        "lead with their own group. By their ten most similar training images, pixel by pixel, "
-        f"{_share(sum(group.by_pixels for group in groups), checked)} of what was drawn is of its group: a "
-        "second opinion, by what steered nothing.",
+        "lead with their own group. The training image that is most similar, pixel by pixel, is of the group "
+        f"for {_share(sum(group.nearest for group in groups), checked)} of what was drawn: a second opinion, "
+        "by what has steered nothing.",
     ]
     left_out = sum(group.drawn - group.kept for group in groups)
     if left_out:
@@ -143,8 +141,7 @@ def _row(group: BalancedGroup) -> list[str]:
     shares = (
         (group.leading, group.checked),
         (group.training_leading, group.training),
-        (group.by_pixels, group.checked),
-        (group.training_by_pixels, group.training),
+        (group.nearest, group.checked),
     )
     return [group.name, *map(str, counts), *(_share(*share) for share in shares)]
 

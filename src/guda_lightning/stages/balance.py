@@ -104,7 +104,7 @@ def balance(
     made_from = counterfactual_seed if operator in KINDS else 0
     back = partial(AttributedBack.of, full=source, data=datamodule, trainer=trainer, folder=work / "scores")
     default = CounterfactualAttributor(None, GUIDANCE, scoring, seed=made_from)
-    judge, pixels = back(attributor or default), back(PixelSimilarity())
+    judge, pixels = back(attributor or default), back(PixelSimilarity(top=1))
     rivals = rivals_of(datamodule.grouping, judge.attributor.groups)
     refuse_no_rival(rivals, names)
     noise: dict[str, Any] = {"full_hash": source.hash, "steps": steps, "seed": seed}

@@ -39,10 +39,9 @@ def summary(
         kept=int((rows["margin"] > 0).sum()),
         checked=len(first),
         leading=int((first["margin"] > 0).sum()),
-        by_pixels=int((first["pixels_lead_with"] == group).sum()),
+        nearest=int((first["nearest"] == group).sum()),
         training=len(training),
         training_leading=int((training["margin"] > 0).sum()),
-        training_by_pixels=int((training["pixels_lead_with"] == group).sum()),
     )
 
 
@@ -117,7 +116,7 @@ def _copied(folder: Path, group: BalancedGroup, rows: pd.DataFrame) -> pd.DataFr
             "group": group.name,
             "kept": rows["margin"] > 0,
             "leads_with": rows["leads_with"],
-            "pixels_lead_with": rows["pixels_lead_with"],
+            "nearest": rows["nearest"],
             "score": rows["score"],
             "stderr": rows["stderr"],
             "margin": rows["margin"],

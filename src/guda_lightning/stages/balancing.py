@@ -37,7 +37,7 @@ class Balancing:
         rivals: ``[groups]`` bool for each group, in the order of the attributor's groups.
         sampler: Draws images; the conditions are those of each drawing.
         judge: Says which group an image comes from.
-        pixels: A second opinion, which no posterior has steered.
+        pixels: A second opinion, which has steered nothing: similarity to the nearest training image.
         folder: Where images and scores are kept until the set is written.
     """
 
@@ -54,12 +54,12 @@ class Balancing:
     @cached_property
     def weighting(self) -> str:
         """The judge's weighting: the one under which most training images lead with their own group."""
-        every = {name: self._training(self.judge, name) for name in self.judge.attributor.groups}
+        every = {name: self._training(name) for name in self.judge.attributor.groups}
         return best_weighting(every, self.rivals)
 
     def training(self, group: str) -> pd.DataFrame:
-        """What is said of some training images of a group, one row an image: as ``fill``."""
-        return self._said(group, *(self._training(one, group) for one in (self.judge, self.pixels)))
+        """What the judge says of some training images of a group, one row an image: as ``judged``."""
+        return judged(self._training(group), group, self.rivals[group], self.weighting)
 
     def fill(self, group: str) -> pd.DataFrame:
         """Draw the images of a group, and more in place of those that do not lead with it.
@@ -69,7 +69,7 @@ class Balancing:
 
         Returns:
             One row an image, in the order that they were drawn: as ``judged``, with its picture, ``file``,
-            and ``pixels_lead_with``.
+            and ``nearest``, the group of the most similar training image.
         """
         rows = self._round(group, 0, self.num)
         if (rows["margin"] > 0).mean() < self.least:
@@ -95,9 +95,11 @@ class Balancing:
             conditions = self._conditions(group, start, count)
             replace(self.sampler, conditions=conditions, title=f"balance {group}").draw(drawing)
         images = QueryFolder(drawing.folder, self.judge.data.image_shape).load()
-        rows = self._said(
-            group, *(one.table(_table(group, start), images) for one in (self.judge, self.pixels))
-        )
+        scores, cosines = (one.table(_table(group, start), images) for one in (self.judge, self.pixels))
+        (cosine,), rivals = cosines.weightings, self.rivals[group]
+        columns = [self.judge.attributor.groups.index(name) for name in self.pixels.attributor.groups]
+        rows = judged(scores, group, rivals, self.weighting)
+        rows["nearest"] = judged(cosines, group, rivals[columns], cosine)["leads_with"]
         rows["file"] = [drawing.folder / f"{image}.png" for image in images.ids]
         return rows
 
@@ -124,15 +126,8 @@ class Balancing:
             return replace(data.drawn(count, True, [texts[row] for row in rows]), ids=ids)
         return Queries(ids, torch.empty(count, 0), None if data.labels is None else data.labels[rows])
 
-    def _training(self, one: AttributedBack, group: str) -> ScoreTable:
-        return one.table(_of_training(group), one.training_images(group))
-
-    def _said(self, group: str, scores: ScoreTable, pixels: ScoreTable) -> pd.DataFrame:
-        (cosine,) = pixels.weightings
-        columns = [self.judge.attributor.groups.index(name) for name in self.pixels.attributor.groups]
-        rows = judged(scores, group, self.rivals[group], self.weighting)
-        rows["pixels_lead_with"] = judged(pixels, group, self.rivals[group][columns], cosine)["leads_with"]
-        return rows
+    def _training(self, group: str) -> ScoreTable:
+        return self.judge.table(_of_training(group), self.judge.training_images(group))
 
 
 def first_noise(group: str) -> int:
