@@ -66,12 +66,10 @@ def run(asked: Asked) -> None:
     seeds = asked.seeds or 3
     for seed in range(seeds):
         bench, few, many = _bench(asked, seed)
-        for stage, options in (
-            ("fit", ()),
-            ("guide", ()),
-            ("balance", ("--groups", ",".join(map(str, RARE)), "--num", str(many - few), *DRAWN)),
-        ):
-            bench.stage(stage, *options, label=stage)
+        bench.stage("fit", label="fit")
+        bench.stage("guide", label="guide")
+        wanted = ("--groups", ",".join(map(str, RARE)), "--num", str(many - few))
+        bench.stage("balance", *wanted, *DRAWN, label="balance")
         record = read_json(bench.run.balanced_by(GUIDANCE) / "record.json")
         leading += [one["leading"] / one["checked"] for one in record["groups"]]
         seconds.append(bench.seconds("fit", "guide", "balance"))

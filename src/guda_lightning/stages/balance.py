@@ -128,7 +128,7 @@ def balance(
     images = ImageSampler(datamodule, source.scheduler, judge.training_images(names[0]), batch_size, trainer)
     balancing = Balancing(models, noise, num, least, rivals, images, judge, pixels, work)
     _say_cost(balancing, source.model)
-    rows, found = {}, []
+    rows, found = dict[str, pd.DataFrame](), list[BalancedGroup]()
     for name in names:
         rows[name] = balancing.fill(name)
         found.append(summary(datamodule.grouping, name, rows[name], balancing.training(name), num))

@@ -58,7 +58,7 @@ def _others(grouping: Grouping, group: str) -> str:
     """
     others = [name for name in grouping.names if name != group and grouping.size(name)]
     members = np.flatnonzero(grouping.membership()[:, grouping.names.index(group)])
-    left = np.setdiff1d(np.arange(grouping.num_samples), grouping.forget(others)) if others else []
+    left = grouping.retain(others) if others else np.arange(grouping.num_samples)
     if not np.array_equal(left, members):
         raise GroupError(
             f"a model without all groups but '{group}' is no model of that group",
