@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import (
     agree,
+    balance,
     cifar10_gpu,
     classifiers,
     coalitions,
@@ -66,6 +67,7 @@ BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "groups": many_groups.run,
     "screening": screening.run,
     "ensembles": ensembles.run,
+    "balance": balance.run,
     "early": early.run,
     "spoiled": spoiled.run,
     "curate": curate.run,

@@ -92,6 +92,7 @@ TOY = Size(
         "guide": ("--classifier.steps", "4"),
         "unlearn": ("--steps", "2"),
         "sample": ("--steps", "3", "--num", "6"),
+        "balance": ("--steps", "3", "--num", "3", "--scoring.strata", "2"),
     },
 )
 

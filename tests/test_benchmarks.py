@@ -113,6 +113,11 @@ TABLES: dict[str, tuple[str, set[str]]] = {
     ),
     "curate": ("method", {"guidance", "retrack"}),
     "radius": ("a group is", {"a tenth of the data", "about 22 images"}),
+    "balance": (
+        "trained on",
+        {"unbalanced", "rare ones repeated", "as many real ones"}
+        | {"with what was drawn and leads", "with all that was drawn first"},
+    ),
     "sweeps": ("hyper-parameters", {"retrack", "retrack lr 1e-3"}),
 }
 QUICK = ("methods", "yardsticks", "gradients_memory")

@@ -30,7 +30,11 @@ FILES = {  # what the page shows, by what is small
     "attribute/ensemble.yaml": CONF / "ensemble.yaml",
     "unlearn/retrack.yaml": CONF / "unlearn.yaml",
 }
-NUMBERS = {  # likewise, of options that say how much is done, such as "--num 100": "--num 4"
+FEW = f"-c {CONF}/attribute.yaml --num 3 --steps 3 --least 0"  # hardly any image of the tiny network leads
+NUMBERS = {  # likewise, of options that say how much is done, in this order
+    "balance -c digits.yaml --num 100": f"balance -c digits.yaml {FEW} --groups 3,7",
+    "--operator finetune --groups 3,8 --num 100": f"{FEW} --operator finetune --groups 3,8",
+    "--steps 400": "--steps 3",
     "--num 100": "--num 4 --steps 4",
     "--seed_everything 1": "--seed_everything 1 --data.init_args.seed 0",  # draws the samples of `limit`
     "--seed_everything 2": "--seed_everything 2 --data.init_args.seed 0",

@@ -9,13 +9,13 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from guda_lightning.diffusion import DiffusionModel
+from guda_lightning.diffusion import DiffusionModel, sample
 from guda_lightning.diffusion.schedulers import noise_schedule
 from guda_lightning.errors import GroupError
 from guda_lightning.functional.elbo import squared_error
 from guda_lightning.functional.prediction import to_output
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors import ClassifierPosterior, guided
+from guda_lightning.posteriors import ClassifierPosterior, guided, steered
 from guda_lightning.posteriors.classifier_posterior import MAX_LOG_SNR
 from guda_lightning.types import PredictionType
 from toys import message
@@ -25,6 +25,7 @@ MEANS = torch.tensor([[-2.0, 0, 0, 1], [1, 1, -1, 0], [0, -1, 2, 0], [1.5, 0, 0,
 SHARES = torch.tensor([0.1, 0.4, 0.3, 0.2])
 SPREAD = 0.5
 GROUPS = ("a", "b", "c")
+EVERY = torch.ones(4).bool()
 ATOMS = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1]]).bool()  # overlapping, and some in no group
 
 
@@ -45,16 +46,16 @@ def ideal_noise(x_t: Tensor, gamma: Tensor, sigma: Tensor, kept: Tensor) -> Tens
 
 
 class IdealDenoiser(nn.Module):
-    """Predicts what an ideal network of all data would."""
+    """Predicts what an ideal network of all data, or of some atoms, would."""
 
-    def __init__(self, schedule: NoiseSchedule, prediction: PredictionType) -> None:
+    def __init__(self, schedule: NoiseSchedule, prediction: PredictionType, of: Tensor = EVERY) -> None:
         super().__init__()
-        self.schedule, self.prediction = schedule, prediction
+        self.schedule, self.prediction, self.of = schedule, prediction, of
 
     def forward(self, x_t: Tensor, model_timesteps: Tensor) -> Tensor:
-        timesteps = torch.searchsorted(self.schedule.model_timesteps, model_timesteps)
+        timesteps = torch.searchsorted(self.schedule.model_timesteps, model_timesteps.contiguous())
         gamma, sigma = self.schedule.at(timesteps, like=x_t)
-        noise = ideal_noise(x_t, gamma, sigma, torch.ones(4).bool())
+        noise = ideal_noise(x_t, gamma, sigma, self.of)
         x0 = (x_t - sigma * noise) / gamma
         return to_output(x0, noise, gamma, sigma, self.prediction)
 
@@ -72,7 +73,7 @@ class IdealClassifier(nn.Module):
     def features(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
         ratio = (log_snr / 2).exp().view(-1, 1, 1, 1)  # γ/σ; x comes scaled to γ² + σ² = 1
         sigma = 1 / (1 + ratio.square()).sqrt()
-        logits = log_densities(x, ratio * sigma, sigma)
+        logits = log_densities(x.double(), ratio * sigma, sigma)
         return logits[:, : self.mixed] if self.mixed else logits
 
 
@@ -116,6 +117,59 @@ def test_guided_noise_is_that_of_the_data_without_the_groups(
     noise = ideal_noise(x_t, gamma, sigma, kept)
     expected = to_output((x_t - sigma * noise) / gamma, noise, gamma, sigma, prediction)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
+@pytest.mark.parametrize("group", GROUPS)
+def test_steered_noise_is_that_of_the_groups_own_data(prediction: PredictionType, group: str) -> None:
+    full, posterior = parts(prediction)
+    _, x_t, timesteps = noised(full.schedule)
+    found = steered(full, posterior, group).output(x_t, timesteps)
+    gamma, sigma = full.schedule.at(timesteps, like=x_t)
+    noise = ideal_noise(x_t, gamma, sigma, ATOMS[:, GROUPS.index(group)])
+    expected = to_output((x_t - sigma * noise) / gamma, noise, gamma, sigma, prediction)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_steered_model_draws_what_a_model_of_the_group_draws(group: str) -> None:
+    """From the same noise, step after step, as if it had never seen anything else."""
+    full, posterior = parts("epsilon")
+    scheduler = DDPMScheduler(num_train_timesteps=100, clip_sample=False)
+    of_group = replace(
+        full, denoiser=IdealDenoiser(full.schedule, "epsilon", ATOMS[:, GROUPS.index(group)])
+    )  # fmt: skip
+    found, expected, everything = (
+        sample(model, scheduler, DIMS, range(8), seed=0, steps=100)
+        for model in (steered(full, posterior, group), of_group, full)
+    )
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    assert (found - everything).abs().max() > 0.5
+
+
+def test_there_is_nothing_to_steer_to_without_others_or_members() -> None:
+    full, posterior = parts("epsilon")
+    for column, problem, found in (
+        (ATOMS.any(dim=1) | True, "all samples", 4),
+        (ATOMS[:, 0] & False, "no sample", 0),
+    ):
+        odd = replace(posterior, atoms=torch.cat([ATOMS[:, :2], column[:, None]], dim=1))
+        wrong = message(
+            f"there is nothing to steer towards: the group 'c' has {problem}",
+            f"{found} of 4 distinct sets of groups hold it",
+            "some of them, and some others",
+            "leave the group out",
+        )
+        with pytest.raises(GroupError, match=wrong):
+            steered(full, odd, "c")
+    unknown = message(
+        "the posterior does not know the group 'd'",
+        "a posterior of a, b, c",
+        "one that was made with 'd'",
+        "correct the name, or run guda guide with today's groups",
+    )
+    with pytest.raises(GroupError, match=unknown):
+        steered(full, posterior, "d")
 
 
 class Transformer(nn.Module):

@@ -136,6 +136,12 @@ COMMANDS: tuple[Command, ...] = (
         dry_run=False,
     ),
     Stage(
+        "balance",
+        "Draw images for every group, and attribute them back",
+        "-c digits.yaml [--num 100] [--groups 3,7]",
+        dry_run=False,
+    ),
+    Stage(
         "groups",
         "Audit the groups: overlaps, copies, hidden modes",
         "-c digits.yaml",

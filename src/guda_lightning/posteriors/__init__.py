@@ -7,7 +7,7 @@ from guda_lightning.posteriors.kinds import KINDS, PosteriorName, StoredPosterio
 from guda_lightning.posteriors.mixture import Mixture
 from guda_lightning.posteriors.patch_kernel import KernelLevel, PatchKernel
 from guda_lightning.posteriors.plan import ClassifierPlan
-from guda_lightning.posteriors.posterior import Corrections, GroupPosterior, guided
+from guda_lightning.posteriors.posterior import Corrections, GroupPosterior, guided, steered
 from guda_lightning.posteriors.record import PosteriorKey, PosteriorRecord
 from guda_lightning.posteriors.store import GUIDANCE, PosteriorStore
 from guda_lightning.posteriors.stored_classifier import network_hparams, weights_of
@@ -36,5 +36,6 @@ __all__ = [
     "guided",
     "network_hparams",
     "open_posterior",
+    "steered",
     "weights_of",
 ]

@@ -63,15 +63,36 @@ class GroupPosterior(ABC):
             GroupError: A group is not among the posterior's, or a coalition covers all data.
         """
         for group in (group for coalition in coalitions for group in coalition):
-            if group not in self.groups:
-                raise GroupError(
-                    f"the posterior does not know the group '{group}'",
-                    found=f"a posterior of {', '.join(self.groups)}",
-                    expected=f"one that was made with '{group}'",
-                    fix="correct the name, or run guda guide with today's groups",
-                )
+            self._column(group)
         member = [[group in coalition for group in self.groups] for coalition in coalitions]
         return removed_atoms(self.atoms, torch.tensor(member, device=self.atoms.device))
+
+    def others(self, group: str) -> Tensor:
+        """Which atoms one group does not hold, and that steering towards it removes: ``[1, atoms]`` bool.
+
+        Raises:
+            GroupError: The posterior does not know the group, or it holds no atom, or all.
+        """
+        holds = self.atoms[:, self._column(group)]
+        if bool(holds.all()) or not bool(holds.any()):
+            raise GroupError(
+                f"there is nothing to steer towards: the group '{group}' has "
+                + ("all samples" if bool(holds.all()) else "no sample"),
+                found=f"{int(holds.sum())} of {len(holds)} distinct sets of groups hold it",
+                expected="some of them, and some others",
+                fix="leave the group out",
+            )
+        return ~holds[None]
+
+    def _column(self, group: str) -> int:
+        if group not in self.groups:
+            raise GroupError(
+                f"the posterior does not know the group '{group}'",
+                found=f"a posterior of {', '.join(self.groups)}",
+                expected=f"one that was made with '{group}'",
+                fix="correct the name, or run guda guide with today's groups",
+            )
+        return self.groups.index(group)
 
     def errors(
         self,
@@ -108,24 +129,20 @@ class GroupPosterior(ABC):
 
 
 class GuidedDenoiser(nn.Module):
-    """The full model's network, guided away from some groups: a counterfactual that was never trained.
+    """The full model's network, guided away from some atoms: a model of the others that was never trained.
 
     Called as any denoiser is, so it is scored and sampled from like one.
 
     Args:
         full: The full model.
         posterior: Of the groups.
-        groups: Names of the groups to remove together.
-
-    Raises:
-        GroupError: An unknown group, or groups that cover all data.
+        removed: ``[1, atoms]`` bool, what to guide away from.
     """
 
-    def __init__(self, full: DiffusionModel, posterior: GroupPosterior, groups: Sequence[str]) -> None:
+    def __init__(self, full: DiffusionModel, posterior: GroupPosterior, removed: Tensor) -> None:
         super().__init__()
         self.network = full.denoiser
-        self._full, self._posterior = full, posterior
-        self._removed = posterior.removed([groups])
+        self._full, self._posterior, self._removed = full, posterior, removed
 
     def forward(self, x_t: Tensor, model_timesteps: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """The guided output, in the form that the full model predicts.
@@ -144,9 +161,30 @@ class GuidedDenoiser(nn.Module):
 
 
 def guided(full: DiffusionModel, posterior: GroupPosterior, groups: Sequence[str]) -> DiffusionModel:
-    """The counterfactual without some groups, as a model to score or to sample from."""
+    """The counterfactual without some groups, as a model to score or to sample from.
+
+    Raises:
+        GroupError: An unknown group, or groups that cover all data.
+    """
+    return _guided(full, posterior, posterior.removed([groups]))
+
+
+def steered(full: DiffusionModel, posterior: GroupPosterior, group: str) -> DiffusionModel:
+    """The full model steered towards one group, as a model to sample from: ``ε_k = ε_full − σ ∇_x log ρ_k``.
+
+    Noised densities obey ``p_k,t(x) ∝ p_t(x) ρ_k(x, t)``, where ρ_k is the probability that the clean sample
+    is in the group: what guidance leaves where it removes every sample that is not. With an exact posterior
+    it is the model of the group's own samples, and no strength is left to choose.
+
+    Raises:
+        GroupError: An unknown group, or one that has no sample or all.
+    """
+    return _guided(full, posterior, posterior.others(group))
+
+
+def _guided(full: DiffusionModel, posterior: GroupPosterior, removed: Tensor) -> DiffusionModel:
     prompts = None if full.prompts is None else _numbers
-    return replace(full, denoiser=GuidedDenoiser(full, posterior, groups), prompts=prompts)
+    return replace(full, denoiser=GuidedDenoiser(full, posterior, removed), prompts=prompts)
 
 
 def _numbers(labels: Tensor) -> Mapping[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from guda_lightning.report import charts
 from guda_lightning.report.audit_section import audit_section_of
-from guda_lightning.report.balance_section import balance_section_of
+from guda_lightning.report.balance_section import balance_section
 from guda_lightning.report.curation_section import curation_section
 from guda_lightning.report.distribution_section import distribution_section
 from guda_lightning.report.ensemble_section import ensemble_section
@@ -24,7 +24,7 @@ SECTIONS: tuple[Callable[[RunFolder, ScoreTable], Section | None], ...] = (
     radius_section,
     property_section,
     curation_section,
-    balance_section_of,
+    balance_section,
     audit_section_of,
     recalibrated_section_of,
     distribution_section,

@@ -17,7 +17,7 @@ from safetensors.torch import save as to_safetensors
 from guda_lightning.data import GroupDataModule, save_queries
 from guda_lightning.diffusion import DiffusionModel, sample
 from guda_lightning.distributed.ranks import Ranks
-from guda_lightning.makers.costs import bar_of, evaluation_seconds, say, say_cost
+from guda_lightning.makers.costs import bar_of, evaluation_seconds, say_cost
 from guda_lightning.storage.config import begin, refuse_other_config
 from guda_lightning.storage.files import write_atomic
 from guda_lightning.storage.stored import RECORD
@@ -33,12 +33,14 @@ class Drawing:
         unfinished: Where batches are kept until the last one is done.
         config: What identifies them: ``num``, ``steps``, ``seed``, ``prompt_guidance``, and the model.
         read: Reads the model; it may share its network with the one that was read before.
+        first: Number of the noise that the first image comes from; the others follow.
     """
 
     folder: Path
     unfinished: Path
     config: Mapping[str, Any]
     read: Callable[[], DiffusionModel]
+    first: int = 0
 
     @property
     def name(self) -> str:
@@ -68,6 +70,7 @@ class ImageSampler:
         conditions: Names, and labels or prompts, of the images.
         batch_size: Images at a time; changes no image.
         trainer: Whose processes and device do it.
+        title: Of the progress bar.
     """
 
     data: GroupDataModule
@@ -75,6 +78,7 @@ class ImageSampler:
     conditions: Queries
     batch_size: int
     trainer: Trainer
+    title: str = "sample"
 
     def say_cost(self, drawings: Sequence[Drawing]) -> None:
         """Tell the user what the drawings will cost; those of groups are told from that of the full model."""
@@ -96,7 +100,6 @@ class ImageSampler:
         self._draw_parts(drawing, dict(list(parts.items())[ranks.rank :: ranks.count]))
         ranks.barrier()
         ranks.on_rank_zero(partial(self._save, drawing, list(parts)))
-        say(f"sample: {drawing.config['num']} images in {drawing.folder}")
 
     def _draw_parts(self, drawing: Drawing, parts: Mapping[Path, torch.Tensor]) -> None:
         config, model, device = drawing.config, drawing.read(), self.trainer.strategy.root_device
@@ -104,13 +107,13 @@ class ImageSampler:
         model.denoiser.to(device)
         left = {part: rows for part, rows in parts.items() if not part.is_file()}
         total, rest = (sum(map(len, some.values())) * steps for some in (parts, left))
-        with bar_of(self.trainer, "sample", "evaluations", total, total - rest) as bar:
+        with bar_of(self.trainer, self.title, "evaluations", total, total - rest) as bar:
             for part, rows in left.items():
                 batch = sample(
                     model,
                     self.scheduler,
                     self.data.input_shape,
-                    rows.tolist(),
+                    (drawing.first + rows).tolist(),
                     seed=config["seed"],
                     steps=steps,
                     labels=None if labels is None else labels[rows],

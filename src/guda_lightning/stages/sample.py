@@ -124,6 +124,7 @@ def sample(
         start_processes(trainer)
         for drawing in left:
             images.draw(drawing)
+            say(f"sample: {num} images in {drawing.folder}")
     if without is not None and trainer.is_global_zero:
         _measure(trainer, drawings, datamodule.image_shape, encoder, bool(left))
     return [drawing.folder for drawing in drawings]

@@ -18,7 +18,7 @@ from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.diffusion.adapters import set_own_weights
 from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.posteriors import PosteriorStore, guided, open_posterior
+from guda_lightning.posteriors import PosteriorStore, StoredPosterior, guided, open_posterior
 from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.stages.drawing import Drawing
 from guda_lightning.storage.files import read_json
@@ -43,6 +43,21 @@ class Counterfactuals:
     operator: str | None
     seed: int
     hparams: str | None
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model that follows from a store.
+
+    Attributes:
+        operator: How it was made, or the kind of its posterior.
+        identity: Hash of its weights, or of the posterior's.
+        read: Reads it; it may share its network with the one that was read before.
+    """
+
+    operator: str
+    identity: str
+    read: Callable[[], DiffusionModel]
 
 
 def groups_without(grouping: Grouping, requested: Sequence[str] | str) -> list[str]:
@@ -78,41 +93,64 @@ def drawings_without(
     Raises:
         StoreError: One is missing, or made from another full model, grouping or schedule; or several fit.
     """
-    expect = full.provenance(data.grouping.hash)
 
-    def drawing(operator: str, name: str, weights: str, read: Callable[[], DiffusionModel]) -> Drawing:
-        folder = run.without_groups(operator, name)
+    def drawing(name: str, model: StoredModel) -> Drawing:
+        folder = run.without_groups(model.operator, name)
         unfinished = run.checkpoints(f"sample-{folder.parent.name}-{folder.name}")
-        made = {"operator": operator, "counterfactual_seed": chosen.seed, "without": name}
-        return Drawing(folder, unfinished, {**noise, **made, "counterfactual": weights}, read)
+        made = {"operator": model.operator, "counterfactual_seed": chosen.seed, "without": name}
+        return Drawing(folder, unfinished, {**noise, **made, "counterfactual": model.identity}, model.read)
 
-    store = CounterfactualStore(chosen.store)
-    kind = kind_of(store, chosen.operator)
-    if kind is not None:
-        posterior, record = open_posterior(
-            PosteriorStore(chosen.store),
-            kind,
-            full.model.schedule,
-            seed=chosen.seed,
-            hparams=chosen.hparams,
-            data=data,
-            expect=expect,
-            device=device,
-        )
+    kind = kind_of(CounterfactualStore(chosen.store), chosen.operator)
+    if kind is None:
+        models = stored_networks(full, data, groups, chosen)
+    else:
+        posterior, record = stored_posterior(full, data, kind, chosen, device)
         away, identity = partial(guided, full.model, posterior), record.weights_hash
-        return [
-            drawing(kind, name, identity, partial(away, data.grouping.coalition(name))) for name in groups
-        ]
-    network = copy.deepcopy(full.model.denoiser)
+        models = {
+            name: StoredModel(kind, identity, partial(away, data.grouping.coalition(name))) for name in groups
+        }
+    return [drawing(name, model) for name, model in models.items()]
+
+
+def stored_posterior(
+    full: FullModel, data: GroupDataModule, kind: str, chosen: Counterfactuals, device: torch.device
+) -> StoredPosterior:
+    """The posterior of a kind that counterfactuals follow from.
+
+    Raises:
+        StoreError: It is missing, or made from another full model, grouping or schedule; or several fit.
+    """
+    return open_posterior(
+        PosteriorStore(chosen.store),
+        kind,
+        full.model.schedule,
+        seed=chosen.seed,
+        hparams=chosen.hparams,
+        data=data,
+        expect=full.provenance(data.grouping.hash),
+        device=device,
+    )
+
+
+def stored_networks(
+    full: FullModel, data: GroupDataModule, names: Sequence[str], chosen: Counterfactuals
+) -> dict[str, StoredModel]:
+    """The networks that were trained without some groups, by what they were trained without.
+
+    Raises:
+        StoreError: One is missing, or made from another full model, grouping or schedule; or several fit.
+    """
+    store, expect = CounterfactualStore(chosen.store), full.provenance(data.grouping.hash)
+    network = copy.deepcopy(full.model.denoiser)  # one for all of them: they are read one after the other
     model = replace(full.model, denoiser=network)
 
     def read(key: CounterfactualKey) -> DiffusionModel:
         set_own_weights(network, store.load(key, expect=expect)[0], store.path(key))
         return model
 
-    keys = store.select(chosen.operator, chosen.seed, hparams=chosen.hparams, groups=groups)
+    keys = store.select(chosen.operator, chosen.seed, hparams=chosen.hparams, groups=names)
     weights = {name: store.check(key, expect=expect).weights_hash for name, key in keys.items()}
-    return [drawing(key.operator, name, weights[name], partial(read, key)) for name, key in keys.items()]
+    return {name: StoredModel(key.operator, weights[name], partial(read, key)) for name, key in keys.items()}
 
 
 def number_of_queries(folder: Path, noise: Mapping[str, Any]) -> int:

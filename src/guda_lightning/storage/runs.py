@@ -114,8 +114,12 @@ class RunFolder:
 
     @property
     def balanced(self) -> Path:
-        """Images drawn for each group, and the manifest of them."""
+        """Images drawn for each group, and the manifests of them, by what drew them."""
         return self.root / "balanced"
+
+    def balanced_by(self, operator: str) -> Path:
+        """The set that an operator's models of groups, or a posterior, drew."""
+        return self.balanced / slug(operator)
 
     @property
     def properties(self) -> Path:
