@@ -38,13 +38,13 @@ def split_some(path: Path, chosen: Sequence[int], classes: int) -> str:
     for digit in chosen:
         members = rng.permutation(np.flatnonzero(targets == digit))
         names[members] = [f"{digit}{'ab'[place % 2]}" for place in range(len(members))]
-    return _write(path, names)
+    return write(path, names)
 
 
 def without(path: Path, digit: int, classes: int) -> str:
     """The first classes but for one, whose images are not among the data."""
     targets = load_digits().target
-    return _write(path, np.where(targets == digit, "", _of(targets, classes)))
+    return write(path, np.where(targets == digit, "", _of(targets, classes)))
 
 
 def mislabelled(path: Path, classes: int, share: float = 0.05) -> str:

@@ -51,7 +51,8 @@ class SetProperty(ABC):
     def hash(self) -> str:
         """What identifies its numbers: its class and its fields."""
         kind = type(self)
-        options = {one.name: getattr(self, one.name) for one in fields(self)} if is_dataclass(self) else {}
+        names: list[str] = [one.name for one in fields(self)] if is_dataclass(self) else []
+        options = {name: getattr(self, name) for name in names}
         return sha256_json([f"{kind.__module__}.{kind.__qualname__}", options])
 
     def measured(self, images: Tensor) -> Tensor:

@@ -93,8 +93,8 @@ class Curation:
     def worst(self) -> Mapping[str, Any]:
         """The row of the weighted target group with the highest loss."""
         weighted = self.targets[self.targets["weight"] > 0]
-        found: Mapping[str, Any] = weighted.loc[weighted["loss"].idxmax()].to_dict()
-        return found
+        found = weighted.iloc[int(weighted["loss"].argmax())].to_dict()
+        return {str(name): value for name, value in found.items()}
 
 
 @dataclass(frozen=True, eq=False)

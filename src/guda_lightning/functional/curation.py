@@ -98,7 +98,8 @@ def pseudo_groups(scores: Tensor) -> Tensor:
     _, strengths, components = torch.linalg.svd(rows, full_matrices=False)
     if strengths[0] <= 1e-5:  # of rows of length one: rounding of scores that were float32
         return torch.zeros(len(rows), dtype=torch.bool)
-    return rows @ components[0] > 0
+    along: Tensor = rows @ components[0]
+    return along > 0
 
 
 def improvements(before: float, after: Tensor, level: float = 0.95) -> tuple[Interval, Interval]:

@@ -48,11 +48,11 @@ def section_of(found: DistributionEvaluation, preferred: str) -> Section:
     weighting = found.record["weightings"][0]
     lines = [decided(found, weighting, method), f"{title(found, weighting)}.", floor(found, weighting)]
     if found.record["lds"]:
-        heads, *rows = lds_rows(found, weighting)
+        heads, *cells = lds_rows(found, weighting)
         values = "; ".join(
             f"{row[0]}: "
             + ", ".join(f"{head} {cell}" for head, cell in zip(heads[1::2], row[1::2], strict=True))
-            for row in rows
+            for row in cells
         )
         lines.append(f"{lds_title(found).split('; chance')[0]}: {values}.")
     others = [name for name in found.methods if name != method]
@@ -69,7 +69,7 @@ def section_of(found: DistributionEvaluation, preferred: str) -> Section:
     )
 
 
-def _chart(rows: Sequence[Mapping[str, Any]], unit: str | None) -> alt.LayerChart:
+def _chart(rows: Sequence[Mapping[str, Any]], unit: str | None) -> alt.TopLevelMixin:
     """A dot with its interval for each group, the most unstable one on top."""
     charts.require()
     import altair as alt
@@ -80,7 +80,7 @@ def _chart(rows: Sequence[Mapping[str, Any]], unit: str | None) -> alt.LayerChar
     label = "variance without the group − with it" + (f", {unit}²" if unit else "")
     base = alt.Chart(alt.InlineData(values=points)).encode(y=alt.Y("group:N", sort=names, title=None))
     zero = alt.Chart(alt.InlineData(values=[{"value": 0}])).mark_rule(color=charts.INK, strokeDash=[3, 3])
-    chart: alt.LayerChart = alt.layer(
+    chart: alt.TopLevelMixin = alt.layer(
         zero.encode(x=alt.X("value:Q", title=label)),
         base.mark_rule(color=charts.POSITIVE, strokeWidth=2).encode(
             x=alt.X("low:Q", title=label), x2="high:Q"

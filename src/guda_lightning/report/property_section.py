@@ -76,12 +76,11 @@ def property_lines(table: ScoreTable, values: Tensor) -> list[str]:
     mean, error = mean_of_set(values[0])
     named = {
         verb: [
-            f"{group} ({with_error(score, stderr)})" for group, score, stderr in pairs if told(score, stderr)
+            f"{group} ({with_error(score, stderr)})"
+            for group, score, stderr in pairs
+            if sign * score > BEYOND * stderr
         ]
-        for verb, told in (
-            ("raised", lambda score, stderr: score > BEYOND * stderr),
-            ("lowered", lambda score, stderr: score < -BEYOND * stderr),
-        )
+        for verb, sign in (("raised", 1), ("lowered", -1))
     }
     parts = [f"it is {verb} by {_listed(names)}" for verb, names in named.items() if names]
     undecided = len(pairs) - sum(map(len, named.values()))

@@ -106,7 +106,7 @@ def _copied(folder: Path, group: BalancedGroup, rows: pd.DataFrame) -> pd.DataFr
     """Copy the pictures of a group; returns its part of the manifest."""
     files = []
     for source, margin in zip(rows["file"], rows["margin"], strict=True):
-        file = Path(IMAGES if margin > 0 else LEFT_OUT, group.folder, source.name)
+        file = Path(IMAGES if margin > 0 else LEFT_OUT, group.folder, Path(source).name)
         (folder / file.parent).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / file)
         files.append(file.as_posix())

@@ -100,7 +100,7 @@ class Balancing:
         columns = [self.judge.attributor.groups.index(name) for name in self.pixels.attributor.groups]
         rows = judged(scores, group, rivals, self.weighting)
         rows["nearest"] = judged(cosines, group, rivals[columns], cosine)["leads_with"]
-        rows["file"] = [drawing.folder / f"{image}.png" for image in images.ids]
+        rows["file"] = [str(drawing.folder / f"{image}.png") for image in images.ids]
         return rows
 
     def _drawing(self, group: str, start: int, count: int) -> Drawing:

@@ -38,12 +38,11 @@ def models_of_groups(
         GroupError: A counterfactual without all other groups would not be that of the group.
         StoreError: The posterior or a counterfactual is missing, or made from something else.
     """
-    if chosen.operator in KINDS:
-        posterior, record = stored_posterior(full, data, chosen.operator, chosen, device)
+    kind = chosen.operator
+    if kind is not None and kind in KINDS:
+        posterior, record = stored_posterior(full, data, kind, chosen, device)
         towards = partial(steered, full.model, posterior)
-        return {
-            name: StoredModel(chosen.operator, record.weights_hash, partial(towards, name)) for name in groups
-        }
+        return {name: StoredModel(kind, record.weights_hash, partial(towards, name)) for name in groups}
     others = {name: _others(data.grouping, name) for name in groups}
     _refuse_missing(chosen, list(others.values()))
     models = stored_networks(full, data, list(others.values()), chosen)
