@@ -62,7 +62,7 @@ SECOND = Place(
 ON_CUDA = pytest.param(CUDA, id="cuda", marks=pytest.mark.gpu)
 
 
-@pytest.fixture(params=[pytest.param(SECOND, id="second"), ON_CUDA])
+@pytest.fixture(params=[pytest.param(SECOND, id="second", marks=pytest.mark.torture), ON_CUDA])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A device other than the CPU."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # to compare with the CPU
@@ -85,7 +85,6 @@ def scores(folder: Path, name: str) -> torch.Tensor:
     return ScoreTable.load(folder / "scores" / f"{name}.parquet").select(weighting="elbo").matrix()
 
 
-@pytest.mark.torture
 def test_every_stage_trains_and_scores_there(place: Place, finished_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run("fit", folder, place)
