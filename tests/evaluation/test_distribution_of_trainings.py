@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def row(found: DistributionEvaluation, **values: Any) -> pd.Series:
 def test_values_and_intervals_are_those_of_the_sides() -> None:
     trainings = planted()
     found = compare_trainings(trainings, resamples=20)
-    assert len(found.differences) == len(DELTAS) * len(GROUPS) * (QUERIES + 1)
+    assert len(found.differences) == (len(DELTAS) + 1) * len(GROUPS) * (QUERIES + 1)
     for group in GROUPS:
         full, without = sides(trainings, group)
         for name, delta in DELTAS.items():
@@ -79,6 +80,14 @@ def test_values_and_intervals_are_those_of_the_sides() -> None:
             assert third["value"] == pytest.approx(delta(full, without)[3].item())
             assert mean["value"] == pytest.approx(delta(full, without).mean().item())
             assert (mean["full"], mean["without"]) == (7, 7)
+            assert math.isnan(mean["low"]) == math.isnan(third["high"]) == (name != "mean")
+        variances = torch.stack([side.var(dim=0) for side in (without, full)])
+        for query, (over, under) in ((None, variances.mean(dim=1)), ("q3", variances[:, 3])):
+            ratio = row(found, group=group, delta="ratio", query=query)
+            assert ratio["value"] == pytest.approx((over / under).item())
+            half = math.log(ratio["high"] / ratio["low"]) / 2
+            assert half == pytest.approx(t.ppf(0.975, 6) * ratio["stderr"])
+            assert ratio["low"] * ratio["high"] == pytest.approx(ratio["value"] ** 2)
     paired = row(found, group="a", delta="mean", query="q3")
     full, without = (side[:, 3].numpy() for side in sides(trainings, "a"))
     interval = t.interval(0.95, 6, loc=np.mean(full - without), scale=np.std(full - without, ddof=1) / 7**0.5)
@@ -88,13 +97,19 @@ def test_values_and_intervals_are_those_of_the_sides() -> None:
 
 def test_planted_instability_is_found() -> None:
     found = compare_trainings(planted(), resamples=20)
-    ends = {group: row(found, group=group, delta="variance", query=None) for group in GROUPS}
-    assert ends["a"]["high"] < 0 < ends["d"]["low"]
-    assert all(ends[group]["low"] < 0 < ends[group]["high"] for group in "bc")
+    ends = {group: row(found, group=group, delta="ratio", query=None) for group in GROUPS}
+    assert ends["a"]["high"] < 1 < ends["d"]["low"]
+    assert all(ends[group]["low"] < 1 < ends[group]["high"] for group in "bc")
     text = distribution_text(found)
     said = "m: makes training unstable: a; makes it stable: d; undecided: 2 of 4 groups, whose 95 %"
     assert said in " ".join(text.split()) and max(map(len, text.splitlines())) <= 100
+    said = (
+        "Each group is decided by itself: of 4 without any effect, up to 0.2 would be named by chance. 7 "
+        "trainings hardly show a variance four times as large, 8 mostly do."
+    )
+    assert said in " ".join(text.split())
     section = section_of(found, "another")
+    assert section.lines[1] == said
     assert section.lines[0].startswith("m: makes training unstable: a;")
     assert [cells[0] for cells in section.rows][:1] == ["a"] and section.rows[-1][0] == "d"
 
@@ -149,11 +164,20 @@ def test_below_three_trainings_only_means_are_told(count: int) -> None:
     assert set(found.differences["delta"]) == {"mean"}
     assert found.differences["stderr"].isna().all() == (count == 1)
     text = " ".join(distribution_text(found).split())
-    assert text.count("needs 3 seeds needs 3 seeds") == len(GROUPS)
+    assert text.count("needs 3 seeds needs 3 seeds needs 3 seeds") == len(GROUPS)
     assert "m: whether a group makes training unstable needs 3 trainings with it and without it" in text
     assert "LDS of the variance is left out: 0 subsets have enough trainings, it needs 3" in text
     section = section_of(found, "m")
-    assert section.chart is None and section.rows[0][2:4] == ["needs 3 seeds"] * 2
+    assert section.chart is None and section.rows[0][2:5] == ["needs 3 seeds"] * 3
+    assert not any("lacks groups" in note for note in found.record["notes"])
+
+
+def test_the_floor_is_that_of_seeds_in_any_order() -> None:
+    trainings = planted()
+    trainings.subsets.clear()
+    floor = compare_trainings(trainings).record["floor"]
+    trainings.full = {seed: trainings.full[seed] for seed in (3, 0, 6, 1, 5, 2, 4)}
+    assert compare_trainings(trainings).record["floor"] == floor
 
 
 def test_it_is_kept(tmp_path: Path) -> None:
