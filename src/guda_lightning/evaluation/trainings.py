@@ -228,7 +228,9 @@ def _alike(
         if reads(table) == reads(other[1]):
             alike.append((path, table))
             if _made(table) != _made(other[1]):
-                notes.append(f"{table.methods[0]} follows from posteriors of other hyper-parameters, or models")
+                notes.append(
+                    f"{table.methods[0]} follows from posteriors of other hyper-parameters, or models"
+                )
             continue
         notes.append(f"{_named(path)} is left out: it was made with other {what} than {_named(other[0])}")
         refused.append(
@@ -246,7 +248,7 @@ def _alike(
 
 
 def _hparams(table: ScoreTable) -> str | None:
-    """Hash of the hyper-parameters of counterfactuals; None where a posterior of each full model made them."""
+    """Hash of the hyper-parameters of counterfactuals; None where each full model's posterior made them."""
     details = table.record.details
     by_posterior = isinstance(details, ModelDetails) and details.classifier is not None
     return None if by_posterior or table.methods[0].startswith(_GUIDED) else _made(table)
