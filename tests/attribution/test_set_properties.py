@@ -112,7 +112,12 @@ def test_a_table_is_kept_with_what_made_it(tmp_path: Any) -> None:
 def test_prompts_and_decoders_identify_what_is_drawn() -> None:
     game = PropertyGame.leaving_one_out(Brightness(), shades().grouping, ["dark"])
     prompts = tuple(f"picture {image}" for image in range(IMAGES))
-    every = [{}, {"prompts": prompts}, {"prompts": prompts[::-1]}, {"prompts": prompts, "encoders": "vae"}]
+    every: list[dict[str, Any]] = [
+        {},
+        {"prompts": prompts},
+        {"prompts": prompts[::-1]},
+        {"prompts": prompts, "encoders": "vae"},
+    ]
     records = [record(game, **drawn) for drawn in every]
     assert len({one.hash for one in records}) == len(every)
     for one in records:

@@ -150,8 +150,20 @@ def test_tables_that_were_made_otherwise_are_left_out(trainings: list[Path]) -> 
         f"{_single(third)} and {first}/scores/retrain-0.parquet were made with other hyper-parameters",
         "0",
         hparams,
+        f"make counterfactuals with the hyper-parameters of {first}/scores/retrain-0.parquet, then "
         f"guda attribute -c ... --run {third} --queries {first}/queries with the options of retrain-0",
     )
+
+
+def test_posteriors_of_each_full_model_are_compared_with_a_note(trainings: list[Path]) -> None:
+    """Their identity is part of the hyper-parameters of what follows from them."""
+    for number, folder in enumerate(trainings):
+        for path in folder.glob("scores/*.parquet"):
+            details = ScoreTable.load_record(path).details
+            change(path, details=replace(details, classifier=f"c{number}", hparams_hash=f"h{number}"))
+    found = evaluate_distribution(trainings[0], trainings[1:], resamples=20)
+    assert found.record["seeds"] == {"retrain": {group: list(SEEDS) for group in GROUPS}}
+    assert found.record["notes"] == ["retrain follows from posteriors of other hyper-parameters, or models"]
 
 
 # refused

@@ -238,8 +238,9 @@ def _alike(
                 f"{path} and {other[0]} were made with other {what}",
                 found=str(reads(table))[:100],
                 expected=str(reads(other[1]))[:100],
-                fix=f"guda attribute -c ... --run {run.root} --queries {of.queries} with the options of "
-                f"{other[0].stem}",
+                fix=("" if scored else f"make counterfactuals with the hyper-parameters of {other[0]}, then ")
+                + f"guda attribute -c ... --run {run.root} --queries {of.queries} with the options of "
+                + other[0].stem,
             )
         )
     if not alike:

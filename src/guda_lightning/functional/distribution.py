@@ -14,7 +14,7 @@ In one dimension W2 compares sorted values: ``W2² = mean (sort X − sort Y)²`
 many. It never is negative and so is biased upward: `halves` is what one law alone gives.
 
 Whether a group makes training stable is decided by `log_variance_ratio`, whose error over few trainings is
-nearly Student's: that of a difference of variances grows with it, so that three of them never decide.
+nearly Student's: that of a difference of variances grows with it, so that three hardly ever decide.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def section_of(found: DistributionEvaluation, preferred: str) -> Section:
     others = [name for name in found.methods if name != method]
     lines += [f"Also: {decided(found, weighting, name)}" for name in others] + found.record["notes"]
     rows = matching(found.of_groups(weighting, method), delta="ratio")
-    rows = [row for row in rows if math.isfinite(row["low"]) and row["low"] > 0]
+    rows = [row for row in rows if row["low"] > 0 and row["high"] < math.inf]  # on a scale of logarithms
     return Section(
         name="distribution",
         title="Which group makes the model unstable",
