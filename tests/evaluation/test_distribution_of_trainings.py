@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation import lds
 from guda_lightning.evaluation.distribution import DistributionEvaluation, compare_trainings
 from guda_lightning.evaluation.trainings import Trainings
-from guda_lightning.functional.distribution import DELTAS, halves
+from guda_lightning.functional.distribution import DELTAS, halves, jackknife, log_variance_ratio
 from guda_lightning.report.distribution_section import section_of
-from guda_lightning.report.distribution_text import distribution_text
+from guda_lightning.report.distribution_text import POWER, distribution_text
 from toys import message
 
 QUERIES, GROUPS, SEEDS = 12, tuple("abcd"), range(7)
@@ -71,7 +72,7 @@ def row(found: DistributionEvaluation, **values: Any) -> pd.Series:
 def test_values_and_intervals_are_those_of_the_sides() -> None:
     trainings = planted()
     found = compare_trainings(trainings, resamples=20)
-    assert len(found.differences) == len(DELTAS) * len(GROUPS) * (QUERIES + 1)
+    assert len(found.differences) == (len(DELTAS) + 1) * len(GROUPS) * (QUERIES + 1)
     for group in GROUPS:
         full, without = sides(trainings, group)
         for name, delta in DELTAS.items():
@@ -79,6 +80,14 @@ def test_values_and_intervals_are_those_of_the_sides() -> None:
             assert third["value"] == pytest.approx(delta(full, without)[3].item())
             assert mean["value"] == pytest.approx(delta(full, without).mean().item())
             assert (mean["full"], mean["without"]) == (7, 7)
+            assert math.isnan(mean["low"]) == math.isnan(third["high"]) == (name != "mean")
+        variances = torch.stack([side.var(dim=0) for side in (without, full)])
+        for query, (over, under) in ((None, variances.mean(dim=1)), ("q3", variances[:, 3])):
+            ratio = row(found, group=group, delta="ratio", query=query)
+            assert ratio["value"] == pytest.approx((over / under).item())
+            half = math.log(ratio["high"] / ratio["low"]) / 2
+            assert half == pytest.approx(t.ppf(0.975, 6) * ratio["stderr"])
+            assert ratio["low"] * ratio["high"] == pytest.approx(ratio["value"] ** 2)
     paired = row(found, group="a", delta="mean", query="q3")
     full, without = (side[:, 3].numpy() for side in sides(trainings, "a"))
     interval = t.interval(0.95, 6, loc=np.mean(full - without), scale=np.std(full - without, ddof=1) / 7**0.5)
@@ -88,13 +97,20 @@ def test_values_and_intervals_are_those_of_the_sides() -> None:
 
 def test_planted_instability_is_found() -> None:
     found = compare_trainings(planted(), resamples=20)
-    ends = {group: row(found, group=group, delta="variance", query=None) for group in GROUPS}
-    assert ends["a"]["high"] < 0 < ends["d"]["low"]
-    assert all(ends[group]["low"] < 0 < ends[group]["high"] for group in "bc")
+    ends = {group: row(found, group=group, delta="ratio", query=None) for group in GROUPS}
+    assert ends["a"]["high"] < 1 < ends["d"]["low"]
+    assert all(ends[group]["low"] < 1 < ends[group]["high"] for group in "bc")
     text = distribution_text(found)
     said = "m: makes training unstable: a; makes it stable: d; undecided: 2 of 4 groups, whose 95 %"
     assert said in " ".join(text.split()) and max(map(len, text.splitlines())) <= 100
+    said = (
+        "Each group is decided by itself: of 4 without any effect, up to 0.2 would be named by chance. Few "
+        "trainings miss much: a variance four times as large is told by 3 in 4% of cases (37% where both "
+        "sides are of the same trainings), 5 in 45% (85%), 10 in 90% (100%)."
+    )
+    assert said in " ".join(text.split())
     section = section_of(found, "another")
+    assert section.lines[1] == said
     assert section.lines[0].startswith("m: makes training unstable: a;")
     assert [cells[0] for cells in section.rows][:1] == ["a"] and section.rows[-1][0] == "d"
 
@@ -149,11 +165,49 @@ def test_below_three_trainings_only_means_are_told(count: int) -> None:
     assert set(found.differences["delta"]) == {"mean"}
     assert found.differences["stderr"].isna().all() == (count == 1)
     text = " ".join(distribution_text(found).split())
-    assert text.count("needs 3 seeds needs 3 seeds") == len(GROUPS)
+    assert text.count("needs 3 seeds needs 3 seeds needs 3 seeds") == len(GROUPS)
     assert "m: whether a group makes training unstable needs 3 trainings with it and without it" in text
     assert "LDS of the variance is left out: 0 subsets have enough trainings, it needs 3" in text
     section = section_of(found, "m")
-    assert section.chart is None and section.rows[0][2:4] == ["needs 3 seeds"] * 2
+    assert section.chart is None and section.rows[0][2:5] == ["needs 3 seeds"] * 3
+    assert not any("lacks groups" in note for note in found.record["notes"])
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("trainings", POWER)
+def test_intervals_of_a_ratio_cover_and_have_the_power_that_is_told(trainings: int, paired: bool) -> None:
+    """Of the mean over 16 queries that correlate by .5, in 600 repetitions at once; docs have this table."""
+    repetitions, queries = 600, 16
+
+    def drawn(seed: int) -> Tensor:
+        common, own = noise(seed, trainings, repetitions, 1), noise(seed + 1, trainings, repetitions, queries)
+        return (common + own) / 2**0.5
+
+    def statistic(full: Tensor, without: Tensor) -> Tensor:
+        pairs = zip(full.unbind(1), without.unbind(1), strict=True)
+        return torch.stack([log_variance_ratio(x, y)[0] for x, y in pairs])
+
+    full, other = drawn(10 * trainings), drawn(10 * trainings + 2)
+    without = 0.7**0.5 * full + 0.3**0.5 * other if paired else other
+    width = t.ppf(0.975, trainings - 1)
+    rates = {}
+    for ratio in (1, 4, 25):
+        values = statistic(full, ratio**0.5 * without)
+        half = width * jackknife(statistic, full, ratio**0.5 * without, paired=paired)
+        rates[ratio] = (values.abs() > half).double().mean().item()
+        assert ((values - math.log(ratio)).abs() <= half).double().mean() > 0.92
+    assert rates[1] < 0.08
+    assert rates[4] == pytest.approx(POWER[trainings][paired], abs=0.06)
+    wide = {3: (0.42, 0.85), 5: (0.98, 1.0), 10: (1.0, 1.0)}
+    assert rates[25] == pytest.approx(wide[trainings][paired], abs=0.06)
+
+
+def test_the_floor_is_that_of_seeds_in_any_order() -> None:
+    trainings = planted()
+    trainings.subsets.clear()
+    floor = compare_trainings(trainings).record["floor"]
+    trainings.full = {seed: trainings.full[seed] for seed in (3, 0, 6, 1, 5, 2, 4)}
+    assert compare_trainings(trainings).record["floor"] == floor
 
 
 def test_it_is_kept(tmp_path: Path) -> None:

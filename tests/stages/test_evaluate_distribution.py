@@ -15,8 +15,10 @@ import torch
 from guda_lightning.cli.main import main
 from guda_lightning.errors import StoreError
 from guda_lightning.evaluation.distribution import DistributionEvaluation
+from guda_lightning.report.distribution_section import distribution_section
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.distribution import evaluate_distribution
+from guda_lightning.storage.runs import RunFolder
 from toys import message
 from wandb_files import runs
 
@@ -100,9 +102,68 @@ def _single(folder: Path) -> Path:
 def test_one_training_says_means_alone(trainings: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(trainings[:1]) == 0
     out = capsys.readouterr().out
-    assert out.count("needs 3 seeds") == 4 and "±" not in out.split("retrain ", 1)[1].split("\n\n")[0]
+    assert out.count("needs 3 seeds") == 6 and "±" not in out.split("retrain ", 1)[1].split("\n\n")[0]
     found = DistributionEvaluation.load(trainings[0] / "distribution.parquet")
     assert set(found.differences["delta"]) == {"mean"}
+
+
+def change(path: Path, **fields: Any) -> None:
+    """Give a table another record."""
+    table = ScoreTable.load(path)
+    replace(table, record=replace(table.record, **fields)).save(path)
+
+
+def test_a_table_that_was_scored_again_makes_the_section_stale(trainings: list[Path]) -> None:
+    first, second = trainings[:2]
+    assert evaluate(trainings) == 0
+    own, other = ScoreTable.load(_single(first)), ScoreTable.load(_single(second))
+    run = RunFolder(first)
+    assert distribution_section(run, own) is not None
+    assert distribution_section(run, replace(own, record=replace(own.record, provenance=None))) is None
+    regrouped = replace(own.record.provenance, grouping_hash="0" * 64)
+    assert distribution_section(run, replace(own, record=replace(own.record, provenance=regrouped))) is None
+    change(_single(second), scoring=replace(other.record.scoring, seed=7))
+    assert distribution_section(run, own) is None
+    _single(second).unlink()
+    assert distribution_section(run, own) is not None
+
+
+def test_tables_that_were_made_otherwise_are_left_out(trainings: list[Path]) -> None:
+    """One that was scored otherwise, and one of models with other hyper-parameters, beside one that fits."""
+    first, second, third = trainings
+    change(
+        _single(second), scoring=replace(ScoreTable.load_record(_single(second)).scoring, precision="bf16")
+    )
+    change(_single(third), details=replace(ScoreTable.load_record(_single(third)).details, hparams_hash="0"))
+    found = evaluate_distribution(first, [second, third], resamples=20)
+    assert found.record["seeds"] == {"retrain": {group: [0] for group in GROUPS}}
+    assert found.record["notes"][:2] == [
+        f"tiny-1/{_single(second).stem} is left out: it was made with other precision than tiny-0/retrain-0",
+        f"tiny-2/{_single(third).stem} is left out: it was made with other hyper-parameters than "
+        "tiny-0/retrain-0",
+    ]
+    for path in third.glob("scores/*.parquet"):
+        change(path, details=replace(ScoreTable.load_record(path).details, hparams_hash="0"))
+    hparams = ScoreTable.load_record(_single(first)).details.hparams_hash
+    refused(
+        [first, second, third],
+        f"{_single(third)} and {first}/scores/retrain-0.parquet were made with other hyper-parameters",
+        "0",
+        hparams,
+        f"make counterfactuals with the hyper-parameters of {first}/scores/retrain-0.parquet, then "
+        f"guda attribute -c ... --run {third} --queries {first}/queries with the options of retrain-0",
+    )
+
+
+def test_posteriors_of_each_full_model_are_compared_with_a_note(trainings: list[Path]) -> None:
+    """Their identity is part of the hyper-parameters of what follows from them."""
+    for number, folder in enumerate(trainings):
+        for path in folder.glob("scores/*.parquet"):
+            details = ScoreTable.load_record(path).details
+            change(path, details=replace(details, classifier=f"c{number}", hparams_hash=f"h{number}"))
+    found = evaluate_distribution(trainings[0], trainings[1:], resamples=20)
+    assert found.record["seeds"] == {"retrain": {group: list(SEEDS) for group in GROUPS}}
+    assert found.record["notes"] == ["retrain follows from posteriors of other hyper-parameters, or models"]
 
 
 # refused
@@ -161,17 +222,14 @@ def test_what_was_not_scored_alike_is_refused(trainings: list[Path]) -> None:
         "squared errors of the full model and of counterfactuals on the same queries",
         f"guda attribute -c ... --run {other} --queries {first}/queries",
     )
-    path = _single(third)
-    table = ScoreTable.load(path)
-    scoring = replace(table.record.scoring, precision="bf16")
-    replace(table, record=replace(table.record, scoring=scoring)).save(path)
+    for path in third.glob("scores/*.parquet"):
+        change(path, scoring=replace(ScoreTable.load_record(path).scoring, precision="bf16"))
     refused(
         [first, third],
-        f"{path} and {first}/scores/retrain-0.parquet were scored with other precision",
+        f"{_single(third)} and {first}/scores/retrain-0.parquet were made with other precision",
         "bf16",
         "fp32",
-        f"guda attribute -c ... --run {third} --queries {first}/queries with the options of retrain-0, "
-        f"or remove {path}",
+        f"guda attribute -c ... --run {third} --queries {first}/queries with the options of retrain-0",
     )
     for path in first.glob("scores/*.parquet"):
         path.unlink()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.cli.main import main
+from guda_lightning.data import Digits, GroupDataModule
 from guda_lightning.errors import StoreError
 from guda_lightning.report.property_section import property_lines, read_property
 from guda_lightning.scores import ScoreTable
@@ -61,7 +62,7 @@ def test_a_planted_property_is_found_and_shown(kernel_run: Path, capsys: pytest.
     out = capsys.readouterr().out
     first, *rest = out.splitlines()
     assert first.startswith("property: 11 sets of 16 images x 6 steps, 176 images left: about ")
-    path = kernel_run / "properties" / "like-a-digit-leave_one_out_image_kernel-0.parquet"
+    (path,) = kernel_run.glob("properties/like-a-digit-leave_one_out_image_kernel-0-????????.parquet")
     table = ScoreTable.load(path)
     scores = dict(zip(table.groups, table.matrix()[0].tolist(), strict=True))
     errors = dict(zip(table.groups, table.stderr_matrix()[0].tolist(), strict=True))
@@ -83,7 +84,10 @@ def test_shapley_values_sum_to_the_whole(kernel_run: Path) -> None:
     assert measure(kernel_run, *options, "--steps", "3") == 0
     (path,) = kernel_run.glob("properties/*.parquet")
     table, values = read_property(path)
-    assert table.groups == tuple("012345678") and path.stem == "brightness-shapley_permutation_image_kernel-0"
+    assert (
+        table.groups == tuple("012345678")
+        and path.stem[:-8] == "brightness-shapley_permutation_image_kernel-0-"
+    )
     whole = values[0].mean() - values[-1].mean()  # the last coalition is all of them
     assert table.matrix().sum().item() == pytest.approx(whole.item())
     assert "the draw of coalitions" in property_lines(table, values)[1]
@@ -106,6 +110,14 @@ def test_batches_change_nothing_and_an_interrupted_one_goes_on(
     assert measure(kernel_run, "--groups", "3,7") != 0
     monkeypatch.setattr(set_property, "sample", sample)
     capsys.readouterr()
+    assert measure(kernel_run, "--groups", "3,7", "--batch_size", "6") == 2
+    (unfinished,) = kernel_run.glob("checkpoints/property-*")
+    assert capsys.readouterr() == (
+        "",
+        f"error: {unfinished} was made with another configuration\n  found:    batch_size = 4\n"
+        "  expected: batch_size = 6\n"
+        f"  fix:      use another --run, restore the configuration, or remove {unfinished}\n",
+    )
     assert measure(kernel_run, "--groups", "3,7") == 0
     assert "3 sets of 6 images x 6 steps, 8 images left" in capsys.readouterr().out
     tables = [read_property(next(run.glob("properties/*.parquet"))) for run in (whole, kernel_run)]
@@ -153,9 +165,29 @@ def test_options_that_do_not_go_are_refused(
     assert capsys.readouterr().err == f"error: {said}\n"
 
 
+def test_classes_that_are_the_groups_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is drawn: the model without a class has no image of it."""
+    network = "--model.init_args.denoiser.init_args"
+    conditional = [*("--run", str(tmp_path)), "--model.init_args.conditional", "true"]
+    conditional += [f"{network}.num_class_embeds", "10"]
+    for stage, *options in (["fit"], ["guide", "--posterior", "image_kernel"]):
+        assert main([stage, "-c", f"{CONF}/digits.yaml", *conditional, *options]) == 0
+    capsys.readouterr()
+    assert measure(tmp_path, *conditional[2:], "--groups", "7,3") == 2
+    labels = GroupDataModule(Digits(), batch_size=16, limit=64).labels
+    assert capsys.readouterr() == (
+        "",
+        "error: without 3, no training image of class 3 is left\n"
+        f"  found:    {int((labels == 3).sum())} images of that class\n"
+        "  expected: some that are in none of these groups\n"
+        "  fix:      remove fewer groups at once, or group the images by something else than their classes\n",
+    )
+
+
 def test_values_that_are_gone_are_refused(tmp_path: Path, kernel_run: Path) -> None:
     assert measure(kernel_run, "--groups", "3") == 0
-    (path,) = kernel_run.glob("properties/*.parquet")
+    assert measure(kernel_run, "--groups", "7") == 0
+    path, _ = sorted(kernel_run.glob("properties/*.parquet"))  # each has a file of its own
     values = path.with_suffix(".safetensors")
     values.write_bytes(b"")
     with pytest.raises(StoreError) as refused:

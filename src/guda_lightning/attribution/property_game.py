@@ -20,6 +20,7 @@ from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import SetWorth
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.provenance import Provenance
+from guda_lightning.types import Queries
 
 SetWorthKind = Literal["leave_one_out", "shapley", "shapley_permutation", "banzhaf"]
 PROPERTY = "property"  # the weighting of these tables: all images count alike
@@ -112,7 +113,8 @@ class PropertyGame:
         provenance: Provenance,
         posterior: str,
         hparams_hash: str,
-        drawn: Mapping[str, Any],
+        drawn: Queries,
+        steps: int,
     ) -> ScoreRecord:
         """What identifies a table.
 
@@ -120,19 +122,26 @@ class PropertyGame:
             provenance: Full model, schedule and groups.
             posterior: Hash of the posterior that guides.
             hparams_hash: Hash of the hyper-parameters that it was made with.
-            drawn: How images were drawn: ``images`` and ``steps``.
+            drawn: The conditions of the images, with the encoders that turn what is drawn into pictures.
+            steps: Denoising steps.
+
+        Raises:
+            ConfigError: The property cannot be identified.
         """
+        property_hash = self.of.hash  # refuses one without a name
         details = SetWorth(
             property=self.of.name,
-            property_hash=self.of.hash,
+            property_hash=property_hash,
             worth=self.worth,
             coalitions=sha256_json(list(self.coalitions)),
             classifier=posterior,
             hparams_hash=hparams_hash,
+            images=len(drawn),
+            steps=steps,
+            prompts=None if drawn.prompts is None else sha256_json(drawn.prompts),
             **self.options,
-            **drawn,
         )
-        return ScoreRecord(details, provenance=provenance, group_sizes=self.sizes)
+        return ScoreRecord(details, provenance=provenance, group_sizes=self.sizes, encoders=drawn.encoders)
 
     def table(self, values: Tensor, record: ScoreRecord, method: str, seed: int) -> ScoreTable:
         """The value of every group, positive where it raises the property.

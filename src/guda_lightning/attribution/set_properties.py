@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, NumericsError
-from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.files import canonical_json, sha256_json
 
 
 class SetProperty(ABC):
     """A number for every image, whose mean over many samples of a model is a property of that model.
 
-    A new one is a frozen dataclass with a name and one method; its class and its fields, which are JSON
-    values, identify it: what is measured is taken for done until one of them changes.
+    A new one is a frozen dataclass with a name and one method; its class, as it is written, and its fields,
+    which are JSON values, identify it: what is measured is taken for done until one of them changes.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -49,11 +51,32 @@ class SetProperty(ABC):
 
     @property
     def hash(self) -> str:
-        """What identifies its numbers: its class and its fields."""
+        """What identifies its numbers: its class, the source of that where there is one, and its fields.
+
+        Raises:
+            ConfigError: It has no name, holds what is no field, or has a field that is no JSON value.
+        """
         kind = type(self)
-        names: list[str] = [one.name for one in fields(self)] if is_dataclass(self) else []
-        options = {name: getattr(self, name) for name in names}
-        return sha256_json([f"{kind.__module__}.{kind.__qualname__}", options])
+        if not isinstance(getattr(self, "name", None), str):
+            raise _unidentified(kind, "no name", 'name = "..." in the class', "give it a name")
+        options = {one.name: getattr(self, one.name) for one in fields(self)} if is_dataclass(self) else {}
+        for name in vars(self):
+            if name not in options and not isinstance(getattr(kind, name, None), cached_property):
+                raise _unidentified(
+                    kind, f"{name}, which is no field", "a dataclass", f"make {name} a field of a dataclass"
+                )
+        for name, value in options.items():
+            try:
+                canonical_json(value)
+            except (TypeError, ValueError) as error:
+                found = f"{name} of the type {type(value).__name__}: {error}"
+                fix = f"make {name} text or a number, and read what it names in {kind.__name__}.__call__"
+                raise _unidentified(kind, found, "fields that are JSON values", fix) from error
+        try:
+            source = inspect.getsource(kind)
+        except (OSError, TypeError):  # typed into a shell
+            source = None
+        return sha256_json([f"{kind.__module__}.{kind.__qualname__}", source, options])
 
     def measured(self, images: Tensor) -> Tensor:
         """Measure images, and refuse what is no property of them.
@@ -85,6 +108,12 @@ class SetProperty(ABC):
                 fix=f"look at {type(self).__name__}.__call__ where images are black, white or flat",
             )
         return values.double().cpu()
+
+
+def _unidentified(kind: type[SetProperty], found: str, expected: str, fix: str) -> ConfigError:
+    return ConfigError(
+        f"the property {kind.__name__} cannot be told from others", found=found, expected=expected, fix=fix
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from guda_lightning.functional.distribution import (
     halves,
     is_known,
     jackknife,
+    log_variance_ratio,
 )
 from guda_lightning.functional.lds import FEWEST as FEWEST_SUBSETS
 from guda_lightning.functional.student import t_quantile
@@ -41,9 +43,11 @@ class DistributionEvaluation:
         differences: Columns ``weighting, method, delta, query, group, value, stderr, low, high, full,
             without``: one row for each query and, with a query of None, for their mean. ``full`` and
             ``without`` count trainings; ``stderr`` and the interval are over them, NaN where a side has one.
+            Beside the differences, a delta of ``ratio`` is var Y / var X, with the standard error of its
+            logarithm; of variances and Wasserstein distances there is no interval that covers.
             What too few trainings cannot tell has no row.
-        record: What was compared, as JSON values: hashes, seeds by method and group, the ``floor`` of the
-            Wasserstein distance by weighting, rows of ``lds`` and notes.
+        record: What was compared, as JSON values: hashes, tables with their hashes, seeds by method and
+            group, the ``floor`` of the Wasserstein distance by weighting, rows of ``lds`` and notes.
     """
 
     differences: pd.DataFrame
@@ -109,6 +113,7 @@ def compare_trainings(
         of_subsets += [{"weighting": weighting, **row} for row in found]
     record = {
         **trainings.identity,
+        "tables": dict(trainings.tables),
         "queries": len(trainings.queries),
         "weightings": list(trainings.weightings),
         "full_seeds": sorted(trainings.full),
@@ -141,8 +146,9 @@ class _Sides:
     @classmethod
     def of(cls, full: ByTraining, without: ByTraining, weighting: str) -> _Sides:
         """Both sides in the order of their seeds; paired where these are the same."""
-        stacked = [torch.stack([side[seed][weighting] for seed in sorted(side)]) for side in (full, without)]
-        return cls(stacked[0], stacked[1], full.keys() == without.keys())
+        return cls(
+            _stacked(full, weighting), _stacked(without, weighting), paired=full.keys() == without.keys()
+        )
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -155,7 +161,7 @@ class _Sides:
         """One row for each known difference and query, and for the mean over queries."""
         counts = {"full": self.counts[0], "without": self.counts[1]}
         free = degrees(*self.counts)
-        width = float(t_quantile(1 - level, torch.tensor([free]))) if free else float("nan")
+        width = float(t_quantile(1 - level, torch.tensor([free]))) if free else math.nan
         for delta in self.known():
 
             def statistic(full: Tensor, without: Tensor, of: str = delta) -> Tensor:
@@ -166,8 +172,22 @@ class _Sides:
             values = statistic(self.full, self.without).tolist()
             errors = jackknife(statistic, self.full, self.without, paired=self.paired).tolist()
             for query, value, error in zip((MEAN, *queries), values, errors, strict=True):
-                ends = {"low": value - width * error, "high": value + width * error}
+                half = width * error if delta == "mean" else math.nan
+                ends = {"low": value - half, "high": value + half}
                 yield {"delta": delta, "query": query, "value": value, "stderr": error, **ends, **counts}
+        if is_known("ratio", *self.counts):
+            logs = log_variance_ratio(self.full, self.without)
+            stderr = jackknife(log_variance_ratio, self.full, self.without, paired=self.paired)
+            columns = (logs.exp(), stderr, (logs - width * stderr).exp(), (logs + width * stderr).exp())
+            rows = torch.stack(columns, dim=1).tolist()
+            for query, row in zip((MEAN, *queries), rows, strict=True):
+                named = dict(zip(("value", "stderr", "low", "high"), row, strict=True))
+                yield {"delta": "ratio", "query": query, **named, **counts}
+
+
+def _stacked(side: ByTraining, weighting: str) -> Tensor:
+    """``[trainings, queries]`` in the order of seeds."""
+    return torch.stack([side[seed][weighting] for seed in sorted(side)])
 
 
 def _floor(trainings: Trainings) -> dict[str, float]:
@@ -175,7 +195,7 @@ def _floor(trainings: Trainings) -> dict[str, float]:
     if len(trainings.full) < 2 * FEWEST["wasserstein"]:
         return {}
     return {
-        weighting: float(halves(torch.stack([one[weighting] for one in trainings.full.values()])).mean())
+        weighting: float(halves(_stacked(trainings.full, weighting)).mean())
         for weighting in trainings.weightings
     }
 
@@ -192,10 +212,12 @@ def _distributional_lds(
         methods: dict[str, tuple[Tensor, Tensor]] = {}
         for method, groups in trainings.without.items():
             of_groups = _distances(trainings.full, groups, weighting, delta)
+            if not of_groups:
+                continue  # too few trainings, which its cells say
             removed = _removed(list(of_groups), list(measured))
             if removed is None:
                 notes.append(f"LDS of the {delta}: {method} lacks groups that subsets leave out")
-            elif of_groups:
+            else:
                 methods[method] = torch.stack(list(of_groups.values()), dim=1), removed
         if len(measured) < FEWEST_SUBSETS:
             notes.append(

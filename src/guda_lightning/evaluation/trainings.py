@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from guda_lightning.diffusion import open_schedule
 from guda_lightning.errors import StoreError
 from guda_lightning.evaluation.tables import load_table
 from guda_lightning.scores import ScoreTable
-from guda_lightning.scores.kinds import Ensemble, Likelihood
+from guda_lightning.scores.kinds import Ensemble, Likelihood, ModelDetails
 from guda_lightning.scores.stored import stored_elbos
 from guda_lightning.storage.config import differences, without_seeds
 from guda_lightning.storage.full_record import FullRecord
@@ -21,6 +22,9 @@ from guda_lightning.storage.runs import RunFolder
 
 Elbos = Mapping[str, Tensor]  # weighting to ELBOs [queries]
 ByTraining = dict[int, Elbos]  # by the seed of the training
+Found = tuple[Path, ScoreTable]
+
+_GUIDED = "guided"  # networks that learned what guidance predicts
 
 # What tables must share beside queries, by what to call another one, as read from their records.
 _SHARED: Mapping[str, Callable[[ScoreTable], object]] = {
@@ -44,7 +48,7 @@ class Trainings:
         subsets: Subset, such as ``3+7`` where these are left out, to ELBOs under models retrained on it.
         identity: Hashes of queries, groups and full models.
         notes: What was left out, and why.
-        hparams: Method to the hash of the hyper-parameters of its first table.
+        tables: Paths of the tables that were read, relative to the first run folder, and their hashes.
     """
 
     queries: tuple[str, ...]
@@ -54,48 +58,51 @@ class Trainings:
     without: dict[str, dict[str, ByTraining]] = field(default_factory=dict)
     subsets: dict[str, ByTraining] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    hparams: dict[str, str | None] = field(default_factory=dict)
+    tables: dict[str, str] = field(default_factory=dict)
 
 
 def read_trainings(runs: Sequence[RunFolder], on_table: Callable[[], None] = lambda: None) -> Trainings:
     """Read all tables of counterfactuals about the queries of the first run folder.
 
     A training is known by its seed. Of retrained models that is their own; other counterfactuals are made of
-    a full model and share its training: the first table of a method in each run folder counts.
+    a full model and share its training: the first table of a method in each run folder counts. Tables that
+    were scored with other draws, or are about counterfactuals of other hyper-parameters, are left out.
 
     Args:
         runs: Folders of full models that differ in their seed alone.
         on_table: Called after every table.
 
     Raises:
-        StoreError: The models differ in more than their seed or share it, tables of the same queries are
-            scored differently, a run folder has none, or stored errors are gone.
+        StoreError: The models differ in more than their seed or share it, a run folder has no table of the
+            same queries, or none that is scored alike, or stored errors are gone.
     """
     fulls = _full_models(runs)
-    about, query_hash = _own_queries(runs[0], fulls[0])
-    found = [_tables(run, full, query_hash) for run, full in zip(runs, fulls, strict=True)]
-    for run, tables in zip(runs, found, strict=True):
-        if not tables:
-            queries = runs[0].queries if runs[0].queries.is_dir() else "FOLDER"
-            again = f"guda attribute -c ... --run {run.root} --queries {queries}"
-            raise _none(run, f"the queries of {about}", again)
-    first_path, first = found[0][0]
+    first_path, first = _own_queries(runs[0], fulls[0])
     hashes = {name: getattr(first.record, name) for name in ("query_hash", "grouping_hash")}
     identity = {**hashes, "full_hashes": [full.full_hash for full in fulls]}
     read = Trainings(first.queries, first.weightings, identity)
+    of_methods: dict[str, Found] = {}
+    found = []
+    for run, full in zip(runs, fulls, strict=True):
+        tables = _tables(run, full, first.record.query_hash)
+        if not tables:
+            queries = runs[0].queries if runs[0].queries.is_dir() else "FOLDER"
+            again = f"guda attribute -c ... --run {run.root} --queries {queries}"
+            raise _none(run, f"the queries of {first_path}", again)
+        found.append(_alike(tables, (first_path, first), of_methods, read.notes, run, runs[0]))
     for run, full, tables in zip(runs, fulls, found, strict=True):
         schedule = open_schedule(run.full)
         for path, table in tables:
-            _refuse_otherwise_scored(path, table, first_path, first, run, runs[0])
             elbos = stored_elbos(table, run.errors, schedule)
             read.full[full.seed] = elbos[None]
+            read.tables[os.path.relpath(path, runs[0].root)] = table.record.hash
             _add(read, path, table, full.seed, {group: elbos[group] for group in table.groups})
             on_table()
     return read
 
 
-def _own_queries(run: RunFolder, full: _Full) -> tuple[Path, str | None]:
-    """A table that is named after nothing but method and seed, and the hash of its queries.
+def _own_queries(run: RunFolder, full: _Full) -> Found:
+    """A table that is named after nothing but method and seed.
 
     Raises:
         StoreError: There is none.
@@ -103,11 +110,11 @@ def _own_queries(run: RunFolder, full: _Full) -> tuple[Path, str | None]:
     for path, table in _tables(run, full):
         name = f"{table.methods[0]}-{table.seeds[0]}"
         if path.stem in (name, f"{name}-{SUBSETS}"):
-            return path, table.record.query_hash
+            return path, table
     raise _none(run, "the run's own queries", f"guda attribute -c ... --run {run.root}")
 
 
-def _tables(run: RunFolder, full: _Full, query_hash: str | None = None) -> list[tuple[Path, ScoreTable]]:
+def _tables(run: RunFolder, full: _Full, query_hash: str | None = None) -> list[Found]:
     """The tables of counterfactuals of a full model about some queries, by method and seed."""
     records = {path: ScoreTable.load_record(path) for path in run.scores.glob("*.parquet")}
     tables = [
@@ -191,28 +198,75 @@ def _refuse_other_training(
             )
 
 
-def _refuse_otherwise_scored(
-    path: Path, table: ScoreTable, first_path: Path, first: ScoreTable, run: RunFolder, of: RunFolder
-) -> None:
-    for what, read in _SHARED.items():
-        if read(table) != read(first):
-            raise StoreError(
-                f"{path} and {first_path} were scored with other {what}",
-                found=str(read(table))[:100],
-                expected=str(read(first))[:100],
-                fix=f"guda attribute -c ... --run {run.root} --queries {of.queries} with the options of "
-                f"{first_path.stem}, or remove {path}",
+def _alike(
+    tables: Sequence[Found],
+    first: Found,
+    of_methods: dict[str, Found],
+    notes: list[str],
+    run: RunFolder,
+    of: RunFolder,
+) -> list[Found]:
+    """The tables of a run folder that can be compared with those before.
+
+    Args:
+        tables: All of them.
+        first: The table that says how queries are scored.
+        of_methods: The first table of each method, which says how counterfactuals are made; is added to.
+        notes: What is left out, and why; is added to.
+        run: The run folder.
+        of: The first one.
+
+    Raises:
+        StoreError: None is left.
+    """
+    alike: list[Found] = []
+    refused: list[StoreError] = []
+    for path, table in tables:
+        scored = [what for what, read in _SHARED.items() if read(table) != read(first[1])]
+        other = first if scored else of_methods.setdefault(table.methods[0], (path, table))
+        what, reads = (scored[0], _SHARED[scored[0]]) if scored else ("hyper-parameters", _hparams)
+        if reads(table) == reads(other[1]):
+            alike.append((path, table))
+            if _made(table) != _made(other[1]):
+                notes.append(
+                    f"{table.methods[0]} follows from posteriors of other hyper-parameters, or models"
+                )
+            continue
+        notes.append(f"{_named(path)} is left out: it was made with other {what} than {_named(other[0])}")
+        refused.append(
+            StoreError(
+                f"{path} and {other[0]} were made with other {what}",
+                found=str(reads(table))[:100],
+                expected=str(reads(other[1]))[:100],
+                fix=("" if scored else f"make counterfactuals with the hyper-parameters of {other[0]}, then ")
+                + f"guda attribute -c ... --run {run.root} --queries {of.queries} with the options of "
+                + other[0].stem,
             )
+        )
+    if not alike:
+        raise refused[0]
+    return alike
+
+
+def _hparams(table: ScoreTable) -> str | None:
+    """Hash of the hyper-parameters of counterfactuals; None where each full model's posterior made them."""
+    details = table.record.details
+    by_posterior = isinstance(details, ModelDetails) and details.classifier is not None
+    return None if by_posterior or table.methods[0].startswith(_GUIDED) else _made(table)
+
+
+def _made(table: ScoreTable) -> str | None:
+    details = table.record.details
+    return details.hparams_hash if isinstance(details, ModelDetails) else None
+
+
+def _named(path: Path) -> str:
+    return f"{path.parent.parent.name}/{path.stem}"
 
 
 def _add(read: Trainings, path: Path, table: ScoreTable, seed: int, elbos: Mapping[str, Elbos]) -> None:
     """Take the counterfactuals of a table, unless its training has some already."""
-    method, details = table.methods[0], table.record.details
-    hparams = read.hparams.setdefault(method, getattr(details, "hparams_hash", None))
-    if hparams != getattr(details, "hparams_hash", None):
-        read.notes.append(
-            f"{method} was not made with the same hyper-parameters, or the same posterior, in all run folders"
-        )
+    method = table.methods[0]
     if method == RETRAIN:
         seed = table.seeds[0]
     of_subsets = method == RETRAIN and path.stem.endswith(f"-{SUBSETS}")
@@ -221,6 +275,4 @@ def _add(read: Trainings, path: Path, table: ScoreTable, seed: int, elbos: Mappi
     for group, values in elbos.items():
         sides.setdefault(group, {}).setdefault(seed, values)
     if taken and method != RETRAIN:  # that of one seed is the same model in every run folder
-        read.notes.append(
-            f"{path.parent.parent.name}/{path.stem} is left out: another {method} is of the same training"
-        )
+        read.notes.append(f"{_named(path)} is left out: another {method} is of the same training")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -153,12 +154,7 @@ class KernelPosterior(GroupPosterior):
     def _none_left(self, label: int, removed: Tensor) -> GroupError:
         covered = [bool(removed[column].all()) and bool(column.any()) for column in self.atoms.T]
         names = [group for group, inside in zip(self.groups, covered, strict=True) if inside]
-        return GroupError(
-            f"without {', '.join(names) or 'any group'}, no training image of class {label} is left",
-            found=f"{0 if self.labels is None else int((self.labels == label).sum())} images of that class",
-            expected="some that are in none of these groups",
-            fix="remove fewer groups at once, or group the images by something else than their classes",
-        )
+        return none_left(names, label, 0 if self.labels is None else int((self.labels == label).sum()))
 
     def _images_of(self, label: int | None) -> list[Block]:
         """The images of a class, or all of them."""
@@ -166,6 +162,16 @@ class KernelPosterior(GroupPosterior):
             chosen = slice(None) if label is None or self.labels is None else self.labels == label
             self._blocks[label] = blocks_of(self.images[chosen], self.atom[chosen])
         return self._blocks[label]
+
+
+def none_left(groups: Sequence[str], label: int, images: int) -> GroupError:
+    """What removing groups is refused with if a class would lose all its training images."""
+    return GroupError(
+        f"without {', '.join(groups) or 'any group'}, no training image of class {label} is left",
+        found=f"{images} images of that class",
+        expected="some that are in none of these groups",
+        fix="remove fewer groups at once, or group the images by something else than their classes",
+    )
 
 
 def _alike(windows: Tensor, labels: Tensor | None) -> list[tuple[Tensor, int, int | None]]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from guda_lightning.errors import StoreError
 from guda_lightning.functional.set_properties import mean_of_set
+from guda_lightning.functional.student import t_quantile
 from guda_lightning.report.section import Section
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import SetWorth
 from guda_lightning.scores.summaries import with_error
 from guda_lightning.storage.runs import RunFolder
 
-BEYOND = 2.0  # standard errors, beyond which an effect is named
+LEVEL = 0.95  # of the interval over images beyond which an effect is named
 _NAMED = 6  # groups
 _WORTH = {
     "leave_one_out": "the property of the full model − that without the group",
@@ -74,27 +76,26 @@ def property_lines(table: ScoreTable, values: Tensor) -> list[str]:
     scores, errors = table.matrix()[0].tolist(), table.stderr_matrix()[0].tolist()
     pairs = sorted(zip(table.groups, scores, errors, strict=True), key=lambda one: -abs(one[1]))
     mean, error = mean_of_set(values[0])
+    width = float(t_quantile(1 - LEVEL, torch.tensor([details.images - 1])))
     named = {
         verb: [
             f"{group} ({with_error(score, stderr)})"
             for group, score, stderr in pairs
-            if sign * score > BEYOND * stderr
+            if sign * score > width * stderr
         ]
         for verb, sign in (("raised", 1), ("lowered", -1))
     }
     parts = [f"it is {verb} by {_listed(names)}" for verb, names in named.items() if names]
     undecided = len(pairs) - sum(map(len, named.values()))
-    parts += (
-        [f"{undecided} of {len(pairs)} groups are within {BEYOND:g} standard errors of 0"]
-        if undecided
-        else []
-    )
+    parts += [f"of {undecided} of {len(pairs)} groups the {LEVEL:.0%} interval holds 0"] if undecided else []
     over = "images" if details.worth == "leave_one_out" else "images and the draw of coalitions"
     return [
         f"{details.property} of {details.images} samples of the full model: {with_error(mean, error)}; "
         f"{'; '.join(parts)}.",
         f"An effect is {_WORTH[details.worth]}, from the same noise; positive: the group raises it. "
-        f"± is one standard error over {over}; what training anew would change is not in it.",
+        f"± is one standard error over {over}; what training anew would change is not in it. Intervals "
+        f"(Student) are of single groups: of {len(pairs)} without any effect, {(1 - LEVEL) * len(pairs):.2g} "
+        "would be named by chance.",
     ]
 
 

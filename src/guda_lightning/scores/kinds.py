@@ -176,6 +176,7 @@ class SetWorth(ModelDetails):
         reference: The group that always stays.
         images: Images of each coalition.
         steps: Denoising steps of an image.
+        prompts: Hash of the prompts of the images, of a text-to-image model.
     """
 
     kind = "set worth"
@@ -187,6 +188,7 @@ class SetWorth(ModelDetails):
     reference: str | None
     images: int
     steps: int
+    prompts: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, say, say_cost
 from guda_lightning.posteriors import GUIDANCE, PosteriorName, PosteriorStore, guided, open_posterior
+from guda_lightning.posteriors.kernel import none_left
 from guda_lightning.progress_bar import Bar
 from guda_lightning.report.property_section import property_lines, read_property, section_of
 from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
@@ -31,6 +32,7 @@ from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from guda_lightning.storage.config import begin
 from guda_lightning.storage.files import slug, write_atomic
+from guda_lightning.types import Queries
 
 
 def set_property(
@@ -94,6 +96,9 @@ def set_property(
         draws = 200 if count is None else count
         game = PropertyGame.of_players(property, grouping, worth, reference, draws, seed)
     run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
+    conditional = source.model.conditional
+    drawn = datamodule.conditioned(datamodule.drawn(num, conditional), conditional)
+    _refuse_lost_classes(datamodule, drawn, game.coalitions)
     provenance = source.provenance(grouping.hash)
     guide, made = open_posterior(
         PosteriorStore(run.store),
@@ -105,19 +110,20 @@ def set_property(
         expect=provenance,
         device=trainer.strategy.root_device,
     )
-    drawn = {"images": num, "steps": steps}
-    record = game.record(provenance, made.weights_hash, made.hparams_hash, drawn)
+    record = game.record(provenance, made.weights_hash, made.hparams_hash, drawn, steps)
     method = worth if posterior == GUIDANCE else f"{worth}_{posterior}"
-    path = run.properties / f"{slug(property.name)}-{method}-{seed}.parquet"
+    path = run.properties / f"{slug(property.name)}-{method}-{seed}-{record.hash[:8]}.parquet"
     if ScoreTable.is_complete(path, record):
         say(f"property: {path} is complete, skipped")
     else:
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
         models: list[Callable[[], DiffusionModel]] = [lambda: source.model]
         models += [partial(guided, source.model, guide, grouping.coalition(name)) for name in game.coalitions]
-        sets = _Sets(trainer, datamodule, source, property, models, num, steps, batch_size, seed)
+        sets = _Sets(
+            trainer, datamodule, source, property, models, drawn.labels, num, steps, batch_size, seed
+        )
         unfinished = run.checkpoints(f"property-{path.stem}")
-        values = sets.values(unfinished, {"record": record.hash, "batch_size": batch_size, "seed": seed})
+        values = sets.values(unfinished)
         table = game.table(values, record, method, seed)
         Ranks.of(trainer).on_rank_zero(partial(_keep, trainer, path, table, values, unfinished))
         Ranks.of(trainer).barrier()
@@ -138,6 +144,22 @@ def _log(trainer: StageTrainer, table: ScoreTable, values: Tensor) -> None:
     with closing_runs():
         loggers = stage_loggers(trainer.loggers, run.name, "property", f"property {table.queries[0]}")
         log_section(loggers, section_of([(table, values)]), table.record.to_json())
+
+
+def _refuse_lost_classes(datamodule: GroupDataModule, drawn: Queries, coalitions: Sequence[str]) -> None:
+    """Refuse to draw a class from models that lose all images of it: guidance away from them leaves nothing.
+
+    Raises:
+        GroupError: A coalition holds all images of a class.
+    """
+    labels, grouping = datamodule.labels, datamodule.grouping
+    if drawn.labels is None or labels is None or drawn.prompts is not None:
+        return
+    for groups in map(grouping.coalition, coalitions):
+        left = labels[torch.from_numpy(grouping.retain(groups))]
+        lost = drawn.labels[~torch.isin(drawn.labels, left)]
+        if len(lost):
+            raise none_left(groups, int(lost[0]), int((labels == lost[0]).sum()))
 
 
 def _refuse(instead: str, fix: str, **choices: object) -> None:
@@ -165,17 +187,20 @@ class _Sets:
     full: FullModel
     of: SetProperty
     models: list[Callable[[], DiffusionModel]]
+    labels: Tensor | None
     num: int
     steps: int
     batch_size: int
     seed: int
 
-    def values(self, folder: Path, config: Mapping[str, object]) -> Tensor:
+    def values(self, folder: Path) -> Tensor:
         """``[models, images]``; all processes call this together.
 
         Args:
-            folder: Where finished batches are kept until the last one is done.
-            config: What they are made from.
+            folder: Where finished batches are kept until the last one is done, named after what they are of.
+
+        Raises:
+            StoreError: They are batches of another size.
         """
         batches = torch.arange(self.num).split(self.batch_size)
         parts = {
@@ -183,10 +208,10 @@ class _Sets:
             for number in range(len(self.models))
             for rows in batches
         }
-        self._say_cost([rows for part, (_, rows) in parts.items() if not part.is_file()])
         start_processes(self.trainer)
         ranks = Ranks.of(self.trainer)
-        ranks.on_rank_zero(partial(begin, folder, config))
+        ranks.on_rank_zero(partial(begin, folder, {"batch_size": self.batch_size}))
+        self._say_cost([rows for part, (_, rows) in parts.items() if not part.is_file()])
         mine = dict(list(parts.items())[ranks.rank :: ranks.count])
         left = {part: work for part, work in mine.items() if not part.is_file()}
         total, rest = (sum(len(rows) for _, rows in some.values()) * self.steps for some in (mine, left))
@@ -209,7 +234,6 @@ class _Sets:
 
     def _measured(self, number: int, rows: Tensor, bar: Bar) -> Tensor:
         model, device = self.models[number](), self.trainer.strategy.root_device
-        labels = self.data.drawn(self.num, model.conditional).labels
         model.denoiser.to(device)
         samples = sample(
             model,
@@ -218,7 +242,7 @@ class _Sets:
             rows.tolist(),
             seed=self.seed,
             steps=self.steps,
-            labels=None if labels is None else labels[rows],
+            labels=None if self.labels is None else self.labels[rows],
             device=device,
             on_step=partial(bar.update, len(rows)),
         )
