@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -195,9 +194,8 @@ def _moments_after(
     renumbered = torch.full((int(before.atom.max()) + 1,), -1)
     renumbered[to.kept] = torch.arange(len(to.kept))
     stays = renumbered[before.atom] >= 0
-    names = np.array(data.ids, dtype=object)[to.fresh].tolist()
     return FeatureMoments(
-        sample=torch.cat([before.sample[stays], hashed(names)]),
+        sample=torch.cat([before.sample[stays], hashed(data)[torch.from_numpy(to.fresh)]]),
         atom=torch.cat([renumbered[before.atom][stays], len(to.kept) + to.new_class]),
         held_out=torch.cat([before.held_out[stays], to.held_out]),
         trained=trained,

@@ -40,7 +40,7 @@ class Regrouped:
 
     @classmethod
     def of(cls, moments: FeatureMoments, data: GroupDataModule, seed: int) -> Regrouped:
-        """What follows from the ids and groups of the training data; no image is looked at.
+        """What follows from samples and groups of the training data; no image goes through the network.
 
         Args:
             moments: Of the trained classifier.
@@ -49,7 +49,7 @@ class Regrouped:
         """
         table, atom = (torch.from_numpy(part) for part in data.grouping.atoms())
         place = {number: row for row, number in enumerate(moments.sample.tolist())}
-        old = torch.tensor([place.get(number, -1) for number in hashed(data.ids).tolist()])
+        old = torch.tensor([place.get(number, -1) for number in hashed(data).tolist()])
         before = torch.where(old >= 0, moments.atom[old], -1)
         was = torch.bincount(moments.atom)
         now = torch.bincount(before[before >= 0], minlength=len(was))
