@@ -100,7 +100,41 @@ def test_a_group_of_its_own_is_learnt_from_its_images(
     # What was made is a base in turn.
     back = groups(tmp_path / "back.csv", [str(digit) for digit in DIGITS])
     assert recalibrate(tmp_path / "new", back, "--full", str(base / "full")) == 0
-    assert "11 sets of groups stay, 0 are new" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "11 sets of groups stay, 0 are new" in out
+    # What is lost adds up over the steps, and is told and bounded against what was trained.
+    (again,) = PosteriorStore(tmp_path / "back" / "store").records()
+    trained = record.hparams["base_explained"]
+    assert again.hparams["base"] == record.weights_hash and again.hparams["base_explained"] == trained
+    assert f"and {trained:.0%} of those that it was trained on" in out
+
+
+def test_the_page_shows_the_recalibration_that_made_its_scores(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--operator", "recalibrated"]
+    scored += ["--full", str(base / "full"), "--queries", str(base / "queries")]
+    run, pages = tmp_path / "run", []
+    for split in ("3", "5"):  # the same names of groups, and the same base
+        names = [f"{row % 2}" if str(digit) == split else "other" for row, digit in enumerate(DIGITS)]
+        options = [*groups(tmp_path / f"{split}.csv", names)[:2], "--run", str(run)]
+        assert recalibrate(base, options, "--full", str(base / "full")) == 0
+        record = PosteriorStore(run / "store").records()
+        (of_split,) = [one for one in record if one.weights_hash not in [hash for hash, _ in pages]]
+        said = re.search(r"^guide: (The classifier explains .*)$", capsys.readouterr().out, re.M)
+        assert said is not None
+        pages.append((of_split.weights_hash, said[1]))
+        hparams = ["--hparams", of_split.hparams_hash[:8], "--name", split]
+        assert main([*scored, *options, *hparams]) == 0
+    assert len({said for _, said in pages}) == 2
+    for split, (identity, said) in zip(("3", "5"), pages, strict=True):
+        (table,) = [
+            path
+            for path in (run / "scores").glob("*.parquet")
+            if ScoreTable.load_record(path).details.classifier == identity
+        ]
+        assert main(["report", str(run), "--scores", str(table)]) == 0
+        assert said in (run / "report" / "index.html").read_text(), split
 
 
 def test_a_poor_classifier_is_refused_before_it_is_stored(
