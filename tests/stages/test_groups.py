@@ -15,8 +15,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from guda_lightning.cli.main import main
-from guda_lightning.posteriors import PosteriorStore
 from guda_lightning.data.grouping import Grouping
+from guda_lightning.posteriors import PosteriorStore
 from guda_lightning.stages.halving import Split, scores_of
 from guda_lightning.storage.frames import load_frame, save_frame
 from wandb_files import runs

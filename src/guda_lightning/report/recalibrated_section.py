@@ -47,8 +47,8 @@ def recalibrated_section_of(run: RunFolder, table: ScoreTable) -> Section | None
     if table.methods != (RECALIBRATED,):
         return None
     store = PosteriorStore(run.store)
-    identity = getattr(table.record.details, "classifier", None)
-    found = [record for record in store.records() if record.weights_hash == identity]
+    made = table.record.details.weights
+    found = [record for record in store.records() if record.weights_hash in made]
     return recalibrated_section(store, found[0]) if found else None
 
 
