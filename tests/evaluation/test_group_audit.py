@@ -73,7 +73,9 @@ def test_halves_of_two_modes_are_told_from_those_of_one() -> None:
 @pytest.mark.parametrize("shared", [0.0, 0.5])
 def test_halves_that_are_as_like_another_group_are_marked_as_often_as_chance(shared: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    groups, below, lead = [str(row) for row in range(10)], [], []
+    groups = [str(row) for row in range(10)]
+    below: list[bool] = []
+    lead: list[float] = []
     for _ in range(60):
         common = torch.randn(60, 1, generator=generator)
         columns = torch.randn(60, 20, generator=generator)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -17,8 +18,11 @@ from sklearn.datasets import load_digits
 from guda_lightning.cli.main import main
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.posteriors import PosteriorStore
+from guda_lightning.posteriors.feature_moments import hashed
+from guda_lightning.stages.audited import Missing, calibrated, static
 from guda_lightning.stages.halving import Split, scores_of
 from guda_lightning.storage.frames import load_frame, save_frame
+from toys import shades
 from wandb_files import runs
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -182,6 +186,20 @@ def test_a_classifier_of_other_groups_splits_halves_and_judges_nothing_else(
     capsys.readouterr()
     assert main([*recalibrate, "--base", str(finished_run)]) == 0
     assert capsys.readouterr().out == "guide: recalibrated is complete, skipped\n"
+
+
+def test_images_that_were_exchanged_calibrate_nothing() -> None:
+    data, missing = shades(4), Missing()
+    moments = SimpleNamespace(sample=hashed(data), held_out=torch.arange(12) < 5)
+    base: Any = SimpleNamespace(tells=lambda _: True, posterior=None, moments=moments)
+    data.inputs[:] = 255 - data.inputs
+    frame, _ = static(data)
+    assert calibrated(frame, base, data, 0, missing) == {"held_out": 0}
+    assert missing.lines == [
+        "Not known: calibration, as the classifier was made from other images (none of its 5 held-out samples). "
+        "To mend: run guda guide with today's images."
+    ]
+    assert frame.calibration.isna().all()
 
 
 def test_both_halves_of_a_group_have_enough_samples() -> None:

@@ -94,8 +94,8 @@ def test_a_group_of_its_own_is_learnt_from_its_images(
     assert record.hparams["base"] == PosteriorStore(base / "store").records()[0].weights_hash
     assert record.tested_on_trained > 0  # six samples are held out, and there are eleven sets of groups
     assert (
-        f"guide: Of {record.tested_on_trained} sets of groups there are no held-out samples: these are tested "
-        "on what the classifier learnt from, which flatters it.\n"
+        f"guide: Of {record.tested_on_trained} sets of groups there are no held-out samples: these are "
+        "tested on what the classifier learnt from, which flatters it.\n"
     ) in out
     (run,) = runs(tmp_path).values()
     assert run.about == ("new", "guide", f"guide {record.key.folder_name}")
@@ -119,7 +119,8 @@ def test_the_page_shows_the_recalibration_that_made_its_scores(
 ) -> None:
     scored = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--operator", "recalibrated"]
     scored += ["--full", str(base / "full"), "--queries", str(base / "queries")]
-    run, pages = tmp_path / "run", []
+    run = tmp_path / "run"
+    pages: list[tuple[str, str]] = []
     splits = {"digits": DIGITS, "rows": range(len(DIGITS))}  # the same names of groups, and the same base
     for split, numbers in splits.items():
         names = ["odd" if number % 2 else "even" for number in numbers]
