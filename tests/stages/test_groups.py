@@ -196,8 +196,8 @@ def test_images_that_were_exchanged_calibrate_nothing() -> None:
     frame, _ = static(data)
     assert calibrated(frame, base, data, 0, missing) == {"held_out": 0}
     assert missing.lines == [
-        "Not known: calibration, as the classifier was made from other images (none of its 5 held-out samples). "
-        "To mend: run guda guide with today's images."
+        "Not known: calibration, as the classifier was made from other images (none of its 5 held-out "
+        "samples). To mend: run guda guide with today's images."
     ]
     assert frame.calibration.isna().all()
 
