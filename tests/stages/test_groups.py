@@ -77,7 +77,7 @@ def test_groups_are_audited_by_what_is_there(
     frame, record = audit(finished_run)
     assert frame.calibration.notna().any() and frame.agree.isna().all()
     judged = int(frame.calibration.notna().sum())
-    assert f"were it calibrated, {judged / 20:.1f} of {judged} by chance would be." in capsys.readouterr().out
+    assert f"were it calibrated, {judged / 20:.1f} of {judged} would be by chance." in capsys.readouterr().out
     assert record["missing"] == [
         f"Not known: hidden modes, as there are no queries (nothing at {finished_run / 'queries'}). "
         "To mend: run guda sample, or pass --queries FILE|FOLDER."

@@ -79,7 +79,7 @@ def _lines(frame: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{len(two)} of {tested} groups show two modes{_named(two)}: a half of each is less like its "
             "other half than like another group, and random halves are not. Of groups without two modes, "
-            f"{_chance(BY_CHANCE, tested)} would be marked."
+            f"{_chance(BY_CHANCE, tested)} would be marked by chance."
             if two
             else f"Two modes are not shown in any of {tested} groups: no half is, beyond chance, less like "
             "its other half than like another group, or random halves are, too. More queries may show some."
@@ -105,8 +105,8 @@ def _lines(frame: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
     if judged:
         lines.append(
             f"The classifier is off by more than 95 % of calibrated ones are for {len(poor)} of {judged} "
-            f"groups{_named(poor)}; were it calibrated, {_chance(OFF_BY_CHANCE, judged)} would be. It was "
-            "not trained on the held-out samples that say so, but its temperatures were fitted to them."
+            f"groups{_named(poor)}; were it calibrated, {_chance(OFF_BY_CHANCE, judged)} would be by chance. "
+            "It was not trained on the held-out samples that say so, but its temperatures were fitted to them."
         )
     if record["pairs"]:
         share, chance = record["pair_share"], 2 / len(frame)
@@ -145,7 +145,7 @@ def _row(row: Mapping[Any, Any]) -> list[str]:
 
 
 def _chance(share: float, groups: int) -> str:
-    return f"{share * groups:.1f} of {groups} by chance"
+    return f"{share * groups:.1f} of {groups}"
 
 
 def _error(record: Mapping[str, Any]) -> str:
