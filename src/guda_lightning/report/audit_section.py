@@ -106,7 +106,8 @@ def _lines(frame: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"The classifier is off by more than 95 % of calibrated ones are for {len(poor)} of {judged} "
             f"groups{_named(poor)}; were it calibrated, {_chance(OFF_BY_CHANCE, judged)} would be by chance. "
-            "It was not trained on the held-out samples that say so, but its temperatures were fitted to them."
+            "It was not trained on the held-out samples that say so, but its temperatures were fitted to "
+            "them."
         )
     if record["pairs"]:
         share, chance = record["pair_share"], 2 / len(frame)
