@@ -23,15 +23,15 @@ def test_verdicts_say_what_chance_would_give() -> None:
         "than like another group, or random halves are, too. More queries may show some."
     )
     assert calibration == (
-        f"The classifier is off by more than 95 % of calibrated ones are for 1 of 2 groups "
-        "({frame.group[1]}); were it calibrated, 0.1 of 2 would be by chance. It was not trained on the held-out samples that "
-        "say so, but its temperatures were fitted to them."
+        "The classifier is off by more than 95 % of calibrated ones are for 1 of 2 groups "
+        f"({frame.group[1]}); were it calibrated, 0.1 of 2 would be by chance. It was not trained on the "
+        "held-out samples that say so, but its temperatures were fitted to them."
     )
     frame.loc[0, "hides_two"] = True
     assert audit_section(frame, record).lines[0] == (
         f"1 of 3 groups show two modes ({frame.group[0]}): a half of each is less like its other half than "
-        "like another group, and random halves are not. Of groups without two modes, 0.1 of 3 would be marked "
-        "by chance."
+        "like another group, and random halves are not. Of groups without two modes, 0.1 of 3 would be "
+        "marked by chance."
     )
 
 
