@@ -172,11 +172,14 @@ def test_another_prompt_is_other_data(data: LatentDataModule, pretrained: str, t
     other = LatentDataModule(Reworded(), pretrained, str(tmp_path / "cache"))
     assert_same_output(other.inputs, data.inputs)  # of encoders of its own
     assert other.hash != data.hash
+    changed = [one != old for one, old in zip(other.sample_hashes, data.sample_hashes, strict=True)]
+    assert changed == [one != old for one, old in zip(other.sample_prompts, data.sample_prompts, strict=True)]
+    assert any(changed) and len(set(data.sample_hashes)) == len(data.ids)
 
 
 def test_how_many_are_encoded_at_a_time_is_no_part_of_the_data(pretrained: str) -> None:
     one, eight = (LatentDataModule(Coloured(), pretrained, encode_batch_size=size) for size in (1, 8))
-    assert one.hash == eight.hash
+    assert (one.hash, one.sample_hashes) == (eight.hash, eight.sample_hashes)
 
 
 def test_sizes_that_the_vae_does_not_give_back_are_refused(pretrained: str) -> None:

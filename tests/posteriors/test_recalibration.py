@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,7 +64,7 @@ def trained(without: str | None = None) -> tuple[TrainedClassifier, GroupClassif
     assert module.moments is not None
     _, moments = split_moments({"head": torch.zeros(1), **module.moments.to_tensors()})
     assert moments is not None
-    record: Any = SimpleNamespace(levels=[level.to_row() for level in module.levels])
+    record = _record(module.levels)
     return TrainedClassifier(posterior=module.posterior, record=record, moments=moments), module
 
 
@@ -90,7 +90,7 @@ def test_moments_are_those_of_the_features_of_every_class() -> None:
     torch.testing.assert_close(found.mean, expected.mean, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.scatter, expected.scatter, atol=1e-2, rtol=1e-4)
     assert base.moments.trained.count.tolist() == (4 * torch.bincount(module.atom[held_out.kept])).tolist()
-    assert base.moments.sample.tolist() == hashed(data.ids).tolist()
+    assert base.moments.sample.tolist() == hashed(data).tolist()
     assert base.moments.held_out.nonzero()[:, 0].tolist() == held_out.held_out.tolist()
 
 
@@ -188,6 +188,32 @@ def test_a_group_is_split_and_its_samples_are_told_apart_anew() -> None:
     assert float(torch.corrcoef(torch.stack([before, after]))[0, 1]) > 0.7
 
 
+def test_other_images_of_the_same_ids_are_new() -> None:
+    base, _ = trained()
+    data = shades(PER_GROUP)
+    data.setup()
+    data.inputs[:PER_GROUP] = data.inputs[:PER_GROUP].flip(0)  # the dark ones change places
+    to = Regrouped.of(base.moments, data, seed=0)
+    assert (to.new, to.fresh.tolist()) == (1, list(range(PER_GROUP)))
+    data.inputs[:] = 255 - data.inputs
+    assert Regrouped.of(base.moments, data, seed=0).new == 3
+
+
+def test_what_is_tested_on_trained_samples_is_counted() -> None:
+    base, _ = trained()
+    data = shades(PER_GROUP)
+    members = {name: np.arange(row * PER_GROUP, (row + 1) * PER_GROUP) for row, name in enumerate(GROUPS)}
+    learnt = members["dark"][~base.moments.held_out[:PER_GROUP].numpy()]
+    split = Grouping({**members, "dark": np.setdiff1d(members["dark"], learnt), "learnt": learnt}, 120)
+    to, found = under(data.regrouped(split), base)
+    assert (to.new, to.tested_on_trained, found.tested_on_trained) == (2, 1, 1)
+    bare = replace(base.moments.tested, count=torch.tensor([30.0, 0, 30]))
+    without = replace(base, moments=replace(base.moments, tested=bare))
+    assert under(GroupDataModule(Without("bright"), batch_size=8), without)[1].tested_on_trained == 0
+    assert under(GroupDataModule(Without("dark"), batch_size=8), without)[1].tested_on_trained == 1
+    assert under(data, without)[1].tested_on_trained == 0  # nothing is tested anew
+
+
 def test_one_sample_is_too_few() -> None:
     base, _ = trained()
     data = shades(PER_GROUP)
@@ -219,4 +245,4 @@ def _inputs(x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _record(levels: tuple[NoiseLevel, ...]) -> Any:
-    return SimpleNamespace(levels=[level.to_row() for level in levels])
+    return SimpleNamespace(levels=[level.to_row() for level in levels], tested_on_trained=0)

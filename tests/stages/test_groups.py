@@ -6,16 +6,23 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from guda_lightning.cli.main import main
+from guda_lightning.data.grouping import Grouping
+from guda_lightning.posteriors import PosteriorStore
+from guda_lightning.posteriors.feature_moments import hashed
+from guda_lightning.stages.audited import Missing, calibrated, static
 from guda_lightning.stages.halving import Split, scores_of
-from guda_lightning.storage.frames import load_frame
+from guda_lightning.storage.frames import load_frame, save_frame
+from toys import shades
 from wandb_files import runs
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -34,7 +41,7 @@ def audit(run: Path, *options: str) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def guide(run: Path) -> None:
-    options = ["-c", f"{CONF}/guide.yaml", "--posterior", "classifier", "--classifier.held_out", "0.3"]
+    options = ["-c", f"{CONF}/guide.yaml", "--posterior", "classifier", "--classifier.held_out", "0.6"]
     assert main(["guide", *SHARED, *options, "--run", str(run)]) == 0
 
 
@@ -69,6 +76,8 @@ def test_groups_are_audited_by_what_is_there(
     shutil.move(finished_run / "queries", finished_run / "moved")
     frame, record = audit(finished_run)
     assert frame.calibration.notna().any() and frame.agree.isna().all()
+    judged = int(frame.calibration.notna().sum())
+    assert f"were it calibrated, {judged / 20:.1f} of {judged} would be by chance." in capsys.readouterr().out
     assert record["missing"] == [
         f"Not known: hidden modes, as there are no queries (nothing at {finished_run / 'queries'}). "
         "To mend: run guda sample, or pass --queries FILE|FOLDER."
@@ -79,6 +88,7 @@ def test_halves_are_scored_once_and_shown(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guide(finished_run)
+    monkeypatch.setattr("guda_lightning.stages.halving.LEAST", 1)
     pictures = queries(tmp_path / "pictures")
     logger: dict[str, Any] = {"class_path": "lightning.pytorch.loggers.WandbLogger"}
     logger["init_args"] = {"project": "tiny", "save_dir": str(tmp_path), "offline": True}
@@ -88,7 +98,7 @@ def test_halves_are_scored_once_and_shown(
         patch.setattr("guda_lightning.stages.halving.random_halves", _interrupt)
         assert main(["groups", *SHARED, "--run", str(finished_run), *options]) == 130
     assert [path.name for path in (finished_run / "groups.parts").iterdir()] == ["halves-clusters.parquet"]
-    assert "groups: 10 groups in halves, twice, 720 network evaluations: about" in capsys.readouterr().out
+    assert "groups: 10 groups in halves, twice, 1200 network evaluations: about" in capsys.readouterr().out
     splits: list[Split] = []
 
     def counted(base: Any, context: Any, split: Split, *rest: Any) -> torch.Tensor:
@@ -99,14 +109,17 @@ def test_halves_are_scored_once_and_shown(
     frame, record = audit(finished_run, *options)
     assert len(splits) == 1 and not (finished_run / "groups.parts").exists()
     (split,) = splits
-    assert split.two == tuple(frame["samples"] >= 4)
+    assert split.two == tuple(frame["samples"] >= 2)
     assert [sum(sizes) for sizes in split.sizes] == frame["samples"].tolist()
     assert frame.agree.notna().tolist() == frame.agree_random.notna().tolist() == list(split.two)
     assert frame.agree.dropna().between(-1, 1).all() and (frame.low <= frame.high)[list(split.two)].all()
-    assert record["pairs"] == 12 and 0 <= record["pair_share"] <= 1
+    assert record["pairs"] == record["contents"] == 20 and 0 <= record["pair_share"] <= 1
     assert frame.group[frame.pair_share.notna()].tolist() == ["3", "7"]
     out = capsys.readouterr().out
-    assert re.search(r"^groups: Of 12 pairs of queries with the same content in two groups, \d+%", out, re.M)
+    pairs = "Of 20 pairs of queries with the same content in two groups, [0-9]+% of the difference of scores"
+    assert re.search(
+        rf"^groups: {pairs}, ± [0-9]+% over 20 contents, sits on the two; 20% by chance", out, re.M
+    )
     assert re.search(r"^group +samples +share +overlap ", out, re.M)
     audit(finished_run, *options)
     assert capsys.readouterr().out == f"groups: {finished_run / 'groups.parquet'} is complete, skipped\n"
@@ -117,7 +130,10 @@ def test_halves_are_scored_once_and_shown(
     assert columns[0] == "group" and len(rows) == 10
     assert main(["report", str(finished_run)]) == 0
     page = (finished_run / "report" / "index.html").read_text()
-    assert '<section id="audit"' in page and "12 pairs of queries" in page
+    assert '<section id="audit"' in page and "20 pairs of queries" in page
+    save_frame(finished_run / "groups.parquet", frame, {**record, "full_hash": "0" * 64})
+    assert main(["report", str(finished_run)]) == 0
+    assert '<section id="audit"' not in (finished_run / "report" / "index.html").read_text()
 
 
 def test_overlaps_copies_and_samples_in_no_group(tmp_path: Path) -> None:
@@ -143,6 +159,57 @@ def test_overlaps_copies_and_samples_in_no_group(tmp_path: Path) -> None:
     assert frame.across.tolist() == [1, 1] and frame.inside.tolist() == [1, 0]
 
 
+def test_a_classifier_of_other_groups_splits_halves_and_judges_nothing_else(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guide(finished_run)
+    names = ["3" if digit < 5 else "7" if digit < 8 else "other" for digit in load_digits().target]
+    path = tmp_path / "groups.csv"
+    path.write_text("id,group\n" + "".join(f"{row},{name}\n" for row, name in enumerate(names)))
+    options = ["--data.init_args.groups", str(path), "--full", str(finished_run / "full"), *SCORED]
+    options += ["--queries", str(queries(tmp_path / "pictures"))]
+    frame, record = audit(finished_run, *options)
+    missing = (
+        "Not known: calibration and pairs of the same content, as the classifier tells other groups apart "
+        "(10 groups). To mend: run guda guide with today's groups."
+    )
+    assert record["missing"] == [missing] and record["pairs"] == 0 and record["pair_share"] is None
+    assert frame.calibration.isna().all() and frame.agree.notna().any()
+    # One of today's groups comes first, whatever the others explain.
+    recalibrate = ["guide", *SHARED, *options[:4], "--run", str(finished_run), "--posterior", "recalibrated"]
+    assert main([*recalibrate, "--base", str(finished_run)]) == 0
+    frame, record = audit(finished_run, *options)
+    (made,) = [one for one in PosteriorStore(finished_run / "store").records() if one.kind == "recalibrated"]
+    assert record["posterior"] == made.weights_hash
+    assert record["missing"] == [] and record["pairs"] == 20 and frame.calibration.notna().any()
+    # It is no base of another one.
+    capsys.readouterr()
+    assert main([*recalibrate, "--base", str(finished_run)]) == 0
+    assert capsys.readouterr().out == "guide: recalibrated is complete, skipped\n"
+
+
+def test_images_that_were_exchanged_calibrate_nothing() -> None:
+    data, missing = shades(4), Missing()
+    moments = SimpleNamespace(sample=hashed(data), held_out=torch.arange(12) < 5)
+    base: Any = SimpleNamespace(tells=lambda _: True, posterior=None, moments=moments)
+    data.inputs[:] = 255 - data.inputs
+    frame, _ = static(data)
+    assert calibrated(frame, base, data, 0, missing) == {"held_out": 0}
+    assert missing.lines == [
+        "Not known: calibration, as the classifier was made from other images (none of its 5 held-out "
+        "samples). To mend: run guda guide with today's images."
+    ]
+    assert frame.calibration.isna().all()
+
+
+def test_both_halves_of_a_group_have_enough_samples() -> None:
+    features = torch.tensor([[0.0]] * 5 + [[9.0]] * 4 + [[0.0]] * 9 + [[9.0]] * 3)
+    grouping = Grouping({"even": range(9), "outliers": range(9, 21)}, 21)
+    for at_random in (False, True):
+        split = Split.of(grouping, features, 0, at_random=at_random)
+        assert (split.two, split.sizes) == ((True, False), ((5, 4), (12,)))
+
+
 def test_several_processes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     assert main(["groups", *SHARED, "--run", str(tmp_path), *options]) == 2
@@ -155,11 +222,11 @@ def test_several_processes_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def queries(folder: Path) -> Path:
-    """Twelve pictures of content, each as a 3 and as a 7."""
+    """Twenty pictures of content, each as a 3 and as a 7."""
     generator = torch.Generator().manual_seed(0)
     for group in ("3", "7"):
         (folder / group).mkdir(parents=True)
-        for number in range(12):
+        for number in range(20):
             pixels = torch.randint(0, 255, (8, 8), generator=generator, dtype=torch.uint8)
             Image.fromarray(pixels.numpy()).save(folder / group / f"content-{number}.png")
     return folder

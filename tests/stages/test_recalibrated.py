@@ -92,6 +92,11 @@ def test_a_group_of_its_own_is_learnt_from_its_images(
     assert "30" in record.groups and "31" in record.groups
     assert record.network_evaluations > 0 and len(record.levels) == 10
     assert record.hparams["base"] == PosteriorStore(base / "store").records()[0].weights_hash
+    assert record.tested_on_trained > 0  # six samples are held out, and there are eleven sets of groups
+    assert (
+        f"guide: Of {record.tested_on_trained} sets of groups there are no held-out samples: these are "
+        "tested on what the classifier learnt from, which flatters it.\n"
+    ) in out
     (run,) = runs(tmp_path).values()
     assert run.about == ("new", "guide", f"guide {record.key.folder_name}")
     columns, levels, _ = run.table("recalibrated/table")
@@ -100,7 +105,43 @@ def test_a_group_of_its_own_is_learnt_from_its_images(
     # What was made is a base in turn.
     back = groups(tmp_path / "back.csv", [str(digit) for digit in DIGITS])
     assert recalibrate(tmp_path / "new", back, "--full", str(base / "full")) == 0
-    assert "11 sets of groups stay, 0 are new" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "11 sets of groups stay, 0 are new" in out
+    # What is lost adds up over the steps, and is told and bounded against what was trained.
+    (again,) = PosteriorStore(tmp_path / "back" / "store").records()
+    trained = record.hparams["base_explained"]
+    assert again.hparams["base"] == record.weights_hash and again.hparams["base_explained"] == trained
+    assert f"and {trained:.0%} of those that it was trained on" in out
+
+
+def test_the_page_shows_the_recalibration_that_made_its_scores(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--operator", "recalibrated"]
+    scored += ["--full", str(base / "full"), "--queries", str(base / "queries")]
+    run = tmp_path / "run"
+    pages: list[tuple[str, str]] = []
+    splits = {"digits": DIGITS, "rows": range(len(DIGITS))}  # the same names of groups, and the same base
+    for split, numbers in splits.items():
+        names = ["odd" if number % 2 else "even" for number in numbers]
+        options = [*groups(tmp_path / f"{split}.csv", names)[:2], "--run", str(run)]
+        assert recalibrate(base, options, "--full", str(base / "full")) == 0
+        records = PosteriorStore(run / "store").records()
+        (of_split,) = [one for one in records if one.weights_hash not in dict(pages)]
+        said = re.search(r"^guide: (The classifier explains .*)$", capsys.readouterr().out, re.M)
+        assert said is not None
+        pages.append((of_split.weights_hash, said[1]))
+        hparams = ["--hparams", of_split.hparams_hash[:8], "--name", split]
+        assert main([*scored, *options, *hparams]) == 0
+    assert len(dict(pages)) == len({said for _, said in pages}) == 2
+    for identity, said in pages:
+        (table,) = [
+            path
+            for path in (run / "scores").glob("*.parquet")
+            if identity in ScoreTable.load_record(path).details.weights
+        ]
+        assert main(["report", str(run), "--scores", str(table)]) == 0
+        assert said in (run / "report" / "index.html").read_text()
 
 
 def test_a_poor_classifier_is_refused_before_it_is_stored(

@@ -180,6 +180,14 @@ class GroupDataModule(LightningDataModule):
         return digest.hexdigest()
 
     @property
+    def sample_hashes(self) -> list[str]:
+        """Identity of each training sample: its id and what the model sees of it (sha256)."""
+        return [
+            hashlib.sha256(f"{name}\n".encode() + sample.numpy().tobytes()).hexdigest()
+            for name, sample in zip(self.ids, self.inputs, strict=True)
+        ]
+
+    @property
     def removed(self) -> tuple[str, ...]:
         """Names of the groups that this view leaves out of training."""
         return self._removed

@@ -12,10 +12,15 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.evaluation.bootstrap import interval, resampled_means
-from guda_lightning.evaluation.line import second_moments
+from guda_lightning.evaluation.line import line_of, second_moments
+from guda_lightning.functional.ranking import centred_ranks
 
 _BINS, _RESAMPLES, _LEVEL = 15, 500, 0.95
-LEAST_QUERIES = 20  # of which rank correlations say something
+BY_CHANCE = (1 - _LEVEL) / 2  # of groups whose halves are as like each other as another group: marked
+OFF_BY_CHANCE = 1 - _LEVEL  # of groups that a classifier is calibrated for: further off than chance
+LEAST_QUERIES = 40  # half of them choose, half of them test, and of 20 rank correlations say something
+LEAST_INSIDE = 5  # held-out samples of a group whose calibration is told
+_SMALLEST = 1e-6  # variance of ranks up to which a resample holds one query, or equal ones
 _ONE_SIDED = 0.1  # of the larger half's score, up to which the smaller one counts as none
 
 
@@ -38,10 +43,10 @@ class Halves(NamedTuple):
         agree: Rank correlation between the halves.
         low: Its 95 % interval over queries.
         high: Likewise.
-        nearest: The other group that one of the halves is most like.
-        nearest_agree: Rank correlation with that.
-        below: Whether a half is less like its other half than like another group: the 95 % interval of the
-            difference lies below 0.
+        nearest: The other group that one of the halves is most like, on one half of the queries.
+        nearest_agree: Rank correlation with that on the others, which did not choose it.
+        below: Whether that half is less like its other half than like this group: on the others, the 95 %
+            interval of the difference lies below 0.
         one_sided: Of the queries that the group explains most, the share to which one half adds under a tenth
             of what the other does.
     """
@@ -60,7 +65,8 @@ class Calibration(NamedTuple):
 
     Attributes:
         samples: Held-out samples in the group.
-        error: Expected calibration error, 15 bins, relative to the group's frequency; None without samples.
+        error: Expected calibration error, 15 bins, relative to the group's frequency; None of fewer than
+            ``LEAST_INSIDE`` samples.
         chance: What 95 % of perfectly calibrated classifiers with these probabilities stay below.
     """
 
@@ -97,8 +103,8 @@ def calibration(probability: Tensor, inside: Tensor, seed: int) -> Calibration:
         seed: Of the labels that perfect calibration is simulated with.
     """
     count = int(inside.sum())
-    if not count:
-        return Calibration(0, None, None)
+    if count < LEAST_INSIDE:
+        return Calibration(count, None, None)
     frequency = float(inside.double().mean())
 
     def error(of: Tensor, truth: Tensor) -> float:
@@ -117,47 +123,48 @@ def calibration(probability: Tensor, inside: Tensor, seed: int) -> Calibration:
 def halves(scores: Tensor, groups: Sequence[str], split: Sequence[bool]) -> dict[str, Halves]:
     """Compare the two halves of every group.
 
+    What each is compared with is chosen on one half of the queries, at random, and compared on the other: the
+    nearest of many is nearer by chance alone where it was chosen.
+
     Args:
         scores: ``[queries, columns]``: of every group that is split both halves, of others one, in order.
         groups: Names of all groups.
         split: Whether each is.
 
     Returns:
-        Of the groups that are split; none where there are too few queries or only one group.
+        Of the groups that are split; none where there are too few queries or only one group. A half that
+        scores all queries of either half alike agrees with nothing: its group is left out.
     """
     owner = torch.tensor([row for row, two in enumerate(split) for _ in range(1 + two)])
     if len(scores) < LEAST_QUERIES or len(groups) < 2:
         return {}
-    ranks = scores.double().argsort(dim=0).argsort(dim=0).double()
-    ranks -= ranks.mean(dim=0)
-    unit = ranks / ranks.norm(dim=0)
-    correlation, found = unit.T @ unit, {}
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(scores)))
+    whole = centred_ranks(scores.T)
+    choosing, testing = (centred_ranks(scores[rows].T) for rows in order.tensor_split(2))
+    varies = choosing.any(dim=1) & testing.any(dim=1)
+    correlation, found = torch.nan_to_num(torch.corrcoef(choosing), -torch.inf), {}
     for row, name in enumerate(groups):
-        if not split[row]:
+        pair = (owner == row).nonzero()[:, 0].tolist()
+        others = varies & (owner != row)
+        if not (split[row] and bool(varies[pair].all()) and bool(others.any())):
             continue
-        first, second = (owner == row).nonzero()[:, 0].tolist()
-        others = correlation[[first, second]].masked_fill(owner == row, -torch.inf)
-        place = int(others.argmax())
-        half, other = (first, second)[place // len(owner)], place % len(owner)
-        pairs = ranks[:, [first, half]], ranks[:, [second, other]]
-        resampled = _correlations(resampled_means(second_moments_of(*pairs)[:, None], _RESAMPLES, seed=0))
+        place = int(correlation[pair].masked_fill(~others, -torch.inf).argmax())
+        half, other = pair[place // len(owner)], place % len(owner)
+        first, second = pair
+        agree, resampled = _correlation(whole, [first], [second])
+        compared, of_both = _correlation(testing, [first, half], [second, other])
         low, high = interval(resampled[:, 0], _LEVEL)
-        top = interval(resampled[:, 0] - resampled[:, 1], _LEVEL)[1]
+        top = interval(of_both[:, 0] - of_both[:, 1], _LEVEL)[1]
         found[name] = Halves(
-            float(correlation[first, second]),
+            float(agree[0]),
             float(low),
             float(high),
             groups[int(owner[other])],
-            float(correlation[half, other]),
+            float(compared[1]),
             bool(top < 0),
-            _one_sided(scores[:, [first, second]], max(5, len(scores) // len(groups))),
+            _one_sided(scores[:, pair], max(5, len(scores) // len(groups))),
         )
     return found
-
-
-def second_moments_of(x: Tensor, y: Tensor) -> Tensor:
-    """``[queries, pairs, 5]`` moments of every query by itself."""
-    return second_moments(x[..., None], y[..., None])
 
 
 class Pair(NamedTuple):
@@ -168,32 +175,35 @@ class Pair(NamedTuple):
         second: Position of the other.
         group_first: The group in the name of the first.
         group_second: That in the name of the second.
+        content: Number of what is the same in both names.
     """
 
     first: int
     second: int
     group_first: str
     group_second: str
+    content: int
 
 
 def same_content(ids: Sequence[str], groups: Sequence[str]) -> list[Pair]:
     """Pairs of queries whose names differ in a group alone: ``Van_Gogh/Dogs/3`` and ``Cubism/Dogs/3``.
 
     Args:
-        ids: Names with parts between slashes, one of which is a group; spaces and underscores are alike.
+        ids: Names with parts between slashes, one of which is a group; spaces and underscores are alike. They
+            carry no suffix of an image (``QueryFolder``), so that a dot is part of the name.
         groups: Names of the groups.
     """
     known = {name.replace("_", " "): name for name in groups}
     contents: dict[tuple[str, ...], list[tuple[int, str]]] = {}
     for row, name in enumerate(ids):
-        parts = [part.replace("_", " ") for part in name.rsplit(".", 1)[0].split("/")]
+        parts = [part.replace("_", " ") for part in name.split("/")]
         named = [place for place, part in enumerate(parts) if part in known]
         if len(parts) > 1 and len(named) == 1:
             content = (*parts[: named[0]], "", *parts[named[0] + 1 :])
             contents.setdefault(content, []).append((row, known[parts[named[0]]]))
     return [
-        Pair(one, other, group, second)
-        for same in contents.values()
+        Pair(one, other, group, second, content)
+        for content, same in enumerate(contents.values())
         for place, (one, group) in enumerate(same)
         for other, second in same[place + 1 :]
         if group != second
@@ -217,10 +227,25 @@ def on_the_two(scores: Tensor, groups: Sequence[str], pairs: Sequence[Pair]) -> 
     return torch.stack(found)
 
 
-def _correlations(moments: Tensor) -> Tensor:
-    """``[..., 5]`` moments -> ``[...]`` correlation."""
-    x, y, xx, xy, yy = moments.unbind(-1)
-    return (xy - x * y) / ((xx - x * x) * (yy - y * y)).sqrt()
+def by_content(share: Tensor, pairs: Sequence[Pair]) -> Tensor:
+    """``[contents]`` mean over the pairs of each content, whose queries are in several of them.
+
+    Args:
+        share: ``[pairs]``.
+        pairs: Which pair each is of.
+    """
+    content = torch.tensor([pair.content for pair in pairs]).unique(return_inverse=True)[1]
+    number = torch.bincount(content)
+    return torch.zeros(len(number), dtype=share.dtype).index_add(0, content, share) / number
+
+
+def _correlation(ranks: Tensor, rows: Sequence[int], others: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Correlation of rows of ``[columns, queries]`` with others, ``[rows]``, and over resampled queries."""
+    moments = second_moments(ranks[rows].T[..., None], ranks[others].T[..., None])
+    resampled = resampled_means(moments[:, None], _RESAMPLES, seed=0)
+    lines = [line_of(each, smallest=_SMALLEST) for each in (moments.mean(dim=0), resampled)]
+    whole, drawn = (line.slope.sign() * line.r2.sqrt() for line in lines)
+    return whole, drawn
 
 
 def _one_sided(scores: Tensor, queries: int) -> float:

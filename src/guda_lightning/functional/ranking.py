@@ -131,13 +131,24 @@ def spearman(scores: Tensor, oracle: Tensor) -> Tensor:
     Raises:
         NumericsError: One side scores all groups of a query alike.
     """
-    of_scores, of_oracle = _ranks(scores, oracle)
+    of_both = _ranks(scores, oracle)
     refuse_constant(_SCORES, scores)
     refuse_constant(_ORACLE, oracle)
-    centred = [(side.start + side.end).double() - of_scores.groups for side in (of_scores, of_oracle)]
-    first, second = (side / side.norm(dim=1, keepdim=True) for side in centred)
+    first, second = (side.centred / side.centred.norm(dim=1, keepdim=True) for side in of_both)
     correlation: Tensor = (first * second).sum(dim=1)
     return correlation
+
+
+def centred_ranks(values: Tensor) -> Tensor:
+    """Ranks within each row less their mean, tied ones sharing theirs; their correlation is Spearman's.
+
+    Args:
+        values: ``[rows, items]``.
+
+    Returns:
+        ``[rows, items]`` float64; zeros where all values of a row are alike.
+    """
+    return _ranks_of(values.double()).centred
 
 
 # What an evaluation reports, in the order of its tables.
@@ -162,6 +173,11 @@ class _Ranks(NamedTuple):
     @property
     def groups(self) -> int:
         return self.start.shape[1]
+
+    @property
+    def centred(self) -> Tensor:
+        """The mean of each group's ranks less that of all: ``[queries, groups]``."""
+        return (self.start + self.end - self.groups).double() / 2
 
     def mean(self, of_rank: Tensor) -> Tensor:
         """Mean over each group's ranks of a quantity given by rank: ``[groups] -> [queries, groups]``."""

@@ -81,7 +81,8 @@ class LatentDataModule(GroupDataModule):
         )
         self.encoders = Encoders(expanded(pretrained), encode_batch_size)
         self._cache = TensorCache(None if cache is None else user_path(cache))
-        self._pixel_hashes: list[str] = []
+        self._pixel_hashes: list[str] = []  # of chunks
+        self._image_hashes: list[str] = []
         self._side: tuple[int, int] | None = None
 
     @cached_property
@@ -109,6 +110,12 @@ class LatentDataModule(GroupDataModule):
         self.setup()
         parts = [self.ids, self._pixel_hashes, self.sample_prompts, self.encoders.hash]
         return sha256_json(parts)
+
+    @property
+    def sample_hashes(self) -> list[str]:
+        """Identity of each training sample: id, pixels, prompt and the encoders (sha256)."""
+        parts = zip(self.ids, self._image_hashes, self.sample_prompts, strict=True)
+        return [sha256_json([*of_one, self.encoders.hash]) for of_one in parts]
 
     @property
     def sample_prompts(self) -> list[str]:
@@ -176,7 +183,7 @@ class LatentDataModule(GroupDataModule):
                 expected="a prompt for every image",
                 fix="take PromptedFolder, Styled, or a prompt_column of Parquet or HubDataset as data.source",
             )
-        self._pixel_hashes, latents = [], []
+        self._pixel_hashes, self._image_hashes, latents = [], [], []
         with progress_bar("encode", "images", len(rows), delay=2) as bar:
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
@@ -190,6 +197,7 @@ class LatentDataModule(GroupDataModule):
     def _latents(self, pixels: Tensor) -> Tensor:
         shown = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
         self._pixel_hashes.append(shown)
+        self._image_hashes += [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in pixels]
         key = {"encoders": self.encoders.hash, "shape": list(pixels.shape), "pixels": shown}
         self._refuse_shape(pixels)
         return self._cache.get(key, lambda: {"latents": self.encoders.latents(to_unit(pixels))})["latents"]

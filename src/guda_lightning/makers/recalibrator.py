@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from guda_lightning.data import GroupDataModule
 from guda_lightning.errors import StoreError
 from guda_lightning.makers.classifier_trainer import described_level
 from guda_lightning.makers.posterior_maker import PosteriorMaker, clocks
@@ -64,6 +65,7 @@ class Recalibrator(PosteriorMaker):
             started,
             weights=stored_tensors(found.posterior, found.moments),
             levels=[level.to_row() for level in found.levels],
+            tested_on_trained=found.tested_on_trained,
             network_evaluations=found.evaluations,
         )
 
@@ -74,9 +76,10 @@ class Recalibrator(PosteriorMaker):
         """Refuse a classifier that does not tell its groups apart as the trained one did.
 
         Raises:
-            StoreError: It explains less, by more than ``WORST_LOSS``.
+            StoreError: It explains less than what was trained, in however many steps, by more than
+                ``WORST_LOSS``.
         """
-        trained = self.base.explained
+        trained = self.base.trained_explained
         if found.explained < trained - WORST_LOSS:
             raise StoreError(
                 "the features of the trained classifier do not tell the new groups apart",
@@ -87,7 +90,8 @@ class Recalibrator(PosteriorMaker):
             )
 
 
-def recalibrated_hparams(base: TrainedClassifier) -> dict[str, Any]:
+def recalibrated_hparams(base: TrainedClassifier, data: GroupDataModule) -> dict[str, Any]:
     """All hyper-parameters of a recalibrated classifier, as JSON values."""
     network = {name: base.record.hparams[name] for name in ("classifier", "image_shape")}
-    return {**network, "base": base.record.weights_hash, "base_explained": base.explained}
+    about = {"base": base.record.weights_hash, "base_explained": base.trained_explained}
+    return {**network, **about, "grouping": data.grouping.hash}

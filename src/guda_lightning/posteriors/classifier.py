@@ -243,7 +243,7 @@ class GroupClassifier(LightningModule):
         held_out = torch.zeros(len(self.atom), dtype=torch.bool)
         held_out[data.held_out] = True
         self.moments = FeatureMoments(
-            sample=hashed(data.parent.ids),
+            sample=hashed(data.parent),
             atom=self.atom,
             held_out=held_out,
             trained=of(data.kept),

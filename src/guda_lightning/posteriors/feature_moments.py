@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Indices
 from guda_lightning.functional.class_moments import ClassMoments
 from guda_lightning.functional.noise import seed_of
@@ -25,10 +26,10 @@ _PREFIX = "moments."
 class FeatureMoments:
     """Moments of the features of every class at every noise level, and which samples the classes are of.
 
-    No image is kept, and of a sample's id a hash.
+    No image is kept, and of a sample's id and image a hash.
 
     Attributes:
-        sample: ``[samples]`` int64, a hash of the id of each.
+        sample: ``[samples]`` int64, a hash of the id and image of each.
         atom: ``[samples]`` int64, the class of each.
         held_out: ``[samples]`` bool, which ones were not trained on.
         trained: Of the features of those that were.
@@ -72,9 +73,9 @@ def split_moments(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Fea
     return weights, found
 
 
-def hashed(ids: Iterable[str]) -> Tensor:
-    """``[samples]`` int64, a hash of each id."""
-    return torch.tensor([seed_of(name, bits=63) for name in ids])
+def hashed(data: GroupDataModule) -> Tensor:
+    """``[samples]`` int64, a hash of the id and image of each: another image of the same id is another."""
+    return torch.tensor([seed_of(sample, bits=63) for sample in data.sample_hashes])
 
 
 def seen_rows(atom: Tensor) -> Tensor:

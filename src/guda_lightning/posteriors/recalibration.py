@@ -2,9 +2,9 @@
 
 Calibration with virtual representations (Luo et al., NeurIPS 2021, arXiv 2106.05001) with what this package
 adds: classes are *atoms*, so a group that is removed, renamed or made of others keeps the rows of its atoms
-as they are, and ``p(atom | x_t, not removed)`` is exactly what the trained classifier says. Only classes that
-it has never told apart get rows of their own, from the features of their own samples beside virtual features
-of all others.
+as they are, and where no class is new, ``p(atom | x_t, not removed)`` is exactly what the trained classifier
+says. Classes that it has never told apart get rows of their own, from the features of their own samples
+beside virtual features of all others, and temperatures are fitted anew, for all classes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +49,8 @@ class Recalibrated:
             where all classes stay, what is known of the trained one.
         explained: See ``explained``.
         evaluations: Samples that went through the network.
+        tested_on_trained: Classes that ``levels`` judge by samples, or moments of samples, that were learnt
+            from: there are no others.
     """
 
     posterior: ClassifierPosterior
@@ -57,6 +58,7 @@ class Recalibrated:
     levels: tuple[NoiseLevel, ...]
     explained: float
     evaluations: int
+    tested_on_trained: int
 
 
 def recalibrate(base: TrainedClassifier, data: GroupDataModule, to: Regrouped, seed: int) -> Recalibrated:
@@ -77,8 +79,9 @@ def recalibrate(base: TrainedClassifier, data: GroupDataModule, to: Regrouped, s
     if to.new:
         features, classes, importance = _all_features(trained, fresh, to, seed)
         weight, bias = fit_rows(weight, bias, to.new, features, classes, importance)
-    levels = base.levels
+    levels, on_trained = base.levels, base.record.tested_on_trained
     if to.new or len(to.kept) < len(before.trained.count):
+        on_trained = to.tested_on_trained + int((tested.count == 0).sum())
         levels = _tested(base, _with_means(tested, trained), fresh, to, weight, bias, seed)
     temperatures = old.temperatures.clone()
     for level in levels:
@@ -98,6 +101,7 @@ def recalibrate(base: TrainedClassifier, data: GroupDataModule, to: Regrouped, s
         levels=levels,
         explained=explained(levels, to.sizes),
         evaluations=NOISE_LEVELS * (fresh.learnt.shape[1] + fresh.tested.shape[1]),
+        tested_on_trained=on_trained,
     )
 
 
@@ -195,9 +199,8 @@ def _moments_after(
     renumbered = torch.full((int(before.atom.max()) + 1,), -1)
     renumbered[to.kept] = torch.arange(len(to.kept))
     stays = renumbered[before.atom] >= 0
-    names = np.array(data.ids, dtype=object)[to.fresh].tolist()
     return FeatureMoments(
-        sample=torch.cat([before.sample[stays], hashed(names)]),
+        sample=torch.cat([before.sample[stays], hashed(data)[torch.from_numpy(to.fresh)]]),
         atom=torch.cat([renumbered[before.atom][stays], len(to.kept) + to.new_class]),
         held_out=torch.cat([before.held_out[stays], to.held_out]),
         trained=trained,

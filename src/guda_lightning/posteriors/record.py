@@ -47,6 +47,8 @@ class PosteriorRecord(WeightsRecord):
         kind: Which of ``KINDS``.
         levels: One entry per noise level: how well a classifier does on held-out samples, the window of a
             patch kernel and how near its ε is to the full model's, the weight of each member of a mixture.
+        tested_on_trained: Of a recalibrated classifier: sets of groups without held-out samples, whose
+            ``levels`` come from what it learnt from.
         members: Of a mixture: folder name and ``hash`` of each posterior that it is made of, in the order of
             its weights.
     """
@@ -54,6 +56,7 @@ class PosteriorRecord(WeightsRecord):
     kind: str
     levels: list[dict[str, Any]] = field(default_factory=list)
     members: list[dict[str, str]] = field(default_factory=list)
+    tested_on_trained: int = 0
 
     @property
     def key(self) -> PosteriorKey:

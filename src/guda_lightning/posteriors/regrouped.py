@@ -29,6 +29,7 @@ class Regrouped:
         new_class: ``[fresh]`` int64, the class of each, counted from the first new one.
         held_out: ``[fresh]`` bool, which of them are tested on; some of every class with two or more.
         sizes: ``[classes]`` int64 samples of each class.
+        tested_on_trained: New classes of whose samples the trained classifier has learnt from all.
     """
 
     kept: Tensor
@@ -37,10 +38,11 @@ class Regrouped:
     new_class: Tensor
     held_out: Tensor
     sizes: Tensor
+    tested_on_trained: int
 
     @classmethod
     def of(cls, moments: FeatureMoments, data: GroupDataModule, seed: int) -> Regrouped:
-        """What follows from the ids and groups of the training data; no image is looked at.
+        """What follows from samples and groups of the training data; no image goes through the network.
 
         Args:
             moments: Of the trained classifier.
@@ -49,7 +51,7 @@ class Regrouped:
         """
         table, atom = (torch.from_numpy(part) for part in data.grouping.atoms())
         place = {number: row for row, number in enumerate(moments.sample.tolist())}
-        old = torch.tensor([place.get(number, -1) for number in hashed(data.ids).tolist()])
+        old = torch.tensor([place.get(number, -1) for number in hashed(data).tolist()])
         before = torch.where(old >= 0, moments.atom[old], -1)
         was = torch.bincount(moments.atom)
         now = torch.bincount(before[before >= 0], minlength=len(was))
@@ -63,6 +65,7 @@ class Regrouped:
         names, new_class = atom[fresh].unique(return_inverse=True)
         tested = torch.where(old[fresh] >= 0, moments.held_out[old[fresh]], False)
         held_out = _held_out(new_class, old[fresh] >= 0, tested, seed)
+        learnt = held_out & (old[fresh] >= 0) & ~tested
         atoms = torch.cat([table[goes[kept]], table[names]])
         sizes = torch.cat([was[kept], torch.bincount(new_class, minlength=len(names))])
         return cls(
@@ -72,6 +75,7 @@ class Regrouped:
             new_class=new_class,
             held_out=held_out,
             sizes=sizes,
+            tested_on_trained=len(new_class[learnt].unique()),
         )
 
     @property

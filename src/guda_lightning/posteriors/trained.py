@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from guda_lightning.data import GroupDataModule
+from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors.classifier import refuse_determined
@@ -49,6 +50,15 @@ class TrainedClassifier:
         """See ``explained``, of its own samples."""
         return explained(self.levels, torch.bincount(self.moments.atom))
 
+    @property
+    def trained_explained(self) -> float:
+        """What the classifier that was trained explains of its own groups, where this one goes back to it."""
+        return float(self.record.hparams.get("base_explained", self.explained))
+
+    def tells(self, grouping: Grouping) -> bool:
+        """Whether it tells these very groups apart."""
+        return self.record.grouping_hash == grouping.hash
+
     @staticmethod
     def explained_by(store: PosteriorStore, record: PosteriorRecord) -> float:
         """See ``explained``, of a stored classifier and its own samples, without building it.
@@ -71,21 +81,27 @@ class TrainedClassifier:
         data: GroupDataModule,
         conditional: bool,
         device: torch.device | str = "cpu",
+        *,
+        first_hand: bool = False,
     ) -> TrainedClassifier:
-        """The classifier of a store that explains most of its groups, whatever they are.
+        """The classifier of a store that explains most of its groups: of today's, else whatever they are.
 
         Args:
             store: The store.
             schedule: The noise schedule that it must have been trained on.
-            data: The training data under other groups.
+            data: The training data under today's groups.
             conditional: Whether the full model takes labels or prompts.
             device: Where to put it.
+            first_hand: Whether to leave out what was recalibrated from another one of this store.
 
         Raises:
             StoreError: There is none, or none with moments, or it was made with another noise schedule.
             ConfigError: It takes other images or labels, or these tell the groups.
         """
         records = [record for record in store.records() if record.kind in CLASSIFIERS]
+        if first_hand:
+            there = {record.weights_hash for record in records}
+            records = [record for record in records if record.hparams.get("base") not in there]
         found: list[TrainedClassifier] = []
         for record in records:
             weights, _ = store.load(record.key, expect=None)
@@ -105,7 +121,7 @@ class TrainedClassifier:
             found.append(cls(posterior=open_classifier(opening), record=record, moments=moments))
         if not found:
             raise _none(store, records)
-        best = max(found, key=lambda one: one.explained)
+        best = max(found, key=lambda one: (one.tells(data.grouping), one.explained))
         _refuse_labels(best.posterior, data, conditional)
         return best
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from guda_lightning.evaluation.group_audit import BY_CHANCE, OFF_BY_CHANCE
 from guda_lightning.report.section import Section
 from guda_lightning.report.summary_text import cut
 from guda_lightning.scores import ScoreTable
@@ -58,11 +59,14 @@ def audit_table(section: Section) -> list[str]:
 
 
 def audit_section_of(run: RunFolder, table: ScoreTable) -> Section | None:
-    """The section of a page; None where the groups of its scores were not audited."""
+    """The section of a page; None where the groups of its scores, or their full model, were not audited."""
     if not run.audit.is_file():
         return None
     frame, record = load_frame(run.audit, COMMAND)
     if record["grouping_hash"] != table.record.grouping_hash:
+        return None
+    full = {record["full_hash"], table.record.full_hash} - {None}  # of what has looked at one
+    if len(full) > 1:
         return None
     return audit_section(frame, record)
 
@@ -73,11 +77,12 @@ def _lines(frame: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
     lines = []
     if tested:
         lines.append(
-            f"Two modes hide in {len(two)} of {tested} groups{_named(two)}: a half of each is less like its "
-            "other half than like another group, and random halves are not."
+            f"{len(two)} of {tested} groups show two modes{_named(two)}: a half of each is less like its "
+            "other half than like another group, and random halves are not. Of groups without two modes, "
+            f"{_chance(BY_CHANCE, tested)} would be marked by chance."
             if two
-            else f"None of {tested} groups hides two modes: the halves of each are more like each other than "
-            "like other groups, or no less than random halves are."
+            else f"Two modes are not shown in any of {tested} groups: no half is, beyond chance, less like "
+            "its other half than like another group, or random halves are, too. More queries may show some."
         )
     ungrouped = record["ungrouped"]
     lines.append(
@@ -96,19 +101,19 @@ def _lines(frame: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
             f"{across} pairs of nearly equal images are in different groups, {inside} share one"
             + (f": {named}." if named else ".")
         )
-    poor = list(frame.group[frame.calibration > frame.calibration_chance])
-    if frame.calibration.notna().any():
+    poor, judged = list(frame.group[frame.calibration > frame.calibration_chance]), frame.calibration.count()
+    if judged:
         lines.append(
-            f"The classifier is off by more than 95 % of calibrated ones are for {len(poor)} of the groups"
-            f"{_named(poor)}."
-            if poor
-            else "The classifier is calibrated for every group, as far as its held-out samples can tell."
+            f"The classifier is off by more than 95 % of calibrated ones are for {len(poor)} of {judged} "
+            f"groups{_named(poor)}; were it calibrated, {_chance(OFF_BY_CHANCE, judged)} would be by chance. "
+            "It was not trained on the held-out samples that say so, but its temperatures were fitted to "
+            "them."
         )
     if record["pairs"]:
         share, chance = record["pair_share"], 2 / len(frame)
         lines.append(
             f"Of {record['pairs']} pairs of queries with the same content in two groups, {share:.0%} of the "
-            f"difference of scores, ± {record['pair_stderr']:.0%}, sits on the two; {chance:.0%} by chance."
+            f"difference of scores{_error(record)}, sits on the two; {chance:.0%} by chance."
         )
     return [*lines, *record["missing"]]
 
@@ -138,6 +143,16 @@ def _row(row: Mapping[Any, Any]) -> list[str]:
         one_sided if pd.notna(row["agree"]) else "–",
         number("pair_share", ".0%"),
     ]
+
+
+def _chance(share: float, groups: int) -> str:
+    return f"{share * groups:.1f} of {groups}"
+
+
+def _error(record: Mapping[str, Any]) -> str:
+    if record["pair_stderr"] is None:
+        return ", all of one content, so that no error is known"
+    return f", ± {record['pair_stderr']:.0%} over {record['contents']} contents"
 
 
 def _named(groups: list[str]) -> str:

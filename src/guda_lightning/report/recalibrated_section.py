@@ -35,6 +35,7 @@ def recalibrated_section(store: PosteriorStore, record: PosteriorRecord) -> Sect
             f"{record.hparams['base_explained']:.0%} of those that it was trained on.",
             "Rows of groups that stayed are as they were trained: of those, features drawn from their "
             "moments are tested, and of new ones held-out samples.",
+            *_flattered(record.tested_on_trained),
         ],
         columns=("timesteps", "accuracy", "cross-entropy, nats", "calibration error", "temperature"),
         rows=rows,
@@ -42,11 +43,20 @@ def recalibrated_section(store: PosteriorStore, record: PosteriorRecord) -> Sect
 
 
 def recalibrated_section_of(run: RunFolder, table: ScoreTable) -> Section | None:
-    """The section of a page; None where its scores do not come from a recalibrated classifier."""
+    """The section of a page; None where its scores come from no recalibrated classifier in its store."""
     if table.methods != (RECALIBRATED,):
         return None
     store = PosteriorStore(run.store)
-    hparams = getattr(table.record.details, "hparams_hash", None)
-    records = [record for record in store.records() if record.kind == RECALIBRATED]
-    found = [record for record in records if record.hparams_hash == hparams]
+    made = table.record.details.weights
+    found = [record for record in store.records() if record.weights_hash in made]
     return recalibrated_section(store, found[0]) if found else None
+
+
+def _flattered(number: int) -> list[str]:
+    """What to say of sets of groups without held-out samples."""
+    if not number:
+        return []
+    return [
+        f"Of {number} sets of groups there are no held-out samples: these are tested on what the classifier "
+        "learnt from, which flatters it."
+    ]

@@ -22,6 +22,7 @@ from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.evaluation.group_audit import (
     Halves,
     Pair,
+    by_content,
     calibration,
     halves,
     is_tail,
@@ -122,6 +123,7 @@ def static(data: GroupDataModule) -> tuple[pd.DataFrame, dict[str, Any]]:
         "inside": len(inside),
         "duplicates": [[data.ids[pair.first], data.ids[pair.second]] for pair in apart[:_NAMED]],
         "pairs": 0,
+        "contents": 0,
         "pair_share": None,
         "pair_stderr": None,
     }
@@ -132,17 +134,26 @@ def calibrated(
 ) -> dict[str, Any]:
     """Fill in how well the classifier is calibrated for every group, on samples it was not trained on."""
     grouping, posterior, moments = data.grouping, base.posterior, base.moments
-    if base.record.grouping_hash != grouping.hash:
+    if not base.tells(grouping):
         other = ConfigError(
             "the classifier tells other groups apart",
             found=f"{len(base.record.groups)} groups",
             expected="today's groups",
             fix="run guda guide with today's groups",
         )
-        missing.add("calibration", other)
+        missing.add("calibration and pairs of the same content", other)
         return {"held_out": 0}
     kept_out = set(moments.sample[moments.held_out].tolist())
-    rows = np.flatnonzero([number in kept_out for number in hashed(data.ids).tolist()])
+    rows = np.flatnonzero([number in kept_out for number in hashed(data).tolist()])
+    if not len(rows):
+        images = ConfigError(
+            "the classifier was made from other images",
+            found=f"none of its {len(kept_out)} held-out samples",
+            expected="samples with the same ids and pixels",
+            fix="run guda guide with today's images",
+        )
+        missing.add("calibration", images)
+        return {"held_out": 0}
     table = torch.from_numpy(grouping.membership()[rows])
     about = (posterior.schedule, posterior.network.condition is not None, posterior.prompts)
     samples = HeldOut.of_samples(data, rows, torch.zeros(len(rows), dtype=torch.int64), *about)
@@ -190,7 +201,8 @@ class Scored:
         data, full = self.context.data, self.context.full.model
         assert data is not None
         names = data.grouping.names
-        pairs = same_content(self.queries.ids, names) if len(names) > 2 else []
+        paired = len(names) > 2 and self.base.tells(data.grouping)  # which of few groups are all the others
+        pairs = same_content(self.queries.ids, names) if paired else []
         each = len(self.queries) * self.scoring.plan(full.schedule).evaluations
         total = each * (2 + bool(pairs))
         device = self.trainer.strategy.root_device
@@ -234,6 +246,12 @@ class Scored:
         for row, name in enumerate(frame["group"]):
             of = [place for place, pair in enumerate(pairs) if name in (pair.group_first, pair.group_second)]
             if of:
-                frame.loc[row, "pair_share"] = float(share[of].mean())
-        stderr = float(share.std() / len(share) ** 0.5) if len(share) > 1 else 0.0
-        return {"pairs": len(pairs), "pair_share": float(share.mean()), "pair_stderr": stderr}
+                frame.loc[row, "pair_share"] = float(by_content(share[of], [pairs[at] for at in of]).mean())
+        each = by_content(share, pairs)
+        stderr = float(each.std() / len(each) ** 0.5) if len(each) > 1 else None
+        return {
+            "pairs": len(pairs),
+            "contents": len(each),
+            "pair_share": float(each.mean()),
+            "pair_stderr": stderr,
+        }

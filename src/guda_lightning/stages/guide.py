@@ -54,7 +54,7 @@ def guide(
     """Make a posterior of the groups given noised samples, from which every counterfactual follows.
 
     Where only the groups have changed, ``--posterior recalibrated --base RUN`` gives the classifier of RUN
-    the new ones in seconds: it looks at no image of a group that stays, and refuses where that is poor.
+    the new ones in seconds: no image of a group that stays goes through the network. A poor one is refused.
 
     Args:
         trainer: The trainer of the run.
@@ -164,8 +164,9 @@ def posterior_maker(
                 datamodule,
                 full.model.conditional,
                 trainer.strategy.root_device,
+                first_hand=True,
             )
-            return Recalibrator(**shared, hparams=recalibrated_hparams(trained), base=trained)
+            return Recalibrator(**shared, hparams=recalibrated_hparams(trained, datamodule), base=trained)
         case "guidance":
             kernel = PatchKernelMaker(**shared, hparams=images, device=trainer.strategy.root_device)
             plans = classifiers_of_guidance(classifier, datamodule.input_shape)

@@ -23,7 +23,7 @@ from guda_lightning.scores import Scoring
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.types import Queries, Weighting
 
-LEAST = 4  # samples of a group that is split
+LEAST = 4  # samples of each half of a group that is split
 _AT_ONCE = 4096  # training samples whose images are held as numbers
 
 
@@ -44,7 +44,7 @@ class Split:
 
     @classmethod
     def of(cls, grouping: Grouping, features: Tensor, seed: int, *, at_random: bool) -> Split:
-        """Split every group with enough samples.
+        """Split every group whose halves both have enough samples.
 
         Args:
             grouping: The groups.
@@ -61,7 +61,7 @@ class Split:
             if at_random:
                 cluster = random_halves(cluster, seed, name)
             parts = [rows[cluster.numpy() == one] for one in (0, 1)]
-            splits = len(rows) >= LEAST and min(map(len, parts)) > 0
+            splits = min(map(len, parts)) >= LEAST
             if splits:
                 members |= {f"{column}/{one}": part for one, part in enumerate(parts)}
             else:
