@@ -167,8 +167,8 @@ def test_coalitions_and_groups_follow_from_one_pass_of_each_member(
     assert isinstance(noise.details, Ensemble) and len(noise.made()) == 6
     assert noise.score(queries).notes == (
         "ensemble: these scores attribute the mean of an ensemble, not the full model: 3 of 6 members that "
-        "never saw a group against as many at random. They are relative to the other groups: their order counts, "
-        "and no sign",
+        "never saw a group against as many at random. They are relative to the other groups: their order "
+        "counts, and no sign",
     )
     assert not noise.details.sized and noise.details.weightings == get_args(Weighting)
 
