@@ -810,6 +810,21 @@ def test_oracle_seeds_that_were_not_made_alike(run: Path, plant: Plant, refused:
         )
 
 
+def test_scores_by_an_ensemble_are_no_yardstick_per_sample(
+    run: Path, plant: Plant, refused: Callable[..., None]
+) -> None:
+    plant("ensemble-0", TRUTH, record=ensemble(), kind="ensemble")
+    plant("retrack-0", TRUTH)
+    paired(run)
+    refused(
+        *("--per", "sample"),
+        problem="scores per sample need an oracle of the full model's seed",
+        found="oracle seeds 0",
+        expected="the full model's seed: other seeds and ensembles add an offset to every group",
+        fix="guda retrain and guda attribute for that seed too",
+    )
+
+
 def test_a_member_of_the_oracle_is_no_method(run: Path, plant: Plant, guda: Guda) -> None:
     plant("ensemble-0", TRUTH, record=ensemble(), kind="ensemble")
     both = ensemble(counterfactuals={"a": "mean of others"}, members=list("uvwx"))
