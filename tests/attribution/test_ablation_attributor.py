@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from guda_lightning.functional.ablation import OF_MEMBERS
 from guda_lightning.scores import Scoring
 from guda_lightning.scores.kinds import Ensemble
 from guda_lightning.storage.files import sha256_json
-from guda_lightning.types import Queries
+from guda_lightning.types import Queries, Weighting
 from toys import GROUPS, GaussianDenoiser, gray_queries, message, shades, tiny_full, tiny_unet
 
 SPREAD, PIXELS = 0.3, 64
@@ -41,11 +42,16 @@ def full() -> FullModel:
 
 
 def save_members(
-    folder: Path, full: FullModel, data: GroupDataModule, plan: EnsemblePlan, networks: Sequence[nn.Module]
+    folder: Path,
+    full: FullModel,
+    data: GroupDataModule,
+    plan: EnsemblePlan,
+    networks: Sequence[nn.Module],
+    **other: object,
 ) -> None:
-    """A store whose members are these networks."""
-    store, hparams = CounterfactualStore(folder), {"paired": False}
-    for groups, network in zip(plan.removed, networks, strict=True):
+    """A store whose members are these networks, of these other hyper-parameters."""
+    store, hparams = CounterfactualStore(folder), {"paired": False, **other}
+    for groups, network in zip(plan.removed, networks, strict=False):
         key = CounterfactualKey("retrain", groups, plan.seed, sha256_json(hparams))
         made_from, members = full.provenance(data.grouping.hash), data.grouping.members_hash(groups)
         spent = {"seconds": 1.0, "steps": 1, "network_evaluations": 1}
@@ -79,7 +85,7 @@ def test_gaussian_members_have_the_scores_that_follow_on_paper(data: GroupDataMo
     queries = Queries(("low", "high"), torch.stack([torch.full((1, 8, 8), x) for x in (-0.8, 0.7)]))
     scoring = Scoring(strata=99, draws=8)
     context = AttributionContext(full, split, store=tmp_path)
-    table = AblationEnsemble(scoring=scoring).fit(context).score(queries)
+    table = AblationEnsemble(members=4, scoring=scoring).fit(context).score(queries)
 
     t = schedule.scored_timesteps
     gamma, sigma, weights = schedule.gamma[t], schedule.sigma[t], schedule.kl_weights[t]
@@ -161,8 +167,10 @@ def test_coalitions_and_groups_follow_from_one_pass_of_each_member(
     assert isinstance(noise.details, Ensemble) and len(noise.made()) == 6
     assert noise.score(queries).notes == (
         "ensemble: these scores attribute the mean of an ensemble, not the full model: 3 of 6 members that "
-        "never saw a group against as many at random",
+        "never saw a group against as many at random. They are relative to the other groups: their order "
+        "counts, and no sign",
     )
+    assert not noise.details.sized and noise.details.weightings == get_args(Weighting)
 
 
 # refused
@@ -171,20 +179,49 @@ def test_coalitions_and_groups_follow_from_one_pass_of_each_member(
 def test_members_that_are_not_there_are_refused(
     full: FullModel, data: GroupDataModule, tmp_path: Path
 ) -> None:
-    plan = EnsemblePlan.of(GROUPS, 4, 0)
-    save_members(tmp_path, full, data, plan, [tiny_unet(seed) for seed in range(4)])
+    plan = EnsemblePlan.of(GROUPS, None, 0)
+    save_members(tmp_path, full, data, plan, [tiny_unet(seed) for seed in range(6)])
     context = AttributionContext(full, data, store=tmp_path)
     assert AblationEnsemble().fit(context).groups == GROUPS  # the fewest that serve
     store = CounterfactualStore(tmp_path)
     (tmp_path / plan.keys(store)[2].folder_name / "record.json").unlink()
     expected = message(
         f"members of the ensemble are missing in {tmp_path}",
-        "3 of 4 members of seed 0",
-        "a member without each of 4 sets of groups",
+        "5 of 6 members of seed 0",
+        "a member without each of 6 sets of groups",
         "run guda ensemble with the same members, seed and leave_one_out",
     )
     with pytest.raises(StoreError, match=expected):
         AblationEnsemble().fit(context)
+
+
+def test_members_of_several_hyper_parameters_are_told_apart(
+    full: FullModel, data: GroupDataModule, tmp_path: Path
+) -> None:
+    plan, networks = EnsemblePlan.of(GROUPS, None, 0), [tiny_unet(seed) for seed in range(6)]
+    save_members(tmp_path, full, data, plan, networks)
+    save_members(tmp_path, full, data, plan, networks[:2], steps=9)  # more of them were about to be trained
+    first, second = (sha256_json({"paired": False, **other}) for other in ({}, {"steps": 9}))
+    context, root = AttributionContext(full, data, store=tmp_path), tmp_path
+    told = {first: f"{first[:8]} (6 groups: steps=unset)", second: f"{second[:8]} (2 groups: steps=9)"}
+    expected = message(
+        f"members in {root} were made with several sets of hyper-parameters",
+        "; ".join(told[digest] for digest in sorted(told)),
+        "one set of hyper-parameters",
+        "pass --attributor.init_args.hparams with the first digits of one hash",
+    )
+    with pytest.raises(StoreError, match=expected):
+        AblationEnsemble().fit(context)
+    assert AblationEnsemble(hparams=first[:6]).fit(context).details.hparams_hash == first
+    for hparams, count in ((second[:6], 2), ("none", 0)):
+        expected = message(
+            f"members of the ensemble are missing in {root}",
+            f"{count} of 6 members of seed 0, hyper-parameters {hparams}",
+            "a member without each of 6 sets of groups",
+            "run guda ensemble with the same members, seed and leave_one_out, or correct hparams",
+        )
+        with pytest.raises(StoreError, match=expected):
+            AblationEnsemble(hparams=hparams).fit(context)
 
 
 def test_coalitions_that_every_member_saw_are_refused(
@@ -203,7 +240,9 @@ def test_coalitions_that_every_member_saw_are_refused(
         "score fewer groups together, or make an ensemble of more members, or of another seed",
     )
     with pytest.raises(GroupError, match=expected):
-        AblationEnsemble(groups=[f"{one}+{other}"]).fit(AttributionContext(full, data, store=tmp_path))
+        AblationEnsemble(members=4, groups=[f"{one}+{other}"]).fit(
+            AttributionContext(full, data, store=tmp_path)
+        )
     expected = message(
         "members that leave one group out are as many as groups",
         "4 members, 3 groups",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.evaluation.subsets import ADDITIVE, SubsetEvaluation
 from guda_lightning.functional.coalition_plans import subsets
 from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores.kinds import Ensemble
+from guda_lightning.scores.record import ScoringRecord
 from toys import message
 
 GROUPS = tuple("abcdef")
@@ -184,6 +187,23 @@ def test_models_without_one_group_each_are_not_needed(
     own = plant("retrain-4-mine", GAME, JOINT)
     frame, _ = evaluated(run, capsys, "--lds", str(own))
     assert numbers(frame, weighting="elbo") == {"good-0": pytest.approx(1)}
+
+
+def test_scores_by_an_ensemble_are_a_method_and_no_retrained_groups(
+    run: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant_subsets(plant)
+    path = plant("ensemble-0", TRUTH)
+    of_members = Ensemble(counterfactuals={}, members=["w", "x"], unseen={group: [0, 1] for group in GROUPS})
+    table = ScoreTable.load(path)
+    scoring = ScoringRecord(0, {"draws": 1, "starts": [0]}, "within strata", "fp32")
+    replace(table, record=replace(table.record, details=of_members, scoring=scoring)).save(path)
+    frame, _ = evaluated(run, capsys, "--lds")
+    assert set(frame["method"]) == {"oracle", "ensemble-0"}
+    assert not Evaluation.exists(run / "evaluation")
+    plant("bad-0", noise(8, QUERIES, 6))
+    frame, _ = evaluated(run, capsys, "--lds", "--oracle", str(path))
+    assert set(frame["method"]) == {"oracle", "ensemble-0", "bad-0"}
 
 
 def refused(run: Path, capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:

@@ -27,7 +27,7 @@ from guda_lightning.functional.ablation import (
 )
 from toys import message
 
-FEW = {2: 2, 4: 3, 6: 4, 8: 5, 10: 6, 12: 6}  # groups by which so many members always differ
+FEW = {4: 3, 6: 3, 8: 5, 10: 6, 12: 6}  # groups by which so many members always differ
 
 
 @st.composite
@@ -66,8 +66,14 @@ def test_seeds_differ_and_leave_one_out_misses_one_group_each() -> None:
     assert not codes(20, 6, 0).equal(codes(20, 6, 1))
     assert len(codes(20, 6, 0).unique(dim=0)) == 20  # all there are
     assert leave_one_out(3).tolist() == [[False, True, True], [True, False, True], [True, True, False]]
-    served = [2, 3, 6, 7, 20, 21, 70, 71, 924, 925]
-    assert [fewest_members(groups) for groups in served] == [2, 4, 4, 6, 6, 8, 8, 10, 12, 14]
+    served = [3, 10, 11, 35, 36, 126, 127, 462, 463]
+    assert [fewest_members(groups) for groups in served] == [6, 6, 8, 8, 10, 10, 12, 12, 14]
+
+
+@given(st.integers(3, 40), st.integers(0, 2**32))
+def test_the_fewest_members_need_no_complements(groups: int, seed: int) -> None:
+    signs = 2 * codes(groups, fewest_members(groups), seed).long() - 1
+    assert (signs @ signs.T).min() > -signs.shape[1]
 
 
 def _residuals(batch: int, members: int, seed: int) -> Tensor:
@@ -109,6 +115,33 @@ def test_where_all_codes_are_taken_rises_cancel() -> None:
     rises = ablated_rise(gram(_residuals(4, 6, 0)), ~codes(20, 6, 0))
     torch.testing.assert_close(rises.sum(dim=1), torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-12)
     assert rises.abs().max() > 0.1
+
+
+@given(st.sampled_from([(7, 6), (20, 8), (60, 10)]), st.integers(0, 2**20))
+def test_rises_say_nothing_of_what_all_groups_do_alike(size: tuple[int, int], seed: int) -> None:
+    """Every group lowers the loss of the members that saw it by one: L_j = L − n_j, residuals orthogonal.
+
+    A set's error is then ``Σ_{j∈A} L_j / m²``, and its rise ``(mean n − mean of n_j over A) / m``: what the
+    members of A saw less of than others, whichever sign that has, and not the 1 of the group.
+    """
+    found = codes(*size, seed)
+    seen = found.sum(dim=0).double()
+    rises = ablated_rise(torch.diag(100 - seen), ~found)
+    expected = (seen.mean() - torch.stack([seen[~row].mean() for row in found])) / (size[1] // 2)
+    torch.testing.assert_close(rises, expected)
+    # All codes of as many members, or one member without each group: nothing is left of what they share.
+    for every in (codes(math.comb(6, 3), 6, seed), leave_one_out(size[0])):
+        products = torch.diag(100 - every.sum(dim=0).double())
+        rises = ablated_rise(products, ~every)
+        torch.testing.assert_close(rises, torch.zeros_like(rises), rtol=0, atol=1e-12)
+
+
+def test_groups_that_all_help_may_have_negative_rises_that_the_jackknife_calls_certain() -> None:
+    found = codes(60, 10, 0)
+    products = torch.diag(100 - found.sum(dim=0).double())
+    rises, errors = ablated_rise(products, ~found), jackknife(products, ~found)
+    assert (rises < 0).double().mean() > 0.2
+    assert (rises / errors).min() < -2
 
 
 def test_sets_of_other_sizes_are_compared_with_their_like() -> None:
@@ -166,11 +199,11 @@ def test_the_jackknife_is_about_the_spread_of_repeated_ensembles() -> None:
             "a code of its own for each group",
             8,
         ),
-        (20, 7, "the members of an ensemble are out of range", 7, "an even number from 2 to 20", 6),
-        (4, 22, "the members of an ensemble are out of range", 22, "an even number from 2 to 20", 4),
+        (20, 7, "the members of an ensemble are out of range", 7, "an even number from 4 to 20", 8),
+        (4, 22, "the members of an ensemble are out of range", 22, "an even number from 4 to 20", 6),
         (
             *(4, 18, "4 groups are too few for 18 members"),
-            *("members that would be trained on the same groups", "other groups for every member", 4),
+            *("members that would be trained on the same groups", "other groups for every member", 6),
         ),
     ],
 )
@@ -188,12 +221,10 @@ def test_members_that_do_not_serve_are_refused(
         codes(groups, members, 0)
 
 
-def test_one_group_is_refused() -> None:
-    expected = message(
-        "the number of groups of an ensemble is out of range",
-        1,
-        "2 <= groups <= 184756",
-        "make two groups or more; of very many, join some",
-    )
-    with pytest.raises(ConfigError, match=expected):
-        fewest_members(1)
+def test_too_few_groups_are_refused() -> None:
+    problem = "the number of groups of an ensemble is out of range"
+    fix = "make three groups or more; of very many, join some"
+    with pytest.raises(ConfigError, match=message(problem, 2, "3 <= groups <= 92378", fix)):
+        fewest_members(2)
+    with pytest.raises(ConfigError, match=message(problem, 1, "groups >= 2", "make two groups or more")):
+        leave_one_out(1)

@@ -27,7 +27,7 @@ from guda_lightning.report import without_section
 from guda_lightning.report.placebo_section import placebo_lines
 from guda_lightning.report.run import report_run
 from guda_lightning.scores import ScoreRecord
-from guda_lightning.scores.kinds import Custom, RandomGroups, Similarity
+from guda_lightning.scores.kinds import Custom, Ensemble, RandomGroups, Similarity
 from guda_lightning.scores.views import views
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -346,6 +346,31 @@ def test_other_seeds_stand_behind_the_error(finished_run: Path) -> None:
     assert "it covers noise draws and 2 training seeds." in text_of(page)
     alone = report_run(finished_run, scores / "retrack-0.parquet")
     assert "it covers noise draws only." in text_of(alone)
+
+
+@pytest.mark.parametrize(("members", "shown"), [((6, 6), [0, 1]), ((6, 8), [0])])
+def test_ensembles_of_other_members_are_no_seeds_of_one(
+    finished_run: Path, members: tuple[int, int], shown: list[int]
+) -> None:
+    scores = finished_run / "scores"
+    table = ScoreTable.load(scores / "retrack-0.parquet")
+    hashes = list(table.record.details.weights)
+    for seed, count in enumerate(members):
+        details = Ensemble(
+            counterfactuals={group: f"without {group}" for group in table.groups},
+            members=hashes[:count],
+            unseen={group: [0, 1, 2] for group in table.groups},
+        )
+        frame = table.to_pandas().assign(seed=seed, method="ensemble")
+        rows = table.table.from_pandas(frame, schema=table.table.schema, preserve_index=False)
+        path = scores / f"ensemble-{seed}.parquet"
+        ScoreTable(rows, replace(table.record, details=details)).save(path)
+        os.utime(path, ns=(9 - seed, 9 - seed))  # the first is the newest
+        shutil.copytree(scores / "queries" / "retrack-0", scores / "queries" / path.stem)
+    (scores / "retrack-0.parquet").unlink()
+    page = report_run(finished_run).read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert [view["seeds"] for view in data["views"]] == [shown] * 3
 
 
 def test_the_newest_table_of_a_method_comes_before_the_oracles(finished_run: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guda_lightning.report.estimand import process
+from guda_lightning.functional.ablation import OF_MEMBERS
+from guda_lightning.report.estimand import UNTESTED, process
 from guda_lightning.report.words import NOT_PROVED, words_of
 from guda_lightning.scores import ScoreRecord, ScoreTable
-from guda_lightning.scores.kinds import Coalitions, Details, Likelihood, Race, Screened
+from guda_lightning.scores.kinds import Coalitions, Details, Ensemble, Likelihood, Race, Screened
 from guda_lightning.scores.record import ScoringRecord
+from guda_lightning.scores.units import RELATIVE
 from guda_lightning.scores.views import views
 
 SCORING = ScoringRecord(0, {"kind": "stratified"}, "within strata", "fp32")
@@ -115,6 +117,40 @@ def test_the_words_follow_from_the_kind_of_scores(details: Details, said: list[s
     text = "\n".join([words["answer"], *words["reading"], *words["estimand"].values()])
     for sentence in said:
         assert sentence in text, text
+
+
+@pytest.mark.parametrize("shift", [0.0, -100.0])
+def test_no_sign_of_a_score_by_an_ensemble_is_told(shift: float) -> None:
+    table = ScoreTable.from_matrix(
+        torch.tensor([[18.2, 3.0, -4.0]]) + shift,
+        torch.full((1, 3), 1.5),
+        query_ids=["q0"],
+        groups=["cats", "dogs", "birds"],
+        n_draws=2,
+        method="ensemble",
+        weighting="elbo",
+        seed=0,
+        record=ScoreRecord(
+            Ensemble(counterfactuals={}, members=["w", "x"], unseen={"cats": [0, 1]}, sized=True),
+            scoring=ScoringRecord(0, {"kind": "stratified"}, f"within strata, and {OF_MEMBERS}", "fp32"),
+        ),
+    )
+    (view,) = views(table)
+    words = words_of(table.record, view)
+    covers = "noise draws and the ensemble's members, but not what other groups add"
+    number = f"{'18.2' if shift == 0 else '−81.8'} ± 1.5 nats (±: {covers})"
+    assert words["answer"] == (
+        f"The picture owes most to group cats: its score for q0 is {number}, relative to the other groups. "
+        f"This is a statement of order, not of size. Tested against retraining: {UNTESTED}."
+    )
+    assert not words["needed"]
+    assert words["reading"][1:] == [
+        f"One number of this table: query q0, group cats, {number}.",
+        f"Unit: nats, relative to the other groups. {RELATIVE}",
+        f"±: one standard error; it covers {covers}. What training anew would change is not in it.",
+        NOT_PROVED,
+    ]
+    assert words["estimand"]["Yardstick"] == UNTESTED
 
 
 def test_a_race_of_retrained_models_was_not_unlearned() -> None:

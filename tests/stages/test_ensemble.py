@@ -25,6 +25,7 @@ from guda_lightning.scores.kinds import Ensemble
 from guda_lightning.stages.ensemble import _as_retraining
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.yardsticks import Yardstick
+from toys import message
 from wandb_files import runs
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -76,13 +77,30 @@ def test_an_ensemble_is_trained_scored_compared_and_shown(
     assert main(scored(run.root)) == 0
     out = capsys.readouterr().out
     assert "attribute: 5 queries, 10 groups, 300 network evaluations" in out  # 6 members x 50
-    assert "±: noise draws and the ensemble's members" in out
+    assert "±: noise draws and the ensemble's members, but not what other groups add" in out
+    assert "unit: nats, relative to the other groups. Scores by an ensemble are relative:" in out
     assert (
         "ensemble: these scores attribute the mean of an ensemble, not the full model: 3 of 6 members that "
-        "never saw a group against as many at random\n" in out
+        "never saw a group against as many at random. They are relative to the other groups: their order "
+        "counts, and no sign\n" in out
     )
     table = ScoreTable.load(run.table("ensemble", 0))
     assert isinstance(table.record.details, Ensemble)
+    assert main(["curate", str(run.root), "--scores", str(run.table("ensemble", 0))]) == 2
+    told = capsys.readouterr().err.removeprefix("error: ").rstrip("\n")
+    expected = message(
+        f"{run.table('ensemble', 0)} does not say which groups harm",
+        "scores by an ensemble, which are relative to the other groups and whose signs say nothing",
+        "scores of counterfactuals of the full model",
+        "score the same queries with counterfactuals, such as --operator guidance, and name their table with "
+        "--scores",
+    )
+    assert re.fullmatch(expected, told), told
+    untested = ["report", str(run.root), "--scores", str(run.table("ensemble", 0))]
+    assert main(untested) == 0
+    page = (run.report / "index.html").read_text("utf-8")
+    assert "order, not of size. Tested against retraining: none measured here" in page
+    capsys.readouterr()
     assert table.record.full_hash == ScoreTable.load_record(run.table("retrack", 0)).full_hash
     assert len(table.groups) == 10 and table.weightings == ("elbo", "uniform", "middle")
     found = stored_errors(table, run.errors)
@@ -107,7 +125,8 @@ def test_an_ensemble_is_trained_scored_compared_and_shown(
     assert main(["report", str(run.root), "--scores", str(run.table("ensemble", 0))]) == 0
     page = (run.report / "index.html").read_text("utf-8")
     assert "the ensemble is attributed, and not the full model" in page
-    assert "this is retraining itself, of an ensemble and not of the full model" in page
+    assert "order, not of size. Tested against retraining: this is the yardstick." in page
+    assert "Sign: " not in page and "the query needs the group" not in page
 
     packed = pack_run(run, tmp_path / "toy.json", title="A toy", made={"core_seconds": {}})
     unpacked = RunFolder(tmp_path / "unpacked")
@@ -144,7 +163,9 @@ def test_a_member_never_saw_its_groups(tmp_path: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
     assert main(command("retrain", tmp_path / "run", *options, "--paired", "false")) == 0  # the same models
     assert capsys.readouterr().out == "retrain: 3 complete, skipped: a (seed 0), b (seed 0), c (seed 0)\n"
-    assert weights[""].keys() == weights["a"].keys() and len(weights[""]) == 4
+    ensembles = RunFolder(tmp_path / "run").ensembles
+    assert {path.stem for path in ensembles.iterdir()} == {"6-members-0", "leave-one-out-0"}
+    assert weights[""].keys() == weights["a"].keys() and len(weights[""]) == 6
     alike = {
         name: all(tensor.equal(weights["a"][name][key]) for key, tensor in member.items())
         for name, member in weights[""].items()

@@ -59,7 +59,7 @@ def table(
         "query_ids": [f"q{i}" for i in range(QUERIES)],
         "groups": GROUPS,
     }
-    record = changes.get("record", RECORD)
+    record, kind = changes.get("record", RECORD), changes.pop("kind", None)
     return ScoreTable.concat(
         [
             ScoreTable.from_matrix(
@@ -69,7 +69,7 @@ def table(
                 method=method,
                 weighting=weighting,
                 seed=seed,
-                **{**columns, **changes, "record": ScoreRecord.from_json(record)},
+                **{**columns, **changes, "record": ScoreRecord.from_json(record, kind)},
             )
             for weighting, matrix in by_weighting.items()
         ]
@@ -344,7 +344,7 @@ def test_without_the_full_models_seed_the_offset_is_named_and_sizes_are_refused(
         "sample",
         problem="scores per sample need an oracle of the full model's seed",
         found="oracle seeds 0",
-        expected="the full model's seed: other seeds add an offset to every group",
+        expected="the full model's seed: other seeds and ensembles add an offset to every group",
         fix="guda retrain and guda attribute for that seed too",
     )
     guda("evaluate", run, "--resamples", 50)
@@ -772,6 +772,68 @@ def test_oracle_seeds_that_do_not_score_the_same(
         expected="4 groups under elbo, uniform",
         fix="score all oracle seeds alike with guda attribute, or name those that fit with --oracle",
     )
+
+
+def ensemble(**details: object) -> dict[str, object]:
+    """The record of scores by an ensemble of four members, two of which never saw the one group there is."""
+    drawn = {"seed": 0, "plan": {"draws": 1, "starts": [0]}, "stderr": "", "precision": "fp32"}
+    entries = {"counterfactuals": {"a": "mean"}, "members": list("wxyz"), "unseen": {"a": [0, 1]}, **details}
+    return {**RECORD, **drawn, **entries}
+
+
+def test_oracle_seeds_that_were_not_made_alike(run: Path, plant: Plant, refused: Callable[..., None]) -> None:
+    retrained = plant("retrain-0", TRUTH)
+    members = plant("ensemble-0", TRUTH, record=ensemble(), kind="ensemble")
+    fix = "score all oracle seeds alike with guda attribute, or name those that fit with --oracle"
+    expected = "oracle seeds that differ in nothing but their seed"
+    for other, found in (
+        (retrained, "kind custom and ensemble"),
+        (
+            plant("ensemble-1", TRUTH, record=ensemble(hparams_hash="h"), kind="ensemble"),
+            "hparams_hash h and None",
+        ),
+        (
+            plant("ensemble-2", TRUTH, record=ensemble(members=list("uvwxyz")), kind="ensemble"),
+            "members 6 and 4",
+        ),
+        (
+            plant("ensemble-3", TRUTH, record=ensemble(unseen={"a": [0]}), kind="ensemble"),
+            "leave_one_out True and False",
+        ),
+    ):
+        refused(
+            *("--oracle", members, other),
+            problem=f"{other} and {members} were not made alike",
+            found=found,
+            expected=expected,
+            fix=fix,
+        )
+
+
+def test_scores_by_an_ensemble_are_no_yardstick_per_sample(
+    run: Path, plant: Plant, refused: Callable[..., None]
+) -> None:
+    plant("ensemble-0", TRUTH, record=ensemble(), kind="ensemble")
+    plant("retrack-0", TRUTH)
+    paired(run)
+    refused(
+        *("--per", "sample"),
+        problem="scores per sample need an oracle of the full model's seed",
+        found="oracle seeds 0",
+        expected="the full model's seed: other seeds and ensembles add an offset to every group",
+        fix="guda retrain and guda attribute for that seed too",
+    )
+
+
+def test_a_member_of_the_oracle_is_no_method(run: Path, plant: Plant, guda: Guda) -> None:
+    plant("ensemble-0", TRUTH, record=ensemble(), kind="ensemble")
+    both = ensemble(counterfactuals={"a": "mean of others"}, members=list("uvwx"))
+    plant("ensemble-0-more", TRUTH, record=both, kind="ensemble")
+    plant("ensemble-0-other", TRUTH, record=ensemble(members=list("abcd")), kind="ensemble")
+    plant("retrack-0", noise(1))
+    out = guda("evaluate", run, "--resamples", 50)
+    assert "ensemble-0-more is left out: it is the oracle itself" in out
+    assert {method for method, _ in metrics(run)} == {"retrack-0", "ensemble-0-other"}
 
 
 def test_one_oracle_seed_twice(run: Path, plant: Plant, refused: Callable[..., None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ from guda_lightning.types import Queries, Weighting
 class AblationEnsemble(Attributor):
     """``mean ELBO(as many members at random) − ELBO(the members that never saw the group)``, exact (ABC).
 
-    The ensemble that ``guda ensemble`` trained is attributed, not the full model. Scoring holds all members
+    The ensemble that ``guda ensemble`` trained is attributed, not the full model. Scores are relative: they
+    set what a group's removal costs against what the removal of the others costs. Scoring holds all members
     on the device: that many copies of the network. A query costs a pass of each, whatever the number of
     groups.
 
@@ -90,7 +92,7 @@ class AblationEnsemble(Attributor):
                     for group, members in unseen.items()
                 },
                 hparams_hash=keys[0].hparams_hash,
-                sized=True,
+                weightings=get_args(Weighting),
                 members=hashes,
                 unseen=unseen,
             ),
@@ -128,7 +130,7 @@ class FittedEnsemble(FittedELBOAttributor):
 
         Returns:
             ``Q × groups`` rows for each weighting. Standard errors cover the noise draws and, where two
-            members or more never saw a group, the members.
+            members or more never saw a group, the members, but not what other groups add.
 
         Raises:
             QueryError: There are no queries.
@@ -152,7 +154,8 @@ class FittedEnsemble(FittedELBOAttributor):
             table,
             notes=(
                 f"{self.method}: these scores attribute the mean of an ensemble, not the full model: {which} "
-                "that never saw a group against as many at random",
+                "that never saw a group against as many at random. They are relative to the other groups: "
+                "their order counts, and no sign",
             ),
         )
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from guda_lightning.counterfactuals.messages import described_hparams
 from guda_lightning.counterfactuals.record import RETRAIN, CounterfactualKey, CounterfactualRecord
-from guda_lightning.counterfactuals.selection import Selection
 from guda_lightning.counterfactuals.store import CounterfactualStore
 from guda_lightning.errors import ConfigError, GroupError, StoreError
 from guda_lightning.functional.ablation import codes, fewest_members, leave_one_out
@@ -37,7 +37,8 @@ class EnsemblePlan:
 
         Args:
             groups: Names of the groups, in any order.
-            members: How many members; None: the fewest that serve, or with ``one_each`` one a group.
+            members: How many members; None: the fewest that serve without complementary codes, or with
+                ``one_each`` one a group.
             seed: Of codes and members.
             one_each: Whether each member is trained without one group alone, instead of without half of them.
 
@@ -66,6 +67,16 @@ class EnsemblePlan:
     def zeros(self) -> int:
         """Number of members that never saw a group."""
         return int((~self.codes[0]).sum())
+
+    @property
+    def one_each(self) -> bool:
+        """Whether each member is trained without one group alone."""
+        return self.zeros == 1
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other ensembles of its groups: ``6-members-0``, ``leave-one-out-0``."""
+        return f"{'leave-one-out' if self.one_each else f'{self.members}-members'}-{self.seed}"
 
     @property
     def removed(self) -> list[tuple[str, ...]]:
@@ -104,17 +115,31 @@ class EnsemblePlan:
             StoreError: Some are missing, or there are members of several sets of hyper-parameters.
         """
         names = [JOINT.join(groups) for groups in self.removed]
-        own = [record for record in store.records() if _is_independent(record)]
-        here = {record.key.name for record in own if record.seed == self.seed}
-        missing = [name for name in names if name not in here]
-        if missing:
+        own = [
+            record
+            for record in store.records()
+            if _is_independent(record)
+            and record.seed == self.seed
+            and record.key.name in names
+            and record.hparams_hash.startswith(hparams or "")
+        ]
+        if len({record.hparams_hash for record in own}) > 1:
+            raise StoreError(
+                f"members in {store.root} were made with several sets of hyper-parameters",
+                found="; ".join(described_hparams(own)),
+                expected="one set of hyper-parameters",
+                fix="pass --attributor.init_args.hparams with the first digits of one hash",
+            )
+        found = {record.key.name: record.key for record in own}
+        if len(found) < len(names):
+            of = f", hyper-parameters {hparams}" if hparams else ""
             raise StoreError(
                 f"members of the ensemble are missing in {store.root}",
-                found=f"{len(names) - len(missing)} of {len(names)} members of seed {self.seed}",
+                found=f"{len(found)} of {len(names)} members of seed {self.seed}{of}",
                 expected=f"a member without each of {len(names)} sets of groups",
-                fix="run guda ensemble with the same members, seed and leave_one_out",
+                fix="run guda ensemble with the same members, seed and leave_one_out"
+                + (", or correct hparams" if hparams else ""),
             )
-        found = Selection(store.root, own, self.seed, hparams, names).keys(RETRAIN)
         return [found[name] for name in names]
 
 

@@ -36,7 +36,8 @@ OFFSET = (
 LEVEL, SEED = 0.95, 0  # of intervals and of their resamples
 ENSEMBLE = (
     "The oracle is an ensemble: exact for the mean of its members, some of which never saw a group, and not "
-    "for the full model. Read its order; its size is its own, and it has no FADE."
+    "for the full model. Its scores set a group against the other groups: read their order within a query; "
+    "their size and sign are no group's own, and it has no FADE."
 )
 _FRAMES = ("metrics", "comparisons", "magnitudes")
 
@@ -63,11 +64,11 @@ def compare(
     chosen = [] if calibration is None else requested_groups(calibration, first.groups)
     refuse_none_held_out(first.groups, chosen)
     reference, ensemble = paired_with_full(run, oracles), isinstance(first.record.details, Ensemble)
-    if reference is None and per == "sample" and not ensemble:
+    if reference is None and per == "sample":
         raise ConfigError(
             "scores per sample need an oracle of the full model's seed",
             found=f"oracle seeds {', '.join(str(t.seeds[0]) for t in oracles.values())}",
-            expected="the full model's seed: other seeds add an offset to every group",
+            expected="the full model's seed: other seeds and ensembles add an offset to every group",
             fix="guda retrain and guda attribute for that seed too",
         )
     by_noise, of_noise = _by_noise(run, methods, oracles)

@@ -9,7 +9,7 @@ from pathlib import Path
 from guda_lightning.counterfactuals import ENSEMBLE, RETRAIN, SUBSETS
 from guda_lightning.errors import ConfigError, GudaError, StoreError
 from guda_lightning.scores import ScoreTable
-from guda_lightning.scores.kinds import Likelihood
+from guda_lightning.scores.kinds import Ensemble, Likelihood
 from guda_lightning.storage.runs import RunFolder
 
 # What compared tables share, by its attribute of their records, and what to call another one.
@@ -17,6 +17,7 @@ SAME = {"query_hash": "other queries", "full_hash": "another full model", "group
 PLURAL = {"query": "queries", "group": "groups"}
 
 File = tuple[Path, ScoreTable]
+_ALIKE = "score all oracle seeds alike with guda attribute, or name those that fit with --oracle"
 
 
 def oracle_tables(run: RunFolder, paths: Sequence[Path] | None = None) -> list[File]:
@@ -35,12 +36,13 @@ def oracle_tables(run: RunFolder, paths: Sequence[Path] | None = None) -> list[F
     seeds: dict[int, Path] = {}
     for path, table in tables:
         _fitting(path, table, first_path, first)
+        _refuse_other_recipe(path, table, first_path, first)
         if set(table.groups) != set(first.groups) or set(table.weightings) != set(first.weightings):
             raise StoreError(
                 f"{path} and {first_path} do not score the same",
                 found=f"{len(table.groups)} groups under {', '.join(sorted(table.weightings))}",
                 expected=f"{len(first.groups)} groups under {', '.join(sorted(first.weightings))}",
-                fix="score all oracle seeds alike with guda attribute, or name those that fit with --oracle",
+                fix=_ALIKE,
             )
         if table.seeds[0] in seeds:
             raise StoreError(
@@ -83,8 +85,8 @@ def reason(error: GudaError, run: RunFolder) -> str:
 
 
 def _own_oracles(run: RunFolder) -> list[Path]:
-    """The oracle's tables about the run's own queries, by seed."""
-    found = own_oracles(run)
+    """The oracle's tables about the run's own queries, by seed: retrained models', else ensembles'."""
+    found = retrained_tables(run) or _of_seeds(run, ENSEMBLE)
     if not found:
         raise StoreError(
             f"{run.root} has no oracle to compare with",
@@ -96,9 +98,26 @@ def _own_oracles(run: RunFolder) -> list[Path]:
     return found
 
 
-def own_oracles(run: RunFolder) -> list[Path]:
-    """The oracle's tables about the run's queries, by seed: retrained models', else ensembles', or none."""
-    return _of_seeds(run, RETRAIN) or _of_seeds(run, ENSEMBLE)
+def _refuse_other_recipe(path: Path, table: ScoreTable, first_path: Path, first: ScoreTable) -> None:
+    """Seeds of an oracle are averaged, and their spread is its own agreement.
+
+    Raises:
+        StoreError: They were made in different ways.
+    """
+    found, expected = table.record.details.recipe, first.record.details.recipe
+    if found != expected:
+        name = next(name for name in found if found[name] != expected.get(name))
+        raise StoreError(
+            f"{path} and {first_path} were not made alike",
+            found=f"{name} {found[name]} and {expected.get(name)}",
+            expected="oracle seeds that differ in nothing but their seed",
+            fix=_ALIKE,
+        )
+
+
+def retrained_tables(run: RunFolder) -> list[Path]:
+    """The tables of models retrained without one group each, by seed; there may be none."""
+    return _of_seeds(run, RETRAIN)
 
 
 def _of_seeds(run: RunFolder, method: str) -> list[Path]:
@@ -143,8 +162,10 @@ def _same_models(table: ScoreTable, oracles: Sequence[File]) -> list[Path]:
 
 
 def _models(table: ScoreTable) -> frozenset[str]:
-    """Hashes of the counterfactuals that a table scored."""
+    """Hashes of the counterfactuals that a table scored, or of the members that they are means of."""
     details = table.record.details
+    if isinstance(details, Ensemble):
+        return details.weights
     return frozenset(details.counterfactuals.values() if isinstance(details, Likelihood) else ())
 
 

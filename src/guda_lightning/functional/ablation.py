@@ -20,19 +20,22 @@ from torch import Tensor
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.noise import uniform_draws
 
-MOST_MEMBERS = 20  # 184 756 codes
+MOST_MEMBERS = 20  # 92 378 codes without complements
 OF_MEMBERS = "jackknife over the ensemble's members"  # what records say of standard errors that cover it
 
 
 def fewest_members(groups: int) -> int:
-    """The smallest even n whose ``C(n, n/2)`` codes serve so many groups.
+    """The smallest even n, from 6 on, of whose ``C(n, n/2)`` codes half serve so many groups.
+
+    No group then needs the complement of another's code: such a pair has opposite scores. Fewer than six
+    members differ only by complements.
 
     Raises:
-        ConfigError: There are fewer than two groups, or more than codes of ``MOST_MEMBERS`` members.
+        ConfigError: There are fewer than three groups, or more than half of the codes of ``MOST_MEMBERS``.
     """
-    most = _codes_of(MOST_MEMBERS)
-    check_range("the number of groups of an ensemble", groups, ge=2, le=most, symbol="groups", fix=_FEWER)
-    return next(members for members in range(2, MOST_MEMBERS + 1, 2) if _codes_of(members) >= groups)
+    most = _codes_of(MOST_MEMBERS) // 2
+    check_range("the number of groups of an ensemble", groups, ge=3, le=most, symbol="groups", fix=_FEWER)
+    return next(n for n in range(6, MOST_MEMBERS + 1, 2) if _codes_of(n) >= 2 * groups)
 
 
 def codes(groups: int, members: int, seed: int) -> Tensor:
@@ -56,14 +59,14 @@ def codes(groups: int, members: int, seed: int) -> Tensor:
     """
     least = fewest_members(groups)
     fix = f"take {least} members, or more for scores with less noise"
-    if members % 2 or not 2 <= members <= MOST_MEMBERS:
+    if members % 2 or not 4 <= members <= MOST_MEMBERS:
         raise ConfigError(
             "the members of an ensemble are out of range",
             found=members,
-            expected=f"an even number from 2 to {MOST_MEMBERS}",
+            expected=f"an even number from 4 to {MOST_MEMBERS}",
             fix=fix,
         )
-    if members < least:
+    if _codes_of(members) < groups:
         raise ConfigError(
             f"{members} members have too few codes for {groups} groups",
             found=f"{_codes_of(members)} codes with {members // 2} ones",
@@ -96,7 +99,9 @@ def leave_one_out(groups: int) -> Tensor:
     Returns:
         ``[groups, groups]`` bool.
     """
-    check_range("the number of groups of an ensemble", groups, ge=2, symbol="groups", fix=_FEWER)
+    check_range(
+        "the number of groups of an ensemble", groups, ge=2, symbol="groups", fix="make two groups or more"
+    )
     return ~torch.eye(groups, dtype=torch.bool)
 
 
@@ -182,7 +187,8 @@ def mean_of_subsets(gram: Tensor, size: int) -> Tensor:
 def ablated_rise(gram: Tensor, masks: Tensor) -> Tensor:
     """``E_A − mean of E_H`` over all sets H of A's size: what A's members are worse by than as many others.
 
-    The loss of a smaller ensemble is in both and cancels.
+    The loss of a smaller ensemble is in both and cancels. So does what all groups do alike: rises are
+    contrasts between groups, and where masks are those of all codes, they sum to zero.
 
     Args:
         gram: ``[..., members, members]``.
@@ -198,6 +204,8 @@ def ablated_rise(gram: Tensor, masks: Tensor) -> Tensor:
 
 def jackknife(gram: Tensor, masks: Tensor) -> Tensor:
     """Standard error of ``ablated_rise`` for other members in A and beside it, trained alike.
+
+    It does not say how far a rise is from the effect of one group: what A's members miss besides is in both.
 
     Each member is left out in turn. Members of A and the others are two samples: the variance is
     ``Σ (m − 1) / m Σ_j (θ_(j) − mean θ_(j))²`` over both (Efron & Stein 1981), m their numbers.
@@ -239,4 +247,4 @@ def _codes_of(members: int) -> int:
 
 
 _ATTEMPTS = 32
-_FEWER = "make two groups or more; of very many, join some"
+_FEWER = "make three groups or more; of very many, join some"

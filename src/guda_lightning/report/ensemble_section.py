@@ -30,8 +30,9 @@ def section_of(ensembles: Sequence[tuple[pd.DataFrame, Mapping[str, Any]]]) -> S
         ensembles: Of each, its members as ``guda ensemble`` writes them, and their record.
     """
     lines = [
-        "What is attributed is the ensemble, the mean of its members, and not the full model: effects of "
-        "groups on the ensemble are exact, and are the full model's only as far as the two are alike."
+        "What is attributed is the ensemble, the mean of its members, and not the full model: its "
+        "counterfactuals are exact, and are the full model's only as far as the two are alike. Scores set "
+        "each group against the others: their order counts, and no sign."
     ]
     lines[:0] = [
         f"Ensemble of {len(frame)} members, seed {record['seed']}: each of {record['groups']} groups has an "

@@ -20,6 +20,7 @@ _BEHAVIOUR = {
     "mean": "the mean of the noise that the model predicts for the query, not its likelihood",
     "l1": "the mean size of the noise that the model predicts for the query, not its likelihood",
 }
+YARDSTICK = "this is the yardstick"
 UNTESTED = "none measured here: guda retrain, attribute and evaluate measure it"
 
 
@@ -52,7 +53,7 @@ def estimand(
         "Process": training,
         "Size": f"{view.unit.name}. {view.unit.why}",
         "± of a score": view.unit.covers or "none",
-        "Yardstick": "this is the yardstick" if view.method in (RETRAIN, ENSEMBLE) else tested,
+        "Yardstick": YARDSTICK if view.method == RETRAIN else tested,
     }
 
 
@@ -69,7 +70,8 @@ def process(record: ScoreRecord, method: str) -> str:
     if isinstance(details, Ensemble):
         return (
             f"the mean of members of an ensemble of {len(details.members)} that were trained anew without "
-            "the group, against as many at random: the ensemble is attributed, and not the full model"
+            "the group, and mostly without others, too, against as many at random: the ensemble is "
+            "attributed, and not the full model"
         )
     if isinstance(details, Influence) and details.forgets_queries:
         return (
@@ -93,6 +95,8 @@ def tested(evaluation: Evaluation, name: str, weighting: str) -> str:
         name: Name of the table.
         weighting: Which scores.
     """
+    if name in evaluation.record["oracles"]:
+        return YARDSTICK
     if weighting not in evaluation.weightings:
         return UNTESTED
     table = agreement_table(evaluation, weighting)

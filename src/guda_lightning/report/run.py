@@ -129,8 +129,7 @@ def _alike(one: ScoreRecord, other: ScoreRecord) -> bool:
     """Whether two records may be those of two seeds."""
     if not (isinstance(one.details, ModelDetails) and isinstance(other.details, ModelDetails)):
         return False
-    same_kind = one.kind == other.kind and one.details.hparams_hash == other.details.hparams_hash
-    return same_kind and all(
+    return one.details.recipe == other.details.recipe and all(
         getattr(one, name) == getattr(other, name)
         for name in ("query_hash", "encoders", "provenance", "scoring", "group_sizes", "chunks", "per")
     )
@@ -141,7 +140,7 @@ def _evaluated(evaluation: Evaluation, tables: Mapping[Path, ScoreTable]) -> dic
     return {
         (table.methods[0], table.seeds[0]): path.stem
         for path, table in tables.items()
-        if evaluation.record["methods"].get(path.stem) == table.record.hash
+        if evaluation.tables.get(path.stem) == table.record.hash
     }
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from guda_lightning.counterfactuals import ENSEMBLE, RETRAIN
+from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.report.estimand import UNTESTED, estimand, is_likeness, process
 from guda_lightning.scores.kinds import Coalitions, Ensemble, Influence, ModelDetails, Race, Student
 from guda_lightning.scores.record import ScoreRecord
@@ -17,11 +17,6 @@ NOT_PROVED = (
     "What it does not prove: that anything was copied, who the author is in law, or what another model would "
     "do. It is about this one full model and these groups; another training on the same data may differ."
 )
-
-_OWN_TEST = {
-    RETRAIN: "this is retraining itself",
-    ENSEMBLE: "this is retraining itself, of an ensemble and not of the full model",
-}
 
 
 def words_of(
@@ -50,6 +45,8 @@ def words_of(
 def _removes(record: ScoreRecord, weighting: str) -> bool:
     """Whether a score says what a query loses without one group."""
     details = record.details
+    if isinstance(details, Ensemble):
+        return False  # it says so against the other groups, and its sign nothing
     if isinstance(details, Influence):
         return weighting in ("loss", "skew")  # other outputs of a network are no losses
     pairs = isinstance(details, Coalitions) and details.pairs
@@ -87,7 +84,7 @@ def _answer(
             f"{number}. What it is the size of, {view.method} defines. Tested against retraining: {tested}."
         )
     size = "This is a statement of size." if view.unit.sized else "This is a statement of order, not of size."
-    test = _OWN_TEST.get(view.method, tested)
+    test = "this is retraining itself" if view.method == RETRAIN else tested
     if isinstance(record.details, Coalitions) and record.details.pairs:
         return (
             f"{which} {'have' if led > 1 else 'has'} the strongest interaction between groups {group}: "
@@ -95,6 +92,11 @@ def _answer(
             f"retraining: {test}."
         )
     made = "owe most to" if led > 1 else "owes most to"
+    if isinstance(record.details, Ensemble):
+        return (
+            f"{which} {made} group {group}: its score for {query} is {number}, relative to the other groups. "
+            f"{size} Tested against retraining: {test}."
+        )
     if value <= 0:
         made = "owe most, if anything, to" if led > 1 else "owes most, if anything, to"
     mean = ", on average over coalitions of the others" if isinstance(record.details, Coalitions) else ""
@@ -165,6 +167,6 @@ def _reading(
 
 def _odds(view: View, value: float) -> str:
     """A number of nats as a factor of likelihood."""
-    if view.unit.symbol != "nats":
+    if not view.unit.sized or view.unit.symbol != "nats":
         return ""
     return f" {abs(value):.3g} nats are a factor of 10^{abs(value) / math.log(10):.1f} in likelihood."

@@ -19,6 +19,11 @@ class Details:
         """Hashes of the stored weights that made the scores."""
         return frozenset()
 
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """What scores share that differ in nothing but the seed of what was made for them."""
+        return {"kind": self.kind}
+
     def to_json(self) -> dict[str, Any]:
         """The entries, by name."""
         return entries_of(self)
@@ -52,6 +57,11 @@ class ModelDetails(Details):
         """Hashes of the stored weights that made the scores."""
         return frozenset([self.classifier] if self.classifier else [])
 
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """What scores share that differ in nothing but the seed of what was made for them."""
+        return {**super().recipe, "hparams_hash": self.hparams_hash}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(ModelDetails):
@@ -77,6 +87,8 @@ class Likelihood(ModelDetails):
 class Ensemble(Likelihood):
     """Differences between means of an ensemble's members: the ensemble is attributed, and no full model.
 
+    They are relative, a group's effect against that of the others: signs say nothing of a group by itself.
+
     Attributes:
         members: Hash of the weights of each member.
         unseen: Positions of the members that never saw a group, for each group.
@@ -91,6 +103,12 @@ class Ensemble(Likelihood):
     def weights(self) -> frozenset[str]:
         """Hashes of the stored weights that made the scores."""
         return frozenset(self.members)
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """What scores share that differ in nothing but the seed of what was made for them."""
+        one_each = any(len(members) == 1 for members in self.unseen.values())  # others need two, for an error
+        return {**super().recipe, "members": len(self.members), "leave_one_out": one_each}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,10 @@ from guda_lightning.scores.summaries import with_error
 WITHIN = 2.0  # a measured size is right where retraining's is within this factor of it, the whole interval
 SHARE = "share of the query's total, %"
 TOTAL = "The total is the sum over the groups of this table, without signs."
+RELATIVE = (
+    "Scores by an ensemble are relative: each sets what a group's removal costs against what the removal of "
+    "the others costs. Their order counts; zero, sign and size are no group's own."
+)
 _NATIVE = {
     "elbo": ("nats", "nats"),
     "uniform": ("difference of the mean squared noise error", ""),
@@ -145,7 +149,7 @@ def unit_of(
 
     Scores of counterfactuals have the weighting's own unit, such as nats, where their size is known to be
     right: by construction, unless it was measured and is wrong, or because it was measured. All others are
-    shown as shares. Scores of other kinds have their own unit.
+    shown as shares, but those by an ensemble, which are relative. Scores of other kinds have their own unit.
 
     Args:
         record: Of the table that holds them.
@@ -165,9 +169,11 @@ def unit_of(
         if records[0].kind == "nonparametric":
             return Unit(_OF_PATCHES[weighting] + per, "", "No model without the group was compared.", covers)
         return Unit(f"the unit of {method}{per}", "", f"What it measures, {method} defines.", covers)
+    name, symbol = _NATIVE.get(weighting, (f"the unit of weighting {weighting}", ""))
+    if any(isinstance(one.details, Ensemble) for one in records):
+        return Unit(f"{name}, relative to the other groups{per}", symbol, RELATIVE, covers)
     known, why = _size(records, method, measured)
     if known:
-        name, symbol = _NATIVE.get(weighting, (f"the unit of weighting {weighting}", ""))
         return Unit(name + per, symbol, why, covers, sized=True)
     if groups < 2:
         return Unit(f"the unit of {method}" + per, "", why, covers)
@@ -182,11 +188,6 @@ def _size(records: Sequence[ScoreRecord], method: str, measured: Measured | None
         return False, f"The size is not known: {method} was still unlearning."
     if any(isinstance(one, Race) for one in details):
         return False, "The size is not known: a race stops when it knows which groups lead, not by how much."
-    if any(isinstance(one, Ensemble) for one in details):
-        return (
-            True,
-            "The size is the ensemble's, of which a part alone ever saw a group, not the full model's.",
-        )
     by_construction = all(isinstance(one, ModelDetails) and one.sized for one in details)
     if measured is not None and measured.right:
         return True, f"The size was measured: {measured.words}."
@@ -212,7 +213,7 @@ def _covers(record: ScoreRecord, seeds: int) -> str:
         return "" if record.kind == "similarity" else "as the method states it"
     if not isinstance(record.details, Coalitions):
         if ablation.OF_MEMBERS in record.scoring.stderr:
-            return f"noise draws and the ensemble's members{training}"
+            return f"noise draws and the ensemble's members{training}, but not what other groups add"
         members = " and the draw of each group's members" if OF_MEMBERS in record.scoring.stderr else ""
         return f"noise draws{members}{training}" if members or training else "noise draws only"
     if record.scoring.stderr == "exact":

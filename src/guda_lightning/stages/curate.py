@@ -37,7 +37,7 @@ from guda_lightning.report.curation_section import (
 from guda_lightning.report.run import newest_table
 from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
 from guda_lightning.scores import ScoreTable, Scoring
-from guda_lightning.scores.kinds import Likelihood
+from guda_lightning.scores.kinds import Ensemble, Likelihood
 from guda_lightning.scores.stored import full_errors, scoring_of
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_seeds
@@ -137,6 +137,14 @@ def _table(path: Path, weighting: Weighting, source: FullModel, grouping: Groupi
             f"{path} does not say how well the full model serves its queries",
             found=f"scores of {table.methods[0]}, without squared errors of the full model",
             expected="scores of counterfactuals, whose squared errors are kept",
+            fix="score the same queries with counterfactuals, such as --operator guidance, and name their "
+            "table with --scores",
+        )
+    if isinstance(record.details, Ensemble):
+        raise StoreError(
+            f"{path} does not say which groups harm",
+            found="scores by an ensemble, which are relative to the other groups and whose signs say nothing",
+            expected="scores of counterfactuals of the full model",
             fix="score the same queries with counterfactuals, such as --operator guidance, and name their "
             "table with --scores",
         )

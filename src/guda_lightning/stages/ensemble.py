@@ -43,8 +43,9 @@ def ensemble(
     """Train an ensemble whose members each miss half of the groups, each group another half of the members.
 
     The mean of the members that never saw a group is the ensemble's exact counterfactual of it, whatever the
-    number of groups: 4 members serve 6 groups, 6 serve 20, 12 serve 924. ``guda attribute -c
-    attribute/ensemble.yaml`` scores with them. What is attributed is the ensemble, not the full model.
+    number of groups: 6 members serve 10 groups, 8 serve 35, 12 serve 462. ``guda attribute -c
+    attribute/ensemble.yaml`` scores with them, each group against the others. What is attributed is the
+    ensemble, not the full model.
 
     A member is a model that ``guda retrain`` would train without its groups, with a seed of its own. It
     trains as long as the configuration says: as many steps as the full model under ``max_steps``, about half
@@ -107,13 +108,14 @@ def _write(
 ) -> None:
     """Write and log the members, unless they are those that were written before."""
     run = trainer.run_folder
-    store, path = CounterfactualStore(run.store), run.ensemble(plan.members, plan.seed)
+    store, path = CounterfactualStore(run.store), run.ensemble(plan.name)
     records = [store.record(key) for key in keys]
     first = records[0]
     about = {
         "seed": plan.seed,
         "groups": len(plan.groups),
         "zeros": plan.zeros,
+        "leave_one_out": plan.one_each,
         "hparams_hash": first.hparams_hash,
         "full_hash": first.full_hash,
         "grouping_hash": first.grouping_hash,

@@ -10,12 +10,13 @@ from guda_lightning.evaluation.comparison import compare, paired_with_full
 from guda_lightning.evaluation.costs import table_costs
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.evaluation.subsets import compare_subsets, subset_tables
-from guda_lightning.evaluation.tables import File, method_tables, oracle_tables, own_oracles
+from guda_lightning.evaluation.tables import File, method_tables, oracle_tables, retrained_tables
 from guda_lightning.report import charts
 from guda_lightning.report.agreement_table import agreement_chart
 from guda_lightning.report.agreement_text import agreement_text
 from guda_lightning.report.lds_text import lds_text
 from guda_lightning.report.yardstick_text import yardstick_text
+from guda_lightning.scores.kinds import Ensemble
 from guda_lightning.storage.runs import RunFolder
 
 
@@ -61,14 +62,16 @@ def evaluate_run(
     evaluation: Evaluation | None = None
     oracle_files: list[File] = []
     of_singles = oracles or calibration or wandb_project or per == "sample"  # options without a use for sums
-    if subset_files is None or of_singles or own_oracles(run):
+    if subset_files is None or of_singles or retrained_tables(run):
         oracle_files = oracle_tables(run, oracles)
         evaluation = _compared(run, oracle_files, scores, per, calibration, resamples, brief)
         if wandb_project is not None:
             _log(run, wandb_project, evaluation)
     if subset_files is not None:
         reference = paired_with_full(run, {path.stem: table for path, table in oracle_files})
-        found = compare_subsets(run, subset_files, oracle_files, reference, scores, resamples=resamples)
+        # Scores by an ensemble are a method of what a subset does, and no models without one group each.
+        singles = [one for one in oracle_files if not isinstance(one[1].record.details, Ensemble)]
+        found = compare_subsets(run, subset_files, singles, reference, scores, resamples=resamples)
         print(lds_text(found))
         found.save(run.evaluation)
     shown = "" if evaluation is None else f"; `guda report {root}` shows it on the page"

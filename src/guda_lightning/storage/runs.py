@@ -88,9 +88,9 @@ class RunFolder:
         """Scores of random groups, one table for each score table that they are compared with."""
         return self.root / "placebo"
 
-    def ensemble(self, members: int, seed: int) -> Path:
+    def ensemble(self, name: str) -> Path:
         """The members of an ensemble, what they were trained without and what they cost."""
-        return self.ensembles / f"{members}-members-{seed}.parquet"
+        return self.ensembles / f"{name}.parquet"
 
     @property
     def ensembles(self) -> Path:
