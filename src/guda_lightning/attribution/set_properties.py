@@ -59,7 +59,8 @@ class SetProperty(ABC):
         kind = type(self)
         if not isinstance(getattr(self, "name", None), str):
             raise _unidentified(kind, "no name", 'name = "..." in the class', "give it a name")
-        options = {one.name: getattr(self, one.name) for one in fields(self)} if is_dataclass(self) else {}
+        names: list[str] = [one.name for one in fields(self)] if is_dataclass(self) else []
+        options = {name: getattr(self, name) for name in names}
         for name in vars(self):
             if name not in options and not isinstance(getattr(kind, name, None), cached_property):
                 raise _unidentified(

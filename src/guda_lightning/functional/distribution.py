@@ -65,7 +65,8 @@ def log_variance_ratio(full: Tensor, without: Tensor) -> Tensor:
     """
     variances = torch.stack([side.double().var(dim=0) for side in (full, without)])
     full_logs, logs = torch.cat([variances.mean(dim=1, keepdim=True), variances], dim=1).log()
-    return logs - full_logs
+    difference_of_logs: Tensor = logs - full_logs
+    return difference_of_logs
 
 
 def wasserstein(full: Tensor, without: Tensor) -> Tensor:
