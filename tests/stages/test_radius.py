@@ -121,13 +121,15 @@ def test_pixels_features_page_and_wandb_say_how_far(
 
 
 def test_groups_together_other_groups_and_other_seeds_are_in_no_radius(
-    finished_run: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path,
 ) -> None:
     made = ("-c", f"{CONF}/digits.yaml", "-c", f"{CONF}/unlearn.yaml", "--run", str(finished_run))
     assert main(["unlearn", *made, "--groups", "3+7"]) == 0
-    sample(finished_run, "--without", "3+7,3")
-    sample(finished_run, "--without", "7")
     run = RunFolder(finished_run)
+    sample(finished_run, "--without", "3+7")
+    assert not run.distances("retrack").exists()
+    sample(finished_run, "--without", "3")
+    sample(finished_run, "--without", "7")
     drawn = {
         group: rms(images(run.queries), images(path.parent))
         for path in run.without.glob("retrack/*/record.json")
@@ -142,9 +144,7 @@ def test_groups_together_other_groups_and_other_seeds_are_in_no_radius(
         assert single == joint or f"<small>radius {joint:.3f}</small>" not in page
     section = radius_section(run, table)
     assert section is not None and {row[0] for row in section.rows} == {"3", "7"}
-    left_out = (
-        "Not among these, as groups together, of another grouping or by counterfactuals of another seed: "
-    )
+    left_out = "Not among these, as groups together, of other groupings or other seeds of counterfactuals: "
     assert section.lines[-1] == f"{left_out}3+7."
 
     path = run.without / "retrack" / "3" / "record.json"
@@ -155,6 +155,8 @@ def test_groups_together_other_groups_and_other_seeds_are_in_no_radius(
         section = radius_section(run, table)
         assert section is not None and [row[0] for row in section.rows] == ["7"]
         assert section.lines[-1] == f"{left_out}3, 3+7."
+        sample(finished_run, "--without", "3+7")
+        assert radius_section(run, table) == section
         path.write_text(json.dumps(record))
     assert table.record.provenance is not None
     other = replace(table.record, provenance=replace(table.record.provenance, grouping_hash="other"))

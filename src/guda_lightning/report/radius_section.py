@@ -50,7 +50,7 @@ def radius_of(
     if distances.left_out:
         shown = ", ".join(cut(name, 30) for name in distances.left_out[:_MOST])
         lines.append(
-            f"Not among these, as groups together, of other groupings or of other seeds of the counterfactuals: "
+            f"Not among these, as groups together, of other groupings or other seeds of counterfactuals: "
             f"{shown}{', ...' if len(distances.left_out) > _MOST else ''}."
         )
     return Section(
