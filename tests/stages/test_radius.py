@@ -155,12 +155,18 @@ def test_groups_together_other_groups_and_other_seeds_are_in_no_radius(
         section = radius_section(run, table)
         assert section is not None and [row[0] for row in section.rows] == ["7"]
         assert section.lines[-1] == f"{left_out}3, 3+7."
-        sample(finished_run, "--without", "3+7")
-        assert radius_section(run, table) == section
         path.write_text(json.dumps(record))
+    sample(finished_run, "--without", "7")
     assert table.record.provenance is not None
     other = replace(table.record, provenance=replace(table.record.provenance, grouping_hash="other"))
+    assert radius_section(run, table) is not None
     assert radius_section(run, replace(table, record=other)) is None
+
+    for group in "37":  # groups together are left alone
+        path = run.without / "retrack" / group / "record.json"
+        path.write_text(path.read_text().replace('"counterfactual_seed": 0', '"counterfactual_seed": 1'))
+    sample(finished_run, "--without", "3+7")
+    assert radius_section(run, table) is None
 
 
 def test_distances_of_other_pictures_are_not_shown(finished_run: Path) -> None:
