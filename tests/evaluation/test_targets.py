@@ -20,6 +20,11 @@ def test_folders_are_groups_of_which_some_are_weighted() -> None:
     assert found.members.tolist() == [[True] * 2 + [False] * 4, [False] * 2 + [True] * 3 + [False]]
 
 
+def test_a_folder_that_nobody_named_may_be_small() -> None:
+    found = Targets.of("7", ("3/1", "5/1", "5/2", "7/1", "7/2"), SCORES, LOSSES)
+    assert (found.names, found.weighted) == (("5", "7"), ("7",))
+
+
 def test_a_table_gives_groups_which_all_count(tmp_path: Path) -> None:
     table = tmp_path / "groups.csv"
     table.write_text("id,group\n3/1,old\n7/1,young\n7/2,young\nodd,old\n")
@@ -45,7 +50,15 @@ def test_what_cannot_be_a_target_is_refused(tmp_path: Path) -> None:
         "score more queries of it with guda attribute, or leave the group out",
     )
     with pytest.raises(GroupError, match=few):
-        Targets.of("7", ("3/1", "7/1", "7/2"), SCORES, LOSSES)
+        Targets.of("3", ("3/1", "7/1", "7/2"), SCORES, LOSSES)
+    alone = message(
+        "the target group 'pseudo-group 1' has too few queries for an interval",
+        "1 of 3 queries",
+        "at least 2, better tens",
+        "score more queries, or pass --target with their groups",
+    )
+    with pytest.raises(GroupError, match=alone):
+        Targets.of(None, QUERIES[:3], torch.eye(2)[[0, 0, 1]], LOSSES[:3])
     flat = message(
         "the queries do not tell which target group they belong to",
         "queries in no folder, such as 'sample-0'",

@@ -92,7 +92,9 @@ def test_the_set_holds_what_leads_and_the_page_and_wandb_show_it(guided_run: Pat
     logger += ["--trainer.logger.init_args.save_dir", str(guided_run)]
     out = guda(*balance(guided_run, "--least", 0, *logger))
     # Of 3 and 7, four images in five steps; 64 training images, at most 16 a digit; 10 evaluations an image.
-    assert out.startswith("balance: 2 groups x 4 images x 5 steps, and 720 network evaluations to attribute ")
+    assert out.startswith(
+        "balance: 8 images of 2 groups x 5 steps, and 720 network evaluations to attribute "
+    )
     assert not (guided_run / WORK).exists()
     after = files(guided_run)
     assert {name: after[name] for name in before} == before
@@ -178,7 +180,7 @@ def test_an_interrupted_set_goes_on_and_ends_alike(
     assert (guided_run / WORK / "drawn" / "3" / "0" / "record.json").is_file()
     out = guda(*balance(guided_run, "--least", 0))
     assert out.startswith(
-        "balance: the first images of 1 of 2 groups are drawn already\nbalance: 1 groups x 4 "
+        "balance: the first images of 1 of 2 groups are drawn already\nbalance: 4 images of 1 groups x "
     )
     found, expected = (files(run / "balanced") for run in (guided_run, whole))
     assert found == expected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,9 +20,10 @@ from guda_lightning.data import GroupDataModule, ImageFolder
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import sample
 from guda_lightning.errors import GroupError, StoreError
-from guda_lightning.report.balance_section import BalancedGroup
+from guda_lightning.report.balance_section import BalancedGroup, balance_lines
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Similarity
+from guda_lightning.stages import drawing
 from guda_lightning.stages.attributed_back import AttributedBack, best_weighting, refuse_no_rival, rivals_of
 from guda_lightning.stages.balanced_set import refuse_unlike, summary, write_set
 from guda_lightning.stages.balancing import Balancing, first_noise
@@ -153,16 +154,52 @@ def test_an_image_is_its_groups_noise_and_number_alone(make: Make) -> None:
 
 
 def test_what_was_drawn_with_other_options_is_refused(make: Make, tmp_path: Path) -> None:
-    make({}).fill("dark")
+    balancing = make({})
+    balancing.fill("dark")
     folder = tmp_path / "work" / "drawn" / "dark" / "0"
     wrong = message(
         f"{folder} was made with another configuration",
-        "num = 4",
-        "num = 3",
+        "steps = 3",
+        "steps = 2",
         f"use another --run, restore the configuration, or remove {folder}",
     )
     with pytest.raises(StoreError, match=wrong):
-        make({}, num=3).fill("dark")
+        replace(balancing, config={**balancing.config, "steps": 2}).fill("dark")
+
+
+@pytest.mark.parametrize("strangers", [[], [1, 3, 4, 9]])
+def test_more_and_fewer_images_are_the_same_ones_and_nothing_is_drawn_again(
+    make: Make, strangers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a refusal: a larger set, one that ends within what was drawn, and one drawn at once."""
+    drawn, draw = list[int](), drawing.sample
+
+    def watched(*arguments: Any, **options: Any) -> torch.Tensor:
+        drawn.extend(number - first_noise("dark") for number in arguments[3])
+        return draw(*arguments, **options)
+
+    monkeypatch.setattr(drawing, "sample", watched)
+
+    def pictures(rows: pd.DataFrame) -> list[bytes]:
+        assert rows.index.tolist() == list(range(len(rows)))
+        return [Image.open(file).tobytes() for file in rows["file"]]
+
+    first = make({"dark": strangers}, num=4)
+    assert first.undrawn("dark") == 4
+    before = pictures(first.fill("dark"))
+    larger = make({"dark": strangers}, num=8)
+    assert larger.undrawn("dark") == 8 - len(before)
+    rows = larger.fill("dark")
+    assert pictures(rows)[: len(before)] == before
+    assert rows["margin"].tolist() == [-1.5 if number in strangers else 1.5 for number in range(len(rows))]
+    assert drawn == list(range(len(rows)))
+    smaller = make({"dark": strangers}, num=6)
+    assert smaller.undrawn("dark") == 0
+    fewer = smaller.fill("dark")
+    assert pictures(fewer) == pictures(rows)[: len(fewer)] and drawn == list(range(len(rows)))
+    assert (fewer["margin"] > 0).sum() == 6
+    whole = replace(larger, folder=larger.folder.with_name("whole"))
+    assert pictures(whole.fill("dark")) == pictures(rows)
 
 
 def test_a_set_is_read_back_as_training_data(tmp_path: Path) -> None:
@@ -206,6 +243,39 @@ def test_a_set_is_read_back_as_training_data(tmp_path: Path) -> None:
     assert record["complete"] and [one["name"] for one in record["groups"]] == list(names)
     assert [(one["drawn"], one["kept"], one["leading"]) for one in record["groups"]] == [(3, 2, 1)] * 3
     assert len(list((folder / "left_out").rglob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("kept", "bar", "stand_in"),
+    [
+        ((10, 10), "9 of 10 must for each group; such a share is 90% [60%, 98%].", "1 others stand in"),
+        ((9, 10), "9 of 10 must for each group; such a share is 90% [60%, 98%].", "no others stand in"),
+    ],
+)
+def test_the_text_says_what_the_bar_can_tell_and_how_many_stand_in(
+    kept: tuple[int, int], bar: str, stand_in: str
+) -> None:
+    groups = [
+        BalancedGroup(
+            name=name,
+            folder=name,
+            samples=9,
+            drawn=11 if leading < 10 else 10,
+            kept=of,
+            checked=10,
+            leading=leading,
+            nearest=5,
+            training=8,
+            training_leading=7,
+        )
+        for name, of, leading in zip("ab", kept, (9, 10), strict=True)
+    ]
+    judge = {"method": "guidance", "weighting": "elbo"}
+    record = {"config": {"operator": "guidance", "num": 10}, "least": 0.9, "judge": judge}
+    lines = balance_lines(groups, record)
+    assert lines[0].endswith(f" Intervals are those of 95 % over draws. {bar}")
+    left_out = 20 + 1 - sum(kept)
+    assert lines[2] == f"{left_out} images that lead with another group are left out; {stand_in} for them."
 
 
 def test_too_few_that_lead_are_refused(tmp_path: Path) -> None:

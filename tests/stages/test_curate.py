@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow as pa
@@ -15,9 +17,11 @@ import torch
 
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule, Listed
-from guda_lightning.evaluation.curation import AFTER, RANDOM
+from guda_lightning.data.group_names import GroupNames
+from guda_lightning.errors import GroupError
+from guda_lightning.evaluation.curation import AFTER, RANDOM, Curation
 from guda_lightning.makers.retrainer import Retrainer
-from guda_lightning.report.curation_section import FOUND, GROUPS, VERIFIED, curation_section
+from guda_lightning.report.curation_section import FOUND, GROUPS, VERIFIED, curation_lines, curation_section
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.curate import _write_groups
 from guda_lightning.storage.frames import load_frame
@@ -90,22 +94,23 @@ def test_harmful_groups_are_found_and_left_out_of_the_data(planted: tuple[Path, 
     assert "Which groups should leave the data?" in (root / "report" / "index.html").read_text("utf-8")
 
 
-def test_a_sample_in_no_group_stays_and_one_in_two_groups_leaves_with_either(tmp_path: Path) -> None:
-    table, kept = tmp_path / "some.csv", tmp_path / "kept.csv"
-    table.write_text("id,group\n0,a\n1,a\n1,b\n2,b\n2,c\n")
-    data = GroupDataModule(Listed(Shades(2), str(_ids(tmp_path, range(4)))), groups=str(table))
-    _write_groups(kept, data, ["a"])
-    assert kept.read_text() == "id,group\n2,b\n2,c\n3,\n"
-    again = GroupDataModule(Listed(Shades(2), str(kept)), groups=str(kept))
-    assert again.ids == ("2", "3") and again.grouping.names == ("b", "c")
-    _write_groups(kept, data, [])
-    assert kept.read_text() == "id,group\n0,a\n1,a\n1,b\n2,b\n2,c\n3,\n"
-
-
-def _ids(folder: Path, rows: range) -> Path:
-    path = folder / "ids.csv"
-    path.write_text("id\n" + "".join(f"{row}\n" for row in rows))
-    return path
+@pytest.mark.parametrize("name", ["b", "b;c", 'b, "c"', "1e5"])
+def test_a_sample_in_no_group_stays_and_one_in_two_groups_leaves_with_either(
+    tmp_path: Path, name: str
+) -> None:
+    table, ids, kept = (tmp_path / file for file in ("some.jsonl", "ids.csv", "kept.jsonl"))
+    groups = [["a"], ["a", name], [name, "c"], []]
+    lines = [json.dumps({"id": str(row), "group": names}) for row, names in enumerate(groups)]
+    table.write_text("\n".join(lines))
+    ids.write_text("id\n0\n1\n2\n3\n")
+    data = GroupDataModule(Listed(Shades(2), str(ids)), groups=str(table))
+    for harmful, stay in ((["a"], [2, 3]), ([], [0, 1, 2, 3])):
+        _write_groups(kept, data, harmful)
+        again = GroupDataModule(Listed(Shades(2), str(kept)), groups=str(kept))
+        assert list(again.ids) == [str(row) for row in stay]
+        members = {group: again.grouping.forget([group]).tolist() for group in again.grouping.names}
+        found = [{group for group, rows in members.items() if row in rows} for row in range(len(stay))]
+        assert found == [set(groups[row]) for row in stay]
 
 
 def test_verification_retrains_once_and_logs_what_the_page_shows(
@@ -161,8 +166,7 @@ def test_nothing_is_retrained_where_nothing_harms(finished_run: Path, guda: Guda
     told = guda("curate", finished_run, "--verify")
     assert told.startswith("None of 10 groups is predicted to harm the target beyond its interval.\n")
     assert "curate: there is nothing to verify\n" in told
-    rows = pd.read_csv(finished_run / "curation" / GROUPS)
-    assert len(rows) == 64
+    assert len((finished_run / "curation" / GROUPS).read_text().splitlines()) == 64
 
 
 def test_what_cannot_be_curated_is_refused(finished_run: Path, guda: Guda, tmp_path: Path) -> None:
@@ -210,9 +214,84 @@ def test_what_cannot_be_curated_is_refused(finished_run: Path, guda: Guda, tmp_p
         "samples that stay",
         "train the full model until it serves the target, or score by another method",
     )
+    assert_message(
+        refused(finished_run, "--seeds", "0,1"),
+        "seeds are those of trainings, and nothing is to be trained",
+        "--seeds 0,1",
+        "--verify, which trains",
+        "pass --verify, too, or leave out --seeds",
+    )
     table.save(path)
     shutil.rmtree(finished_run / "queries")  # those of the table are kept beside it
     guda("curate", finished_run, "--scores", path)
+
+
+def test_one_process_works_whatever_number_trained(
+    finished_run: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = finished_run / "several.yaml"
+    file.write_text(
+        "trainer: {accelerator: cpu, devices: 2, strategy: ddp}\ndata: {init_args: {batch_size: 8}}\n"
+    )
+    several = ("-c", f"{CONF}/digits.yaml", "-c", file)
+    assert_message(
+        guda("curate", finished_run, *several, code=2).removeprefix("error: ").rstrip("\n"),
+        "guda curate works in one process",
+        "2 processes",
+        "one: it ranks groups and trains one model after the other",
+        "leave out -c: the configuration of RUN/full is then followed by one process",
+    )
+    given: list[str] = []
+
+    def parsed(_stage: object, arguments: Sequence[str]) -> object:
+        given.extend(arguments)
+        return SimpleNamespace(run=lambda: None)
+
+    monkeypatch.setattr("guda_lightning.cli.curate.parse", parsed)
+    guda("curate", finished_run)
+    assert given[2:6] == ["--trainer.devices", "1", "--trainer.num_nodes", "1"]
+
+
+def test_a_name_that_means_other_groups_is_refused_before_any_training(
+    planted: tuple[Path, Path], guda: Guda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, targets = planted
+
+    def joint(_self: GroupNames, names: Sequence[str]) -> str:
+        raise GroupError("'3+7' means several groups", found=sorted(names), expected="one", fix="rename")
+
+    monkeypatch.setattr(GroupNames, "joint", joint)
+    monkeypatch.setattr(Retrainer, "make", lambda *_: pytest.fail("trained"))
+    told = guda("curate", root, "--target", targets, "--verify", code=2)
+    assert told.startswith("error: '3+7' means several groups\n  found:    ['3', '7']\n")
+
+
+def test_samples_of_the_model_and_pseudo_groups_are_called_that(
+    planted: tuple[Path, Path], guda: Guda, tmp_path: Path
+) -> None:
+    root, targets = planted
+    own = "The queries are samples of the model itself, from RUN/queries: how badly it serves other images"
+    pseudo = "Pseudo-groups are split by the same scores that they test"
+    told = {None: words(guda("curate", root)), targets: words(guda("curate", root, "--target", targets))}
+    assert own in told[None] and pseudo in told[None]
+    assert own in told[targets] and pseudo not in told[targets]
+    groups, about = load_frame(RunFolder(root).curation / FOUND, "guda curate RUN")
+    found = Curation(groups, pd.DataFrame(about["targets"]))
+    lines = curation_lines(found, {**about, "sized": True}, None)
+    assert any("the sum of scores by which they were chosen, so it promises" in line for line in lines)
+    held_out = tmp_path / "held-out"
+    shutil.copytree(root / "queries", held_out)
+    (held_out / "sample-4.png").unlink()
+    for name in ("record.json", "metadata.jsonl"):
+        (held_out / name).unlink()
+    scored = ("-c", f"{CONF}/digits.yaml", "-c", f"{CONF}/attribute.yaml", "--run", root)
+    guda("attribute", *scored, "--operator", "retrack", "--queries", held_out)
+    (table,) = (root / "scores").glob("*held-out*.parquet")
+    assert own not in words(guda("curate", root, "--scores", table))
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
 
 
 def assert_message(told: str, problem: str, found: str, expected: str, fix: str) -> None:

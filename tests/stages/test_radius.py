@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from attribution.own_encoder import Quarters
 from guda_lightning.cli.main import main
 from guda_lightning.report.distances import PIXELS
 from guda_lightning.report.radius_section import radius_section
@@ -51,7 +54,7 @@ def quarters(pictures: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def test_pixels_features_page_and_wandb_say_how_far(
-    finished_run: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_dir = ("--trainer.logger.init_args.save_dir", finished_run)
     sample(finished_run, "--without", "3,7", *ENCODER, *WANDB, *save_dir)
@@ -91,8 +94,79 @@ def test_pixels_features_page_and_wandb_say_how_far(
     sample(finished_run, "--without", "3,7")  # complete: the feature stays
     assert capsys.readouterr().out.splitlines()[1:] == ["sample: 2 complete, skipped: 3, 7"]
     assert load_frame(run.distances("retrack"), "guda sample")[1] == record
-    sample(finished_run, "--without", "0")
-    assert set(load_frame(run.distances("retrack"), "guda sample")[0]["group"]) == set("037")
+    path = run.distances("retrack")
+    shared = ("sample", "-c", f"{CONF}/digits.yaml", "-c", f"{CONF}/sample.yaml", "--run", str(finished_run))
+    assert main([*shared, "--without", "0"]) == 2  # before anything is drawn
+    assert not (run.without / "retrack" / "0").exists()
+    assert capsys.readouterr().err == (
+        "error: the pictures of other groups were measured in a feature, too\n"
+        f"  found:    the column quarters in {path}, and no --encoder\n"
+        "  expected: one encoder for all groups\n"
+        f"  fix:      pass the --encoder that is called quarters, or remove {path}\n"
+    )
+    encoded = list[int]()
+    encode = Quarters.__call__
+
+    def counted(self: Quarters, images: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(Quarters, "__call__", counted)
+    sample(finished_run, "--without", "0,3,7,9", *ENCODER)
+    assert sum(encoded) == 5 + 5 + 2 * 5  # queries apart, queries once, and two new groups
+    assert "sample: quarters of 10 pictures without groups, and of their queries\n" in capsys.readouterr().out
+    more, _ = load_frame(path, "guda sample")
+    assert set(more["group"]) == set("0379") and not more.isna().any(axis=None)
+    pd.testing.assert_frame_equal(more[more["group"].isin(["3", "7"])].reset_index(drop=True), frame)
+
+
+def test_groups_together_other_groups_and_other_seeds_are_in_no_radius(
+    finished_run: Path,
+) -> None:
+    made = ("-c", f"{CONF}/digits.yaml", "-c", f"{CONF}/unlearn.yaml", "--run", str(finished_run))
+    assert main(["unlearn", *made, "--groups", "3+7"]) == 0
+    run = RunFolder(finished_run)
+    sample(finished_run, "--without", "3+7")
+    assert not run.distances("retrack").exists()
+    sample(finished_run, "--without", "3")
+    sample(finished_run, "--without", "7")
+    drawn = {
+        group: rms(images(run.queries), images(path.parent))
+        for path in run.without.glob("retrack/*/record.json")
+        for group in [json.loads(path.read_text())["config"]["without"]]
+    }
+    assert set(drawn) == {"3", "7", "3+7"}
+    table = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
+    assert main(["report", str(finished_run)]) == 0
+    page = (finished_run / "report" / "index.html").read_text("utf-8")
+    for single, joint in zip(np.maximum(drawn["3"], drawn["7"]), drawn["3+7"], strict=True):
+        assert f"<small>radius {single:.3f}</small>" in page
+        assert single == joint or f"<small>radius {joint:.3f}</small>" not in page
+    section = radius_section(run, table)
+    assert section is not None and {row[0] for row in section.rows} == {"3", "7"}
+    left_out = "Not among these, as groups together, of other groupings or other seeds of counterfactuals: "
+    assert section.lines[-1] == f"{left_out}3+7."
+
+    path = run.without / "retrack" / "3" / "record.json"
+    for entry, value in (("counterfactual_seed", 1), ("grouping_hash", "of other groups")):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "config": {**record["config"], entry: value}}))
+        sample(finished_run, "--without", "7")
+        section = radius_section(run, table)
+        assert section is not None and [row[0] for row in section.rows] == ["7"]
+        assert section.lines[-1] == f"{left_out}3, 3+7."
+        path.write_text(json.dumps(record))
+    sample(finished_run, "--without", "7")
+    assert table.record.provenance is not None
+    other = replace(table.record, provenance=replace(table.record.provenance, grouping_hash="other"))
+    assert radius_section(run, table) is not None
+    assert radius_section(run, replace(table, record=other)) is None
+
+    for group in "37":  # groups together are left alone
+        path = run.without / "retrack" / group / "record.json"
+        path.write_text(path.read_text().replace('"counterfactual_seed": 0', '"counterfactual_seed": 1'))
+    sample(finished_run, "--without", "3+7")
+    assert radius_section(run, table) is None
 
 
 def test_distances_of_other_pictures_are_not_shown(finished_run: Path) -> None:

@@ -71,6 +71,7 @@ def test_each_group_has_a_folder_and_one_cost_comes_first(
         "counterfactual_seed": 0,
         "without": "3",
         "counterfactual": record.files["model.safetensors"],
+        "grouping_hash": record.grouping_hash,
     }
     assert not list((finished_run / "checkpoints").glob("sample*"))
 

@@ -14,6 +14,8 @@ from guda_lightning.storage.files import canonical_json, write_atomic
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
 
+# A record holds the batch of all processes together.
+_ONE_PROCESS = ("--trainer.devices", "1", "--trainer.num_nodes", "1")
 _QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
 
 
@@ -21,7 +23,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     """Rank the groups, and write those that stay; on the configuration of RUN/full."""
     chosen = _parser(command).parse_args(arguments)
     run = RunFolder(chosen.run)
-    configs = located([word for file in chosen.config for word in ("-c", file)]) or ["-c", _config_of(run)]
+    configs = located([word for file in chosen.config for word in ("-c", file)])
+    configs = configs or ["-c", _config_of(run), *_ONE_PROCESS]
     given = {
         "target": chosen.target,
         "scores": chosen.scores,
@@ -91,7 +94,7 @@ def _parser(command: Command) -> argparse.ArgumentParser:
         action="store_true",
         help="retrain without the harmful groups, and without as many random samples, and compare",
     )
-    parser.add_argument("--seeds", default="0", help="seeds of these trainings, such as 0,1,2; default: 0")
+    parser.add_argument("--seeds", help="seeds of these trainings, such as 0,1,2; default: 0")
     parser.add_argument(
         "-c",
         "--config",

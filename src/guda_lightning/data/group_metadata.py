@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from guda_lightning.data.group_names import Names, nearest, quoted
 from guda_lightning.data.rows import read_rows
 from guda_lightning.errors import DataError, GroupError
+from guda_lightning.storage.files import canonical_json
 from guda_lightning.storage.paths import user_path
 
 
@@ -62,6 +63,17 @@ def read_group_metadata(
             fix="fill in the table",
         )
     return groups
+
+
+def group_lines(ids: Sequence[str], groups: Iterable[Sequence[str]]) -> str:
+    """The text of a ``.jsonl`` file from which ``read_group_metadata`` reads these groups, of any name.
+
+    Args:
+        ids: One id per sample.
+        groups: Names of every sample's groups.
+    """
+    rows = ({"id": sample_id, "group": list(names)} for sample_id, names in zip(ids, groups, strict=True))
+    return "".join(f"{canonical_json(row)}\n" for row in rows)
 
 
 def _id(path: Path, line: int, value: object, column: str) -> str:

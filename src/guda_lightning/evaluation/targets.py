@@ -26,7 +26,8 @@ class Targets:
     Attributes:
         names: One each.
         members: ``[targets, queries]`` bool.
-        weighted: Those that should be served better; the others are shown beside them.
+        weighted: Those that should be served better, of at least ``FEWEST`` queries; the others are shown
+            beside them.
         origin: Where the groups come from, in words.
     """
 
@@ -36,14 +37,16 @@ class Targets:
     origin: str
 
     def __post_init__(self) -> None:
-        few = [name for name, row in zip(self.names, self.members, strict=True) if row.sum() < FEWEST]
+        counts = dict(zip(self.names, self.members.sum(dim=1).tolist(), strict=True))
+        few = [name for name in self.weighted if counts[name] < FEWEST]
         if few:
-            count = int(self.members[self.names.index(few[0])].sum())
             raise GroupError(
                 f"the target group '{few[0]}' has too few queries for an interval",
-                found=f"{count} of {self.members.shape[1]} queries",
+                found=f"{counts[few[0]]} of {self.members.shape[1]} queries",
                 expected=f"at least {FEWEST}, better tens",
-                fix="score more queries of it with guda attribute, or leave the group out",
+                fix="score more queries, or pass --target with their groups"
+                if self.names == PSEUDO
+                else "score more queries of it with guda attribute, or leave the group out",
             )
 
     @classmethod
@@ -95,8 +98,8 @@ class Targets:
                 "columns id and group, or leave out --target for pseudo-groups",
             )
         weighted = tuple(requested_groups(requested, names))
-        owners = [None if folder == "." else folder for folder in folders]
-        return cls._from(owners, names, "folders of the queries", weighted)
+        shown = tuple(name for name in names if name in weighted or folders.count(name) >= FEWEST)
+        return cls._from(folders, shown, "folders of the queries", weighted)
 
     @classmethod
     def _pseudo(cls, scores: Tensor, losses: Tensor) -> Targets:

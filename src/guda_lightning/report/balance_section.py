@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -110,12 +111,14 @@ def balance_lines(groups: Sequence[BalancedGroup], record: Mapping[str, Any]) ->
     worst = min(groups, key=lambda group: group.share)
     how = f"{record['judge']['method']}, weighting {record['judge']['weighting']}"
     training = sum(group.training for group in groups)
+    least = math.ceil(record["least"] * config["num"] - 1e-9)  # .07 * 100 is 7.000000000000001
     lines = [
         f"Drawn by {config['operator']}, {len(groups)} groups x {config['num']} images: of the first "
         f"{checked} that were drawn, "
         f"{_share(sum(group.leading for group in groups), checked)} lead with the group that they were drawn "
-        f"for; fewest with {worst.name}, {_share(worst.leading, worst.checked)}. At least "
-        f"{record['least']:.0%} must for each group. Intervals are those of 95 % over draws.",
+        f"for; fewest with {worst.name}, {_share(worst.leading, worst.checked)}. Intervals are those of 95 % "
+        f"over draws. {least} of {config['num']} must for each group; such a share is "
+        f"{_share(least, config['num'])}.",
         f"Judged by {how}, by which "
         f"{_share(sum(group.training_leading for group in groups), training)} of {training} training images "
         "lead with their own group. The training image that is most similar, pixel by pixel, is of the group "
@@ -124,8 +127,10 @@ def balance_lines(groups: Sequence[BalancedGroup], record: Mapping[str, Any]) ->
     ]
     left_out = sum(group.drawn - group.kept for group in groups)
     if left_out:
+        others = sum(group.kept - group.leading for group in groups)
         lines.append(
-            f"{left_out} images that lead with another group are left out; others stand in for them."
+            f"{left_out} images that lead with another group are left out; {others or 'no'} others stand in "
+            "for them."
         )
     short = [f"{group.name} ({group.kept})" for group in groups if group.kept < config["num"]]
     if short:

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from guda_lightning.evaluation.curation import AFTER, RANDOM, Curation, Verification
+from guda_lightning.evaluation.targets import PSEUDO
 from guda_lightning.functional.curation import Interval
 from guda_lightning.report.section import Section
 from guda_lightning.report.summary_text import cut, wrapped
@@ -17,7 +18,7 @@ from guda_lightning.storage.frames import load_frame
 from guda_lightning.storage.runs import RunFolder
 
 # In RUN/curation.
-FOUND, VERIFIED, GROUPS = "influence.parquet", "verification.parquet", "groups.csv"
+FOUND, VERIFIED, GROUPS = "influence.parquet", "verification.parquet", "groups.jsonl"
 _COMMAND = "guda curate RUN"
 _MOST = 20  # groups that are shown, the most harmful ones
 _COLUMNS = ("group", "samples", "weighted loss without it", "95 % interval", "worst group's loss", "")
@@ -80,6 +81,16 @@ def curation_lines(found: Curation, about: Mapping[str, Any], verification: Veri
         f"the counterfactuals; of {count} groups without any effect, {0.025 * count:.2g} would be named by "
         "chance.",
     ]
+    if about["sampled"]:
+        lines.append(
+            "The queries are samples of the model itself, from RUN/queries: how badly it serves other images "
+            "cannot be seen on them. Score held-out images with guda attribute --queries FOLDER."
+        )
+    if tuple(found.targets["target"]) == PSEUDO:
+        lines.append(
+            "Pseudo-groups are split by the same scores that they test, so that a little more is named by "
+            "chance."
+        )
     if not about["sized"]:
         lines.append(
             f"The size of {about['method']}'s scores is its own, not that of retraining: signs and order are "
@@ -89,7 +100,8 @@ def curation_lines(found: Curation, about: Mapping[str, Any], verification: Veri
         worst = found.worst
         lines.append(
             f"Without them, the loss of {worst['target']}, the worst group, is predicted to change by "
-            f"{_percent(worst['predicted'], worst['loss'])} (sum of their scores)."
+            f"{_percent(worst['predicted'], worst['loss'])}. That is the sum of scores by which they were "
+            "chosen, so it promises a little too much, and a sample in several of them counts in each."
         )
     doubtful = [
         group

@@ -24,12 +24,17 @@ def radius_section(run: RunFolder, table: ScoreTable) -> Section | None:
     found = drawn_beside(run, table.record.full_hash, (1, 1, 1))
     if not found:
         return None
-    return radius_of(run, shown_operator(found, table), found)
+    return radius_of(run, shown_operator(found, table), found, table.record.grouping_hash)
 
 
-def radius_of(run: RunFolder, operator: str, found: Mapping[Path, Mapping[str, Any]]) -> Section | None:
-    """What was measured of an operator, if anything was."""
-    distances = Distances.load(run, operator, found)
+def radius_of(
+    run: RunFolder,
+    operator: str,
+    found: Mapping[Path, Mapping[str, Any]],
+    grouping_hash: str | None,
+) -> Section | None:
+    """What was measured of an operator and the groups of a grouping, if anything was; None: of any."""
+    distances = Distances.load(run, operator, found, grouping_hash)
     if distances is None:
         return None
     queries, groups, _ = distances.matrix()
@@ -42,6 +47,12 @@ def radius_of(run: RunFolder, operator: str, found: Mapping[Path, Mapping[str, A
         "without as many random images, or between two seeds of the counterfactual, is not in it, and the "
         "largest of more groups is larger. guda placebo tests the scores.",
     ]
+    if distances.left_out:
+        shown = ", ".join(cut(name, 30) for name in distances.left_out[:_MOST])
+        lines.append(
+            f"Not among these, as groups together, of other groupings or other seeds of counterfactuals: "
+            f"{shown}{', ...' if len(distances.left_out) > _MOST else ''}."
+        )
     return Section(
         name="radius",
         title="How far does a picture move without a group?",

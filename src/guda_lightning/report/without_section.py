@@ -34,7 +34,7 @@ class Without:
         caption: How the pictures were made.
         moved: By group, how far each picture lies from that of the full model, in words; empty where nobody
             has measured it.
-        radii: Likewise, how far the picture moves at most, over all groups and not only these.
+        radii: Likewise, how far the picture moves at most, over all single groups and not only these.
     """
 
     full: Queries
@@ -74,7 +74,8 @@ class Without:
             best = dict(zip(shown.queries, shown.scores.amax(dim=1).tolist(), strict=True))
             rows.sort(key=lambda row: -best.get(full.ids[row], lowest))
         rows = rows[:MAX_PICTURE_QUERIES]
-        ids, measured = [full.ids[row] for row in rows], Distances.load(run, operator, found)
+        ids = [full.ids[row] for row in rows]
+        measured = Distances.load(run, operator, found, table.record.grouping_hash)
         return cls(
             full.load(rows),
             {name: QueryFolder(of_groups[name], shape).load(rows).images for name in groups},

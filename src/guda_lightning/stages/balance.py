@@ -169,8 +169,8 @@ def single_groups(grouping: Grouping, requested: object) -> list[str]:
 def _say_cost(balancing: Balancing, full: DiffusionModel) -> None:
     """Say what is drawn already, and what the rest will cost at least."""
     sampler, judge = balancing.sampler, balancing.judge
-    names, num, steps = list(balancing.models), balancing.num, balancing.config["steps"]
-    left = [name for name in names if not balancing.first(name).complete]
+    names, steps = list(balancing.models), balancing.config["steps"]
+    left = [count for name in names if (count := balancing.undrawn(name))]
     if len(left) < len(names):
         say(f"balance: the first images of {len(names) - len(left)} of {len(names)} groups are drawn already")
     scored = balancing.unscored()
@@ -184,11 +184,11 @@ def _say_cost(balancing: Balancing, full: DiffusionModel) -> None:
         drawing, scoring = (
             evaluation_seconds(network, judge.data, sampler.batch_size, device) for network in (steered, full)
         )
-        seconds = drawing * passes * steps * num * len(left) + scoring * evaluations
+        seconds = drawing * passes * steps * sum(left) + scoring * evaluations
         seconds /= sampler.trainer.world_size
     say_cost(
-        f"balance: {len(left)} groups x {num} images x {steps} steps, and {evaluations} network evaluations "
-        "to attribute them",
+        f"balance: {sum(left)} images of {len(left)} groups x {steps} steps, and {evaluations} network "
+        "evaluations to attribute them",
         seconds,
     )
 

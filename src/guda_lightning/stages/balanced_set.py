@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from guda_lightning.data.group_metadata import group_lines
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import GroupError
 from guda_lightning.report.balance_section import RECORD, BalancedGroup
@@ -93,11 +94,9 @@ def write_set(
         manifest = pd.concat(tables, ignore_index=True)
         manifest.to_csv(temporary / "manifest.csv", index=False, lineterminator="\n")
         of_images = manifest[manifest["kept"]]
-        lines = [
-            canonical_json({"id": file.removeprefix(f"{IMAGES}/"), "group": [group]})
-            for file, group in zip(of_images["file"], of_images["group"], strict=True)
-        ]
-        (temporary / "groups.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        ids = [file.removeprefix(f"{IMAGES}/") for file in of_images["file"]]
+        lines = group_lines(ids, [[group] for group in of_images["group"]])
+        (temporary / "groups.jsonl").write_text(lines, "utf-8")
         complete = {**record, "groups": [group.to_json() for group in groups], "complete": True}
         (temporary / RECORD).write_text(canonical_json(complete, indent=2) + "\n", "utf-8")
 

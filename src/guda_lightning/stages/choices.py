@@ -236,6 +236,27 @@ def refuse_two_methods(attributor: object, objective: object, posterior: object)
         )
 
 
+def refuse_several_processes(count: int, command: str, why: str, fix: str) -> None:
+    """Refuse a command in several processes that works in one.
+
+    Args:
+        count: How many there are.
+        command: Its name.
+        why: One is enough.
+        fix: How to have one.
+
+    Raises:
+        ConfigError: There are several.
+    """
+    if count > 1:
+        raise ConfigError(
+            f"guda {command} works in one process",
+            found=f"{count} processes",
+            expected=f"one: {why}",
+            fix=fix,
+        )
+
+
 def at_least_one(name: str, value: int) -> None:
     """Refuse a count below one.
 

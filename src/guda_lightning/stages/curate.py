@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor
 from guda_lightning.attribution import AttributionContext
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import GroupDataModule, load_queries
+from guda_lightning.data.group_metadata import group_lines
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import FullModel
 from guda_lightning.distributed.execution import Execution
@@ -36,14 +35,14 @@ from guda_lightning.report.curation_section import (
 )
 from guda_lightning.report.run import newest_table
 from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
-from guda_lightning.scores import ScoreTable, Scoring
+from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Ensemble, Likelihood
 from guda_lightning.scores.stored import full_errors, scoring_of
 from guda_lightning.stages.base import StageTrainer
-from guda_lightning.stages.choices import chosen_seeds
+from guda_lightning.stages.choices import chosen_seeds, refuse_several_processes
 from guda_lightning.stages.removals import Removals
 from guda_lightning.storage.config import refuse_other_config
-from guda_lightning.storage.files import write_atomic
+from guda_lightning.storage.files import read_json, write_atomic
 from guda_lightning.storage.frames import save_frame
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.stored import RECORD
@@ -59,7 +58,7 @@ def curate(
     scores: Path | None = None,
     weighting: Weighting = "uniform",
     verify: bool = False,
-    seeds: str = "0",
+    seeds: str | None = None,
     wandb: str | None = None,
 ) -> Path:
     """Rank groups by what their removal is predicted to do to badly served queries; write those that stay.
@@ -74,7 +73,7 @@ def curate(
         scores: The score table; the newest one of a method if left out.
         weighting: Which loss counts: ``uniform`` for the one that the model was trained on.
         verify: Whether to retrain without the harmful groups, and without as many random samples.
-        seeds: Seeds of these trainings, such as ``0,1,2``.
+        seeds: Seeds of these trainings, such as ``0,1,2``; 0 if left out.
         wandb: Project to log to, if any.
 
     Returns:
@@ -84,23 +83,31 @@ def curate(
         GudaError: There is no such table, it does not derive from squared errors or was made from something
             else; or as ``Targets.of``.
     """
-    run, chosen = trainer.run_folder, chosen_seeds(seeds)
+    refuse_several_processes(
+        trainer.world_size,
+        "curate",
+        why="it ranks groups and trains one model after the other",
+        fix="leave out -c: the configuration of RUN/full is then followed by one process",
+    )
+    run, chosen = trainer.run_folder, _seeds(seeds, verify)
     refuse_other_config(run.full / RECORD, dict(config))
     model = build()
     source = trainer.open_full(None, model, datamodule)
     path = scores or newest_table(run)
     table = _table(path, weighting, source, datamodule.grouping)
     errors = full_errors(table, run.errors)
-    schedule, scoring = source.model.schedule, _scoring(table)
+    assert table.record.scoring is not None  # of a Likelihood
+    schedule, scoring = source.model.schedule, scoring_of(table.record.scoring)
     losses = -elbo(errors.errors, errors.timesteps, scoring.plan(schedule), schedule, weighting)
     targets = Targets.of(target, table.queries, table.matrix(), losses)
     found = Curation.of(table, losses, targets)
-    about = _about(path, table, found, targets, int(np.prod(datamodule.input_shape)))
+    about = _about(run, path, table, found, targets, int(np.prod(datamodule.input_shape)))
     _refuse_all(found, about, datamodule.grouping)
     save_frame(run.curation / FOUND, found.groups, about)
     _write_groups(run.curation / GROUPS, datamodule, found.harmful)
     verification: Verification | None = None
     if verify and found.harmful:
+        datamodule.grouping.known.joint(found.harmful)  # refuses a name that means something else
         removals = Removals(
             maker=_maker(trainer, build, model, source, datamodule, config),
             context=AttributionContext(
@@ -122,6 +129,22 @@ def curate(
         say("curate: there is nothing to verify")
     say(f"curate: {run.curation} written; `guda report {run.root}` shows it on the page")
     return run.curation
+
+
+def _seeds(requested: str | None, verify: bool) -> list[int]:
+    """The seeds of the trainings.
+
+    Raises:
+        ConfigError: They are no seeds, or nothing is to be trained.
+    """
+    if requested is not None and not verify:
+        raise ConfigError(
+            "seeds are those of trainings, and nothing is to be trained",
+            found=f"--seeds {requested}",
+            expected="--verify, which trains",
+            fix="pass --verify, too, or leave out --seeds",
+        )
+    return chosen_seeds(requested or "0")
 
 
 def _table(path: Path, weighting: Weighting, source: FullModel, grouping: Grouping) -> ScoreTable:
@@ -162,19 +185,16 @@ def _table(path: Path, weighting: Weighting, source: FullModel, grouping: Groupi
     return table.select(weighting=weighting)
 
 
-def _scoring(table: ScoreTable) -> Scoring:
-    """How the queries were scored."""
-    assert table.record.scoring is not None  # of a Likelihood
-    return scoring_of(table.record.scoring)
-
-
-def _about(path: Path, table: ScoreTable, found: Curation, targets: Targets, values: int) -> dict[str, Any]:
+def _about(
+    run: RunFolder, path: Path, table: ScoreTable, found: Curation, targets: Targets, values: int
+) -> dict[str, Any]:
     """What was found from what, beside the rows of the groups."""
     details = table.record.details
     return {
         "full_hash": table.record.full_hash,
         "grouping_hash": table.record.grouping_hash,
         "query_hash": table.record.query_hash,
+        "sampled": _sampled(run, table),
         "scores": path.name,
         "scores_hash": table.record.hash,
         "method": table.methods[0],
@@ -185,6 +205,13 @@ def _about(path: Path, table: ScoreTable, found: Curation, targets: Targets, val
         "origin": targets.origin,
         "targets": found.targets.to_dict("records"),
     }
+
+
+def _sampled(run: RunFolder, table: ScoreTable) -> bool:
+    """Whether the queries are what ``guda sample`` drew from the full model."""
+    place = run.queries / RECORD
+    record = read_json(place) if place.is_file() else {}
+    return "full_hash" in record.get("config", {}) and record["query_hash"] == table.record.query_hash
 
 
 def _refuse_all(found: Curation, about: Mapping[str, Any], grouping: Grouping) -> None:
@@ -205,17 +232,12 @@ def _refuse_all(found: Curation, about: Mapping[str, Any], grouping: Grouping) -
 
 
 def _write_groups(path: Path, data: GroupDataModule, harmful: Sequence[str]) -> None:
-    """Write the samples that stay with their groups; one in no group has an empty cell."""
+    """Write the samples that stay, each with the list of its groups, whatever these are called."""
     grouping = data.grouping
     kept = grouping.retain(harmful) if harmful else np.arange(grouping.num_samples)
-    members = grouping.membership()
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(("id", "group"))
-    for row in kept:
-        names = [name for name, inside in zip(grouping.names, members[row], strict=True) if inside]
-        lines.writerows((data.ids[row], name) for name in names or [""])
-    write_atomic(path, text.getvalue())
+    names = np.array(grouping.names, dtype=object)
+    groups = [names[inside].tolist() for inside in grouping.membership()[kept]]
+    write_atomic(path, group_lines([data.ids[row] for row in kept], groups))
 
 
 def _maker(

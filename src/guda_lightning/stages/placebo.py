@@ -34,6 +34,7 @@ from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import (
     at_least_one,
     chosen_groups,
+    refuse_several_processes,
     refuse_two_methods,
     table_about,
     table_of,
@@ -106,7 +107,12 @@ def placebo(
     if classifier is not None and posterior is None:
         posterior = GUIDANCE
     refuse_two_methods(attributor, objective, posterior)
-    _refuse_several_processes(trainer.world_size)
+    refuse_several_processes(
+        trainer.world_size,
+        "placebo",
+        why="partitions are made, scored and thrown away one after the other",
+        fix="pass --trainer.devices 1 --trainer.num_nodes 1",
+    )
     run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
     requested = load_queries(trainer.query_path(queries), datamodule.image_shape, resize=resize)
     encoded = datamodule.as_queries(requested, source.model.conditional)
@@ -221,16 +227,6 @@ def _scored(path: Path, attributor: FittedAttributor, queries: Queries) -> Score
         expected="the score table that random groups are compared with",
         fix="run guda attribute with the same queries, seed, name and scoring first",
     )
-
-
-def _refuse_several_processes(count: int) -> None:
-    if count > 1:
-        raise ConfigError(
-            "guda placebo works in one process",
-            found=f"{count} processes",
-            expected="one: partitions are made, scored and thrown away one after the other",
-            fix="pass --trainer.devices 1 --trainer.num_nodes 1",
-        )
 
 
 def _refuse_missing_groups(attributor: FittedAttributor, data: GroupDataModule) -> None:

@@ -23,7 +23,7 @@ from guda_lightning.report.without_section import drawn_beside
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, refuse_choices
 from guda_lightning.stages.drawing import Drawing, ImageSampler
-from guda_lightning.stages.radius import measure
+from guda_lightning.stages.radius import measure, refuse_other_columns
 from guda_lightning.stages.without import (
     Counterfactuals,
     drawings_without,
@@ -116,6 +116,8 @@ def sample(
         drawings = drawings_without(run, source, datamodule, groups, noise, chosen, device)
     left = [drawing for drawing in drawings if not drawing.complete]
     _say_complete(drawings, left)
+    if any(drawing.name in datamodule.grouping.names for drawing in left):
+        refuse_other_columns(run, drawings[0], encoder)
     if left:
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
         ids = tuple(f"sample-{index:0{len(str(queries - 1))}d}" for index in range(num))
@@ -126,7 +128,7 @@ def sample(
             images.draw(drawing)
             say(f"sample: {num} images in {drawing.folder}")
     if without is not None and trainer.is_global_zero:
-        _measure(trainer, drawings, datamodule.image_shape, encoder, bool(left))
+        _measure(trainer, drawings, datamodule, encoder, bool(left))
     return [drawing.folder for drawing in drawings]
 
 
@@ -141,15 +143,16 @@ def _say_complete(drawings: Sequence[Drawing], left: Sequence[Drawing]) -> None:
 def _measure(
     trainer: StageTrainer,
     drawings: Sequence[Drawing],
-    shape: tuple[int, int, int],
+    data: GroupDataModule,
     encoder: Encoder | None,
     drawn: bool,
 ) -> None:
     """Measure how far the pictures move; say and log what is new."""
-    run, operator = trainer.run_folder, str(drawings[0].config["operator"])
+    run, shape, config = trainer.run_folder, data.image_shape, drawings[0].config
     section = None
-    if measure(run, operator, shape, encoder):
-        section = radius_of(run, operator, drawn_beside(run, None, shape))
+    if measure(trainer, drawings[0], data, encoder):
+        found = drawn_beside(run, None, shape)
+        section = radius_of(run, config["operator"], found, config["grouping_hash"])
     if section is not None:
         say(f"sample: {section.lines[0]}")
     if drawn or section is not None:

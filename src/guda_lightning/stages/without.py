@@ -98,6 +98,7 @@ def drawings_without(
         folder = run.without_groups(model.operator, name)
         unfinished = run.checkpoints(f"sample-{folder.parent.name}-{folder.name}")
         made = {"operator": model.operator, "counterfactual_seed": chosen.seed, "without": name}
+        made["grouping_hash"] = data.grouping.hash
         return Drawing(folder, unfinished, {**noise, **made, "counterfactual": model.identity}, model.read)
 
     kind = kind_of(CounterfactualStore(chosen.store), chosen.operator)

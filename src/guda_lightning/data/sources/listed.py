@@ -15,7 +15,7 @@ from guda_lightning.storage.paths import user_path
 class Listed(Source):
     """Only those samples of a source that a table names; all else of it is as it was.
 
-    With the ``groups.csv`` that ``guda curate`` writes, the data without the groups that should leave.
+    With the ``groups.jsonl`` that ``guda curate`` writes, the data without the groups that should leave.
 
     Args:
         base: Where the samples come from.
