@@ -86,8 +86,12 @@ def rows(bench: Bench, asked: Asked) -> list[dict[str, object]]:
 def _case(case: str, bench: Bench, base: Bench, one: Bench) -> list[dict[str, object]]:
     for seed in (0, 1):
         one.stage("guide", "--posterior", TRAINED, "--seed", str(seed), label=f"guide {seed}")
-    one.stage("guide", "--posterior", KIND, "--base", str(base.run.root), label="recalibrate")
-    made = {"trained anew, seed 1": (TRAINED, 1, "guide 1"), "recalibrated": (KIND, 0, "recalibrate")}
+    made = {"trained anew, seed 1": (TRAINED, 1, "guide 1")}
+    try:
+        one.stage("guide", "--posterior", KIND, "--base", str(base.run.root), label="recalibrate")
+        made["recalibrated"] = (KIND, 0, "recalibrate")
+    except SystemExit:  # refused: there is nothing to compare, which is a result
+        pass
     anew, rows = _scores(bench, one, TRAINED, 0), []
     for name, (kind, seed, label) in made.items():
         scores = _scores(bench, one, kind, seed)
@@ -100,6 +104,8 @@ def _case(case: str, bench: Bench, base: Bench, one: Bench) -> list[dict[str, ob
         for weighting in SHOWN:
             row |= _agreement(anew[weighting], scores[weighting], weighting)
         rows.append(row)
+    if len(made) == 1:
+        rows.append({name: "" for name in rows[0]} | {"groups": case, "classifier": "recalibrated: refused"})
     return rows
 
 

@@ -10,7 +10,7 @@ from guda_lightning.attribution import AttributionContext
 from guda_lightning.data import GroupDataModule, load_queries
 from guda_lightning.data.queries import query_hash
 from guda_lightning.diffusion import FullModel
-from guda_lightning.errors import ConfigError, GudaError, QueryError, StoreError
+from guda_lightning.errors import GudaError, QueryError, StoreError
 from guda_lightning.evaluation.group_audit import LEAST_QUERIES
 from guda_lightning.makers.costs import say
 from guda_lightning.posteriors import PosteriorStore
@@ -55,13 +55,8 @@ def groups(
     Returns:
         The audit, a table with a row a group: RUN/groups.parquet.
     """
-    if trainer.world_size > 1:
-        raise ConfigError(
-            "guda groups works in one process",
-            found=f"{trainer.world_size} processes",
-            expected="one: nothing is trained",
-            fix="pass --trainer.devices 1 --trainer.num_nodes 1",
-        )
+    fix = "pass --trainer.devices 1 --trainer.num_nodes 1"
+    refuse_several_processes(trainer.world_size, "groups", "nothing is trained", fix)
     run, missing = trainer.run_folder, Missing()
     source = _opened(trainer, model, datamodule, full, missing)
     base = None if source is None else _classifier(trainer, source, datamodule, missing)
