@@ -20,6 +20,7 @@ from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
 from guda_lightning.scores import Scoring
 from guda_lightning.stages.audited import Missing, Parts, Scored, calibrated, static
 from guda_lightning.stages.base import StageTrainer
+from guda_lightning.stages.choices import refuse_several_processes
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.frames import load_frame, save_frame
 from guda_lightning.types import Queries, Weighting
