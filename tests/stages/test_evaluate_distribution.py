@@ -259,3 +259,11 @@ def test_options_of_other_comparisons_are_refused(
         f"  found:    --distribution and {found}\n  expected: one of them\n"
         f"  fix:      leave out {option}, or --distribution\n"
     )
+
+
+def test_a_method_of_unknown_size_claims_no_nats(finished_run: Path) -> None:
+    found = evaluate_distribution(finished_run, [], resamples=20)
+    assert found.methods == ["retrack"]
+    assert found.record["notes"][-1] == (
+        "The size of retrack's differences is not known: compare groups by them, they are no claim in nats."
+    )

@@ -98,7 +98,17 @@ def read_trainings(runs: Sequence[RunFolder], on_table: Callable[[], None] = lam
             read.tables[os.path.relpath(path, runs[0].root)] = table.record.hash
             _add(read, path, table, full.seed, {group: elbos[group] for group in table.groups})
             on_table()
+    unsized = {table.methods[0] for _, table in of_methods.values() if not _is_sized(table)}
+    read.notes.extend(
+        f"The size of {method}'s differences is not known: compare groups by them, they are no claim in nats."
+        for method in sorted(unsized)
+    )
     return read
+
+
+def _is_sized(table: ScoreTable) -> bool:
+    details = table.record.details
+    return isinstance(details, Likelihood) and details.sized
 
 
 def _own_queries(run: RunFolder, full: _Full) -> Found:

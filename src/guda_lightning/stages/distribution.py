@@ -38,7 +38,8 @@ def evaluate_distribution(
     if wandb_project is not None:
         charts.require()
     runs = [run, *map(RunFolder, others)]
-    say(f"evaluate: stored errors of {len(runs)} trainings are compared, without a network evaluation")
+    trainings = "1 training" if len(runs) == 1 else f"{len(runs)} trainings"
+    say(f"evaluate: stored errors of {trainings} are compared, without a network evaluation")
     with progress_bar("evaluate", "tables") as bar:
         found = compare_trainings(read_trainings(runs, on_table=lambda: bar.update(1)), resamples=resamples)
     print(distribution_text(found))
