@@ -213,6 +213,8 @@ def same_content(ids: Sequence[str], groups: Sequence[str]) -> list[Pair]:
 def on_the_two(scores: Tensor, groups: Sequence[str], pairs: Sequence[Pair]) -> Tensor:
     """``[pairs]`` share of a pair's difference of scores that sits on its two groups; 2/K by chance.
 
+    NaN where both queries have the same scores, of which no share can be told.
+
     Args:
         scores: ``[queries, groups]``.
         groups: Names of the groups.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
 
 from guda_lightning.evaluation.agreement import HALF, ORACLE
@@ -24,7 +23,7 @@ from guda_lightning.report.agreement_table import (
     share,
 )
 from guda_lightning.report.agreement_verdicts import notes, verdicts
-from guda_lightning.report.summary_text import cut
+from guda_lightning.report.summary_text import cut, wrapped
 
 WIDTH, NAME = 100, 22
 
@@ -216,9 +215,9 @@ def _choice(calibration: Sequence[Row]) -> str:
     return f"{best} there), before {rival})"
 
 
-def columns(rows: Sequence[Sequence[str]], gap: int = 2) -> list[str]:
-    """Lines with a column of names, left, and columns of numbers, right."""
-    cells = [[cut(row[0], NAME), *row[1:]] for row in rows]
+def columns(rows: Sequence[Sequence[str]], gap: int = 2, names: int = NAME) -> list[str]:
+    """Lines with a column of names, left and no wider than ``names``, and columns of numbers, right."""
+    cells = [[cut(row[0], names), *row[1:]] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         (
@@ -227,12 +226,6 @@ def columns(rows: Sequence[Sequence[str]], gap: int = 2) -> list[str]:
         ).rstrip()
         for row in cells
     ]
-
-
-def wrapped(text: str) -> list[str]:
-    """Lines of at most 100 columns."""
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return textwrap.wrap(printable, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _signed(value: float, digits: int = 3) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from guda_lightning.evaluation.group_audit import BY_CHANCE, OFF_BY_CHANCE
 from guda_lightning.report.section import Section
-from guda_lightning.report.summary_text import cut
+from guda_lightning.report.summary_text import cut, listed
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.frames import load_frame
 from guda_lightning.storage.runs import RunFolder
@@ -46,16 +46,6 @@ def audit_section(frame: pd.DataFrame, record: Mapping[str, Any]) -> Section:
         columns=_COLUMNS,
         rows=[_row(row) for row in frame.to_dict("records")],
     )
-
-
-def audit_table(section: Section) -> list[str]:
-    """The table of a section as lines of text."""
-    cells = [list(section.columns), *map(list, section.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
 
 
 def audit_section_of(run: RunFolder, table: ScoreTable) -> Section | None:
@@ -156,6 +146,4 @@ def _error(record: Mapping[str, Any]) -> str:
 
 
 def _named(groups: list[str]) -> str:
-    more = len(groups) - NAMED
-    text = ", ".join(cut(group, 30) for group in groups[:NAMED]) + (f", and {more} more" if more > 0 else "")
-    return f" ({text})" if groups else ""
+    return f" ({listed([cut(group, 30) for group in groups], NAMED)})" if groups else ""

@@ -11,6 +11,7 @@ from torch import Tensor
 from guda_lightning.evaluation.curation import AFTER, RANDOM, Curation, Verification
 from guda_lightning.evaluation.targets import PSEUDO
 from guda_lightning.functional.curation import Interval
+from guda_lightning.report.agreement_text import columns
 from guda_lightning.report.section import Section
 from guda_lightning.report.summary_text import cut, wrapped
 from guda_lightning.scores import ScoreTable
@@ -53,12 +54,7 @@ def curation_section(run: RunFolder, table: ScoreTable) -> Section | None:
 
 def curation_text(found: Curation, about: Mapping[str, Any], verification: Verification | None) -> str:
     """What was found, for a terminal."""
-    rows = [_COLUMNS, *_rows(found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    table = [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    table = columns([_COLUMNS, *_rows(found)])
     lines = [line for one in curation_lines(found, about, verification) for line in wrapped(one)]
     return "\n".join([*lines, "", *table])
 

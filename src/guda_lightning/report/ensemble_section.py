@@ -29,12 +29,12 @@ def section_of(ensembles: Sequence[tuple[pd.DataFrame, Mapping[str, Any]]]) -> S
     Args:
         ensembles: Of each, its members as ``guda ensemble`` writes them, and their record.
     """
-    lines = [
+    relative = (
         "What is attributed is the ensemble, the mean of its members, and not the full model: its "
         "counterfactuals are exact, and are the full model's only as far as the two are alike. Scores set "
         "each group against the others: their order counts, and no sign."
-    ]
-    lines[:0] = [
+    )
+    lines = [
         f"Ensemble of {len(frame)} members, seed {record['seed']}: each of {record['groups']} groups has an "
         f"exact counterfactual, the mean of the {record['zeros']} members that never saw it, for "
         f"{len(frame)} trainings of {frame['seconds'].sum():.0f} s together, against {record['groups']} "
@@ -49,5 +49,9 @@ def section_of(ensembles: Sequence[tuple[pd.DataFrame, Mapping[str, Any]]]) -> S
             cost = [f"{row['seconds']:.0f}", f"{row['network_evaluations']:,}"]
             rows.append([f"{label}{row['member']} of {len(frame)}", *counts, *cost])
     return Section(
-        name="ensemble", title="Ensembles that miss groups", lines=lines, columns=_COLUMNS, rows=rows
+        name="ensemble",
+        title="Ensembles that miss groups",
+        lines=[*lines, relative],
+        columns=_COLUMNS,
+        rows=rows,
     )

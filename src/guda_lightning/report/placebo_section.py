@@ -11,7 +11,7 @@ import pandas as pd
 
 from guda_lightning.evaluation import PlaceboTest
 from guda_lightning.evaluation.placebo_test import placebo_frame, placebo_tests, random_groups
-from guda_lightning.report.summary_text import cut
+from guda_lightning.report.summary_text import cut, listed
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.files import write_atomic
 
@@ -58,7 +58,7 @@ def placebo_lines(observed: ScoreTable, random: ScoreTable, tests: Mapping[str, 
             f"{test.level:.0%} ({test.partitions} random partitions: no p-value below {test.floor:.2g})."
         )
         if missed:
-            lines.append(f"Not attributable: {_named([cut(query, 30) for query in missed], len(missed))}.")
+            lines.append(f"Not attributable: {listed([cut(query, 30) for query in missed], NAMED)}.")
     details = random_groups(random)
     found = details.near_duplicate_pairs
     if found:
@@ -66,16 +66,11 @@ def placebo_lines(observed: ScoreTable, random: ScoreTable, tests: Mapping[str, 
         named = [f"{cut(pair['first'], 30)} and {cut(pair['second'], 30)}" for pair in twins]
         lines.append(
             f"{found} pairs of training images in different groups are nearly the same: without one group, "
-            f"the other still explains their queries. {_named(named, found)}."
+            f"the other still explains their queries. {listed(named, NAMED, found)}."
         )
     else:
         lines.append("No two training images of different groups are nearly the same.")
     return lines
-
-
-def _named(names: list[str], count: int) -> str:
-    more = count - NAMED
-    return ", ".join(names[:NAMED]) + (f", and {more} more" if more > 0 else "")
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:

@@ -14,6 +14,7 @@ from guda_lightning.errors import StoreError
 from guda_lightning.functional.set_properties import mean_of_set
 from guda_lightning.functional.student import t_quantile
 from guda_lightning.report.section import Section
+from guda_lightning.report.summary_text import listed
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import SetWorth
 from guda_lightning.scores.summaries import with_error
@@ -85,7 +86,7 @@ def property_lines(table: ScoreTable, values: Tensor) -> list[str]:
         ]
         for verb, sign in (("raised", 1), ("lowered", -1))
     }
-    parts = [f"it is {verb} by {_listed(names)}" for verb, names in named.items() if names]
+    parts = [f"it is {verb} by {listed(names, _NAMED)}" for verb, names in named.items() if names]
     undecided = len(pairs) - sum(map(len, named.values()))
     parts += [f"of {undecided} of {len(pairs)} groups the {LEVEL:.0%} interval holds 0"] if undecided else []
     over = "images" if details.worth == "leave_one_out" else "images and the draw of coalitions"
@@ -97,11 +98,6 @@ def property_lines(table: ScoreTable, values: Tensor) -> list[str]:
         f"(Student) are of single groups: of {len(pairs)} without any effect, {(1 - LEVEL) * len(pairs):.2g} "
         "would be named by chance.",
     ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _rows(table: ScoreTable) -> list[list[str]]:

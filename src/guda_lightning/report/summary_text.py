@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from guda_lightning.report.verdict_section import verdict_finding, verdict_rows
 from guda_lightning.scores import ScoreTable, Verdict
@@ -99,6 +99,18 @@ def wrapped(text: str) -> list[str]:
     """Lines of at most `WIDTH` columns; none of an empty text."""
     printable = cut(text, max(len(text), 1))
     return textwrap.wrap(printable, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def listed(names: Sequence[str], most: int, count: int | None = None) -> str:
+    """``a, b, and 3 more``.
+
+    Args:
+        names: In order; the first ``most`` are told.
+        most: Names that are told.
+        count: How many there are, where not all of them are given.
+    """
+    more = (len(names) if count is None else count) - most
+    return ", ".join(names[:most]) + (f", and {more} more" if more > 0 else "")
 
 
 def _rest(count: int, what: str) -> list[str]:

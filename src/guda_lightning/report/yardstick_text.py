@@ -16,7 +16,8 @@ from guda_lightning.report.agreement_table import (
     oracle_name,
     share,
 )
-from guda_lightning.report.agreement_text import columns, wrapped
+from guda_lightning.report.agreement_text import columns
+from guda_lightning.report.summary_text import wrapped
 from guda_lightning.storage.costs import TableCost
 
 _NOTES = (

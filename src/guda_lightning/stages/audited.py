@@ -18,7 +18,6 @@ from torch import Tensor
 from guda_lightning.attribution import AttributionContext
 from guda_lightning.data import GroupDataModule, near_duplicates
 from guda_lightning.distributed.execution import Execution
-from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.evaluation.group_audit import (
     Halves,
     Pair,
@@ -51,9 +50,9 @@ class Missing:
 
     lines: list[str] = field(default_factory=list)
 
-    def add(self, what: str, error: GudaError) -> None:
-        """Say what would be known if an error were mended."""
-        self.lines.append(f"Not known: {what}, as {error.problem} ({error.found}). To mend: {error.fix}.")
+    def add(self, what: str, reason: str, fix: str) -> None:
+        """Say what is not known, why, and what would mend it."""
+        self.lines.append(f"Not known: {what}, as {reason}. To mend: {fix}.")
 
 
 @dataclass(frozen=True)
@@ -135,24 +134,20 @@ def calibrated(
     """Fill in how well the classifier is calibrated for every group, on samples it was not trained on."""
     grouping, posterior, moments = data.grouping, base.posterior, base.moments
     if not base.tells(grouping):
-        other = ConfigError(
-            "the classifier tells other groups apart",
-            found=f"{len(base.record.groups)} groups",
-            expected="today's groups",
-            fix="run guda guide with today's groups",
+        missing.add(
+            "calibration and pairs of the same content",
+            f"the classifier tells other groups apart ({len(base.record.groups)} groups)",
+            "run guda guide with today's groups",
         )
-        missing.add("calibration and pairs of the same content", other)
         return {"held_out": 0}
     kept_out = set(moments.sample[moments.held_out].tolist())
     rows = np.flatnonzero([number in kept_out for number in hashed(data).tolist()])
     if not len(rows):
-        images = ConfigError(
-            "the classifier was made from other images",
-            found=f"none of its {len(kept_out)} held-out samples",
-            expected="samples with the same ids and pixels",
-            fix="run guda guide with today's images",
+        missing.add(
+            "calibration",
+            f"the classifier was made from other images (none of its {len(kept_out)} held-out samples is here)",
+            "run guda guide with today's images",
         )
-        missing.add("calibration", images)
         return {"held_out": 0}
     table = torch.from_numpy(grouping.membership()[rows])
     about = (posterior.schedule, posterior.network.condition is not None, posterior.prompts)
@@ -243,6 +238,10 @@ class Scored:
         about = (identity, context, self.queries, self.scoring, self.weighting)
         scores = self.parts.made("pairs", partial(guided_scores, posterior, *about))
         share = on_the_two(scores, posterior.groups, pairs)
+        pairs = [pair for pair, told in zip(pairs, share.isfinite().tolist(), strict=True) if told]
+        if not pairs:
+            return {}
+        share = share[share.isfinite()]
         for row, name in enumerate(frame["group"]):
             of = [place for place, pair in enumerate(pairs) if name in (pair.group_first, pair.group_second)]
             if of:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from guda_lightning.report.curation_section import (
     curation_text,
 )
 from guda_lightning.report.run import newest_table
-from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
+from guda_lightning.report.wandb import closing_runs, log_section, project_loggers
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Ensemble, Likelihood
 from guda_lightning.scores.stored import full_errors, scoring_of
@@ -294,11 +293,7 @@ def _verified(
 
 
 def _log(run: RunFolder, project: str, table: ScoreTable, about: Mapping[str, Any]) -> None:
-    from lightning.pytorch.loggers import WandbLogger
-
-    offline = os.environ.get("WANDB_MODE", "offline") == "offline"
-    logger = WandbLogger(project=project, save_dir=run.root, offline=offline)
     section = curation_section(run, table)
     assert section is not None  # it was just written
     with closing_runs():
-        log_section(stage_loggers([logger], run.name, "curate", "curate"), section, about)
+        log_section(project_loggers(project, run.root, run.name, "curate", "curate"), section, about)

@@ -10,12 +10,13 @@ from guda_lightning.attribution import AttributionContext
 from guda_lightning.data import GroupDataModule, load_queries
 from guda_lightning.data.queries import query_hash
 from guda_lightning.diffusion import FullModel
-from guda_lightning.errors import GudaError, QueryError, StoreError
+from guda_lightning.errors import GudaError
 from guda_lightning.evaluation.group_audit import LEAST_QUERIES
 from guda_lightning.makers.costs import say
 from guda_lightning.posteriors import PosteriorStore
 from guda_lightning.posteriors.trained import TrainedClassifier
-from guda_lightning.report.audit_section import COMMAND, audit_section, audit_table
+from guda_lightning.report.agreement_text import columns
+from guda_lightning.report.audit_section import COMMAND, audit_section
 from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
 from guda_lightning.scores import Scoring
 from guda_lightning.stages.audited import Missing, Parts, Scored, calibrated, static
@@ -102,7 +103,11 @@ def groups(
     parts.remove()
     with closing_runs():
         log_section(stage_loggers(trainer.loggers, run.name, "groups", "groups"), section, record)
-    say("\n".join([*(f"groups: {line}" for line in section.lines), "", *audit_table(section)]))
+    say(
+        "\n".join(
+            [*(f"groups: {line}" for line in section.lines), "", *columns([section.columns, *section.rows])]
+        )
+    )
     return run.audit
 
 
@@ -111,13 +116,11 @@ def _opened(
 ) -> FullModel | None:
     """The full model; None where there is none yet."""
     if full is None and not trainer.run_folder.full.is_dir():
-        there = StoreError(
-            "there is no full model",
-            found=f"no {trainer.run_folder.full}",
-            expected="the model that guda fit trains",
-            fix="run guda fit, guda sample and guda guide first",
+        missing.add(
+            "calibration and hidden modes",
+            f"there is no full model (no {trainer.run_folder.full})",
+            "run guda fit, guda sample and guda guide first",
         )
-        missing.add("calibration and hidden modes", there)
         return None
     return trainer.open_full(full, model, data)
 
@@ -130,7 +133,7 @@ def _classifier(
     try:
         return TrainedClassifier.open(store, source.model.schedule, data, source.model.conditional, device)
     except GudaError as error:
-        missing.add("calibration and hidden modes", error)
+        missing.add("calibration and hidden modes", f"{error.problem} ({error.found})", error.fix)
         return None
 
 
@@ -144,22 +147,18 @@ def _queries(
 ) -> Queries | None:
     """The queries that halves are scored on; None where a run has too few of them."""
     if path is None and not trainer.run_folder.queries.is_dir():
-        there = QueryError(
-            "there are no queries",
-            found=f"nothing at {trainer.run_folder.queries}",
-            expected="images that the halves of groups are scored on",
-            fix="run guda sample, or pass --queries FILE|FOLDER",
+        missing.add(
+            "hidden modes",
+            f"there are no queries (nothing at {trainer.run_folder.queries})",
+            "run guda sample, or pass --queries FILE|FOLDER",
         )
-        missing.add("hidden modes", there)
         return None
     queries = load_queries(trainer.query_path(path), data.image_shape, resize=resize)
     if len(queries) < LEAST_QUERIES:
-        few = QueryError(
-            "there are too few queries to compare halves on",
-            found=f"{len(queries)} queries",
-            expected=f"at least {LEAST_QUERIES}",
-            fix="pass --queries FOLDER with more of them",
+        missing.add(
+            "hidden modes",
+            f"there are too few queries to compare halves on ({len(queries)} of {LEAST_QUERIES})",
+            "pass --queries FOLDER with more of them",
         )
-        missing.add("hidden modes", few)
         return None
     return data.as_queries(queries, source.model.conditional)
