@@ -25,7 +25,7 @@ from guda_lightning.report.agreement_table import (
 from guda_lightning.report.agreement_verdicts import notes, verdicts
 from guda_lightning.report.summary_text import cut, wrapped
 
-WIDTH, NAME = 100, 22
+NAME = 22
 
 
 def agreement_text(evaluation: Evaluation) -> str:

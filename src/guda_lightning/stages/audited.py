@@ -145,7 +145,7 @@ def calibrated(
     if not len(rows):
         missing.add(
             "calibration",
-            f"the classifier was made from other images (none of its {len(kept_out)} held-out samples is here)",
+            f"the classifier was made from other images (none of its {len(kept_out)} held-out samples)",
             "run guda guide with today's images",
         )
         return {"held_out": 0}
