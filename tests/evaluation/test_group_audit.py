@@ -125,6 +125,12 @@ def test_a_difference_sits_on_the_two_groups_or_is_spread() -> None:
     assert float(on_the_two(random, groups, many).mean()) == pytest.approx(0.5, abs=0.03)
 
 
+def test_queries_with_equal_scores_tell_no_share() -> None:
+    pairs = same_content(["a/x", "b/x", "c/x"], "abc")
+    scores = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [4.0, 2.0, 3.0]])
+    assert on_the_two(scores, "abc", pairs).isfinite().tolist() == [False, True, True]
+
+
 def test_pairs_of_one_content_are_not_independent() -> None:
     pairs = same_content(["x/a", "x/b", "x/c", "y/a", "y/b"], ["a", "b", "c"])
     assert [pair.content for pair in pairs] == [0, 0, 0, 1]

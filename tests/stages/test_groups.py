@@ -70,7 +70,7 @@ def test_groups_are_audited_by_what_is_there(
     guide(finished_run)
     _, record = audit(finished_run)
     assert record["missing"] == [
-        "Not known: hidden modes, as there are too few queries to compare halves on (5 queries). "
+        "Not known: hidden modes, as there are too few queries to compare halves on (5 of 40). "
         "To mend: pass --queries FOLDER with more of them."
     ]
     shutil.move(finished_run / "queries", finished_run / "moved")

@@ -54,7 +54,7 @@ def curation_section(run: RunFolder, table: ScoreTable) -> Section | None:
 
 def curation_text(found: Curation, about: Mapping[str, Any], verification: Verification | None) -> str:
     """What was found, for a terminal."""
-    table = columns([_COLUMNS, *_rows(found)])
+    table = columns([_COLUMNS, *_rows(found)], names=40)
     lines = [line for one in curation_lines(found, about, verification) for line in wrapped(one)]
     return "\n".join([*lines, "", *table])
 

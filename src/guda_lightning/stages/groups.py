@@ -26,6 +26,8 @@ from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.frames import load_frame, save_frame
 from guda_lightning.types import Queries, Weighting
 
+_NAME = 60  # columns of a group and its marks
+
 
 def groups(
     trainer: StageTrainer,
@@ -103,11 +105,8 @@ def groups(
     parts.remove()
     with closing_runs():
         log_section(stage_loggers(trainer.loggers, run.name, "groups", "groups"), section, record)
-    say(
-        "\n".join(
-            [*(f"groups: {line}" for line in section.lines), "", *columns([section.columns, *section.rows])]
-        )
-    )
+    table = columns([section.columns, *section.rows], names=_NAME)
+    say("\n".join([*(f"groups: {line}" for line in section.lines), "", *table]))
     return run.audit
 
 
