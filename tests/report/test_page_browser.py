@@ -243,7 +243,7 @@ def test_the_agreement_is_a_table_with_a_chart_that_the_policy_lets_in(
     tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation]
 ) -> None:
     built = evaluation(HOSTILE, "retrack-0")
-    tab.goto(page(table, agreement=built).as_uri())
+    tab.goto(page(table, evaluation=built).as_uri())
     tab.get_by_role("navigation").get_by_role("link", name="Agreement").click()
     section = tab.get_by_role("region", name="Agreement with retraining")
     assert section.is_visible()
@@ -364,7 +364,7 @@ def test_nothing_is_wider_than_the_window(
     tab.set_viewport_size({"width": width, "height": 800})
     placebo = Placebo(["x" * 300], {"elbo": frozenset(table.queries)})
     without = pictures(table, [f"a very long name {i} " * 5 for i in range(12)])
-    sections = {"agreement": evaluation("a very long name " * 5), "placebo": placebo, "without": without}
+    sections = {"evaluation": evaluation("a very long name " * 5), "placebo": placebo, "without": without}
     tab.goto(page(table, **sections, maps=half_maps(table)).as_uri())
     tab.locator("#cards button").first.click()
     assert tab.evaluate("document.documentElement.scrollWidth") <= width

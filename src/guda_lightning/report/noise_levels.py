@@ -96,7 +96,8 @@ def _levels(run: RunFolder, table: ScoreTable) -> NoiseLevels | None:
     record = table.record
     if not isinstance(record.details, Likelihood) or isinstance(record.details, Ensemble):
         return None
-    if record.scoring is None or record.provenance is None or not (run.full / "scheduler").is_dir():
+    known = set(table.groups) <= set(record.details.counterfactuals) and (run.full / "scheduler").is_dir()
+    if record.scoring is None or record.provenance is None or not known:
         return None
     schedule = open_schedule(run.full)
     files = {name: paths[0] for name, paths in error_files(table, run.errors).items()}  # of the first chunk
