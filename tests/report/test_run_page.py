@@ -330,8 +330,8 @@ def test_the_page_says_what_its_numbers_claim(
     put_evaluation(finished_run, found)
     text = text_of(report_run(finished_run))
     assert (
-        "Size claimed: nats. The size was measured: retraining's scores grow by 1.10 (0.90 to 1.30) for every 1 of "
-        "these, on 5 groups." in text
+        "Size claimed: nats. The size was measured: retraining's scores grow by 1.10 (0.90 to 1.30) for "
+        "every 1 of these, on 5 groups." in text
     )
     assert "Yardstick 2 retrained seeds of every group; the same top group in" in text
 

@@ -15,11 +15,11 @@ from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.scores.units import RELATIVE
 from guda_lightning.scores.views import views
 
+SCORING = ScoringRecord(0, {"kind": "stratified"}, "within strata", "fp32")
+
+
 def standing(table: ScoreTable) -> Standing:
     return Findings().standing(table.record, views(table)[0])
-
-
-SCORING = ScoringRecord(0, {"kind": "stratified"}, "within strata", "fp32")
 
 
 def test_the_words_about_sized_scores() -> None:
@@ -47,8 +47,8 @@ def test_the_words_about_sized_scores() -> None:
             "One number of this table: query q0, group cats, 18.2 ± 1.5 nats (±: noise draws only).",
             "Sign: positive. Without the group the query would be less likely: the group contributed.",
             f"Unit: nats. {size} 18.2 nats are a factor of 10^7.9 in likelihood.",
-            "± of a score: one standard error of the estimate; it covers noise draws only. What training anew "
-            "would change is not in it.",
+            "± of a score: one standard error of the estimate; it covers noise draws only. What training "
+            "anew would change is not in it.",
             "± of a group's mean: one standard error between queries, which other queries would change.",
             NOT_PROVED,
         ],

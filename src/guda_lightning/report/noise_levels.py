@@ -104,7 +104,7 @@ def _levels(run: RunFolder, table: ScoreTable) -> NoiseLevels | None:
     if schedule.hash != record.provenance.schedule_hash or not all(map(Path.is_file, files.values())):
         return None
     plan = scoring_of(record.scoring).plan(schedule)
-    hashes = {None: str(record.full_hash), **record.details.counterfactuals}
+    hashes: dict[str | None, str] = {None: str(record.full_hash), **record.details.counterfactuals}
     chunk = record if not record.chunks else replace(record, query_hash=record.chunks[0].query_hash)
 
     def errors(group: str | None) -> SquaredErrors:
