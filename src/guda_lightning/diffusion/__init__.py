@@ -11,6 +11,7 @@ from guda_lightning.diffusion.full import (
 )
 from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
 from guda_lightning.diffusion.module import DiffusionModule, noised, seed_step
+from guda_lightning.diffusion.redrawing import redraw
 from guda_lightning.diffusion.sampling import sample, sampler
 from guda_lightning.diffusion.schedules import WarmupCosine
 from guda_lightning.diffusion.weights import evaluating, weights_hash
@@ -28,6 +29,7 @@ __all__ = [
     "noised",
     "open_full",
     "open_schedule",
+    "redraw",
     "refuse_nonfinite",
     "sample",
     "sampler",
