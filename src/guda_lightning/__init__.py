@@ -27,7 +27,9 @@ _HOMES = {
     "Scoring": "scores",
     "RacingAttributor": "attribution",
     "ScoreTable": "scores",
+    "Run": "stages.opened",
     "UnlearnModule": "unlearning",
+    "open_run": "stages.opened",
 }
 __all__ = [
     "NDA",
@@ -47,10 +49,12 @@ __all__ = [
     "LatentDiffusionModule",
     "PixelSimilarity",
     "RacingAttributor",
+    "Run",
     "ScoreTable",
     "Scoring",
     "UnlearnModule",
     "__version__",
+    "open_run",
 ]
 
 if TYPE_CHECKING:
@@ -70,6 +74,7 @@ if TYPE_CHECKING:
     from guda_lightning.distributed import FSDP2Strategy
     from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
     from guda_lightning.scores import ScoreTable, Scoring
+    from guda_lightning.stages.opened import Run, open_run
     from guda_lightning.stages.trainer import GudaTrainer
     from guda_lightning.unlearning import UnlearnModule
 

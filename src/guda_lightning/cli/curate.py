@@ -9,7 +9,6 @@ from pathlib import Path
 from guda_lightning.cli.commands import Command, Stage
 from guda_lightning.cli.configs import located
 from guda_lightning.cli.stage import parse
-from guda_lightning.errors import StoreError
 from guda_lightning.storage.files import canonical_json, write_atomic
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
@@ -53,16 +52,7 @@ def _config_of(run: RunFolder) -> str:
     Raises:
         StoreError: There is no full model, or none that ``guda fit`` trained.
     """
-    record = FullRecord.of_run(run.full)
-    if record is None or not record.config:
-        raise StoreError(
-            f"{run.root} does not say what its full model was trained on",
-            found="no such folder"
-            if not run.root.is_dir()
-            else f"no configuration in {run.full}/record.json",
-            expected="a full model that guda fit trained",
-            fix="run guda fit first, or pass -c with the configuration of this run",
-        )
+    record = FullRecord.of_fit(run)
     path = run.curation / "full.yaml"
     write_atomic(path, canonical_json(record.config, indent=2) + "\n")  # JSON is YAML
     return str(path)

@@ -84,22 +84,40 @@ class QueryFolder:
 
     def _fitting(self, row: int) -> Tensor:
         """``[channels, height, width]`` uint8."""
-        pixels, (channels, height, width) = self._pixels(row), self.image_shape
-        if len(pixels) == 1 and pixels.shape[1:] == (height, width):
-            pixels = np.repeat(pixels, channels, axis=0)
-        if pixels.shape != self.image_shape:
-            raise QueryError(
-                f"the query {self._folder / self._names[row]} does not fit the model",
-                found=_describe(pixels.shape),
-                expected=_describe(self.image_shape),
-                fix="resize and convert it, or pass --resize true",
-            )
-        return torch.tensor(pixels)
+        name, fix = (
+            f"the query {self._folder / self._names[row]}",
+            "resize and convert it, or pass --resize true",
+        )
+        return fitting(self._pixels(row), self.image_shape, name, fix)
 
     def _unreadable(self, first: UnreadableImage) -> GudaError:
         """What is wrong with all queries that cannot be read, whichever were to be loaded."""
         one, several = f"the query {self._folder / first.name}", f"queries of {self._folder}"
         return unreadable(QueryError, first, self._pixels, range(len(self)), one, several)
+
+
+def fitting(pixels: NDArray[np.uint8], image_shape: tuple[int, int, int], name: str, fix: str) -> Tensor:
+    """Pixels as a model takes them, ``[channels, height, width]`` uint8; gray fits every colour model.
+
+    Args:
+        pixels: ``[channels, height, width]``.
+        image_shape: Channels, height and width that the model takes.
+        name: What to call the picture.
+        fix: What to do where it does not fit.
+
+    Raises:
+        QueryError: They are of another shape.
+    """
+    if len(pixels) == 1 and pixels.shape[1:] == image_shape[1:]:
+        pixels = np.repeat(pixels, image_shape[0], axis=0)
+    if pixels.shape != image_shape:
+        raise QueryError(
+            f"{name} does not fit the model",
+            found=_describe(pixels.shape),
+            expected=_describe(image_shape),
+            fix=fix,
+        )
+    return torch.tensor(pixels)
 
 
 def load_queries(path: str | Path, image_shape: tuple[int, int, int], *, resize: bool = False) -> Queries:

@@ -35,6 +35,13 @@ class Layout:
     conditional: bool = False
     start: Path | None = None
 
+    @property
+    def places(self) -> dict[str, Any] | None:
+        """What a record keeps of it; None where a ``DiffusionModule`` needs none."""
+        if self.denoiser is None and self.scheduler is None:
+            return None
+        return {"denoiser": self.denoiser, "scheduler": self.scheduler, "conditional": self.conditional}
+
     def full(self, module: LightningModule) -> FullModel:
         """The diffusion model inside a module; raises as ``FullModel.of``."""
         return FullModel.of(module, self.denoiser, self.scheduler, self.conditional)

@@ -78,21 +78,8 @@ class StageTrainer(Trainer):
         return TrainerFactory(self.run_folder, self._recipe, self._resume_every_n_epochs)
 
     def open_full(self, path: Path | None, model: LightningModule, datamodule: GroupDataModule) -> FullModel:
-        """The full model of this run, or one that the user brings; it must take images like the data's.
-
-        Raises:
-            StoreError: There is none, or it was trained on other data or groups.
-            ConfigError: It does not take the class labels of the data.
-        """
-        folder = self.run_folder.full
-        full = self.layout.open(path or folder, model)
-        refuse_nonfinite(full, str(path or self.run_folder.root))
-        record = FullRecord.of_run(folder) if path is None else None
-        if record is not None:
-            record.refuse_other_data(folder, datamodule.hash, datamodule.grouping.hash)
-        prompted = full.prompted(datamodule.prompts)
-        refuse_labels(prompted.model, datamodule.num_classes)
-        return prompted
+        """The full model of this run, or one that the user brings; raises as ``opened_full``."""
+        return opened_full(self.run_folder, self.layout, model, datamodule, path)
 
     def query_path(self, queries: Path | None) -> Path:
         """The queries of this run, or those that the user brings.
@@ -109,6 +96,36 @@ class StageTrainer(Trainer):
                 fix="run `guda sample` with the same configuration first, or pass --queries FILE|FOLDER",
             )
         return path
+
+
+def opened_full(
+    run: RunFolder,
+    layout: Layout,
+    model: LightningModule,
+    datamodule: GroupDataModule,
+    path: Path | None = None,
+) -> FullModel:
+    """The full model of a run, or one that the user brings; it must take images like the data's.
+
+    Args:
+        run: The run folder.
+        layout: Where the module has its diffusion model.
+        model: The module that the full model was trained as.
+        datamodule: The training data.
+        path: The user's own: a diffusers folder or a Lightning checkpoint.
+
+    Raises:
+        StoreError: There is none, or it was trained on other data or groups.
+        ConfigError: It does not take the class labels of the data.
+    """
+    full = layout.open(path or run.full, model)
+    refuse_nonfinite(full, str(path or run.root))
+    record = FullRecord.of_run(run.full) if path is None else None
+    if record is not None:
+        record.refuse_other_data(run.full, datamodule.hash, datamodule.grouping.hash)
+    prompted = full.prompted(datamodule.prompts)
+    refuse_labels(prompted.model, datamodule.num_classes)
+    return prompted
 
 
 def _refuse(arguments: Mapping[str, Any]) -> None:

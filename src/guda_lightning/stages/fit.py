@@ -19,6 +19,7 @@ from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import refuse_unsharded
 from guda_lightning.errors import GroupError
 from guda_lightning.makers.costs import say, say_fit_cost, spent
+from guda_lightning.makers.layout import Layout
 from guda_lightning.makers.trainers import Training, log_hparams, spent_by
 from guda_lightning.report.wandb import closing_runs
 from guda_lightning.stages.base import StageTrainer
@@ -74,7 +75,7 @@ def fit_full(
     def keep(used: Trainer) -> FullRecord:
         full = trainer.layout.full(model)
         refuse_nonfinite(full, str(trainer.run_folder.root))
-        record = _record(full, datamodule, config, spent_by(used, cost))
+        record = _record(full, trainer.layout, datamodule, config, spent_by(used, cost))
         log_hparams(used, record.to_dict())
         Ranks.of(used).on_rank_zero(partial(_save, folder, full, record))
         return record
@@ -104,7 +105,11 @@ def _refuse_irremovable(grouping: Grouping) -> None:
 
 
 def _record(
-    full: FullModel, data: LightningDataModule | None, config: Mapping[str, Any], spent: Mapping[str, Any]
+    full: FullModel,
+    layout: Layout,
+    data: LightningDataModule | None,
+    config: Mapping[str, Any],
+    spent: Mapping[str, Any],
 ) -> FullRecord:
     grouped = data if isinstance(data, GroupDataModule) else None
     return FullRecord(
@@ -113,6 +118,7 @@ def _record(
         grouping_hash=None if grouped is None else grouped.grouping.hash,
         data_hash=None if grouped is None else grouped.hash,
         config=config,
+        layout=layout.places,
         **spent,
     )
 

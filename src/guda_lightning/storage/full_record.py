@@ -10,6 +10,7 @@ from typing import Any
 from guda_lightning.errors import StoreError
 from guda_lightning.storage.files import canonical_json, read_json
 from guda_lightning.storage.provenance import versions
+from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.stored import RECORD
 
 _REQUIRED = ("full_hash", "schedule_hash", "config", "steps", "seconds", "network_evaluations")
@@ -30,6 +31,8 @@ class FullRecord:
         stopped: What has ended its training where that was no count of steps or epochs; else None.
         grouping_hash: Hash of the grouping of its training data; None where the data have no groups.
         data_hash: Hash of its training data; None where it is not known.
+        layout: Where a module that is no ``DiffusionModule`` has its network and scheduler, as the trainer
+            was told; None where it was not.
         core_seconds: Seconds of the cores of the first process; None where an earlier version wrote it.
         versions: Package name to version; today's where none are given.
     """
@@ -43,6 +46,7 @@ class FullRecord:
     stopped: str | None = None
     grouping_hash: str | None = None
     data_hash: str | None = None
+    layout: Mapping[str, Any] | None = None
     core_seconds: float | None = None
     versions: Mapping[str, str] = field(default_factory=versions)
 
@@ -94,6 +98,25 @@ class FullRecord:
             StoreError: The record cannot be read.
         """
         return cls.from_file(folder / RECORD) if (folder / RECORD).is_file() else None
+
+    @classmethod
+    def of_fit(cls, run: RunFolder) -> FullRecord:
+        """The record of a full model that ``guda fit`` trained, with the configuration that it was made from.
+
+        Raises:
+            StoreError: There is no such model, or its record cannot be read.
+        """
+        record = cls.of_run(run.full)
+        if record is None or not record.config:
+            raise StoreError(
+                f"{run.root} does not say what its full model was trained on",
+                found="no such folder"
+                if not run.root.is_dir()
+                else f"no configuration in {run.full}/record.json",
+                expected="a full model that guda fit trained",
+                fix="run guda fit first, or pass -c with the configuration of this run",
+            )
+        return record
 
     def refuse_unfinished(self, folder: Path) -> None:
         """Refuse a training of fewer steps than its configuration says, as earlier versions kept of dry runs.
