@@ -140,7 +140,7 @@ def plain(
 ) -> list[Tensor]:
     """Squared errors ``[queries, strata, draws]`` of the full model and of each group, by a plain loop."""
     network = copy.deepcopy(model.denoiser)
-    timesteps = scoring.plan(model.schedule).draw(scoring.seed, queries.ids)
+    timesteps = scoring.plan(model.schedule).draw(scoring.seed, queries.noise_keys)
     flat = [(q, s, d) for q, s, d in np.ndindex(*timesteps.shape)]
     errors = []
     for group in (None, *GROUPS):
@@ -150,9 +150,9 @@ def plain(
         for start in range(0, len(flat), scoring.batch_size):
             rows = flat[start : start + scoring.batch_size]
             t = torch.stack([timesteps[row] for row in rows])
-            ids, draws = [queries.ids[q] for q, _, _ in rows], torch.tensor([d for _, _, d in rows])
+            keys, draws = [queries.noise_keys[q] for q, _, _ in rows], torch.tensor([d for _, _, d in rows])
             x0 = torch.stack([queries.inputs[q] for q, _, _ in rows])
-            noise = gaussian_noise(scoring.seed, ids, t, draws, x0.shape[1:])
+            noise = gaussian_noise(scoring.seed, keys, t, draws, x0.shape[1:])
             gamma, sigma = model.schedule.at(t, like=x0)
             with torch.no_grad():
                 predicted = network(add_noise(x0, noise, gamma, sigma), t).sample

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # group names start without torch
@@ -25,6 +27,7 @@ class Queries:
         prompts: The texts that they were made from, or None.
         latents: ``[queries, ...]`` what a latent model takes in place of the images; None for a pixel model.
         encoders: Identity of what encoded images and prompts; None for a pixel model.
+        keys: What keys the noise of each in place of its image; None: the image.
     """
 
     ids: tuple[str, ...]
@@ -33,6 +36,7 @@ class Queries:
     prompts: tuple[str, ...] | None = None
     latents: Tensor | None = None
     encoders: str | None = None
+    keys: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,6 +45,15 @@ class Queries:
     def inputs(self) -> Tensor:
         """``[queries, ...]`` clean samples as the model takes them."""
         return self.images if self.latents is None else self.latents
+
+    @cached_property
+    def noise_keys(self) -> tuple[str, ...]:
+        """What the randomness of each query is keyed by: the content of its image, whatever its name.
+
+        Labels and prompts are no part of it, so that one image under two of them sees the same noise, and
+        what differs is what they change.
+        """
+        return self.keys or content_keys(self.images)
 
     def take(self, rows: Sequence[int]) -> Queries:
         """Some of the queries."""
@@ -52,4 +65,16 @@ class Queries:
             labels=None if self.labels is None else self.labels[chosen],
             prompts=None if self.prompts is None else tuple(self.prompts[row] for row in chosen),
             latents=None if self.latents is None else self.latents[chosen],
+            keys=None if self.keys is None else tuple(self.keys[row] for row in chosen),
         )
+
+
+def content_keys(images: Tensor) -> tuple[str, ...]:
+    """What identifies the content of images: sha256 of shape and pixels, as float32 in little-endian order.
+
+    Args:
+        images: ``[images, ...]`` in [-1, 1].
+    """
+    shape = repr(tuple(images.shape[1:])).encode()
+    pixels = images.detach().cpu().float().contiguous().numpy().astype("<f4") + 0.0  # no -0.0
+    return tuple(hashlib.sha256(shape + image.tobytes()).hexdigest() for image in pixels)

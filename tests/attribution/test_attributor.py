@@ -133,7 +133,7 @@ def test_errors_are_those_of_a_plain_loop_and_of_networks_of_their_own(
         network = tiny_unet(seed).eval().requires_grad_(False)
         for query, stratum, draw in np.ndindex(*timesteps.shape):
             t = timesteps[query, stratum, draw]
-            noise = gaussian_noise(0, [QUERIES.ids[query]], t[None], torch.tensor([draw]), (1, 8, 8))
+            noise = gaussian_noise(0, [QUERIES.noise_keys[query]], t[None], torch.tensor([draw]), (1, 8, 8))
             gamma, sigma = schedule.gamma[t].float(), schedule.sigma[t].float()
             x_t = gamma * QUERIES.images[query] + sigma * noise
             expected = (noise - network(x_t, t[None]).sample).double().square().sum()

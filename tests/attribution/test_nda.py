@@ -46,7 +46,8 @@ def expected(
     schedule, values, maps = FULL.model.schedule, [], []
     for t, draw in ((t, draw) for t in (40, 80) for draw in (0, 1)):
         count = len(asked)
-        noise = gaussian_noise(0, asked.ids, torch.full((count,), t), torch.full((count,), draw), (1, 8, 8))
+        at = torch.full((count,), t), torch.full((count,), draw)
+        noise = gaussian_noise(0, asked.noise_keys, *at, (1, 8, 8))
         gamma, sigma = float(schedule.gamma[t]), float(schedule.sigma[t])
         found = torch.zeros(2, count, 64, len(removed), dtype=torch.float64)
         for share, window in windows:

@@ -79,7 +79,7 @@ def test_errors_are_those_of_a_loop_over_evaluations() -> None:
         for stratum in range(6):
             for draw in range(2):
                 t = timesteps[query, stratum, draw].view(1)
-                noise = gaussian_noise(0, [asked.ids[query]], t, torch.tensor([draw]), (1, 8, 8))
+                noise = gaussian_noise(0, [asked.noise_keys[query]], t, torch.tensor([draw]), (1, 8, 8))
                 x_t = alpha_bar[t].sqrt() * asked.images[query] + (1 - alpha_bar[t]).sqrt() * noise
                 with torch.no_grad():
                     predicted = network(x_t.float(), t).sample

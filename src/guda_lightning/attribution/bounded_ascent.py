@@ -69,7 +69,7 @@ class BoundedAscent(Ascent):
         weights = site.flat.vector().requires_grad_()
         optimizer = torch.optim.Adam([weights], lr=self.rate)
         for step in range(self.steps + 1):
-            seed = seed_of(f"{site.seed} ascent {step} {query.ids[0]}")
+            seed = seed_of(f"{site.seed} ascent {step} {query.noise_keys[0]}")
             forget = site.loss_gradient(weights, query, plan, seed, bounded=True)
             if forget.value >= self.share * forget.null:
                 return Forgotten(weights.detach(), complete=True)

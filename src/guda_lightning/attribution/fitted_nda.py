@@ -147,8 +147,8 @@ class FittedNDA(FittedAttributor):
         """Queries with noise, ``[rows, ...]``, and their timestep."""
         query, step, draw = rows.unbind(1)
         t = torch.tensor(self.timesteps)[step]
-        x0, ids = queries.inputs[query], [queries.ids[i] for i in query.tolist()]
-        noise = gaussian_noise(self.seed, ids, t, draw, x0.shape[1:])
+        x0, keys = queries.inputs[query], [queries.noise_keys[i] for i in query.tolist()]
+        noise = gaussian_noise(self.seed, keys, t, draw, x0.shape[1:])
         return add_noise(x0, noise, *self.schedule.at(t, like=x0)).to(self.execution.device), int(t[0])
 
     def _images(

@@ -27,7 +27,7 @@ from guda_lightning.functional.elbo import squared_error
 from guda_lightning.functional.rises import group_total, rise, skewed_rise
 from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.scores import ScoreRecord, ScoreTable
-from guda_lightning.scores.kinds import Influence
+from guda_lightning.scores.kinds import CONTENT, Influence
 from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.types import Queries
 
@@ -161,7 +161,12 @@ class FittedQueryUnlearning(FittedAttributor):
 
     def _parts(self, identity: Mapping[str, object]) -> Parts:
         full, data = self.context.full, self.site.data
-        made_from = {"full": full.hash, "schedule": full.model.schedule.hash, "data": data.hash}
+        made_from = {
+            "full": full.hash,
+            "schedule": full.model.schedule.hash,
+            "data": data.hash,
+            "noise": CONTENT,
+        }
         how = {"weights": list(self.details.options["weights"]), "mirrored": data.horizontal_flip}
         return Parts(self.context.features, {**made_from, **how, **identity})
 
@@ -215,5 +220,5 @@ class FittedQueryUnlearning(FittedAttributor):
         for rows in np.split(self.rows, range(images, len(self.rows), images)):
             samples = seen_samples(self.site.data, rows, self.site.model.conditional)
             if self.shared_noise:
-                samples = replace(samples, ids=(_SHARED,) * len(rows))
+                samples = replace(samples, keys=(_SHARED,) * len(rows))
             yield from self.site.noised(samples, self.plan, self.seed)

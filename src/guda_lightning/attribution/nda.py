@@ -16,7 +16,7 @@ from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.guidance import removed_atoms
 from guda_lightning.functional.patches import Window
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.scores.kinds import NonParametric
+from guda_lightning.scores.kinds import CONTENT, NonParametric
 
 _PUBLISHED = 1000  # timesteps of the schedule that published timesteps are of
 _PUBLISHED_PATCH = 7
@@ -111,6 +111,7 @@ class NDA(Attributor):
                 mirrored=data.horizontal_flip,
                 schedule=schedule.hash,
                 options={name: value for name, value in options.items() if value is not None},
+                noise=CONTENT,
             ),
             execution=context.execution,
         )

@@ -20,7 +20,7 @@ from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.functional.elbo import stderr_kind
 from guda_lightning.functional.rises import OF_MEMBERS
 from guda_lightning.functional.timesteps import TimestepPlan
-from guda_lightning.scores.kinds import Influence
+from guda_lightning.scores.kinds import CONTENT, Influence
 from guda_lightning.scores.record import ScoringRecord
 
 
@@ -127,7 +127,7 @@ class QueryUnlearning(Attributor):
                 mirrored=data.horizontal_flip,
                 options={name: value for name, value in options.items() if name not in _NO_OPTIONS},
             ),
-            scoring=ScoringRecord(self.seed, plan.record(), error, "fp32"),
+            scoring=ScoringRecord(self.seed, plan.record(), error, "fp32", CONTENT),
         )
 
     def _is_chosen(self, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -21,7 +22,8 @@ def training_samples(data: GroupDataModule, indices: Indices, conditional: bool)
         conditional: Whether the model takes the samples' labels.
     """
     labels = data.labels[indices] if conditional and data.labels is not None else None
-    return Queries(tuple(data.ids[index] for index in indices), as_input(data.inputs[indices]), labels)
+    ids = tuple(data.ids[index] for index in indices)
+    return Queries(ids, as_input(data.inputs[indices]), labels, keys=data.noise_keys(indices))
 
 
 def seen_count(data: GroupDataModule) -> int:
@@ -44,7 +46,9 @@ def seen_samples(data: GroupDataModule, rows: Indices, conditional: bool) -> Que
         return samples
     images, copies = samples.images.clone(), torch.from_numpy(mirrored)
     images[copies] = images[copies].flip(-1)
-    names = zip(samples.ids, mirrored, strict=True)
-    return replace(
-        samples, ids=tuple(f"{name} mirrored" if copy else name for name, copy in names), images=images
-    )
+
+    def named(names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(f"{name} mirrored" if copy else name for name, copy in zip(names, mirrored, strict=True))
+
+    keys = None if samples.keys is None else named(samples.keys)
+    return replace(samples, ids=named(samples.ids), images=images, keys=keys)

@@ -64,13 +64,13 @@ def noised_by_plan(
         schedule: The model's noise schedule.
         device: Where the batches go.
     """
-    timesteps = plan.draw(seed, queries.ids)
+    timesteps = plan.draw(seed, queries.noise_keys)
     flat_timesteps, per_query = timesteps.flatten(), plan.evaluations
     flat_draws = torch.arange(plan.draws).expand(timesteps.shape).flatten()
     for rows in torch.arange(flat_timesteps.numel()).split(batch_size):
         query, t = rows // per_query, flat_timesteps[rows]
-        ids = [queries.ids[i] for i in query.tolist()]
-        noise = gaussian_noise(seed, ids, t, flat_draws[rows], queries.inputs.shape[1:])
+        keys = [queries.noise_keys[i] for i in query.tolist()]
+        noise = gaussian_noise(seed, keys, t, flat_draws[rows], queries.inputs.shape[1:])
         noise, x0, t = (_sent(values, device) for values in (noise, queries.inputs[query], t))
         labels = None if queries.labels is None else _sent(queries.labels[query], device)
         yield NoisedQueries(noise, add_noise(x0, noise, *schedule.at(t, like=x0)), t, labels)
@@ -139,7 +139,7 @@ def joint_squared_errors(
         int64, on the CPU.
     """
     schedule = models[0].schedule
-    timesteps = scoring.plan(schedule).draw(scoring.seed, queries.ids)
+    timesteps = scoring.plan(schedule).draw(scoring.seed, queries.noise_keys)
     errors = []
     with ExitStack() as evaluated:
         for model in models:

@@ -23,7 +23,7 @@ from guda_lightning.data import query_hash
 from guda_lightning.errors import GroupError, check_range
 from guda_lightning.functional.noise import gaussian_noise, seed_of
 from guda_lightning.scores import ScoreRecord, ScoreTable
-from guda_lightning.scores.kinds import Custom
+from guda_lightning.scores.kinds import CONTENT, Custom
 from guda_lightning.storage.provenance import Provenance
 from guda_lightning.types import Queries
 
@@ -58,11 +58,12 @@ class RandomScores(Attributor):
         numbers = torch.tensor([seed_of(group, bits=31) for group in groups])
 
         def draw(queries: Queries) -> Tensor:
-            ids = [query for query in queries.ids for _ in groups]
+            keys = [key for key in queries.noise_keys for _ in groups]
             at = numbers.repeat(len(queries))
-            return gaussian_noise(self.seed, ids, at, torch.zeros_like(at), ()).view(len(queries), -1)
+            return gaussian_noise(self.seed, keys, at, torch.zeros_like(at), ()).view(len(queries), -1)
 
-        return FittedTrivial.of(context, "random", "random", groups, draw, seed=self.seed)
+        entries = {"noise": CONTENT}
+        return FittedTrivial.of(context, "random", "random", groups, draw, seed=self.seed, entries=entries)
 
 
 @dataclass(frozen=True)

@@ -268,6 +268,10 @@ class GroupDataModule(LightningDataModule):
         """Return some of the images: ``[images, channels, height, width]`` uint8."""
         return self.images[indices]
 
+    def noise_keys(self, indices: Indices) -> tuple[str, ...] | None:
+        """What keys the noise of some samples, as of queries; None where that is what the model takes."""
+        return None
+
     def small_images(self) -> Tensor:
         """Return all images at a size that they can be compared at: ``[samples, channels, h, w]`` uint8."""
         return self.images

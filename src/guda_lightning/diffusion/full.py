@@ -159,7 +159,7 @@ def save_full(folder: Path, full: FullModel) -> None:
 
 def open_full(
     path: Path,
-    module: LightningModule,
+    module: LightningModule | None,
     denoiser: str | None = None,
     scheduler: str | None = None,
     conditional: bool = False,
@@ -170,17 +170,30 @@ def open_full(
         path: A diffusers folder (a pipeline's or a network's), a folder written by ``guda fit``, or a
             Lightning checkpoint of ``module``'s class; ``~`` and environment variables are written out.
         module: The module of the configuration: gives what the path does not (the architecture for a
-            checkpoint, the scheduler for a bare network), and whether it is conditional.
+            checkpoint, the scheduler for a bare network), and whether it is conditional. None where a
+            diffusers pipeline says it all.
         denoiser: Where ``module`` has its network, by dotted path; see ``FullModel.of``.
         scheduler: Where ``module`` has its noise scheduler, by dotted path; see ``FullModel.of``.
         conditional: Whether the network takes class labels or prompts; see ``FullModel.of``.
 
     Raises:
-        StoreError: The path does not exist, is of no such kind, or its weights do not fit.
+        StoreError: The path does not exist, is of no such kind, its weights do not fit, or it needs a module
+            and there is none.
     """
     refuse_missing_full(path)
     path = user_path(path)
     conditional = module.conditional if isinstance(module, DiffusionModule) else conditional
+    if (path / INDEX).is_file():
+        return _open_pipeline(path, conditional)
+    if module is None:
+        if not any(one.is_file() for one in (path, path / "config.json", path / OWN_WEIGHTS)):
+            raise no_full(path)
+        raise StoreError(
+            f"{path} does not say all of a full model",
+            found="weights without the module that they belong to, or without a noise scheduler",
+            expected="the folder of a diffusers pipeline, or a module as it was built for training",
+            fix="pass FullModel.load(path, module)",
+        )
     if path.is_file():
         weights = read_checkpoint(path)
         if any(ADAPTED in name for name in weights):
@@ -192,8 +205,6 @@ def open_full(
             )
         _load_checkpoint(module, weights, path, denoiser, scheduler)
         return FullModel.of(module, denoiser, scheduler, conditional)
-    if (path / INDEX).is_file():
-        return _open_pipeline(path, conditional)
     if (path / "config.json").is_file():
         network = _network(path, read_json(path / "config.json").get("_class_name"))
         of_module = FullModel.of(module, denoiser, scheduler, conditional)

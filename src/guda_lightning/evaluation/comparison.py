@@ -249,7 +249,12 @@ def _single_draws(run: RunFolder, tables: Tables) -> tuple[Tables, Tables]:
         ConfigError: There are too few.
     """
     noises = {
-        name: (record.scoring.seed, record.scoring.plan, record.provenance.schedule_hash)
+        name: (
+            record.scoring.plan,
+            record.scoring.seed,
+            record.scoring.noise,
+            record.provenance.schedule_hash,
+        )
         for name, table in tables.items()
         if isinstance((record := table.record).details, Likelihood) and record.scoring and record.provenance
     }
@@ -257,13 +262,13 @@ def _single_draws(run: RunFolder, tables: Tables) -> tuple[Tables, Tables]:
     if not noises or different:
         raise StoreError(
             "the tables do not share noise",
-            found=f"{different[0]} and {next(iter(noises))} differ in draws, timesteps or seed"
+            found=f"{different[0]} and {next(iter(noises))} differ in draws, timesteps, seed or what keys it"
             if different
             else "no table derives from squared errors",
             expected="tables scored alike",
             fix="score them with the same options of guda attribute",
         )
-    _, plan, _ = next(iter(noises.values()))
+    plan, *_ = next(iter(noises.values()))
     if plan["draws"] < 2 or len(plan["starts"]) < 2:
         raise ConfigError(
             "it needs two draws and two strata",

@@ -28,7 +28,9 @@ _GUIDED = "guided"  # networks that learned what guidance predicts
 
 # What tables must share beside queries, by what to call another one, as read from their records.
 _SHARED: Mapping[str, Callable[[ScoreTable], object]] = {
-    "noise or timesteps": lambda table: None if (s := table.record.scoring) is None else (s.seed, s.plan),
+    "noise or timesteps": lambda table: (
+        None if (s := table.record.scoring) is None else (s.seed, s.plan, s.noise)
+    ),
     "precision": lambda table: None if (s := table.record.scoring) is None else s.precision,
     "encoders": lambda table: table.record.encoders,
     "groups": lambda table: table.record.grouping_hash,

@@ -2,7 +2,8 @@
 
 A score must not depend on batch size, order, rank or device, so nothing that a score uses is drawn
 from a stream. Every (seed, query, timestep, draw) owns a block of the Philox generator: the seed and
-the query make the key, the timestep and the draw the counter (Salmon et al., SC 2011).
+the query make the key, the timestep and the draw the counter (Salmon et al., SC 2011). What stands for a
+query is the content of its image (``Queries.noise_keys``), so that its score does not depend on its name.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from torch import Tensor
 _NOISE, _TIMESTEP = 0, 1  # separate counters, so that a timestep and its noise are independent
 
 
-def query_key(seed: int, query_id: str) -> NDArray[np.uint64]:
-    """The 128-bit Philox key of a query under a seed."""
-    digest = hashlib.sha256(f"{seed}\0{query_id}".encode()).digest()
+def query_key(seed: int, key: str) -> NDArray[np.uint64]:
+    """The 128-bit Philox key of a query, or of another purpose, under a seed."""
+    digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
     return np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
 
 
@@ -60,13 +61,13 @@ def _uniform(words: NDArray[np.uint64]) -> NDArray[np.float64]:
 
 
 def gaussian_noise(
-    seed: int, query_ids: Sequence[str], timesteps: Tensor, draws: Tensor, shape: Sequence[int]
+    seed: int, keys: Sequence[str], timesteps: Tensor, draws: Tensor, shape: Sequence[int]
 ) -> Tensor:
     """Standard normal noise for a batch of (query, timestep, draw).
 
     Args:
         seed: Seed of the whole scoring.
-        query_ids: ``batch`` query names.
+        keys: ``batch`` keys of queries, such as ``Queries.noise_keys``.
         timesteps: ``[batch]`` int64.
         draws: ``[batch]`` int64.
         shape: Shape of one sample.
@@ -76,17 +77,20 @@ def gaussian_noise(
         normal sampler, whose stream may change between versions.
     """
     size = int(np.prod(shape))
-    words = np.empty((len(query_ids), size), dtype=np.uint64)
-    philox, keys = _Philox(), {query: query_key(seed, query) for query in set(query_ids)}
-    for row, (query, t, draw) in enumerate(zip(query_ids, timesteps.tolist(), draws.tolist(), strict=True)):
-        words[row] = philox.words(keys[query], _NOISE, t, draw, size)
+    words = np.empty((len(keys), size), dtype=np.uint64)
+    philox, of_query = _Philox(), {key: query_key(seed, key) for key in set(keys)}
+    for row, (key, t, draw) in enumerate(zip(keys, timesteps.tolist(), draws.tolist(), strict=True)):
+        words[row] = philox.words(of_query[key], _NOISE, t, draw, size)
     normal: Tensor = torch.special.ndtri(torch.from_numpy(_uniform(words)))
-    return normal.to(torch.float32).view(len(query_ids), *shape)
+    return normal.to(torch.float32).view(len(keys), *shape)
 
 
-def uniform_draws(seed: int, query_id: str, num_strata: int, num_draws: int) -> NDArray[np.float64]:
-    """One uniform number in (0, 1) per (stratum, draw) of a query, ``[strata, draws]``."""
-    key = query_key(seed, query_id)
-    philox = _Philox()
-    words = [philox.words(key, _TIMESTEP, stratum, 0, num_draws) for stratum in range(num_strata)]
+def uniform_draws(seed: int, key: str, num_strata: int, num_draws: int) -> NDArray[np.float64]:
+    """One uniform number in (0, 1) per (stratum, draw) of a query, or of what else a key stands for.
+
+    Returns:
+        ``[strata, draws]``.
+    """
+    of_query, philox = query_key(seed, key), _Philox()
+    words = [philox.words(of_query, _TIMESTEP, stratum, 0, num_draws) for stratum in range(num_strata)]
     return _uniform(np.stack(words))

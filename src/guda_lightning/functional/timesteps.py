@@ -114,12 +114,12 @@ class TimestepPlan:
         """``[evaluations]`` float64, what each draw counts in a mean over timesteps; the sum is 1."""
         return (self.shares / self.draws).repeat_interleave(self.draws)
 
-    def draw(self, seed: int, query_ids: Sequence[str]) -> Tensor:
-        """The timesteps of each query, ``[queries, strata, draws]`` int64, a pure function of the keys."""
+    def draw(self, seed: int, keys: Sequence[str]) -> Tensor:
+        """The timesteps of each query, ``[queries, strata, draws]`` int64, a pure function of its key."""
         timesteps, starts, sizes = torch.tensor(self.timesteps), torch.tensor(self.starts), self.sizes
         if self.kind == "fixed":
-            return timesteps.view(1, -1, 1).expand(len(query_ids), -1, self.draws).clone()
-        rows = [torch.from_numpy(uniform_draws(seed, q, self.num_strata, self.draws)) for q in query_ids]
+            return timesteps.view(1, -1, 1).expand(len(keys), -1, self.draws).clone()
+        rows = [torch.from_numpy(uniform_draws(seed, key, self.num_strata, self.draws)) for key in keys]
         offsets = (torch.stack(rows) * sizes.view(1, -1, 1)).long()
         return timesteps[starts.view(1, -1, 1) + offsets]
 

@@ -24,7 +24,7 @@ from guda_lightning.latent.prompts import PromptTable
 from guda_lightning.progress_bar import progress_bar
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.paths import expanded, user_path
-from guda_lightning.types import Queries
+from guda_lightning.types import Queries, content_keys
 
 _SMALL = 64  # pixels a side: near-duplicates show, and a hundred thousand images fit into memory
 _CHUNK = 256  # images or prompts a file of the cache: what an interruption loses at most
@@ -83,6 +83,7 @@ class LatentDataModule(GroupDataModule):
         self._cache = TensorCache(None if cache is None else user_path(cache))
         self._pixel_hashes: list[str] = []  # of chunks
         self._image_hashes: list[str] = []
+        self._noise_keys: list[str] = []
         self._side: tuple[int, int] | None = None
 
     @cached_property
@@ -127,6 +128,11 @@ class LatentDataModule(GroupDataModule):
         """Return some of the images: ``[images, 3, height, width]`` uint8, decoded anew."""
         rows = self._loaded.rows[indices]
         return self._loaded.table.pixels(rows, image_size=self.image_size, channels=self.channels)
+
+    def noise_keys(self, indices: Indices) -> tuple[str, ...]:
+        """What keys the noise of some samples: their pictures, as the last bits of latents vary."""
+        self.setup()
+        return tuple(self._noise_keys[index] for index in indices)
 
     def small_images(self) -> Tensor:
         """Return all images, at most 64 pixels a side: ``[samples, 3, h, w]`` uint8, decoded anew."""
@@ -183,7 +189,7 @@ class LatentDataModule(GroupDataModule):
                 expected="a prompt for every image",
                 fix="take PromptedFolder, Styled, or a prompt_column of Parquet or HubDataset as data.source",
             )
-        self._pixel_hashes, self._image_hashes, latents = [], [], []
+        self._pixel_hashes, self._image_hashes, self._noise_keys, latents = [], [], [], []
         with progress_bar("encode", "images", len(rows), delay=2) as bar:
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
@@ -197,6 +203,7 @@ class LatentDataModule(GroupDataModule):
     def _latents(self, pixels: Tensor) -> Tensor:
         shown = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
         self._pixel_hashes.append(shown)
+        self._noise_keys += content_keys(to_unit(pixels))
         self._image_hashes += [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in pixels]
         key = {"encoders": self.encoders.hash, "shape": list(pixels.shape), "pixels": shown}
         self._refuse_shape(pixels)

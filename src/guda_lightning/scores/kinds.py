@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, Literal
+
+# What keys the noise of a query, by which tables of before, whose records do not say it, are told.
+NoiseKey = Literal["name", "content"]
+NAME: Final = "name"
+CONTENT: Final = "content"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +241,7 @@ class NonParametric(Details):
         mirrored: Whether training mirrored them.
         schedule: Hash of the noise schedule.
         options: How they are compared, as JSON values.
+        noise: What keys the noise of a query: its ``name``, as in tables of before, or its ``content``.
     """
 
     kind = "nonparametric"
@@ -243,6 +249,7 @@ class NonParametric(Details):
     mirrored: bool
     schedule: str
     options: Mapping[str, Any]
+    noise: NoiseKey = NAME
 
 
 @dataclass(frozen=True, kw_only=True)

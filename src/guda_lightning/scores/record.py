@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from guda_lightning.scores.kinds import (
+    NAME,
     Coalitions,
     Custom,
     Details,
     Ensemble,
     Influence,
     Likelihood,
+    NoiseKey,
     NonParametric,
     Race,
     RandomGroups,
@@ -37,12 +39,14 @@ class ScoringRecord:
         plan: The timesteps, as ``TimestepPlan.record`` gives them.
         stderr: What the standard errors are of.
         precision: Of forward passes.
+        noise: What keys the noise of a query: its ``name``, as in tables of before, or its ``content``.
     """
 
     seed: int
     plan: Mapping[str, Any]
     stderr: str
     precision: Literal["fp32", "bf16"]
+    noise: NoiseKey = NAME
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,15 @@ class ScoreRecord:
         return None if self.provenance is None else self.provenance.full_hash
 
     @property
+    def noise(self) -> NoiseKey | None:
+        """What keys the noise of a query; None where scores need none, or their own kind says it."""
+        if self.scoring is not None:
+            return self.scoring.noise
+        if isinstance(self.details, NonParametric):
+            return self.details.noise
+        return self.details.entries.get("noise") if isinstance(self.details, Custom) else None
+
+    @property
     def hash(self) -> str:
         """Hash of the JSON."""
         return sha256_json(self.to_json())
@@ -202,7 +215,11 @@ class ScoreRecord:
             left["per"] = "sample"  # format 1 says it in the tables alone
         shared = {name: left.pop(name) for name in _SHARED if name in left}
         of_models = {name: left.pop(name) for name in ("full_hash", "schedule_hash") if name in left}
-        measured = {f.name: left.pop(f.name) for f in fields(ScoringRecord)} if "plan" in left else {}
+        measured = (
+            {f.name: left.pop(f.name) for f in fields(ScoringRecord) if f.name in left}
+            if "plan" in left
+            else {}
+        )
         chunks = tuple(ChunkRecord(**chunk) for chunk in left.pop("chunks", ()))
         return cls(
             details.from_json(left),

@@ -13,6 +13,7 @@ from guda_lightning.errors import check_range
 from guda_lightning.functional.elbo import paired_difference, stderr_kind
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.functional.timesteps import TimestepPlan
+from guda_lightning.scores.kinds import CONTENT
 from guda_lightning.scores.record import ScoreRecord, ScoringRecord
 from guda_lightning.scores.squared_errors import SquaredErrors
 from guda_lightning.scores.table import ScoreTable
@@ -58,7 +59,7 @@ class Scoring:
     def record(self, schedule: NoiseSchedule) -> ScoringRecord:
         """What identifies the scoring in stored errors and tables."""
         plan = self.plan(schedule)
-        return ScoringRecord(self.seed, plan.record(), stderr_kind(plan), self.precision)
+        return ScoringRecord(self.seed, plan.record(), stderr_kind(plan), self.precision, CONTENT)
 
 
 def score_table(

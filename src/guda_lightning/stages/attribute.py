@@ -227,6 +227,8 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
         say(summary(run, [path], request.weighting))
         say(f"attribute: {path} is complete, skipped")
     else:
+        if ScoreTable.exists(path) and ScoreTable.load_record(path).noise != table.record.noise:
+            say(f"attribute: {path} is made again: its noise followed from the names of its queries")
         require_charts(trainer.loggers)
         left = table.evaluations + attributor.preparation()
         bar.reset(total=left + (0 if judging is None else judging.evaluations))

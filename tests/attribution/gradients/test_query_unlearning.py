@@ -68,9 +68,9 @@ def replaced(full: FullModel, vector: Tensor) -> nn.Module:
 def losses(full: FullModel, network: nn.Module, one: Queries, plan: TimestepPlan, seed: int) -> list[Tensor]:
     """``‖ε − ε̂‖²`` of one sample at every draw of a plan, one after the other, times the draw's share."""
     model, found = replace(full.model, denoiser=network), []
-    for stratum, of_stratum in enumerate(plan.draw(seed, one.ids)[0]):
+    for stratum, of_stratum in enumerate(plan.draw(seed, one.noise_keys)[0]):
         for draw, t in enumerate(of_stratum):
-            noise = gaussian_noise(seed, one.ids, t[None], torch.tensor([draw]), one.inputs.shape[1:])
+            noise = gaussian_noise(seed, one.noise_keys, t[None], torch.tensor([draw]), one.inputs.shape[1:])
             x_t = model.schedule.gamma[t] * one.inputs + model.schedule.sigma[t] * noise
             share = int(plan.sizes[stratum]) / len(plan.timesteps) / plan.draws
             predicted = model.predicted_noise(x_t.float(), t[None], one.labels)
@@ -160,8 +160,8 @@ def test_the_fisher_information_is_that_of_drawn_training_images() -> None:
     weight = LINEAR.model.denoiser.weight.detach()
     for row in rows:
         one = replace(sample(shades(4), int(row), False), labels=None)
-        for t in plan.draw(0, one.ids)[0, :, 0]:
-            noise = gaussian_noise(0, one.ids, t[None], torch.tensor([0]), (1, 8, 8))
+        for t in plan.draw(0, one.noise_keys)[0, :, 0]:
+            noise = gaussian_noise(0, one.noise_keys, t[None], torch.tensor([0]), (1, 8, 8))
             x_t = (
                 LINEAR.model.schedule.gamma[t] * one.inputs + LINEAR.model.schedule.sigma[t] * noise
             ).float()
@@ -189,7 +189,10 @@ def test_one_step_of_fine_tuning_is_adams() -> None:
     full, asked = optimal(), gray_queries("a")
     fit = fitted(ascent, full)
     found = ascent.forget(fit.site, asked, {})
-    network, seed = copy.deepcopy(full.model.denoiser).requires_grad_(), seed_of("0 ascent 0 a")
+    network, seed = (
+        copy.deepcopy(full.model.denoiser).requires_grad_(),
+        seed_of(f"0 ascent 0 {asked.noise_keys[0]}"),
+    )
     plan = TimestepPlan.even(full.model.schedule, 4)
     forget = losses(full, network, asked, plan, seed)
     null = losses(full, replaced(full, torch.zeros(64 * 65)), asked, plan, seed)
@@ -210,10 +213,10 @@ def test_fine_tuning_ends_where_the_query_is_forgotten() -> None:
     full, asked = optimal(), gray_queries("a")
     counted: list[int] = []
     fit = fitted(BOUNDED, full, execution=Execution(on_evaluations=counted.append))
-    plan = TimestepPlan.even(full.model.schedule, 4)
+    plan, key = TimestepPlan.even(full.model.schedule, 4), asked.noise_keys[0]
 
     def share(vector: Tensor, step: int) -> float:
-        loss = fit.site.loss_gradient(vector, asked, plan, seed_of(f"0 ascent {step} a"), bounded=True)
+        loss = fit.site.loss_gradient(vector, asked, plan, seed_of(f"0 ascent {step} {key}"), bounded=True)
         return loss.value / loss.null
 
     assert share(fit.site.flat.vector(), 0) < 0.8

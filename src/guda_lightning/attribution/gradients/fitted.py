@@ -32,7 +32,7 @@ from guda_lightning.functional.elbo import standard_error, stderr_kind
 from guda_lightning.functional.projection import SparseSigns
 from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.scores import ScoreRecord, ScoreTable
-from guda_lightning.scores.kinds import Influence
+from guda_lightning.scores.kinds import CONTENT, Influence
 from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.types import Queries
 
@@ -103,7 +103,9 @@ class FittedGradients(FittedAttributor):
             query_hash=query_hash(queries),
             encoders=queries.encoders,
             provenance=self.context.provenance,
-            scoring=ScoringRecord(self.seed, self.query_plan.record(), stderr_kind(self.query_plan), "fp32"),
+            scoring=ScoringRecord(
+                self.seed, self.query_plan.record(), stderr_kind(self.query_plan), "fp32", CONTENT
+            ),
             group_sizes=sizes_of(self.grouping, self.groups),
         )
 
@@ -162,6 +164,7 @@ class FittedGradients(FittedAttributor):
             "data": self.data.hash,
             "plan": self.training_plan.record(),
             "seed": self.seed,
+            "noise": CONTENT,
             "output": self.options.output,
             "unit": self.options.normalise == "timestep",
         }

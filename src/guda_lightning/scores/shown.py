@@ -1,0 +1,108 @@
+"""A score table at one glance, as notebooks show it: text, the first groups of each query, HTML."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from guda_lightning.errors import ConfigError, check_range
+from guda_lightning.scores.summaries import UNDECIDED_BELOW, margins
+from guda_lightning.scores.views import View, views
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from guda_lightning.scores.table import ScoreTable
+
+_QUERIES, _GROUPS = 10, 3  # that a notebook shows at one glance
+
+
+def text(table: ScoreTable) -> str:
+    """What the table holds, in one line."""
+    seeds = ", ".join(map(str, table.seeds))
+    return (
+        f"ScoreTable({'+'.join(table.methods)}, seed {seeds}, {len(table.queries)} queries x "
+        f"{len(table.groups)} groups, weightings {', '.join(table.weightings)})"
+    )
+
+
+def view_of(table: ScoreTable, weighting: str | None) -> View:
+    """One method's scores under one weighting, in the unit that they may claim.
+
+    Args:
+        table: The scores.
+        weighting: Which; None: ``elbo``, or the first that the table has.
+
+    Raises:
+        ConfigError: The table holds no rows, several methods, or not that weighting.
+    """
+    if len(table.methods) != 1:
+        raise ConfigError(
+            "one method is shown at a time",
+            found=", ".join(table.methods) or "no rows",
+            expected="the scores of one method",
+            fix="choose it with select(method=...)",
+        )
+    chosen = weighting or ("elbo" if "elbo" in table.weightings else table.weightings[0])
+    return views(table.select(weighting=chosen))[0]
+
+
+def top(table: ScoreTable, k: int, weighting: str | None) -> pd.DataFrame:
+    """The first groups of every query; see ``ScoreTable.top``."""
+    import pandas as pd
+
+    check_range("k", k, ge=1, fix="take the usual 3")
+    view = view_of(table, weighting)
+    scores, stderr = view.scores, view.stderr
+    leads = margins(scores, stderr)
+    values, columns = scores.topk(min(k, len(view.groups)), dim=1)
+    rows, each = len(view.queries), values.shape[1]
+    return pd.DataFrame(
+        {
+            "query": [query for query in view.queries for _ in range(each)],
+            "rank": list(range(1, each + 1)) * rows,
+            "group": [view.groups[column] for column in columns.flatten().tolist()],
+            "score": values.flatten().tolist(),
+            "stderr": stderr.gather(1, columns).flatten().tolist(),
+            "unit": view.unit.symbol or view.unit.name,
+            "margin": leads.repeat_interleave(each).tolist(),
+            "undecided": (leads < UNDECIDED_BELOW).repeat_interleave(each).tolist(),
+        }
+    )
+
+
+def html(table: ScoreTable) -> str | None:
+    """The first groups of the first queries; None where that is no rectangle of one method."""
+    try:
+        view = view_of(table, None)
+    except ConfigError:
+        return None
+    unit = view.unit
+    first = min(_GROUPS, len(view.groups))
+    scores, stderr = view.scores[:_QUERIES], view.stderr[:_QUERIES]
+    leads = margins(scores, stderr).tolist()
+    values, columns = scores.topk(first, dim=1)
+    errors = stderr.gather(1, columns)
+    lines = []
+    for row, (query, lead) in enumerate(zip(view.queries, leads, strict=False)):
+        cells = [
+            f"<td><b>{escape(view.groups[column])}</b> {escape(unit.number(value, error))}</td>"
+            for column, value, error in zip(
+                columns[row].tolist(), values[row].tolist(), errors[row].tolist(), strict=True
+            )
+        ]
+        undecided = "undecided" if lead < UNDECIDED_BELOW else ""
+        lines.append(f"<tr><th>{escape(query)}</th>{''.join(cells)}<td>{undecided}</td></tr>")
+    names = "".join(f"<th>{name}</th>" for name in ("first", "second", "third")[:first])
+    more = len(view.queries) - len(lines)
+    said = [
+        f"{len(view.queries)} queries × {len(view.groups)} groups" + (f", {more} more" if more else ""),
+        f"score: {unit.name}",
+        f"±: {unit.covers}" if unit.covers else "",
+        f"other weightings: {', '.join(table.weightings)}" if len(table.weightings) > 1 else "",
+    ]
+    return (
+        f"<table><caption>{escape(view.title)}</caption>"
+        f"<thead><tr><th>query</th>{names}<th></th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        f"<p><small>{escape('; '.join(filter(None, said)))}</small></p>"
+    )
