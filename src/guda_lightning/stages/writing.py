@@ -11,14 +11,15 @@ from safetensors.torch import save as to_safetensors
 from guda_lightning.attribution.chunks import Chunk, ChunkedTable, StreamedQueries
 from guda_lightning.data import save_queries
 from guda_lightning.data.group_names import beside
-from guda_lightning.evaluation.sizes import stored_sizes
 from guda_lightning.makers.costs import say
 from guda_lightning.report.estimand import estimand
+from guda_lightning.report.standing import Findings
 from guda_lightning.report.summary_text import summary_of_parts
 from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
 from guda_lightning.scores import ScoreTable, Verdict
 from guda_lightning.scores.views import views
 from guda_lightning.stages.base import StageTrainer
+from guda_lightning.stages.nearest import save_nearest
 from guda_lightning.storage.files import write_atomic
 from guda_lightning.storage.runs import TAKEN, RunFolder
 from guda_lightning.types import Weighting
@@ -59,6 +60,9 @@ def write_table(
             logger.log_hyperparams({**table.record.to_json(), "estimand": card})
         log_attribution(loggers, replace(shown, verdicts=verdicts), queries, (), "attribution")
     save_queries(run.queries_of(path), queries, {"of": path.name})
+    save_nearest(
+        run.nearest_of(path), ScoreTable.load(first.part), table.record.hash, queries, requested.data
+    )
     examples = requested.data.examples()
     write_atomic(run.examples, to_safetensors({beside(name, TAKEN): examples[name] for name in examples}))
     table.save(path, verdicts)
@@ -69,9 +73,9 @@ def write_table(
 
 def summary(run: RunFolder, paths: Sequence[Path], weighting: Weighting) -> str:
     """The summary of a table, or of tables that differ in their seed."""
-    sizes = {key: found for path in paths for key, found in stored_sizes(run.evaluation, path).items()}
+    findings = Findings.of(run, ScoreTable.concat([next(ScoreTable.load_parts(path)) for path in paths]))
     parts = zip(*map(ScoreTable.load_parts, paths), strict=True)
-    return summary_of_parts((weighted(ScoreTable.concat(part), weighting) for part in parts), sizes)
+    return summary_of_parts((weighted(ScoreTable.concat(part), weighting) for part in parts), findings)
 
 
 def weighted(table: ScoreTable, weighting: Weighting) -> ScoreTable:
