@@ -9,14 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from guda_lightning.app.examples import Examples, Noise
+from guda_lightning.app.examples import Examples
 from guda_lightning.app.parts import Part, groups_part, map_part, nearest_part, without_part
 from guda_lightning.app.worth import worth_of
 from guda_lightning.attribution import AttributionContext, CounterfactualAttributor
 from guda_lightning.attribution.guidance import FittedGuidance
 from guda_lightning.attribution.scoring import noised_queries
 from guda_lightning.data.nearest import nearest_samples
-from guda_lightning.diffusion import redraw, sample
+from guda_lightning.diffusion import redraw
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.errors import ConfigError
 from guda_lightning.posteriors import KINDS, guided
@@ -67,7 +67,7 @@ class Answers:
         scorer = CounterfactualAttributor(None, by, _SCORING).fit(context)
         assert isinstance(scorer, FittedGuidance)  # as every kind of posterior is fitted
         run.full.model.denoiser.to(self._device)
-        self._scorer = scorer
+        self._scorer, self._steps = scorer, min(_STEPS, len(run.full.model.schedule))
         self.worth = worth_of(run.folder, by, scorer.details.weights)
         self.examples = Examples.of(run.folder, run.data.image_shape, run.full.hash)
 
@@ -79,17 +79,17 @@ class Answers:
         classes = f"Class of a dropped picture, 0 to {self.run.data.num_classes - 1}"
         return classes if self.run.data.prompts is None else "Prompt of a dropped picture"
 
-    def evaluations(self, noise: Noise | None) -> int:
+    def evaluations(self) -> int:
         """Network evaluations of the full model that an answer takes."""
         scored = self._scorer.scoring.plan(self.run.full.model.schedule).evaluations
-        return scored + (2 * _STEPS if noise is None else noise.steps)
+        return scored + 2 * self._steps
 
-    def parts(self, query: Queries, noise: Noise | None, tick: Tick) -> Iterator[Part]:
+    def parts(self, query: Queries, example: bool, tick: Tick) -> Iterator[Part]:
         """Everything about one query, each part as soon as it is known, the groups first.
 
         Args:
             query: One query, with a class label or prompt where the model takes one.
-            noise: What it was drawn from, if that is known.
+            example: Whether it is one of the run's own queries.
             tick: Called with the number of network evaluations of every batch; what it raises ends the work.
 
         Raises:
@@ -104,9 +104,13 @@ class Answers:
             view = views(table, self.worth.sizes)[0]
             yield groups_part(view, self.worth.level, asked.images[0])
             yield map_part(self._map(asked), asked.images[0])
-            top = view.groups[int(view.scores[0].argmax())]
-            pictures = run.data.pictures(self._without(asked, top, noise, tick))
-            yield without_part(asked.images[0], pictures[0], top, noise, _STEPS)
+            top, drawn = view.groups[int(view.scores[0].argmax())], None
+            if example:
+                identity = self._scorer.details.classifier
+                drawn = self.examples.without(query.ids[0], top, self._scorer.method, identity)
+            own_noise = drawn is not None
+            drawn = self._redrawn(asked, top, tick) if drawn is None else drawn
+            yield without_part(asked.images[0], drawn, top, None if own_noise else self._steps)
             rows = run.data.grouping.forget(run.data.grouping.coalition(top))
             yield nearest_part(top, nearest_samples(run.data, rows, asked.images, _NEAREST)[0])
 
@@ -121,30 +125,17 @@ class Answers:
                 weight += float(found.weights.sum())
         return GroupMaps(query.ids, scorer.groups, (total / weight)[None], "") if weight else None
 
-    def _without(self, query: Queries, group: str, noise: Noise | None, tick: Tick) -> Tensor:
-        """What the model without a group draws, as ``run.data.pictures`` takes it."""
+    def _redrawn(self, query: Queries, group: str, tick: Tick) -> Tensor:
+        """What the model without a group draws in place of a picture, ``[channels, height, width]``."""
         run, full = self.run, self.run.full
-        away = guided(full.model, self._scorer.posterior, run.data.grouping.coalition(group))
-        if noise is None:
-            return redraw(
-                full,
-                away,
-                query.inputs,
-                seed=_SEED,
-                steps=min(_STEPS, len(full.model.schedule)),
-                labels=query.labels,
-                device=self._device,
-                on_step=partial(tick, 2),
-            )
-        return sample(
-            away,
-            full.scheduler,
-            run.data.input_shape,
-            [noise.index],
-            seed=noise.seed,
-            steps=noise.steps,
+        drawn = redraw(
+            full,
+            guided(full.model, self._scorer.posterior, run.data.grouping.coalition(group)),
+            query.inputs,
+            seed=_SEED,
+            steps=self._steps,
             labels=query.labels,
-            prompt_guidance=noise.prompt_guidance,
             device=self._device,
-            on_step=partial(tick, 1),
+            on_step=partial(tick, 2),
         )
+        return run.data.pictures(drawn)[0]

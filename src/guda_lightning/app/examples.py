@@ -1,34 +1,18 @@
-"""The run's own queries, to try the page with."""
+"""The run's own queries, to try the page with, and what was drawn beside them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from torch import Tensor
 
 from guda_lightning.data import QueryFolder
 from guda_lightning.errors import QueryError
-from guda_lightning.storage.files import read_json
+from guda_lightning.report.without_section import drawn_beside
 from guda_lightning.storage.runs import RunFolder
-from guda_lightning.storage.stored import RECORD
 from guda_lightning.types import Queries
 
 MAX_EXAMPLES = 24
-
-
-class Noise(NamedTuple):
-    """What a query was drawn from, as ``guda sample`` draws it.
-
-    Attributes:
-        index: Its number.
-        seed: Of all of them.
-        steps: Denoising steps.
-        prompt_guidance: Strength of guidance by the prompt.
-    """
-
-    index: int
-    seed: int
-    steps: int
-    prompt_guidance: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +20,14 @@ class Examples:
     """The first queries of a run.
 
     Attributes:
-        queries: At most ``MAX_EXAMPLES``; None where there are none.
-        noise: Of each, where the run's full model drew them.
+        run: The run folder.
+        full_hash: Hash of the full model's weights.
+        queries: At most ``MAX_EXAMPLES``; None where the run has none.
     """
 
-    queries: Queries | None = None
-    noise: tuple[Noise, ...] = ()
+    run: RunFolder
+    full_hash: str
+    queries: Queries | None
 
     @classmethod
     def of(cls, run: RunFolder, image_shape: tuple[int, int, int], full_hash: str) -> Examples:
@@ -56,18 +42,12 @@ class Examples:
             QueryError: They cannot be read.
         """
         if not run.queries.is_dir():
-            return cls()
+            return cls(run, full_hash, None)
         folder = QueryFolder(run.queries, image_shape)
-        rows = range(min(MAX_EXAMPLES, len(folder)))
-        record = run.queries / RECORD
-        drawn = read_json(record).get("config", {}) if record.is_file() else {}
-        if drawn.get("full_hash") != full_hash:
-            return cls(folder.load(rows))
-        how = drawn["seed"], drawn["steps"], drawn["prompt_guidance"]
-        return cls(folder.load(rows), tuple(Noise(row, *how) for row in rows))
+        return cls(run, full_hash, folder.load(range(min(MAX_EXAMPLES, len(folder)))))
 
-    def one(self, query_id: str) -> tuple[Queries, Noise | None]:
-        """A query, and what it was drawn from if that is known.
+    def one(self, query_id: str) -> Queries:
+        """One of them.
 
         Raises:
             QueryError: There is none of that name.
@@ -79,5 +59,26 @@ class Examples:
                 expected="a query that the page shows",
                 fix="load the page again, or drop a picture",
             )
-        row = self.queries.ids.index(query_id)
-        return self.queries.take([row]), self.noise[row] if self.noise else None
+        return self.queries.take([self.queries.ids.index(query_id)])
+
+    def without(self, query_id: str, group: str, operator: str, counterfactual: str | None) -> Tensor | None:
+        """What ``guda sample --without`` has drawn from the noise of a query, if it has.
+
+        Args:
+            query_id: The query.
+            group: What is left out.
+            operator: The kind of the posterior.
+            counterfactual: Hash of its weights.
+
+        Returns:
+            ``[channels, height, width]`` in [-1, 1], or None.
+        """
+        assert self.queries is not None  # the query is one of them
+        _, channels, height, width = self.queries.images.shape
+        shape = (channels, height, width)
+        wanted = {"without": group, "operator": operator, "counterfactual": counterfactual}
+        for path, config in drawn_beside(self.run, self.full_hash, shape).items():
+            folder = QueryFolder(path, shape)
+            if all(config.get(name) == value for name, value in wanted.items()) and query_id in folder.ids:
+                return folder.load([folder.ids.index(query_id)]).images[0]
+        return None

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from guda_lightning.app.examples import Noise
 from guda_lightning.data.images import to_unit
 from guda_lightning.data.nearest import Nearest
 from guda_lightning.report.map_pictures import maps_of
@@ -101,15 +100,14 @@ def map_part(maps: GroupMaps | None, image: Tensor) -> Part:
     return Part("map", values)
 
 
-def without_part(image: Tensor, drawn: Tensor, group: str, noise: Noise | None, steps: int) -> Part:
+def without_part(image: Tensor, drawn: Tensor, group: str, steps: int | None) -> Part:
     """The picture, and what the model without the group draws in its place.
 
     Args:
         image: The picture, ``[channels, height, width]`` in [-1, 1].
         drawn: What was drawn, likewise.
         group: The group that is left out.
-        noise: What the picture was drawn from, if that is known.
-        steps: Of a picture whose noise is not.
+        steps: Of drawing it again; None where it was drawn before, from the picture's own noise.
     """
     moved = float((image - drawn).square().mean().sqrt()) / 2
     return Part(
@@ -118,8 +116,7 @@ def without_part(image: Tensor, drawn: Tensor, group: str, noise: Noise | None, 
             "picture": data_uri(image, PIXELS),
             "drawn": data_uri(drawn, PIXELS),
             "group": group,
-            "known": noise is not None,
-            "steps": steps if noise is None else noise.steps,
+            "steps": steps,
             "moved": f"{moved:.0%}",
         },
     )

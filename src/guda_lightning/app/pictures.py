@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import NamedTuple
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from guda_lightning.data import GroupDataModule
 from guda_lightning.data.given_queries import given_queries
@@ -53,7 +53,7 @@ def dropped(content: bytes, image_shape: tuple[int, int, int]) -> Dropped:
             queries = given_queries(picture, image_shape, resize=True)
     except QueryError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         found = f"{len(content)} bytes in no format that Pillow knows" if content else "an empty file"
         raise _unfit("no picture", found, "a PNG, JPEG, WebP or the like", "convert it") from error
     except Exception as error:  # Pillow raises nearly anything on a damaged file

@@ -24,7 +24,6 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from guda_lightning.app.answers import Answers
-from guda_lightning.app.examples import Noise
 from guda_lightning.app.guard import Guard
 from guda_lightning.app.pictures import MAX_BYTES, conditioned, dropped, refuse_large
 from guda_lightning.errors import GudaError
@@ -35,11 +34,7 @@ from guda_lightning.types import Queries
 PARTS = ("groups", "map", "without", "nearest")
 _DOING = ("scoring", "looking for regions", "drawing it without the group", "looking for training images")
 _EXAMPLE_PIXELS = 120
-_FILES = {  # what the page loads, all of it from here
-    "page.css": ("guda_lightning.report", "text/css"),
-    "app.css": ("guda_lightning.app", "text/css"),
-    "app.js": ("guda_lightning.app", "text/javascript"),
-}
+_FILES = {"app.css": "text/css", "app.js": "text/javascript"}  # what the page loads
 
 Send = Callable[[Mapping[str, Any]], None]
 
@@ -57,7 +52,7 @@ def app_of(answers: Answers, host: str) -> Starlette:
     """
     site = _Site(answers)
     routes = [Route("/", site.page), Route("/answer", site.answer, methods=["POST"])]
-    routes += [Route(f"/{name}", partial(_file, name, *where)) for name, where in _FILES.items()]
+    routes += [Route(f"/{name}", partial(_file, name, kind)) for name, kind in _FILES.items()]
     return Starlette(routes=routes, middleware=[Middleware(Guard, local=is_loopback(host))])
 
 
@@ -69,8 +64,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _file(name: str, package: str, kind: str, request: Request) -> Response:
-    return Response(resources.files(package).joinpath(name).read_bytes(), media_type=kind)
+def _file(name: str, kind: str, request: Request) -> Response:
+    return Response(resources.files("guda_lightning.app").joinpath(name).read_bytes(), media_type=kind)
 
 
 class _Site:
@@ -143,9 +138,9 @@ class _Site:
 
     def _work(self, asked: Mapping[str, str], content: bytes, send: Send) -> None:
         try:
-            query, noise, about = self._query(asked, content)
+            query, about = self._query(asked, content)
             send({"asked": about})
-            done, total = 0, self._answers.evaluations(noise)
+            done, total = 0, self._answers.evaluations()
             doing = iter(_DOING)
             now = next(doing)
 
@@ -155,7 +150,7 @@ class _Site:
                 send({"done": done / total, "doing": now})
 
             send({"done": 0, "doing": now})
-            for part in self._answers.parts(query, noise, tick):
+            for part in self._answers.parts(query, bool(asked["query"]), tick):
                 send({"part": part.name, "html": self._html(part.name, part.values)})
                 now = next(doing, now)
                 send({"done": done / total, "doing": now})
@@ -170,19 +165,19 @@ class _Site:
             send({"part": "error", "html": self._html("error", values)})
             raise
 
-    def _query(self, asked: Mapping[str, str], content: bytes) -> tuple[Queries, Noise | None, str]:
-        """The query, what it was drawn from if that is known, and a line about it.
+    def _query(self, asked: Mapping[str, str], content: bytes) -> tuple[Queries, str]:
+        """The query, and a line about it.
 
         Raises:
             QueryError: There is none, or it does not fit.
         """
         answers, data = self._answers, self._answers.run.data
         if asked["query"]:
-            return *answers.examples.one(asked["query"]), f"{asked['query']}, a query of this run."
+            return answers.examples.one(asked["query"]), f"{asked['query']}, a query of this run."
         refuse_large(int(asked["size"]) if asked["size"].isdecimal() else 0)
         picture = dropped(content, data.image_shape)
         query = conditioned(picture.query, asked["condition"], data, answers.run.full.model.conditional)
-        return query, None, f"{asked['name'] or 'The picture'}{picture.note and f', {picture.note}'}."
+        return query, f"{asked['name'] or 'The picture'}{picture.note and f', {picture.note}'}."
 
     def _html(self, part: str, values: Mapping[str, Any]) -> str:
         text: str = getattr(self._templates.get_template("parts.html.j2").module, part)(values)
