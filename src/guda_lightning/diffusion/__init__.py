@@ -5,6 +5,7 @@ from guda_lightning.diffusion.checkpoints import load_weights
 from guda_lightning.diffusion.full import FullModel, refuse_nonfinite
 from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
 from guda_lightning.diffusion.module import DiffusionModule, noised, seed_step
+from guda_lightning.diffusion.redrawing import redraw
 from guda_lightning.diffusion.sampling import sample, sampler
 from guda_lightning.diffusion.saved import open_full, open_schedule, save_full
 from guda_lightning.diffusion.schedules import WarmupCosine
@@ -23,6 +24,7 @@ __all__ = [
     "noised",
     "open_full",
     "open_schedule",
+    "redraw",
     "refuse_nonfinite",
     "sample",
     "sampler",

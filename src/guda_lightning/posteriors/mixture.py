@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guda_lightning.errors import ConfigError
 from guda_lightning.posteriors.patch_kernel import KernelLevel
-from guda_lightning.posteriors.posterior import Corrections, GroupPosterior
+from guda_lightning.posteriors.posterior import Corrections, GroupPosterior, Regions
 
 KERNEL_ERROR = 0.05  # of ε, mean squared: here a kernel's share is half its highest (docs/benchmarks.md)
 KERNEL_SHARE = 0.6  # where it is the full model
@@ -84,6 +84,23 @@ class Mixture(GroupPosterior):
             )
             total[rows] += of_member * weights[:, None]
         return total
+
+    def regions(
+        self, x_t: Tensor, timesteps: Tensor, removed: Tensor, labels: Tensor | None = None
+    ) -> Regions | None:
+        """See ``GroupPosterior.regions``: the weighted mean of the members that can tell."""
+        summed, total = x_t.new_zeros(len(x_t), dtype=torch.float64), None
+        for member, rows, weights, order, of in self._weighed(x_t, timesteps, labels):
+            found = member.regions(x_t[rows], timesteps[rows.to(timesteps.device)], removed[:, order], of)
+            if found is not None:
+                each = weights * found.weights
+                part = found.shares * each.view(-1, 1, 1, 1)
+                total = part.new_zeros(len(x_t), *part.shape[1:]) if total is None else total
+                total[rows] += part
+                summed[rows] += each
+        if total is None:
+            return None
+        return Regions(total / summed.clamp_min(torch.finfo(summed.dtype).tiny).view(-1, 1, 1, 1), summed)
 
     def _weighed(
         self, x_t: Tensor, timesteps: Tensor, labels: Tensor | None

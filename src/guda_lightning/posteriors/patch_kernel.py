@@ -12,9 +12,10 @@ from torch import Tensor
 from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Indices
 from guda_lightning.errors import ConfigError
-from guda_lightning.functional.kernels import multiplications
+from guda_lightning.functional.kernels import multiplications, whole_window
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors.kernel import KernelPosterior
+from guda_lightning.posteriors.posterior import Regions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -92,6 +93,19 @@ class PatchKernel(KernelPosterior):
         first = torch.tensor([level.first for level in self.levels[1:]], dtype=torch.int64)
         level = torch.searchsorted(first, timesteps.cpu().contiguous(), right=True)
         return torch.tensor([level.window for level in self.levels])[level]
+
+    def regions(
+        self, x_t: Tensor, timesteps: Tensor, removed: Tensor, labels: Tensor | None = None
+    ) -> Regions:
+        """See ``GroupPosterior.regions``: whose training patches each pixel's window may show.
+
+        A window that sees the whole picture from every pixel tells no parts of it apart, and does not count.
+        """
+        windows = self.windows(timesteps)
+        moments = self._moments(x_t, timesteps, windows, None if self.labels is None else labels)
+        shares = torch.einsum("bahw,ca->bchw", moments.log_mass.softmax(dim=1), removed.to(moments.log_mass))
+        local = windows < whole_window(x_t.shape[-2], x_t.shape[-1])
+        return Regions(shares, local.to(shares))
 
 
 def refuse_costly(images: int, shape: tuple[int, int, int], window: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,18 @@ from guda_lightning.functional.schedule import NoiseSchedule
 Corrections = Callable[[Tensor], Tensor]
 
 _CHUNK_BYTES = 16 * 2**20  # of the corrections that are held at a time: more falls out of the caches
+
+
+class Regions(NamedTuple):
+    """Which parts of noised samples come from some coalitions of groups.
+
+    Attributes:
+        shares: ``[batch, coalitions, height, width]`` float64 in [0, 1].
+        weights: ``[batch]`` float64, what the shares of each sample count; 0 where nothing is known of it.
+    """
+
+    shares: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +67,19 @@ class GroupPosterior(ABC):
             A function of ``[coalitions, atoms]`` bool, as ``removed`` gives it, to
             ``[batch, coalitions, ...]`` of the dtype and on the device of ``x_t``.
         """
+
+    def regions(
+        self, x_t: Tensor, timesteps: Tensor, removed: Tensor, labels: Tensor | None = None
+    ) -> Regions | None:
+        """Which parts of noised samples come from each coalition; None where the posterior cannot tell.
+
+        Args:
+            x_t: ``[batch, ...]`` noised samples.
+            timesteps: ``[batch]`` int64.
+            removed: ``[coalitions, atoms]`` bool.
+            labels: ``[batch]`` int64 class labels or numbers of prompts, for a conditional model.
+        """
+        return None
 
     def removed(self, coalitions: Sequence[Sequence[str]]) -> Tensor:
         """Which atoms each coalition of groups removes: ``[coalitions, atoms]`` bool.

@@ -1,0 +1,57 @@
+"""What the scores of a new picture are worth: what was found about those of the run by the same posterior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from guda_lightning.evaluation.sizes import stored_sizes
+from guda_lightning.report.standing import standing_of
+from guda_lightning.scores import ScoreTable
+from guda_lightning.scores.views import Sizes
+from guda_lightning.storage.runs import RunFolder
+
+
+class Worth(NamedTuple):
+    """What is known of scores by one posterior.
+
+    Attributes:
+        level: ``chance``, ``untested``, ``tested`` or ``yardstick``, as ``Standing`` has them.
+        headline: The verdict.
+        sizes: What was measured of their size.
+    """
+
+    level: str
+    headline: str
+    sizes: Sizes
+
+
+def worth_of(run: RunFolder, method: str, weights: frozenset[str]) -> Worth:
+    """What is known of scores by a posterior, from the run's own queries.
+
+    Args:
+        run: The run folder.
+        method: The kind of the posterior.
+        weights: Hashes of the stored weights that make the scores.
+
+    Raises:
+        StoreError: What ``guda evaluate`` or ``guda placebo`` left is damaged.
+    """
+    found = [(path, standing_of(run, _shown(path))) for path in _tables(run, method, weights)]
+    tested = [(path, one) for path, one in found if one.level != "untested"]
+    for path, one in tested or found:
+        about = "On this run's queries: " if tested else ""
+        return Worth(one.level, about + one.headline, stored_sizes(run.evaluation, path))
+    headline = f"Untested: this run has no scores by {method}. guda attribute and guda evaluate test it."
+    return Worth("untested", headline, {})
+
+
+def _tables(run: RunFolder, method: str, weights: frozenset[str]) -> list[Path]:
+    """The tables of a run that the same weights made, the newest first."""
+    paths = sorted(run.scores.glob(f"{method}-*.parquet"), key=lambda path: -path.stat().st_mtime)
+    return [path for path in paths if ScoreTable.load_record(path).details.weights == weights]
+
+
+def _shown(path: Path) -> ScoreTable:
+    """A table, or its first chunk of queries."""
+    return next(ScoreTable.load_parts(path))

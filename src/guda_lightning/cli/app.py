@@ -1,0 +1,65 @@
+"""``guda app``: a local page that answers for any picture."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from guda_lightning.cli.commands import Command
+from guda_lightning.errors import ConfigError, MissingExtraError
+from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.paths import user_path
+from guda_lightning.storage.runs import RunFolder
+
+_NEEDED = ("jinja2", "starlette", "uvicorn")
+PORT = 8800
+
+
+def run(command: Command, arguments: Sequence[str]) -> int:
+    """Serve it until Ctrl-C."""
+    parser = argparse.ArgumentParser(f"guda {command.name}", description=f"{command.summary}.")
+    parser.add_argument("run", type=Path, help="run folder with a posterior, as guda guide makes it")
+    parser.add_argument(
+        "--by", default="guidance", metavar="POSTERIOR", help="which posterior of it (default: guidance)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=PORT, help=f"port of the page, 0 for any free one (default: {PORT})"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, this machine alone; 0.0.0.0: whoever reaches it)",
+    )
+    chosen = parser.parse_args(arguments)
+    for package in _NEEDED:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "app")
+    folder = user_path(chosen.run)
+    FullRecord.of_fit(RunFolder(folder))  # refused before torch is imported
+    with _listening(chosen.host, chosen.port) as listener:
+        print(f"app: reading {folder}", flush=True)
+        from guda_lightning.app.server import serve
+
+        serve(folder, chosen.by, listener, chosen.host)
+    return 0
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        ConfigError: The address is no address of this machine, or taken.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"guda app cannot listen on {host}, port {port}",
+            found=getattr(error, "strerror", None) or error,
+            expected="an address of this machine and a free port, 0 to 65535",
+            fix="pass --port 0 for any free one, or another --host",
+        ) from error
