@@ -43,7 +43,7 @@ class _Begun(NamedTuple):
     held: dict[Any, Any]  # of a dictionary
     images: Tensor | None  # those that are taken
     lots: Lots
-    count: int
+    samples: int  # of the batch
 
 
 @dataclass
@@ -110,10 +110,10 @@ class ValidationQueries:
             batch = {**begun.held, **batch}
         if begun is None or begun.images is None:
             begun = self._taken(trainer, batch, {}, self._images(batch, where), dataloader_idx)
-        if begun.images is None or not begun.count:
+        if begun.images is None or not begun.samples:
             return
         self._met = True
-        self.draw.pass_by(begun.count, dataloader_idx)
+        self.draw.pass_by(begun.samples, dataloader_idx)
         if not len(begun.images):
             return
         ours = is_ours(trainer, batch)
@@ -217,12 +217,12 @@ class ValidationQueries:
             own = module.is_forget(batch)[rows].cpu()
         labels = None
         if self.conditional(module):
-            labels = self._labels(batch, "label" if self.label_key is None else self.label_key, taken.count)
+            labels = self._labels(batch, "label" if self.label_key is None else self.label_key, taken.samples)
             labels = labels[rows]
         # Every loader counts its samples from zero.
         loader = f"{dataloader_idx}/" if dataloader_idx else ""
-        called = names_of(trainer, batch, taken.count)
-        groups = groups_of(trainer, batch, self.group_key, taken.count)
+        called = names_of(trainer, batch, taken.samples)
+        groups = groups_of(trainer, batch, self.group_key, taken.samples)
         ids, titles = [], []
         for row, place, image in zip(rows, taken.lots.places, taken.images, strict=True):
             name = called[row]

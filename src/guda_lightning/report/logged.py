@@ -122,9 +122,10 @@ def log_chart(
         step: Where on the axis of steps; None: nowhere.
     """
     sinks = [sink for sink in sinks_of(loggers) if "pictures" in sink.shows]
-    picture = drawn(chart) if sinks else None
-    for sink in sinks if picture is not None else []:
-        sink.pictures(key, [picture], [caption] if caption else (), step=step)
+    if sinks:
+        picture = drawn(chart)
+        for sink in sinks:
+            sink.pictures(key, [picture], [caption] if caption else (), step)
 
 
 def drawable() -> bool:

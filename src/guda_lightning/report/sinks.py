@@ -97,7 +97,7 @@ class TensorBoardSink(Sink):
         """The pictures in it."""
         found = [(cell, row[0]) for row in rows for cell in row if isinstance(cell, Picture)][:MAX_SHEET]
         if found:
-            self.pictures(key, *map(list, zip(*found, strict=True)), step=step)
+            self.pictures(key, [cell for cell, _ in found], [name for _, name in found], step)
 
     def pictures(
         self, key: str, pictures: Sequence[Picture], captions: Sequence[str] = (), step: int | None = None

@@ -14,6 +14,7 @@ from guda_lightning.data.group_names import beside
 from guda_lightning.data.query_groups import groups_of_queries
 from guda_lightning.evaluation.sizes import stored_sizes
 from guda_lightning.makers.costs import say
+from guda_lightning.report.artifacts import log_scores
 from guda_lightning.report.attribution_log import Attribution, log_attribution
 from guda_lightning.report.estimand import estimand
 from guda_lightning.report.logged import log_config
@@ -62,10 +63,12 @@ def write_table(
         log_attribution(loggers, shown, "attribution")
         made = {**shown.config(), **table.record.to_json(), "queries": len(requested), "estimand": card}
         log_config(loggers, made)
-    save_queries(run.queries_of(path), queries, {"of": path.name})
-    examples = requested.data.examples()
-    write_atomic(run.examples, to_safetensors({beside(name, TAKEN): examples[name] for name in examples}))
-    table.save(path, verdicts)
+        save_queries(run.queries_of(path), queries, {"of": path.name})
+        examples = requested.data.examples()
+        named = {beside(name, TAKEN): examples[name] for name in examples}
+        write_atomic(run.examples, to_safetensors(named))
+        table.save(path, verdicts)
+        log_scores(loggers, run, path)
     say(summary(run, [path], weighting))
     if table.several:
         say(f"attribute: page and W&B show the first {len(queries)} of {len(requested)} queries")
