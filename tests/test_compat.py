@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytorch_lightning.loggers
 import torch
+import wandb
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.configuration_utils import register_to_config
 from jsonargparse import ArgumentParser
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
+from wandb_workspaces.workspaces import Workspace
 
 from guda_lightning import compat
 from guda_lightning.callbacks import ResumeCheckpoint
@@ -142,6 +144,23 @@ def test_wandb_loggers(tmp_path: Path) -> None:
     assert compat.wandb_arguments(fresh)["project"] == "mine"
     assert compat.wandb_arguments(logger)["group"] == "ours"
     assert not list(tmp_path.iterdir())  # no run has begun
+
+
+def test_what_wandb_logs_offline_says_where_it_belongs(tmp_path: Path) -> None:
+    (tmp_path / "no.wandb").write_bytes(b":W&B" + b"\xff" * 90)
+    assert compat.wandb_run(tmp_path / "no.wandb") is None
+    logger = WandbLogger(project="mine", group="ours", entity="me", save_dir=tmp_path, offline=True)
+    assert logger.experiment.offline and not compat.uploads_models(logger)
+    wandb.finish()
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert compat.wandb_run(path) == ("mine", "me", "ours")
+
+
+def test_a_workspace_takes_the_place_of_another() -> None:
+    workspace = Workspace(entity="me", project="mine", name="x")
+    compat.take_place_of(workspace, "nw-abc-v", "an identity")
+    view = compat.view_of(workspace)
+    assert (view.name, view.id, view.entity, view.display_name) == ("nw-abc-v", "an identity", "me", "x")
 
 
 def test_schedulers_keep_their_values() -> None:

@@ -57,7 +57,7 @@ class WandbFiles:
         logged = [
             entry for artifact in self.records["artifact"] for entry in artifact["manifest"]["contents"]
         ]
-        files = {entry["path"]: entry["local_path"] for entry in logged}
+        files = {entry["path"]: entry["local_path"] for entry in logged if "local_path" in entry}
         uploaded = json.loads(Path(files[f"{name}.table.json"]).read_text())
         pictures = [column for column, title in enumerate(uploaded["columns"]) if title == "image"]
         images = [np.asarray(Image.open(files[row[c]["path"]])) for row in uploaded["data"] for c in pictures]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +34,11 @@ from guda_lightning.cli.main import main
 from guda_lightning.data import load_queries
 from guda_lightning.data.images import from_unit
 from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.posteriors.trained import RECALIBRATED
+from guda_lightning.report import charts
 from guda_lightning.report.artifacts import log_scores
 from guda_lightning.report.attribution_log import OF_GROUPS
+from guda_lightning.report.log_keys import LOGGED
 from guda_lightning.report.pictures import CAPTION, CELL, GAP, side_by_side
 from guda_lightning.scores import ScoreRecord
 from guda_lightning.scores.kinds import Custom
@@ -46,6 +50,7 @@ from toys import quiet_trainer, shades, tiny_unet
 from wandb_files import WandbFiles, runs
 
 SCORING = Scoring(strata=2, draws=2)
+SILENT = wandb.Settings(silent=True)
 TITLES = ["query", "image", "source group", "top group", "margin", "undecided"]
 TITLES += ["dark", "dark ±", "bright", "bright ±", "method", "weighting", "unit"]
 IN_EVAL = "ignore:Found .* module.s. in eval mode"
@@ -94,15 +99,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stages")
     data = shades()
     watch = ELBOAttributionCallback(scoring=SCORING)
-    trainer(folder, logger(folder, log_model=True), max_steps=2).fit_full(model(), data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")  # Lightning takes no log_model beside offline=True
+        uploads = WandbLogger(project="guda", save_dir=folder, log_model=True, settings=SILENT)
+        trainer(folder, uploads, max_steps=2).fit_full(model(), data)
     trainer(folder, [logger(folder), CSVLogger(folder), board(folder)], callbacks=[watch]).unlearn(
         model(), data, ReTrack(), steps=2, groups=["dark", "bright"]
     )
     trainer(folder, logger(folder)).sample(model(), data, num=3, steps=3)
-    others = [CSVLogger(folder, name="scores"), board(folder, name="scores")]
+    others = [CSVLogger(folder, name="numbers"), board(folder, name="scores")]
     trainer(folder, [logger(folder), *others]).attribute(
         model(), data, groups=["dark", "bright"], scoring=SCORING
     )
+    store = ELBOAttributionCallback(scoring=SCORING, max_queries=4)
+    trainer(folder, logger(folder), callbacks=[store]).validate_full(model(), data, verbose=False)
     for _ in range(2):  # what is complete is not logged again
         trainer(folder, [logger(folder), CSVLogger(folder, name="csv")]).sample(
             model(), data, num=2, steps=3, without="dark,bright"
@@ -122,6 +132,7 @@ def test_there_is_one_run_for_every_stage_and_group(written: dict[str, WandbFile
         ("toy", "unlearn", "unlearn bright"),
         ("toy", "attribute", "attribute retrack-0"),
         ("toy", "sample", "sample retrack-0"),
+        ("toy", "validate", "validate full"),
     }
     assert {run.whole["state"] for run in written.values()} == {"finished"}
     assert {run.whole["project"] for run in written.values()} == {"guda"}
@@ -209,12 +220,25 @@ def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
     assert {(row[4], row[5]) for row in rows} == {(None, False)}  # one group has no second
 
 
+def test_a_validation_says_what_it_drew_and_from_which_store(
+    folder: Path, written: dict[str, WandbFiles]
+) -> None:
+    made = written["validate full"].config["influence"]
+    told = ("method", "queries", "validation_samples", "query_seed", "store")
+    assert [made[name] for name in told] == ["retrack", 4, 6, 0, str(folder / "toy" / "store")]
+    assert made["store_hash"] == written["attribute retrack-0"].config["store_hash"]
+    columns, rows, _ = written["validate full"].table("influence/scores")
+    assert (columns, len(rows)) == (TITLES, 4)
+    groups = {str(n): ("dark", "bright", "noisy")[n // 16] for n in range(48)}
+    assert [row[2] for row in rows] == [groups[row[0]] for row in rows]
+
+
 def test_artifacts_know_what_they_were_made_from(folder: Path, written: dict[str, WandbFiles]) -> None:
     full = written["fit full"].artifact("toy-full")
     record = read_json(folder / "toy" / "full" / "record.json")
     assert (full["type"], full["metadata"]["full_hash"]) == ("model", record["full_hash"])
     weights = full["contents"]["unet/diffusion_pytorch_model.safetensors"]  # log_model: a copy to upload
-    assert Path(weights["local_path"]).stat().st_size == weights["size"]
+    assert Path(weights["local_path"]).stat().st_size == int(weights["size"])
     (made,) = CounterfactualStore(folder / "toy" / "store").select("retrack", 0, groups=["dark"]).values()
     forgot = written["unlearn dark"].artifact(f"toy-{made.folder_name}")
     assert (forgot["type"], forgot["metadata"]["groups"]) == ("counterfactual", ["dark"])
@@ -285,7 +309,7 @@ def test_tensorboard_has_the_pictures(folder: Path) -> None:
 def test_csv_has_all_numbers(folder: Path, written: dict[str, WandbFiles]) -> None:
     for name in ("scores", "groups"):
         columns, rows, _ = written["attribute retrack-0"].table(f"attribution/{name}")
-        read = pd.read_csv(folder / "scores" / "version_0" / f"attribution_{name}.csv")
+        read = pd.read_csv(folder / "numbers" / "version_0" / f"attribution_{name}.csv")
         kept = [number for number, column in enumerate(columns) if column != "image"]
         assert read.columns.tolist() == [columns[number] for number in kept]
         for number, column in zip(kept, read.columns, strict=True):
@@ -329,6 +353,7 @@ def test_pictures_without_groups_stand_beside_the_queries(
         ("attribute retrack-0", "attribution/heatmap"),
         ("unlearn dark", "influence/heatmap"),
         ("unlearn dark", "influence/curves"),
+        ("validate full", "influence/curves"),  # of the store's records
     ],
 )
 def test_heat_map_and_curves_are_no_blank_pictures(
@@ -480,3 +505,28 @@ def test_an_evaluation_is_a_run_with_its_metrics_and_charts(tmp_path: Path) -> N
         picture = written.picture(f"agreement/{weighting}")
         saturation = picture.max(axis=2).astype(int) - picture.min(axis=2)
         assert (saturation > 60).sum() > 20  # coloured dots and intervals
+
+
+def test_every_key_is_in_the_catalogue(folder: Path, written: dict[str, WandbFiles]) -> None:
+    """And the catalogue is the table in docs/loggers.md, so that names stay what users were told."""
+    groups, weightings = r"(dark|bright|noisy)", r"(elbo|uniform|middle)"
+    named = {"GROUP": groups, "WEIGHTING": weightings, "PART": r"\w+"}
+    patterns = [
+        re.compile(re.sub(r"[A-Z]{2,}", lambda found: named[found[0]], key.key))
+        for logged in LOGGED
+        for key in logged.keys
+    ]
+    lightning = {"epoch", "trainer/global_step"}
+    keys = {key for run in written.values() for key in run.whole["summary"] if not key.startswith("_")}
+    keys -= lightning
+    assert {"train/loss", "attribution/groups", "without/pictures"} <= keys
+    assert not [key for key in keys if not any(pattern.fullmatch(key) for pattern in patterns)]
+    docs = (Path(__file__).parents[2] / "docs" / "loggers.md").read_text("utf-8")
+    rows = [
+        f"| `{key.key}` | {key.kind} | {key.what} | {logged.by} |" for logged in LOGGED for key in logged.keys
+    ]
+    assert [line for line in docs.splitlines() if re.match(r"\| `\w+/\w+", line)] == rows
+    sources = [file.read_text("utf-8") for file in Path(charts.__file__).parent.glob("*_section.py")]
+    names = {name for text in sources for name in re.findall(r'^ +name="(\w+)",$', text, re.MULTILINE)}
+    answers = {key.key for logged in LOGGED for key in logged.keys if key.key.endswith("/answer")}
+    assert answers == {f"{name}/answer" for name in (*names, RECALIBRATED)}

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guda_lightning import compat
 from guda_lightning.errors import MissingExtraError
 from guda_lightning.report.log_keys import LOGGED, Logged, LoggedBy
 from guda_lightning.storage.files import write_atomic
@@ -55,13 +56,13 @@ def workspace(project: str, entity: str, group: str | None = None, saved: Path |
     )
     before = json.loads(saved.read_text("utf-8")) if saved is not None and saved.is_file() else {}
     if (before.get("entityName"), before.get("projectName")) == (entity, project):
-        made._internal_name, made._internal_id = before.get("name", ""), before.get("id", "")
+        compat.take_place_of(made, before["name"], before["id"])
     return made
 
 
 def variables(made: Workspace) -> dict[str, Any]:
     """What W&B is sent for a workspace, with its specification as JSON values."""
-    view = made._to_model()
+    view = compat.view_of(made)
     return {
         "entityName": view.entity,
         "projectName": view.project,
