@@ -16,6 +16,7 @@ import wandb
 from guda_lightning.cli.dashboard import has_key
 from guda_lightning.cli.main import main
 from guda_lightning.report.log_keys import LOGGED
+from guda_lightning.report.wandb import run_in
 from guda_lightning.storage.files import read_json
 from toys import message
 from warm import Server
@@ -134,6 +135,13 @@ def test_with_a_key_it_is_pushed_and_changed_in_place_afterwards(
     assert json.loads(second["spec"]) == written["spec"]
     address = f"{there['WANDB_BASE_URL']}/me/mine?nw={first['name'][3:-2]}"
     assert f"dashboard: open {address}" in (tmp_path / "log").read_text().splitlines()
+
+
+def test_what_wandb_has_logged_says_where_it_belongs(run: Path, tmp_path: Path) -> None:
+    (path,) = run.glob("wandb/*/run-*.wandb")
+    assert run_in(path) == ("mine", "", "first name")
+    (tmp_path / "no.wandb").write_bytes(b":W&B" + b"\xff" * 90)
+    assert run_in(tmp_path / "no.wandb") is None
 
 
 def test_a_key_is_found_where_wandb_keeps_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -36,11 +36,12 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     path = folder / f"{project}.json" if chosen.run is None else folder / "dashboard" / "workspace.json"
     pushed = has_key()
     made = workspace.workspace(project, entity or (_entity() if pushed else ""), group, path)
+    workspace.save(made, path)
     if pushed:
         made.save()
+        workspace.save(made, path)  # with the name that W&B has given it, to change it the next time
         print(f"dashboard: open {made.url}")
-    workspace.save(made, path)
-    if not pushed:
+    else:
         again = " ".join(["guda", command.name, *arguments])
         runs = folder / "wandb" if chosen.run is not None else Path("wandb")
         print(_LATER.format(path=path, runs=runs / "offline-run-*", command=again))
@@ -106,9 +107,9 @@ def _of_runs(
     files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
     found = None
     if files:
-        from guda_lightning.compat import wandb_run
+        from guda_lightning.report.wandb import run_in
 
-        found = wandb_run(files[-1])
+        found = run_in(files[-1])
     if found is None and project is None:
         raise ConfigError(
             f"{folder} does not say which W&B project its runs are in",

@@ -76,3 +76,26 @@ def closing_runs() -> Iterator[None]:
     finally:
         if before is None and wandb.run is not None:
             wandb.finish()
+
+
+def run_in(path: Path) -> tuple[str, str, str] | None:
+    """Project, entity and group of the run that W&B has logged into a file; None: it is no such file.
+
+    The file is a log in the form of LevelDB's behind a header of 7 bytes; its second entry is the run.
+    """
+    from google.protobuf.message import DecodeError
+    from wandb.proto import wandb_internal_pb2
+
+    content = path.read_bytes()[:32768]  # a block: entries of the beginning are whole in it
+    place = 7
+    while place + 7 <= len(content):
+        length = int.from_bytes(content[place + 4 : place + 6], "little")
+        record = wandb_internal_pb2.Record()
+        try:
+            record.ParseFromString(content[place + 7 : place + 7 + length])
+        except DecodeError:
+            return None
+        if record.HasField("run"):
+            return record.run.project, record.run.entity, record.run.run_group
+        place += 7 + length
+    return None

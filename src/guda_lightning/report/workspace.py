@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from guda_lightning import compat
 from guda_lightning.errors import MissingExtraError
 from guda_lightning.report.log_keys import LOGGED, Logged, LoggedBy
-from guda_lightning.storage.files import write_atomic
+from guda_lightning.storage.files import read_json, write_atomic
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -51,10 +51,10 @@ def workspace(project: str, entity: str, group: str | None = None, saved: Path |
         sections=[_section(one) for one in LOGGED],
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=30, group_by_prefix="first"),
         runset_settings=ws.RunsetSettings(
-            filters=[] if group is None else [by_folder == group], groupby=[by_folder, by_stage]
+            filters="" if group is None else expr.And(by_folder == group), groupby=[by_folder, by_stage]
         ),
     )
-    before = json.loads(saved.read_text("utf-8")) if saved is not None and saved.is_file() else {}
+    before = read_json(saved) if saved is not None and saved.is_file() else {}
     if (before.get("entityName"), before.get("projectName")) == (entity, project):
         compat.take_place_of(made, before["name"], before["id"])
     return made
