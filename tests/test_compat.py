@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
+from wandb_workspaces.workspaces import Workspace
 
 from guda_lightning import compat
 from guda_lightning.callbacks import ResumeCheckpoint
@@ -135,13 +136,22 @@ def test_a_callback_of_both_packages() -> None:
 def test_wandb_loggers(tmp_path: Path) -> None:
     logger = WandbLogger(project="mine", group="ours", save_dir=tmp_path, offline=True)
     assert compat.is_offline(logger)
-    assert not compat.is_offline(WandbLogger(project="mine", save_dir=tmp_path))
+    online = WandbLogger(project="mine", save_dir=tmp_path, log_model=True)
+    assert not compat.is_offline(online)
+    assert compat.uploads_models(online) and not compat.uploads_models(logger)
     fresh = compat.copy_of_logger(logger)
     assert isinstance(fresh, WandbLogger)
     compat.wandb_arguments(fresh)["group"] = "theirs"
     assert compat.wandb_arguments(fresh)["project"] == "mine"
     assert compat.wandb_arguments(logger)["group"] == "ours"
     assert not list(tmp_path.iterdir())  # no run has begun
+
+
+def test_a_workspace_takes_the_place_of_another() -> None:
+    workspace = Workspace(entity="me", project="mine", name="x")
+    compat.take_place_of(workspace, "nw-abc-v", "an identity")
+    view = compat.view_of(workspace)
+    assert (view.name, view.id, view.entity, view.display_name) == ("nw-abc-v", "an identity", "me", "x")
 
 
 def test_schedulers_keep_their_values() -> None:

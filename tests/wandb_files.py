@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from wandb.util import get_core_path
 
 from guda_lightning.storage.files import read_json
 
@@ -40,6 +40,12 @@ class WandbFiles:
         rows = [row["item"] for row in self.records["history"]]
         return [(row["trainer/global_step"], row[name]) for row in rows if name in row]
 
+    def artifact(self, name: str) -> dict[str, Any]:
+        """An artifact that was logged: its type, metadata and contents, by path."""
+        (found,) = (one for one in self.records["artifact"] if one["name"] == name)
+        contents = {entry["path"]: entry for entry in found["manifest"]["contents"]}
+        return {**found, "metadata": json.loads(found["metadata"]), "contents": contents}
+
     def picture(self, name: str) -> np.ndarray[Any, Any]:
         (file,) = self.whole["summary"][name]["filenames"]
         return np.asarray(Image.open(self.folder / "files" / file).convert("RGB"))
@@ -51,7 +57,7 @@ class WandbFiles:
         logged = [
             entry for artifact in self.records["artifact"] for entry in artifact["manifest"]["contents"]
         ]
-        files = {entry["path"]: entry["local_path"] for entry in logged}
+        files = {entry["path"]: entry["local_path"] for entry in logged if "local_path" in entry}
         uploaded = json.loads(Path(files[f"{name}.table.json"]).read_text())
         pictures = [column for column, title in enumerate(uploaded["columns"]) if title == "image"]
         images = [np.asarray(Image.open(files[row[c]["path"]])) for row in uploaded["data"] for c in pictures]
@@ -60,7 +66,8 @@ class WandbFiles:
 
 def _inspect(folder: Path, *options: str) -> str:
     (file,) = folder.glob("run-*.wandb")
-    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", *options, file]
+    # What `wandb leet inspect` calls, without the second that its own start takes.
+    command = [get_core_path(), "leet", "inspect", "--no-observability", *options, "--run-file", file, folder]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger, WandbLogger
     from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
     from torch import nn
+    from wandb_workspaces.workspaces import Workspace
 
 # argparse of Python 3.11, which jsonargparse 4.53 builds on.
 
@@ -151,6 +152,11 @@ def is_offline(logger: WandbLogger) -> bool:
     return logger._offline
 
 
+def uploads_models(logger: WandbLogger) -> bool:
+    """Whether a logger was asked to upload weights (``log_model``)."""
+    return bool(logger._log_model)
+
+
 def copy_of_logger(logger: Logger) -> Logger:
     """A copy of an unused logger; ``copy.deepcopy`` would begin a W&B run (``WandbLogger.__getstate__``)."""
     import copy
@@ -158,6 +164,19 @@ def copy_of_logger(logger: Logger) -> Logger:
     fresh = object.__new__(type(logger))
     vars(fresh).update(copy.deepcopy(vars(logger)))
     return fresh
+
+
+# wandb-workspaces 0.4.13.
+
+
+def view_of(workspace: Workspace) -> Any:
+    """What W&B is sent for a workspace: ``save`` offers nothing before it sends."""
+    return workspace._to_model()
+
+
+def take_place_of(workspace: Workspace, name: str, identity: str) -> None:
+    """Let ``save`` change the workspace that W&B has given this name and identity."""
+    workspace._internal_name, workspace._internal_id = name, identity
 
 
 # diffusers 0.42.1.

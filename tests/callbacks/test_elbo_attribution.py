@@ -296,15 +296,6 @@ def test_scores_do_not_depend_on_how_validation_is_batched(tmp_path: Path, forei
     assert tables[0].table.equals(tables[1].table)
 
 
-def test_max_queries_are_the_first_of_validation(tmp_path: Path, foreign_store: Path) -> None:
-    callback = ELBOAttributionCallback(store=foreign_store, scoring=SCORING, max_queries=5, **PATHS)
-    validated(tmp_path, callback, Foreign(), dataloaders=tuples(images()))
-    every = ELBOAttributionCallback(store=foreign_store, scoring=SCORING, **PATHS)
-    validated(tmp_path, every, Foreign(), dataloaders=tuples(images()))
-    assert callback.table is not None and every.table is not None
-    assert callback.table.queries == every.table.queries[:5]
-
-
 def test_several_validation_loaders_may_count_their_samples_alike(
     tmp_path: Path, full_module: DiffusionModule, data: Any, store: Path
 ) -> None:

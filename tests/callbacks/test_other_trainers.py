@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import importlib.util
 import re
 import sys
@@ -20,7 +21,7 @@ import torch
 import wandb
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import CombinedLoader
 from PIL import Image
 from torch import Tensor, nn
@@ -38,12 +39,13 @@ from guda_lightning import (
 )
 from guda_lightning.attribution import AttributionContext
 from guda_lightning.callbacks import elbo_attribution
+from guda_lightning.callbacks.draw import Draw
 from guda_lightning.callbacks.image_range import ImageRange
 from guda_lightning.callbacks.network_inputs import NetworkInputs
 from guda_lightning.callbacks.validation_queries import ValidationQueries
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualRecord
 from guda_lightning.data import load_queries
-from guda_lightning.data.gathering import Collected, distinct, evenly
+from guda_lightning.data.gathering import Collected, drawn, evenly
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError, GudaError, QueryError
 from guda_lightning.report.pictures import picture_of
@@ -149,6 +151,13 @@ def expected_scores(store: Path, queries: Queries, module: Any = None) -> Tensor
     return attributor.score(queries).select(weighting="elbo").matrix()
 
 
+def of_ids(callback: ELBOAttributionCallback, x: Tensor) -> Tensor:
+    """The images that were scored, found by the hashes that name them."""
+    assert callback.table is not None
+    named = {hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16]: image for image in x}
+    return torch.stack([named[query] for query in callback.table.queries])
+
+
 def assert_scored(callback: ELBOAttributionCallback, store: Path, x: Tensor, module: Any = None) -> None:
     assert callback.table is not None
     expected = expected_scores(store, Queries(callback.table.queries, x), module)
@@ -185,8 +194,10 @@ def test_the_examples_of_the_docs_run(
         assert float(trainer.callback_metrics[f"influence/{group}"]) == pytest.approx(mean, rel=1e-6)
     (run,) = runs(tmp_path).values()
     columns, rows, thumbnails = run.table("influence/scores")
-    assert columns == ["query", "image", "top group", "unit", "a", "b"]
-    assert [row[0] for row in rows] == list(table.queries)
+    assert columns[:6] == ["query", "image", "source group", "top group", "margin", "undecided"]
+    assert columns[6:] == ["a", "a ±", "b", "b ±", "method", "weighting", "unit"]
+    assert [row[0] for row in rows] == [f"image {row} ({name})" for row, name in enumerate(table.queries)]
+    assert {row[2] for row in rows} == {None}  # nobody knows
     assert len(thumbnails) == 6
     assert run.picture("influence/heatmap").size
 
@@ -245,22 +256,30 @@ def test_command_lines_of_both_packages_take_the_callback(
 def test_what_a_logger_does_not_show_is_said_once(
     tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Own(CSVLogger):
-        pass
+    class Own(Logger):
+        """Somebody else's, for numbers alone."""
+
+        name, version = "own", 0
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            pass
+
+        def log_hyperparams(self, params: Any) -> None:
+            pass
 
     notes.begin()
     loader = one_batch({"image": images()})
-    for loggers in (
-        [CSVLogger(tmp_path)],
-        [CSVLogger(tmp_path)],
-        [CSVLogger(tmp_path), Own(tmp_path)],
-        False,
-    ):
+    csv, board = CSVLogger(tmp_path), TensorBoardLogger(tmp_path, name="board")
+    for loggers in ([Own()], [Own()], [csv], [board, Own()], [csv, board], False):
         validated(tmp_path, [watching(store)], loader, logger=loggers)
-    rest = "; a WandbLogger also shows tables and pictures, and the callback's `table` holds all scores"
+    rest = "and the callback's `table` holds all scores"
     assert capsys.readouterr().out.splitlines() == [
-        f"ELBOAttributionCallback: CSVLogger shows mean scores alone{rest}",
-        f"ELBOAttributionCallback: CSVLogger, Own show mean scores alone{rest}",
+        "ELBOAttributionCallback: Own shows mean scores alone; a WandbLogger also shows tables and pictures, "
+        f"{rest}",
+        "ELBOAttributionCallback: CSVLogger shows tables, no pictures; a WandbLogger or TensorBoardLogger "
+        f"also shows these, {rest}",
+        "ELBOAttributionCallback: TensorBoardLogger shows pictures, no tables; a WandbLogger or CSVLogger "
+        f"also shows these, {rest}",
     ]
 
 
@@ -320,7 +339,7 @@ def test_batches_of_our_data_alone_have_a_range_that_is_known(tmp_path: Path) ->
     """A trainer keeps the datamodule of its last fit."""
     trainer, module, data = quiet_trainer(tmp_path), foreign(), shades(4)
     trainer.datamodule = data  # type: ignore[attr-defined]
-    queries = ValidationQueries(None, 4, "image", None, ImageRange((-1, 1)))
+    queries = ValidationQueries(None, Draw(4, 0), "image", None, None, ImageRange((-1, 1)))
     for groups, ambiguous in (({"groups": torch.zeros(6, 3)}, None), ({}, True)):
         queries.start(trainer, module, NetworkInputs(FullModel.of(module, "unet", "noise_scheduler").model))
         queries.add(trainer, module, {"image": images().abs(), **groups}, 0)
@@ -331,7 +350,7 @@ def test_a_dark_image_beyond_max_queries_tells_the_range(tmp_path: Path, store: 
     x = torch.cat([images(2).abs(), images(2)])
     callback = watching(store, max_queries=2)
     validated(tmp_path, [callback], DataLoader(x, batch_size=1))
-    assert_scored(callback, store, x[:2])
+    assert_scored(callback, store, of_ids(callback, x))
 
 
 def test_several_loaders_share_max_queries_evenly(tmp_path: Path, store: Path) -> None:
@@ -342,14 +361,17 @@ def test_several_loaders_share_max_queries_evenly(tmp_path: Path, store: Path) -
     callback = watching(store, max_queries=5)
     validated(tmp_path, [callback], [loader(1, 0), loader(4, 1), loader(3, 5)])
     assert callback.table is not None
-    assert callback.table.queries == ("0", "1/0", "1/1", "2/0", "2/1")
-    assert_scored(callback, store, images(8)[[0, 1, 2, 5, 6]])
+    ids = callback.table.queries
+    assert [name.split("/")[0] for name in ids] == ["0", "1", "1", "2", "2"]
+    assert list(ids) == sorted(set(ids))  # in the order of the loaders
+    first = {"0": 0, "1": 1, "2": 5}
+    rows = [0, *(first[loader] + int(n) for loader, n in (name.split("/") for name in ids[1:]))]
+    assert_scored(callback, store, images(8)[rows])
 
 
 def collected(*names: str, shift: float = 0.0, labels: list[int] | None = None) -> Collected:
     x = torch.stack([torch.full((1, 2, 2), float(ord(name[-1])) + shift) for name in names])
-    found = None if labels is None else torch.tensor(labels)
-    return Collected(names, x, found, torch.zeros(len(names), dtype=torch.bool))
+    return Collected.of(Queries(names, x, None if labels is None else torch.tensor(labels)))
 
 
 @pytest.mark.parametrize(
@@ -375,11 +397,11 @@ def test_two_samples_of_one_name_are_refused(
     )
     first, second = labels or (None, None)
     with pytest.raises(QueryError, match=expected):
-        distinct([collected("a", labels=first), collected("a", shift=parts, labels=second)])
+        drawn([collected("a", labels=first), collected("a", shift=parts, labels=second)], 2)
 
 
 def test_the_same_sample_twice_is_one_and_counts_for_the_first_loader() -> None:
-    assert distinct([collected("a", "b"), collected("b", "c")]).ids == ("a", "b", "c")
+    assert set(drawn([collected("a", "b"), collected("b", "c")], 4).ids) == {"a", "b", "c"}
     assert evenly([collected("a", "b"), collected("b", "c", "d")], 4).ids == ("a", "b", "c", "d")
 
 
@@ -390,25 +412,27 @@ def test_images_of_several_sizes_are_refused() -> None:
         "the same channels, height and width in every batch",
         "resize them in the data, or pass queries=FOLDER to score pictures of one size",
     )
-    large = Collected(("b",), torch.zeros(1, 1, 4, 4), None, torch.zeros(1, dtype=torch.bool))
+    large = Collected.of(Queries(("b",), torch.zeros(1, 1, 4, 4)))
     with pytest.raises(QueryError, match=expected):
-        distinct([collected("a"), large])
+        drawn([collected("a"), large], 2)
 
 
 class _Two(Ranks):
     """Two processes, of which the other one has had no batch."""
 
     def all_gather(self, value: Any) -> list[Any]:
-        return [value, ({}, None)]
+        return [value, ({}, {}) if isinstance(value, tuple) else None]
 
 
 def test_a_process_without_a_batch_shares_the_scores_of_the_others(tmp_path: Path) -> None:
     trainer, module = quiet_trainer(tmp_path), foreign()
-    queries = ValidationQueries(None, 4, "image", None, ImageRange((-1, 1)))
+    queries = ValidationQueries(None, Draw(4, 0), "image", None, None, ImageRange((-1, 1)))
     full = FullModel.of(module, "unet", "noise_scheduler")
     queries.start(trainer, module, NetworkInputs(full.model))
     queries.add(trainer, module, {"image": images(), "index": torch.arange(6)}, 0)
-    assert queries.gathered(_Two()).ids == ("0", "1", "2", "3")
+    queries.draw._ranks = _Two()
+    taken, count = queries.gathered(trainer, _Two())
+    assert (len(set(taken.ids)), count) == (4, 6)
     queries.start(trainer, module, NetworkInputs(full.model))
     expected = message(
         "there is nothing to score",
@@ -416,8 +440,9 @@ def test_a_process_without_a_batch_shares_the_scores_of_the_others(tmp_path: Pat
         "a validation loader with at least one batch",
         "pass val_dataloaders, also for fixed queries, or leave ELBOAttributionCallback out",
     )
+    queries.draw._ranks = _Two()
     with pytest.raises(QueryError, match=expected):
-        queries.gathered(_Two())
+        queries.gathered(trainer, _Two())
 
 
 def test_a_step_may_change_images_and_take_them_out_and_put_others_in(tmp_path: Path, store: Path) -> None:

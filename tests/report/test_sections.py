@@ -11,8 +11,9 @@ from lightning.pytorch.loggers import WandbLogger
 from markupsafe import escape
 
 from guda_lightning.errors import ConfigError
+from guda_lightning.report.logged import log_section
 from guda_lightning.report.section import Section
-from guda_lightning.report.wandb import closing_runs, log_section
+from guda_lightning.report.wandb import closing_runs
 from guda_lightning.scores import ScoreTable
 from toys import message
 from wandb_files import runs

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,9 @@ import pytest
 import torch
 import wandb
 from diffusers import DDPMScheduler
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from guda_lightning import (
     CounterfactualStore,
@@ -29,16 +34,25 @@ from guda_lightning.cli.main import main
 from guda_lightning.data import load_queries
 from guda_lightning.data.images import from_unit
 from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.posteriors.trained import RECALIBRATED
+from guda_lightning.report import charts
+from guda_lightning.report.artifacts import log_scores
+from guda_lightning.report.attribution_log import OF_GROUPS
+from guda_lightning.report.log_keys import LOGGED
 from guda_lightning.report.pictures import CAPTION, CELL, GAP, side_by_side
 from guda_lightning.scores import ScoreRecord
 from guda_lightning.scores.kinds import Custom
-from guda_lightning.storage.files import read_json
+from guda_lightning.storage.files import read_json, sha256_json
+from guda_lightning.storage.runs import RunFolder
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import ReTrack
 from toys import quiet_trainer, shades, tiny_unet
 from wandb_files import WandbFiles, runs
 
 SCORING = Scoring(strata=2, draws=2)
+SILENT = wandb.Settings(silent=True)
+TITLES = ["query", "image", "source group", "top group", "margin", "undecided"]
+TITLES += ["dark", "dark ±", "bright", "bright ±", "method", "weighting", "unit"]
 IN_EVAL = "ignore:Found .* module.s. in eval mode"
 pytestmark = [
     pytest.mark.filterwarnings(IN_EVAL),
@@ -48,6 +62,10 @@ pytestmark = [
 
 def logger(folder: Path, **arguments: Any) -> WandbLogger:
     return WandbLogger(project="guda", save_dir=folder, offline=True, **arguments)
+
+
+def board(folder: Path, **arguments: Any) -> TensorBoardLogger:
+    return TensorBoardLogger(folder, **{"name": "board", **arguments})
 
 
 def trainer(folder: Path, loggers: Logger | list[Logger], **arguments: Any) -> GudaTrainer:
@@ -81,12 +99,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stages")
     data = shades()
     watch = ELBOAttributionCallback(scoring=SCORING)
-    trainer(folder, logger(folder), max_steps=2).fit_full(model(), data)
-    trainer(folder, [logger(folder), CSVLogger(folder)], callbacks=[watch]).unlearn(
-        model(), data, ReTrack(), steps=4, groups=["dark", "bright"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")  # Lightning takes no log_model beside offline=True
+        uploads = WandbLogger(project="guda", save_dir=folder, log_model=True, settings=SILENT)
+        trainer(folder, uploads, max_steps=2).fit_full(model(), data)
+    trainer(folder, [logger(folder), CSVLogger(folder), board(folder)], callbacks=[watch]).unlearn(
+        model(), data, ReTrack(), steps=2, groups=["dark", "bright"]
     )
     trainer(folder, logger(folder)).sample(model(), data, num=3, steps=3)
-    trainer(folder, logger(folder)).attribute(model(), data, groups=["dark", "bright"], scoring=SCORING)
+    others = [CSVLogger(folder, name="numbers"), board(folder, name="scores")]
+    trainer(folder, [logger(folder), *others]).attribute(
+        model(), data, groups=["dark", "bright"], scoring=SCORING
+    )
+    drawing = ELBOAttributionCallback(scoring=SCORING, max_queries=4, group_key="label")
+    validating, module = trainer(folder, logger(folder, name="validate"), callbacks=[drawing]), model()
+    validating.layout.load(folder / "toy" / "full", module)
+    validating.validate(module, data.val_dataloader(), verbose=False)
+    wandb.finish()
     for _ in range(2):  # what is complete is not logged again
         trainer(folder, [logger(folder), CSVLogger(folder, name="csv")]).sample(
             model(), data, num=2, steps=3, without="dark,bright"
@@ -106,6 +135,7 @@ def test_there_is_one_run_for_every_stage_and_group(written: dict[str, WandbFile
         ("toy", "unlearn", "unlearn bright"),
         ("toy", "attribute", "attribute retrack-0"),
         ("toy", "sample", "sample retrack-0"),
+        (None, None, "validate"),
     }
     assert {run.whole["state"] for run in written.values()} == {"finished"}
     assert {run.whole["project"] for run in written.values()} == {"guda"}
@@ -126,6 +156,9 @@ def test_the_configuration_holds_the_hashes(folder: Path, written: dict[str, Wan
     config = written["attribute retrack-0"].config
     for name in ("full_hash", "query_hash", "counterfactuals"):
         assert config[name] == record[name]
+    told = ("method", "weighting", "draws", "counterfactual_seeds", "queries")
+    assert [config[name] for name in told] == ["retrack", "elbo", 4, [0], 3]
+    assert config["store_hash"] == sha256_json(sorted(record["counterfactuals"].values()))
     assert config["estimand"]["Process"] == (
         "unlearned from the full model (retrack), a stand-in for training without the group; seed 0, one "
         "full model"
@@ -134,23 +167,23 @@ def test_the_configuration_holds_the_hashes(folder: Path, written: dict[str, Wan
 
 def test_the_scalars_of_unlearning_are_there(folder: Path, written: dict[str, WandbFiles]) -> None:
     run = written["unlearn dark"]
-    assert [step for step, _ in run.history("unlearn/loss")] == [0, 1, 2, 3]
+    assert [step for step, _ in run.history("unlearn/loss")] == [0, 1]
     (record,) = CounterfactualStore(folder / "toy" / "store").select("retrack", 0, groups=["dark"]).values()
     history = CounterfactualStore(folder / "toy" / "store").record(record).history
-    assert [row["step"] for row in history] == [1, 2, 3, 4]
+    assert [row["step"] for row in history] == [1, 2]
     for name in ("own", "other"):
         logged = run.history(f"influence/{name}")
         # Lightning counts from zero.
-        assert [step for step, _ in logged] == [0, 1, 2, 3]
+        assert [step for step, _ in logged] == [0, 1]
         assert [value for _, value in logged] == pytest.approx([row[name] for row in history], rel=1e-5)
     for name in ("influence/dark", "unlearn/drift", "unlearn/forget_loss", "unlearn/retain_loss"):
-        assert len(run.history(name)) == 4
+        assert len(run.history(name)) == 2
 
 
 def test_pictures_stand_beside_the_scalars_of_their_step(written: dict[str, WandbFiles]) -> None:
     run = written["unlearn bright"]
     for name in ("influence/heatmap.height", "influence/curves.height", "influence/scores.nrows"):
-        assert [step for step, _ in run.history(name)] == [0, 1, 2, 3]
+        assert [step for step, _ in run.history(name)] == [0, 1]
 
 
 def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
@@ -159,25 +192,137 @@ def test_the_table_shows_every_query_with_its_thumbnail_and_scores(
     columns, rows, thumbnails = written["attribute retrack-0"].table("attribution/scores")
     table = ScoreTable.load(folder / "toy" / "scores" / "retrack-0.parquet").select(weighting="elbo")
     queries = load_queries(folder / "toy" / "queries", (1, 8, 8))
-    assert columns == ["query", "image", "top group", "unit", "dark", "bright"]
+    assert columns == TITLES
     assert tuple(row[0] for row in rows) == queries.ids
+    assert {row[2] for row in rows} == {None}  # drawn by a model that knows no labels
     # Unlearning does not make sizes: shares of each query's total.
-    assert {row[3] for row in rows} == {"share of the query's total, %"}
-    shares = torch.tensor([row[4:] for row in rows], dtype=torch.float64)
-    scores = table.matrix()
-    torch.testing.assert_close(shares, 100 * scores / scores.abs().sum(dim=1, keepdim=True))
-    assert [row[2] for row in rows] == [("dark", "bright")[int(row.argmax())] for row in table.matrix()]
+    assert {tuple(row[10:]) for row in rows} == {("retrack", "elbo", "share of the query's total, %")}
+    found = torch.tensor([row[6:10] for row in rows], dtype=torch.float64)
+    scores, stderr = table.matrix(), table.stderr_matrix()
+    total = scores.abs().sum(dim=1, keepdim=True) / 100
+    torch.testing.assert_close(found[:, ::2], scores / total)
+    torch.testing.assert_close(found[:, 1::2], stderr / total)
+    assert [row[3] for row in rows] == [("dark", "bright")[int(row.argmax())] for row in scores]
+    margins = (scores[:, 0] - scores[:, 1]).abs() / stderr.square().sum(dim=1).sqrt()
+    assert [row[4] for row in rows] == pytest.approx(margins.tolist())
+    assert [row[5] for row in rows] == (margins < 2).tolist()
     for thumbnail, image in zip(thumbnails, queries.images, strict=True):
         assert np.array_equal(thumbnail, from_unit(image)[0].numpy())
 
-    columns, rows, _ = written["attribute retrack-0"].table("attribution/verdicts")
-    assert columns == ["group", "verdict", "reason"]
-    assert rows == [[group, verdict.grade, verdict.reason] for group, verdict in table.verdicts.items()]
-    assert len(rows) == 2
+    columns, rows, _ = written["attribute retrack-0"].table("attribution/groups")
+    assert columns == list(OF_GROUPS)
+    assert [row[0] for row in rows] == ["dark", "bright"]
+    assert [row[1] for row in rows] == pytest.approx((scores / total).mean(dim=0).tolist())
+    assert [row[3] for row in rows] == scores.argmax(dim=1).bincount(minlength=2).tolist()
+    assert [tuple(row[4:6]) for row in rows] == [(v.grade, v.reason) for v in table.verdicts.values()]
 
     columns, rows, thumbnails = written["unlearn dark"].table("influence/scores")
-    assert columns == ["query", "image", "top group", "unit", "dark"]
+    assert columns == [*TITLES[:8], *TITLES[10:]]
     assert len(rows) == len(thumbnails) == 6  # two probe samples of each of three groups
+    assert Counter(row[2] for row in rows) == {"dark": 2, "bright": 2, "noisy": 2}
+    assert {(row[4], row[5]) for row in rows} == {(None, False)}  # one group has no second
+
+
+def test_a_validation_says_what_it_drew_and_from_which_store(
+    folder: Path, written: dict[str, WandbFiles]
+) -> None:
+    made = written["validate"].config["influence"]
+    told = ("method", "queries", "validation_samples", "query_seed", "store")
+    assert [made[name] for name in told] == ["retrack", 4, 6, 0, str(folder / "toy" / "store")]
+    assert made["store_hash"] == written["attribute retrack-0"].config["store_hash"]
+    columns, rows, _ = written["validate"].table("influence/scores")
+    assert (set(columns), len(rows)) == (set(TITLES), 4)  # groups in the order of the store
+    assert [row[2] for row in rows] == [str(int(row[0]) // 16) for row in rows]  # numbers of the labels
+
+
+def test_artifacts_know_what_they_were_made_from(folder: Path, written: dict[str, WandbFiles]) -> None:
+    full = written["fit full"].artifact("toy-full")
+    record = read_json(folder / "toy" / "full" / "record.json")
+    assert (full["type"], full["metadata"]["full_hash"]) == ("model", record["full_hash"])
+    weights = full["contents"]["unet/diffusion_pytorch_model.safetensors"]  # log_model: a copy to upload
+    assert Path(weights["local_path"]).stat().st_size == int(weights["size"])
+    (made,) = CounterfactualStore(folder / "toy" / "store").select("retrack", 0, groups=["dark"]).values()
+    forgot = written["unlearn dark"].artifact(f"toy-{made.folder_name}")
+    assert (forgot["type"], forgot["metadata"]["groups"]) == ("counterfactual", ["dark"])
+    assert forgot["metadata"]["made_from"] == ["model toy-full"]
+    place = (folder / "toy" / "store" / made.folder_name / "model.safetensors").as_uri()
+    assert forgot["contents"]["model.safetensors"]["ref"] == place  # no log_model: nothing to upload
+    scores = written["attribute retrack-0"].artifact("toy-scores-retrack-0")
+    assert scores["type"] == "scores"
+    assert len(scores["metadata"]["made_from"]) == 3
+    assert set(scores["metadata"]["made_from"]) >= {
+        "model toy-full",
+        f"counterfactual toy-{made.folder_name}",
+    }
+    copy = Path(scores["contents"]["retrack-0.parquet"]["local_path"])
+    assert ScoreTable.load(copy).table.equals(
+        ScoreTable.load(folder / "toy" / "scores" / "retrack-0.parquet").table
+    )
+
+
+def test_online_inputs_are_the_artifacts_themselves(folder: Path, tmp_path: Path) -> None:
+    """What W&B refuses offline: a run that says it is online, and keeps what it is given."""
+
+    class Online:
+        offline = disabled = False
+
+        def __init__(self) -> None:
+            self.used: list[Any] = []
+            self.logged: list[Any] = []
+
+        def use_artifact(self, artifact: Any) -> None:
+            self.used.append(artifact)
+
+        def log_artifact(self, artifact: Any) -> None:
+            self.logged.append(artifact)
+
+    run, mine = Online(), logger(tmp_path)
+    mine._experiment = run  # type: ignore[assignment]
+    toy = RunFolder(folder / "toy")
+    log_scores([mine], toy, toy.table("retrack", 0))
+    assert [artifact.type for artifact in run.logged] == ["scores"]
+    assert [artifact.type for artifact in run.used] == ["model", "counterfactual", "counterfactual"]
+    assert run.used[0].name == "toy-full"
+    assert all(entry.ref for artifact in run.used for entry in artifact.manifest.entries.values())
+
+
+def test_tensorboard_has_the_pictures(folder: Path) -> None:
+    def pictures(name: str, version: str) -> dict[str, list[Any]]:
+        events = EventAccumulator(str(folder / name / version), {"images": 0}).Reload()
+        return {tag: events.Images(tag) for tag in events.Tags()["images"]}
+
+    for version in ("version_0", "version_1"):  # one for each group
+        found = pictures("board", version)
+        assert set(found) == {"influence/scores", "influence/heatmap", "influence/curves"}
+        assert all([event.step for event in events] == [0, 1] for events in found.values())
+    found = pictures("scores", "version_0")
+    assert set(found) == {"attribution/scores", "attribution/heatmap"}
+    heat, thumbnails = (
+        np.asarray(Image.open(io.BytesIO(found[f"attribution/{name}"][0].encoded_image_string)))
+        for name in ("heatmap", "scores")
+    )
+    ink = (heat < 250).any(axis=2)
+    assert min(heat.shape[:2]) > 200 and 0.02 < ink.mean() < 0.9
+    first = from_unit(load_queries(folder / "toy" / "queries", (1, 8, 8)).images[0])[0].numpy()
+    shown = first.repeat(CELL // 8, 0).repeat(CELL // 8, 1)
+    assert np.array_equal(thumbnails[GAP : GAP + CELL, GAP : GAP + CELL], np.stack([shown] * 3, axis=2))
+
+
+def test_csv_has_all_numbers(folder: Path, written: dict[str, WandbFiles]) -> None:
+    for name in ("scores", "groups"):
+        columns, rows, _ = written["attribute retrack-0"].table(f"attribution/{name}")
+        read = pd.read_csv(folder / "numbers" / "version_0" / f"attribution_{name}.csv")
+        kept = [number for number, column in enumerate(columns) if column != "image"]
+        assert read.columns.tolist() == [columns[number] for number in kept]
+        for number, column in zip(kept, read.columns, strict=True):
+            values = [row[number] for row in rows]
+            numbers = all(isinstance(value, float) for value in values)
+            found = read[column].astype(object).where(read[column].notna(), None).tolist()
+            assert found == (pytest.approx(values) if numbers else values)
+    for version in ("version_0", "version_1"):
+        read = pd.read_csv(folder / "lightning_logs" / version / "influence_scores.csv")
+        assert read.columns[0] == "step"
+        assert read["step"].tolist() == [0] * 6 + [1] * 6  # below each other
 
 
 def test_pictures_without_groups_stand_beside_the_queries(
@@ -210,6 +355,7 @@ def test_pictures_without_groups_stand_beside_the_queries(
         ("attribute retrack-0", "attribution/heatmap"),
         ("unlearn dark", "influence/heatmap"),
         ("unlearn dark", "influence/curves"),
+        ("validate", "influence/curves"),  # of the store's records
     ],
 )
 def test_heat_map_and_curves_are_no_blank_pictures(
@@ -278,10 +424,14 @@ def test_a_plain_trainer_keeps_its_logger(tmp_path: Path) -> None:
     assert plain.loggers == [mine]
     wandb.finish()
     (run,) = runs(tmp_path).values()
-    assert run.config == {"a": 1}
+    assert run.config["a"] == 1
+    made = run.config["influence"]
+    assert made["full_hash"] == student.full_hash
+    told = ("method", "weighting", "draws", "seed", "counterfactual_seeds", "queries", "validation_samples")
+    assert [made[name] for name in told] == ["retrack", "elbo", 4, 0, [0], 6, 6]
     assert run.about == (None, None, "mine")
     columns, rows, _ = run.table("influence/scores")
-    assert (len(columns), len(rows)) == (5, 6)
+    assert (len(columns), len(rows)) == (11, 6)
     assert [step for step, _ in run.history("influence/heatmap.height")] == [
         step for step, _ in run.history("influence/own")
     ]
@@ -357,3 +507,28 @@ def test_an_evaluation_is_a_run_with_its_metrics_and_charts(tmp_path: Path) -> N
         picture = written.picture(f"agreement/{weighting}")
         saturation = picture.max(axis=2).astype(int) - picture.min(axis=2)
         assert (saturation > 60).sum() > 20  # coloured dots and intervals
+
+
+def test_every_key_is_in_the_catalogue(folder: Path, written: dict[str, WandbFiles]) -> None:
+    """And the catalogue is the table in docs/loggers.md, so that names stay what users were told."""
+    groups, weightings = r"(dark|bright|noisy)", r"(elbo|uniform|middle)"
+    named = {"GROUP": groups, "WEIGHTING": weightings, "PART": r"\w+"}
+    patterns = [
+        re.compile(re.sub(r"[A-Z]{2,}", lambda found: named[found[0]], key.key))
+        for logged in LOGGED
+        for key in logged.keys
+    ]
+    lightning = {"epoch", "trainer/global_step"}
+    keys = {key for run in written.values() for key in run.whole["summary"] if not key.startswith("_")}
+    keys -= lightning
+    assert {"train/loss", "attribution/groups", "without/pictures"} <= keys
+    assert not [key for key in keys if not any(pattern.fullmatch(key) for pattern in patterns)]
+    docs = (Path(__file__).parents[2] / "docs" / "loggers.md").read_text("utf-8")
+    rows = [
+        f"| `{key.key}` | {key.kind} | {key.what} | {logged.by} |" for logged in LOGGED for key in logged.keys
+    ]
+    assert [line for line in docs.splitlines() if re.match(r"\| `\w+/\w+", line)] == rows
+    sources = [file.read_text("utf-8") for file in Path(charts.__file__).parent.glob("*_section.py")]
+    names = {name for text in sources for name in re.findall(r'^ +name="(\w+)",$', text, re.MULTILINE)}
+    answers = {key.key for logged in LOGGED for key in logged.keys if key.key.endswith("/answer")}
+    assert answers == {f"{name}/answer" for name in (*names, RECALIBRATED)}

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from guda_lightning import compat
-from guda_lightning.attribution import AttributionContext, CounterfactualAttributor
+from guda_lightning.attribution import AttributionContext, CounterfactualAttributor, FittedAttributor
+from guda_lightning.callbacks.draw import Draw
 from guda_lightning.callbacks.image_range import ImageRange
+from guda_lightning.callbacks.influence_log import curves_of, log_influence, tell_counts
 from guda_lightning.callbacks.network_inputs import NetworkInputs
+from guda_lightning.callbacks.our_data import data_of, grouping_of
 from guda_lightning.callbacks.scored_weights import ScoredWeights, refuse_other_precision
 from guda_lightning.callbacks.student_scores import StudentScores, name_of
-from guda_lightning.callbacks.validation_queries import (
-    ValidationQueries,
-    data_of,
-    grouping_of,
-    nothing_to_score,
-)
+from guda_lightning.callbacks.validation_queries import ValidationQueries, nothing_to_score
 from guda_lightning.data.gathering import Collected
 from guda_lightning.data.group_names import beside
 from guda_lightning.diffusion import FullModel
@@ -26,7 +24,7 @@ from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
 from guda_lightning.notes import tell_once
-from guda_lightning.report.wandb import KEYS, log_attribution, not_shown, require_charts, wandb_loggers
+from guda_lightning.report.attribution_log import KEYS, not_shown, require_charts
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import UnlearnModule
@@ -45,8 +43,8 @@ class ELBOAttributionCallback(Callback):
 
     Logs ``influence/GROUP``, the mean score, through all of the trainer's loggers; on an ``UnlearnModule``
     also ``influence/own`` and ``influence/other`` (validation samples of the group itself and of the
-    others). A group of such a name, as ``own``, is logged as ``influence/group own``. To W&B it logs a table
-    with thumbnails, a heat map and the curves as well, and says so once where there are other loggers. A
+    others). A group of such a name, as ``own``, is logged as ``influence/group own``. W&B also gets tables
+    with thumbnails, a heat map and curves, TensorBoard the pictures, CSV the tables (docs/loggers.md). A
     trainer's second callback of this kind logs under ``influence-2/``, and so on. Of several processes each
     scores a share of the queries, and rank zero logs all of them, each once.
 
@@ -61,7 +59,8 @@ class ELBOAttributionCallback(Callback):
         hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
         queries: An image or a folder of images to score each time, whatever the validation batches hold;
             None scores these.
-        max_queries: Score at most this many queries of the validation batches, of several loaders evenly.
+        max_queries: Score at most this many queries of the validation batches: drawn over all of them with
+            the seed of ``scoring``, of several loaders evenly, the same for any batches and processes.
         scoring: Timesteps, draws, seed and precision.
         weighting: Which scores to log.
         denoiser: Where the LightningModule has its network, by dotted path, e.g. ``unet``; may be left out
@@ -71,6 +70,8 @@ class ELBOAttributionCallback(Callback):
             ``0`` or ``0.image``; a batch that is a tensor is the images.
         label_key: The same of the class labels, for a label-conditional network; may be left out for a
             ``DiffusionModule``.
+        group_key: The same of the group that a sample itself belongs to, such as its label, for tables, and
+            for a warning where most queries are of one group; a ``GroupDataModule`` says so itself.
         image_range: Lowest and highest value of the images in a batch, which are scaled to [-1, 1]; others
             are refused. None takes latents, or anything else, as they are.
 
@@ -92,6 +93,7 @@ class ELBOAttributionCallback(Callback):
         scheduler: str | None = None,
         image_key: str | int = "image",
         label_key: str | int | None = None,
+        group_key: str | int | None = None,
         image_range: tuple[float, float] | None = (-1, 1),
     ) -> None:
         if max_queries < 1:
@@ -108,9 +110,10 @@ class ELBOAttributionCallback(Callback):
         self.history: list[dict[str, Any]] = []  # rows group, step, own, other, for the page
         self.table: ScoreTable | None = None  # of the last validation, all ranks' queries
         self._validation_queries = ValidationQueries(
-            queries, max_queries, image_key, label_key, ImageRange(image_range)
+            queries, Draw(max_queries, scoring.seed), image_key, label_key, group_key, ImageRange(image_range)
         )
         self._weights = ScoredWeights()
+        self._attributor: FittedAttributor | None = None  # of the counterfactuals of a store
         self._prefix = "influence"
         self._scored = False  # since setup
         self._student_scores = StudentScores(scoring)
@@ -162,6 +165,7 @@ class ELBOAttributionCallback(Callback):
         self._open(trainer, pl_module)
         self._weights.forget()
         if isinstance(pl_module, UnlearnModule):
+            self._attributor = None
             return
         refuse_other_precision(self._full.model.denoiser)
         self._weights.note(self._full.model.denoiser)
@@ -204,7 +208,7 @@ class ELBOAttributionCallback(Callback):
         """Score, gather and log."""
         if trainer.sanity_checking:
             return
-        scored = self._validation_queries.gathered(self._ranks)
+        scored, count = self._validation_queries.gathered(trainer, self._ranks)
         network = pl_module.denoiser if isinstance(pl_module, UnlearnModule) else self._full.model.denoiser
         self._weights.refuse_changed(network, trainer)
         labels = scored.labels if self._validation_queries.conditional(pl_module) else None
@@ -212,9 +216,10 @@ class ELBOAttributionCallback(Callback):
         if isinstance(pl_module, UnlearnModule):
             table = self._student_scores.of(pl_module, self._full, queries, grouping_of(trainer), self._ranks)
         else:
+            assert self._attributor is not None
             table = self._attributor.score(queries)
         self.table = table.select(weighting=self.weighting)
-        self._log(trainer, pl_module, self.table, scored)
+        self._log(trainer, pl_module, self.table, scored, count)
         self._scored = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -256,7 +261,7 @@ class ELBOAttributionCallback(Callback):
             raise nothing_to_score("no validation batch")
 
     def _log(
-        self, trainer: Trainer, pl_module: LightningModule, table: ScoreTable, scored: Collected
+        self, trainer: Trainer, pl_module: LightningModule, table: ScoreTable, scored: Collected, count: int
     ) -> None:
         scores = table.matrix()
         mean = scores.mean(dim=0).tolist()
@@ -273,11 +278,11 @@ class ELBOAttributionCallback(Callback):
             self.history.append(row)
         # Every rank has gathered the same numbers: averaging them over ranks changes nothing.
         pl_module.log_dict(scalars, sync_dist=True, batch_size=len(scored.ids))
+        seed = self.scoring.seed
+        tell_counts(trainer, type(self).__name__, table, scored, count, seed)
         if trainer.is_global_zero:
-            # Inside fit, Lightning files a validation's scalars under the batch that has just been stepped.
-            step = trainer.global_step - (trainer.state.fn == "fit")
-            data, images = data_of(trainer), scored.images
-            if data is not None and wandb_loggers(trainer.loggers):
-                images = data.pictures(images)  # which a latent model has to decode
-            queries = Queries(scored.ids, images)
-            log_attribution(trainer.loggers, table, queries, self.history, self._prefix, step=step)
+            made: dict[str, Any] = {"validation_samples": count, "query_seed": seed}
+            if not isinstance(pl_module, UnlearnModule):
+                made["store"] = str(self._store)
+            curves = self.history or curves_of(self._attributor)
+            log_influence(trainer, table, scored, curves, self._prefix, made)

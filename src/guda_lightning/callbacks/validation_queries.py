@@ -20,13 +20,13 @@ from guda_lightning.callbacks.batch_entries import (
     described,
     entries,
     entry,
-    names,
 )
+from guda_lightning.callbacks.draw import Draw, Lots
 from guda_lightning.callbacks.image_range import ImageRange
 from guda_lightning.callbacks.network_inputs import NetworkInputs
-from guda_lightning.data import GroupDataModule, UnlearnDataModule, load_queries
-from guda_lightning.data.gathering import Collected, dealt, distinct, evenly
-from guda_lightning.data.grouping import Grouping
+from guda_lightning.callbacks.our_data import data_of, groups_of, is_ours, names_of
+from guda_lightning.data import load_queries
+from guda_lightning.data.gathering import Collected
 from guda_lightning.data.queries import with_labels
 from guda_lightning.data.query_folder import picture_shape
 from guda_lightning.diffusion import DiffusionModule
@@ -35,15 +35,15 @@ from guda_lightning.errors import ConfigError, QueryError
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import UnlearnModule
 
-_INDEX = "index"  # the entry of a batch that names its samples
-
 
 class _Begun(NamedTuple):
     """What a batch held before a step had it."""
 
     batch: Any
     held: dict[Any, Any]  # of a dictionary
-    images: Tensor | None
+    images: Tensor | None  # those that are taken
+    lots: Lots
+    samples: int  # of the batch
 
 
 @dataclass
@@ -52,18 +52,19 @@ class ValidationQueries:
 
     Attributes:
         path: An image or a folder of images to take each time; None takes the validation batches.
-        most: Take at most this many queries of the validation batches, over all ranks and loaders.
+        draw: Which samples of the validation batches to take, over all ranks and loaders.
         image_key: Key, position or dotted path of the images in a batch.
         label_key: The same of the class labels; None for a network without them.
+        group_key: The same of the group that each sample belongs to; None where the batches do not say.
         image_range: The values that the images of a batch have.
     """
 
     path: str | Path | None
-    most: int
+    draw: Draw
     image_key: Key
     label_key: Key | None
+    group_key: Key | None
     image_range: ImageRange
-    _collected: dict[int, list[Collected]] = field(default_factory=dict, init=False)
     _begun: _Begun | None = field(default=None, init=False)
     _fixed: Queries | None = field(default=None, init=False)
 
@@ -74,7 +75,8 @@ class ValidationQueries:
             QueryError: The fixed queries cannot be read, or do not fit the network.
             ConfigError: The network takes labels that the batches are not asked for, or none.
         """
-        self._collected, self._inputs, self._met = {}, inputs, False
+        self._inputs, self._met = inputs, False
+        self.draw.start(trainer)
         self.image_range.start()
         if self.path is not None and self._fixed is None:
             self._fixed = self._read(self.path, trainer, module)
@@ -86,13 +88,12 @@ class ValidationQueries:
     def begin(self, trainer: Trainer, batch: Any, dataloader_idx: int) -> None:
         """Keep what a batch holds before a step changes images in place, or takes entries out."""
         self._begun = None
-        if self._wants(trainer, dataloader_idx):
-            images = self._found(batch)
-            held = dict(batch) if isinstance(batch, Mapping) else {}
-            self._begun = _Begun(batch, held, None if images is None else images.clone())
+        if self._fixed is None:
+            images, held = self._found(batch), dict(batch) if isinstance(batch, Mapping) else {}
+            self._begun = self._taken(trainer, batch, held, images, dataloader_idx)
 
     def add(self, trainer: Trainer, module: LightningModule, batch: Any, dataloader_idx: int) -> None:
-        """Collect a batch, up to this rank's share; where queries are fixed, it is not looked at.
+        """Collect what was drawn of a batch; where queries are fixed, it is not looked at.
 
         Raises:
             ConfigError: There are no images at ``image_key``, no labels at ``label_key``, or the network
@@ -100,55 +101,54 @@ class ValidationQueries:
             QueryError: They are not in the stated range, or do not fit the network.
         """
         begun, self._begun = self._begun, None  # held until then alone: it may lie on the GPU
-        if not self._wants(trainer, dataloader_idx):
+        if self._fixed is not None:
             return
-        images = None
         where = "the validation images" + (f" of loader {dataloader_idx}" if dataloader_idx else "")
-        if begun is not None and begun.batch is batch:
-            images = begun.images
-            batch = {**begun.held, **batch} if begun.held else batch
-        images = self._images(batch, where) if images is None else images
-        if images is None or not len(images):
+        if begun is None or begun.batch is not batch:
+            begun = None
+        elif begun.held:
+            batch = {**begun.held, **batch}
+        if begun is None or begun.images is None:
+            begun = self._taken(trainer, batch, {}, self._images(batch, where), dataloader_idx)
+        if begun.images is None or not begun.samples:
             return
-        self._met, ours = True, _is_ours(trainer, batch)
-        if not ours:
+        self._met = True
+        self.draw.pass_by(begun.samples, dataloader_idx)
+        if not len(begun.images):
+            return
+        ours = is_ours(trainer, batch)
+        images = begun.images.cpu().float() if ours else self.image_range.to_unit(begun.images, where)
+        part = self._from_batch(trainer, module, batch, begun._replace(images=images), dataloader_idx)
+        if not isinstance(module, DiffusionModule):
+            self._inputs.check(part.images, part.labels, where)
+        if not trainer.sanity_checking:
+            self.draw.take(part, dataloader_idx)
+
+    def _taken(
+        self, trainer: Trainer, batch: Any, held: dict[Any, Any], images: Tensor | None, dataloader_idx: int
+    ) -> _Begun:
+        """The images of a batch that are drawn, copied; all of them are looked at for their range."""
+        if images is None:
+            return _Begun(batch, held, None, Lots((), (), ()), 0)
+        if not is_ours(trainer, batch):
             self.image_range.look(images)
-        taken = images[: self._room(trainer, dataloader_idx)]
-        if len(taken):
-            taken = taken.cpu().float() if ours else self.image_range.to_unit(taken, where)
-            part = self._from_batch(module, batch, taken, len(images), dataloader_idx)
-            if not isinstance(module, DiffusionModule):
-                self._inputs.check(part.images, part.labels, where)
-            if not trainer.sanity_checking:
-                self._collected.setdefault(dataloader_idx, []).append(part)
+        lots = self.draw.lots(trainer, names_of(trainer, batch, len(images)), dataloader_idx)
+        return _Begun(batch, held, images[list(lots.rows)], lots, len(images))
 
-    def _room(self, trainer: Trainer, dataloader_idx: int) -> int:
-        """How many more queries of a loader this rank takes."""
-        taken = sum(len(part.ids) for part in self._collected.get(dataloader_idx, []))
-        return max(0, -(-self.most // trainer.world_size) - taken)
-
-    def _wants(self, trainer: Trainer, dataloader_idx: int) -> bool:
-        """Whether a batch is to be looked at: for queries, or to tell the range of images."""
-        wanted = self._room(trainer, dataloader_idx) > 0 or self.image_range.ambiguous is True
-        return self._fixed is None and wanted
-
-    def gathered(self, ranks: Ranks) -> Collected:
-        """The queries of all ranks and loaders, each once, on every rank.
+    def gathered(self, trainer: Trainer, ranks: Ranks) -> tuple[Collected, int]:
+        """The queries of all ranks and loaders, each once, on every rank, and of how many they were drawn.
 
         Raises:
             QueryError: There are none, all lie in [0, 1] where the range is wider, or two have one id.
         """
         if self._fixed is not None:
-            fixed, none = self._fixed, torch.zeros(len(self._fixed), dtype=torch.bool)
-            return Collected(fixed.ids, fixed.inputs, fixed.labels, none)
-        mine = {loader: distinct(parts) for loader, parts in self._collected.items()}
-        everyone = ranks.all_gather((mine, self.image_range.ambiguous))
-        self.image_range.refuse_ambiguous("the validation images", [ambiguous for _, ambiguous in everyone])
-        loaders = sorted({loader for theirs, _ in everyone for loader in theirs})
-        if not loaders:
+            return Collected.of(self._fixed), len(self._fixed)
+        ambiguous = ranks.all_gather(self.image_range.ambiguous)
+        self.image_range.refuse_ambiguous("the validation images", ambiguous)
+        found = self.draw.gathered(trainer)
+        if found is None:
             raise nothing_to_score("no image in any validation batch")
-        hands = [dealt([theirs[loader] for theirs, _ in everyone if loader in theirs]) for loader in loaders]
-        return evenly(hands, self.most)
+        return found
 
     def conditional(self, module: LightningModule) -> bool:
         """Whether the module's network takes class labels."""
@@ -208,22 +208,30 @@ class ValidationQueries:
         )
 
     def _from_batch(
-        self, module: LightningModule, batch: Any, images: Tensor, count: int, dataloader_idx: int
+        self, trainer: Trainer, module: LightningModule, batch: Any, taken: _Begun, dataloader_idx: int
     ) -> Collected:
-        """The first queries of a batch of ``count`` samples, and which of them the student forgets."""
-        room, own = len(images), torch.zeros(len(images), dtype=torch.bool)
+        """What is drawn of a batch: names, labels, groups, and which of it the student forgets."""
+        assert taken.images is not None
+        rows, own = list(taken.lots.rows), torch.zeros(len(taken.lots.rows), dtype=torch.bool)
         if isinstance(module, UnlearnModule):
-            own = module.is_forget(batch)[:room].cpu()
+            own = module.is_forget(batch)[rows].cpu()
         labels = None
         if self.conditional(module):
-            labels = self._labels(batch, "label" if self.label_key is None else self.label_key, count)[:room]
+            labels = self._labels(batch, "label" if self.label_key is None else self.label_key, taken.samples)
+            labels = labels[rows]
         # Every loader counts its samples from zero.
         loader = f"{dataloader_idx}/" if dataloader_idx else ""
-        ids = [
-            hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] if name is None else f"{loader}{name}"
-            for name, image in zip(names(batch, _INDEX, count), images, strict=False)
-        ]
-        return Collected(tuple(ids), images, labels, own)
+        called = names_of(trainer, batch, taken.samples)
+        groups = groups_of(trainer, batch, self.group_key, taken.samples)
+        ids, titles = [], []
+        for row, place, image in zip(rows, taken.lots.places, taken.images, strict=True):
+            name = called[row]
+            pixels = hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16]
+            ids.append(pixels if name is None else f"{loader}{name}")
+            titles.append(f"image {loader}{place} ({pixels})" if name is None else ids[-1])
+        in_groups = tuple(groups[row] for row in rows)
+        places, lots = taken.lots.places, taken.lots.values
+        return Collected(tuple(ids), tuple(titles), taken.images, labels, own, in_groups, places, lots)
 
     def _read(self, path: str | Path, trainer: Trainer, module: LightningModule) -> Queries:
         """The fixed queries, as the model takes them; without data of ours, as its configuration says."""
@@ -241,14 +249,6 @@ class ValidationQueries:
             )
         queries = load_queries(path, (channels, *(self._inputs.size or (height, width))))
         return with_labels(queries, conditional, self._inputs.classes or sys.maxsize)
-
-
-def _is_ours(trainer: Trainer, batch: Any) -> bool:
-    """Whether a batch is of our data, in [-1, 1] or latents; a trainer may hold a datamodule of before."""
-    data = data_of(trainer)
-    if data is None or not isinstance(batch, Mapping):
-        return False
-    return data.batch_keys.get("groups", "groups") in batch
 
 
 def _four_axes(value: Any) -> Tensor | None:
@@ -275,15 +275,3 @@ def nothing_to_score(found: str) -> QueryError:
         expected="a validation loader with at least one batch",
         fix="pass val_dataloaders, also for fixed queries, or leave ELBOAttributionCallback out",
     )
-
-
-def data_of(trainer: Trainer) -> GroupDataModule | None:
-    """The trainer's data, if it is ours; while unlearning, that of all groups."""
-    data: Any = getattr(trainer, "datamodule", None)
-    data = data.parent if isinstance(data, UnlearnDataModule) else data
-    return data if isinstance(data, GroupDataModule) else None
-
-
-def grouping_of(trainer: Trainer) -> Grouping | None:
-    """Which samples belong to which groups, if the trainer's data knows."""
-    return getattr(getattr(trainer, "datamodule", None), "grouping", None)

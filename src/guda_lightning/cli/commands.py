@@ -168,6 +168,12 @@ COMMANDS: tuple[Command, ...] = (
         function="fit.validate_full",
         needs_data=False,
     ),
+    Command(
+        "dashboard",
+        "Make a W&B workspace of the runs, by run folder and stage",
+        "RUN|--project PROJECT [--entity ENTITY]",
+        "dashboard",
+    ),
     Command("configs", "List or copy the YAML that comes with guda", "[--copy FOLDER]", "configs"),
     Command("completion", "Print what completes commands and files in a shell", "bash|zsh", "completion"),
 )

@@ -163,6 +163,11 @@ class GroupDataModule(LightningDataModule):
         return len(self._loaded.table.label_names)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the labels are called; empty where the source has none, or where they are prompts."""
+        return self._loaded.table.label_names if self.prompts is None else ()
+
+    @property
     def prompts(self) -> Callable[[Tensor], Mapping[str, Tensor]] | None:
         """Embeddings of prompts by their numbers, where these are the labels; None: labels are classes."""
         return None

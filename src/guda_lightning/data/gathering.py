@@ -10,62 +10,81 @@ import torch
 from torch import Tensor
 
 from guda_lightning.errors import QueryError
+from guda_lightning.types import Queries
 
 
 class Collected(NamedTuple):
     """Queries; all tensors on the CPU."""
 
     ids: tuple[str, ...]
+    titles: tuple[str, ...]  # what people read: the ids, with the place of those that are hashes
     images: Tensor
     labels: Tensor | None
     own: Tensor  # [queries] bool, which belong to the groups that the student forgets
+    groups: tuple[str | None, ...]  # which group each belongs to, where that is known
+    places: tuple[int, ...]  # where each stands in its loader
+    lots: tuple[int, ...]  # what was drawn for each: those with the smallest are taken
+
+    @classmethod
+    def of(cls, queries: Queries) -> Collected:
+        """Queries none of which was drawn."""
+        count = len(queries)
+        own, places = torch.zeros(count, dtype=torch.bool), tuple(range(count))
+        unknown = (None,) * count
+        return cls(queries.ids, queries.ids, queries.inputs, queries.labels, own, unknown, places, places)
 
     def take(self, rows: Sequence[int]) -> Collected:
         """Some of the queries, in the order of ``rows``."""
-        labels = None if self.labels is None else self.labels[list(rows)]
-        ids = tuple(self.ids[row] for row in rows)
-        return Collected(ids, self.images[list(rows)], labels, self.own[list(rows)])
+        chosen = list(rows)
+        return Collected(
+            tuple(self.ids[row] for row in chosen),
+            tuple(self.titles[row] for row in chosen),
+            self.images[chosen],
+            None if self.labels is None else self.labels[chosen],
+            self.own[chosen],
+            tuple(self.groups[row] for row in chosen),
+            tuple(self.places[row] for row in chosen),
+            tuple(self.lots[row] for row in chosen),
+        )
 
 
-def distinct(parts: Sequence[Collected]) -> Collected:
-    """All parts as one, without repeats.
+def drawn(parts: Sequence[Collected], most: int) -> Collected:
+    """The ``most`` queries with the smallest lots, each once, by rising lots.
 
-    Raises:
-        QueryError: Two queries of one id are not the same, or not of one size.
-    """
-    everything = _cat(parts)
-    return everything.take(_first_rows(everything))
-
-
-def dealt(ranks: Sequence[Collected]) -> Collected:
-    """The queries of all ranks in the order in which a sampler dealt them, each once.
-
-    A distributed sampler deals like cards, and repeats some samples to make ranks even.
+    A distributed sampler repeats some samples to make ranks even.
 
     Raises:
         QueryError: Two queries of one id are not the same, or not of one size.
     """
-    ends = torch.tensor([len(rank.ids) for rank in ranks]).cumsum(0).tolist()
-    hands = [range(end - len(rank.ids), end) for rank, end in zip(ranks, ends, strict=True)]
-    queries = _cat(ranks).take([row for round_ in zip_longest(*hands) for row in round_ if row is not None])
-    return queries.take(_first_rows(queries))
+    everything = joined(parts)
+    ordered = everything.take(sorted(range(len(everything.ids)), key=everything.lots.__getitem__))
+    return ordered.take(_first_rows(ordered)[:most])
 
 
 def evenly(loaders: Sequence[Collected], most: int) -> Collected:
-    """At most ``most`` queries, the first of each loader: as many of each where all of them have as many.
+    """At most ``most`` queries: as many of each loader where all have as many, each in its loader's order.
+
+    Args:
+        loaders: What was drawn from each.
+        most: How many.
 
     Raises:
         QueryError: Two queries of one id are not the same, or not of one size.
     """
-    everything = _cat(loaders)
+    everything = joined(loaders)
     loader = [number for number, part in enumerate(loaders) for _ in part.ids]
     rows = _first_rows(everything)
     hands = [[row for row in rows if loader[row] == number] for number in range(len(loaders))]
     rounds = [row for round_ in zip_longest(*hands) for row in round_ if row is not None]
-    return everything.take(sorted(rounds[:most]))
+    return everything.take(sorted(rounds[:most], key=lambda row: (loader[row], everything.places[row])))
 
 
-def _cat(parts: Sequence[Collected]) -> Collected:
+def joined(parts: Sequence[Collected]) -> Collected:
+    """All parts as one, repeats included.
+
+    Raises:
+        QueryError: They are not of one size.
+    """
     sizes = sorted({tuple(part.images.shape[1:]) for part in parts})
     if len(sizes) > 1:
         raise QueryError(
@@ -77,9 +96,13 @@ def _cat(parts: Sequence[Collected]) -> Collected:
     labels = [part.labels for part in parts if part.labels is not None]
     return Collected(
         tuple(i for part in parts for i in part.ids),
+        tuple(title for part in parts for title in part.titles),
         torch.cat([part.images for part in parts]),
         torch.cat(labels) if labels else None,
         torch.cat([part.own for part in parts]),
+        tuple(group for part in parts for group in part.groups),
+        tuple(place for part in parts for place in part.places),
+        tuple(lot for part in parts for lot in part.lots),
     )
 
 

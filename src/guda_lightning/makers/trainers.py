@@ -17,6 +17,7 @@ from guda_lightning.diffusion.training import changing_callbacks, refuse_endless
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.makers.costs import say
 from guda_lightning.makers.training import fit
+from guda_lightning.report.artifacts import log_weights
 from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.storage.config import begin
 from guda_lightning.storage.runs import RunFolder
@@ -99,6 +100,8 @@ class TrainerFactory:
             log_hparams(trainer, training.hparams)
             fit(trainer, module, data, checkpoint)
             kept = keep(trainer)
+            if trainer.is_global_zero:
+                log_weights(trainer.loggers, self.run, kept)
         Ranks.of(trainer).on_rank_zero(checkpoint.discard)
         return kept
 

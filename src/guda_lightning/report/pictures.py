@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,6 +67,22 @@ def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def sheet(pictures: Sequence[Picture], captions: Sequence[str]) -> Picture:
+    """Lay out pictures line by line, about as wide as high, each above its caption, if there are any."""
+    from PIL import Image, ImageDraw
+
+    wide = math.ceil(math.sqrt(len(pictures)))
+    right, down = CELL + GAP, CELL + GAP + CAPTION
+    page = Image.new("RGB", (GAP + right * wide, GAP + down * math.ceil(len(pictures) / wide)), "white")
+    draw = ImageDraw.Draw(page)
+    for number, picture in enumerate(pictures):
+        left, top = GAP + right * (number % wide), GAP + down * (number // wide)
+        page.paste(_enlarged(picture), (left, top))
+        if captions:
+            draw.text((left, top + CELL), _fitting(draw, captions[number]), fill="dimgray")
+    return page
+
+
 def side_by_side(columns: Mapping[str, Queries]) -> Picture:
     """Lay out pictures, one column a model and one row a query, under the columns' titles.
 
@@ -83,17 +100,17 @@ def side_by_side(columns: Mapping[str, Queries]) -> Picture:
         draw.text((left, GAP), _fitting(draw, title), fill="black")
         for row, image in enumerate(queries.images):
             top = GAP + CAPTION + row * down
-            page.paste(_enlarged(image), (left, top))
+            page.paste(_enlarged(picture_of(image)), (left, top))
             if column == 0:
                 draw.text((left, top + CELL), _fitting(draw, first.ids[row]), fill="dimgray")
     return page
 
 
-def _enlarged(image: Tensor) -> Picture:
-    """One image in [-1, 1], its longest side `CELL` pixels; each of a small one's pixels stays a square."""
+def _enlarged(picture: Picture) -> Picture:
+    """A picture, its longest side `CELL` pixels; each of a small one's pixels stays a square."""
     from PIL import Image
 
-    picture = picture_of(image).convert("RGB")
+    picture = picture.convert("RGB")
     scale = CELL / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)

@@ -1,10 +1,9 @@
-"""Everything that touches W&B."""
+"""Runs of W&B: one group a run folder, one run a stage and group."""
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,42 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 from lightning.pytorch.loggers import Logger
 
 from guda_lightning import compat
-from guda_lightning.data.group_names import beside
-from guda_lightning.report import charts
-from guda_lightning.report.pictures import picture_of, side_by_side
-from guda_lightning.report.section import Section
-from guda_lightning.scores import ScoreTable
-from guda_lightning.scores.views import views
-from guda_lightning.types import Queries
 
 if TYPE_CHECKING:
-    import altair as alt
-    import pandas as pd
     from lightning.pytorch.loggers import WandbLogger
 
 
 def wandb_loggers(loggers: Sequence[Logger]) -> list[WandbLogger]:
     """Those loggers that are W&B's, of either of Lightning's packages."""
     return [cast("WandbLogger", logger) for logger in loggers if compat.is_lightning(logger, "WandbLogger")]
-
-
-def not_shown(loggers: Sequence[Logger]) -> str | None:
-    """What of an attribution some loggers do not show, in words; None: nothing.
-
-    Args:
-        loggers: The trainer's loggers.
-    """
-    shown = set(map(id, wandb_loggers(loggers)))
-    others = sorted({type(logger).__name__ for logger in loggers if id(logger) not in shown})
-    if not others:
-        return None
-    alone = f"{', '.join(others)} show{'' if len(others) > 1 else 's'} mean scores alone"
-    return (
-        f"{alone}; a WandbLogger also shows tables and pictures, and the callback's `table` holds all scores"
-    )
-
-
-KEYS = ("scores", "verdicts", "heatmap", "curves")  # of what `log_attribution` logs, behind its prefix
 
 
 def stage_loggers(loggers: Sequence[Logger], group: str, stage: str, name: str) -> list[Logger]:
@@ -107,147 +78,24 @@ def closing_runs() -> Iterator[None]:
             wandb.finish()
 
 
-def require_charts(loggers: Sequence[Logger]) -> None:
-    """Refuse before the work what `log_attribution` would refuse after it.
+def run_in(path: Path) -> tuple[str, str, str] | None:
+    """Project, entity and group of the run that W&B has logged into a file; None: it is no such file.
 
-    Raises:
-        MissingExtraError: There is a W&B logger, and altair or vl-convert is not installed.
+    The file is a log in the form of LevelDB's behind a header of 7 bytes; its second entry is the run.
     """
-    if wandb_loggers(loggers):
-        charts.require()
+    from google.protobuf.message import DecodeError
+    from wandb.proto import wandb_internal_pb2
 
-
-def log_attribution(
-    loggers: Sequence[Logger],
-    table: ScoreTable,
-    queries: Queries,
-    curves: Sequence[Mapping[str, Any]],
-    prefix: str,
-    step: int | None = None,
-) -> None:
-    """Log a score table to every W&B logger: rows with thumbnails, verdicts, a heat map and curves.
-
-    Args:
-        loggers: The trainer's loggers; others than W&B are left alone.
-        table: Scores, of which the first method and weighting are shown, in the unit that they may claim.
-        queries: The scored queries.
-        curves: Rows ``group, step, own, other`` of the influence so far; may be empty.
-        prefix: Before every key, e.g. ``"influence"``; the rest is one of ``KEYS``.
-        step: Where to put them on Lightning's axis ``trainer/global_step``; None puts them nowhere.
-    """
-    shown = wandb_loggers(loggers)
-    if not shown:
-        return
-    import wandb
-
-    channels = queries.images.shape[1]
-    caption = None if channels in (1, 3) else f"{channels} channels, side by side"
-    position = {query: row for row, query in enumerate(queries.ids)}
-    view = views(table)[0]
-    groups, unit = view.groups, view.unit.name
-    rows = [
-        [
-            query,
-            wandb.Image(picture_of(queries.images[position[query]]), caption=caption),
-            groups[int(row.argmax())],
-            unit,
-            *row.tolist(),
-        ]
-        for query, row in zip(view.queries, view.scores, strict=True)
-    ]
-    words = ["query", "image", "top group", "unit"]
-    titles = [*words, *(beside(group, words) for group in groups)]
-    pictures = {"heatmap": _picture(charts.heatmap(view))}
-    if curves:
-        pictures["curves"] = _picture(charts.influence_curves(list(curves)))
-    judged = [[group, verdict.grade, verdict.reason] for group, verdict in table.verdicts.items()]
-    for logger in shown:
-        logger.log_table(f"{prefix}/scores", columns=titles, data=rows, step=step)
-        if judged:
-            logger.log_table(
-                f"{prefix}/verdicts", columns=["group", "verdict", "reason"], data=judged, step=step
-            )
-        for name, picture in pictures.items():
-            logger.log_image(f"{prefix}/{name}", [picture], step=step)
-
-
-def log_agreement(
-    loggers: Sequence[Logger],
-    metrics: pd.DataFrame,
-    pictures: Mapping[str, alt.TopLevelMixin],
-    record: Mapping[str, Any],
-) -> None:
-    """Log how well methods agree with the oracle to every W&B logger: all numbers, and a chart a weighting.
-
-    Args:
-        loggers: Others than W&B are left alone.
-        metrics: The table to log.
-        pictures: Weighting to chart.
-        record: What was compared, logged as configuration.
-    """
-    for logger in wandb_loggers(loggers):
-        logger.log_hyperparams(dict(record))
-        logger.log_table("agreement/metrics", dataframe=metrics)
-        for weighting, picture in pictures.items():
-            logger.log_image(f"agreement/{weighting}", [_picture(picture)])
-
-
-def log_placebo(loggers: Sequence[Logger], queries: pd.DataFrame, record: Mapping[str, Any]) -> None:
-    """Log which queries can be attributed to every W&B logger: all p-values, and the share a weighting.
-
-    Args:
-        loggers: Others than W&B are left alone.
-        queries: One row per weighting and query.
-        record: What random groups were compared with, logged as configuration.
-    """
-    shares = queries.groupby("weighting")["attributable"].mean()
-    for logger in wandb_loggers(loggers):
-        logger.log_hyperparams(dict(record))
-        logger.log_table("placebo/queries", dataframe=queries)
-        logger.log_metrics({f"placebo/attributable/{name}": share for name, share in shares.items()})
-
-
-def log_without(loggers: Sequence[Logger], columns: Mapping[str, Queries], made: Mapping[str, Any]) -> None:
-    """Log what models without groups draw from the noise of the queries, as one picture, to every W&B logger.
-
-    Args:
-        loggers: Others than W&B are left alone.
-        columns: Title to pictures of the same queries; names of rows from the first.
-        made: How they were drawn: ``operator``, ``counterfactual_seed``, ``seed`` and ``steps``.
-    """
-    caption = (
-        f"{made['operator']}, counterfactuals of seed {made['counterfactual_seed']}; the pictures of a row "
-        f"come from the same noise, seed {made['seed']}, {made['steps']} steps"
-    )
-    for logger in wandb_loggers(loggers):
-        logger.log_image("without/pictures", [side_by_side(columns)], caption=[caption])
-
-
-def log_section(loggers: Sequence[Logger], section: Section, record: Mapping[str, Any]) -> None:
-    """Log what a command found to every W&B logger: its table, chart and pictures, as the page shows them.
-
-    Args:
-        loggers: Others than W&B are left alone.
-        section: Whose keys are ``NAME/answer``, ``NAME/table``, ``NAME/chart`` and ``NAME/pictures``.
-        record: What it was found from, logged as configuration.
-    """
-    name = section.name
-    for logger in wandb_loggers(loggers):
-        logger.log_hyperparams(dict(record))
-        logger.log_table(f"{name}/answer", columns=["answer"], data=[[line] for line in section.lines])
-        if section.rows:
-            logger.log_table(
-                f"{name}/table", columns=list(section.columns), data=list(map(list, section.rows))
-            )
-        if section.chart is not None:
-            logger.log_image(f"{name}/chart", [_picture(section.chart)], caption=[section.chart_text])
-        if section.pictures:
-            images = [(title, image) for title, row in section.pictures.items() for image in row]
-            pictures, titles = [picture_of(image) for _, image in images], [title for title, _ in images]
-            logger.log_image(f"{name}/pictures", pictures, caption=titles)
-
-
-def _picture(chart: Any) -> Any:
-    from PIL import Image
-
-    return Image.open(io.BytesIO(charts.png(chart)))
+    content = path.read_bytes()[:32768]  # a block: entries of the beginning are whole in it
+    place = 7
+    while place + 7 <= len(content):
+        length = int.from_bytes(content[place + 4 : place + 6], "little")
+        record = wandb_internal_pb2.Record()
+        try:
+            record.ParseFromString(content[place + 7 : place + 7 + length])
+        except DecodeError:
+            return None
+        if record.HasField("run"):
+            return record.run.project, record.run.entity, record.run.run_group
+        place += 7 + length
+    return None

@@ -27,7 +27,7 @@ from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, is_timed, say, say_cost
 from guda_lightning.progress_bar import Bar
-from guda_lightning.report.wandb import require_charts
+from guda_lightning.report.attribution_log import require_charts
 from guda_lightning.scores import ScoreTable, Scoring, Verdict
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import (

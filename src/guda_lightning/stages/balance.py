@@ -26,7 +26,8 @@ from guda_lightning.report.balance_section import (
     read_groups,
     section_of,
 )
-from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
+from guda_lightning.report.logged import log_section
+from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.scores import Scoring
 from guda_lightning.stages.attributed_back import AttributedBack, refuse_no_rival, rivals_of
 from guda_lightning.stages.balanced_set import refuse_unlike, summary, write_set

@@ -32,8 +32,9 @@ from guda_lightning.report.curation_section import (
     curation_section,
     curation_text,
 )
+from guda_lightning.report.logged import log_section
 from guda_lightning.report.run import newest_table
-from guda_lightning.report.wandb import closing_runs, log_section, project_loggers
+from guda_lightning.report.wandb import closing_runs, project_loggers
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Ensemble, Likelihood
 from guda_lightning.scores.stored import full_errors, refuse_noise_by_name, scoring_of

@@ -51,7 +51,8 @@ def evaluate_distribution(
 
 
 def _log(run: RunFolder, project: str, found: DistributionEvaluation) -> None:
-    from guda_lightning.report.wandb import closing_runs, log_section, project_loggers
+    from guda_lightning.report.logged import log_section
+    from guda_lightning.report.wandb import closing_runs, project_loggers
 
     with closing_runs():
         loggers = project_loggers(project, run.root, run.name, "evaluate", "distribution")

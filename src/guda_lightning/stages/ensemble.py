@@ -16,7 +16,8 @@ from guda_lightning.counterfactuals.ensemble import EnsemblePlan
 from guda_lightning.data import GroupDataModule
 from guda_lightning.makers.costs import say, training_batches
 from guda_lightning.report.ensemble_section import section_of
-from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
+from guda_lightning.report.logged import log_section
+from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.spread import Executor
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_groups

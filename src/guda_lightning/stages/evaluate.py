@@ -105,7 +105,8 @@ def _compared(
 
 
 def _log(run: RunFolder, project: str, evaluation: Evaluation) -> None:
-    from guda_lightning.report.wandb import closing_runs, log_agreement, project_loggers
+    from guda_lightning.report.logged import log_agreement
+    from guda_lightning.report.wandb import closing_runs, project_loggers
 
     pictures = {weighting: agreement_chart(evaluation, weighting) for weighting in evaluation.weightings}
     with closing_runs():

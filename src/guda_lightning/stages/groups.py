@@ -17,7 +17,8 @@ from guda_lightning.posteriors import PosteriorStore
 from guda_lightning.posteriors.trained import TrainedClassifier
 from guda_lightning.report.agreement_text import columns
 from guda_lightning.report.audit_section import COMMAND, audit_section
-from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
+from guda_lightning.report.logged import log_section
+from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.scores import Scoring
 from guda_lightning.stages.audited import Missing, Parts, Scored, calibrated, static
 from guda_lightning.stages.base import StageTrainer

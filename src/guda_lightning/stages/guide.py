@@ -33,8 +33,9 @@ from guda_lightning.posteriors import (
 )
 from guda_lightning.posteriors.plan import DENSE_SIDE
 from guda_lightning.posteriors.trained import RECALIBRATED, TrainedClassifier
+from guda_lightning.report.logged import log_section
 from guda_lightning.report.recalibrated_section import recalibrated_section
-from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
+from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.storage.paths import user_path

@@ -26,8 +26,9 @@ from guda_lightning.makers.costs import bar_of, say
 from guda_lightning.makers.posterior_maker import PosteriorMaker
 from guda_lightning.makers.unlearner import Unlearner
 from guda_lightning.posteriors import GUIDANCE, ClassifierPlan, PosteriorName
+from guda_lightning.report.logged import log_placebo
 from guda_lightning.report.placebo_section import NAMED, placebo_lines, write_parquet
-from guda_lightning.report.wandb import closing_runs, log_placebo, stage_loggers
+from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.scores import ScoreRecord, ScoreTable, Scoring
 from guda_lightning.scores.kinds import RandomGroups
 from guda_lightning.stages.base import StageTrainer

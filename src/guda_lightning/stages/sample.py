@@ -16,9 +16,10 @@ from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.errors import check_range
 from guda_lightning.makers.costs import say, say_skipped
 from guda_lightning.report.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
+from guda_lightning.report.logged import log_section, log_without
 from guda_lightning.report.radius_section import radius_of
 from guda_lightning.report.section import Section
-from guda_lightning.report.wandb import closing_runs, log_section, log_without, stage_loggers
+from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.report.without_section import drawn_beside
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, refuse_choices

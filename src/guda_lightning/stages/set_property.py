@@ -25,8 +25,9 @@ from guda_lightning.makers.costs import bar_of, evaluation_seconds, say, say_cos
 from guda_lightning.posteriors import GUIDANCE, PosteriorName, PosteriorStore, guided, open_posterior
 from guda_lightning.posteriors.kernel import none_left
 from guda_lightning.progress_bar import Bar
+from guda_lightning.report.logged import log_section
 from guda_lightning.report.property_section import property_lines, read_property, section_of
-from guda_lightning.report.wandb import closing_runs, log_section, stage_loggers
+from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, chosen_groups

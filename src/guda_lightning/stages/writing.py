@@ -11,13 +11,16 @@ from safetensors.torch import save as to_safetensors
 from guda_lightning.attribution.chunks import Chunk, ChunkedTable, StreamedQueries
 from guda_lightning.data import save_queries
 from guda_lightning.data.group_names import beside
+from guda_lightning.data.query_groups import groups_of_queries
 from guda_lightning.makers.costs import say
+from guda_lightning.report.artifacts import log_scores
+from guda_lightning.report.attribution_log import Attribution, log_attribution
 from guda_lightning.report.estimand import estimand
+from guda_lightning.report.logged import log_config
 from guda_lightning.report.standing import Findings
 from guda_lightning.report.summary_text import summary_of_parts
-from guda_lightning.report.wandb import closing_runs, log_attribution, stage_loggers
+from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.scores import ScoreTable, Verdict
-from guda_lightning.scores.views import views
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.nearest import save_nearest
 from guda_lightning.storage.files import write_atomic
@@ -54,18 +57,22 @@ def write_table(
     queries = requested.read(first.rows)
     with closing_runs():
         loggers = stage_loggers(trainer.loggers, run.name, "attribute", f"attribute {path.stem}")
-        shown = weighted(ScoreTable.load(first.part), weighting)
-        card = estimand(table.record, views(shown)[0])
-        for logger in loggers:
-            logger.log_hyperparams({**table.record.to_json(), "estimand": card})
-        log_attribution(loggers, replace(shown, verdicts=verdicts), queries, (), "attribution")
-    save_queries(run.queries_of(path), queries, {"of": path.name})
-    save_nearest(
-        run.nearest_of(path), ScoreTable.load(first.part), table.record.hash, queries, requested.data
-    )
-    examples = requested.data.examples()
-    write_atomic(run.examples, to_safetensors({beside(name, TAKEN): examples[name] for name in examples}))
-    table.save(path, verdicts)
+        scores = replace(weighted(ScoreTable.load(first.part), weighting), verdicts=verdicts)
+        groups = groups_of_queries(queries, scores.groups, requested.data.class_names)
+        shown = Attribution(table=scores, queries=queries, groups=groups)
+        card = estimand(table.record, shown.view)
+        log_attribution(loggers, shown, "attribution")
+        made = {**shown.config(), **table.record.to_json(), "queries": len(requested), "estimand": card}
+        log_config(loggers, made)
+        save_queries(run.queries_of(path), queries, {"of": path.name})
+        save_nearest(
+            run.nearest_of(path), ScoreTable.load(first.part), table.record.hash, queries, requested.data
+        )
+        examples = requested.data.examples()
+        named = {beside(name, TAKEN): examples[name] for name in examples}
+        write_atomic(run.examples, to_safetensors(named))
+        table.save(path, verdicts)
+        log_scores(loggers, run, path)
     say(summary(run, [path], weighting))
     if table.several:
         say(f"attribute: page and W&B show the first {len(queries)} of {len(requested)} queries")
