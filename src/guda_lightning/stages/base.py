@@ -83,13 +83,17 @@ class StageTrainer(Trainer):
         Raises:
             StoreError: There is none, or it was trained on other data or groups.
             ConfigError: It does not take the class labels of the data.
+            DataError: It takes images of another size.
         """
         folder = self.run_folder.full
         full = self.layout.open(path or folder, model)
+        datamodule.take_size(full.model.sample_size)
         refuse_nonfinite(full, str(path or self.run_folder.root))
         record = FullRecord.of_run(folder) if path is None else None
         if record is not None:
-            record.refuse_other_data(folder, datamodule.hash, datamodule.grouping.hash)
+            record.refuse_other_data(
+                folder, datamodule.hash, datamodule.grouping.hash, datamodule.input_shape
+            )
         prompted = full.prompted(datamodule.prompts)
         refuse_labels(prompted.model, datamodule.num_classes)
         return prompted

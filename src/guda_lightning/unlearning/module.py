@@ -130,6 +130,7 @@ class UnlearnModule(DiffusionModule):
 
         Raises:
             ConfigError: The datamodule does not pair forget and retain samples, or those of other groups.
+            DataError: Its images have another size than the network takes.
             GudaError: The objective cannot forget these groups.
         """
         self._full = self.full
@@ -148,6 +149,8 @@ class UnlearnModule(DiffusionModule):
                 expected=f"data of {', '.join(self.groups)}",
                 fix="pass the same groups to UnlearnModule and to GroupDataModule.unlearning",
             )
+        if isinstance(data, UnlearnDataModule):
+            data.parent.take_size(self.full.sample_size)
         provenance = replace(self.provenance, grouping_hash=data.grouping.hash)
         made_from = data, self._schedule, provenance, self.device, self.conditional, self._ranks
         self._bound = self.objective.bind(ObjectiveContext(*made_from, num_labels(self.student.denoiser)))
@@ -189,7 +192,11 @@ class UnlearnModule(DiffusionModule):
         record = CounterfactualRecord.of(
             CounterfactualKey(self.objective.operator, self.groups, self.seed, sha256_json(hparams)),
             hparams,
-            replace(self.provenance, grouping_hash=data.grouping.hash),
+            replace(
+                self.provenance,
+                grouping_hash=data.grouping.hash,
+                input_shape=getattr(data, "input_shape", None),
+            ),
             members_hash=data.grouping.members_hash(self.groups),
             seconds=self.cost.seconds,
             core_seconds=self.cost.core_seconds,
