@@ -44,10 +44,11 @@ def main(folder: Path, fit_steps: int = 300, guide_steps: int = 200) -> ELBOAttr
     holder = DiffusionModule(module.unet, module.noise_scheduler)
     guda = GudaTrainer(default_root_dir=run, accelerator="cpu", logger=False)
     data = GroupDataModule(ImageFolder(str(pictures)))
-    guda.guide(holder, data, classifier=ClassifierPlan(steps=guide_steps, batch_size=64), full=weights)
+    plan = ClassifierPlan(steps=guide_steps, batch_size=64)
+    guda.guide(holder, data, "classifier", plan, full=weights)
 
     callback = ELBOAttributionCallback(
-        store=run / "store", operator="guidance", denoiser="unet", scheduler="noise_scheduler"
+        store=run / "store", operator="classifier", denoiser="unet", scheduler="noise_scheduler"
     )
     watching = pl.Trainer(callbacks=[callback], accelerator="cpu", default_root_dir=folder)
     watching.validate(module, DataLoader(images[::12], 24))

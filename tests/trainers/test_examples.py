@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from guda_lightning import CounterfactualStore, ELBOAttributionCallback, ScoreTable
+from guda_lightning import CounterfactualStore, ELBOAttributionCallback, FullModel, ScoreTable
 from guda_lightning.cli.main import main
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*GPU available",
     "ignore:Found .* module.s. in eval mode",
     "ignore:The number of training batches .* is smaller",
+    "ignore:You defined a `validation_step` but have no `val_dataloader`",
     "ignore:Trying to infer the `batch_size`",
 )
 
@@ -43,6 +44,20 @@ def top(table: ScoreTable, query: str = "0") -> str:
     assert set(table.groups) == set(GROUPS)
     scores = table.select(weighting="elbo")
     return scores.groups[int(scores.matrix()[scores.queries.index(query)].argmax())]
+
+
+def test_a_module_and_trainer_of_lightning(example: Any) -> None:
+    program = example("own_module")
+    module = program.TutorialModule()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    table, callback = program.main(Path("mine"), module, fit_steps=60, unlearn_steps=10)
+    assert top(table) == "spots"
+    assert ScoreTable.load("mine/run/scores.parquet").table.equals(table.table)
+    assert set(callback.table.groups) == set(GROUPS)
+    records = CounterfactualStore("mine/run/store").records()
+    full = FullModel.of(module, denoiser="unet", scheduler="noise_scheduler")
+    assert [(record.full_hash, record.steps) for record in records] == [(full.hash, 10)] * 3
+    assert any(not torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
 def test_a_fabric_loop(example: Any) -> None:
@@ -80,6 +95,7 @@ def test_a_command_line_that_is_not_ours(example: Any, tmp_path: Path) -> None:
     assert main(["guide", "-c", str(EXAMPLES / "guide_own_cli.yaml"), "--full", "my.ckpt", *quick]) == 0
     command = (EXAMPLES / "own_cli.yaml").read_text().splitlines()[0].split()
     assert command[:3] == ["#", "python", "own_cli.py"]
+    Path("config.yaml").unlink()  # of the fit: this LightningCLI does not write over it
     arguments = [str(EXAMPLES / word) if word == "own_cli.yaml" else word for word in command[3:]]
     watched = own.main([*arguments, "--trainer.accelerator=cpu"]).trainer
     (callback,) = (c for c in watched.callbacks if isinstance(c, ELBOAttributionCallback))

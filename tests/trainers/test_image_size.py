@@ -23,12 +23,13 @@ from guda_lightning.attribution import AttributionContext
 from guda_lightning.cli.main import main
 from guda_lightning.data import ImageFolder
 from guda_lightning.diffusion import CallAs
-from guda_lightning.errors import DataError, GudaError, QueryError, StoreError
+from guda_lightning.errors import ConfigError, DataError, GudaError, QueryError, StoreError
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Finetune
 from toys import TimeFirst, message, quiet_trainer, tiny_unet
 
+pytestmark = pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode")
 CONF = Path(__file__).parents[1] / "conf"
 
 
@@ -117,6 +118,19 @@ def test_data_of_another_size_are_refused_before_training(folder: Path, tmp_path
     with pytest.raises(DataError, match=small):
         unlearned(GroupDataModule(ImageFolder(str(folder))), tmp_path, full_of(16))
     unlearned(GroupDataModule(ImageFolder(str(folder)), image_size=16), tmp_path, full_of(16))
+
+
+def test_a_network_that_takes_labels_says_so_before_it_unlearns(folder: Path, tmp_path: Path) -> None:
+    full = FullModel.of(DiffusionModule(tiny_unet(num_class_embeds=2), DDPMScheduler(20)))
+    expected = message(
+        "UNet2DModel needs class labels, which an unconditional model does not give",
+        "2 class embeddings, and conditional=False",
+        "both, or neither",
+        "set model.init_args.conditional (with a module of your own, trainer.conditional, in Python "
+        "conditional of FullModel.of) to true, or leave num_class_embeds of the network out",
+    )
+    with pytest.raises(ConfigError, match=expected):
+        unlearned(GroupDataModule(ImageFolder(str(folder))), tmp_path, full)
 
 
 def test_the_command_line_refuses_it_before_it_writes(
