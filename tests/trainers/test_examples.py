@@ -84,6 +84,13 @@ def test_a_module_and_trainer_of_pytorch_lightning(example: Any) -> None:
     assert len(callback.table.queries) == 6  # every twelfth of 72
 
 
+def stated(file: str, program: str) -> list[str]:
+    """The arguments of the command in the first line of a configuration."""
+    line = (EXAMPLES / file).read_text().splitlines()[0]
+    assert line.startswith(program)
+    return [str(EXAMPLES / word) if word == file else word for word in line.removeprefix(program).split()]
+
+
 def test_a_command_line_that_is_not_ours(example: Any, tmp_path: Path) -> None:
     """Its own ``fit``, our ``guide`` of what that saved, its own ``validate`` with the callback."""
     example("my_pictures").draw_pictures(Path("pictures"))
@@ -92,11 +99,9 @@ def test_a_command_line_that_is_not_ours(example: Any, tmp_path: Path) -> None:
     fitted = own.main(["fit", "--data.folder=pictures", *trainer, "--trainer.enable_progress_bar=false"])
     fitted.trainer.save_checkpoint("my.ckpt")
     quick = ["--classifier.steps=20", "--classifier.batch_size=64"]
-    assert main(["guide", "-c", str(EXAMPLES / "guide_own_cli.yaml"), "--full", "my.ckpt", *quick]) == 0
-    command = (EXAMPLES / "own_cli.yaml").read_text().splitlines()[0].split()
-    assert command[:3] == ["#", "python", "own_cli.py"]
+    assert main([*stated("guide_own_cli.yaml", "# guda "), *quick]) == 0
     Path("config.yaml").unlink()  # of the fit: this LightningCLI does not write over it
-    arguments = [str(EXAMPLES / word) if word == "own_cli.yaml" else word for word in command[3:]]
+    arguments = stated("own_cli.yaml", "# python own_cli.py ")
     watched = own.main([*arguments, "--trainer.accelerator=cpu"]).trainer
     (callback,) = (c for c in watched.callbacks if isinstance(c, ELBOAttributionCallback))
     assert callback.table is not None
