@@ -147,8 +147,9 @@ def test_an_image_that_is_none(refused: Refused, tmp_path: Path) -> None:
 def test_images_of_several_sizes(refused: Refused, tmp_path: Path) -> None:
     picture(tmp_path / "data" / "cats" / "a.png")
     picture(tmp_path / "data" / "dogs" / "b.png", (12, 10))
+    unsized = ["--model.init_args.denoiser.init_args.sample_size", "null"]
     refused(
-        command("fit", *folder_of(tmp_path / "data")),
+        command("fit", *folder_of(tmp_path / "data"), *unsized),
         "the images differ in size",
         found="'cats/a.png' is 8 x 8 pixels, 'dogs/b.png' is 12 x 10 pixels",
         expected="one width and height",

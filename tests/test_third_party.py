@@ -30,10 +30,10 @@ from guda_lightning import (
 )
 from guda_lightning.attribution import AttributionContext
 from guda_lightning.cli.main import main
-from guda_lightning.data import Digits, load_queries
+from guda_lightning.data import load_queries
 from guda_lightning.errors import ConfigError
 from guda_lightning.unlearning import ReTrack
-from toys import message, quiet_trainer
+from toys import GROUPS, message, quiet_trainer, shades
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 SCORING = Scoring(strata=2, draws=2)
@@ -66,8 +66,8 @@ def queries(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def digits() -> GroupDataModule:
-    return GroupDataModule(Digits(), limit=64, batch_size=16)
+def data() -> GroupDataModule:
+    return shades(batch_size=16)
 
 
 def test_the_module_has_none_of_our_base_classes(example: ModuleType) -> None:
@@ -76,37 +76,15 @@ def test_the_module_has_none_of_our_base_classes(example: ModuleType) -> None:
     assert not isinstance(module, DiffusionModule)
 
 
-# What Lightning recommends to somebody who sits before a screen.
-@pytest.mark.filterwarnings("ignore:.*litlogger", "ignore:.*tensorboard", "ignore:.*GPU available")
-def test_the_example_of_the_documentation_answers(tmp_path: Path, queries: Path, example: ModuleType) -> None:
-    module = example.TutorialModule(width=8)
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    table = example.main(tmp_path / "run", queries, module, fit_steps=2, unlearn_steps=1)
-    assert table.queries == ("0", "1")
-    assert table.groups == tuple("0123456789")
-    assert table.weightings == ("elbo", "uniform", "middle")
-    assert ScoreTable.load(tmp_path / "run" / "scores.parquet").table.equals(table.table)
-    records = CounterfactualStore(tmp_path / "run" / "store").records()
-    full = FullModel.of(module, **PATHS)
-    assert len(records) == 10
-    assert {(record.full_hash, record.steps) for record in records} == {(full.hash, 1)}
-    assert any(not torch.equal(before[name], value) for name, value in module.state_dict().items())
-
-
-def test_its_documentation_shows_the_example_itself() -> None:
-    recipes = (EXAMPLES.parent / "recipes.md").read_text()
-    assert "```{literalinclude} examples/own_module.py" in recipes
-
-
 def test_its_own_trainer_and_the_attributor_agree(
-    tmp_path: Path, example: ModuleType, digits: GroupDataModule
+    tmp_path: Path, example: ModuleType, data: GroupDataModule
 ) -> None:
     module = example.TutorialModule(width=8)
     full = FullModel.of(module, **PATHS)
     hashes = [full.hash]
-    for group in ("3", "7"):
+    for group in ("dark", "bright"):
         student = UnlearnModule(full, ReTrack(), [group])
-        quiet_trainer(tmp_path, max_steps=2).fit(student, datamodule=digits.unlearning([group]))
+        quiet_trainer(tmp_path, max_steps=2).fit(student, datamodule=data.unlearning([group]))
         record = student.save(tmp_path / "store")
         assert record.groups == (group,)
         assert record.network_evaluations > 0
@@ -117,19 +95,19 @@ def test_its_own_trainer_and_the_attributor_agree(
     assert len(set(hashes)) == 3
     assert FullModel.of(module, **PATHS).hash == full.hash
 
-    images = digits.images[:5] / 127.5 - 1
+    images = data.images[:5] / 127.5 - 1
     callback = ELBOAttributionCallback(
         store=tmp_path / "store", scoring=SCORING, weighting="uniform", image_key="images", **PATHS
     )
     trainer = quiet_trainer(tmp_path, callbacks=[callback])
     loader = DataLoader([{"images": image} for image in images], batch_size=2)
     (metrics,) = trainer.validate(module, loader, verbose=False)
-    assert set(metrics) == {"val_loss", "influence/3", "influence/7"}
+    assert set(metrics) == {"val_loss", "influence/dark", "influence/bright"}
     assert callback.table is not None
 
     folder = tmp_path / "images"
     folder.mkdir()
-    for name, pixels in zip(callback.table.queries, digits.images[:5, 0], strict=True):
+    for name, pixels in zip(callback.table.queries, data.images[:5, 0], strict=True):
         Image.fromarray(pixels.numpy()).save(folder / f"{name}.png")
     attributor = CounterfactualAttributor(tmp_path / "store", "retrack", SCORING)
     table = attributor.fit(AttributionContext(full)).score(load_queries(folder, (1, 8, 8)))
@@ -139,22 +117,22 @@ def test_its_own_trainer_and_the_attributor_agree(
 
 
 def test_a_student_is_stored_as_the_command_line_would(
-    tmp_path: Path, example: ModuleType, digits: GroupDataModule, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, example: ModuleType, data: GroupDataModule, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = example.TutorialModule(width=8)
-    student = UnlearnModule(FullModel.of(module, **PATHS), ReTrack(), ["3"])
-    quiet_trainer(tmp_path, max_steps=2).fit(student, datamodule=digits.unlearning(["3"]))
+    student = UnlearnModule(FullModel.of(module, **PATHS), ReTrack(), ["dark"])
+    quiet_trainer(tmp_path, max_steps=2).fit(student, datamodule=data.unlearning(["dark"]))
     student.save(tmp_path / "run" / "store")
     torch.save({"state_dict": module.state_dict()}, tmp_path / "full.ckpt")
     trainer = GudaTrainer(
         default_root_dir=tmp_path / "run", accelerator="cpu", devices=1, logger=False, **PATHS
     )
-    trainer.unlearn(module, digits, ReTrack(), steps=2, groups=["3"], full=tmp_path / "full.ckpt")
-    assert capsys.readouterr().out == "unlearn: 1 complete, skipped: 3\n"
+    trainer.unlearn(module, data, ReTrack(), steps=2, groups=["dark"], full=tmp_path / "full.ckpt")
+    assert capsys.readouterr().out == "unlearn: 1 complete, skipped: dark\n"
 
 
 def test_it_is_retrained_without_a_group(tmp_path: Path, queries: Path, example: ModuleType) -> None:
-    data = GroupDataModule(Digits(), limit=64, batch_size=16, batch_keys={"image": "images"})
+    data = shades(batch_size=16, batch_keys={"image": "images"})
     epochs: list[list[int]] = []
 
     class Watched(example.TutorialModule):  # type: ignore[misc, name-defined]
@@ -177,7 +155,7 @@ def test_it_is_retrained_without_a_group(tmp_path: Path, queries: Path, example:
             default_root_dir=folder,
             accelerator="cpu",
             devices=1,
-            max_epochs=8,
+            max_epochs=3,
             num_sanity_val_steps=0,
             **quiet,
             **PATHS,
@@ -186,9 +164,9 @@ def test_it_is_retrained_without_a_group(tmp_path: Path, queries: Path, example:
     seed_everything(0, verbose=False)
     trainer(tmp_path / "run").fit_full(build(), data)
     whole, epochs = epochs, []
-    trainer(tmp_path / "run").retrain(build, data, groups=["3", "7"], seeds=[0])
-    assert len(whole) == 8 and len(epochs) == 2 * 8
-    for group, seen in (("3", epochs[:8]), ("7", epochs[8:])):
+    trainer(tmp_path / "run").retrain(build, data, groups=["dark", "bright"], seeds=[0])
+    assert len(whole) == 3 and len(epochs) == 2 * 3
+    for group, seen in (("dark", epochs[:3]), ("bright", epochs[3:])):
         rest = set(data.grouping.retain([group]).tolist())
         assert {index for epoch in seen for index in epoch} == rest  # and none of the group, ever
         for mine, full in zip(seen, whole, strict=True):
@@ -196,22 +174,24 @@ def test_it_is_retrained_without_a_group(tmp_path: Path, queries: Path, example:
             assert mine == [index for index in full if index in rest][: len(mine)]
 
     # Which one is made first changes nothing, although this module draws from the global generator.
-    trainer(tmp_path / "alone").retrain(build, data, groups=["7"], seeds=[0], full=tmp_path / "run" / "full")
+    trainer(tmp_path / "alone").retrain(
+        build, data, groups=["bright"], seeds=[0], full=tmp_path / "run" / "full"
+    )
     (alone,) = CounterfactualStore(tmp_path / "alone" / "store").records()
     made = {record.groups: record for record in CounterfactualStore(tmp_path / "run" / "store").records()}
-    assert made.keys() == {("3",), ("7",)}
-    assert made["7",].files == alone.files
-    assert made["7",].key == alone.key
-    assert made["7",].steps == 8 * 3
-    assert made["7",].network_evaluations == 8 * (3 * 16 + len(data.probe))
+    assert made.keys() == {("dark",), ("bright",)}
+    assert made["bright",].files == alone.files
+    assert made["bright",].key == alone.key
+    assert made["bright",].steps == 3 * 2
+    assert made["bright",].network_evaluations == 3 * (2 * 16 + len(data.probe))
 
     scoring = trainer(tmp_path / "run")
-    (table,) = scoring.attribute(build(), data, queries, "retrain", SCORING, groups=["3", "7"])
+    (table,) = scoring.attribute(build(), data, queries, "retrain", SCORING, groups=["dark", "bright"])
     assert ScoreTable.load(table).methods == ("retrain",)
 
 
 def test_a_student_is_stored_only_after_its_training(
-    tmp_path: Path, example: ModuleType, digits: GroupDataModule
+    tmp_path: Path, example: ModuleType, data: GroupDataModule
 ) -> None:
     full = FullModel.of(example.TutorialModule(width=8), **PATHS)
     expected = message(
@@ -220,7 +200,7 @@ def test_a_student_is_stored_only_after_its_training(
         "a training to its end",
         "call trainer.fit(module, datamodule=data.unlearning(groups)) first",
     )
-    student = UnlearnModule(full, ReTrack(), ["3"])
+    student = UnlearnModule(full, ReTrack(), ["dark"])
     with pytest.raises(ConfigError, match=expected):
         student.save(tmp_path / "store")
     assert not (tmp_path / "store").exists()
@@ -228,7 +208,7 @@ def test_a_student_is_stored_only_after_its_training(
     class Mine:
         """Data of the user's own making."""
 
-    split: Any = digits.unlearning(["3"])
+    split: Any = data.unlearning(["dark"])
     trainer = quiet_trainer(tmp_path, max_steps=1)
     trainer.fit(student, datamodule=split)
     trainer.datamodule = Mine()
@@ -251,7 +231,7 @@ def test_batch_keys_must_rename_the_entries_of_a_batch(keys: dict[str, str]) -> 
         "set data.batch_keys, e.g. to {image: images}",
     )
     with pytest.raises(ConfigError, match=expected):
-        GroupDataModule(Digits(), batch_keys=keys)
+        shades(batch_keys=keys)
 
 
 def test_every_stage_of_the_command_line(
@@ -264,9 +244,8 @@ def test_every_stage_of_the_command_line(
         "data": {
             "class_path": "guda_lightning.GroupDataModule",
             "init_args": {
-                "source": {"class_path": "guda_lightning.data.Digits"},
+                "source": {"class_path": "toys.Shades"},
                 "batch_size": 16,
-                "limit": 64,
                 "batch_keys": {"image": "images"},
             },
         },
@@ -295,18 +274,18 @@ def test_every_stage_of_the_command_line(
     callback.write_text(yaml.safe_dump({"trainer": {"callbacks+": [watch]}}))
     shared = ["-c", str(path)]
     assert main(["fit", *shared]) == 0
-    assert main(["unlearn", *shared, "--steps", "1", "--groups", "3,7"]) == 0
+    assert main(["unlearn", *shared, "--steps", "1", "--groups", "dark,bright"]) == 0
     assert main(["sample", *shared, "--num", "2", "--steps", "2"]) == 0
-    small = ["--scoring.strata", "2", "--scoring.draws", "1", "--groups", "3,7"]
+    small = ["--scoring.strata", "2", "--scoring.draws", "1", "--groups", "dark,bright"]
     assert main(["attribute", *shared, *small]) == 0
     assert main(["attribute", *shared, *small, "--queries", str(queries)]) == 0
     for name in ("retrack-0", "retrack-0-queries"):
         table = ScoreTable.load(run / "scores" / f"{name}.parquet")
-        assert (len(table.queries), table.groups) == (2, ("3", "7"))
+        assert (len(table.queries), table.groups) == (2, ("dark", "bright"))
     assert main(["unlearn", *shared, "--steps", "1"]) == 0  # the other groups, for validation with all
     capsys.readouterr()
     assert main(["validate", *shared, "-c", str(callback)]) == 0
     out = capsys.readouterr().out
-    assert all(f"influence/{digit}" in out for digit in "0123456789")
+    assert all(f"influence/{group}" in out for group in GROUPS)
     assert main(["validate", *shared, "--trainer.denoiser", "net"]) == 2
     assert "TutorialModule has no denoiser at 'net'" in capsys.readouterr().err

@@ -119,8 +119,8 @@ def test_a_network_that_is_called_otherwise(tmp_path: Path, capsys: pytest.Captu
             "error: UNet2DModel needs class labels, which an unconditional model does not give\n"
             "  found:    5 class embeddings, and conditional=False\n"
             "  expected: both, or neither\n"
-            "  fix:      set model.init_args.conditional (with a module of your own, trainer.conditional) to "
-            "true, or leave num_class_embeds of the network out\n",
+            "  fix:      set model.init_args.conditional (with a module of your own, trainer.conditional, in "
+            "Python conditional of FullModel.of) to true, or leave num_class_embeds of the network out\n",
         ),
     ],
     ids=["few", "none", "unconditional"],

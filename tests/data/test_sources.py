@@ -163,7 +163,7 @@ def test_sizes_that_differ_need_a_size(tmp_path: Path, write_image, message) -> 
     )
     with pytest.raises(DataError, match=pattern):
         table.pixels()
-    assert table.pixels(image_size=3).shape == (2, 3, 3, 3)
+    assert table.pixels(size=(3, 3)).shape == (2, 3, 3, 3)
     assert table.pixels([0]).shape == (1, 3, 4, 6)
 
 
@@ -173,7 +173,7 @@ def test_resizing_crops_the_centre_and_averages(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     Image.fromarray(picture).save(tmp_path / "a/1.png")
     table = ImageFolder(str(tmp_path)).load()
-    half = table.pixels(image_size=4)[0, 0].numpy()
+    half = table.pixels(size=(4, 4))[0, 0].numpy()
     assert np.abs(half[:, [0, 3]].astype(int) - [100, 200]).max() <= 3
     reference = Image.fromarray(picture[:, 2:10]).resize((4, 4), Image.Resampling.LANCZOS)
     assert (half == np.asarray(reference)).all()
@@ -402,4 +402,4 @@ def test_the_real_cifar10() -> None:
     table = Parquet(os.environ["GUDA_CIFAR10"]).load()
     assert table.label_names == tuple("0123456789")
     assert table.pixels(range(0, len(table.ids), 500)).shape[1:] == (3, 32, 32)
-    assert table.pixels([0], image_size=8).shape == (1, 3, 8, 8)
+    assert table.pixels([0], size=(8, 8)).shape == (1, 3, 8, 8)

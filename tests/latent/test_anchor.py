@@ -267,8 +267,8 @@ def test_a_clip_that_is_not_there_is_refused(forgetting: UnlearnDataModule, tmp_
 
 def test_pictures_in_one_style_alone_have_no_match(data: LatentDataModule) -> None:
     only = data.unlearning(["red"])
-    data.__dict__["_loaded"] = data._loaded.__class__(
-        **{**vars(data._loaded), "ids": ("alone", *data.ids[1:])}
+    data.__dict__["_listed"] = data._listed.__class__(
+        **{**vars(data._listed), "ids": ("alone", *data.ids[1:])}
     )
     with pytest.raises(DataError) as caught:
         bound(Anchor(strategy="matched_retain"), only)

@@ -46,13 +46,17 @@ class AttributionContext:
     execution: Execution = Execution()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
-        if self.grouping is None and self.data is not None:
+        if self.data is None:
+            return
+        self.data.take_size(self.full.model.sample_size)
+        if self.grouping is None:
             object.__setattr__(self, "grouping", self.data.grouping)
 
     @property
     def provenance(self) -> Provenance:
         """What counterfactuals must have been made from."""
-        return self.full.provenance(None if self.grouping is None else self.grouping.hash)
+        grouping_hash = None if self.grouping is None else self.grouping.hash
+        return self.full.provenance(grouping_hash, None if self.data is None else self.data.input_shape)
 
     def open_store(self, folder: str | Path | None) -> CounterfactualStore:
         """The store at a folder; None takes the context's own.

@@ -73,6 +73,7 @@ class CounterfactualAttributor(Attributor):
             context=context,
             scoring=self.scoring,
             details=likelihood(hashes, first.hparams_hash, sized=sized),
+            input_shape=next((record.input_shape for record in records.values()), None),
             store=store,
             keys=keys,
         )
@@ -103,6 +104,7 @@ class CounterfactualAttributor(Attributor):
             context=context,
             scoring=self.scoring,
             details=likelihood(hashes, record.hparams_hash, identity, sized=posterior.sized),
+            input_shape=record.input_shape,
             posterior=posterior,
             removed=posterior.removed(coalitions),
             folders=posteriors.folders(record),

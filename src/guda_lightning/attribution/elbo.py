@@ -23,6 +23,7 @@ from guda_lightning.data import query_hash
 from guda_lightning.diffusion import DiffusionModel
 from guda_lightning.diffusion.adapters import set_own_weights, whole_weights
 from guda_lightning.distributed.sharding import is_sharded, load_whole, shard
+from guda_lightning.errors import QueryError
 from guda_lightning.scores import ScoreRecord, ScoreTable, SquaredErrors
 from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.scores.scoring import Scoring, score_table
@@ -40,11 +41,13 @@ class FittedELBOAttributor(FittedAttributor):
         context: What the counterfactuals belong to.
         scoring: How to score.
         details: What identifies the counterfactuals.
+        input_shape: Channels, height and width of what they were made for; None where records do not say.
     """
 
     context: AttributionContext
     scoring: Scoring
     details: Likelihood
+    input_shape: tuple[int, int, int] | None = None
 
     def score(self, queries: Queries) -> ScoreTable:
         """Score every query under the full model and every counterfactual, on the same noise.
@@ -56,9 +59,17 @@ class FittedELBOAttributor(FittedAttributor):
             ``Q × groups`` rows for each weighting.
 
         Raises:
-            QueryError: There are no queries.
+            QueryError: There are no queries, or the counterfactuals were made for images of another shape.
         """
         refuse_no_queries(queries)
+        shape = tuple(queries.inputs.shape[1:])
+        if self.input_shape not in (None, shape):
+            raise QueryError(
+                "the queries have another shape than the counterfactuals were made for",
+                found=f"{shape}: channels, height, width",
+                expected=self.input_shape,
+                fix="resize and convert them, or take a store that was made at their size",
+            )
         return self._table(self._all_errors(queries), self.record(queries))
 
     def record(self, queries: Queries) -> ScoreRecord:

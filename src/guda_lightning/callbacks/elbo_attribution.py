@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from guda_lightning import compat
@@ -173,11 +174,12 @@ class ELBOAttributionCallback(Callback):
             self._store, self.operator, self.scoring, seed=self.seed, hparams=self.hparams
         )
         execution = Execution(pl_module.device, self._ranks)
-        self._attributor = attributor.fit(
-            AttributionContext(
-                self._full, data_of(trainer), grouping=grouping_of(trainer), execution=execution
+        with torch.inference_mode(False), torch.no_grad():  # posteriors are differentiated
+            self._attributor = attributor.fit(
+                AttributionContext(
+                    self._full, data_of(trainer), grouping=grouping_of(trainer), execution=execution
+                )
             )
-        )
 
     def on_validation_batch_start(
         self,
@@ -217,7 +219,8 @@ class ELBOAttributionCallback(Callback):
             table = self._student_scores.of(pl_module, self._full, queries, grouping_of(trainer), self._ranks)
         else:
             assert self._attributor is not None
-            table = self._attributor.score(queries)
+            with torch.inference_mode(False), torch.no_grad():
+                table = self._attributor.score(queries)
         self.table = table.select(weighting=self.weighting)
         self._log(trainer, pl_module, self.table, scored, count)
         self._scored = True

@@ -25,11 +25,10 @@ class NetworkInputs:
 
     def __init__(self, model: DiffusionModel) -> None:
         config: Any = getattr(model.denoiser, "config", None)
-        size = getattr(config, "sample_size", None)
         self._model, self._tried = model, False
         self._silent = config is None or "num_class_embeds" not in config
         self.channels: int | None = getattr(config, "in_channels", None)
-        self.size: tuple[int, int] | None = (size, size) if isinstance(size, int) else size and tuple(size)
+        self.size = model.sample_size
         self.classes: int | None = getattr(config, "num_class_embeds", None)
         self._takes_labels = self.classes is not None or getattr(config, "class_embed_type", None) is not None
 

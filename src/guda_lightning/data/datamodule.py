@@ -20,7 +20,7 @@ from guda_lightning.data.batches import Batch, Samples, checked_batch_keys, make
 from guda_lightning.data.forget_retain import UnlearnDataModule
 from guda_lightning.data.grouping import Grouping, Indices
 from guda_lightning.data.images import as_input, to_unit
-from guda_lightning.data.loaded import Loaded, grouping_of, limited
+from guda_lightning.data.loaded import Listed, grouping_of, limited, other_size
 from guda_lightning.data.queries import with_labels
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import GroupError, QueryError, check_range
@@ -37,7 +37,8 @@ class GroupDataModule(LightningDataModule):
     Args:
         source: Where the images come from.
         batch_size: Images per step and process.
-        image_size: Side in pixels: crops to a centred square and resizes (Lanczos). None: all have one size.
+        image_size: Side in pixels: crops to a centred square and resizes (Lanczos). None: what the network
+            says that it takes (``take_size``), and nothing is enlarged; else all have one size.
         channels: 1 for gray, 3 for RGB. None: gray when every image is, else RGB.
         horizontal_flip: Whether to mirror half of the images at random.
         groups: Metadata file that assigns groups: .csv, .tsv or .jsonl, columns ``id`` and ``group`` (several
@@ -80,6 +81,7 @@ class GroupDataModule(LightningDataModule):
         self.seed = seed
         self.limit = limit
         self.batch_keys = checked_batch_keys(batch_keys or {})
+        self._network_size: tuple[int, int] | None = None
         self._removed: tuple[str, ...] = ()
         self._order_seed = seed
 
@@ -92,26 +94,43 @@ class GroupDataModule(LightningDataModule):
         Raises:
             DataError: Images, labels or groups cannot be read.
         """
-        self._loaded  # noqa: B018
+        self._read_once  # noqa: B018
+
+    def take_size(self, sample_size: tuple[int, int] | None) -> None:
+        """Be of the size that a network takes; whatever brings data and network together calls this first.
+
+        Args:
+            sample_size: Height and width that the network says it takes; None where it says nothing.
+
+        Raises:
+            DataError: ``image_size`` is another, or the images are read already and have another.
+        """
+        if sample_size is None:
+            return
+        size = self.input_shape[1:] if "_read_once" in vars(self) else self._size
+        if size is not None and size != sample_size:
+            raise other_size(size, sample_size, given=self.image_size is not None)
+        self._network_size = sample_size
 
     @cached_property
-    def _loaded(self) -> Loaded:
+    def _listed(self) -> Listed:
         table = self.source.load()
         grouping = grouping_of(table, self.groups)
         rows = np.arange(len(table.ids))
         if self.limit is not None and self.limit < len(rows):
             rows = np.sort(np.random.default_rng(self.seed).permutation(rows)[: self.limit])
             grouping = limited(grouping, rows)
-        inputs, labels = self._read(table, rows)
-        return Loaded(
+        return Listed(
             ids=tuple(table.ids[row] for row in rows),
-            inputs=inputs,
-            labels=labels,
             grouping=grouping,
             membership=torch.from_numpy(grouping.membership()),
             table=table,
             rows=rows,
         )
+
+    @cached_property
+    def _read_once(self) -> tuple[Tensor, Tensor | None]:
+        return self._read(self._listed.table, self._listed.rows)
 
     def _read(self, table: ImageTable, rows: Indices) -> tuple[Tensor, Tensor | None]:
         """What the model takes, ``[samples, ...]``, and the number of each sample's condition."""
@@ -119,32 +138,38 @@ class GroupDataModule(LightningDataModule):
         if table.labels is not None:
             classes = {name: number for number, name in enumerate(table.label_names)}
             labels = torch.tensor([classes[table.labels[row]] for row in rows])
-        return table.pixels(rows, image_size=self.image_size, channels=self.channels), labels
+        enlarge = self.image_size is not None
+        return table.pixels(rows, size=self._size, channels=self.channels, enlarge=enlarge), labels
+
+    @property
+    def _size(self) -> tuple[int, int] | None:
+        """Height and width that images are brought to; None: they stay as they are."""
+        return self._network_size if self.image_size is None else (self.image_size, self.image_size)
 
     @property
     def ids(self) -> tuple[str, ...]:
         """One name per sample; ``index`` in a batch counts these."""
-        return self._loaded.ids
+        return self._listed.ids
 
     @property
     def inputs(self) -> Tensor:
         """``[samples, ...]`` what the model takes, those of removed groups included: here the images."""
-        return self._loaded.inputs
+        return self._read_once[0]
 
     @property
     def images(self) -> Tensor:
         """``[samples, channels, height, width]`` uint8, those of removed groups included."""
-        return self._loaded.inputs
+        return self._read_once[0]
 
     @property
     def labels(self) -> Tensor | None:
         """``[samples]`` int64 class indices, or None."""
-        return self._loaded.labels
+        return self._read_once[1]
 
     @property
     def grouping(self) -> Grouping:
         """Who belongs to which groups, those of removed groups included."""
-        return self._loaded.grouping
+        return self._listed.grouping
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -160,7 +185,7 @@ class GroupDataModule(LightningDataModule):
     @property
     def num_classes(self) -> int:
         """Number of classes; 0 when the source has no labels."""
-        return len(self._loaded.table.label_names)
+        return len(self._listed.table.label_names)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -222,6 +247,7 @@ class GroupDataModule(LightningDataModule):
             GroupError: An unknown or empty group, or groups that cover all samples.
         """
         self.grouping.check((*self._removed, *groups))
+        self.setup()  # once for all views
         view = copy.copy(self)
         view._removed = (*self._removed, *groups)
         view._order_seed = self._order_seed if seed is None else seed
@@ -241,10 +267,11 @@ class GroupDataModule(LightningDataModule):
                 expected=f"groups over {len(self.ids)} samples",
                 fix="group the samples of this data section",
             )
+        self.setup()  # once for all views
         view = copy.copy(self)
         # Takes the place of what the cached property would load.
-        view.__dict__["_loaded"] = replace(
-            self._loaded, grouping=grouping, membership=torch.from_numpy(grouping.membership())
+        view.__dict__["_listed"] = replace(
+            self._listed, grouping=grouping, membership=torch.from_numpy(grouping.membership())
         )
         view.trainer = None
         return view
@@ -349,9 +376,8 @@ class GroupDataModule(LightningDataModule):
 
         Batches are of the full model's size unless another one is given.
         """
-        loaded = self._loaded
         return make_loader(
-            Samples(loaded.inputs, loaded.labels, loaded.membership, indices, batch_keys or {}),
+            Samples(*self._read_once, self._listed.membership, indices, batch_keys or {}),
             trainer,
             train=train,
             mirror=train and self.horizontal_flip,
@@ -363,7 +389,7 @@ class GroupDataModule(LightningDataModule):
         """Indices of up to ``count`` samples of every group, always the same; more add to fewer."""
         picked = {}
         for column, name in enumerate(self.grouping.names):
-            members = np.flatnonzero(self._loaded.membership[:, column].numpy())
+            members = np.flatnonzero(self._listed.membership[:, column].numpy())
             order = np.random.default_rng([self.seed, column]).permutation(len(members))
             picked[name] = members[np.sort(order[:count])]
         return picked

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from guda_lightning.data.image_files import reasons
-from guda_lightning.errors import GudaError
+from guda_lightning.errors import DataError, GudaError
 from guda_lightning.notes import tell_once
 from guda_lightning.progress_bar import progress_bar
 
@@ -62,6 +62,8 @@ def decoded(
     read: Callable[[], Image.Image],
     size: tuple[int, int] | None = None,
     channels: Channels | None = None,
+    *,
+    enlarge: bool = True,
 ) -> NDArray[np.uint8]:
     """Open and decode a picture as docs/data.md says; what is done to it besides is told once a command.
 
@@ -72,17 +74,19 @@ def decoded(
             Lanczos filter, which also averages when it shrinks. None keeps the size.
         channels: 1 for gray, 3 for RGB, None for what the picture is: gray if its format says so, or if all
             colours of its palette that it uses are gray.
+        enlarge: Whether it may be smaller than ``size``.
 
     Returns:
         ``[channels, height, width]``.
 
     Raises:
         UnreadableImage: It is damaged, larger than Pillow's limit, or of more than 8 bits per channel.
+        DataError: It is too small.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata, or a size close to the limit
-            return _to_bytes(name, read(), size, channels)
+            return _to_bytes(name, read(), size, channels, enlarge)
     except (UnreadableImage, GudaError):
         raise
     except Exception as error:  # Pillow raises nearly anything on a damaged file
@@ -125,7 +129,11 @@ def unreadable(
 
 
 def _to_bytes(
-    name: str, image: Image.Image, size: tuple[int, int] | None, channels: Channels | None
+    name: str,
+    image: Image.Image,
+    size: tuple[int, int] | None,
+    channels: Channels | None,
+    enlarge: bool,
 ) -> NDArray[np.uint8]:
     mode = image.mode
     if mode not in _GRAY | _COLOUR:
@@ -139,11 +147,26 @@ def _to_bytes(
     if size is not None and image.size != size:
         # Not ImageOps.fit: its filter reaches beyond the crop.
         scale = min(image.width / size[0], image.height / size[1])
+        if not enlarge:
+            _refuse_small(name, image.size, size, scale)
         width, height = round(size[0] * scale), round(size[1] * scale)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.LANCZOS)
     array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _refuse_small(name: str, found: tuple[int, int], size: tuple[int, int], scale: float) -> None:
+    """Refuse a picture that would have to be enlarged, and tell that others are not taken as they are."""
+    takes = f"{size[0]} x {size[1]} pixels, the sample_size of the network"
+    if scale < 1:
+        raise DataError(
+            f"the image '{name}' is smaller than the network takes",
+            found=f"{found[0]} x {found[1]} pixels",
+            expected=takes,
+            fix="build the network with a smaller sample_size, or set data.image_size, which enlarges it",
+        )
+    tell_once(f"data: images are cropped and resized to {takes}, as {name}", "sample_size")
 
 
 def _opaque(name: str, image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What a ``GroupDataModule`` holds in memory."""
+"""What a ``GroupDataModule`` knows of its samples before it reads their pixels."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from guda_lightning.notes import tell_once
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What a source holds, in memory and shared by every view of it."""
+class Listed:
+    """The samples of a source and who belongs to which groups, shared by every view of it."""
 
     ids: tuple[str, ...]
-    inputs: Tensor
-    labels: Tensor | None
     grouping: Grouping
     membership: Tensor
     table: ImageTable
@@ -72,3 +70,22 @@ def limited(grouping: Grouping, rows: Indices) -> Grouping:
         named = ", ".join(map(quoted, lost))
         tell_once(f"data: of the {len(rows)} samples that data.limit keeps, none is of the groups {named}")
     return kept
+
+
+def other_size(found: tuple[int, int], expected: tuple[int, int], *, given: bool) -> DataError:
+    """What to say where images have another size than the network takes.
+
+    Args:
+        found: Height and width of the images.
+        expected: Those that the network says it takes.
+        given: Whether ``image_size`` says the former.
+    """
+    (height, width), square = expected, expected[0] == expected[1]
+    fix = f"set data.image_size to {height}" + (", or leave it out" if given else "")
+    return DataError(
+        "the training images have another size than the network takes",
+        found=f"images of {found[1]} x {found[0]} pixels",
+        expected=f"{width} x {height} pixels, the sample_size of the network",
+        fix=f"{fix if square else 'bring images of that size'}; or build the network with sample_size="
+        f"{found[0] if found[0] == found[1] else found}",
+    )

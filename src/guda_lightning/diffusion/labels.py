@@ -46,7 +46,8 @@ def refuse_labels(model: DiffusionModel, num_classes: int) -> None:
             f"{name} needs class labels, which an unconditional model does not give",
             found=f"{taken} class embeddings, and conditional=False",
             expected="both, or neither",
-            fix="set model.init_args.conditional (with a module of your own, trainer.conditional) to true, "
+            fix="set model.init_args.conditional (with a module of your own, trainer.conditional, in Python "
+            "conditional of FullModel.of) to true, "
             "or leave num_class_embeds of the network out",
         )
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from guda_lightning import compat
-from guda_lightning.diffusion.calling import call
+from guda_lightning.diffusion.calling import adapted, call
 from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
+from guda_lightning.diffusion.weights import unwrapped
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.prediction import to_noise
 from guda_lightning.functional.schedule import NoiseSchedule
@@ -42,6 +43,17 @@ class DiffusionModel:
     prediction: PredictionType
     prompts: Condition | None = None
     conditional: bool = False
+
+    @property
+    def sample_size(self) -> tuple[int, int] | None:
+        """Height and width of what the network says that it takes; None where it says nothing.
+
+        It says so by ``sample_size`` in its ``config``, as networks of diffusers do.
+        """
+        config: Any = getattr(adapted(unwrapped(self.denoiser)), "config", None)
+        size = getattr(config, "sample_size", config.get("sample_size") if isinstance(config, dict) else None)
+        sides = (size, size) if isinstance(size, int) else tuple(size or ())
+        return sides if len(sides) == 2 else None
 
     def prompted(self, prompts: Condition | None) -> DiffusionModel:
         """The same model with the embeddings of prompts, if there are any: then it is conditional."""

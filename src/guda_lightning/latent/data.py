@@ -86,6 +86,9 @@ class LatentDataModule(GroupDataModule):
         self._noise_keys: list[str] = []
         self._side: tuple[int, int] | None = None
 
+    def take_size(self, sample_size: tuple[int, int] | None) -> None:
+        """Stay as it is: the ``sample_size`` of a pipeline is the default of its samples, not of training."""
+
     @cached_property
     def prompts(self) -> PromptTable:
         """All prompts that were met so far, and their embeddings: the labels are their numbers."""
@@ -126,8 +129,8 @@ class LatentDataModule(GroupDataModule):
 
     def pixels(self, indices: Indices) -> Tensor:
         """Return some of the images: ``[images, 3, height, width]`` uint8, decoded anew."""
-        rows = self._loaded.rows[indices]
-        return self._loaded.table.pixels(rows, image_size=self.image_size, channels=self.channels)
+        rows = self._listed.rows[indices]
+        return self._listed.table.pixels(rows, size=self._size, channels=self.channels)
 
     def noise_keys(self, indices: Indices) -> tuple[str, ...]:
         """What keys the noise of some samples: their pictures, as the last bits of latents vary."""
@@ -137,7 +140,7 @@ class LatentDataModule(GroupDataModule):
     def small_images(self) -> Tensor:
         """Return all images, at most 64 pixels a side: ``[samples, 3, h, w]`` uint8, decoded anew."""
         side = min(_SMALL, *self.image_shape[1:])
-        return self._loaded.table.pixels(self._loaded.rows, image_size=side, channels=self.channels)
+        return self._listed.table.pixels(self._listed.rows, size=(side, side), channels=self.channels)
 
     def as_queries(self, queries: Queries, conditional: bool) -> Queries:
         """Encode queries: latents of their images and numbers of their prompts.
@@ -194,7 +197,7 @@ class LatentDataModule(GroupDataModule):
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
                 rest = rows[start + _CHUNK :]
-                pixels = table.pixels(chunk, image_size=self.image_size, channels=self.channels, rest=rest)
+                pixels = table.pixels(chunk, size=self._size, channels=self.channels, rest=rest)
                 latents.append(self._latents(pixels))
                 bar.update(len(chunk))
         labels = self.prompts.numbers([table.prompts[row] for row in rows])

@@ -80,7 +80,7 @@ class Maker(ABC):
     @property
     def provenance(self) -> Provenance:
         """What counterfactuals are made from."""
-        return self.full.provenance(self.data.grouping.hash)
+        return self.full.provenance(self.data.grouping.hash, self.data.input_shape)
 
     def has(self, groups: Sequence[str]) -> bool:
         """Whether the counterfactual without some groups is stored.

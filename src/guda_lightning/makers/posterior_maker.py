@@ -102,7 +102,7 @@ class PosteriorMaker(ABC):
     @property
     def provenance(self) -> Provenance:
         """What the posterior is made from."""
-        return self.full.provenance(self.data.grouping.hash)
+        return self.full.provenance(self.data.grouping.hash, self.data.input_shape)
 
     def has(self) -> bool:
         """Whether the posterior is stored.

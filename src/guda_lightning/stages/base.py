@@ -117,12 +117,14 @@ def opened_full(
     Raises:
         StoreError: There is none, or it was trained on other data or groups.
         ConfigError: It does not take the class labels of the data.
+        DataError: It takes images of another size.
     """
     full = layout.open(path or run.full, model)
+    datamodule.take_size(full.model.sample_size)
     refuse_nonfinite(full, str(path or run.root))
     record = FullRecord.of_run(run.full) if path is None else None
     if record is not None:
-        record.refuse_other_data(run.full, datamodule.hash, datamodule.grouping.hash)
+        record.refuse_other_data(run.full, datamodule.hash, datamodule.grouping.hash, datamodule.input_shape)
     prompted = full.prompted(datamodule.prompts)
     refuse_labels(prompted.model, datamodule.num_classes)
     return prompted

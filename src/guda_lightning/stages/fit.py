@@ -49,6 +49,7 @@ def fit_full(
         The folder of the full model, RUN/full.
 
     Raises:
+        DataError: The network takes images of another size.
         GroupError: None of the groups can be removed from the training data.
         StoreError: The run folder holds a full model of another configuration, or of other data.
     """
@@ -58,13 +59,15 @@ def fit_full(
         made = FullRecord.from_file(folder / RECORD)
         made.refuse_unfinished(folder)
         if isinstance(datamodule, GroupDataModule):
-            made.refuse_other_data(folder, datamodule.hash, datamodule.grouping.hash)
+            datamodule.take_size(trainer.layout.full(model).model.sample_size)
+            made.refuse_other_data(folder, datamodule.hash, datamodule.grouping.hash, datamodule.input_shape)
         say(f"fit: {folder} is complete, skipped")
         return folder
     started = trainer.layout.initialize(model)  # a wrong path is refused before training
     cost = TrainingCost(*trainer.layout.networks(model))
     training = Training("fit", "full", "fit", made_from=config, hparams={"config": config}, callbacks=[cost])
     if isinstance(datamodule, GroupDataModule):
+        datamodule.take_size(started.model.sample_size)
         datamodule.setup()  # and so is bad data, before anything is written
         _refuse_irremovable(datamodule.grouping)
         refuse_labels(started.model.prompted(datamodule.prompts), datamodule.num_classes)
@@ -117,6 +120,7 @@ def _record(
         schedule_hash=full.model.schedule.hash,
         grouping_hash=None if grouped is None else grouped.grouping.hash,
         data_hash=None if grouped is None else grouped.hash,
+        input_shape=None if grouped is None else grouped.input_shape,
         config=config,
         layout=layout.places,
         **spent,

@@ -33,6 +33,7 @@ class FullRecord:
         data_hash: Hash of its training data; None where it is not known.
         layout: Where a module that is no ``DiffusionModule`` has its network and scheduler, as the trainer
             was told; None where it was not.
+        input_shape: Channels, height and width of what it takes; None where it is not known.
         core_seconds: Seconds of the cores of the first process; None where an earlier version wrote it.
         versions: Package name to version; today's where none are given.
     """
@@ -47,8 +48,13 @@ class FullRecord:
     grouping_hash: str | None = None
     data_hash: str | None = None
     layout: Mapping[str, Any] | None = None
+    input_shape: tuple[int, int, int] | None = None
     core_seconds: float | None = None
     versions: Mapping[str, str] = field(default_factory=versions)
+
+    def __post_init__(self) -> None:
+        if self.input_shape is not None:  # a list in JSON
+            object.__setattr__(self, "input_shape", tuple(self.input_shape))
 
     @property
     def seed(self) -> int | None:
@@ -137,26 +143,30 @@ class FullRecord:
                 fix=f"remove {folder} and run guda fit again",
             )
 
-    def refuse_other_data(self, folder: Path, data_hash: str, grouping_hash: str) -> None:
+    def refuse_other_data(
+        self, folder: Path, data_hash: str, grouping_hash: str, input_shape: tuple[int, int, int]
+    ) -> None:
         """Refuse data with other images or other groups than the full model was trained on.
 
         Args:
             folder: RUN/full.
             data_hash: Hash of the configured data.
             grouping_hash: Hash of their grouping.
+            input_shape: Channels, height and width of what the model takes of them.
 
         Raises:
             StoreError: It was trained on others.
         """
-        hashes = {
-            "data_hash": (self.data_hash, data_hash),
-            "grouping_hash": (self.grouping_hash, grouping_hash),
+        told = {
+            "input_shape": (self.input_shape, input_shape),
+            "data_hash": (self.data_hash and self.data_hash[:16], data_hash[:16]),
+            "grouping_hash": (self.grouping_hash and self.grouping_hash[:16], grouping_hash[:16]),
         }
-        for name, (trained, configured) in hashes.items():
+        for name, (trained, configured) in told.items():
             if trained not in (None, configured):
                 raise StoreError(
                     f"{folder} was trained on other data",
-                    found=f"{name} {configured[:16]} of the configured data",
-                    expected=f"{name} {str(trained)[:16]}",
+                    found=f"{name} {configured} of the configured data",
+                    expected=f"{name} {trained}",
                     fix="use the data section that the full model was trained with, or another --run",
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 
 from guda_lightning.version import __version__
@@ -29,12 +29,17 @@ class Provenance:
         full_hash: Hash of the full model.
         schedule_hash: Hash of the noise schedule.
         grouping_hash: Hash of the grouping; None where nothing says which groups there are.
+        input_shape: Channels, height and width of what the model takes; None where nothing says. Weights must
+            fit it; scores, which tell their queries' images, do not name it.
     """
 
     full_hash: str
     schedule_hash: str
     grouping_hash: str | None = None
+    input_shape: tuple[int, int, int] | None = None
 
     def to_json(self) -> dict[str, str]:
-        """The entries that are known, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """The hashes that are known, by name."""
+        hashes = (self.full_hash, self.schedule_hash, self.grouping_hash)
+        named = zip(("full_hash", "schedule_hash", "grouping_hash"), hashes, strict=True)
+        return {name: value for name, value in named if value is not None}

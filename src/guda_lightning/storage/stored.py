@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 RECORD = "record.json"
 _FORMAT = 1
-_ORIGINS = {"full_hash": "full model", "schedule_hash": "noise schedule", "grouping_hash": "grouping"}
+_ORIGINS = {
+    "full_hash": "full model",
+    "schedule_hash": "noise schedule",
+    "grouping_hash": "grouping",
+    "input_shape": "image shape",
+}
+_LATER = ("stopped", "core_seconds", "input_shape")  # entries that earlier versions did not write
 
 
 class Key(Protocol):
@@ -49,6 +55,8 @@ class WeightsRecord(ABC):
         stopped: What has ended their training where that was no count of steps, or which step of it is kept;
             else None.
         core_seconds: Seconds of the cores of the first process; None where an earlier version wrote it.
+        input_shape: Channels, height and width of what the full model takes; None where an earlier version
+            wrote it, or nothing said.
         files: File name to sha256; filled in by the store.
         complete: Whether the store holds all of it; filled in by the store.
     """
@@ -65,11 +73,14 @@ class WeightsRecord(ABC):
     network_evaluations: int
     stopped: str | None = None
     core_seconds: float | None = None
+    input_shape: tuple[int, int, int] | None = None
     files: dict[str, str] = field(default_factory=dict)
     complete: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", tuple(sorted(set(self.groups))))
+        if self.input_shape is not None:  # a list in JSON
+            object.__setattr__(self, "input_shape", tuple(self.input_shape))
 
     @classmethod
     def of(
@@ -131,7 +142,7 @@ class WeightsRecord(ABC):
     def to_json(self) -> str:
         """The text of ``record.json``, which holds its own hash so that a later edit shows."""
         value = {**asdict(self), "hparams_hash": self.hparams_hash, "format": _FORMAT}
-        for name in ("stopped", "core_seconds"):
+        for name in _LATER:
             if value[name] is None:
                 del value[name]
         return canonical_json({**value, "sha256": sha256_json(value)}, indent=2) + "\n"
@@ -296,12 +307,14 @@ class WeightStore(ABC, Generic[_Key, _Record]):
             StoreError: They are missing, incomplete, or made from something else.
         """
         record = self.record(key)
-        for name, value in ({} if expect is None else expect.to_json()).items():
-            if getattr(record, name) != value:
+        for name, value in ({} if expect is None else vars(expect)).items():
+            found = getattr(record, name)
+            unknown = value is None or (name in _LATER and found is None)
+            if not unknown and found != value:
                 origin = _ORIGINS[name]
                 raise StoreError(
                     f"{self.path(key) / RECORD}: {self.described(key)} was made from another {origin}",
-                    found=f"{name} {getattr(record, name)}",
+                    found=f"{name} {found}",
                     expected=f"{name} {value}",
                     fix=f"use the {origin} it was made from, or remove {self.path(key)} "
                     f"and {self.command(key)}",

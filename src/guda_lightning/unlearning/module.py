@@ -23,7 +23,7 @@ from guda_lightning.data.forget_retain import ForgetData
 from guda_lightning.diffusion import DiffusionModel, DiffusionModule, FullModel
 from guda_lightning.diffusion.adapters import BeneathAdapter, Lora, add_adapter, own_weights
 from guda_lightning.diffusion.cost import TrainingCost
-from guda_lightning.diffusion.labels import num_labels
+from guda_lightning.diffusion.labels import num_labels, refuse_labels
 from guda_lightning.diffusion.module import Batch
 from guda_lightning.diffusion.training import early_stop
 from guda_lightning.diffusion.weights import ordinary_weights
@@ -129,7 +129,9 @@ class UnlearnModule(DiffusionModule):
         """Bind the objective to the data.
 
         Raises:
-            ConfigError: The datamodule does not pair forget and retain samples, or those of other groups.
+            ConfigError: The datamodule does not pair forget and retain samples, or those of other groups, or
+                the network does not take the class labels of the data.
+            DataError: Its images have another size than the network takes.
             GudaError: The objective cannot forget these groups.
         """
         self._full = self.full
@@ -148,6 +150,9 @@ class UnlearnModule(DiffusionModule):
                 expected=f"data of {', '.join(self.groups)}",
                 fix="pass the same groups to UnlearnModule and to GroupDataModule.unlearning",
             )
+        if isinstance(data, UnlearnDataModule):
+            data.parent.take_size(self.full.sample_size)
+            refuse_labels(self.full, data.parent.num_classes)
         provenance = replace(self.provenance, grouping_hash=data.grouping.hash)
         made_from = data, self._schedule, provenance, self.device, self.conditional, self._ranks
         self._bound = self.objective.bind(ObjectiveContext(*made_from, num_labels(self.student.denoiser)))
@@ -189,7 +194,11 @@ class UnlearnModule(DiffusionModule):
         record = CounterfactualRecord.of(
             CounterfactualKey(self.objective.operator, self.groups, self.seed, sha256_json(hparams)),
             hparams,
-            replace(self.provenance, grouping_hash=data.grouping.hash),
+            replace(
+                self.provenance,
+                grouping_hash=data.grouping.hash,
+                input_shape=getattr(data, "input_shape", None),
+            ),
             members_hash=data.grouping.members_hash(self.groups),
             seconds=self.cost.seconds,
             core_seconds=self.cost.core_seconds,

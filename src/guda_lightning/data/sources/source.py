@@ -82,37 +82,38 @@ class ImageTable:
         self,
         indices: Sequence[int] | NDArray[np.int64] | None = None,
         *,
-        image_size: int | None = None,
+        size: tuple[int, int] | None = None,
         channels: Channels | None = None,
         rest: Sequence[int] | NDArray[np.int64] = (),
+        enlarge: bool = True,
     ) -> Tensor:
         """Decode images into memory.
 
         Args:
             indices: Positions of the samples; default all.
-            image_size: Side in pixels; other images are cropped to a centred square and resized (Lanczos).
+            size: Height and width; other images are cropped to this shape and resized (Lanczos).
             channels: 1 for gray, 3 for RGB; default gray when every image is, else RGB.
             rest: Positions of further samples: once an image is unreadable, the error also names theirs.
+            enlarge: Whether images may be smaller than ``size``.
 
         Returns:
             ``[samples, channels, height, width]`` uint8.
 
         Raises:
-            DataError: Images are unreadable, or sizes differ and no size was given.
+            DataError: Images are unreadable, too small, or sizes differ and no size was given.
         """
-        size = None if image_size is None else (image_size, image_size)
         order = range(len(self.ids)) if indices is None else [int(index) for index in indices]
         arrays: list[NDArray[np.uint8]] = []
         with progress_bar("read images", "images", len(order), delay=2) as bar:
             for position, index in enumerate(order):
                 try:
-                    array = self._decoded(index, size, channels)
+                    array = self._decoded(index, size, channels, enlarge)
                 except UnreadableImage as error:
                     later = [*order[position:], *(int(index) for index in rest)]
                     raise unreadable(
                         DataError,
                         error,
-                        lambda index: self._decoded(index, size, channels),
+                        lambda index: self._decoded(index, size, channels, enlarge),
                         later,
                         f"the image '{error.name}'",
                         "images",
@@ -134,9 +135,10 @@ class ImageTable:
         return pixels
 
     def _decoded(
-        self, index: int, size: tuple[int, int] | None, channels: Channels | None
+        self, index: int, size: tuple[int, int] | None, channels: Channels | None, enlarge: bool
     ) -> NDArray[np.uint8]:
-        return decoded(self.ids[index], lambda: self.read(index), size, channels)
+        shape = size and size[::-1]
+        return decoded(self.ids[index], lambda: self.read(index), shape, channels, enlarge=enlarge)
 
 
 class Source(ABC):
