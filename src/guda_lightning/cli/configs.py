@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import shutil
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, near
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """List or copy it."""
-    parser = argparse.ArgumentParser(f"guda {command.name}", description=f"{command.summary}.")
+    parser = Arguments(command)
     parser.add_argument("--copy", type=Path, help="copy all of it into this folder, to edit")
     chosen = parser.parse_args(arguments)
     folder = chosen.copy or Path()
@@ -72,14 +71,13 @@ def _located(name: str) -> str:
     files = shipped()
     if name.removeprefix("configs/") in files:
         return str(files[name.removeprefix("configs/")])
-    near = [one for one in files if one.endswith(f"/{name}")] or difflib.get_close_matches(
-        name, files, 1, 0.8
-    )
+    meant = [one for one in files if one.endswith(f"/{name}")] or near(name, files, 1, 0.8)
+    among = "".join(f", {one} among them" for one in meant)
     raise ConfigError(
         f"the configuration {name} {'is no file' if Path(name).is_dir() else 'does not exist'}",
         found="a folder"
         if Path(name).is_dir()
         else f"no such file, here or among {len(files)} that come with guda",
         expected="a YAML file",
-        fix="`guda configs` lists those that come with guda" + "".join(f", {one} among them" for one in near),
+        fix=f"`guda configs` lists those that come with guda{among}",
     )

@@ -6,15 +6,21 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
 from guda_lightning.cli.yardstick import scored
 from guda_lightning.errors import ConfigError
+from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Compare them, and write the evaluation."""
     chosen = _parser(command).parse_args(arguments)
     _refuse_half_a_yardstick(chosen)
+    if chosen.yardstick is None:
+        for run in (chosen.run, *(chosen.distribution or ())):
+            refuse_no_run(run)
+    refuse_missing_tables(chosen.run, [*(chosen.scores or ()), *(chosen.oracle or ()), *(chosen.lds or ())])
     if chosen.distribution is not None:
         _refuse_beside_distribution(chosen)
         from guda_lightning.stages.distribution import evaluate_distribution
@@ -88,10 +94,7 @@ def _refuse_beside_distribution(chosen: argparse.Namespace) -> None:
 
 
 def _parser(command: Command) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        f"guda {command.name}",
-        description=f"{command.summary}, which is models retrained without each group.",
-    )
+    parser = Arguments(command, ", which is models retrained without each group")
     parser.add_argument("run", type=Path, nargs="?", help="run folder; of a yardstick runs/yardstick-NAME")
     parser.add_argument(
         "--yardstick",

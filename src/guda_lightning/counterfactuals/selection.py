@@ -8,7 +8,7 @@ from pathlib import Path
 
 from guda_lightning.counterfactuals.messages import command, described_hparams
 from guda_lightning.counterfactuals.record import CounterfactualKey, CounterfactualRecord
-from guda_lightning.errors import StoreError
+from guda_lightning.errors import StoreError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -115,5 +115,5 @@ def unknown_operator(root: Path, operator: str, operators: Sequence[str], comman
         f"no counterfactual in {root} was made by {operator}",
         found=f"those of {', '.join(operators)}",
         expected=f"operator {operator}",
-        fix=f"correct the operator, or {command}",
+        fix=did_you_mean(operator, operators, f"correct the operator, or {command}"),
     )
