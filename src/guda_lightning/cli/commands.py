@@ -166,8 +166,15 @@ COMMANDS: tuple[Command, ...] = (
         function="fit.validate_full",
         needs_data=False,
     ),
+    Command("runs", "List the run folders below a folder, and what is in them", "[FOLDER] [--json]", "runs"),
+    Command(
+        "doctor",
+        "Say what is installed and what it gives, and where a run stands",
+        "[RUN] [--json]",
+        "doctor",
+    ),
     Command("configs", "List or copy the YAML that comes with guda", "[--copy FOLDER]", "configs"),
-    Command("completion", "Print what completes commands and files in a shell", "bash|zsh", "completion"),
+    Command("completion", "Print what completes options and names in a shell", "bash|zsh", "completion"),
 )
 
 

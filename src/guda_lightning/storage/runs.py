@@ -7,7 +7,16 @@ from pathlib import Path
 
 from guda_lightning.storage.files import slug, unique_slug
 
-_MARKS = ("full", "store", "scores", "ensembles")  # of which a run folder has at least one
+# What stages leave, the least of them: a run folder has one of these.
+_MARKS = (
+    "full/*.json",
+    "store/*/record.json",
+    "store/posteriors/*/record.json",
+    "scores/*.parquet",
+    "scores/*.parts",
+    "ensembles/*.parquet",
+    "checkpoints/*",
+)
 TAKEN = ("__metadata__",)  # no names of tensors in a safetensors file
 
 
@@ -29,7 +38,7 @@ class RunFolder:
     @property
     def exists(self) -> bool:
         """Whether any stage has written there."""
-        return any((self.root / mark).is_dir() for mark in _MARKS)
+        return any(next(self.root.glob(mark), None) for mark in _MARKS)
 
     @classmethod
     def below(cls, folder: Path, depth: int = 3) -> list[RunFolder]:
