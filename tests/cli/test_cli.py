@@ -30,7 +30,6 @@ def test_what_explains_imports_nothing_heavy() -> None:
     script = f"""
 import sys
 from guda_lightning.cli.main import main
-from toys import message
 for command in ["run", "report", "evaluate", "curate", "runs", "doctor", "configs", "completion"]:
     assert main([command, "--help"]) == 0
 for arguments in [[], ["--help"], ["-h"], ["help"], ["--version"], ["configs"], ["completion", "bash"]]:
@@ -253,7 +252,7 @@ def test_a_configuration_that_nearly_exists_is_named_with_the_one_that_does(
             ["configs", "extra"],
             "guda configs has no use for extra",
             "extra",
-            "guda configs [--copy FOLDER]",
+            "guda configs [--copy FOLDER] [--json]",
             "`guda configs --help` explains the options",
         ),
     ],

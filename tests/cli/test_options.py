@@ -93,8 +93,8 @@ def stage_of(name: str) -> Stage:
             "attribute -c {digits} -c {folder}/wrong.yaml",
             "guda attribute has no option scorin.strata",
             "scorin.strata",
-            "scoring",
-            "use scoring",
+            "scoring.strata",
+            "use scoring.strata",
         ),
         (
             "fit -c {digits} -c {folder}/trainer.yaml",

@@ -169,11 +169,11 @@ COMMANDS: tuple[Command, ...] = (
     Command("runs", "List the run folders below a folder, and what is in them", "[FOLDER] [--json]", "runs"),
     Command(
         "doctor",
-        "Say what is installed and what it gives, and where a run stands",
+        "Say what is installed, and where a run stands",
         "[RUN] [--json]",
         "doctor",
     ),
-    Command("configs", "List or copy the YAML that comes with guda", "[--copy FOLDER]", "configs"),
+    Command("configs", "List or copy the YAML that comes with guda", "[--copy FOLDER] [--json]", "configs"),
     Command("completion", "Print what completes options and names in a shell", "bash|zsh", "completion"),
 )
 

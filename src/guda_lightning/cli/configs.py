@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import shutil
 from collections.abc import Sequence
 from importlib import resources
@@ -16,14 +18,26 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     """List or copy it."""
     parser = Arguments(command)
     parser.add_argument("--copy", type=Path, help="copy all of it into this folder, to edit")
+    parser.add_argument("--json", action="store_true", help="print names, paths and what each is for as JSON")
     chosen = parser.parse_args(arguments)
     folder = chosen.copy or Path()
     targets = {folder / name: path for name, path in shipped().items()}
     if chosen.copy is not None:
         _copy(targets)
-    for target in targets:
-        print(target)
+    if chosen.json:
+        rows = [
+            {"name": str(name), "path": str(path), "about": about(path)} for name, path in targets.items()
+        ]
+        print(json.dumps(rows, indent=2))
+    else:
+        print("\n".join(map(str, targets)))
     return 0
+
+
+def about(path: Path) -> str:
+    """What a file says that it is for: the comment that it begins with, on one line."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text("utf-8").splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in lines)
 
 
 def _copy(targets: dict[Path, Path]) -> None:

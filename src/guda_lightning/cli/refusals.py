@@ -90,7 +90,8 @@ def _refuse_options(stage: Stage, inputs: Inputs) -> None:
             if head in parts:
                 name = below.partition(".")[0]
                 raise misspelt(f"{head} has no option {name}", name, name, sorted(parts[head]), help_of)
-            raise misspelt(f"{command} has no option {key}", key, key, sorted(known), help_of)
+            every = [flag.removeprefix("--") for flag in sorted(flags)]
+            raise misspelt(f"{command} has no option {key}", key, key, every, help_of)
 
 
 def _exists(key: str, known: Collection[str], parts: dict[str, set[str]]) -> bool:
