@@ -28,17 +28,20 @@ def said(capsys: pytest.CaptureFixture[str]) -> Any:
     return run
 
 
-def test_runs_lists_what_every_folder_holds(finished_run: Path, said: Any) -> None:
+def test_runs_lists_what_every_folder_holds(
+    finished_run: Path, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     beside = finished_run.parent / "more" / "unfinished" / "checkpoints" / "full"
     beside.mkdir(parents=True)
     (beside / "last.ckpt").touch()
     (finished_run.parent / "pictures").mkdir()
     heads, *rows = said("runs", finished_run.parent).splitlines()
     assert heads.split("  ")[0] == "run"
-    words = [row.split() for row in rows]
-    assert words[0][:2] == [str(finished_run.parent / "more/unfinished"), "none"]
+    assert [row.split()[1] for row in rows] == ["none", "complete"]
     cells = ["complete", "5", "10", "10", "retrack", "retrack-0", "not", "evaluated"]
-    assert words[1][:9] == [str(finished_run), *cells]
+    assert rows[1].split()[1:9] == cells
+    monkeypatch.chdir(finished_run.parent)
+    assert [row.split()[0] for row in said("runs").splitlines()[1:]] == ["more/unfinished", "tiny"]
     first, second = json.loads(said("runs", finished_run.parent, "--json"))
     assert (first["full"], second["full"]) == ("none", "complete")
     assert second["counterfactuals"] == {"retrack": 10}

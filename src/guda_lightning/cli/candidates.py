@@ -93,7 +93,7 @@ def _beginning(word: str, names: Iterable[str]) -> list[str]:
 def _flags(command: Command) -> list[str]:
     """The options of a command: of a stage by its source, of others by their help."""
     if isinstance(command, Stage):
-        parts = [f"{one.name}.{part}" for one in options_of(command).values() for part in one.parts]
+        parts = [f"{one.name}.{part.name}" for one in options_of(command).values() for part in one.parts]
         trainers = [f"trainer.{name}" for name in trainer_options()]
         return [f"--{name}" for name in (*heads(command), *parts, *trainers)]
     said = io.StringIO()

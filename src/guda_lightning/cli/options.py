@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -26,23 +26,30 @@ class Option:
         type: Its type as the source writes it, names of literals written out.
         default: Its default as the source writes it; empty: it has to be given.
         help: What it does, one line.
-        parts: The names below it, where it is a set of options; empty: any.
+        parts: The options below it, where it is a set of some; empty: any.
     """
 
     name: str
     type: str
     default: str
     help: str
-    parts: tuple[str, ...] = ()
+    parts: tuple[Option, ...] = ()
 
 
 def options_of(stage: Stage) -> dict[str, Option]:
     """The options that a stage has beside those of every stage, in the order of its function, by name."""
     module, _, name = stage.function.partition(".")
-    function = _definition(f"guda_lightning.stages.{module}", name)
+    function, home = _definition(f"guda_lightning.stages.{module}", name)
     assert isinstance(function, ast.FunctionDef)
-    every = _arguments(function, f"guda_lightning.stages.{module}")
+    every = _arguments(function, home, ast.get_docstring(function) or "")
     return {one.name: one for one in every if one.name not in ("trainer", *stage.filled)}
+
+
+def own_trainer_options() -> tuple[Option, ...]:
+    """The options below ``trainer`` that Lightning's Trainer does not have."""
+    own, home = _definition("guda_lightning.stages.base", "StageTrainer")
+    assert isinstance(own, ast.ClassDef)
+    return tuple(_arguments(_init(own), home, ast.get_docstring(own) or ""))
 
 
 def heads(stage: Stage) -> set[str]:
@@ -57,36 +64,34 @@ def trainer_options() -> frozenset[str]:
     path = Path(((spec and spec.submodule_search_locations) or [""])[0], "pytorch", "trainer", "trainer.py")
     if not path.is_file():
         return frozenset()
-    own = _definition("guda_lightning.stages.base", "StageTrainer")
     lightnings = _named(_parsed(path), "Trainer")
-    return frozenset(
-        argument.arg
-        for kind in (own, lightnings)
-        if isinstance(kind, ast.ClassDef)
-        for argument in _every(_init(kind).args)
-        if argument.arg not in _NOT_OF_TRAINER
+    assert isinstance(lightnings, ast.ClassDef)
+    names = (argument.arg for argument in _every(_init(lightnings).args))
+    own = (option.name for option in own_trainer_options())
+    return frozenset(name for name in (*own, *names) if name not in _NOT_OF_TRAINER)
+
+
+def _arguments(function: ast.FunctionDef, module: str, docstring: str) -> Iterator[Option]:
+    described, arguments = _described(docstring), function.args
+    defaults: dict[ast.arg, ast.expr | None] = dict(
+        zip(reversed(arguments.args), reversed(arguments.defaults), strict=False)
     )
-
-
-def _arguments(function: ast.FunctionDef, module: str) -> Iterator[Option]:
-    described = _described(ast.get_docstring(function) or "")
-    arguments = function.args
-    defaults = dict(zip(reversed(arguments.args), reversed(arguments.defaults), strict=False))
-    defaults |= {
-        argument: default
-        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-        if default is not None
-    }
+    defaults |= dict(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
     for argument in _every(arguments):
-        kind = argument.annotation
-        default = defaults.get(argument)
-        yield Option(
-            argument.arg,
-            "" if kind is None else _written(kind, module),
-            "" if default is None else _written(default, module),
-            described.get(argument.arg, ""),
-            () if kind is None else _parts(kind, module),
-        )
+        if argument.arg != "self":
+            yield _option(argument.arg, argument.annotation, defaults.get(argument), module, described)
+
+
+def _option(
+    name: str, kind: ast.expr | None, default: ast.expr | None, module: str, described: Mapping[str, str]
+) -> Option:
+    return Option(
+        name,
+        "" if kind is None else _written(kind, module),
+        "" if default is None else _written(default, module),
+        described.get(name, ""),
+        () if kind is None else tuple(_parts(kind, module)),
+    )
 
 
 def _every(arguments: ast.arguments) -> list[ast.arg]:
@@ -104,7 +109,7 @@ def _described(docstring: str) -> dict[str, str]:
     for line in docstring.splitlines():
         depth, text = len(line) - len(line.lstrip()), line.strip()
         if not depth and text:
-            inside, last = text == "Args:", ""
+            inside, last = text in ("Args:", "Attributes:"), ""
         elif inside and depth == 4:
             last, _, said = text.partition(":")
             found[last] = [said.strip()]
@@ -115,20 +120,23 @@ def _described(docstring: str) -> dict[str, str]:
 
 def _written(kind: ast.expr, module: str) -> str:
     """A type or a default as it is written, names of this package's constants written out."""
-    defined = _definition(module, kind.id) if isinstance(kind, ast.Name) else None
-    return ast.unparse(kind if not isinstance(defined, ast.Assign) else defined.value)
+    defined, _ = _definition(module, kind.id) if isinstance(kind, ast.Name) else (None, "")
+    value = defined.value if isinstance(defined, ast.Assign | ast.AnnAssign) else None
+    return ast.unparse(kind if value is None else value)
 
 
-def _parts(kind: ast.expr, module: str) -> tuple[str, ...]:
+def _parts(kind: ast.expr, module: str) -> Iterator[Option]:
     """The fields of a dataclass, whether it may be left out or not."""
     names = [node.id for node in ast.walk(kind) if isinstance(node, ast.Name) and node.id != "None"]
-    defined = _definition(module, names[0]) if len(names) == 1 else None
+    defined, home = _definition(module, names[0]) if len(names) == 1 else (None, "")
     if not isinstance(defined, ast.ClassDef) or "dataclass" not in map(_called, defined.decorator_list):
-        return ()
+        return
     if "ABC" in map(_called, defined.bases):  # any class derived from it, with fields of its own
-        return ()
-    fields = (one.target for one in defined.body if isinstance(one, ast.AnnAssign))
-    return tuple(one.id for one in fields if isinstance(one, ast.Name))
+        return
+    described = _described(ast.get_docstring(defined) or "")
+    for field in defined.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            yield _option(field.target.id, field.annotation, field.value, home, described)
 
 
 def _called(decorator: ast.expr) -> str:
@@ -136,26 +144,27 @@ def _called(decorator: ast.expr) -> str:
 
 
 @cache
-def _definition(module: str, name: str) -> ast.stmt | None:
-    """Where a name of this package is defined, followed through imports; None: elsewhere, or nowhere."""
+def _definition(module: str, name: str) -> tuple[ast.stmt | None, str]:
+    """Where a name of this package is defined, followed through imports, and its module; None: elsewhere."""
     path = _ROOT.joinpath(*module.split(".")[1:])
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if module.partition(".")[0] != _ROOT.name or not path.is_file():
-        return None
+        return None, ""
     tree = _parsed(path)
     if (found := _named(tree, name)) is not None:
-        return found
+        return found, module
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and name in {one.name for one in node.names}:
             return _definition(node.module, name)
-    return None
+    return None, ""
 
 
 def _named(tree: ast.Module, name: str) -> ast.stmt | None:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return node
-        if isinstance(node, ast.Assign) and name in {ast.unparse(target) for target in node.targets}:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+        if isinstance(node, ast.Assign | ast.AnnAssign) and name in map(ast.unparse, targets):
             return node
     return None
 

@@ -75,7 +75,11 @@ def _refuse_options(stage: Stage, inputs: Inputs) -> None:
     """Refuse options and keys that the stage does not have."""
     command = f"guda {stage.name}"
     known, trainers = heads(stage), trainer_options()
-    parts = {name: set(option.parts) for name, option in options_of(stage).items() if option.parts}
+    parts = {
+        name: {part.name for part in option.parts}
+        for name, option in options_of(stage).items()
+        if option.parts
+    }
     parts |= {"trainer": {*trainers, "class_path", "init_args"}} if trainers else {}
     help_of = f"`{command} --help` explains the options"
     flags = [f"--{name}" for name in known] + [f"--{name}.{one}" for name in parts for one in parts[name]]
