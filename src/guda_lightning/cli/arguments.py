@@ -7,7 +7,7 @@ import re
 from typing import NoReturn
 
 from guda_lightning.cli.commands import Command
-from guda_lightning.cli.parser_reasons import misspelt
+from guda_lightning.cli.slips import misspelt
 from guda_lightning.errors import ConfigError, did_you_mean
 
 _ARGUMENT = re.compile(r"argument (?P<name>[^:]+): (?P<said>.*)", re.DOTALL)

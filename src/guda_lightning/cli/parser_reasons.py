@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from guda_lightning.cli.reasons import not_imported
+from guda_lightning.cli.slips import bare, lacking, misspelt
 from guda_lightning.errors import ConfigError, GudaError, did_you_mean, near
 
 _KEY = re.compile(r'Parser key "([^"]+)":\n')
@@ -120,38 +121,6 @@ def _unknown(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError
     return bare(asked.command, given)
 
 
-def bare(command: str, given: str) -> ConfigError:
-    """The error for words that belong to no option.
-
-    Args:
-        command: The command, such as ``guda fit``.
-        given: The words.
-    """
-    first = given.split()[0]
-    is_config = first.endswith((".yaml", ".yml", ".json"))
-    return ConfigError(
-        f"{command} takes options alone",
-        found=given,
-        expected=f"{command} -c FILE [--OPTION VALUE ...]",
-        fix=f"did you forget -c? {command} -c {first}" if is_config else f"`{command} --help` explains them",
-    )
-
-
-def lacking(owner: str, section: str) -> ConfigError:
-    """The error for a configuration without a section that is needed.
-
-    Args:
-        owner: The command, or what needs it.
-        section: ``model`` or ``data``.
-    """
-    return ConfigError(
-        f"{owner} lacks {section}",
-        found="a configuration without it",
-        expected=f"a section `{section}:`",
-        fix="pass a configuration with -c, such as one that `guda configs` lists",
-    )
-
-
 def _required(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
     if match[1] in ("model", "data"):
         return lacking(reason.owner or asked.command, match[1])
@@ -253,27 +222,6 @@ def _best(attempts: list[str]) -> str:
     branches = [one for one in telling if _CLASS.match(one) or _KEY.match(one) or one.startswith(_UNION)]
     reasons = [one for one in telling if not _WRONG.match(one) or "dot import path" in one]
     return next(iter(branches or reasons), "\n- ".join(telling))
-
-
-def misspelt(problem: str, found: str, name: str, known: Collection[str], help_of: str) -> ConfigError:
-    """The error for an option that does not exist.
-
-    Args:
-        problem: What is wrong.
-        found: What was given.
-        name: The name in it, with dashes where it is a flag.
-        known: The names that exist, with dashes where they are flags.
-        help_of: The fix where nothing is near.
-    """
-    dashes = "--" if name.startswith("--") else ""  # which all flags have in common
-    section, dot, last = name.removeprefix(dashes).rpartition(".")
-    start = dashes + section + dot
-    below = [one.removeprefix(start) for one in known if one.startswith(start)]
-    meant = [start + one for one in near(last, below)] or near(name, known, 1, 0.9)  # a misspelt section
-    if meant:
-        return ConfigError(problem, found=found, expected=meant[0], fix=f"use {meant[0]}")
-    every = ", ".join(sorted(known)) if 0 < len(known) <= 30 else "one that exists"
-    return ConfigError(problem, found=found, expected=every, fix=help_of)
 
 
 def _classes(module: str) -> list[str]:

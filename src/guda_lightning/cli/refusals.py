@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from guda_lightning.cli.commands import Stage
+from guda_lightning.cli.commands import COMMANDS, Stage
 from guda_lightning.cli.inputs import Inputs
 from guda_lightning.cli.options import heads, options_of, trainer_options
-from guda_lightning.cli.parser_reasons import bare, lacking, misspelt
+from guda_lightning.cli.slips import bare, lacking, misspelt, no_data, no_run_folder
 from guda_lightning.errors import ConfigError
 from guda_lightning.storage.paths import (
     refuse_missing_checkpoint,
@@ -39,6 +39,10 @@ def refuse_early(stage: Stage, inputs: Inputs, before: Collection[str] = ()) -> 
     if inputs.asks_for("--print_config"):
         return
     refuse_no_configuration(f"guda {stage.name}", inputs)
+    if _is_plain(inputs) and "run" not in inputs.values:
+        raise no_run_folder(f"guda {stage.name}")
+    if _is_plain(inputs) and stage.needs_data and not _has(inputs, "data"):
+        raise no_data(f"guda {stage.name}")
     _refuse_paths(stage, inputs, before)
 
 
@@ -58,10 +62,9 @@ def refuse_no_configuration(command: str, inputs: Inputs) -> None:
     Raises:
         ConfigError: It was not.
     """
-    given = [name for name, _ in inputs.flags if name.startswith("-c") or "--config".startswith(name)]
-    if not {*given} <= {"-c", "--config"} or any(key.partition(".")[0] == "model" for key in inputs.values):
-        return  # of other spellings only the parser knows what they name
-    if given:
+    if not _is_plain(inputs) or _has(inputs, "model"):
+        return
+    if inputs.files:
         raise lacking(command, "model")
     raise ConfigError(
         f"{command} got no configuration",
@@ -69,6 +72,16 @@ def refuse_no_configuration(command: str, inputs: Inputs) -> None:
         expected=f"{command} -c FILE [--OPTION VALUE ...]",
         fix=f"did you forget -c? `guda configs` lists what comes along, such as {command} -c digits.yaml",
     )
+
+
+def _is_plain(inputs: Inputs) -> bool:
+    """Whether all files are known: those behind other spellings of ``--config`` only the parser finds."""
+    spelt = {name for name, _ in inputs.flags if name.startswith("-c") or "--config".startswith(name)}
+    return spelt <= {"-c", "--config"}
+
+
+def _has(inputs: Inputs, section: str) -> bool:
+    return any(key.partition(".")[0] == section for key in inputs.values)
 
 
 def _refuse_options(stage: Stage, inputs: Inputs) -> None:
@@ -87,7 +100,8 @@ def _refuse_options(stage: Stage, inputs: Inputs) -> None:
         given = name.removeprefix("--")
         if name.startswith("--") and not _exists(given, known, parts) and not _shortens(name, flags):
             found = name if value is None else f"{name} {value}"
-            raise misspelt(f"{command} has no option {name}", found, name, sorted(flags), help_of)
+            helps = _elsewhere(stage, given) or help_of
+            raise misspelt(f"{command} has no option {name}", found, name, sorted(flags), helps)
     for key in inputs.keys:
         if not _exists(key, known, parts):
             head, _, below = key.partition(".")
@@ -95,7 +109,17 @@ def _refuse_options(stage: Stage, inputs: Inputs) -> None:
                 name = below.partition(".")[0]
                 raise misspelt(f"{head} has no option {name}", name, name, sorted(parts[head]), help_of)
             every = [flag.removeprefix("--") for flag in sorted(flags)]
-            raise misspelt(f"{command} has no option {key}", key, key, every, help_of)
+            raise misspelt(
+                f"{command} has no option {key}", key, key, every, _elsewhere(stage, key) or help_of
+            )
+
+
+def _elsewhere(stage: Stage, key: str) -> str:
+    """The fix for an option of other stages; empty: it is of none."""
+    head = key.partition(".")[0].removesuffix("+")
+    others = [one for one in COMMANDS if isinstance(one, Stage) and one is not stage]
+    owners = [one.name for one in others if head in options_of(one)]
+    return f"{head} is an option of guda {', '.join(owners)}: leave it out here" if owners else ""
 
 
 def _exists(key: str, known: Collection[str], parts: dict[str, set[str]]) -> bool:

@@ -27,8 +27,6 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, nargs="?", default=Path(), help="where to look (default: here)")
     parser.add_argument("--json", action="store_true", help="print everything that is known, as JSON")
     chosen = parser.parse_args(arguments)
-    from guda_lightning.storage.run_state import run_state
-
     folder = user_path(chosen.folder)
     if not folder.is_dir():
         raise StoreError(
@@ -37,6 +35,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
             expected="a folder to look for run folders in",
             fix="correct the path, or leave it out to look here",
         )
+    from guda_lightning.storage.run_state import run_state
+
     itself = RunFolder(folder)
     states = [run_state(one) for one in ([itself] if itself.exists else RunFolder.below(folder))]
     if chosen.json:
