@@ -949,7 +949,7 @@ def test_groups_to_calibrate_on_that_do_not_exist(
         "b,z",
         problem="unknown group 'z'",
         found="'z'",
-        expected="one of 6 groups; nearest: 'f', 'e', 'd'",
+        expected="one of 6 groups: 'a', 'b', 'c', 'd', 'e', …",
         fix="correct the name",
     )
 
