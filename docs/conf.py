@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guda_lightning import __version__
@@ -14,8 +16,15 @@ author = "The guda-lightning authors"
 copyright = author
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "reference",  # what commands.md and configuration.md leave to be generated
+]
+exclude_patterns = ["_build", "_ext"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"guda-lightning {__version__}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 import re
+from collections.abc import Collection
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours of a terminal, which other libraries put in
 
@@ -79,6 +81,31 @@ class MissingExtraError(GudaError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.package, self.extra)
+
+
+def near(name: str, known: Collection[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The names that one may be a slip of, the likeliest first; none where nothing is near.
+
+    Args:
+        name: What was written.
+        known: What exists.
+        count: How many at most.
+        cutoff: How alike they are at least, from 0 to 1; letters of another case are the least slip.
+    """
+    same = [one for one in known if one.casefold() == name.casefold()]
+    return same[:count] or difflib.get_close_matches(name, known, n=count, cutoff=cutoff)
+
+
+def did_you_mean(name: str, known: Collection[str], otherwise: str) -> str:
+    """The fix for a name that does not exist: the one that was meant, or what else helps.
+
+    Args:
+        name: What was written.
+        known: What exists.
+        otherwise: The fix where nothing is near.
+    """
+    meant = near(name, known)
+    return f"did you mean {meant[0]}?" if meant else otherwise
 
 
 def check_range(

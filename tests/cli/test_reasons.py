@@ -523,7 +523,7 @@ def test_no_colours_in_messages() -> None:
                 "guda fit takes options alone",
                 "mine.yaml",
                 "guda fit -c FILE [--OPTION VALUE ...]",
-                "pass a configuration with -c mine.yaml",
+                "did you forget -c? guda fit -c mine.yaml",
             ),
         ),
         (

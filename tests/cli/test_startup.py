@@ -55,6 +55,17 @@ def test_paths_that_do_not_exist_are_refused_without_torch(tmp_path: Path) -> No
         ["unlearn", *shared, "-c", str(tmp_path / "full.yaml")],
         ["run", *shared, "--trainer.start", nowhere],
         ["run", *shared, "--queries", nowhere],
+        ["fit", "digits.yaml"],
+        ["run", "digits.yaml"],
+        ["unlearn", *shared, "--group.s", "3"],
+        ["fit", *shared, "--trainer.max_stepz", "3"],
+        ["report", nowhere],
+        ["report", run, "--scroes", nowhere],
+        ["evaluate", nowhere],
+        ["evaluate", str(tmp_path)],
+        ["curate", nowhere],
+        ["runs", nowhere],
+        ["doctor", nowhere],
     ]
     codes, imported, out, err = alone(*commands)
     assert (codes, imported, out) == ([2] * len(commands), set(), "")
@@ -69,12 +80,23 @@ def test_paths_that_do_not_exist_are_refused_without_torch(tmp_path: Path) -> No
         "error: the full model does not exist",
         "error: the weights to start from do not exist",
         "error: there are no queries",
+        "error: guda fit takes options alone",
+        "error: guda run takes options alone",
+        "error: guda unlearn has no option --group.s",
+        "error: guda fit has no option --trainer.max_stepz",
+        f"error: {nowhere} is no run folder",
+        "error: guda report has no option --scroes",
+        f"error: {nowhere} is no run folder",
+        f"error: {tmp_path} is no run folder",
+        f"error: {nowhere} is no run folder",
+        f"error: {nowhere} is no folder",
+        f"error: {nowhere} is no run folder",
     ]
     assert not Path(run).exists()
 
 
 def test_what_stages_before_will_write_is_not_missing(tmp_path: Path) -> None:
-    inputs = Inputs.of("attribute", ["--run", f"{tmp_path}", "--queries", f"{tmp_path}/queries"])
+    inputs = Inputs.of("attribute", ["-c", DIGITS, "--run", f"{tmp_path}", f"--queries={tmp_path}/queries"])
     stage = find("attribute")
     assert isinstance(stage, Stage)
     refuse_early(stage, inputs, ["fit", "sample", "unlearn"])

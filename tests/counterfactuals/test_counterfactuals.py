@@ -446,7 +446,7 @@ def test_select_names_what_is_there(store: CounterfactualStore) -> None:
         f"no counterfactual in {store.root} was made by retrian",
         "those of retrack",
         "operator retrian",
-        "correct the operator, or run guda unlearn with --groups 0",
+        "use retrack, or run guda unlearn with --groups 0",
     )
     with pytest.raises(StoreError, match=expected):
         store.select("retrian", 0, groups=["0"])

@@ -105,7 +105,7 @@ def test_a_table_without_labels_says_how_to_do_without(tmp_path: Path, message) 
         f"{path} has no column 'label'",
         "the columns 'img'",
         "a column 'label'",
-        "name another column, perhaps 'img', or set label_column to null where there are none",
+        "check that this is the right file, or set label_column to null where there are none",
     )
     with pytest.raises(DataError, match=expected):
         Parquet(str(path)).load()

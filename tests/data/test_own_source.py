@@ -55,6 +55,6 @@ def test_a_source_in_a_file_of_its_own_needs_nothing_else(
         assert (run / "full" / "record.json").is_file()
         unlearn = ["unlearn", "-c", str(CONF), "-c", str(config), "--run", str(run)]
         assert main([*unlearn, "--groups", "diagonal"]) == 2
-        assert "one of 2 groups; nearest: 'horizontal', 'vertical'" in capsys.readouterr().err
+        assert "one of 2 groups: 'horizontal', 'vertical'" in capsys.readouterr().err
     finally:
         sys.modules.pop("own_stripes", None)

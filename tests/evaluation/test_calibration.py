@@ -116,7 +116,7 @@ NO_LIST = ("a list of one or more group names", "name groups, such as ['a']")
             (
                 "unknown group 'z'",
                 "'z'",
-                "one of 5 groups; nearest: 'e', 'd', 'c'",
+                "one of 5 groups: 'a', 'b', 'c', 'd', 'e'",
                 "correct the name",
             ),
         ),

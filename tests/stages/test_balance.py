@@ -249,7 +249,7 @@ def test_models_of_single_groups_are_drawn_from(guided_run: Path, guda: Guda) ->
             ("--groups", "3,77"),
             "unknown group '77'",
             "'77'",
-            "one of 10 groups; nearest: '7', '9', '8'",
+            "one of 10 groups; nearest: '7'",
             "correct the name",
         ),
         (

@@ -949,7 +949,7 @@ def test_groups_to_calibrate_on_that_do_not_exist(
         "b,z",
         problem="unknown group 'z'",
         found="'z'",
-        expected="one of 6 groups; nearest: 'f', 'e', 'd'",
+        expected="one of 6 groups: 'a', 'b', 'c', 'd', 'e', …",
         fix="correct the name",
     )
 
@@ -999,3 +999,19 @@ def test_wandb_without_the_report_extra(
         expected="the optional dependencies of the extra 'report'",
         fix='pip install "guda-lightning[report]"',
     )
+
+
+def test_a_script_reads_what_was_found_as_json(
+    run: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        plant(f"retrain-{seed}", TRUTH + noise(seed), method="retrain")
+    plant("retrack-0", TRUTH)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--resamples", "20", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert {"metrics", "comparisons", "magnitudes"} <= found.keys()
+    rows = [row for row in found["metrics"] if row["metric"] == "top1" and row["method"] == "retrack-0"]
+    assert all(0 <= row["value"] <= 1 for row in rows) and rows
+    assert "evaluate: " in err

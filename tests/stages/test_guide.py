@@ -222,7 +222,7 @@ def test_a_store_of_two_kinds_asks_which(guided_run: Path, capsys: pytest.Captur
         f"error: no counterfactual in {guided_run / 'store'} was made by guidence\n"
         "  found:    those of guidance, retrack\n"
         "  expected: operator guidence\n"
-        "  fix:      correct the operator, or run guda unlearn\n"
+        "  fix:      use guidance, or run guda unlearn\n"
     )
 
 

@@ -330,7 +330,7 @@ def test_a_group_that_does_not_exist(finished_run: Path, refused: Callable[..., 
         ["retrain", "--groups", "3,12"],
         problem="unknown group '12'",
         found="'12'",
-        expected="one of 10 groups; nearest: '2', '1', '9'",
+        expected="one of 10 groups; nearest: '2', '1'",
         fix="correct the name",
     )
 

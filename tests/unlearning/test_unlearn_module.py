@@ -90,7 +90,7 @@ def test_it_logs_how_the_unlearning_goes(tmp_path: Path) -> None:
     assert trainer.callback_metrics["unlearn/target_rms"] > 0
 
 
-def test_the_alarm_rings_when_naive_weights_would_all_be_zero(
+def test_it_is_logged_and_not_said_that_naive_weights_would_all_be_zero(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Nearly without noise, nothing of the retain set is near enough for exp() in float32.
@@ -98,7 +98,7 @@ def test_the_alarm_rings_when_naive_weights_would_all_be_zero(
     full = FullModel.of(DiffusionModule(tiny_unet(), scheduler))
     trainer = quiet_trainer(tmp_path, max_epochs=1, limit_val_batches=0)
     trainer.fit(unlearn(ReTrack(), full), shades().unlearning(["bright"]))
-    assert sum(line.message.startswith("every weight exp(-d²/2σ²)") for line in caplog.records) == 1
+    assert not [line for line in caplog.records if line.name.startswith("guda_lightning")]
     assert trainer.callback_metrics["unlearn/underflow"] == 1
 
 

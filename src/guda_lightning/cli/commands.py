@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, near
 
 
 @dataclass(frozen=True)
@@ -174,8 +173,15 @@ COMMANDS: tuple[Command, ...] = (
         "RUN|--project PROJECT [--entity ENTITY]",
         "dashboard",
     ),
-    Command("configs", "List or copy the YAML that comes with guda", "[--copy FOLDER]", "configs"),
-    Command("completion", "Print what completes commands and files in a shell", "bash|zsh", "completion"),
+    Command("runs", "List the run folders below a folder, and what is in them", "[FOLDER] [--json]", "runs"),
+    Command(
+        "doctor",
+        "Say what is installed, and where a run stands",
+        "[RUN] [--json]",
+        "doctor",
+    ),
+    Command("configs", "List or copy the YAML that comes with guda", "[--copy FOLDER] [--json]", "configs"),
+    Command("completion", "Print what completes options and names in a shell", "bash|zsh", "completion"),
 )
 
 
@@ -193,12 +199,12 @@ def find(name: str) -> Command:
     commands = {command.name: command for command in COMMANDS}
     if name in commands:
         return commands[name]
-    near = difflib.get_close_matches(name, commands, n=1)
+    meant = near(name, commands)
     raise ConfigError(
         f"guda has no command {name!r}",
         found=name,
         expected=", ".join(commands),
-        fix=f"use `guda {near[0]}`" if near else "`guda --help` explains them",
+        fix=f"did you mean `guda {meant[0]}`?" if meant else "`guda --help` explains them",
     )
 
 

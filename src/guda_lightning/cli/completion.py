@@ -1,28 +1,21 @@
-"""``guda completion``: what makes a shell complete commands, files and options."""
+"""``guda completion``: what makes a shell complete commands, options, files and names."""
 
 from __future__ import annotations
 
-import argparse
+import shlex
+import sys
 from collections.abc import Sequence
-from typing import Any
 
-from guda_lightning.cli.commands import COMMANDS, Command, Stage
-from guda_lightning.cli.configs import shipped
+from guda_lightning.cli.arguments import Arguments
+from guda_lightning.cli.candidates import candidates
+from guda_lightning.cli.commands import Command
 
-# Fixed words: asking guda at every press of the key would import torch each time.
+# Asked at every press of the key, it answers without torch.
 _BASH = """\
 _guda() {{
-    local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" words=""
-    if [ "$COMP_CWORD" -eq 1 ]; then
-        words="{commands}"
-    elif [ "$before" = -c ] || [ "$before" = --config ]; then
-        words="{files}"
-    else
-        case "${{COMP_WORDS[1]}}" in
-{options}
-        esac
-    fi
-    COMPREPLY=($(compgen -W "$words" -- "$word") $(compgen -f -- "$word"))
+    local IFS=$'\\n' word="${{COMP_WORDS[COMP_CWORD]}}"
+    COMPREPLY=($({asked} completion words -- "${{COMP_WORDS[@]:1:COMP_CWORD}}" 2>/dev/null))
+    [[ "$word" == -* ]] || COMPREPLY+=($(compgen -f -- "$word"))
 }}
 complete -o filenames -F _guda guda
 """
@@ -30,47 +23,14 @@ _ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
-    """Print the script."""
-    parser = argparse.ArgumentParser(
-        f"guda {command.name}",
-        description=f"{command.summary}.",
-        epilog='For example: eval "$(guda completion bash)" in ~/.bashrc.',
-    )
+    """Print the script, or what it asks for: ``words`` and what was typed so far."""
+    if arguments and arguments[0] == "words":
+        typed = list(arguments[2:]) or [""]
+        print("\n".join(candidates(typed)))
+        return 0
+    parser = Arguments(command, epilog='For example: eval "$(guda completion bash)" in ~/.bashrc.')
     parser.add_argument("shell", choices=("bash", "zsh"))
-    parser.add_argument(
-        "--options", action="store_true", help="complete the options of stages too; takes some seconds now"
-    )
     chosen = parser.parse_args(arguments)
-    stages = [stage for stage in COMMANDS if isinstance(stage, Stage)]
-    options = {
-        stage.name: _options(stage) if chosen.options else ["--config", "--help", "--print_config", "--run"]
-        for stage in stages
-    }
-    options["completion"] = ["bash", "zsh", "--options"]
-    print(_ZSH * (chosen.shell == "zsh") + _script(options), end="")
+    asked = f"{shlex.quote(sys.executable)} -m guda_lightning"
+    print(_ZSH * (chosen.shell == "zsh") + _BASH.format(asked=asked), end="")
     return 0
-
-
-def _script(options: dict[str, list[str]]) -> str:
-    return _BASH.format(
-        commands=" ".join(command.name for command in COMMANDS),
-        files=" ".join(shipped()),
-        options="\n".join(
-            f'            {name}) words="{" ".join(words)}" ;;' for name, words in options.items()
-        ),
-    )
-
-
-def _options(stage: Stage) -> list[str]:
-    """All options of a stage, by its parser."""
-    from guda_lightning import compat
-    from guda_lightning.cli.lightning import StageCLI
-
-    class Unparsed(StageCLI):
-        def parse_arguments(self, parser: Any, args: Any) -> None:
-            self.config = parser.get_defaults()
-
-        def before_instantiate_classes(self) -> None:
-            pass  # nothing will be built
-
-    return compat.option_names(Unparsed(stage, ()).parser)

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
+import itertools
+import json
 import shutil
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, near
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """List or copy it."""
-    parser = argparse.ArgumentParser(f"guda {command.name}", description=f"{command.summary}.")
+    parser = Arguments(command)
     parser.add_argument("--copy", type=Path, help="copy all of it into this folder, to edit")
+    parser.add_argument("--json", action="store_true", help="print names, paths and what each is for as JSON")
     chosen = parser.parse_args(arguments)
     folder = chosen.copy or Path()
     targets = {folder / name: path for name, path in shipped().items()}
     if chosen.copy is not None:
         _copy(targets)
-    for target in targets:
-        print(target)
+    if chosen.json:
+        rows = [
+            {"name": str(name), "path": str(path), "about": about(path)} for name, path in targets.items()
+        ]
+        print(json.dumps(rows, indent=2))
+    else:
+        print("\n".join(map(str, targets)))
     return 0
+
+
+def about(path: Path) -> str:
+    """What a file says that it is for: the comment that it begins with, on one line."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text("utf-8").splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in lines)
 
 
 def _copy(targets: dict[Path, Path]) -> None:
@@ -72,14 +85,13 @@ def _located(name: str) -> str:
     files = shipped()
     if name.removeprefix("configs/") in files:
         return str(files[name.removeprefix("configs/")])
-    near = [one for one in files if one.endswith(f"/{name}")] or difflib.get_close_matches(
-        name, files, 1, 0.8
-    )
+    meant = [one for one in files if one.endswith(f"/{name}")] or near(name, files, 1, 0.8)
+    among = "".join(f", {one} among them" for one in meant)
     raise ConfigError(
         f"the configuration {name} {'is no file' if Path(name).is_dir() else 'does not exist'}",
         found="a folder"
         if Path(name).is_dir()
         else f"no such file, here or among {len(files)} that come with guda",
         expected="a YAML file",
-        fix="`guda configs` lists those that come with guda" + "".join(f", {one} among them" for one in near),
+        fix=f"`guda configs` lists those that come with guda{among}",
     )

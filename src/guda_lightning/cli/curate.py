@@ -6,11 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command, Stage
 from guda_lightning.cli.configs import located
 from guda_lightning.cli.stage import parse
 from guda_lightning.storage.files import canonical_json, write_atomic
 from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run
 from guda_lightning.storage.runs import RunFolder
 
 # A record holds the batch of all processes together.
@@ -21,6 +23,8 @@ _QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false"
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Rank the groups, and write those that stay; on the configuration of RUN/full."""
     chosen = _parser(command).parse_args(arguments)
+    refuse_no_run(chosen.run)
+    refuse_missing_tables(chosen.run, [chosen.scores] if chosen.scores else [])
     run = RunFolder(chosen.run)
     configs = located([word for file in chosen.config for word in ("-c", file)])
     configs = configs or ["-c", _config_of(run), *_ONE_PROCESS]
@@ -59,7 +63,7 @@ def _config_of(run: RunFolder) -> str:
 
 
 def _parser(command: Command) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"guda {command.name}", description=f"{command.summary}.")
+    parser = Arguments(command)
     parser.add_argument("run", type=Path, help="run folder with a score table")
     parser.add_argument(
         "--target",

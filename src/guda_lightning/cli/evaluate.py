@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
+from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
 from guda_lightning.cli.yardstick import scored
 from guda_lightning.errors import ConfigError
+from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run
+from guda_lightning.storage.runs import RunFolder
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Compare them, and write the evaluation."""
     chosen = _parser(command).parse_args(arguments)
     _refuse_half_a_yardstick(chosen)
+    if chosen.yardstick is None:
+        for run in (chosen.run, *(chosen.distribution or ())):
+            refuse_no_run(run)
+    refuse_missing_tables(chosen.run, [*(chosen.scores or ()), *(chosen.oracle or ()), *(chosen.lds or ())])
     if chosen.distribution is not None:
         _refuse_beside_distribution(chosen)
+    if not chosen.json:
+        _evaluate(chosen)
+        return 0
+    with redirect_stdout(sys.stderr):
+        files = _evaluate(chosen)
+    print(json.dumps(_as_json(files), indent=2))
+    return 0
+
+
+def _evaluate(chosen: argparse.Namespace) -> list[Path]:
+    """Compare, and return the files that hold what was found."""
+    if chosen.distribution is not None:
         from guda_lightning.stages.distribution import evaluate_distribution
 
         evaluate_distribution(
             chosen.run, chosen.distribution, resamples=chosen.resamples, wandb_project=chosen.wandb
         )
-        return 0
+        return [RunFolder(chosen.run).distribution]
     root = chosen.run
     if chosen.yardstick is not None:
         root = scored(chosen.yardstick, chosen.run, chosen.config, chosen.data)
@@ -39,7 +63,23 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         brief=chosen.yardstick is not None,
         lds=chosen.lds,
     )
-    return 0
+    return sorted(RunFolder(root).evaluation.glob("*.parquet"))
+
+
+def _as_json(files: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of files by their names; numbers that JSON lacks are null."""
+    import pyarrow.parquet as pq
+
+    return {
+        path.stem: [
+            {
+                name: None if isinstance(one, float) and not math.isfinite(one) else one
+                for name, one in row.items()
+            }
+            for row in pq.read_table(path).to_pylist()
+        ]
+        for path in files
+    }
 
 
 def _refuse_half_a_yardstick(chosen: argparse.Namespace) -> None:
@@ -88,10 +128,7 @@ def _refuse_beside_distribution(chosen: argparse.Namespace) -> None:
 
 
 def _parser(command: Command) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        f"guda {command.name}",
-        description=f"{command.summary}, which is models retrained without each group.",
-    )
+    parser = Arguments(command, ", which is models retrained without each group")
     parser.add_argument("run", type=Path, nargs="?", help="run folder; of a yardstick runs/yardstick-NAME")
     parser.add_argument(
         "--yardstick",
@@ -155,5 +192,8 @@ def _parser(command: Command) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--wandb", metavar="PROJECT", help="log to W&B too, offline unless WANDB_MODE says otherwise"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the rows of what was found as JSON, and the text to stderr"
     )
     return parser

@@ -8,10 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command, Stage, find, stages_of_run
 from guda_lightning.cli.configs import located
 from guda_lightning.cli.inputs import Inputs
-from guda_lightning.cli.refusals import refuse_early
+from guda_lightning.cli.refusals import refuse_bare, refuse_early, refuse_no_configuration
 from guda_lightning.cli.stage import parse
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Run the stages, and write the report of what the last one made."""
-    chosen, lines = _stages(command, arguments)
+    chosen, shared, lines = _stages(command, arguments)
+    told = Inputs.of(command.name, located(shared))
+    refuse_bare(f"guda {command.name}", told)
+    refuse_no_configuration(f"guda {command.name}", told)
     inputs = [(stage, Inputs.of(stage.name, located(options))) for stage, options in lines]
     names = [stage.name for stage, _ in inputs]
     for position, (stage, given) in enumerate(inputs):
@@ -98,8 +102,8 @@ def _is_guided(unlearn: StageCLI) -> bool:
 
 def _stages(
     command: Command, arguments: Sequence[str]
-) -> tuple[argparse.Namespace, list[tuple[Stage, list[str]]]]:
-    """What was chosen, and the stages to run, each with its command line."""
+) -> tuple[argparse.Namespace, list[str], list[tuple[Stage, list[str]]]]:
+    """What was chosen, what all stages are told, and the stages to run, each with its command line."""
     stages = stages_of_run()
     chosen, others = _parser(command, stages).parse_known_args(arguments)
     shared = [*(part for path in chosen.config for part in ("-c", path)), *others]
@@ -113,17 +117,15 @@ def _stages(
             lines.append((stage, [*line, "--queries", chosen.queries]))
         elif stage.name != "sample":  # there are queries
             lines.append((stage, line))
-    return chosen, lines
+    return chosen, shared, lines
 
 
 def _parser(command: Command, stages: Sequence[Stage]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        f"guda {command.name}",
-        description=f"{command.summary}.",
+    parser = Arguments(
+        command,
         epilog="All other options go to every stage, such as --run FOLDER or --trainer.max_steps 500.",
-        allow_abbrev=False,
     )
-    parser.add_argument("-c", "--config", action="append", required=True, help="configuration of all stages")
+    parser.add_argument("-c", "--config", action="append", default=[], help="configuration of all stages")
     for stage in stages:
         default = f" (default: {stage.config})" if stage.config else ""
         parser.add_argument(

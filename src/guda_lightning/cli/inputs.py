@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from guda_lightning.cli.yaml_files import read_config
+
+# Options whose values are names of the user's, taken as they are written, whatever they begin with.
+NAMING = ("groups", "without", "name")
+_ALONE = re.compile(r"-h|--help|--print_config|--.*\.help")  # flags that may stand without a value
 
 
 @dataclass(frozen=True)
@@ -20,31 +25,46 @@ class Inputs:
         files: Path to contents of its configuration files.
         values: Option or dotted key to each of its values as they are written, in that order; those of
             files are scalars of YAML, those of flags are text.
+        keys: The dotted keys of the files.
+        flags: Names of the flags, with their dashes, and their values; None where one has none.
+        bare: What belongs to no flag.
     """
 
     stage: str
     arguments: tuple[str, ...]
     files: Mapping[Path, str]
     values: Mapping[str, Sequence[Any]]
+    keys: Collection[str] = ()
+    flags: tuple[tuple[str, str | None], ...] = ()
+    bare: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, stage: str, arguments: Sequence[str]) -> Inputs:
-        """Read them; options that do not exist are left for the parser to refuse.
+        """Read them; options that do not exist are left to who knows them.
 
         Raises:
             ConfigError: A file is no configuration.
         """
         files: dict[Path, str] = {}
         values: dict[str, list[Any]] = {}
+        keys: dict[str, None] = {}
+        flags, bare = list[tuple[str, str | None]](), list[str]()
         for name, value in _options(arguments):
+            if not name:
+                bare.append(str(value))
+                continue
+            flags.append((name, value))
+            if value is None:
+                continue
             if name not in ("-c", "--config"):
                 values.setdefault(name.removeprefix("--"), []).append(value)
                 continue
             path = Path(value)
             files[path], content = read_config(path)
             for key, scalar in _flat(content, ""):
+                keys[key] = None
                 values.setdefault(key, []).append(scalar)
-        return cls(stage, tuple(arguments), files, values)
+        return cls(stage, tuple(arguments), files, values, tuple(keys), tuple(flags), tuple(bare))
 
     def path(self, name: str) -> Path | None:
         """The path that an option names last; None: there is none, or another option decides it."""
@@ -60,16 +80,26 @@ class Inputs:
         return any(argument.partition("=")[0] == option for argument in self.arguments)
 
 
-def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Names and values of options, with a value of their own or after ``=``."""
-    for position, argument in enumerate(arguments):
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Names and values of options, with a value of their own or after ``=``; no name: no option."""
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
         name, assigned, value = argument.partition("=")
         if not name.startswith("-"):
-            continue
-        if assigned:
+            yield "", argument
+        elif assigned:
             yield name, value
-        elif position + 1 < len(arguments) and not arguments[position + 1].startswith("--"):
-            yield name, arguments[position + 1]
+        elif left and _takes(name, left[0]):
+            yield name, left.pop(0)
+        else:
+            yield name, None
+
+
+def _takes(flag: str, word: str) -> bool:
+    """Whether the word behind a flag is its value."""
+    named = flag.removeprefix("--") in NAMING
+    return not _ALONE.fullmatch(flag) and (named or not word.startswith("--"))
 
 
 def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -22,6 +22,7 @@ from guda_lightning.cli.naming import add_options, joined
 from guda_lightning.cli.parser import StageParser, dumped
 from guda_lightning.cli.parser_reasons import refusal
 from guda_lightning.cli.reasons import not_built
+from guda_lightning.cli.slips import no_data, no_run_folder
 from guda_lightning.diffusion.training import rare_hparams, time_hparams
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.stages.base import StageTrainer
@@ -114,20 +115,9 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse a stage that has nothing to work on."""
         if self.config.run is None:
-            raise ConfigError(
-                f"guda {self.stage.name} needs a run folder",
-                found="no run folder in the configuration",
-                expected="a folder to read and write",
-                fix="add `run: runs/mine` to the configuration, or pass --run runs/mine",
-            )
+            raise no_run_folder(f"guda {self.stage.name}")
         if self.stage.needs_data and not self.config.data:
-            raise ConfigError(
-                f"guda {self.stage.name} needs the training data",
-                found="no data in the configuration",
-                expected="a GroupDataModule, which knows the groups",
-                fix="add the section `data`, as in digits.yaml of `guda configs`",
-            )
-
+            raise no_data(f"guda {self.stage.name}")
         if self.config.trainer.fast_dev_run and not self.stage.dry_run:
             raise ConfigError(
                 f"guda {self.stage.name} has no dry run",

@@ -13,6 +13,7 @@ from guda_lightning.errors import GudaError
 from guda_lightning.spread.task import end_with_driver
 from guda_lightning.version import __version__
 
+UNREAD = 141  # what a shell reports of a program whose output nobody reads
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 AFTER_INTERRUPT = "interrupted: the same command goes on from the last whole epoch, group or batch"
 HELP = f"""guda {__version__}: which groups of my training data made this generated sample?
@@ -40,6 +41,9 @@ def main(args: Sequence[str] | None = None) -> int:
     notes.begin()
     try:
         return find(arguments[0]).run(arguments[1:])
+    except BrokenPipeError:  # as of `guda configs | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
     except Exception as error:
         refused = explained(error)
         if refused is None:

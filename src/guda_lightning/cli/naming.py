@@ -10,6 +10,7 @@ from docstring_parser import parse_from_object
 from lightning.pytorch.cli import LightningArgumentParser
 
 from guda_lightning import compat
+from guda_lightning.cli.inputs import NAMING
 
 
 def add_options(
@@ -38,7 +39,7 @@ def joined(arguments: Sequence[str]) -> list[str]:
 
     In a configuration ``${x}`` refers to another key; on the command line a name is a name.
     """
-    flags, found = [f"--{name}" for name in _TYPES], list[str]()
+    flags, found = [f"--{name}" for name in NAMING], list[str]()
     for argument in arguments:
         if found and found[-1] in flags:
             found[-1] += f"={argument}"
@@ -72,4 +73,4 @@ class _Name:
 
 
 # By type, a parser would take ``null`` for nothing and 1e5 for a number.
-_TYPES = {"groups": _Names(), "without": _Names(), "name": _Name()}
+_TYPES = dict(zip(NAMING, (_Names(), _Names(), _Name()), strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import pydoc
 import re
 import sys
@@ -11,7 +10,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from guda_lightning.cli.reasons import not_imported
-from guda_lightning.errors import ConfigError, GudaError
+from guda_lightning.cli.slips import bare, lacking, misspelt
+from guda_lightning.errors import ConfigError, GudaError, did_you_mean, near
 
 _KEY = re.compile(r'Parser key "([^"]+)":\n')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)':\n")
@@ -117,29 +117,25 @@ def _unknown(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError
     given = " ".join(match[1].split())
     name = given.split()[0].partition("=")[0]
     if name.startswith("-"):
-        return _misspelt(f"{asked.command} has no option {name}", given, name, asked.options, asked.help)
-    return ConfigError(
-        f"{asked.command} takes options alone",
-        found=given,
-        expected=f"{asked.command} -c FILE [--OPTION VALUE ...]",
-        fix=f"pass a configuration with -c {name}" if name.endswith("ml") else asked.help,
-    )
+        return misspelt(f"{asked.command} has no option {name}", given, name, asked.options, asked.help)
+    return bare(asked.command, given)
 
 
 def _required(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
-    section = match[1] in ("model", "data")
+    if match[1] in ("model", "data"):
+        return lacking(reason.owner or asked.command, match[1])
     return ConfigError(
         f"{reason.owner or asked.command} lacks {match[1]}",
-        found="a configuration without it" if section else "no value for it",
-        expected=f"a section `{match[1]}:`" if section else f"{match[1]} below init_args",
-        fix="pass a configuration with -c, such as one that `guda configs` lists" if section else asked.help,
+        found="no value for it",
+        expected=f"{match[1]} below init_args",
+        fix=asked.help,
     )
 
 
 def _no_option(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
     name, group = match["name"], match["group"]
     head = name.partition(".")[0]
-    if reason.path and (word := _near(head, ("class_path", "init_args"), 0.8)) not in ([], [head]):
+    if reason.path and (word := near(head, ("class_path", "init_args"), 1, 0.8)) not in ([], [head]):
         problem = f"{reason.option} has no option {head}"
         return ConfigError(problem, found=head, expected=word[0], fix=f"use {word[0]}")
     if reason.class_path:
@@ -147,7 +143,7 @@ def _no_option(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigErr
         name = name if head in known else head
     else:
         known = _siblings(group or reason.option, asked.options)
-    return _misspelt(
+    return misspelt(
         f"{group or reason.owner or asked.command} has no option {name}", name, name, known, asked.help
     )
 
@@ -164,7 +160,7 @@ def _no_class(match: re.Match[str], reason: Reason, asked: _Asked) -> GudaError:
         return refused
     module, name, missing = match["module"], match["name"], match["missing"]
     wanted = f"{module}.{name}" if name else missing or match["text"]
-    near = _near(name, _classes(module)) if name else []
+    meant = near(name, _classes(module)) if name else []
     fix = "correct class_path; a module of your own is found in the folder where guda is started"
     if missing:
         fix += f", others after `pip install {missing.partition('.')[0]}`"
@@ -173,7 +169,7 @@ def _no_class(match: re.Match[str], reason: Reason, asked: _Asked) -> GudaError:
         f"{reason.option}: {problem}" if reason.option else problem,
         found=match["found"] or match["text"],
         expected="the import path of a class, such as guda_lightning.DiffusionModule",
-        fix=f"use {module}.{near[0]}" if near else fix,
+        fix=f"use {module}.{meant[0]}" if meant else fix,
     )
 
 
@@ -196,11 +192,15 @@ def _no_subclass(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigE
 
 def _wrong(match: re.Match[str], reason: Reason, asked: _Asked) -> ConfigError:
     types = [_WRONG.match(one) for one in reason.text.split("\n- ")]
+    found = match["value"] or reason.value or reason.said
+    expected = " or ".join(_type(one["type"]) for one in types if one)
     return ConfigError(
         f"{reason.option or reason.class_path or asked.command} has a wrong value",
-        found=match["value"] or reason.value or reason.said,
-        expected=" or ".join(_type(one["type"]) for one in types if one),
-        fix=f"correct {reason.option or 'it'}; {asked.help}",
+        found=found,
+        expected=expected,
+        fix=did_you_mean(
+            found, re.findall(r"'(\w+)'", expected), f"correct {reason.option or 'it'}; {asked.help}"
+        ),
     )
 
 
@@ -222,25 +222,6 @@ def _best(attempts: list[str]) -> str:
     branches = [one for one in telling if _CLASS.match(one) or _KEY.match(one) or one.startswith(_UNION)]
     reasons = [one for one in telling if not _WRONG.match(one) or "dot import path" in one]
     return next(iter(branches or reasons), "\n- ".join(telling))
-
-
-def _misspelt(problem: str, found: str, name: str, known: Collection[str], help_of: str) -> ConfigError:
-    dashes = "--" if name.startswith("--") else ""  # which all flags have in common
-    section, dot, last = name.removeprefix(dashes).rpartition(".")
-    start = dashes + section + dot
-    below = [one.removeprefix(start) for one in known if one.startswith(start)]
-    near = [start + one for one in _near(last, below)]
-    near = near or _near(name, known, 0.9)  # a misspelt section
-    if near:
-        return ConfigError(problem, found=found, expected=near[0], fix=f"use {near[0]}")
-    every = ", ".join(sorted(known)) if 0 < len(known) <= 30 else "one that exists"
-    return ConfigError(problem, found=found, expected=every, fix=help_of)
-
-
-def _near(name: str, known: Collection[str], cutoff: float = 0.6) -> list[str]:
-    """The one of some names that is meant; letters of another case are the least mistake."""
-    same = [one for one in known if one.lower() == name.lower()]
-    return same[:1] or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
 
 
 def _classes(module: str) -> list[str]:

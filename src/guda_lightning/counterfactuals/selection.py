@@ -8,7 +8,7 @@ from pathlib import Path
 
 from guda_lightning.counterfactuals.messages import command, described_hparams
 from guda_lightning.counterfactuals.record import CounterfactualKey, CounterfactualRecord
-from guda_lightning.errors import StoreError
+from guda_lightning.errors import StoreError, near
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,10 @@ def several_operators(root: Path, operators: Sequence[str]) -> StoreError:
 
 def unknown_operator(root: Path, operator: str, operators: Sequence[str], command: str) -> StoreError:
     """What to say where an operator was named that made none of the counterfactuals of a store."""
+    meant = near(operator, operators)
     return StoreError(
         f"no counterfactual in {root} was made by {operator}",
         found=f"those of {', '.join(operators)}",
         expected=f"operator {operator}",
-        fix=f"correct the operator, or {command}",
+        fix=f"{f'use {meant[0]}' if meant else 'correct the operator'}, or {command}",
     )

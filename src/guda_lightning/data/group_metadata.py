@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from guda_lightning.data.group_names import Names, nearest, quoted
+from guda_lightning.data.group_names import Names, one_of, quoted
 from guda_lightning.data.rows import read_rows
 from guda_lightning.errors import DataError, GroupError
 from guda_lightning.storage.files import canonical_json
@@ -40,7 +40,7 @@ def read_group_metadata(
             raise DataError(
                 f"{path}, line {line}: unknown sample {quoted(given)}",
                 found=f"{id_column} {quoted(given)}",
-                expected=f"one of {len(sample_ids)} samples; nearest: {nearest(given, sample_ids)}",
+                expected=one_of(given, sample_ids, "samples"),
                 fix=f"correct the column '{id_column}' or remove the line",
             )
         position = positions[sample_id]

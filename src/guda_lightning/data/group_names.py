@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import unicodedata
@@ -12,7 +11,7 @@ from typing import TypeVar
 
 import yaml
 
-from guda_lightning.errors import GroupError
+from guda_lightning.errors import GroupError, near
 from guda_lightning.types import JOINT
 
 _Meaning = TypeVar("_Meaning")
@@ -24,6 +23,7 @@ _UNSEEN = dict.fromkeys(
 )
 _EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+")  # a number that YAML 1.1 lacks
 _BEHIND = re.compile("^(group )+")
+_SHOWN = 5  # names, where none is near the one that was given
 _ENOUGH = 4  # readings of one text: no need to know them all
 
 
@@ -278,15 +278,24 @@ def unknown_group(name: str, names: Sequence[str]) -> GroupError:
     return GroupError(
         f"unknown group {quoted(name)}",
         found=quoted(name),
-        expected=f"one of {len(names)} groups; nearest: {nearest(name, names)}",
+        expected=one_of(name, names, "groups"),
         fix="correct the name",
     )
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """The three words that are spelt most like one, for an error message."""
-    near = difflib.get_close_matches(str(word), list(words), n=3, cutoff=0.0)
-    return ", ".join(map(quoted, near))
+def one_of(word: str, words: Sequence[str], noun: str) -> str:
+    """What a name should have been, for an error message: those near it, or else the first few.
+
+    Args:
+        word: The name that does not exist.
+        words: Those that do.
+        noun: What they are names of, in the plural.
+    """
+    close = near(str(word), words, 3)
+    if close:
+        return f"one of {len(words)} {noun}; nearest: {', '.join(map(quoted, close))}"
+    shown = ", ".join(map(quoted, words[:_SHOWN]))
+    return f"one of {len(words)} {noun}: {shown}{', …' * (len(words) > _SHOWN)}"
 
 
 def quoted(name: str) -> str:

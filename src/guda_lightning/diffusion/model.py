@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ from guda_lightning import compat
 from guda_lightning.diffusion.calling import adapted, call
 from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
 from guda_lightning.diffusion.weights import unwrapped
-from guda_lightning.errors import ConfigError
+from guda_lightning.errors import ConfigError, near
 from guda_lightning.functional.prediction import to_noise
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.types import PredictionType
@@ -142,11 +141,11 @@ def find(module: object, path: str, role: str) -> Any:
         if not hasattr(here, name):
             names = {*getattr(here, "__dict__", ()), *getattr(here, "_modules", ())}
             candidates = [n for n in names if n[:1] != "_" and not isinstance(getattr(here, n), bool)]
-            near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.4) or sorted(candidates)[:5]
+            close = near(name, candidates, 3, 0.4) or sorted(candidates)[:5]
             raise ConfigError(
                 f"{type(module).__name__} has no {role} at {path!r}",
                 found=f"{type(here).__name__} has no attribute {name!r}",
-                expected=f"a dotted attribute path; near it: {', '.join(near) or 'none'}",
+                expected=f"a dotted attribute path; near it: {', '.join(close) or 'none'}",
                 fix=_built_late(module)
                 or f"pass {role}='...' with the path of the {role} inside {type(module).__name__}",
             )

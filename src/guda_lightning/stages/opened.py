@@ -86,7 +86,7 @@ class Run:
                 expected="a GroupDataModule",
                 fix="pass data=GroupDataModule(...) with the groups",
             )
-        self.record.refuse_other_data(self.folder.full, data.hash, data.grouping.hash)
+        self.record.refuse_other_data(self.folder.full, data.hash, data.grouping.hash, data.input_shape)
         return data
 
     @cached_property

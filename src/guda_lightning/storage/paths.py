@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from guda_lightning.errors import ConfigError, GudaError, QueryError, StoreError
+from guda_lightning.errors import ConfigError, GudaError, QueryError, StoreError, near
+from guda_lightning.storage.runs import RunFolder
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
@@ -48,6 +50,68 @@ def user_path(path: str | Path) -> Path:
         ConfigError: It names an environment variable that is not set.
     """
     return Path(expanded(os.fspath(path)))
+
+
+def refuse_no_run(path: Path) -> None:
+    """Refuse a folder in which no stage has written anything.
+
+    Raises:
+        ConfigError: The path names an environment variable that is not set.
+        StoreError: It is no run folder; those that may be meant are named.
+    """
+    path = user_path(path)
+    if RunFolder(path).exists:
+        return
+    around = next((one for one in path.absolute().parents if RunFolder(one).exists), None)
+    below = [run.root for run in RunFolder.below(path, 2)]
+    beside = {run.root.name: run.root for run in RunFolder.below(path.parent, 1)}
+    meant = [Path(os.path.relpath(around))] if around else below[:1]
+    meant = meant or [beside[name] for name in near(path.name, beside)]
+    raise StoreError(
+        f"{path} is no run folder",
+        found=_found_at(path, below),
+        expected="a folder that the stages wrote, with full, store or scores in it",
+        fix=f"did you mean {meant[0]}?" if meant else "`guda runs` lists those below this folder",
+    )
+
+
+def _found_at(path: Path, runs: Sequence[Path]) -> str:
+    if not os.path.exists(path):
+        return f"nothing at {path}"
+    if not path.is_dir():
+        return "a file"
+    if runs:
+        return f"a folder of {len(runs)} run folders: {_some([str(one.relative_to(path)) for one in runs])}"
+    return f"a folder with {_some(sorted(os.listdir(path)))}" if os.listdir(path) else "an empty folder"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + ", …" * (len(names) > 5)
+
+
+def refuse_missing_tables(run: Path | None, tables: Sequence[Path]) -> None:
+    """Refuse score tables that are not there.
+
+    Args:
+        run: The run folder, whose tables may be meant; None: there is none.
+        tables: The files.
+
+    Raises:
+        ConfigError: A path names an environment variable that is not set.
+        StoreError: One is not there.
+    """
+    for table in map(user_path, tables):
+        if table.is_file():
+            continue
+        folders = {table.parent, *([RunFolder(run).scores] if run else [])}
+        known = {one.stem: one for folder in folders for one in sorted(folder.glob("*.parquet"))}
+        meant = near(table.stem, known)
+        raise StoreError(
+            f"there is no score table {table}",
+            found="a folder" if table.is_dir() else f"nothing at {table}",
+            expected=f"a .parquet file that guda attribute wrote{f': {_some(list(known))}' if known else ''}",
+            fix=f"did you mean {known[meant[0]]}?" if meant else "run `guda attribute`, or correct the path",
+        )
 
 
 def refuse_missing_full(path: Path) -> None:

@@ -7,6 +7,16 @@ from pathlib import Path
 
 from guda_lightning.storage.files import slug, unique_slug
 
+# What stages leave, the least of them: a run folder has one of these.
+_MARKS = (
+    "full/*.json",
+    "store/*/record.json",
+    "store/posteriors/*/record.json",
+    "scores/*.parquet",
+    "scores/*.parts",
+    "ensembles/*.parquet",
+    "checkpoints/*",
+)
 TAKEN = ("__metadata__",)  # no names of tensors in a safetensors file
 
 
@@ -24,6 +34,26 @@ class RunFolder:
     def name(self) -> str:
         """Its name, which is also the W&B group of all its runs."""
         return self.root.resolve().name
+
+    @property
+    def exists(self) -> bool:
+        """Whether any stage has written there."""
+        return any(next(self.root.glob(mark), None) for mark in _MARKS)
+
+    @classmethod
+    def below(cls, folder: Path, depth: int = 3) -> list[RunFolder]:
+        """The run folders in a folder, by name; those inside of others are none.
+
+        Args:
+            folder: The folder; one that is a run folder itself has none below.
+            depth: How many levels down to look.
+        """
+        inner = sorted(one for one in _folders(folder) if not one.name.startswith("."))
+        runs = [cls(one) for one in inner if cls(one).exists]
+        if depth > 1:
+            others = (one for one in inner if not cls(one).exists)
+            runs += [run for one in others for run in cls.below(one, depth - 1)]
+        return sorted(runs, key=lambda run: run.root)
 
     @property
     def full(self) -> Path:
@@ -168,3 +198,10 @@ class RunFolder:
     def checkpoints(self, what: str) -> Path:
         """Where an unfinished training keeps what it resumes from."""
         return self.root / "checkpoints" / what
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [one for one in folder.iterdir() if one.is_dir()]
+    except OSError:  # no folder, or one that others own
+        return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import json
@@ -17,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.errors import ConfigError, StoreError, did_you_mean
 from guda_lightning.storage.files import atomic_folder, canonical_json, read_json, write_atomic
 from guda_lightning.storage.stored import RECORD
 
@@ -75,12 +74,11 @@ class Yardstick:
             return cls.open(files[name])
         if name.endswith(".json") and Path(name).is_file():
             return cls.open(Path(name))
-        near = difflib.get_close_matches(name, files, n=1)
         raise ConfigError(
             f"there is no yardstick {name!r}",
             found=name,
             expected=f"{', '.join(files) or 'none comes with this installation'}; or the path of a card",
-            fix=f"--yardstick {near[0]}" if near else "choose one of these",
+            fix=did_you_mean(name, files, "choose one of these"),
         )
 
     @classmethod

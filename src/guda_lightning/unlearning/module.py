@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,9 +33,7 @@ from guda_lightning.unlearning.bound import ObjectiveContext
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.objective import Objective
 
-_log = logging.getLogger(__name__)
 _KEY = "guda_lightning.Objective"  # in a checkpoint
-_ALARMING = ("underflow", "effective_neighbours")  # diagnostics that warn
 
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -92,7 +89,6 @@ class UnlearnModule(DiffusionModule):
         if lora is None:
             self.full_denoiser = copy.deepcopy(full.model.denoiser).eval().requires_grad_(False)
         self.cost = TrainingCost(*(n for n in (self.denoiser, self.full_denoiser) if n is not None))
-        self._alarmed = False
         self.provenance = full.provenance()
         self.objective, self.lora = objective, lora
         self._resumed: dict[str, Tensor] = {}  # of the objective, from a checkpoint
@@ -238,8 +234,7 @@ class UnlearnModule(DiffusionModule):
         loss = self._bound.loss(self._model, self._full, forget, retain)
         self.log("unlearn/loss", loss.total, prog_bar=True, batch_size=len(retain.x0))
         self.log_dict({f"unlearn/{k}": v for k, v in loss.parts.items()}, batch_size=len(retain.x0))
-        alarming = {name: loss.parts[name] for name in _ALARMING if name in loss.parts}
-        self.check_scalars(loss=loss.total, **alarming)
+        self.check_scalars(loss=loss.total)
         return loss.total
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -256,17 +251,6 @@ class UnlearnModule(DiffusionModule):
         """Hand on what the objective needs, once it is bound."""
         super().on_load_checkpoint(checkpoint)
         self._resumed = checkpoint.get(_KEY, {})
-
-    def on_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Say once, too, that all weights over retain samples underflow; the target is right all the same."""
-        super().on_scalars(step, scalars)
-        if scalars.get("underflow") == 1 and not self._alarmed and not self.global_rank:
-            self._alarmed = True
-            _log.warning(
-                "every weight exp(-d²/2σ²) over retain samples is 0 in float32, for a whole batch: the "
-                "softmax keeps their ratios, and a target blends %.1f retain samples on average",
-                scalars["effective_neighbours"],
-            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Denoising losses of the student and its drift from the full model, always with the same noise."""

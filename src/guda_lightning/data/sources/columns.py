@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from guda_lightning.data.sources.cells import (
     texts_of_ids,
 )
 from guda_lightning.data.sources.source import ImageTable
-from guda_lightning.errors import DataError
+from guda_lightning.errors import DataError, near
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -93,13 +92,13 @@ def read_column(dataset: Dataset, name: str, origin: str, without: str = "") -> 
         DataError: There is no such column.
     """
     if name not in dataset.column_names:
-        near = difflib.get_close_matches(name, dataset.column_names, n=1, cutoff=0.0)
+        meant = near(name, dataset.column_names)
+        other = f"name another column, perhaps '{meant[0]}'" if meant else "check that this is the right file"
         raise DataError(
             f"{origin} has no column '{name}'",
             found=f"the columns {', '.join(map(repr, dataset.column_names))}",
             expected=f"a column '{name}'",
-            fix=(f"name another column, perhaps '{near[0]}'" if near else "check that this is the right file")
-            + (f", or {without}" if without else ""),
+            fix=other + (f", or {without}" if without else ""),
         )
     return dataset[name]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guda_lightning.data.group_names import Names, nearest, quoted
+from guda_lightning.data.group_names import Names, one_of, quoted
 from guda_lightning.data.rows import read_rows
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import DataError
@@ -40,7 +40,7 @@ class Listed(Source):
                 raise DataError(
                     f"{path}, line {line}: unknown sample {quoted(given)}",
                     found=f"id {quoted(given)}",
-                    expected=f"one of {len(table.ids)} samples; nearest: {nearest(given, table.ids)}",
+                    expected=one_of(given, table.ids, "samples"),
                     fix="correct the column 'id' or remove the line",
                 )
             named.add(found)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from random import Random
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from guda_lightning.data.group_names import one_of
 from guda_lightning.data.images import decoded
 from guda_lightning.data.prompts import PromptTemplate
 from guda_lightning.data.sources.source import ImageTable, Source
@@ -55,11 +55,10 @@ class Styled(Source):
         check_range("data.source.named", self.named, ge=0, le=1, fix="correct data.source.named")
         for name in () if isinstance(self.styles, int) else self.styles:
             if name not in STYLES:
-                near = difflib.get_close_matches(name, STYLES, n=3, cutoff=0.0)
                 raise ConfigError(
                     f"unknown style '{name}'",
                     found=f"'{name}'",
-                    expected=f"one of {len(STYLES)} styles; nearest: {', '.join(map(repr, near))}",
+                    expected=one_of(name, list(STYLES), "styles"),
                     fix="correct data.source.styles",
                 )
 

@@ -1,0 +1,293 @@
+"""What a run folder holds, what in it is half-written or stale, and which command goes on; without torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from guda_lightning.errors import GudaError
+from guda_lightning.storage.files import read_json
+from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.stored import RECORD
+
+_METADATA = b"guda_lightning"  # of the Parquet files that the stages write
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_NO_IMAGES = (".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A score table of a run.
+
+    Attributes:
+        name: Name of its file without the ending.
+        groups: How many groups it scores.
+        full_hash: Hash of the full model that was scored; None: of none.
+        changed: When it was written, in seconds since 1970.
+    """
+
+    name: str
+    groups: int
+    full_hash: str | None
+    changed: float
+
+
+@dataclass(frozen=True)
+class Best:
+    """The method that an evaluation puts first.
+
+    Attributes:
+        method: Its name.
+        top1: Share of the queries for which it names the oracle's top group.
+        chance: That share by guessing.
+        above_chance: Whether the interval of ``top1`` lies above that.
+    """
+
+    method: str
+    top1: float
+    chance: float
+    above_chance: bool
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run folder holds.
+
+    Attributes:
+        run: Its path.
+        full: ``complete``, ``no record`` where nothing says how it was trained, or ``none``.
+        queries: How many samples of the full model there are.
+        groups: Names of the groups, as far as anything in the folder names them.
+        counterfactuals: How many there are, by operator.
+        posteriors: The kinds that there are.
+        tables: The score tables, the newest last.
+        best: What an evaluation says; None: there is none.
+        page: ``written``, ``older than the scores``, or ``none``.
+        unfinished: What an interrupted command left, and what it was doing.
+        stale: What was made from something that has changed since.
+        damaged: What cannot be read, and why.
+        changed: When anything was last written, in seconds since 1970.
+        next: What to do next, the first thing first; ``FILE`` stands for the configuration of the run.
+    """
+
+    run: str
+    full: str
+    queries: int
+    groups: tuple[str, ...]
+    counterfactuals: Mapping[str, int]
+    posteriors: tuple[str, ...]
+    tables: tuple[Table, ...]
+    best: Best | None
+    page: str
+    unfinished: tuple[str, ...]
+    stale: tuple[str, ...]
+    damaged: tuple[str, ...]
+    changed: float
+    next: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values; times are those of UTC in ISO 8601."""
+        value = asdict(self)
+        value["changed"] = _iso(self.changed)
+        for table in value["tables"]:
+            table["changed"] = _iso(table["changed"])
+        return value
+
+
+def run_state(run: RunFolder) -> RunState:
+    """Look through a run folder; nothing is changed, and nothing large is read."""
+    damaged: list[str] = []
+    full_hash, full = _full(run, damaged)
+    made = list(_records(run.store, damaged))
+    posteriors = list(_records(run.store / "posteriors", damaged))
+    tables = sorted(_tables(run, damaged), key=lambda table: table.changed)
+    page = _page(run, tables)
+    unfinished = _unfinished(run)
+    stale = _stale(full_hash, made, posteriors, tables)
+    queries = _images(run.queries)
+    steps = _next(run, full, queries, made, posteriors, tables, page, unfinished, [*stale, *damaged])
+    return RunState(
+        run=str(run.root),
+        full=full,
+        queries=queries,
+        groups=_groups(made, posteriors, run),
+        counterfactuals=dict(sorted(Counter(record["operator"] for record in made).items())),
+        posteriors=tuple(sorted({record["kind"] for record in posteriors})),
+        tables=tuple(tables),
+        best=_best(run, damaged),
+        page=page,
+        unfinished=tuple(unfinished),
+        stale=tuple(stale),
+        damaged=tuple(damaged),
+        changed=max(_times(run), default=0.0),
+        next=tuple(steps),
+    )
+
+
+def _full(run: RunFolder, damaged: list[str]) -> tuple[str | None, str]:
+    try:
+        record = FullRecord.of_run(run.full)
+    except GudaError as error:
+        damaged.append(f"{run.full / RECORD}: {error.found}")
+        return None, "no record"
+    if record is None:
+        return None, "no record" if run.full.is_dir() and any(run.full.iterdir()) else "none"
+    return record.full_hash, "complete"
+
+
+def _records(folder: Path, damaged: list[str]) -> Iterator[dict[str, Any]]:
+    """The records of what is complete in a store."""
+    for path in sorted(folder.glob(f"*/{RECORD}")):
+        if path.parent.name.startswith("."):
+            continue
+        try:
+            record = read_json(path)
+            if record.get("complete") and ("operator" in record or "kind" in record):
+                yield record
+        except GudaError as error:
+            damaged.append(f"{path}: {error.found}")
+
+
+def _tables(run: RunFolder, damaged: list[str]) -> Iterator[Table]:
+    for path in run.scores.glob("*.parquet"):
+        try:
+            record = _metadata(path)["record"]
+            groups = record.get("group_sizes") or record.get("counterfactuals") or ()
+            yield Table(path.stem, len(groups), record.get("full_hash"), path.stat().st_mtime)
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            damaged.append(f"{path}: {' '.join(str(error).split())[:100]}")
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_METADATA])
+    return found
+
+
+def _best(run: RunFolder, damaged: list[str]) -> Best | None:
+    """The first method of an evaluation, by the top group, under the weighting where it agrees best."""
+    path = run.evaluation / "metrics.parquet"
+    if not path.is_file():
+        return None
+    try:
+        rows = pq.read_table(path).to_pylist()
+        found = [row for row in rows if row["metric"] == "top1" and row["method"] != "oracle"]
+        best = max(found, key=lambda row: float(row["value"]), default=None)
+        if best is None:
+            return None
+        above = float(best["low"]) > float(best["chance"])
+        return Best(str(best["method"]), float(best["value"]), float(best["chance"]), above)
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        damaged.append(f"{path}: {' '.join(str(error).split())[:100]}")
+        return None
+
+
+def _page(run: RunFolder, tables: list[Table]) -> str:
+    page = run.report / "index.html"
+    if not page.is_file():
+        return "none"
+    return "older than the scores" if tables and page.stat().st_mtime < tables[-1].changed else "written"
+
+
+def _images(folder: Path) -> int:
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sum(one.suffix not in _NO_IMAGES and not one.name.startswith(".") for one in files)
+
+
+def _groups(made: list[dict[str, Any]], posteriors: list[dict[str, Any]], run: RunFolder) -> tuple[str, ...]:
+    names = {str(name) for record in (*made, *posteriors) for name in record.get("groups", ())}
+    for path in [] if names else run.scores.glob("*.parquet"):
+        try:
+            names |= set(_metadata(path)["record"].get("group_sizes") or ())
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+            continue  # which `_tables` reports
+    return tuple(sorted(names))
+
+
+def _unfinished(run: RunFolder) -> list[str]:
+    checkpoints = sorted(one for one in (run.root / "checkpoints").glob("*") if any(one.rglob("*.*")))
+    parts = sorted(run.scores.glob("*.parts")) if run.scores.is_dir() else []
+    temporary = [
+        one for folder in (run.root, run.scores, run.store) for one in _inside(folder) if _is_temporary(one)
+    ]
+    return [
+        *(f"{one}: an interrupted training or drawing, which goes on from there" for one in checkpoints),
+        *(f"{one}: scores of some queries, which guda attribute completes" for one in parts),
+        *(f"{one}: left by a write that was killed; remove it" for one in sorted(temporary)),
+    ]
+
+
+def _inside(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _is_temporary(path: Path) -> bool:
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _stale(
+    full_hash: str | None, made: list[dict[str, Any]], posteriors: list[dict[str, Any]], tables: list[Table]
+) -> list[str]:
+    """What was made from another full model than that of the run."""
+    if full_hash is None:
+        return []
+    others = Counter(one["operator"] for one in made if one.get("full_hash") != full_hash)
+    others += Counter(one["kind"] for one in posteriors if one.get("full_hash") != full_hash)
+    scores = [one.name for one in tables if one.full_hash not in (None, full_hash)]
+    return [
+        *(f"{count} of {name}: made from another full model" for name, count in sorted(others.items())),
+        *(f"scores {name}: of another full model" for name in scores),
+    ]
+
+
+def _next(
+    run: RunFolder,
+    full: str,
+    queries: int,
+    made: list[dict[str, Any]],
+    posteriors: list[dict[str, Any]],
+    tables: list[Table],
+    page: str,
+    unfinished: list[str],
+    wrong: list[str],
+) -> list[str]:
+    command = f"-c FILE --run {run.root}"
+    if wrong:
+        return ["remove what is stale or damaged, and run the command that makes it again"]
+    if full == "none" and not tables:
+        return [f"guda fit {command}"]
+    if any("goes on" in one or "completes" in one for one in unfinished):
+        return ["the command that was interrupted, which goes on where it was"]
+    if not made and not posteriors and not tables:
+        steps = [] if queries else [f"guda sample {command}"]
+        return [*steps, f"guda guide {command}", f"guda attribute {command} --operator guidance"]
+    if not tables:
+        steps = [] if queries else [f"guda sample {command}"]
+        return [*steps, f"guda attribute {command}"]
+    if page != "written":
+        return [f"guda report {run.root}"]
+    if not any(record.get("operator") == "retrain" for record in made):
+        return [f"guda retrain {command} --seeds 0,1"]
+    if not run.evaluation.is_dir():
+        return [f"guda attribute {command} --operator retrain --seed 0,1", f"guda evaluate {run.root}"]
+    return []
+
+
+def _times(run: RunFolder) -> Iterator[float]:
+    """When the folders and files of the upper levels were written."""
+    for path in (run.root, *_inside(run.root)):
+        for one in (path, *_inside(path)):
+            yield one.stat().st_mtime
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")

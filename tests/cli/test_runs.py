@@ -1,0 +1,120 @@
+"""``guda runs`` and ``guda doctor``: what lies in run folders, and what goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guda_lightning.cli.doctor import extras, wandb_state
+from guda_lightning.cli.main import main
+from guda_lightning.storage.run_state import run_state
+from guda_lightning.storage.runs import RunFolder
+from guda_lightning.version import __version__
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: object) -> str:
+        assert main([str(argument) for argument in arguments]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out
+
+    return run
+
+
+def test_runs_lists_what_every_folder_holds(
+    finished_run: Path, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = finished_run.parent / "more" / "unfinished" / "checkpoints" / "full"
+    beside.mkdir(parents=True)
+    (beside / "last.ckpt").touch()
+    (finished_run.parent / "pictures").mkdir()
+    heads, *rows = said("runs", finished_run.parent).splitlines()
+    assert heads.split("  ")[0] == "run"
+    assert [row.split()[1] for row in rows] == ["none", "complete"]
+    cells = ["complete", "5", "10", "10", "retrack", "retrack-0", "not", "evaluated"]
+    assert rows[1].split()[1:9] == cells
+    monkeypatch.chdir(finished_run.parent)
+    assert [row.split()[0] for row in said("runs").splitlines()[1:]] == ["more/unfinished", "tiny"]
+    first, second = json.loads(said("runs", finished_run.parent, "--json"))
+    assert (first["full"], second["full"]) == ("none", "complete")
+    assert second["counterfactuals"] == {"retrack": 10}
+    assert [table["name"] for table in second["tables"]] == ["retrack-0"]
+    assert json.loads(said("runs", finished_run, "--json")) == [second]  # a run folder itself
+    assert "no run folders in" in said("runs", finished_run.parent / "pictures")
+
+
+def test_what_is_there_decides_what_goes_on(finished_run: Path) -> None:
+    run = RunFolder(finished_run)
+    named = f"-c FILE --run {finished_run}"
+    assert run_state(run).next == (f"guda retrain {named} --seeds 0,1",)
+    assert run_state(run).groups == tuple("0123456789")
+    (table,) = run.scores.glob("*.parquet")
+    page = run.report / "index.html"
+    os.utime(page, (0, 0))
+    assert run_state(run).page == "older than the scores"
+    assert run_state(run).next == (f"guda report {finished_run}",)
+    table.unlink()
+    assert run_state(run).next == (f"guda attribute {named}",)
+    shutil.rmtree(run.store)
+    assert run_state(run).next == (f"guda guide {named}", f"guda attribute {named} --operator guidance")
+    shutil.rmtree(run.queries)
+    assert run_state(run).next[0] == f"guda sample {named}"
+    shutil.rmtree(run.full)
+    assert run_state(run).next == (f"guda fit {named}",)
+
+
+def test_what_is_half_written_stale_or_damaged_is_named(finished_run: Path, said: Any) -> None:
+    run = RunFolder(finished_run)
+    unfinished = run.checkpoints("full")
+    unfinished.mkdir(parents=True)
+    (unfinished / "last.ckpt").touch()
+    left = run.root / ".full.0123456789abcdef.tmp"
+    left.mkdir()
+    record = run.full / "record.json"
+    full_hash = json.loads(record.read_text())["full_hash"]
+    record.write_text(record.read_text().replace(full_hash, "0" * 64))
+    (run.scores / "broken-0.parquet").write_bytes(b"PAR1")
+    found = json.loads(said("doctor", finished_run, "--json"))["run"]
+    assert found["unfinished"] == [
+        f"{unfinished}: an interrupted training or drawing, which goes on from there",
+        f"{left}: left by a write that was killed; remove it",
+    ]
+    assert found["stale"] == [
+        "10 of retrack: made from another full model",
+        "scores retrack-0: of another full model",
+    ]
+    (damaged,) = found["damaged"]
+    assert damaged.startswith(f"{run.scores}/broken-0.parquet: ")
+    assert found["next"] == ["remove what is stale or damaged, and run the command that makes it again"]
+    text = said("doctor", finished_run)
+    assert f"    {damaged}\n" in text and "  stale:\n    10 of retrack: made" in text
+
+
+def test_doctor_tells_what_is_installed(said: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(said("doctor", "--json"))
+    assert found["versions"]["guda-lightning"] == __version__
+    assert found["devices"][0].endswith("threads of torch")
+    assert found["wandb"] == "offline, as WANDB_MODE says"  # of the tests
+    assert found["disk_free_bytes"] > 0 and "run" not in found
+    names = {one.name: one for one in extras()}
+    assert {"report", "digits", "ray", "text"} <= names.keys() and "dev" not in names
+    assert names["report"].missing == () and names["report"].gives == "guda report: the page"
+    assert "report   installed" in said("doctor")
+
+
+def test_doctor_says_where_wandb_logs(tmp_path: Path) -> None:
+    keys = tmp_path / "netrc"
+    assert wandb_state({"NETRC": str(keys)}).startswith("not logged in: ")
+    keys.write_text("machine api.wandb.ai\n  login user\n  password secret\n")
+    assert wandb_state({"NETRC": str(keys)}) == f"logged in to api.wandb.ai by {keys}"
+    own = {"NETRC": str(keys), "WANDB_BASE_URL": "https://wandb.mine.org"}
+    assert wandb_state(own).startswith("not logged in: ")
+    assert wandb_state({**own, "WANDB_API_KEY": "x"}) == "logged in to wandb.mine.org by WANDB_API_KEY"
