@@ -1,4 +1,4 @@
-"""The notebook of the docs runs from its first to its last cell, and so does what pages show in Python of runs."""
+"""The notebook of the docs runs from its first cell to its last, and so does the Python of pages about runs."""
 
 from __future__ import annotations
 
