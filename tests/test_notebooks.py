@@ -1,4 +1,4 @@
-"""The notebook of the docs runs from its first cell to its last, and so does the Python of pages about runs."""
+"""The notebook of the docs runs from its first cell to its last, and so does the Python of pages on runs."""
 
 from __future__ import annotations
 
