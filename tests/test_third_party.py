@@ -304,7 +304,7 @@ def test_every_stage_of_the_command_line(
     for name in ("retrack-0", "retrack-0-queries"):
         table = ScoreTable.load(run / "scores" / f"{name}.parquet")
         assert (len(table.queries), table.groups) == (2, ("3", "7"))
-    found = open_run(run).attribute(queries, groups=["3", "7"])  # whose network is no model of diffusers
+    found = open_run(run).attribute(queries, groups=["3", "7"])
     assert found.record == table.record
     torch.testing.assert_close(
         found.select(weighting="elbo").matrix(), table.select(weighting="elbo").matrix()
