@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.scores.summaries import UNDECIDED_BELOW, margins
 from guda_lightning.scores.views import View, views
+from guda_lightning.storage.files import atomic_file
 
 if TYPE_CHECKING:
+    import altair as alt
     import pandas as pd
 
     from guda_lightning.scores.table import ScoreTable
@@ -17,13 +20,69 @@ if TYPE_CHECKING:
 _QUERIES, _GROUPS = 10, 3  # that a notebook shows at one glance
 
 
-def text(table: ScoreTable) -> str:
-    """What the table holds, in one line."""
-    seeds = ", ".join(map(str, table.seeds))
-    return (
-        f"ScoreTable({'+'.join(table.methods)}, seed {seeds}, {len(table.queries)} queries x "
-        f"{len(table.groups)} groups, weightings {', '.join(table.weightings)})"
-    )
+class Shown:
+    """How a score table shows itself, to notebooks above all."""
+
+    @property
+    def _whole(self) -> ScoreTable:
+        return cast("ScoreTable", self)
+
+    def __repr__(self) -> str:
+        table = self._whole
+        seeds = ", ".join(map(str, table.seeds))
+        return (
+            f"ScoreTable({'+'.join(table.methods)}, seed {seeds}, {len(table.queries)} queries x "
+            f"{len(table.groups)} groups, weightings {', '.join(table.weightings)})"
+        )
+
+    def _repr_html_(self) -> str | None:
+        """The first groups of the first queries; None where that is no rectangle of one method."""
+        try:
+            return _html(self._whole, view_of(self._whole, None))
+        except ConfigError:
+            return None
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write all rows as CSV with a line of names, in the method's unit; returns the path."""
+        target = Path(path)
+        with atomic_file(target) as temporary:
+            self._whole.to_pandas().to_csv(temporary, index=False, lineterminator="\n")
+        return target
+
+    def top(self, k: int = 3, weighting: str | None = None) -> pd.DataFrame:
+        """The k groups with the highest scores for every query, in the unit that the scores may claim.
+
+        Args:
+            k: How many groups; more than there are is all of them.
+            weighting: Under which weighting; left out, ``elbo``, or the first that the table has.
+
+        Returns:
+            Columns ``query``, ``rank`` from 1, ``group``, ``score``, ``stderr``, ``unit``, ``margin`` of the
+            first group over the second, in combined standard errors, and ``undecided``, where that is below
+            2. Of several seeds, their mean.
+
+        Raises:
+            ConfigError: The table holds several methods or lacks the weighting, or k is below 1.
+        """
+        check_range("k", k, ge=1, fix="take the usual 3")
+        return _top(view_of(self._whole, weighting), k)
+
+    def plot(self, weighting: str | None = None) -> alt.Chart:
+        """Draw query × group scores as a heat map, the one of the page and of W&B.
+
+        Args:
+            weighting: As ``top`` takes it.
+
+        Returns:
+            An altair chart, which a notebook shows.
+
+        Raises:
+            ConfigError: As ``top``.
+            MissingExtraError: The extra ``report`` is not installed.
+        """
+        from guda_lightning.report.charts import heatmap  # the one import upwards: docs/decisions.md
+
+        return heatmap(view_of(self._whole, weighting))
 
 
 def view_of(table: ScoreTable, weighting: str | None) -> View:
@@ -47,12 +106,10 @@ def view_of(table: ScoreTable, weighting: str | None) -> View:
     return views(table.select(weighting=chosen))[0]
 
 
-def top(table: ScoreTable, k: int, weighting: str | None) -> pd.DataFrame:
-    """The first groups of every query; see ``ScoreTable.top``."""
+def _top(view: View, k: int) -> pd.DataFrame:
+    """The first groups of every query."""
     import pandas as pd
 
-    check_range("k", k, ge=1, fix="take the usual 3")
-    view = view_of(table, weighting)
     scores, stderr = view.scores, view.stderr
     leads = margins(scores, stderr)
     values, columns = scores.topk(min(k, len(view.groups)), dim=1)
@@ -71,12 +128,8 @@ def top(table: ScoreTable, k: int, weighting: str | None) -> pd.DataFrame:
     )
 
 
-def html(table: ScoreTable) -> str | None:
-    """The first groups of the first queries; None where that is no rectangle of one method."""
-    try:
-        view = view_of(table, None)
-    except ConfigError:
-        return None
+def _html(table: ScoreTable, view: View) -> str:
+    """The first groups of the first queries."""
     unit = view.unit
     first = min(_GROUPS, len(view.groups))
     scores, stderr = view.scores[:_QUERIES], view.stderr[:_QUERIES]

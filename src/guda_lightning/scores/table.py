@@ -18,17 +18,17 @@ from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.scores.columns import SCHEMA, distinct, pivot, refuse_unusable, rows_of
 from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.scores.record import Joined, ScoreRecord
+from guda_lightning.scores.shown import Shown
 from guda_lightning.scores.squared_errors import unreadable
 from guda_lightning.scores.verdicts import Verdict, verdicts_of_text, verdicts_to_text, worst
 from guda_lightning.storage.files import atomic_file, canonical_json
 
 if TYPE_CHECKING:
-    import altair as alt
     import pandas as pd
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ScoreTable:
+class ScoreTable(Shown):
     """How much each group contributed to each query, one row per query and group.
 
     A positive score says that removing the group would make the query less likely.
@@ -55,17 +55,6 @@ class ScoreTable:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
-
-    def __repr__(self) -> str:
-        from guda_lightning.scores.shown import text
-
-        return text(self)
-
-    def _repr_html_(self) -> str | None:
-        """The first groups of the first queries, for notebooks."""
-        from guda_lightning.scores.shown import html
-
-        return html(self)
 
     @classmethod
     def from_matrix(
@@ -230,50 +219,6 @@ class ScoreTable:
         """All rows as a pandas frame."""
         frame: pd.DataFrame = self.table.to_pandas()
         return frame
-
-    def to_csv(self, path: str | Path) -> Path:
-        """Write all rows as CSV with a line of names, in the method's unit; returns the path."""
-        target = Path(path)
-        with atomic_file(target) as temporary:
-            self.to_pandas().to_csv(temporary, index=False, lineterminator="\n")
-        return target
-
-    def top(self, k: int = 3, weighting: str | None = None) -> pd.DataFrame:
-        """The k groups with the highest scores for every query, in the unit that the scores may claim.
-
-        Args:
-            k: How many groups; more than there are is all of them.
-            weighting: Under which weighting; left out, ``elbo``, or the first that the table has.
-
-        Returns:
-            Columns ``query, rank`` (from 1)``, group, score, stderr, unit, margin`` (of the first group over
-            the second, in combined standard errors) and ``undecided``, where that is below 2. Of several
-            seeds, their mean.
-
-        Raises:
-            ConfigError: The table holds several methods or lacks the weighting, or k is below 1.
-        """
-        from guda_lightning.scores.shown import top
-
-        return top(self, k, weighting)
-
-    def plot(self, weighting: str | None = None) -> alt.Chart:
-        """Draw query × group scores as a heat map, the one of the page and of W&B.
-
-        Args:
-            weighting: As ``top`` takes it.
-
-        Returns:
-            An altair chart, which a notebook shows.
-
-        Raises:
-            ConfigError: As ``top``.
-            MissingExtraError: The extra ``report`` is not installed.
-        """
-        from guda_lightning.report.charts import heatmap  # the one import upwards: docs/decisions.md
-        from guda_lightning.scores.shown import view_of
-
-        return heatmap(view_of(self, weighting))
 
     def save(self, path: str | Path) -> None:
         """Write one Parquet file, atomically, with record and verdicts as JSON in the schema's metadata."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError
-from guda_lightning.scores.table import ScoreTable
 from guda_lightning.scores.units import Measured, Unit, unit_of
+
+if TYPE_CHECKING:
+    from guda_lightning.scores.table import ScoreTable
 
 # What was measured of the size of scores, by method, weighting and seed.
 Sizes = Mapping[tuple[str, str, int], Measured]
