@@ -73,6 +73,7 @@ function onPaper(printing) {
   }
   cards();
   drawHeat();
+  if (printing) for (const image of document.images) image.loading = "eager";
 }
 
 $("theme").addEventListener("click", () => theme(root.dataset.theme === "dark" ? "light" : "dark"));
