@@ -15,6 +15,7 @@ import torch
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.functional.ranking import METRICS
 from guda_lightning.report.agreement_table import agreement_table
 from guda_lightning.report.exports import write_csv, write_json
 from guda_lightning.report.glossary import GLOSSARY
@@ -42,6 +43,9 @@ QUIET = [
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
 GROUPS = [HOSTILE, *(f"style {i}" for i in range(1, 10))]
 
+PATIENCE = 60_000  # milliseconds: the machine may be busy
+expect.set_options(timeout=PATIENCE)
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path: apt-get install chromium")
 
 
@@ -58,7 +62,7 @@ def tab(browser: Browser) -> Iterator[Page]:
     """A tab that is offline; the test fails if it asks for anything but the page, or reports an error."""
     context = browser.new_context(offline=True, viewport={"width": 1300, "height": 900})
     tab = context.new_page()
-    tab.set_default_timeout(300_000)  # the machine may be busy
+    tab.set_default_timeout(PATIENCE)
     requests: list[str] = []
     problems: list[str] = []
     tab.on("request", lambda request: requests.append(request.url))
@@ -67,8 +71,8 @@ def tab(browser: Browser) -> Iterator[Page]:
     yield tab
     context.close()
     assert problems == []
-    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == requests[:1]
-    assert requests[0].startswith("file:///")
+    asked = {url.partition("#")[0] for url in requests if not url.startswith(("data:", "blob:"))}
+    assert len(asked) == 1 and asked.pop().startswith("file:///")
 
 
 @pytest.fixture
@@ -258,6 +262,10 @@ def test_the_agreement_is_a_table_with_a_chart_that_the_policy_lets_in(
         assert rows.all_inner_texts() == [row.label for row in found.methods] + ["oracle agreement", "chance"]
         chart = section.locator("img.chart").nth(position)
         assert chart.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
+    filtered = "image => getComputedStyle(image).filter"
+    assert chart.evaluate(filtered) == "none"
+    tab.get_by_role("button", name="Switch between light and dark").click()
+    assert "invert" in chart.evaluate(filtered)  # a chart follows the theme
     assert tab.title() == "Digits"
 
 
@@ -360,7 +368,7 @@ def test_a_query_shows_which_part_came_from_which_group(
     assert tab.title() == "Digits"
 
 
-@pytest.mark.parametrize("width", [320, 390, 1300])
+@pytest.mark.parametrize("width", [320, 1300])
 def test_nothing_is_wider_than_the_window(
     tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation], width: int
 ) -> None:
@@ -371,6 +379,8 @@ def test_nothing_is_wider_than_the_window(
     tab.goto(page(table, **sections, maps=half_maps(table)).as_uri())
     tab.locator("#cards button").first.click()
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    inside = "dialog => dialog.scrollWidth <= dialog.clientWidth"
+    assert tab.locator("#detail").evaluate(inside)
 
 
 def test_prompts_stand_beside_their_queries_and_are_found(
@@ -443,22 +453,23 @@ def test_all_tables_stand_behind_one_switch_with_their_verdicts(
 
 
 def test_words_are_explained_on_hover_and_by_the_keyboard(
-    tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation]
+    tab: Page, page: Callable[..., Path], table: ScoreTable
 ) -> None:
-    tab.goto(page(table, evaluation=evaluation("retrack-0")).as_uri())
+    assert {name.replace("@", "-") for name in METRICS} <= GLOSSARY.keys()
+    tab.goto(page(table).as_uri())
     tip = tab.get_by_role("tooltip")
-    word = tab.locator("#agreement .term", has_text="ndcg@3").first
+    word = tab.locator("aside .term", has_text="Mean score")
     assert not tip.is_visible()
     word.hover()
-    assert tip.inner_text() == GLOSSARY["ndcg-3"]
+    assert tip.inner_text() == GLOSSARY["mean"]
     tab.mouse.move(0, 0)
     assert not tip.is_visible()
     word.focus()
-    expect(word).to_have_accessible_description(GLOSSARY["ndcg-3"])
+    expect(word).to_have_accessible_description(GLOSSARY["mean"])
     tab.keyboard.press("Escape")
     assert not tip.is_visible()
     tab.keyboard.press("Tab")  # to the next word
-    assert tip.inner_text() == GLOSSARY["ndcg-5"]
+    assert tip.inner_text() == GLOSSARY["leads"]
     tab.locator("#cards button").first.click()
     tab.locator("#detail-verdict .term").focus()
     assert tip.inner_text() == GLOSSARY["lead"]
@@ -477,7 +488,7 @@ def test_help_is_unfolded_until_the_reader_folds_it(
     tab.goto(page(table).as_uri())
     assert tab.locator("#help").get_attribute("open") is not None
     tab.locator("#help summary").click()
-    tab.wait_for_function("localStorage.getItem('guda-help') === 'closed'")
+    tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")  # toggled
     tab.reload()
     assert tab.locator("#help").get_attribute("open") is None
 
@@ -525,34 +536,25 @@ def test_downloads_hold_what_the_command_writes(
 def test_paper_is_light_and_holds_all_groups_and_cards(
     tab: Page, page: Callable[..., Path], table: ScoreTable
 ) -> None:
+    tab.set_viewport_size({"width": 720, "height": 1000})  # of A4
     tab.emulate_media(color_scheme="dark")
-    tab.goto(page(table).as_uri())
+    tab.goto(page(table, without=pictures(table, GROUPS)).as_uri())
     assert tab.locator("#cards li").count() == 48
     tab.emulate_media(media="print", color_scheme="dark")
-    tab.wait_for_function("document.querySelectorAll('#cards li').length === 64")
+    expect(tab.locator("#cards li")).to_have_count(64)
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(250, 250, 248)"
     assert not tab.locator("nav").is_visible() and not tab.locator(".toolbar").is_visible()
     boxes = [one.bounding_box() for one in tab.locator("#groups li").all()]
     assert len(boxes) == 10
-    assert all(box and box["x"] + box["width"] <= 1300 for box in boxes)
+    assert all(box and box["x"] + box["width"] <= 720 for box in boxes)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 720
     middle = tab.evaluate(
         "[...document.getElementById('heat').getContext('2d').getImageData(0, 0, 1, 1).data]"
     )
     assert middle[3] == 255  # the map is drawn, in or out of sight
     tab.emulate_media(media="screen", color_scheme="dark")
-    tab.wait_for_function("document.querySelectorAll('#cards li').length === 48")
+    expect(tab.locator("#cards li")).to_have_count(48)
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
-
-
-def test_charts_follow_the_theme(
-    tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation]
-) -> None:
-    tab.emulate_media(color_scheme="dark")
-    tab.goto(page(table, evaluation=evaluation("retrack-0")).as_uri())
-    chart = tab.locator("#agreement .chart").first
-    assert "invert" in chart.evaluate("image => getComputedStyle(image).filter")
-    tab.get_by_role("button", name="Switch between light and dark").click()
-    assert chart.evaluate("image => getComputedStyle(image).filter") == "none"
 
 
 def test_thousands_of_queries_cost_a_filter_no_more_nodes_than_it_shows(
@@ -581,5 +583,5 @@ def test_thousands_of_queries_cost_a_filter_no_more_nodes_than_it_shows(
     assert 0 < tab.evaluate("window.added") < 48 * 60  # cards alone
     assert tab.evaluate("window.drawn") == 0  # the map is not in sight
     tab.locator("#heat").scroll_into_view_if_needed()
-    tab.wait_for_function("window.drawn === 1")
-    assert tab.get_by_role("img", name="Heat map of 111 queries and 60 groups").is_visible()
+    expect(tab.get_by_role("img", name="Heat map of 111 queries and 60 groups")).to_be_visible()
+    assert tab.evaluate("window.drawn") == 1

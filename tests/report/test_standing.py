@@ -63,6 +63,7 @@ def test_an_order_no_better_than_chance_is_not_to_be_used(unlearned: ScoreTable,
         "seeds of every group; the same top group in ."
     )
     assert found.unclear == "its order is no better than chance here"
+    assert found.size == "No size claimed: not even the order of these numbers is to be used."
     lines = summary(unlearned, findings).splitlines()
     assert lines[0] == "retrack, weighting elbo, seed 0: 2 queries, 3 groups"  # none is decided or undecided
     assert lines[1].startswith("Do not use this order: retrack ranks groups no better than chance here.")

@@ -77,8 +77,8 @@ def test_an_ensemble_is_trained_scored_compared_and_shown(
     assert main(scored(run.root)) == 0
     out = capsys.readouterr().out
     assert "attribute: 5 queries, 10 groups, 300 network evaluations" in out  # 6 members x 50
-    assert "±: noise draws and the ensemble's members, but not what other groups add" in out
-    assert "unit: nats, relative to the other groups. Scores by an ensemble are relative:" in out
+    assert "±: of a score, noise draws and the ensemble's members, but not what other groups add" in out
+    assert "No size claimed: nats, relative to the other groups. Scores by an ensemble are relative:" in out
     assert (
         "ensemble: these scores attribute the mean of an ensemble, not the full model: 3 of 6 members that "
         "never saw a group against as many at random. They are relative to the other groups: their order "
@@ -99,7 +99,7 @@ def test_an_ensemble_is_trained_scored_compared_and_shown(
     untested = ["report", str(run.root), "--scores", str(run.table("ensemble", 0))]
     assert main(untested) == 0
     page = (run.report / "index.html").read_text("utf-8")
-    assert "order, not of size. Tested against retraining: none measured here" in page
+    assert "Untested: nobody has measured here whether ensemble ranks groups as retraining does." in page
     capsys.readouterr()
     assert table.record.full_hash == ScoreTable.load_record(run.table("retrack", 0)).full_hash
     assert len(table.groups) == 10 and table.weightings == ("elbo", "uniform", "middle")
@@ -125,8 +125,9 @@ def test_an_ensemble_is_trained_scored_compared_and_shown(
     assert main(["report", str(run.root), "--scores", str(run.table("ensemble", 0))]) == 0
     page = (run.report / "index.html").read_text("utf-8")
     assert "the ensemble is attributed, and not the full model" in page
-    assert "order, not of size. Tested against retraining: this is the yardstick." in page
-    assert "Sign: " not in page and "the query needs the group" not in page
+    assert "Ensemble is the yardstick of other methods." in page
+    reading = re.search(r'<div data-view="0">(.*?)</div>', page, re.DOTALL)[1]
+    assert "Sign: " not in reading and "the query needs the group" not in reading
 
     packed = pack_run(run, tmp_path / "toy.json", title="A toy", made={"core_seconds": {}})
     unpacked = RunFolder(tmp_path / "unpacked")

@@ -104,20 +104,20 @@ def _levels(run: RunFolder, table: ScoreTable) -> NoiseLevels | None:
     if schedule.hash != record.provenance.schedule_hash or not all(map(Path.is_file, files.values())):
         return None
     plan = scoring_of(record.scoring).plan(schedule)
-    hashes: dict[str | None, str] = {None: str(record.full_hash), **record.details.counterfactuals}
     chunk = record if not record.chunks else replace(record, query_hash=record.chunks[0].query_hash)
 
-    def errors(group: str | None) -> SquaredErrors:
-        return SquaredErrors.load(files[group], expect=error_identity(chunk, hashes[group]))
+    def errors(group: str | None, model: str) -> SquaredErrors:
+        return SquaredErrors.load(files[group], expect=error_identity(chunk, model))
 
-    full = errors(None)
+    full = errors(None, str(record.full_hash))
     count = min(len(full.query_ids), MAX_LEVEL_QUERIES)
     edges = [len(plan.starts) * band // BANDS for band in range(BANDS + 1)]
     spans = [(low, high) for low, high in pairwise(edges) if low < high]
     ends = [*plan.starts[1:], len(plan.timesteps)]
     added: dict[str, list[Tensor]] = {weighting: [] for weighting in table.weightings}
     for group in table.groups:
-        more = errors(group).errors[:count] - full.errors[:count]  # positive: the group contributed
+        without = errors(group, record.details.counterfactuals[group])
+        more = without.errors[:count] - full.errors[:count]  # positive: the group contributed
         for weighting, of_groups in added.items():
             terms = timestep_terms(
                 more, full.timesteps[:count], plan, schedule, cast(Weighting, weighting)

@@ -109,8 +109,10 @@ class Findings:
             unclear = "its order is no better than chance here"
         elif not bool((view.stderr > 0).any()):
             unclear = f"{view.method} states no ±, so nothing tells a lead from noise"
-        order = ", order only" if unit.share else ""
-        size = f"{'Size claimed' if unit.sized else f'No size claimed{order}'}: {unit.name}. {unit.why}"
+        claim = "Size claimed" if unit.sized else f"No size claimed{', order only' if unit.share else ''}"
+        size = f"{claim}: {unit.name}. {unit.why}"
+        if level == "chance":
+            size = "No size claimed: not even the order of these numbers is to be used."
         return Standing(level, headline, size, view.title, unclear)
 
     def _worth(self, record: ScoreRecord, view: View) -> tuple[Level, str]:

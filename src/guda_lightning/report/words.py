@@ -186,6 +186,6 @@ def _reading(
 
 def _odds(view: View, value: float) -> str:
     """A number of nats as a factor of likelihood."""
-    if not view.unit.sized or view.unit.symbol != "nats":
+    if not view.unit.sized or view.unit.symbol != "nats" or abs(value) < 0.5:  # of which nobody would notice
         return ""
     return f" {abs(value):.3g} nats are a factor of 10^{abs(value) / math.log(10):.1f} in likelihood."
