@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -29,8 +30,6 @@ def test_a_run_without_a_posterior_and_another_operator(
     assert "guda guide" in _refused(capsys, finished_run, "--port", 0)
     pytest.importorskip("starlette", reason="the extra app is not installed")
     error = _refused(capsys, finished_run, "--port", 0, "--by", "guided")
-    import re
-
     assert re.match(
         message(
             "guda app answers by a posterior, from which every counterfactual follows at once",

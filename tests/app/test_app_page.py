@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
@@ -153,13 +154,12 @@ def test_a_file_of_another_size_and_then_a_damaged_one(tab: Page, tmp_path: Path
 def _post(
     site: str, path: str, body: bytes = b"", **headers: str
 ) -> tuple[int, list[dict[str, object]] | str]:
-    connection = HTTPConnection(urlsplit(site).netloc)
-    connection.request("POST", path, body, {name: value for name, value in headers.items()})
-    response = connection.getresponse()
-    text = response.read().decode()
-    return response.status, [
-        json.loads(line) for line in text.splitlines()
-    ] if response.status == 200 else text
+    with closing(HTTPConnection(urlsplit(site).netloc)) as connection:
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        text = response.read().decode()
+    lines = [json.loads(line) for line in text.splitlines()] if response.status == 200 else text
+    return response.status, lines
 
 
 def test_other_sites_and_other_names_are_refused(site: str) -> None:
