@@ -35,7 +35,7 @@ CONF = Path(__file__).parents[1] / "conf"
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-BUSY = 300_000  # milliseconds: the machine may be
+BUSY = 60_000  # milliseconds: the machine may be
 
 
 @pytest.fixture(scope="module")
