@@ -14,11 +14,13 @@ author = "The guda-lightning authors"
 copyright = author
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"guda-lightning {__version__}"
+
+nb_execution_mode = "off"  # a test executes notebooks; their outputs are those of the demo
 
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextModelWithProjection
 
+from guda_lightning import ScoreTable, Scoring, open_run
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, Styled, load_queries
-from guda_lightning.scores import ScoreTable
 
 STYLES = ["ember", "negative", "mosaic"]
 SOURCE = "--data.init_args.source.init_args"
@@ -95,6 +95,10 @@ def test_every_stage(config: list[str], pipeline: Path, tmp_path: Path, capsys: 
     assert main(["attribute", *config, "--operator", "retrain", "--scoring.strata", "4"]) == 0
     table = ScoreTable.load(run / "scores" / "weighted_style-0.parquet")
     assert set(table.groups) == set(STYLES)
+    found = open_run(run).attribute(run / "queries", by="weighted_style", scoring=Scoring(strata=4))
+    assert found.record == table.record
+    one, other = (each.select(weighting="elbo").matrix() for each in (found, table))
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
     assert main(["evaluate", str(run)]) == 0
     metrics = pd.read_parquet(run / "evaluation" / "metrics.parquet")
     assert {"weighted_style-0", "matched_retain-0", "retrack-0"} <= set(metrics.method)

@@ -27,6 +27,7 @@ from guda_lightning import (
     ScoreTable,
     Scoring,
     UnlearnModule,
+    open_run,
 )
 from guda_lightning.attribution import AttributionContext
 from guda_lightning.cli.main import main
@@ -303,6 +304,11 @@ def test_every_stage_of_the_command_line(
     for name in ("retrack-0", "retrack-0-queries"):
         table = ScoreTable.load(run / "scores" / f"{name}.parquet")
         assert (len(table.queries), table.groups) == (2, ("3", "7"))
+    found = open_run(run).attribute(queries, groups=["3", "7"])  # whose network is no model of diffusers
+    assert found.record == table.record
+    torch.testing.assert_close(
+        found.select(weighting="elbo").matrix(), table.select(weighting="elbo").matrix()
+    )
     assert main(["unlearn", *shared, "--steps", "1"]) == 0  # the other groups, for validation with all
     capsys.readouterr()
     assert main(["validate", *shared, "-c", str(callback)]) == 0

@@ -23,6 +23,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 from guda_lightning import GroupDataModule, open_run
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits
+from guda_lightning.scores import Scoring
 from guda_lightning.scores.views import views
 from warm import Server
 
@@ -35,6 +36,7 @@ CONF = Path(__file__).parents[1] / "conf"
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+SCORING = Scoring(strata=48)  # as many as the timesteps of the toy that can be scored
 BUSY = 60_000  # milliseconds: the machine may be
 
 
@@ -102,7 +104,7 @@ def test_an_example_gets_the_scores_that_python_gives_it(tab: Page, run: Path) -
     tab.get_by_role("button", name="sample-2").click()
     groups = _answered(tab)
     opened = open_run(run)
-    view = views(opened.attribute(run / "queries" / "sample-2.png", by="guidance"))[0]
+    view = views(opened.attribute(run / "queries" / "sample-2.png", by="guidance", scoring=SCORING))[0]
     scores, errors = view.scores[0].tolist(), view.stderr[0].tolist()
     order = sorted(range(10), key=lambda group: -scores[group])
     assert groups.locator(".name").all_inner_texts() == [view.groups[group] for group in order]

@@ -104,7 +104,9 @@ def test_a_query_has_the_same_scores_in_any_company_and_as_a_latent() -> None:
     whole = scored(asked).select(weighting="density").matrix()
     alone = scored(asked.take([1])).select(weighting="density").matrix()
     torch.testing.assert_close(alone, whole[1:2], rtol=1e-9, atol=0)
-    hidden = replace(asked, images=torch.zeros_like(asked.images), latents=asked.images)
+    hidden = replace(
+        asked, images=torch.zeros_like(asked.images), latents=asked.images, keys=asked.noise_keys
+    )
     torch.testing.assert_close(scored(hidden).select(weighting="density").matrix(), whole, rtol=1e-9, atol=0)
 
 

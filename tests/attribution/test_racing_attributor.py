@@ -70,7 +70,8 @@ def test_a_decided_query_costs_nothing_more(
     guidance_store: CounterfactualStore, guided_full: FullModel
 ) -> None:
     spent: list[int] = []
-    fitted = racing(guidance_store, guided_full, spent.append, delta=0.999, rounds=(2, 60))
+    rules: dict[str, Any] = {"delta": 0.999, "rounds": (2, 60), "scoring": Scoring(seed=10)}
+    fitted = racing(guidance_store, guided_full, spent.append, **rules)
     table = fitted.score(QUERIES)
     draws = table.to_pandas().groupby("query").n_draws.max()
     assert int(draws.sum()) == sum(spent)

@@ -88,6 +88,27 @@ def test_what_is_saved_is_an_ordinary_diffusers_folder(scheduler: Any, tmp_path:
         assert_same_output(pipeline.unet.eval()(X, model_timesteps).sample, expected)
         assert_same_output(network.eval()(X, model_timesteps).sample, expected)
     assert_same(open_full(tmp_path, module(tiny_unet(seed=1))), full)
+    assert_same(FullModel.load(str(tmp_path)), full)
+
+
+def test_weights_alone_need_the_module_that_they_belong_to(tmp_path: Path) -> None:
+    own, network = module(OwnNetwork()), tmp_path / "network"
+    (tmp_path / "own").mkdir()
+    save_full(tmp_path / "own", FullModel.of(own))
+    tiny_unet().save_pretrained(network)
+    torch.save({"state_dict": own.state_dict()}, tmp_path / "last.ckpt")
+    for path in (tmp_path / "own", network, tmp_path / "last.ckpt"):
+        text = message(
+            f"{path} does not say all of a full model",
+            "weights without the module that they belong to, or without a noise scheduler",
+            "the folder of a diffusers pipeline, or a module as it was built for training",
+            "pass FullModel.load(path, module)",
+        )
+        with pytest.raises(StoreError, match=text):
+            FullModel.load(path)
+    assert FullModel.load(tmp_path / "last.ckpt", module(OwnNetwork())).hash == FullModel.of(own).hash
+    with pytest.raises(StoreError, match="the full model does not exist"):
+        FullModel.load(tmp_path / "nowhere")
 
 
 def test_the_average_is_what_is_saved(tmp_path: Path) -> None:

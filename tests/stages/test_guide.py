@@ -16,7 +16,7 @@ import yaml
 
 from guda_lightning import CounterfactualStore, ScoreTable
 from guda_lightning.cli.main import main
-from guda_lightning.diffusion.full import open_schedule
+from guda_lightning.diffusion import open_schedule
 from guda_lightning.errors import StoreError
 from guda_lightning.posteriors import KINDS, PosteriorStore, open_posterior
 from guda_lightning.storage.runs import RunFolder

@@ -74,7 +74,7 @@ def _images(given: object, name: str, image_shape: tuple[int, int, int], resize:
         return _picture(given, name, image_shape, resize)[None]
     if not isinstance(given, Tensor | np.ndarray):
         raise _unknown(name, given)
-    values = torch.as_tensor(given).detach().cpu()
+    values = torch.from_numpy(np.array(given)) if isinstance(given, np.ndarray) else given.detach().cpu()
     if values.ndim not in (3, 4) or not (values.dtype == torch.uint8 or values.is_floating_point()):
         raise _unknown(name, given)
     if not values.numel():

@@ -2,17 +2,12 @@
 
 from guda_lightning.diffusion.calling import CallAs
 from guda_lightning.diffusion.checkpoints import load_weights
-from guda_lightning.diffusion.full import (
-    FullModel,
-    open_full,
-    open_schedule,
-    refuse_nonfinite,
-    save_full,
-)
+from guda_lightning.diffusion.full import FullModel, refuse_nonfinite
 from guda_lightning.diffusion.model import DiffusionModel, diffusion_model
 from guda_lightning.diffusion.module import DiffusionModule, noised, seed_step
 from guda_lightning.diffusion.redrawing import redraw
 from guda_lightning.diffusion.sampling import sample, sampler
+from guda_lightning.diffusion.saved import open_full, open_schedule, save_full
 from guda_lightning.diffusion.schedules import WarmupCosine
 from guda_lightning.diffusion.weights import evaluating, weights_hash
 from guda_lightning.distributed.sharding import shard

@@ -1,47 +1,25 @@
-"""The full model on disk: an ordinary diffusers folder, or whatever else a user brings."""
+"""The full model: the one that saw all groups."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffusers import ModelMixin, SchedulerMixin
 from lightning.pytorch import LightningModule
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from guda_lightning.diffusion.adapters import ADAPTED
-from guda_lightning.diffusion.checkpoints import (
-    INDEX,
-    OWN_WEIGHTS,
-    alone,
-    load_weights,
-    no_full,
-    read_checkpoint,
-    unreadable,
-    weights_variant,
-)
-from guda_lightning.diffusion.given_scheduler import GivenScheduler
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model, find
 from guda_lightning.diffusion.module import DiffusionModule
-from guda_lightning.diffusion.schedulers import adopted, noise_schedule, prediction_type
+from guda_lightning.diffusion.schedulers import adopted
 from guda_lightning.diffusion.weights import (
-    bare_names,
     ordinary_weights,
     unwrapped,
     weights_hash,
-    without_wrappers,
 )
 from guda_lightning.distributed.sharding import whole
-from guda_lightning.errors import ConfigError, NumericsError, StoreError
-from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.storage.files import canonical_json, read_json, write_atomic
-from guda_lightning.storage.paths import refuse_missing_full, user_path
+from guda_lightning.errors import ConfigError, NumericsError
 from guda_lightning.storage.provenance import Provenance
-
-DENOISERS = ("unet", "transformer")  # what diffusers pipelines call their denoiser
 
 
 @dataclass(frozen=True)
@@ -100,6 +78,35 @@ class FullModel:
         kept = adopted(find(module, scheduler, "scheduler"))
         return cls(model, kept, weights_hash(ordinary_weights(model.denoiser)))
 
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        module: LightningModule | None = None,
+        denoiser: str | None = None,
+        scheduler: str | None = None,
+        conditional: bool = False,
+    ) -> FullModel:
+        """Read a full model, as ``--full`` takes it: RUN/full, a diffusers folder or a Lightning checkpoint.
+
+        Args:
+            path: The folder of a pipeline or of a network alone, or the checkpoint; ``~`` and environment
+                variables are written out.
+            module: The module that it was trained as, for a checkpoint, a network alone or one that is none
+                of diffusers; left out where the folder of a pipeline says it all.
+            denoiser: Where the module has its network; see ``of``.
+            scheduler: Where the module has its noise scheduler; see ``of``.
+            conditional: Whether the network takes class labels or prompts; a ``DiffusionModule`` says so
+                itself.
+
+        Raises:
+            StoreError: There is nothing at the path, it is of no such kind, its weights do not fit, or it
+                needs a module and there is none.
+        """
+        from guda_lightning.diffusion.saved import open_full
+
+        return open_full(Path(path), module, denoiser, scheduler, conditional)
+
     def provenance(self, grouping_hash: str | None = None) -> Provenance:
         """What anything made from this model and a grouping carries, and must carry to fit them."""
         return Provenance(self.hash, self.model.schedule.hash, grouping_hash)
@@ -127,192 +134,3 @@ def refuse_nonfinite(full: FullModel, where: str) -> None:
                 expected="finite weights",
                 fix="train it again with a lower learning rate or trainer.gradient_clip_val=1.0",
             )
-
-
-def save_full(folder: Path, full: FullModel) -> None:
-    """Write a full model into a folder that ``DiffusionPipeline.from_pretrained`` opens.
-
-    A denoiser that is no diffusers model is written as safetensors, to be read into the same module; so is a
-    noise scheduler of another library, beside which a diffusers model is written as its own class opens it.
-    """
-    import diffusers
-
-    network: Any = without_wrappers(full.model.denoiser)
-    full.scheduler.save_pretrained(folder / "scheduler")
-    if getattr(diffusers, type(network).__name__, None) is not type(network):
-        (folder / OWN_WEIGHTS).parent.mkdir(parents=True)
-        # Weights that share memory, which safetensors refuses, become copies.
-        weights = {name: value.cpu().contiguous().clone() for name, value in network.state_dict().items()}
-        save_file(weights, folder / OWN_WEIGHTS)
-        return
-    if isinstance(full.scheduler, GivenScheduler):
-        network.save_pretrained(folder)
-        return
-    network.save_pretrained(folder / "unet")
-    index = {
-        "_class_name": "DDPMPipeline",
-        "unet": ["diffusers", type(network).__name__],
-        "scheduler": ["diffusers", type(full.scheduler).__name__],
-    }
-    write_atomic(folder / INDEX, canonical_json(index))
-
-
-def open_full(
-    path: Path,
-    module: LightningModule | None,
-    denoiser: str | None = None,
-    scheduler: str | None = None,
-    conditional: bool = False,
-) -> FullModel:
-    """Read a full model.
-
-    Args:
-        path: A diffusers folder (a pipeline's or a network's), a folder written by ``guda fit``, or a
-            Lightning checkpoint of ``module``'s class; ``~`` and environment variables are written out.
-        module: The module of the configuration: gives what the path does not (the architecture for a
-            checkpoint, the scheduler for a bare network), and whether it is conditional. None where a
-            diffusers pipeline says it all.
-        denoiser: Where ``module`` has its network, by dotted path; see ``FullModel.of``.
-        scheduler: Where ``module`` has its noise scheduler, by dotted path; see ``FullModel.of``.
-        conditional: Whether the network takes class labels or prompts; see ``FullModel.of``.
-
-    Raises:
-        StoreError: The path does not exist, is of no such kind, its weights do not fit, or it needs a module
-            and there is none.
-    """
-    refuse_missing_full(path)
-    path = user_path(path)
-    conditional = module.conditional if isinstance(module, DiffusionModule) else conditional
-    if (path / INDEX).is_file():
-        return _open_pipeline(path, conditional)
-    if module is None:
-        if not any(one.is_file() for one in (path, path / "config.json", path / OWN_WEIGHTS)):
-            raise no_full(path)
-        raise StoreError(
-            f"{path} does not say all of a full model",
-            found="weights without the module that they belong to, or without a noise scheduler",
-            expected="the folder of a diffusers pipeline, or a module as it was built for training",
-            fix="pass FullModel.load(path, module)",
-        )
-    if path.is_file():
-        weights = read_checkpoint(path)
-        if any(ADAPTED in name for name in weights):
-            raise StoreError(
-                f"{path} holds a LoRA beside the weights that it was trained on",
-                found="an adapter that is not merged yet",
-                expected="the weights of a whole model",
-                fix="let the training end: RUN/full holds them merged",
-            )
-        _load_checkpoint(module, weights, path, denoiser, scheduler)
-        return FullModel.of(module, denoiser, scheduler, conditional)
-    if (path / "config.json").is_file():
-        network = _network(path, read_json(path / "config.json").get("_class_name"))
-        of_module = FullModel.of(module, denoiser, scheduler, conditional)
-        return FullModel(
-            replace(of_module.model, denoiser=network),
-            of_module.scheduler,
-            weights_hash(network.state_dict()),
-        )
-    if (path / OWN_WEIGHTS).is_file():
-        full = FullModel.of(module, denoiser, scheduler, conditional)
-        load_weights(full.model.denoiser, read_checkpoint(path / OWN_WEIGHTS), path)
-        return FullModel.of(module, denoiser, scheduler, conditional)
-    raise no_full(path)
-
-
-def _load_checkpoint(
-    module: LightningModule,
-    weights: Mapping[str, Tensor],
-    path: Path,
-    denoiser: str | None,
-    scheduler: str | None,
-) -> None:
-    """Give a module the weights of a checkpoint of itself, or of its network alone."""
-    network = FullModel.of(module, denoiser, scheduler).model.denoiser
-    if isinstance(module, DiffusionModule):
-        networks, parts = [unwrapped(module.denoiser), network], ("denoiser", "ema")
-    else:
-        networks, parts = [network], (str(denoiser), str(scheduler))
-    given, own = bare_names(weights).keys(), bare_names(module.state_dict()).keys()
-    of_module = given & own and given != bare_names(network.state_dict()).keys()
-    network_alone = None if of_module else alone(weights, network, path)
-    if network_alone is None:
-        load_weights(module, weights, path, parts)
-        return
-    for each in networks:
-        load_weights(each, network_alone, path)
-
-
-def open_schedule(path: Path) -> NoiseSchedule:
-    """The noise schedule of a full model's folder, without reading its weights.
-
-    Raises:
-        StoreError: The folder has no scheduler, or one that the installed diffusers cannot read.
-    """
-    folder = path / "scheduler"
-    given = GivenScheduler.load(folder)
-    if given is not None:
-        return noise_schedule(given)
-    config = read_json(folder / "scheduler_config.json", infinities=True)
-    return noise_schedule(_component(path / "scheduler", config.get("_class_name"), SchedulerMixin))
-
-
-def _open_pipeline(path: Path, conditional: bool) -> FullModel:
-    index = read_json(path / INDEX)
-    name = next((n for n in DENOISERS if n in index), None)
-    if name is None or "scheduler" not in index:
-        raise StoreError(
-            f"{path / INDEX} names no denoiser and scheduler",
-            found=f"components {sorted(k for k in index if not k.startswith('_'))}",
-            expected=f"{' or '.join(DENOISERS)}, and scheduler",
-            fix="pass the folder of a diffusion pipeline, as save_pretrained writes it",
-        )
-    network = _network(path / name, _class_name(index[name]))
-    scheduler = _component(path / "scheduler", _class_name(index["scheduler"]), SchedulerMixin)
-    schedule, prediction = noise_schedule(scheduler), prediction_type(scheduler)
-    model = DiffusionModel(network, schedule, prediction, conditional=conditional)
-    return FullModel(model, scheduler, weights_hash(network.state_dict()))
-
-
-def _class_name(entry: object) -> object:
-    """The class in an entry of a pipeline's index, ``[library, class]``; the entry itself if it is none."""
-    return entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
-
-
-def _network(folder: Path, class_name: object) -> nn.Module:
-    """The network of a folder, ready for use; diffusers itself would make up weights that are missing."""
-    variant = weights_variant(folder)
-    network, loaded = _component(
-        folder, class_name, ModelMixin, low_cpu_mem_usage=False, output_loading_info=True, variant=variant
-    )  # low memory usage needs accelerate
-    if wrong := made_up(loaded):
-        raise unreadable(folder, wrong)
-    module: nn.Module = network.eval()
-    return module
-
-
-def made_up(loaded: Mapping[str, Any]) -> str:
-    """What diffusers has made up or left out, by its information on a loading; empty where all is well."""
-    wrong = {name: sorted(keys) for name, keys in loaded.items() if keys}
-    return "; ".join(f"{name} {keys}" for name, keys in sorted(wrong.items()))
-
-
-def _component(folder: Path, class_name: object, base: type, **options: object) -> Any:
-    """One network or scheduler of a pipeline, without diffusers' own progress bar."""
-    import diffusers
-
-    kind = getattr(diffusers, class_name, None) if isinstance(class_name, str) else None
-    if not (isinstance(kind, type) and issubclass(kind, base)):
-        raise StoreError(
-            f"{folder} names a class that diffusers does not have",
-            found=class_name if isinstance(class_name, str) else repr(class_name)[:100],
-            expected=f"a {'network' if base is ModelMixin else 'scheduler'} of the installed diffusers",
-            fix="update diffusers, or load the model in your own LightningModule and pass a checkpoint",
-        )
-    if not folder.is_dir():
-        raise unreadable(folder, "no such folder")
-    loader: Any = kind
-    try:
-        return loader.from_pretrained(folder, local_files_only=True, **options)
-    except Exception as error:  # whatever a constructor makes of a value in config.json
-        raise unreadable(folder, f"{type(error).__name__}: {error}") from error

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from guda_lightning.diffusion import evaluating, weights_hash
 from guda_lightning.diffusion.checkpoints import weights_variant
-from guda_lightning.diffusion.full import DENOISERS
+from guda_lightning.diffusion.saved import DENOISERS
 from guda_lightning.errors import DataError, MissingExtraError, StoreError
 from guda_lightning.storage.files import sha256_json
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from guda_lightning.diffusion import DiffusionModule
 from guda_lightning.diffusion.adapters import Lora, add_adapter, has_adapter, merge_adapter
 from guda_lightning.diffusion.checkpoints import weights_variant
-from guda_lightning.diffusion.full import DENOISERS, made_up
 from guda_lightning.diffusion.model import NO_PROMPT
 from guda_lightning.diffusion.module import Batch, Noised
+from guda_lightning.diffusion.saved import DENOISERS, made_up
 from guda_lightning.diffusion.schedulers import prediction_type
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.latent.data import LatentDataModule

@@ -13,7 +13,7 @@ from guda_lightning.errors import StoreError
 from guda_lightning.functional.elbo import elbo
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.scores.ensembles import ensemble_errors, pair_models
-from guda_lightning.scores.kinds import Ensemble, Likelihood, entries_of
+from guda_lightning.scores.kinds import NAME, Ensemble, Likelihood, entries_of
 from guda_lightning.scores.record import ScoreRecord, ScoringRecord
 from guda_lightning.scores.scoring import Scoring, score_table
 from guda_lightning.scores.squared_errors import SquaredErrors
@@ -201,6 +201,25 @@ def scoring_of(record: ScoringRecord) -> Scoring:
         low, high = plan["range"]
         grid = (low, high + 1, max(1, (high - low) // max(1, plan["timesteps"] - 1)))
     return Scoring(record.seed, len(plan["starts"]), plan["draws"], grid, precision=record.precision)
+
+
+def refuse_noise_by_name(path: Path, record: ScoreRecord) -> None:
+    """Refuse scores of an earlier version, for what compares them with errors that are measured today.
+
+    Args:
+        path: Their table.
+        record: What identifies them.
+
+    Raises:
+        StoreError: Their noise followed from the names of the queries.
+    """
+    if record.noise == NAME:
+        raise StoreError(
+            f"the scores of {path} are on other noise than is drawn today",
+            found="noise that follows from the names of the queries, as earlier versions drew it",
+            expected="noise that follows from their pixels",
+            fix="run guda attribute again",
+        )
 
 
 def _underived(record: ScoreRecord) -> StoreError:

@@ -36,7 +36,7 @@ from guda_lightning.report.run import newest_table
 from guda_lightning.report.wandb import closing_runs, log_section, project_loggers
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Ensemble, Likelihood
-from guda_lightning.scores.stored import full_errors, scoring_of
+from guda_lightning.scores.stored import full_errors, refuse_noise_by_name, scoring_of
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_seeds, refuse_several_processes
 from guda_lightning.stages.removals import Removals
@@ -94,6 +94,8 @@ def curate(
     source = trainer.open_full(None, model, datamodule)
     path = scores or newest_table(run)
     table = _table(path, weighting, source, datamodule.grouping)
+    if verify:
+        refuse_noise_by_name(path, table.record)
     errors = full_errors(table, run.errors)
     assert table.record.scoring is not None  # of a Likelihood
     schedule, scoring = source.model.schedule, scoring_of(table.record.scoring)

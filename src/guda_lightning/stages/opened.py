@@ -26,6 +26,8 @@ from guda_lightning.posteriors import GUIDANCE, PosteriorStore
 from guda_lightning.progress_bar import progress_bar
 from guda_lightning.report.run import newest_table, report_run
 from guda_lightning.scores import ScoreTable, Scoring
+from guda_lightning.scores.kinds import Likelihood
+from guda_lightning.scores.stored import scoring_of
 from guda_lightning.stages.base import opened_full
 from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.storage.full_record import FullRecord
@@ -64,7 +66,7 @@ class Run:
     folder: RunFolder
     record: FullRecord = field(repr=False)
     _data: GroupDataModule | None = field(default=None, repr=False)
-    _scorers: dict[tuple[str | None, tuple[str, ...], Scoring], FittedELBOAttributor] = field(
+    _scorers: dict[tuple[str, tuple[str, ...], Scoring], FittedELBOAttributor] = field(
         default_factory=dict, repr=False
     )
 
@@ -128,7 +130,7 @@ class Run:
         queries: Given,
         by: str | None = None,
         groups: Sequence[str] | str | None = None,
-        scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
+        scoring: Scoring | None = None,
         resize: bool = False,
     ) -> ScoreTable:
         """Score images against every group, on the GPU where there is one; nothing is written.
@@ -145,7 +147,8 @@ class Run:
                 else its counterfactuals.
             groups: Names of the groups to score, such as ``"3,7"`` or ``["3", "7"]``; ``3+7`` removes two
                 together. Left out, all groups.
-            scoring: Timesteps, draws and seed.
+            scoring: Timesteps, draws and seed. Left out, those of the table that ``table`` gives, so that
+                scores can be compared with its own, or `Scoring` where it has none.
             resize: Whether to make pictures of another size fit; floating-point arrays must fit.
 
         Returns:
@@ -158,7 +161,8 @@ class Run:
             GroupError: A group does not exist.
         """
         given = given_queries(queries, self.data.image_shape, resize=resize)
-        scorer = self._scorer(by, tuple(chosen_groups(self.data.grouping, groups)), scoring)
+        chosen = tuple(chosen_groups(self.data.grouping, groups))
+        scorer = self._scorer(by or self._method(), chosen, scoring or self._scoring())
         with self.data.forgetting_prompts():
             asked = self.data.as_queries(given, self.full.model.conditional)
             with progress_bar("attribute", "evaluations", scorer.evaluations(asked), delay=2) as bar:
@@ -170,7 +174,7 @@ class Run:
         """Write the page of the newest table, as ``guda report`` does; returns RUN/report/index.html."""
         return report_run(self.folder.root)
 
-    def _scorer(self, by: str | None, groups: tuple[str, ...], scoring: Scoring) -> FittedELBOAttributor:
+    def _scorer(self, by: str, groups: tuple[str, ...], scoring: Scoring) -> FittedELBOAttributor:
         """What scores, read once."""
         key = (by, groups, scoring)
         if key not in self._scorers:
@@ -178,9 +182,16 @@ class Run:
             context = AttributionContext(
                 self.full, self.data, store=self.folder.store, execution=Execution(device)
             )
-            attributor = CounterfactualAttributor(None, by or self._method(), scoring, groups=groups)
+            attributor = CounterfactualAttributor(None, by, scoring, groups=groups)
             self._scorers[key] = attributor.fit(context)
         return self._scorers[key]
+
+    def _scoring(self) -> Scoring:
+        """How the table that the page shows was scored."""
+        record = ScoreTable.load_record(newest_table(self.folder)) if self.tables else None
+        if record is None or record.scoring is None or not isinstance(record.details, Likelihood):
+            return Scoring()
+        return scoring_of(record.scoring)
 
     def _method(self) -> str:
         """What scores unless the user says so.
