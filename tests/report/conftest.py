@@ -99,6 +99,12 @@ def page(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def shown() -> Callable[..., Page]:
+    """What ``page`` writes of a table."""
+    return page_of
+
+
 def page_of(table: ScoreTable, beside: Sequence[ScoreTable] = (), **changes: Any) -> Page:
     """What a page shows of a table; what is not given is small."""
     curves = [

@@ -56,7 +56,10 @@ def test_the_page_holds_the_table(page: Page, score_table: Table) -> None:
     assert view["summary"] == [
         {"mean": row.mean, "stderr": row.stderr, "top": row.top} for row in group_summaries(*views(table))
     ]
-    assert data["tables"][0]["curves"][1] == {"group": "g1", "points": [[0, 0, 0], [10, 5, 0.1], [20, 10, 0.2]]}
+    assert data["tables"][0]["curves"][1] == {
+        "group": "g1",
+        "points": [[0, 0, 0], [10, 5, 0.1], [20, 10, 0.2]],
+    }
 
 
 def test_each_weighting_method_and_seed_is_a_view_in_the_same_order(page: Page, score_table: Table) -> None:

@@ -14,8 +14,8 @@ GLOSSARY = {
     "say.",
     "lead": "How far the top group stands above the second, in combined standard errors of the two.",
     "attributable": "No group influences this query more than random groups of its size do.",
-    "weighting": "How much each noise level counts. ELBO weighs them as a likelihood does, uniform counts "
-    "all alike, middle leaves out the least and the most noise.",
+    "weighting": "How much each noise level counts. What the one shown does stands at the end of How to read "
+    "this.",
     "levels": "What each band of noise levels adds to the score, from little noise (fine detail) to "
     "much noise (composition). The parts sum to the score.",
     "nearest": "The training images of the group that differ least from the query, pixel by pixel. They "

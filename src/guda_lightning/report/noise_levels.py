@@ -96,14 +96,15 @@ def _levels(run: RunFolder, table: ScoreTable) -> NoiseLevels | None:
     record = table.record
     if not isinstance(record.details, Likelihood) or isinstance(record.details, Ensemble):
         return None
-    if record.scoring is None or record.provenance is None or not (run.full / "scheduler").is_dir():
+    known = set(table.groups) <= set(record.details.counterfactuals) and (run.full / "scheduler").is_dir()
+    if record.scoring is None or record.provenance is None or not known:
         return None
     schedule = open_schedule(run.full)
     files = {name: paths[0] for name, paths in error_files(table, run.errors).items()}  # of the first chunk
     if schedule.hash != record.provenance.schedule_hash or not all(map(Path.is_file, files.values())):
         return None
     plan = scoring_of(record.scoring).plan(schedule)
-    hashes = {None: str(record.full_hash), **record.details.counterfactuals}
+    hashes: dict[str | None, str] = {None: str(record.full_hash), **record.details.counterfactuals}
     chunk = record if not record.chunks else replace(record, query_hash=record.chunks[0].query_hash)
 
     def errors(group: str | None) -> SquaredErrors:

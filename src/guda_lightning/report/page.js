@@ -122,7 +122,7 @@ function controls() {
   };
   box.replaceChildren();
   if (all.length > 1) {
-    const select = el("select", { id: "method", onchange: () => { pick(all[select.selectedIndex].shown); $("method").focus(); } },
+    const select = el("select", { id: "method", "aria-label": "Scores", onchange: () => { pick(all[select.selectedIndex].shown); $("method").focus(); } },
       ...all.map((one) => el("option", { selected: one === now }, one.label)));
     box.append(el("label", { class: "note" }, "Scores ", select));
   }

@@ -1,23 +1,34 @@
 // ---- words explained, on hover and where the keyboard reaches them
 
 const tip = $("tip");
+let word = null;  // the one that is explained
 
-function explain(word) {
+function explain(one) {
+  word = one;
   tip.textContent = $(word.getAttribute("aria-describedby")).textContent;
   tip.showPopover();
+  place();
+}
+
+function place() {
+  if (!word) return;
   const at = word.getBoundingClientRect(), { width, height } = tip.getBoundingClientRect();
   tip.style.left = `${Math.max(8, Math.min(at.left, innerWidth - width - 8))}px`;
   tip.style.top = `${at.bottom + height + 12 < innerHeight ? at.bottom + 6 : at.top - height - 6}px`;
 }
 
-const quiet = () => { if (tip.matches(":popover-open")) tip.hidePopover(); };
+function quiet() {
+  word = null;
+  if (tip.matches(":popover-open")) tip.hidePopover();
+}
+
 for (const [show, hide] of [["pointerover", "pointerout"], ["focusin", "focusout"]]) {
-  addEventListener(show, ({ target }) => { const word = target.closest?.(".term"); if (word) explain(word); });
+  addEventListener(show, ({ target }) => { const one = target.closest?.(".term"); if (one) explain(one); });
   addEventListener(hide, ({ target }) => { if (target.closest?.(".term")) quiet(); });
 }
-addEventListener("scroll", quiet, true);
+addEventListener("scroll", place, true);
 addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || !tip.matches(":popover-open")) return;
+  if (event.key !== "Escape" || !word) return;
   quiet();
   event.preventDefault();  // a dialog below stays
 }, true);

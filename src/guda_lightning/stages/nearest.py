@@ -40,14 +40,14 @@ def save_nearest(path: Path, table: ScoreTable, of: str, queries: Queries, data:
             continue  # groups of an attributor's own, which are not those of the data
         chosen = list(rows)
         each = nearest_samples(data, data.grouping.forget(members), queries.images[chosen], NEAREST)
-        for query, nearest in zip(chosen, each, strict=True):
+        for position, nearest in zip(chosen, each, strict=True):
             for name, image in zip(nearest.ids, nearest.images, strict=True):
                 if name not in kept:
                     kept[name] = len(kept)
                     images.append(_small(image))
             distances = nearest.distances.tolist()
             places = [kept[name] for name in nearest.ids]
-            found[queries.ids[query], group] = list(zip(places, distances, strict=True))
+            found[queries.ids[position], group] = list(zip(places, distances, strict=True))
     if found:
         NearestImages(of, tuple(kept), torch.stack(images), found).save(path)
 
