@@ -19,6 +19,7 @@ from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors import (
     ImageKernel,
     KernelLevel,
+    Mixture,
     PatchKernel,
     PosteriorKey,
     PosteriorRecord,
@@ -230,3 +231,33 @@ def test_images_that_are_mirrored_now_are_other_images(tmp_path: Path) -> None:
         ),
     ):
         open_posterior(store, "image_kernel", SCHEDULE, seed=0, data=shades(horizontal_flip=True))
+
+
+def test_regions_are_the_softmax_over_what_each_window_shows() -> None:
+    data = shades()
+    posterior, x_t = kernel(PatchKernel, data), noised(data)
+    removed = posterior.removed([("dark",), ("dark", "noisy")])
+    found = posterior.regions(x_t, TIMESTEPS, removed)
+    assert found is not None
+    assert found.weights.tolist() == [1, 1, 1, 0, 0, 0]  # a window of 15 sees all of 8 x 8 from every pixel
+    gamma, sigma = SCHEDULE.at(TIMESTEPS, like=x_t)
+    images, member = data.seen_inputs(np.arange(48)).double(), torch.from_numpy(data.grouping.membership())
+    columns = [data.grouping.names.index(name) for name in ("dark", "noisy")]
+    for row, (y, x) in ((0, (0, 3)), (2, (5, 7))):
+        part = slice(max(0, y - 1), y + 2), slice(max(0, x - 1), x + 2)
+        gaps = (x_t[row, 0] - gamma[row, 0] * images[:, 0])[:, part[0], part[1]].square().sum((1, 2))
+        weights = (-gaps / (2 * sigma[row].item() ** 2)).softmax(dim=0)
+        dark, noisy = (float(weights[member[:, column]].sum()) for column in columns)
+        assert found.shares[row, :, y, x].tolist() == pytest.approx([dark, dark + noisy])
+    mixed = Mixture(
+        schedule=SCHEDULE,
+        atoms=posterior.atoms,
+        groups=posterior.groups,
+        members=(kernel(ImageKernel, data), posterior),
+        weights=torch.tensor([[0.75, 0.25]], dtype=torch.float64).repeat(len(SCHEDULE), 1),
+    )
+    of_mixture = mixed.regions(x_t, TIMESTEPS, removed)
+    assert of_mixture is not None  # the image kernel tells no regions
+    assert of_mixture.weights.tolist() == [0.25, 0.25, 0.25, 0, 0, 0]
+    torch.testing.assert_close(of_mixture.shares[:3], found.shares[:3])
+    assert kernel(ImageKernel, data).regions(x_t, TIMESTEPS, removed) is None

@@ -26,8 +26,8 @@ from guda_lightning.scores.views import views
 from guda_lightning.stages.opened import Run
 from guda_lightning.types import Queries
 
-_SCORING = Scoring(batch_size=20)  # changes no score, and the progress moves five times
-_MAP_SCORING = Scoring(strata=10, draws=1)
+_BATCH_SIZE = 20  # changes no score, and the progress moves five times
+_MAP_STRATA = 5
 _STEPS, _SEED = 25, 0  # of a picture that is drawn again
 _NEAREST = 4
 
@@ -64,12 +64,20 @@ class Answers:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         execution = Execution(self._device)
         context = AttributionContext(run.full, run.data, store=run.folder.store, execution=execution)
-        scorer = CounterfactualAttributor(None, by, _SCORING).fit(context)
+        scorer = CounterfactualAttributor(None, by).fit(context)
         assert isinstance(scorer, FittedGuidance)  # as every kind of posterior is fitted
+        self.worth = worth_of(run.folder, by, scorer.details.weights)
+        # Of a picture that the run has scored already, the page says the same.
+        scoring = self.worth.scoring or Scoring(strata=min(Scoring.strata, self._scored))
+        scorer = replace(scorer, scoring=replace(scoring, batch_size=_BATCH_SIZE))
         run.full.model.denoiser.to(self._device)
         self._scorer, self._steps = scorer, min(_STEPS, len(run.full.model.schedule))
-        self.worth = worth_of(run.folder, by, scorer.details.weights)
         self.examples = Examples.of(run.folder, run.data.image_shape, run.full.hash)
+
+    @property
+    def _scored(self) -> int:
+        """Timesteps that can be scored, of which each stratum needs one."""
+        return len(self.run.full.model.schedule.scored_timesteps)
 
     @property
     def condition(self) -> str:
@@ -118,7 +126,8 @@ class Answers:
         """Which part of the picture came from which group, where the posterior can tell."""
         scorer, schedule = self._scorer, self.run.full.model.schedule
         total, weight = torch.zeros(()), 0.0
-        for batch in noised_queries(query, _MAP_SCORING, schedule, self._device):
+        levels = Scoring(strata=min(_MAP_STRATA, self._scored))
+        for batch in noised_queries(query, levels, schedule, self._device):
             found = scorer.posterior.regions(batch.x_t, batch.timesteps, scorer.removed, batch.labels)
             if found is not None:
                 total = total + torch.einsum("b,bghw->ghw", found.weights, found.shares).cpu()

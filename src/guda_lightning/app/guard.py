@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_LOCAL = ("127.0.0.1", "::1", "localhost")
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -38,7 +38,7 @@ class Guard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         foreign = origin is not None and urlsplit(origin).netloc != host
-        if foreign or (self._local and urlsplit(f"//{host}").hostname not in _LOCAL):
+        if foreign or (self._local and not is_loopback(urlsplit(f"//{host}").hostname or "")):
             await PlainTextResponse("guda app answers its own page alone", 403)(scope, receive, send)
             return
 
@@ -48,3 +48,11 @@ class Guard:
             await send(message)
 
         await self._app(scope, receive, closed)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from importlib import resources
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from guda_lightning.app.answers import Answers
-from guda_lightning.app.guard import Guard
+from guda_lightning.app.guard import Guard, is_loopback
 from guda_lightning.app.pictures import MAX_BYTES, conditioned, dropped, refuse_large
 from guda_lightning.errors import GudaError
 from guda_lightning.report.pictures import PIXEL_ART, data_uri
@@ -54,14 +53,6 @@ def app_of(answers: Answers, host: str) -> Starlette:
     routes = [Route("/", site.page), Route("/answer", site.answer, methods=["POST"])]
     routes += [Route(f"/{name}", partial(_file, name, kind)) for name, kind in _FILES.items()]
     return Starlette(routes=routes, middleware=[Middleware(Guard, local=is_loopback(host))])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _file(name: str, kind: str, request: Request) -> Response:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from guda_lightning.evaluation.sizes import stored_sizes
 from guda_lightning.report.standing import standing_of
-from guda_lightning.scores import ScoreTable
+from guda_lightning.scores import ScoreTable, Scoring
+from guda_lightning.scores.stored import scoring_of
 from guda_lightning.scores.views import Sizes
 from guda_lightning.storage.runs import RunFolder
 
@@ -19,11 +20,13 @@ class Worth(NamedTuple):
         level: ``chance``, ``untested``, ``tested`` or ``yardstick``, as ``Standing`` has them.
         headline: The verdict.
         sizes: What was measured of their size.
+        scoring: How they were scored; None where the run has none.
     """
 
     level: str
     headline: str
     sizes: Sizes
+    scoring: Scoring | None
 
 
 def worth_of(run: RunFolder, method: str, weights: frozenset[str]) -> Worth:
@@ -41,9 +44,11 @@ def worth_of(run: RunFolder, method: str, weights: frozenset[str]) -> Worth:
     tested = [(path, one) for path, one in found if one.level != "untested"]
     for path, one in tested or found:
         about = "On this run's queries: " if tested else ""
-        return Worth(one.level, about + one.headline, stored_sizes(run.evaluation, path))
+        scoring = ScoreTable.load_record(path).scoring
+        how = None if scoring is None else scoring_of(scoring)
+        return Worth(one.level, about + one.headline, stored_sizes(run.evaluation, path), how)
     headline = f"Untested: this run has no scores by {method}. guda attribute and guda evaluate test it."
-    return Worth("untested", headline, {})
+    return Worth("untested", headline, {}, None)
 
 
 def _tables(run: RunFolder, method: str, weights: frozenset[str]) -> list[Path]:
