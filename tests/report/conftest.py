@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 
 from guda_lightning.evaluation import agreement
 from guda_lightning.evaluation.result import Evaluation
-from guda_lightning.report.page import Page, write_page
+from guda_lightning.report.page import Page, PageTable, write_page
+from guda_lightning.report.standing import Findings
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Custom
 from guda_lightning.types import Queries
@@ -92,18 +93,38 @@ def evaluation() -> Callable[..., Evaluation]:
 def page(tmp_path: Path) -> Callable[..., Path]:
     """Writes a page about a table; what is not given is small."""
 
-    def write(table: ScoreTable, **changes: Any) -> Path:
-        arguments: dict[str, Any] = {
-            "queries": Queries(table.queries, torch.rand(len(table.queries), 3, 8, 8) * 2 - 1),
-            "examples": {group: torch.rand(4, 3, 8, 8) * 2 - 1 for group in table.groups},
-            "curves": [
-                {"group": group, "step": step, "own": 0.5 * step, "other": 0.01 * step}
-                for group in table.groups
-                for step in (0, 10, 20)
-            ],
-            "facts": {"full model": "runs/digits/full"},
-            "title": "Digits",
-        }
-        return write_page(tmp_path / "report", Page(table=table, **{**arguments, **changes}))
+    def write(table: ScoreTable, beside: Sequence[ScoreTable] = (), **changes: Any) -> Path:
+        return write_page(tmp_path / "report", page_of(table, beside, **changes))
 
     return write
+
+
+@pytest.fixture
+def shown() -> Callable[..., Page]:
+    """What ``page`` writes of a table."""
+    return page_of
+
+
+def page_of(table: ScoreTable, beside: Sequence[ScoreTable] = (), **changes: Any) -> Page:
+    """What a page shows of a table; what is not given is small."""
+    curves = [
+        {"group": group, "step": step, "own": 0.5 * step, "other": 0.01 * step}
+        for group in table.groups
+        for step in (0, 10, 20)
+    ]
+    found = {name: changes.pop(name) for name in ("evaluation", "placebo") if name in changes}
+    names = ("curves", "without", "maps", "nearest", "levels")
+    own = {"curves": curves, **{name: changes.pop(name) for name in names if name in changes}}
+    first = PageTable(name=_named(table), table=table, findings=Findings(**found), **own)
+    arguments: dict[str, Any] = {
+        "queries": Queries(table.queries, torch.rand(len(table.queries), 3, 8, 8) * 2 - 1),
+        "examples": {group: torch.rand(4, 3, 8, 8) * 2 - 1 for group in table.groups},
+        "facts": {"full model": "runs/digits/full"},
+        "title": "Digits",
+    }
+    others = [PageTable(name=_named(one), table=one, findings=Findings(**found)) for one in beside]
+    return Page(tables=[first, *others], **{**arguments, **changes})
+
+
+def _named(table: ScoreTable) -> str:
+    return "-".join([*table.methods, *map(str, table.seeds)])

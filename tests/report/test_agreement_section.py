@@ -81,7 +81,7 @@ def test_the_page_shows_every_number(
     page: Callable[..., Path], score_table: Callable[..., ScoreTable], evaluation: Build
 ) -> None:
     built = evaluation("retrack-0", "guidance-0")
-    shown = cells(page(score_table(torch.randn(3, 2)), agreement=built))
+    shown = cells(page(score_table(torch.randn(3, 2)), evaluation=built))
     expected = []
     for weighting in built.weightings:
         table = agreement_table(built, weighting)
@@ -99,7 +99,7 @@ def test_the_page_says_what_the_oracle_agreement_is(
 ) -> None:
     table = score_table(torch.randn(3, 2))
     several, one = (
-        html.unescape(page(table, agreement=evaluation("a", seeds=seeds)).read_text("utf-8"))
+        html.unescape(page(table, evaluation=evaluation("a", seeds=seeds)).read_text("utf-8"))
         for seeds in (2, 1)
     )
     assert NO_UPPER_BOUND in several and ONE_SEED not in several
@@ -121,7 +121,7 @@ def test_names_of_methods_are_escaped_and_nothing_points_outside(
     page: Callable[..., Path], score_table: Callable[..., ScoreTable], evaluation: Build
 ) -> None:
     built = evaluation(HOSTILE, "other")
-    path = page(score_table(torch.randn(3, 2)), agreement=built)
+    path = page(score_table(torch.randn(3, 2)), evaluation=built)
     text = path.read_text("utf-8")
     assert "<script>alert" not in text
     assert HOSTILE in [row[0] for row in cells(path)]
@@ -175,4 +175,4 @@ def test_the_section_needs_altair(
 ) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     with pytest.raises(MissingExtraError, match=r"^vl-convert-python is not installed\n"):
-        page(score_table(torch.randn(1, 2)), agreement=evaluation("a"))
+        page(score_table(torch.randn(1, 2)), evaluation=evaluation("a"))

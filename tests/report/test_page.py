@@ -33,6 +33,10 @@ def _data(path: Path) -> Any:
     return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text("utf-8"), re.S)[1])
 
 
+def _views(path: Path) -> Any:
+    return _data(path)["report"]["views"]
+
+
 def _picture(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
 
@@ -44,15 +48,18 @@ def test_the_page_holds_the_table(page: Page, score_table: Table) -> None:
     path = page(table)
     data = _data(path)
     assert path.name == "index.html"
-    assert [query["id"] for query in data["queries"]] == list(table.queries)
-    assert [group["name"] for group in data["groups"]] == list(table.groups)
-    (view,) = data["views"]
+    assert data["report"]["queries"] == list(table.queries)
+    assert data["report"]["groups"] == list(table.groups)
+    (view,) = data["report"]["views"]
     torch.testing.assert_close(torch.tensor(view["scores"], dtype=torch.float64), scores, rtol=1e-7, atol=0)
     torch.testing.assert_close(torch.tensor(view["stderr"], dtype=torch.float64), stderr, rtol=1e-5, atol=0)
     assert view["summary"] == [
         {"mean": row.mean, "stderr": row.stderr, "top": row.top} for row in group_summaries(*views(table))
     ]
-    assert data["curves"][1] == {"group": "g1", "points": [[0, 0, 0], [10, 5, 0.1], [20, 10, 0.2]]}
+    assert data["tables"][0]["curves"][1] == {
+        "group": "g1",
+        "points": [[0, 0, 0], [10, 5, 0.1], [20, 10, 0.2]],
+    }
 
 
 def test_each_weighting_method_and_seed_is_a_view_in_the_same_order(page: Page, score_table: Table) -> None:
@@ -63,7 +70,7 @@ def test_each_weighting_method_and_seed_is_a_view_in_the_same_order(page: Page, 
     table = ScoreTable.concat(
         [score_table(scores), shuffled, score_table(-scores, method="guidance", seed=3)]
     )
-    found = _data(page(table))["views"]
+    found = _views(page(table))
     assert [(view["method"], view["weighting"], view["seeds"]) for view in found] == [
         ("retrack", "elbo", [0]),
         ("retrack", "uniform", [0]),
@@ -98,7 +105,8 @@ def test_names_are_escaped_everywhere(page: Page, score_table: Table) -> None:
     path = page(table, title=HOSTILE, facts={HOSTILE: HOSTILE})
     assert "<img" not in path.read_text("utf-8")
     data = _data(path)
-    assert data["groups"][0]["name"] == data["queries"][0]["id"] == data["curves"][0]["group"] == HOSTILE
+    report = data["report"]
+    assert report["groups"][0] == report["queries"][0] == data["tables"][0]["curves"][0]["group"] == HOSTILE
 
 
 def test_verdicts_have_a_section_and_a_mark(page: Page, score_table: Table) -> None:
@@ -113,20 +121,20 @@ def test_verdicts_have_a_section_and_a_mark(page: Page, score_table: Table) -> N
     assert '<section id="verdicts"' in text
     rows = re.findall(r'<td class="(\w+)">\1</td><td class="why">(.*?)</td>', text)
     assert rows == [("invalid", name), ("valid", "all is well")]  # the worst first
-    marks = _data(path)["views"][0]["verdicts"]
+    marks = _views(path)[0]["verdicts"]
     assert marks == [{"grade": v.grade, "reason": v.reason} for v in verdicts.values()]
     # Another method's counterfactuals are other ones: the marks change with the method.
     fine = {"a": Verdict("doubtful", "so so", evidence)}
     other = replace(score_table(torch.randn(2, 2), groups=["a", HOSTILE], method="guidance"), verdicts=fine)
     both = page(table, beside=[other])
-    assert [view["verdicts"] for view in _data(both)["views"]] == [
+    assert [view["verdicts"] for view in _views(both)] == [
         marks,
         [{"grade": "doubtful", "reason": "so so"}, None],
     ]
     assert "guidance, seed 0: Verdicts on 1 counterfactuals: 1 doubtful." in both.read_text("utf-8")
     plain = page(score_table(torch.randn(2, 2)))
     assert '<section id="verdicts"' not in plain.read_text("utf-8")
-    assert _data(plain)["views"][0]["verdicts"] == []
+    assert _views(plain)[0]["verdicts"] == []
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -134,7 +142,7 @@ def test_small_pictures_are_stored_exactly(page: Page, score_table: Table, chann
     pixels = torch.randint(0, 256, (2, channels, 8, 8))
     images = pixels / 127.5 - 1
     data = _data(page(score_table(torch.randn(2, 2)), queries=Queries(("q1", "q0"), images)))
-    picture = _picture(data["queries"][0]["image"])  # q0 is the second of the given pictures
+    picture = _picture(data["pictures"][0])  # q0 is the second of the given pictures
     found = torch.tensor(list(picture.tobytes())).view(8, 8, channels).permute(2, 0, 1)
     assert torch.equal(found, pixels[1])
     assert data["pixelated"]
@@ -144,9 +152,9 @@ def test_large_pictures_shrink(page: Page, score_table: Table) -> None:
     images = torch.zeros(1, 3, 512, 256)
     examples = {"g0": torch.zeros(5, 3, 512, 256)}
     data = _data(page(score_table(torch.randn(1, 2)), queries=Queries(("q0",), images), examples=examples))
-    assert _picture(data["queries"][0]["image"]).size == (104, 208)
-    assert [_picture(uri).size for uri in data["groups"][0]["examples"]] == [(36, 72)] * MAX_EXAMPLES
-    assert data["groups"][1]["examples"] == []
+    assert _picture(data["pictures"][0]).size == (104, 208)
+    assert [_picture(uri).size for uri in data["examples"][0]] == [(36, 72)] * MAX_EXAMPLES
+    assert data["examples"][1] == []
     assert not data["pixelated"]
 
 
@@ -161,7 +169,7 @@ def test_sixty_four_large_queries_stay_below_three_megabytes(page: Page, score_t
 
 def test_pictures_are_limited_and_the_page_says_so(page: Page, score_table: Table) -> None:
     path = page(score_table(torch.randn(MAX_THUMBNAILS + 5, 2)))
-    pictures = [query["image"] for query in _data(path)["queries"]]
+    pictures = _data(path)["pictures"]
     assert None not in pictures[:MAX_THUMBNAILS]
     assert pictures[MAX_THUMBNAILS:] == [None] * 5
     text = re.sub(r"\s+", " ", path.read_text("utf-8"))

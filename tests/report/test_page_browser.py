@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement_table import agreement_table
+from guda_lightning.report.exports import write_csv, write_json
+from guda_lightning.report.glossary import GLOSSARY
 from guda_lightning.report.map_pictures import COLOURS
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.without_section import Without
@@ -62,7 +67,7 @@ def tab(browser: Browser) -> Iterator[Page]:
     yield tab
     context.close()
     assert problems == []
-    assert [url for url in requests if not url.startswith("data:")] == requests[:1]
+    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == requests[:1]
     assert requests[0].startswith("file:///")
 
 
@@ -102,10 +107,8 @@ def test_every_query_shows_its_top_group_and_switching_the_weighting_changes_it(
     elbo, uniform = _expected(table, "elbo"), _expected(table, "uniform")
     assert _shown(tab) == elbo
     assert tab.locator(".answer:visible").count() == 1
-    assert (
-        "nats (±: noise draws only). This is a statement of size."
-        in tab.locator(".answer:visible").inner_text()
-    )
+    assert tab.locator(".answer:visible").inner_text().endswith("nats (±: noise draws only).")
+    assert "Size claimed: nats." in tab.locator("header .standing:visible").inner_text()
     card = tab.locator("#estimand dl:visible")
     assert "The size follows from how retrack is defined" in card.inner_text()
     tab.get_by_role("radio", name="Uniform").check(force=True)
@@ -243,7 +246,7 @@ def test_the_agreement_is_a_table_with_a_chart_that_the_policy_lets_in(
     tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation]
 ) -> None:
     built = evaluation(HOSTILE, "retrack-0")
-    tab.goto(page(table, agreement=built).as_uri())
+    tab.goto(page(table, evaluation=built).as_uri())
     tab.get_by_role("navigation").get_by_role("link", name="Agreement").click()
     section = tab.get_by_role("region", name="Agreement with retraining")
     assert section.is_visible()
@@ -364,7 +367,7 @@ def test_nothing_is_wider_than_the_window(
     tab.set_viewport_size({"width": width, "height": 800})
     placebo = Placebo(["x" * 300], {"elbo": frozenset(table.queries)})
     without = pictures(table, [f"a very long name {i} " * 5 for i in range(12)])
-    sections = {"agreement": evaluation("a very long name " * 5), "placebo": placebo, "without": without}
+    sections = {"evaluation": evaluation("a very long name " * 5), "placebo": placebo, "without": without}
     tab.goto(page(table, **sections, maps=half_maps(table)).as_uri())
     tab.locator("#cards button").first.click()
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
@@ -388,3 +391,195 @@ def test_without_prompts_there_is_no_room_for_them(
 ) -> None:
     tab.goto(page(table).as_uri())
     assert tab.locator("#cards .prompt").count() == 0
+
+
+def test_the_first_lines_say_what_the_scores_are_worth_and_nothing_is_clear_by_chance(
+    tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation]
+) -> None:
+    built = evaluation(mine=torch.randn_like)
+    built = replace(built, record={**built.record, "methods": {"mine": table.record.hash}})
+    tab.goto(page(table, evaluation=built).as_uri())
+    banner = tab.get_by_role("note", name="What these scores are worth")
+    assert "Do not use this order: retrack ranks groups no better than chance here." in banner.inner_text()
+    assert "Shown: retrack, weighting elbo, seed 0 (table retrack-0)." in banner.inner_text()
+    red = banner.evaluate("b => getComputedStyle(b).borderLeftColor")
+    assert red == "rgb(179, 38, 30)"
+    above = banner.bounding_box()["y"]
+    assert above < tab.locator("#finding").bounding_box()["y"]
+    assert "clear top group" not in tab.locator("body").inner_text()
+    assert tab.locator("#finding").inner_text() == (
+        "No top group is called clear: its order is no better than chance here."
+    )
+    assert not tab.get_by_label("Show", exact=True).is_visible()
+    assert tab.locator("#cards .badge").count() == 0
+
+
+def test_all_tables_stand_behind_one_switch_with_their_verdicts(
+    tab: Page, page: Callable[..., Path], table: ScoreTable, score_table: Callable[..., ScoreTable]
+) -> None:
+    alike = score_table(
+        -table.select(weighting="elbo").matrix(),
+        torch.zeros(64, 10),
+        groups=GROUPS,
+        method="similarity",
+        weighting="cosine",
+    )
+    without = pictures(table, GROUPS[:2])
+    tab.goto(page(table, [alike], without=without).as_uri())
+    switch = tab.get_by_label("Scores", exact=True)
+    assert switch.locator("option").all_inner_texts() == ["retrack-0: untested", "similarity-0: untested"]
+    assert tab.locator("#without img").first.is_visible()
+    switch.select_option(index=1)
+    assert _shown(tab) == _expected(alike, "cosine")[:48]
+    assert "Shown: similarity" in tab.locator("header .standing:visible").inner_text()
+    assert not tab.locator("#without img").first.is_visible()  # of another method
+    assert "No pictures were drawn by similarity" in tab.locator("#without").inner_text()
+    assert "similarity states no ±" in tab.locator("#finding").inner_text()
+    tab.locator("#cards button").first.click()
+    rows = tab.get_by_role("group", name="Top groups by every method").locator("tbody tr")
+    first = [row.locator("td").first.inner_text().splitlines()[0] for row in rows.all()]
+    scores = table.select(weighting="elbo").matrix()[0]
+    assert first == [GROUPS[int(scores.argmax())], GROUPS[int(scores.argmin())]]
+
+
+def test_words_are_explained_on_hover_and_by_the_keyboard(
+    tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation]
+) -> None:
+    tab.goto(page(table, evaluation=evaluation("retrack-0")).as_uri())
+    tip = tab.get_by_role("tooltip")
+    word = tab.locator("#agreement .term", has_text="ndcg@3").first
+    assert not tip.is_visible()
+    word.hover()
+    assert tip.inner_text() == GLOSSARY["ndcg-3"]
+    tab.mouse.move(0, 0)
+    assert not tip.is_visible()
+    word.focus()
+    expect(word).to_have_accessible_description(GLOSSARY["ndcg-3"])
+    tab.keyboard.press("Escape")
+    assert not tip.is_visible()
+    tab.keyboard.press("Tab")  # to the next word
+    assert tip.inner_text() == GLOSSARY["ndcg-5"]
+    tab.locator("#cards button").first.click()
+    tab.locator("#detail-verdict .term").focus()
+    assert tip.inner_text() == GLOSSARY["lead"]
+    tab.keyboard.press("Escape")  # closes the explanation, and not the dialog
+    assert not tip.is_visible()
+    assert tab.locator("#detail").is_visible()
+    described = tab.locator(".term").evaluate_all(
+        "all => all.every((one) => document.getElementById(one.getAttribute('aria-describedby')).textContent)"
+    )
+    assert described
+
+
+def test_help_is_unfolded_until_the_reader_folds_it(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.goto(page(table).as_uri())
+    assert tab.locator("#help").get_attribute("open") is not None
+    tab.locator("#help summary").click()
+    tab.wait_for_function("localStorage.getItem('guda-help') === 'closed'")
+    tab.reload()
+    assert tab.locator("#help").get_attribute("open") is None
+
+
+def test_a_link_opens_its_query_under_its_scores(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    place = page(table).as_uri()
+    tab.goto(f"{place}#query=q7")
+    assert tab.get_by_role("dialog", name="q7").is_visible()
+    tab.keyboard.press("Escape")
+    assert tab.evaluate("location.hash") == ""
+    tab.get_by_role("radio", name="Uniform").check(force=True)
+    tab.locator("#cards button").nth(2).click()
+    link = tab.get_by_role("link", name="Link to this query and these scores").get_attribute("href")
+    assert link == "#query=q2&table=retrack-0&weighting=uniform"
+    tab.goto("about:blank")
+    tab.goto(f"{place}{link}")
+    assert tab.get_by_role("dialog", name="q2").is_visible()
+    assert tab.get_by_role("radio", name="Uniform").is_checked()
+
+
+def test_downloads_hold_what_the_command_writes(
+    tab: Page, page: Callable[..., Path], table: ScoreTable, shown: Callable[..., Any], tmp_path: Path
+) -> None:
+    tab.goto(page(table).as_uri())
+    with tab.expect_download() as kept:
+        tab.get_by_role("button", name="JSON").click()
+    assert json.loads(kept.value.path().read_text()) == json.loads(
+        write_json(tmp_path, shown(table)).read_text()
+    )
+    with tab.expect_download() as kept:
+        tab.get_by_role("button", name="CSV").click()
+    found, expected = (
+        list(csv.reader(path.read_text("utf-8").splitlines()))
+        for path in (kept.value.path(), write_csv(tmp_path, shown(table)))
+    )
+    numbers = slice(6, 8)
+    assert [row[:6] + row[8:] for row in found] == [row[:6] + row[8:] for row in expected]
+    assert [list(map(float, row[numbers])) for row in found[1:]] == [
+        list(map(float, row[numbers])) for row in expected[1:]
+    ]
+
+
+def test_paper_is_light_and_holds_all_groups_and_cards(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    tab.emulate_media(color_scheme="dark")
+    tab.goto(page(table).as_uri())
+    assert tab.locator("#cards li").count() == 48
+    tab.emulate_media(media="print", color_scheme="dark")
+    tab.wait_for_function("document.querySelectorAll('#cards li').length === 64")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(250, 250, 248)"
+    assert not tab.locator("nav").is_visible() and not tab.locator(".toolbar").is_visible()
+    boxes = [one.bounding_box() for one in tab.locator("#groups li").all()]
+    assert len(boxes) == 10
+    assert all(box and box["x"] + box["width"] <= 1300 for box in boxes)
+    middle = tab.evaluate(
+        "[...document.getElementById('heat').getContext('2d').getImageData(0, 0, 1, 1).data]"
+    )
+    assert middle[3] == 255  # the map is drawn, in or out of sight
+    tab.emulate_media(media="screen", color_scheme="dark")
+    tab.wait_for_function("document.querySelectorAll('#cards li').length === 48")
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_charts_follow_the_theme(
+    tab: Page, page: Callable[..., Path], table: ScoreTable, evaluation: Callable[..., Evaluation]
+) -> None:
+    tab.emulate_media(color_scheme="dark")
+    tab.goto(page(table, evaluation=evaluation("retrack-0")).as_uri())
+    chart = tab.locator("#agreement .chart").first
+    assert "invert" in chart.evaluate("image => getComputedStyle(image).filter")
+    tab.get_by_role("button", name="Switch between light and dark").click()
+    assert chart.evaluate("image => getComputedStyle(image).filter") == "none"
+
+
+def test_thousands_of_queries_cost_a_filter_no_more_nodes_than_it_shows(
+    tab: Page, page: Callable[..., Path], score_table: Callable[..., ScoreTable]
+) -> None:
+    scores = torch.randn(2000, 60, generator=torch.Generator().manual_seed(0))
+    tab.goto(page(score_table(scores), curves=[], examples={}).as_uri())
+    assert tab.locator("#cards li").count() == 48
+    assert tab.evaluate("document.querySelectorAll('*').length") < 6000
+    tab.evaluate(
+        """() => {
+            window.added = 0;
+            new MutationObserver((all) => { for (const one of all) for (const node of one.addedNodes)
+                window.added += 1 + (node.querySelectorAll?.("*").length ?? 0); })
+                .observe(document.body, { childList: true, subtree: true });
+            window.drawn = 0;
+            const put = CanvasRenderingContext2D.prototype.putImageData;
+            CanvasRenderingContext2D.prototype.putImageData = function (...given) {
+                window.drawn += 1;
+                put.apply(this, given);
+            };
+        }"""
+    )
+    tab.get_by_label("Find").fill("q19")
+    assert tab.locator("#count").inner_text() == "48 of 111 shown"
+    assert 0 < tab.evaluate("window.added") < 48 * 60  # cards alone
+    assert tab.evaluate("window.drawn") == 0  # the map is not in sight
+    tab.locator("#heat").scroll_into_view_if_needed()
+    tab.wait_for_function("window.drawn === 1")
+    assert tab.get_by_role("img", name="Heat map of 111 queries and 60 groups").is_visible()

@@ -10,8 +10,10 @@ from guda_lightning.scores import Evidence, Rise, ScoreTable, Verdict
 
 EXPECTED = """\
 retrack, weighting elbo, seed 0: 2 queries, 3 groups, 1 undecided
-unit: the unit of retrack. What it measures, retrack defines.
-±: as the method states it; of a mean, differences between queries as well
+Untested: nobody has measured here whether retrack ranks groups as retraining does. guda retrain,
+  guda attribute --operator retrain and guda evaluate measure it.
+No size claimed: the unit of retrack. What it measures, retrack defines.
+±: of a score, as the method states it; of a mean, differences between queries as well
 
 group                                                   mean score     leads
 dogs                                                   4.50 ± 0.50         1

@@ -156,6 +156,8 @@ def test_the_configuration_holds_the_hashes(folder: Path, written: dict[str, Wan
     config = written["attribute retrack-0"].config
     for name in ("full_hash", "query_hash", "counterfactuals"):
         assert config[name] == record[name]
+    assert config["attribution/standing"]["level"] == "untested"
+    assert config["attribution/standing"]["headline"].startswith("Untested: nobody has measured here")
     told = ("method", "weighting", "draws", "counterfactual_seeds", "queries")
     assert [config[name] for name in told] == ["retrack", "elbo", 4, [0], 3]
     assert config["store_hash"] == sha256_json(sorted(record["counterfactuals"].values()))

@@ -7,6 +7,7 @@ import torch
 
 from guda_lightning.functional.ablation import OF_MEMBERS
 from guda_lightning.report.estimand import UNTESTED, process
+from guda_lightning.report.standing import Findings, Standing
 from guda_lightning.report.words import NOT_PROVED, words_of
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Coalitions, Details, Ensemble, Likelihood, Race, Screened
@@ -15,6 +16,10 @@ from guda_lightning.scores.units import RELATIVE
 from guda_lightning.scores.views import views
 
 SCORING = ScoringRecord(0, {"kind": "stratified"}, "within strata", "fp32")
+
+
+def standing(table: ScoreTable) -> Standing:
+    return Findings().standing(table.record, views(table)[0])
 
 
 def test_the_words_about_sized_scores() -> None:
@@ -32,10 +37,9 @@ def test_the_words_about_sized_scores() -> None:
     )
     (view,) = views(table)
     size = "The size follows from how guidance is defined: it has no free scale."
-    assert words_of(table.record, view, "two seeds agree", 2) == {
+    assert words_of(table.record, view, standing(table), "two seeds agree", 2) == {
         "answer": "2 of these 3 pictures owe most to group cats: removing group cats would cost q0 "
-        "18.2 ± 1.5 nats (±: noise draws only). This is a statement of size. Tested against retraining: "
-        "two seeds agree.",
+        "18.2 ± 1.5 nats (±: noise draws only).",
         "needed": True,
         "reading": [
             "A score compares how well two models explain a query: the full one, and one that stands for it "
@@ -43,8 +47,9 @@ def test_the_words_about_sized_scores() -> None:
             "One number of this table: query q0, group cats, 18.2 ± 1.5 nats (±: noise draws only).",
             "Sign: positive. Without the group the query would be less likely: the group contributed.",
             f"Unit: nats. {size} 18.2 nats are a factor of 10^7.9 in likelihood.",
-            "±: one standard error; it covers noise draws only. What training anew would change "
-            "is not in it.",
+            "± of a score: one standard error of the estimate; it covers noise draws only. What training "
+            "anew would change is not in it.",
+            "± of a group's mean: one standard error between queries, which other queries would change.",
             NOT_PROVED,
         ],
         "estimand": {
@@ -113,7 +118,7 @@ def test_the_words_follow_from_the_kind_of_scores(details: Details, said: list[s
         record=ScoreRecord(details, scoring=SCORING),
     )
     (view,) = views(table)
-    words = words_of(table.record, view)
+    words = words_of(table.record, view, standing(table))
     text = "\n".join([words["answer"], *words["reading"], *words["estimand"].values()])
     for sentence in said:
         assert sentence in text, text
@@ -136,18 +141,18 @@ def test_no_sign_of_a_score_by_an_ensemble_is_told(shift: float) -> None:
         ),
     )
     (view,) = views(table)
-    words = words_of(table.record, view)
+    words = words_of(table.record, view, standing(table))
     covers = "noise draws and the ensemble's members, but not what other groups add"
     number = f"{'18.2' if shift == 0 else '−81.8'} ± 1.5 nats (±: {covers})"
     assert words["answer"] == (
-        f"The picture owes most to group cats: its score for q0 is {number}, relative to the other groups. "
-        f"This is a statement of order, not of size. Tested against retraining: {UNTESTED}."
+        f"The picture owes most to group cats: its score for q0 is {number}, relative to the other groups."
     )
     assert not words["needed"]
     assert words["reading"][1:] == [
         f"One number of this table: query q0, group cats, {number}.",
         f"Unit: nats, relative to the other groups. {RELATIVE}",
-        f"±: one standard error; it covers {covers}. What training anew would change is not in it.",
+        f"± of a score: one standard error of the estimate; it covers {covers}. What training anew would "
+        "change is not in it.",
         NOT_PROVED,
     ]
     assert words["estimand"]["Yardstick"] == UNTESTED

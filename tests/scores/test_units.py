@@ -71,7 +71,13 @@ def table(details: Details, scores: torch.Tensor, stderr: float = 0.0, **named: 
     ("details", "measured", "unit", "why"),
     [
         (likelihood(sized=True), None, "nats", KNOWN),
-        (likelihood(sized=True), OPEN, "nats", KNOWN),
+        (
+            likelihood(sized=True),
+            OPEN,
+            "nats",
+            f"{KNOWN} Measured here: retraining's scores grow by 0.60 (−0.30 to 1.50) for every 1 of these, "
+            "on 10 groups.",
+        ),
         (likelihood(), None, SHARE, UNKNOWN),
         (
             likelihood(),

@@ -18,11 +18,18 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="score table, and others of the same queries to switch to; default: the newest of a method",
+        help="score table to begin with, and others that come next; default: the newest of a method. All "
+        "tables of the same queries and groups are on the page in any case",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("html", "json", "csv"),
+        default="html",
+        help="the page, or its numbers alone: RUN/report/report.json, .csv; default: %(default)s",
     )
     chosen = parser.parse_args(arguments)
     from guda_lightning.report.run import report_run
 
-    page = report_run(chosen.run, *(chosen.scores or ()))
-    print(f"report: open {page}")
+    written = report_run(chosen.run, *(chosen.scores or ()), format=chosen.format)
+    print(f"report: open {written}" if chosen.format == "html" else f"report: {written} written")
     return 0

@@ -23,7 +23,7 @@ from guda_lightning.report.agreement_table import (
     share,
 )
 from guda_lightning.report.agreement_verdicts import notes, verdicts
-from guda_lightning.report.summary_text import cut, wrapped
+from guda_lightning.report.text import cut, wrapped
 
 NAME = 22
 

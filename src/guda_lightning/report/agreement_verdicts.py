@@ -34,14 +34,26 @@ def verdicts(evaluation: Evaluation) -> list[str]:
     """
     table = agreement_table(evaluation, evaluation.weightings[0])
     return [
-        f"{row.label} (weighting {table.weighting}) {_ranks(evaluation, table, row)}"
+        f"{row.label} (weighting {table.weighting}) {ranks(evaluation, table, row)}"
         f"{_sizes(evaluation, table, row)}."
         for row in table.methods
     ]
 
 
-def _ranks(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> str:
-    if row.intervals["top1"][0] <= table.chance.values["top1"]:
+def no_better_than_chance(table: AgreementTable, row: AgreementRow) -> bool:
+    """Whether the interval of a row's top-1 agreement reaches that of ranking at random, or is not known."""
+    return not row.intervals["top1"][0] > table.chance.values["top1"]
+
+
+def ranks(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> str:
+    """How well a method ranks, in words that follow its name.
+
+    Args:
+        evaluation: What ``guda evaluate`` found.
+        table: Its agreement under one weighting.
+        row: The method's row of it.
+    """
+    if no_better_than_chance(table, row):
         return "ranks no better than chance: do not use its order"
     oracle = table.oracle
     if oracle is None:
@@ -78,9 +90,9 @@ def _sizes(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> 
         return ""
     (slope,) = found
     ends = f"{slope['value']:.3g} [{slope['low']:.3g}, {slope['high']:.3g}]"
+    if Measured(slope["value"], slope["low"], slope["high"], 0).right:
+        return f"; its scores have the oracle's size within queries (slope {ends})"
     if slope["low"] <= 1 <= slope["high"]:
-        if Measured(slope["value"], slope["low"], slope["high"], 0).right:
-            return f"; its scores have the oracle's size within queries (slope {ends})"
         return f"; whether its scores have the oracle's size is not known well enough (slope {ends})"
     return f"; differences between groups are {ends} times as large under the oracle"
 

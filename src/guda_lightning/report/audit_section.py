@@ -9,7 +9,7 @@ import pandas as pd
 
 from guda_lightning.evaluation.group_audit import BY_CHANCE, OFF_BY_CHANCE
 from guda_lightning.report.section import Section
-from guda_lightning.report.summary_text import cut, listed
+from guda_lightning.report.text import cut, listed
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.frames import load_frame
 from guda_lightning.storage.runs import RunFolder

@@ -13,7 +13,7 @@ from guda_lightning.evaluation.targets import PSEUDO
 from guda_lightning.functional.curation import Interval
 from guda_lightning.report.agreement_text import columns
 from guda_lightning.report.section import Section
-from guda_lightning.report.summary_text import cut, wrapped
+from guda_lightning.report.text import cut, wrapped
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.frames import load_frame
 from guda_lightning.storage.runs import RunFolder

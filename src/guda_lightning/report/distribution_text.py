@@ -10,7 +10,7 @@ from guda_lightning.evaluation.distribution import DistributionEvaluation
 from guda_lightning.functional.distribution import DELTAS, FEWEST
 from guda_lightning.report.agreement_table import count_of, interval, matching, share
 from guda_lightning.report.agreement_text import columns
-from guda_lightning.report.summary_text import wrapped
+from guda_lightning.report.text import wrapped
 from guda_lightning.scores.summaries import with_error
 
 SHOWN = {"mean": "mean", "variance": "variance", "ratio": "ratio", "wasserstein": "W2"}

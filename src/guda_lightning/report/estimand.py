@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guda_lightning.counterfactuals import ENSEMBLE, RETRAIN
 from guda_lightning.evaluation.result import Evaluation
-from guda_lightning.report.agreement_table import agreement_table, oracle_name, share
+from guda_lightning.report.agreement_table import AgreementRow, AgreementTable, oracle_name, share
 from guda_lightning.scores.kinds import Coalitions, Ensemble, Influence, ModelDetails, Screened, Student
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.scores.views import View
@@ -87,22 +87,14 @@ def process(record: ScoreRecord, method: str) -> str:
     return f"unlearned from the full model ({method}), a stand-in for training without the group"
 
 
-def tested(evaluation: Evaluation, name: str, weighting: str) -> str:
-    """How a table compares with retraining: agreement on the top group, its interval and that of chance.
+def tested(evaluation: Evaluation, table: AgreementTable, row: AgreementRow) -> str:
+    """How scores compare with retraining: agreement on the top group, its interval and that of chance.
 
     Args:
         evaluation: What ``guda evaluate`` found.
-        name: Name of the table.
-        weighting: Which scores.
+        table: Its agreement under one weighting.
+        row: That of the scores.
     """
-    if name in evaluation.record["oracles"]:
-        return YARDSTICK
-    if weighting not in evaluation.weightings:
-        return UNTESTED
-    table = agreement_table(evaluation, weighting)
-    row = next((row for row in table.methods if row.label == name), None)
-    if row is None:
-        return UNTESTED
     low, high = row.intervals["top1"]
     seeds = evaluation.record["oracle_seeds"]
     seed = f"seed{'s' if len(seeds) > 1 else ''}"

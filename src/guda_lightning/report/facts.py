@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from guda_lightning.counterfactuals import RETRAIN, CounterfactualRecord
+from guda_lightning.report.text import cut, listed
 from guda_lightning.scores import ScoreTable
-from guda_lightning.scores.kinds import Ensemble, NonParametric
+from guda_lightning.scores.kinds import Ensemble, Likelihood, NonParametric, Screened
 from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.stored import WeightsRecord
 
+_GROUPS = 60  # whose sizes are listed
 
-def facts_of(run: RunFolder, table: ScoreTable, made: Sequence[WeightsRecord]) -> dict[str, str]:
-    """Names, hashes, costs and seeds, as rows of two columns.
+
+def run_facts(run: RunFolder, table: ScoreTable) -> dict[str, str]:
+    """What all tables of a page share: run, data, groups and full model, as rows of two columns.
 
     Args:
         run: The run folder.
+        table: One of them.
+    """
+    record = table.record.of_method(table.methods[0])[0]
+    facts = {"Run folder": run.name}
+    full = FullRecord.of_run(run.full)
+    # The full model may be another one, named with --full.
+    known = full is not None and full.full_hash == record.full_hash
+    if full is not None and (known or record.full_hash is None):
+        facts["Data"] = _data(full.config.get("data"))
+    if record.group_sizes:
+        facts["Groups"] = _sizes(record.group_sizes)
+    facts["Grouping"] = str(record.grouping_hash)[:16]
+    if record.full_hash is not None:
+        facts["Full model"] = record.full_hash[:16]
+    if full is not None and known:
+        stopped = f", stopped by {full.stopped}" if full.stopped else ""
+        facts["Training"] = f"{full.steps:,} steps{stopped}, {full.seconds:.0f} s"
+    return facts
+
+
+def facts_of(path: Path, table: ScoreTable, made: Sequence[WeightsRecord]) -> dict[str, str]:
+    """How the scores of one table came about, as rows of two columns.
+
+    Args:
+        path: The table.
         table: The scores.
         made: What was made for them: counterfactuals, or one posterior; empty where they need none.
     """
     record, method = table.record, table.methods[0]
-    facts = {"Run folder": run.name, "Grouping": str(record.grouping_hash)[:16]}
-    if record.full_hash is not None:
-        facts["Full model"] = record.full_hash[:16]
+    scored = datetime.date.fromtimestamp(path.stat().st_mtime)
+    facts = {"Table": path.stem, "Written": scored.isoformat(), "Command": _command(table)}
     if made:
         each = "a group" if isinstance(made[0], CounterfactualRecord) else "in all"
         each = "a member" if isinstance(record.details, Ensemble) else each
-        facts["Method"] = f"{method}, {made[0].steps} steps {each}"
+        facts["Method"] = f"{method}, {_steps(made)} steps {each}"
         facts[_work(made[0])] = (
             f"{sum(one.seconds for one in made):.0f} s, "
             f"{sum(one.network_evaluations for one in made):,} network evaluations"
@@ -41,7 +71,48 @@ def facts_of(run: RunFolder, table: ScoreTable, made: Sequence[WeightsRecord]) -
         facts["Noise seed"] = str(record.scoring.seed)
     if isinstance(record.details, NonParametric):
         facts["Options"] = ", ".join(f"{name} {value}" for name, value in record.details.options.items())
-    return facts | _training(run, table)
+    return facts
+
+
+def _data(section: Any) -> str:
+    """The source of the training data, without the folders of the computer that it lay on."""
+    if not isinstance(section, Mapping):
+        return "not recorded"
+    options = dict(section.get("init_args", {}))
+    source = options.get("source")
+    named = source if isinstance(source, Mapping) else section
+    kept = {**named.get("init_args", {}), **{name: options.get(name) for name in ("limit", "image_size")}}
+    said = ", ".join(
+        f"{name} {Path(value).name if isinstance(value, str) else value}"
+        for name, value in kept.items()
+        if isinstance(value, str | int | float) and not isinstance(value, bool)
+    )
+    name = str(named.get("class_path", "not recorded")).rpartition(".")[2]
+    return f"{name} ({said})" if said else name
+
+
+def _sizes(sizes: Mapping[str, int]) -> str:
+    smallest, largest = min(sizes.values()), max(sizes.values())
+    between = f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
+    each = listed([f"{cut(name, 30)}: {size:,}" for name, size in sizes.items()], _GROUPS)
+    return f"{len(sizes)} groups of {between} training samples ({each})"
+
+
+def _command(table: ScoreTable) -> str:
+    """The command that scores so; options that change neither method nor seed are left out."""
+    method, details = table.methods[0], table.record.details
+    if isinstance(details, Ensemble):
+        return "guda attribute -c CONFIG -c attribute/ensemble.yaml"
+    if isinstance(details, Likelihood) and not isinstance(details, Screened):
+        seed = f" --seed {','.join(map(str, table.seeds))}" if any(table.seeds) else ""
+        return f"guda attribute -c CONFIG --operator {method}{seed}"
+    return f"guda attribute -c CONFIG, with the attributor {method}"
+
+
+def _steps(made: Sequence[WeightsRecord]) -> str:
+    """Optimizer steps as taken, which may be fewer for some groups than for others."""
+    fewest, most = min(one.steps for one in made), max(one.steps for one in made)
+    return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
 
 
 def _work(made: WeightsRecord) -> str:
@@ -49,14 +120,6 @@ def _work(made: WeightsRecord) -> str:
     if not isinstance(made, CounterfactualRecord):
         return "Posterior"
     return "Retraining" if made.operator == RETRAIN else "Unlearning"
-
-
-def _training(run: RunFolder, table: ScoreTable) -> dict[str, str]:
-    """What went into the full model, unless it is another one, named with --full."""
-    full = FullRecord.of_run(run.full)
-    if full is None or full.full_hash != table.record.full_hash:
-        return {}
-    return {"Training": f"{full.steps:,} steps, {full.seconds:.0f} s"}
 
 
 def _timesteps(scoring: ScoringRecord) -> str:

@@ -10,7 +10,7 @@ from guda_lightning.evaluation.lds import ALL_SEEDS, OTHER_SEEDS
 from guda_lightning.evaluation.subsets import ADDITIVE, SubsetEvaluation
 from guda_lightning.report.agreement_table import count_of, interval, matching, share
 from guda_lightning.report.agreement_text import columns
-from guda_lightning.report.summary_text import wrapped
+from guda_lightning.report.text import wrapped
 
 _LABELS = {ORACLE: "another oracle seed", ADDITIVE: "summed retrainings"}
 

@@ -1,8 +1,11 @@
 "use strict";
 // Everything shown comes from the JSON in the page and reaches it as text only, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
-const { groups, queries, views, curves } = data;
-const CARDS = 48, CURVES = 24;  // added at a time
+const { report, tables } = data;
+const { queries, groups } = report;  // names
+const views = report.views.map((view, index) => ({ ...view, ...data.views[index], index }));
+const CARDS = 48, PRINTED = 200;  // added at a time, and on paper
+const LEVELS = { chance: "no better than chance", untested: "untested", tested: "better than chance", yardstick: "yardstick" };
 
 const state = { view: views[0], group: null, find: "", show: "all", sort: "given", cards: CARDS };
 let visible = [];  // indices of the queries that pass the filters, in the chosen order
@@ -18,6 +21,9 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+/** A word that the glossary explains. */
+const term = (key, text) => el("span", { class: "term", tabindex: 0, "aria-describedby": `term-${key}` }, text);
+
 // ---- numbers
 
 const minus = (text) => text.replaceAll("-", "−");
@@ -29,17 +35,18 @@ function parts(value, error) {
   if (decimals > 6) return [minus(value.toExponential(2)), "± " + minus(error.toExponential(1))];
   return [minus(value.toFixed(decimals)), "± " + error.toFixed(decimals)];
 }
-const withError = (value, error) => [...parts(value, error), state.view.symbol].filter(Boolean).join(" ");
+const withError = (value, error, view = state.view) => [...parts(value, error), view.unit.symbol].filter(Boolean).join(" ");
 const seedsOf = (view) => `seed${view.seeds.length > 1 ? "s" : ""} ${view.seeds.join(", ")}`;
 const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 const ranked = (scores) => scores.map((_, g) => g).sort((a, b) => scores[b] - scores[a] || a - b);
-const topOf = (query) => state.view.top[query];
+/** The top group of each query, found when a view is first shown. */
+const topsOf = (view) => (view.tops ??= view.scores.map((row) => row.indexOf(Math.max(...row))));
+const topOf = (query, view = state.view) => topsOf(view)[query];
 const margin = (query) => state.view.margins[query] ?? Infinity;
-const undecided = (query) => margin(query) < data.undecidedBelow;
+const clearable = () => !state.view.standing.unclear;
+const undecided = (query) => clearable() && margin(query) < data.undecidedBelow;
 const badge = (text) => el("span", { class: "badge" }, text);
-
-for (const view of views) view.top = view.scores.map((row) => row.indexOf(Math.max(...row)));
 
 // ---- pieces
 
@@ -73,14 +80,14 @@ function mark(verdict) {
 }
 
 function row(group, value, error, low, high, { extra = null, pictures = null, covers = "" } = {}) {
-  const { symbol } = state.view;
+  const { symbol } = state.view.unit;
   const [number, plusMinus] = parts(value, error);
   const rest = [plusMinus, symbol, plusMinus && covers ? `(±: ${covers})` : ""].filter(Boolean);
   return [
-    pictures ?? picture(groups[group].examples[0], ""),
+    pictures ?? picture(data.examples[group][0], ""),
     el("span", {},
       el("span", { class: "line" },
-        el("span", { class: "name", title: groups[group].name }, groups[group].name, ...mark(state.view.verdicts[group])),
+        el("span", { class: "name", title: groups[group] }, groups[group], ...mark(state.view.verdicts[group])),
         el("span", { class: "number" },
           el("span", { class: "score" }, number),
           el("span", { class: "error" }, rest.map((part) => ` ${part}`).join("")))),
@@ -90,51 +97,67 @@ function row(group, value, error, low, high, { extra = null, pictures = null, co
 
 // ---- header
 
+/** What to call a table in the switch: its name, and what it is worth under a weighting. */
+function choices() {
+  return tables.map((_, position) => {
+    const of = views.filter((view) => view.table === position);
+    const methods = [...new Set(of.map((view) => view.method))];
+    return methods.map((method) => {
+      const own = of.filter((view) => view.method === method);
+      const shown = own.find((view) => view.weighting === state.view.weighting) ?? own[0];
+      const name = methods.length > 1 ? `${method}, ${seedsOf(shown)}` : report.tables[position].name;
+      return { shown, own, label: `${name}: ${LEVELS[shown.standing.level]}` };
+    });
+  }).flat();
+}
+
 function controls() {
-  const box = $("views");
-  const choice = (view) => `${view.method}, ${seedsOf(view)}`;
-  const methods = [...new Set(views.map(choice))];
-  const pick = (method, weighting) => {
-    const candidates = views.filter((view) => choice(view) === method);
-    state.view = candidates.find((view) => view.weighting === weighting) ?? candidates[0];
+  const box = $("views"), all = choices();
+  const now = all.find(({ own }) => own.includes(state.view));
+  const pick = (view) => {
+    state.view = view;
+    if (!clearable()) state.show = $("show").value = "all";
     controls();
     render();
   };
-  const now = choice(state.view);
   box.replaceChildren();
-  if (methods.length > 1) {
-    const select = el("select", { id: "method", onchange: () => pick(select.value, state.view.weighting) },
-      ...methods.map((name) => el("option", { value: name, selected: name === now }, name)));
-    box.append(el("label", { class: "note" }, "Method ", select));
+  if (all.length > 1) {
+    const select = el("select", { id: "method", onchange: () => { pick(all[select.selectedIndex].shown); $("method").focus(); } },
+      ...all.map((one) => el("option", { selected: one === now }, one.label)));
+    box.append(el("label", { class: "note" }, "Scores ", select));
   }
-  const weightings = views.filter((view) => choice(view) === now);
-  if (weightings.length > 1) {
-    const options = weightings.map((view) => el("label", {},
+  if (now.own.length > 1) {
+    const options = now.own.map((view) => el("label", {},
       el("input", { type: "radio", name: "weighting", value: view.weighting, checked: view === state.view,
-        onchange: () => { pick(now, view.weighting); box.querySelector(":checked").focus(); } }),
+        onchange: () => { pick(view); box.querySelector(":checked").focus(); } }),
       view.label));
-    box.append(el("fieldset", {}, el("legend", {}, "Weighting"), el("span", { class: "segments" }, ...options)));
+    box.append(el("fieldset", {}, el("legend", {}, term("weighting", "Weighting")), el("span", { class: "segments" }, ...options)));
   }
 }
 
 function finding() {
-  const { summary } = state.view;
-  const all = queries.map((_, q) => q);
+  const { summary, standing, unit, method } = state.view;
+  const all = queries.map((_, q) => q), count = queries.length;
   const clear = all.filter((q) => !undecided(q)).length;
   const leader = ranked(summary.map((group) => group.top))[0];
   const strong = (text) => el("b", {}, text);
   const { mean, stderr, top } = summary[leader];
-  $("finding").replaceChildren(
-    strong(`${clear} of ${queries.length}`), ` ${queries.length === 1 ? "query has" : "queries have"} a clear top group`,
-    queries.length > clear ? `, ${queries.length - clear} ${queries.length - clear === 1 ? "is" : "are"} undecided. ` : ". ",
-    "Group ", strong(groups[leader].name), ` leads most often: ${top} of ${queries.length} (${percent(top / queries.length)}), mean score ${withError(mean, stderr)}.`,
-  );
-  const { unit, covers, method } = state.view;
-  const errors = covers ? ` ± of a score: ${covers}; of a mean: differences between queries as well.` : "";
-  $("unit").textContent = `Unit: ${unit}.${errors} Method ${method}, ${seedsOf(state.view)}.`;
-  const shown = String(views.indexOf(state.view));
-  for (const node of document.querySelectorAll("header [data-view]")) node.hidden = node.dataset.view !== shown;
+  const told = standing.unclear ? [`No top group is called clear: ${standing.unclear}. `] : [
+    strong(`${clear} of ${count}`), ` ${count === 1 ? "query has" : "queries have"} a clear top group`,
+    count > clear ? `, ${count - clear} ${count - clear === 1 ? "is" : "are"} undecided. ` : ". ",
+  ];
+  const between = stderr > 0 && count > 1 ? " (± between queries)" : "";
+  if (standing.level !== "chance") told.push("Group ", strong(groups[leader]),
+    ` leads most often: ${top} of ${count} (${percent(top / count)}), mean score ${withError(mean, stderr)}${between}.`);
+  $("finding").replaceChildren(...told);
+  const errors = unit.covers ? ` ± of a score: ${unit.covers}; of a mean: differences between queries as well.` : "";
+  $("unit").textContent = `Unit: ${unit.name}.${errors} Method ${method}, ${seedsOf(state.view)}.`;
+  $("covers").textContent = unit.covers ? ` ± of a score is the estimate's own: ${unit.covers}.` : "";
+  for (const [kind, shown] of [["view", state.view.index], ["table", state.view.table]]) {
+    for (const node of document.querySelectorAll(`[data-${kind}]`)) node.hidden = Number(node.dataset[kind]) !== shown;
+  }
   $("weighting-note").textContent = state.view.note;
+  $("show").closest("label").hidden = $("show-what").hidden = !clearable();
 }
 
 // ---- groups
@@ -143,37 +166,37 @@ function groupList() {
   const { summary } = state.view;
   const low = Math.min(0, ...summary.map((group) => group.mean - 1.96 * group.stderr));
   const high = Math.max(0, ...summary.map((group) => group.mean + 1.96 * group.stderr));
-  const order = ranked(summary.map((group) => group.mean));
-  const focused = document.activeElement?.dataset?.group;
-  $("groups").replaceChildren(...order.map((g) => {
+  $("groups").replaceChildren(...ranked(summary.map((group) => group.mean)).map((g) => {
     const { mean, stderr, top } = summary[g];
     const led = el("span", { class: "led" }, `leads ${top} of ${queries.length} · ${percent(top / queries.length)}`);
     return el("li", {}, el("button", {
       type: "button", class: "row", "data-group": g, "aria-pressed": String(state.group === g), onclick: () => choose(g),
     }, ...row(g, mean, stderr, low, high, { extra: led })));
   }));
-  if (focused !== undefined) $("groups").querySelector(`[data-group="${focused}"]`)?.focus({ preventScroll: true });
 }
 
 function choose(group) {
   state.group = state.group === group ? null : group;
-  state.cards = CARDS;
-  render();
+  for (const button of $("groups").querySelectorAll("button")) {
+    button.setAttribute("aria-pressed", String(Number(button.dataset.group) === state.group));
+  }
+  refilter();
 }
 
 // ---- queries
 
 function select() {
   const wanted = state.find.trim().toLowerCase();
+  const text = (q) => `${queries[q]} ${report.prompts[q] ?? ""}`.toLowerCase();
   visible = queries.map((_, q) => q).filter((q) =>
     (state.group === null || topOf(q) === state.group)
     && (state.show === "all" || undecided(q) === (state.show === "undecided"))
-    && `${queries[q].id} ${queries[q].prompt ?? ""}`.toLowerCase().includes(wanted));
+    && (!wanted || text(q).includes(wanted)));
   const score = (q) => state.view.scores[q][topOf(q)];
   const orders = {
     score: (a, b) => score(b) - score(a),
     margin: (a, b) => (margin(a) === margin(b) ? 0 : margin(b) - margin(a)),
-    name: (a, b) => queries[a].id.localeCompare(queries[b].id, undefined, { numeric: true }),
+    name: (a, b) => queries[a].localeCompare(queries[b], undefined, { numeric: true }),
   };
   if (orders[state.sort]) visible.sort(orders[state.sort]);
 }
@@ -184,263 +207,65 @@ function card(q) {
   const low = Math.min(0, ...best.map((g) => scores[q][g] - 1.96 * stderr[q][g]));
   const high = Math.max(0, ...best.map((g) => scores[q][g] + 1.96 * stderr[q][g]));
   const rows = best.map((g) => el("span", { class: "row" }, ...row(g, scores[q][g], stderr[q][g], low, high)));
-  return el("li", { class: undecided(q) ? "undecided" : "" }, el("button", { type: "button", onclick: () => open(q) },
-    picture(queries[q].image, `Query ${queries[q].id}`, "picture"),
+  const prompt = report.prompts[q];
+  return el("li", { class: clearable() && !undecided(q) ? "" : "undecided" }, el("button", { type: "button", onclick: () => open(q) },
+    picture(data.pictures[q], `Query ${queries[q]}`, "picture"),
     el("span", {},
-      el("span", { class: "id" }, el("span", { title: queries[q].id }, queries[q].id),
+      el("span", { class: "id" }, el("span", { title: queries[q] }, queries[q]),
         state.view.unattributable[q] ? badge("not attributable") : null,
         undecided(q) ? badge("undecided") : null),
-      queries[q].prompt ? el("span", { class: "prompt", title: queries[q].prompt }, queries[q].prompt) : null,
+      prompt ? el("span", { class: "prompt", title: prompt }, prompt) : null,
       el("span", {}, ...rows))));
 }
 
 function cards() {
   const shown = visible.slice(0, state.cards);
   $("cards").replaceChildren(...shown.map(card));
-  $("count").textContent = shown.length < visible.length
-    ? `${shown.length} of ${visible.length} shown` : `${visible.length} of ${queries.length}`;
-  const rest = visible.length - shown.length;
-  $("more").hidden = rest <= 0;
+  counted();
+}
+
+/** Add cards to those that are shown, and leave these as they are. */
+function moreCards() {
+  const first = state.cards;
+  state.cards += CARDS;
+  $("cards").append(...visible.slice(first, state.cards).map(card));
+  counted();
+  $("cards").children[first]?.querySelector("button").focus();
+}
+
+function counted() {
+  const shown = Math.min(state.cards, visible.length), rest = visible.length - shown;
+  $("count").textContent = rest ? `${shown} of ${visible.length} shown` : `${visible.length} of ${queries.length}`;
+  $("more").hidden = !rest;
   $("more").textContent = `Show ${Math.min(rest, CARDS)} more`;
   $("clear").hidden = state.group === null;
-  if (state.group !== null) $("clear").textContent = `led by ${groups[state.group].name} ✕`;
+  if (state.group !== null) $("clear").textContent = `led by ${groups[state.group]} ✕`;
+  $("printed").textContent = rest ? `On paper: the first ${shown} of ${visible.length} queries; the page itself has them all.` : "";
 }
 
-// ---- which part of a query came from which group: one pixel per position, stretched by the style sheet
-
-function spatial(q) {
-  const map = data.maps[q];
-  if (!map) return [];
-  const part = (share, where) => `${percent(share)} of the picture, ${where}`;
-  const text = map.led.map(([g, , share, where]) => `${groups[g].name} ${part(share, where)}`).join("; ");
-  const legend = map.led.map(([g, colour, share, where]) => {
-    const key = el("i", { "aria-hidden": "true" });
-    key.style.background = colour;
-    return el("li", {}, key, el("span", { class: "name", title: groups[g].name }, groups[g].name),
-      el("span", { class: "note" }, part(share, where)));
-  });
-  if (map.more) legend.push(el("li", { class: "note" }, `and ${map.more} more`));
-  return [el("figure", { class: "spatial" },
-    el("div", {}, picture(queries[q].image, ""), picture(map.image, `Leading groups of query ${queries[q].id}: ${text}`)),
-    el("figcaption", {}, "The group with the largest share of the patch around each pixel; the stronger, the larger.",
-      el("ul", { class: "plain" }, ...legend)))];
+function refilter() {
+  state.cards = CARDS;
+  select();
+  cards();
+  heat();
 }
-
-// ---- one query
-
-let opened = 0;
-
-function open(q) {
-  opened = q;
-  const { scores, stderr } = state.view;
-  const order = ranked(scores[q]);
-  const low = Math.min(0, ...scores[q].map((s, g) => s - 1.96 * stderr[q][g]));
-  const high = Math.max(0, ...scores[q].map((s, g) => s + 1.96 * stderr[q][g]));
-  const lead = margin(q);
-  $("detail-title").textContent = queries[q].id;
-  $("detail-prompt").textContent = queries[q].prompt ?? "";
-  $("detail-picture").replaceChildren(picture(queries[q].image, `Query ${queries[q].id}`), ...spatial(q));
-  $("detail-verdict").textContent = order.length < 2 || lead === Infinity
-    ? `Group ${groups[order[0]].name} has the highest score.`
-    : `${undecided(q) ? "Undecided: group" : "Group"} ${groups[order[0]].name} stands ${lead.toFixed(lead < 10 ? 2 : 0)} `
-      + `combined standard errors above group ${groups[order[1]].name}.`;
-  $("detail-groups").replaceChildren(...order.map((g) => {
-    const examples = el("span", { class: "examples" },
-      ...groups[g].examples.slice(0, 3).map((source, i) => picture(source, `Training image ${i + 1} of ${groups[g].name}`)));
-    return el("li", { class: "row" }, ...row(g, scores[q][g], stderr[q][g], low, high, { pictures: examples, covers: state.view.covers }));
-  }));
-  const place = visible.indexOf(q);
-  $("previous").disabled = place <= 0;
-  $("next").disabled = place < 0 || place === visible.length - 1;
-  if (!$("detail").open) $("detail").showModal();
-  $("detail").scrollTop = 0;
-}
-
-function step(by) {
-  const next = visible[visible.indexOf(opened) + by];
-  if (next !== undefined) open(next);
-}
-
-// ---- map: one canvas pixel per cell, stretched by the style sheet
-
-const map = { columns: [], rows: [], width: 1, height: 1, x: 0, y: 0 };
-
-function heat() {
-  const { view } = state;
-  const canvas = $("heat"), context = canvas.getContext("2d");
-  const strongest = (q) => Math.max(...view.scores[q].map(Math.abs)) || 1;
-  map.rows = ranked(view.summary.map((group) => group.mean));
-  const place = new Map(map.rows.map((g, i) => [g, i]));
-  map.columns = [...visible].sort((a, b) => place.get(topOf(a)) - place.get(topOf(b))
-    || view.scores[b][topOf(b)] - view.scores[a][topOf(a)]);
-  $("map").hidden = !visible.length;
-  $("cursor").hidden = true;
-  $("map-cell").textContent = "";
-  if (!visible.length) return;
-
-  const labelled = groups.length <= 40;
-  map.height = labelled ? 22 : Math.max(9, Math.floor(880 / groups.length));
-  const labels = map.rows.map((g) => {
-    const label = el("div", { title: groups[g].name }, groups[g].name);
-    label.style.height = `${map.height}px`;
-    label.style.fontSize = labelled ? "" : `${map.height - 1}px`;
-    label.style.lineHeight = `${map.height}px`;
-    return label;
-  });
-  $("map-labels").replaceChildren(...labels);
-  map.width = Math.min(40, Math.max(3, canvas.parentElement.clientWidth / map.columns.length));
-
-  canvas.width = map.columns.length;
-  canvas.height = map.rows.length;
-  canvas.style.width = `${map.columns.length * map.width}px`;
-  canvas.style.height = `${map.rows.length * map.height}px`;
-  canvas.setAttribute("aria-label", `Heat map of ${map.columns.length} queries and ${map.rows.length} groups`);
-  const rescale = $("rescale").checked;
-  const [zero, plus, below] = ["--track", "--positive", "--negative"].map(color);
-  const image = context.createImageData(canvas.width, canvas.height);
-  map.columns.forEach((q, x) => {
-    const full = rescale ? strongest(q) : view.limit;
-    map.rows.forEach((g, y) => {
-      const value = Math.max(-1, Math.min(1, view.scores[q][g] / full));
-      const pole = value < 0 ? below : plus;
-      const at = 4 * (y * canvas.width + x);
-      for (let c = 0; c < 3; c++) image.data[at + c] = zero[c] + Math.abs(value) * (pole[c] - zero[c]);
-      image.data[at + 3] = 255;
-    });
-  });
-  context.putImageData(image, 0, 0);
-  const limit = Number(view.limit.toPrecision(2));
-  $("map-low").textContent = rescale ? "−1" : minus(String(-limit));
-  $("map-high").textContent = rescale ? "1 × strongest" : `${limit} and more`;
-}
-
-/** A custom property as red, green, blue: the browser resolves light-dark() and paints the pixel. */
-function color(property) {
-  const probe = el("span");
-  probe.style.color = `var(${property})`;
-  document.body.append(probe);
-  const canvas = el("canvas", { width: 1, height: 1 });
-  const context = canvas.getContext("2d");
-  context.fillStyle = getComputedStyle(probe).color;
-  context.fillRect(0, 0, 1, 1);
-  probe.remove();
-  return context.getImageData(0, 0, 1, 1).data;
-}
-
-function point(x, y, scroll = false) {
-  map.x = Math.max(0, Math.min(map.columns.length - 1, x));
-  map.y = Math.max(0, Math.min(map.rows.length - 1, y));
-  const q = map.columns[map.x], g = map.rows[map.y], cursor = $("cursor");
-  cursor.hidden = false;
-  cursor.style.left = `${map.x * map.width}px`;
-  cursor.style.top = `${map.y * map.height}px`;
-  cursor.style.width = `${map.width}px`;
-  cursor.style.height = `${map.height}px`;
-  if (scroll) cursor.scrollIntoView({ block: "nearest", inline: "nearest" });
-  $("map-cell").textContent =
-    `${queries[q].id} · ${groups[g].name}: ${withError(state.view.scores[q][g], state.view.stderr[q][g])}`;
-}
-
-function pointAt(event) {
-  point(Math.floor(event.offsetX / map.width), Math.floor(event.offsetY / map.height));
-}
-
-// ---- influence while unlearning
-
-function curveGrid(limit) {
-  const values = curves.flatMap(({ points }) => points.flatMap(([, own, other]) => [own, other]));
-  const low = Math.min(0, ...values), high = Math.max(0, ...values), width = 200, height = 84;
-  const svg = (tag, attributes, ...children) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    node.append(...children);
-    return node;
-  };
-  const short = (value) => minus(String(Number(value.toPrecision(3))));
-  const y = (value) => height - height * (value - low) / (high - low || 1);
-  $("curve-grid").replaceChildren(...curves.slice(0, limit).map(({ group, points }) => {
-    const last = points[points.length - 1];
-    const first = points[0][0], span = last[0] - first || 1;
-    const line = (column, kind) => svg("polyline", { class: kind,
-      points: points.map((p) => `${(width * (p[0] - first) / span).toFixed(1)},${y(p[column]).toFixed(1)}`).join(" ") });
-    const label = `${group}: after ${last[0]} steps ${short(last[1])} on its own images and ${short(last[2])} on others`;
-    return el("figure", {}, el("figcaption", { title: group }, group, el("span", { class: "note" }, ` ${last[0]} steps`)),
-      svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
-        svg("line", { class: "axis", x1: 0, x2: width, y1: y(0), y2: y(0) }), line(2, "other"), line(1, "own")),
-      el("p", { class: "note", "aria-hidden": "true" }, `own ${short(last[1])}, others ${short(last[2])}`));
-  }));
-  const rest = curves.length - limit;
-  $("more-curves").hidden = rest <= 0;
-  $("more-curves").textContent = `Show the other ${rest}`;
-}
-
-// ---- pictures with and without groups
-
-function outline() {
-  for (const cell of document.querySelectorAll("#without td[data-group]")) {
-    cell.classList.toggle("top", topOf(Number(cell.dataset.query)) === Number(cell.dataset.group));
-  }
-}
-
-// ---- events
 
 function render() {
-  select();
   finding();
   groupList();
+  select();
   cards();
   heat();
   outline();
+  curveGrid();
 }
 
-const refilter = (change) => (event) => {
-  change(event.target.value);
-  state.cards = CARDS;
-  render();
+const onFilter = (name) => (event) => {
+  state[name] = event.target.value;
+  refilter();
 };
-$("find").addEventListener("input", refilter((value) => { state.find = value; }));
-$("show").addEventListener("change", refilter((value) => { state.show = value; }));
-$("sort").addEventListener("change", refilter((value) => { state.sort = value; }));
-$("clear").addEventListener("click", () => { choose(null); $("find").focus(); });
-$("more").addEventListener("click", () => {
-  const first = state.cards;
-  state.cards += CARDS;
-  cards();
-  $("cards").children[first]?.querySelector("button").focus();
-});
-$("rescale").addEventListener("change", heat);
-$("heat").addEventListener("pointermove", pointAt);
-$("heat").addEventListener("click", (event) => { pointAt(event); open(map.columns[map.x]); });
-$("heat").addEventListener("focus", () => { if ($("cursor").hidden) point(map.x, map.y); });
-$("heat").addEventListener("keydown", (event) => {
-  const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  if (event.key === "Enter") open(map.columns[map.x]);
-  else if (moves[event.key]) point(map.x + moves[event.key][0], map.y + moves[event.key][1], true);
-  else return;
-  event.preventDefault();
-});
-$("previous").addEventListener("click", () => step(-1));
-$("next").addEventListener("click", () => step(1));
-$("close").addEventListener("click", () => $("detail").close());
-$("detail").addEventListener("click", (event) => { if (event.target === $("detail")) $("detail").close(); });
-$("detail").addEventListener("keydown", (event) => {
-  if (event.key === "ArrowLeft") step(-1);
-  if (event.key === "ArrowRight") step(1);
-});
-$("theme").addEventListener("click", () => {
-  const root = document.documentElement.style;
-  const dark = root.colorScheme ? root.colorScheme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.colorScheme = dark ? "light" : "dark";
-  heat();
-});
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", heat);
-let resized;
-addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(heat, 120); });
-document.body.classList.toggle("without-examples", groups.every((group) => !group.examples.length));
-if (data.pixelated) document.body.classList.add("pixelated");
-if (curves.length) {
-  curveGrid(CURVES);
-  $("more-curves").addEventListener("click", () => curveGrid(curves.length));
-}
-controls();
-render();
+$("find").addEventListener("input", onFilter("find"));
+$("show").addEventListener("change", onFilter("show"));
+$("sort").addEventListener("change", onFilter("sort"));
+$("clear").addEventListener("click", () => { choose(state.group); $("find").focus(); });
+$("more").addEventListener("click", moreCards);

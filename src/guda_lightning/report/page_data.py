@@ -10,7 +10,9 @@ from torch import Tensor
 
 from guda_lightning.errors import NumericsError, QueryError
 from guda_lightning.report.charts import color_limit
+from guda_lightning.report.noise_levels import NoiseLevels
 from guda_lightning.report.pictures import data_uri
+from guda_lightning.report.standing import Standing
 from guda_lightning.scores import ScoreTable, Verdict
 from guda_lightning.scores.summaries import group_summaries, margins
 from guda_lightning.scores.views import View
@@ -26,6 +28,7 @@ LABELS = {
     "middle": "Middle",
     "posterior": "Share",
     "density": "Density",
+    "cosine": "Cosine",
 }
 NOTES = {
     "elbo": "Weighting ELBO: differences of the evidence lower bound on the log-likelihood. "
@@ -37,32 +40,39 @@ NOTES = {
     "posterior": "Share: of the training patches that a patch of the noised query may stem from, weighted by "
     "how likely that is, the part that is the group's. A mean over patches. Shares of groups that do not "
     "overlap sum to at most one.",
+    "cosine": "Cosine: 1 where a query and a training image are the same but for their contrast, 0 where "
+    "they have nothing in common. It says what is alike; the model is not asked.",
     "density": "Density: minus the logarithm of the share that the other groups have; a mean over patches.",
 }
 
 
 def view_of(
-    shown: View, missed: Mapping[str, frozenset[str]], verdicts: Mapping[str, Verdict]
+    name: str, shown: View, standing: Standing, missed: Mapping[str, frozenset[str]], table: ScoreTable
 ) -> dict[str, Any]:
-    """Scores of one method and weighting.
+    """Scores of one method and weighting, as the page, its downloads and ``--format json`` have them.
 
     Args:
+        name: Of the table.
         shown: The scores.
+        standing: What they are worth.
         missed: Queries that a placebo test found not attributable, by weighting.
-        verdicts: On the counterfactuals behind these scores, by group.
+        table: The table, for the verdicts on its counterfactuals.
     """
-    scores, stderr, weighting = shown.scores, shown.stderr, shown.weighting
-    unattributable = missed.get(weighting, frozenset())
+    scores, stderr, unit = shown.scores, shown.stderr, shown.unit
+    unattributable, verdicts = missed.get(shown.weighting, frozenset()), table.verdicts
     return {
+        "table": name,
         "method": shown.method,
-        "weighting": weighting,
+        "weighting": shown.weighting,
         "seeds": list(shown.seeds),
-        "label": LABELS.get(weighting, weighting),
-        "unit": shown.unit.name,
-        "symbol": shown.unit.symbol,
-        "covers": shown.unit.covers,
-        "note": NOTES.get(weighting, f"Weighting {weighting}."),
-        "limit": color_limit(scores),
+        "standing": standing.to_json(),
+        "unit": {
+            "name": unit.name,
+            "symbol": unit.symbol,
+            "why": unit.why,
+            "covers": unit.covers,
+            "sized": unit.sized,
+        },
         "scores": _rounded(scores, 8),
         "stderr": _rounded(stderr, 6),
         "margins": [lead if math.isfinite(lead) else None for lead in margins(scores, stderr).tolist()],
@@ -74,32 +84,33 @@ def view_of(
     }
 
 
-def groups_of(table: ScoreTable, examples: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Names of groups, and a few training images of each, ``[images, channels, height, width]``."""
+def drawn_of(shown: View, position: int, levels: NoiseLevels | None) -> dict[str, Any]:
+    """What the page's script needs of a view besides its numbers.
+
+    Args:
+        shown: The scores.
+        position: Of their table on the page.
+        levels: At which noise levels they come about, if that is known.
+    """
+    return {
+        "table": position,
+        "label": LABELS.get(shown.weighting, shown.weighting),
+        "note": NOTES.get(shown.weighting, f"Weighting {shown.weighting}."),
+        "limit": color_limit(shown.scores),
+        "levels": None if levels is None else levels.to_page(shown),
+    }
+
+
+def groups_of(table: ScoreTable, examples: Mapping[str, Tensor]) -> list[list[str]]:
+    """A few training images of each group, ``[images, channels, height, width]``."""
     return [
-        {
-            "name": group,
-            "examples": [data_uri(image, EXAMPLE_PIXELS) for image in examples.get(group, ())[:MAX_EXAMPLES]],
-        }
+        [data_uri(image, EXAMPLE_PIXELS) for image in examples.get(group, ())[:MAX_EXAMPLES]]
         for group in table.groups
     ]
 
 
 def _verdict(verdict: Verdict | None) -> dict[str, str] | None:
     return None if verdict is None else {"grade": verdict.grade, "reason": verdict.reason}
-
-
-def queries_of(table: ScoreTable, queries: Queries) -> list[dict[str, Any]]:
-    """Names, pictures and, where there are some, prompts of the scored queries.
-
-    Raises:
-        QueryError: A scored query has no picture.
-    """
-    prompts = dict(zip(queries.ids, queries.prompts or (), strict=False))
-    return [
-        {"id": query, "image": picture, **({"prompt": prompts[query]} if query in prompts else {})}
-        for query, picture in zip(table.queries, _query_pictures(queries, table), strict=True)
-    ]
 
 
 def curve_points(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -131,7 +142,12 @@ def _rounded(matrix: Tensor, digits: int) -> list[list[float]]:
     return [[float(f"{value:.{digits}g}") for value in row] for row in matrix.tolist()]
 
 
-def _query_pictures(queries: Queries, table: ScoreTable) -> list[str | None]:
+def pictures_of(queries: Queries, table: ScoreTable) -> list[str | None]:
+    """Pictures of the scored queries; none beyond the first `MAX_THUMBNAILS`.
+
+    Raises:
+        QueryError: A scored query has no picture.
+    """
     position = positions(queries.ids)
     missing = [query for query in table.queries if query not in position]
     if missing:

@@ -11,6 +11,8 @@ from typing import Any
 
 from guda_lightning.errors import MissingExtraError
 
+_SCRIPTS = ("page.js", "charts.js", "query.js", "reader.js")  # one script, in this order
+
 
 def render(data: Mapping[str, Any], **values: Any) -> str:
     """The text of a page.
@@ -44,7 +46,7 @@ def _assets(data: Mapping[str, Any]) -> dict[str, Any]:
     """The parts that go into the page as they are, and the hashes by which the browser lets them in."""
     from markupsafe import Markup
 
-    style, script = _file("page.css"), _file("page.js")
+    style, script = _file("page.css"), "\n".join(map(_file, _SCRIPTS))
     # Inside a script element only "<" could end the data early.
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
         "<", "\\u003c"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from guda_lightning.evaluation import PlaceboTest
 from guda_lightning.evaluation.placebo_test import placebo_frame, placebo_tests, random_groups
-from guda_lightning.report.summary_text import cut, listed
+from guda_lightning.report.text import cut, listed
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.files import write_atomic
 

@@ -14,7 +14,7 @@ from guda_lightning.errors import StoreError
 from guda_lightning.functional.set_properties import mean_of_set
 from guda_lightning.functional.student import t_quantile
 from guda_lightning.report.section import Section
-from guda_lightning.report.summary_text import listed
+from guda_lightning.report.text import listed
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import SetWorth
 from guda_lightning.scores.summaries import with_error

@@ -11,7 +11,7 @@ import torch
 from guda_lightning.functional.distances import counterfactual_radius
 from guda_lightning.report.distances import PIXELS, Distances
 from guda_lightning.report.section import Section
-from guda_lightning.report.summary_text import cut
+from guda_lightning.report.text import cut
 from guda_lightning.report.without_section import drawn_beside, shown_operator
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.runs import RunFolder

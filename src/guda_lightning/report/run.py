@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,135 +14,134 @@ from torch import Tensor
 from guda_lightning.counterfactuals import ENSEMBLE, RETRAIN, CounterfactualRecord, CounterfactualStore
 from guda_lightning.data import load_queries, query_hash
 from guda_lightning.data.group_names import name_beside
-from guda_lightning.errors import StoreError
-from guda_lightning.evaluation.placebo_test import random_groups
-from guda_lightning.evaluation.result import Evaluation
+from guda_lightning.errors import GudaError, StoreError
 from guda_lightning.posteriors import KINDS, PosteriorStore
-from guda_lightning.report.facts import facts_of
-from guda_lightning.report.page import Page, write_page
-from guda_lightning.report.placebo_section import Placebo
+from guda_lightning.report.exports import write_csv, write_json
+from guda_lightning.report.facts import facts_of, run_facts
+from guda_lightning.report.nearest import NearestImages
+from guda_lightning.report.noise_levels import NoiseLevels
+from guda_lightning.report.page import Page, PageTable, write_page
+from guda_lightning.report.run_tables import Family, families
 from guda_lightning.report.screening_text import screening_facts
 from guda_lightning.report.sections import sections_of
+from guda_lightning.report.standing import Findings
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreRecord, ScoreTable
-from guda_lightning.scores.kinds import ModelDetails
 from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.storage.runs import TAKEN, RunFolder
 from guda_lightning.storage.stored import WeightsRecord
 from guda_lightning.types import Queries
 
+Format = Literal["html", "json", "csv"]
+_WRITERS: Mapping[Format, Callable[[Path, Page], Path]] = {
+    "html": write_page,
+    "json": write_json,
+    "csv": write_csv,
+}
 
-def report_run(root: Path, scores: Path | None = None, *beside: Path) -> Path:
-    """Write RUN/report/index.html from what the other stages left in a run folder.
+
+def report_run(root: Path, scores: Path | None = None, *beside: Path, format: Format = "html") -> Path:
+    """Write RUN/report/index.html, or its numbers as report.json or report.csv, from what a run folder holds.
+
+    All tables of the same queries and groups are on the page, behind one switch; others are named with the
+    command that shows them. Of a table that was scored in chunks of queries, the first chunk is shown.
 
     Args:
         root: The run folder.
-        scores: The score table to show; if left out, the newest one of a method, or else of the oracle, with
-            those of its other seeds: then the page shows the mean over seeds. Of one that was scored in
-            chunks of queries, the first chunk is shown.
-        *beside: Score tables of the same queries, which the page lets one switch to.
+        scores: The score table to begin with; if left out, the newest one of a method, or else of the oracle,
+            with those of its other seeds: then the page shows the mean over seeds.
+        *beside: Score tables of the same queries that come next.
+        format: What to write.
 
     Returns:
-        The page.
+        The file.
 
     Raises:
-        StoreError: There is no such folder or table, something that the table was made from is gone, or a
-            table beside it is about other queries.
+        StoreError: There is no such folder or table, something that a named table was made from is gone, or
+            it is about other queries.
     """
     run = RunFolder(root)
-    path = scores or newest_table(run)
-    table, chunks = _shown(path), ScoreTable.load_record(path).chunks
-    seeds = {path: table} if scores else {path: table, **_other_seeds(run, path, table)}
-    agreement = _evaluation(run, table)
-    examples = _examples(run, path)
+    found, others = families(run, scores or newest_table(run), beside, alone=scores is not None)
+    first = found[0]
+    examples = _examples(run, first.path)
     channels, height, width = next(iter(examples.values())).shape[1:]
     shape = (channels, height, width)
-    paired = {other: _of_the_same(table, other) for other in beside}
+    named = 1 + len(beside)
+    tables = [_page_table(run, family, shape) for family in found[:named]]
+    for family in found[named:]:
+        try:
+            tables.append(_page_table(run, family, shape))
+        except GudaError as error:
+            command = f"guda report {run.name} --scores {run.name}/scores/{family.path.name}"
+            others[family.name] = (error.problem, command)
+    page = Page(
+        title=run.name,
+        queries=_queries(run, first.path, first.first.record, shape),
+        tables=tables,
+        examples=examples,
+        facts=run_facts(run, first.first),
+        out_of=sum(chunk.queries for chunk in first.first.record.chunks),
+        others=others,
+        sections=sections_of(run, first.first),
+    )
+    return _WRITERS[format](run.report, page)
+
+
+def _page_table(run: RunFolder, family: Family, shape: tuple[int, int, int]) -> PageTable:
+    """A table with all that belongs to it.
+
+    Raises:
+        StoreError: What it was made from is gone, or something beside it is damaged.
+    """
+    table, path, joined = family.first, family.path, family.joined
     made = _made(run, path, table)
-    unlearnt = [*made, *(one for file, other in paired.items() for one in _made(run, file, other))]
-    facts = facts_of(run, table, made) | screening_facts(run, table)
-    placebo, without = _placebo(run, path, table), Without.of(run, table, shape)
-    if placebo is None and ScoreTable.exists(run.placebo / path.name):
+    findings, without = _findings(run, joined), Without.of(run, table, shape)
+    facts = facts_of(path, table, made) | screening_facts(run, table)
+    if findings.placebo is None and ScoreTable.exists(run.placebo / path.name):
         facts["Placebo groups"] = "scored again since"
     if without is None and Without.exists(run):
-        facts["With and without"] = "drawn, but not from the full model and the noise of the queries"
-    if stale := _judged_by_others(run, [*seeds.values(), *paired.values()]):
+        facts["With and without"] = "drawn, but not by this method from the noise of the queries"
+    if stale := _judged_by_others(run, list(family.tables.values())):
         facts["Verdicts"] = f"on {stale}: by a posterior that was replaced since; run guda attribute again"
     maps = _maps(run, path, table.record)
     if maps is None and run.maps_of(path).is_file():
         facts["Maps"] = "of other scores"
-    page = Page(
-        run.name,
-        queries=_queries(run, path, table.record, shape),
-        table=ScoreTable.concat(list(seeds.values())),
-        beside=list(paired.values()),
-        examples=examples,
-        curves=[row for one in unlearnt if isinstance(one, CounterfactualRecord) for row in one.history],
+    return PageTable(
+        name=family.name,
+        table=joined,
+        findings=findings,
         facts=facts,
-        out_of=sum(chunk.queries for chunk in chunks),
-        agreement=agreement,
-        evaluated={} if agreement is None else _evaluated(agreement, {**seeds, **paired}),
-        placebo=placebo,
+        curves=[row for one in made if isinstance(one, CounterfactualRecord) for row in one.history],
         without=without,
         maps=maps,
-        sections=sections_of(run, table),
-    )
-    return write_page(run.report, page)
-
-
-def _shown(path: Path) -> ScoreTable:
-    """What a page shows of a table: all of it, or the first chunk of queries."""
-    chunked = ScoreTable.load_record(path).chunks
-    return next(ScoreTable.load_parts(path)) if chunked else ScoreTable.load(path)
-
-
-def _of_the_same(table: ScoreTable, path: Path) -> ScoreTable:
-    """A table about the same queries.
-
-    Raises:
-        StoreError: It is about others.
-    """
-    other = _shown(path)
-    if other.record.query_hash != table.record.query_hash:
-        raise StoreError(
-            f"{path} cannot stand on the page of {'+'.join(table.methods)}",
-            found=f"scores of other queries, {str(other.record.query_hash)[:8]}",
-            expected=f"scores of the queries {str(table.record.query_hash)[:8]}",
-            fix="score the same queries with both, or report each by itself",
-        )
-    return other
-
-
-def _other_seeds(run: RunFolder, path: Path, table: ScoreTable) -> dict[Path, ScoreTable]:
-    """Tables that differ from one in nothing but the seed of what was made for it."""
-    if len(table.methods) != 1 or len(table.seeds) != 1:
-        return {}
-    start, rest = f"{table.methods[0]}-", path.stem.removeprefix(f"{table.methods[0]}-{table.seeds[0]}")
-    found: dict[int, Path] = {}
-    for other in run.scores.glob(f"{start}*{rest}.parquet"):
-        seed = other.stem.removeprefix(start).removesuffix(rest) if rest else other.stem.removeprefix(start)
-        if other != path and seed.isdecimal() and _alike(ScoreTable.load_record(other), table.record):
-            found[int(seed)] = other
-    return {found[seed]: _shown(found[seed]) for seed in sorted(found)}
-
-
-def _alike(one: ScoreRecord, other: ScoreRecord) -> bool:
-    """Whether two records may be those of two seeds."""
-    if not (isinstance(one.details, ModelDetails) and isinstance(other.details, ModelDetails)):
-        return False
-    return one.details.recipe == other.details.recipe and all(
-        getattr(one, name) == getattr(other, name)
-        for name in ("query_hash", "encoders", "provenance", "scoring", "group_sizes", "chunks", "per")
+        nearest=_nearest(run, path, table.record),
+        levels=NoiseLevels.of(run, list(family.tables.values())),
     )
 
 
-def _evaluated(evaluation: Evaluation, tables: Mapping[Path, ScoreTable]) -> dict[tuple[str, int], str]:
-    """What an evaluation calls the scores of each method and seed, if they are still those it compared."""
-    return {
-        (table.methods[0], table.seeds[0]): path.stem
-        for path, table in tables.items()
-        if evaluation.tables.get(path.stem) == table.record.hash
-    }
+def _findings(run: RunFolder, table: ScoreTable) -> Findings:
+    """What was found about a table, with a note where tables that were compared changed since."""
+    findings = Findings.of(run, table)
+    if findings.evaluation is None:
+        return findings
+    found = findings.evaluation
+    paths = {name: run.scores / f"{name}.parquet" for name in found.tables}
+    changed = [
+        name
+        for name, digest in found.tables.items()
+        if paths[name].is_file() and ScoreTable.load_record(paths[name]).hash != digest
+    ]
+    note = [f"Scored again since: {', '.join(changed)}. Run guda evaluate again."] if changed else []
+    noted = replace(found, record={**found.record, "notes": [*note, *found.record["notes"]]})
+    return replace(findings, evaluation=noted)
+
+
+def _nearest(run: RunFolder, path: Path, record: ScoreRecord) -> NearestImages | None:
+    """The training images that look most like the queries; none where they are those of other scores."""
+    if not run.nearest_of(path).is_file():
+        return None
+    nearest = NearestImages.load(run.nearest_of(path))
+    return nearest if nearest.of == record.hash else None
 
 
 def _examples(run: RunFolder, path: Path) -> dict[str, Tensor]:
@@ -195,33 +195,6 @@ def _judged_by_others(run: RunFolder, tables: Sequence[ScoreTable]) -> str:
         if verdict.posterior not in (None, *held)
     }
     return ", ".join(found)
-
-
-def _placebo(run: RunFolder, path: Path, table: ScoreTable) -> Placebo | None:
-    """What ``guda placebo`` found about a table, unless the table was scored again since."""
-    if not ScoreTable.exists(run.placebo / path.name):
-        return None
-    random = ScoreTable.load(run.placebo / path.name)
-    if random_groups(random).of != table.record.hash:
-        return None
-    return Placebo.of(ScoreTable.load(path), random)  # of all queries, whichever the page shows
-
-
-def _evaluation(run: RunFolder, table: ScoreTable) -> Evaluation | None:
-    """What ``guda evaluate`` found about a table's queries, with a note where tables changed since."""
-    if not Evaluation.exists(run.evaluation):
-        return None
-    found = Evaluation.load(run.evaluation)
-    if found.record.get("query_hash") != table.record.query_hash:
-        return None
-    paths = {name: run.scores / f"{name}.parquet" for name in found.tables}
-    changed = [
-        name
-        for name, digest in found.tables.items()
-        if paths[name].is_file() and ScoreTable.load_record(paths[name]).hash != digest
-    ]
-    note = [f"Scored again since: {', '.join(changed)}. Run guda evaluate again."] if changed else []
-    return replace(found, record={**found.record, "notes": [*note, *found.record["notes"]]})
 
 
 def _lost(run: RunFolder, table: Path, found: str, expected: str) -> StoreError:

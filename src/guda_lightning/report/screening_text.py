@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guda_lightning.attribution.screening import Missed, missed
-from guda_lightning.report.summary_text import cut
+from guda_lightning.report.text import cut
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Screened
 from guda_lightning.storage.runs import RunFolder

@@ -48,8 +48,8 @@ class Without:
     def of(cls, run: RunFolder, table: ScoreTable, shape: tuple[int, int, int]) -> Without | None:
         """The pictures that belong to the queries of a run folder and to the full model of a score table.
 
-        Of all pictures, those of the table's own counterfactuals, else of the first operator; groups in the
-        order of their mean score; and the queries that the table scores highest.
+        Those of the table's own counterfactuals alone: what another method removes, it does not score. Groups
+        are in the order of their mean score, queries are those that the table scores highest.
 
         Args:
             run: The run folder.
@@ -57,10 +57,10 @@ class Without:
             shape: Of an image.
         """
         found = drawn_beside(run, table.record.full_hash, shape)
-        if not found:
+        operator = table.methods[0]
+        if all(config["operator"] != operator for config in found.values()):
             return None
         record, full = read_json(run.queries / _RECORD), QueryFolder(run.queries, shape)
-        operator = shown_operator(found, table)
         shown = views(table)[0]  # the one that the page begins with
         means = {one.group: one.mean for one in group_summaries(shown)}
         of_groups = {c["without"]: folder for folder, c in found.items() if c["operator"] == operator}

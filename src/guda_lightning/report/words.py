@@ -6,9 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.report.estimand import UNTESTED, estimand, is_likeness, process
-from guda_lightning.scores.kinds import Coalitions, Ensemble, Influence, ModelDetails, Race, Student
+from guda_lightning.report.standing import Standing
+from guda_lightning.scores.kinds import (
+    Coalitions,
+    Ensemble,
+    Influence,
+    ModelDetails,
+    NonParametric,
+    Race,
+    Student,
+)
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.scores.summaries import UNDECIDED_BELOW, group_summaries, margins
 from guda_lightning.scores.views import View
@@ -20,13 +28,18 @@ NOT_PROVED = (
 
 
 def words_of(
-    record: ScoreRecord, view: View, tested: str = UNTESTED, near_duplicates: int | None = None
+    record: ScoreRecord,
+    view: View,
+    standing: Standing,
+    tested: str = UNTESTED,
+    near_duplicates: int | None = None,
 ) -> Mapping[str, Any]:
     """The first paragraph, the worked number, the estimand card, and whether a sign says what a query needs.
 
     Args:
         record: Of the table that holds the scores.
         view: The scores.
+        standing: What they are worth.
         tested: How they compare with retraining.
         near_duplicates: Number of pairs of nearly equal training images in different groups, if it is known.
     """
@@ -35,7 +48,7 @@ def words_of(
     value, error = float(view.scores[query, group]), float(view.stderr[query, group])
     names = view.queries[query], view.groups[group]
     return {
-        "answer": _answer(first, view, names, value, error, tested),
+        "answer": _answer(first, view, standing, names, value, error),
         "needed": _removes(first, view.weighting),
         "reading": [_method(first, view.method), *_reading(first, view, names, value, error), NOT_PROVED],
         "estimand": estimand(record, view, tested, near_duplicates),
@@ -66,36 +79,33 @@ def _chosen(view: View) -> tuple[int, int]:
 
 
 def _answer(
-    record: ScoreRecord, view: View, names: tuple[str, str], value: float, error: float, tested: str
+    record: ScoreRecord, view: View, standing: Standing, names: tuple[str, str], value: float, error: float
 ) -> str:
     query, group = names
     led = int((view.scores.argmax(dim=1) == view.groups.index(group)).sum())
     count = len(view.queries)
     which = f"{led} of these {count} pictures" if count > 1 else "The picture"
     number = view.unit.text(value, error)
+    have, are = ("have", "are") if led > 1 else ("has", "is")
+    highest = f"{which} {have} the highest score for group {group}; that of {query} is {number}."
+    if standing.level == "chance":
+        return f"No answer: {view.method} ranks no better than chance here. {highest}"
     if is_likeness(record):
         return (
-            f"{which} {'are' if led > 1 else 'is'} most like group {group}; the score of {query} is {number}."
-            " This says what is alike, not what the model learnt it from."
+            f"{which} {are} most like group {group}; the score of {query} is {number}. This says what is "
+            "alike, not what the model learnt it from."
         )
     if not isinstance(record.details, ModelDetails | Student | Influence):
-        return (
-            f"{which} {'have' if led > 1 else 'has'} the highest score for group {group}; that of {query} is "
-            f"{number}. What it is the size of, {view.method} defines. Tested against retraining: {tested}."
-        )
-    size = "This is a statement of size." if view.unit.sized else "This is a statement of order, not of size."
-    test = "this is retraining itself" if view.method == RETRAIN else tested
+        return f"{highest} What it is the size of, {view.method} defines."
     if isinstance(record.details, Coalitions) and record.details.pairs:
         return (
-            f"{which} {'have' if led > 1 else 'has'} the strongest interaction between groups {group}: "
-            f"{number} for {query}. Positive: the two stand in for each other. {size} Tested against "
-            f"retraining: {test}."
+            f"{which} {have} the strongest interaction between groups {group}: {number} for {query}. "
+            "Positive: the two stand in for each other."
         )
     made = "owe most to" if led > 1 else "owes most to"
     if isinstance(record.details, Ensemble):
         return (
-            f"{which} {made} group {group}: its score for {query} is {number}, relative to the other groups. "
-            f"{size} Tested against retraining: {test}."
+            f"{which} {made} group {group}: its score for {query} is {number}, relative to the other groups."
         )
     if value <= 0:
         made = "owe most, if anything, to" if led > 1 else "owes most, if anything, to"
@@ -107,7 +117,7 @@ def _answer(
         if value > 0
         else f"removing group {group} would gain {query} {view.unit.text(-value, error)}"
     ) + mean
-    return f"{which} {made} group {group}: {effect}. {size} Tested against retraining: {test}."
+    return f"{which} {made} group {group}: {effect}."
 
 
 def _method(record: ScoreRecord, method: str) -> str:
@@ -124,6 +134,11 @@ def _method(record: ScoreRecord, method: str) -> str:
             f"the group ({method}); no model without it is made."
         )
     if not isinstance(details, ModelDetails | Student):
+        if isinstance(details, NonParametric):
+            return (
+                "A score says how much of a query, noised, a group's training patches explain among all "
+                "training patches; the model is not asked."
+            )
         if is_likeness(record):
             return "A score says how alike a query and a group's training images are; the model is not asked."
         return f"What a score compares, {method} defines."
@@ -159,8 +174,12 @@ def _reading(
     lines.append(f"Unit: {view.unit.name}. {view.unit.why}{_odds(view, value)}")
     if error > 0 and view.unit.covers:
         lines.append(
-            f"±: one standard error; it covers {view.unit.covers}."
+            f"± of a score: one standard error of the estimate; it covers {view.unit.covers}."
             + ("" if len(view.seeds) > 1 else " What training anew would change is not in it.")
+        )
+    if len(view.queries) > 1:
+        lines.append(
+            "± of a group's mean: one standard error between queries, which other queries would change."
         )
     return [line.strip() for line in lines]
 

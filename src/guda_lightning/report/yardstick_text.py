@@ -17,7 +17,7 @@ from guda_lightning.report.agreement_table import (
     share,
 )
 from guda_lightning.report.agreement_text import columns
-from guda_lightning.report.summary_text import wrapped
+from guda_lightning.report.text import wrapped
 from guda_lightning.storage.costs import TableCost
 
 _NOTES = (

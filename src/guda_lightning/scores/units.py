@@ -14,7 +14,7 @@ from guda_lightning.scores.kinds import Coalitions, Ensemble, Influence, ModelDe
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.scores.summaries import with_error
 
-WITHIN = 2.0  # a measured size is right where retraining's is within this factor of it, the whole interval
+WITHIN = 2.0  # the interval of a measured size is narrow where all of it is within this factor of one
 SHARE = "share of the query's total, %"
 TOTAL = "The total is the sum over the groups of this table, without signs."
 RELATIVE = (
@@ -57,8 +57,8 @@ class Measured:
 
     @property
     def right(self) -> bool:
-        """Whether the size is known to be right: the whole interval is within a factor `WITHIN` of one."""
-        return self.low >= 1 / WITHIN and self.high <= WITHIN
+        """Whether the size is known to be right: the interval holds 1, excludes 0 and is narrow."""
+        return 1 / WITHIN <= self.low <= 1 <= self.high <= WITHIN
 
     @property
     def wrong(self) -> bool:
@@ -192,10 +192,12 @@ def _size(records: Sequence[ScoreRecord], method: str, measured: Measured | None
     if measured is not None and measured.right:
         return True, f"The size was measured: {measured.words}."
     if measured is not None and (measured.wrong or not by_construction):
-        found = "wrong" if measured.wrong else "not known well enough"
+        off = "off" if not measured.low <= 1 <= measured.high else "not known well enough"
+        found = "wrong" if measured.wrong else off
         return False, f"The size was measured and is {found}: {measured.words}."
     if by_construction:
-        return True, f"The size follows from how {method} is defined: it has no free scale."
+        but = "" if measured is None else f" Measured here: {measured.words}."
+        return True, f"The size follows from how {method} is defined: it has no free scale.{but}"
     if any(isinstance(one, Influence) for one in details):
         return False, f"The size is not known: {method} makes no model without a group."
     trained = any(isinstance(one, ModelDetails) and one.classifier is None for one in details)

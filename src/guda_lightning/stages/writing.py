@@ -12,16 +12,17 @@ from guda_lightning.attribution.chunks import Chunk, ChunkedTable, StreamedQueri
 from guda_lightning.data import save_queries
 from guda_lightning.data.group_names import beside
 from guda_lightning.data.query_groups import groups_of_queries
-from guda_lightning.evaluation.sizes import stored_sizes
 from guda_lightning.makers.costs import say
 from guda_lightning.report.artifacts import log_scores
 from guda_lightning.report.attribution_log import Attribution, log_attribution
 from guda_lightning.report.estimand import estimand
 from guda_lightning.report.logged import log_config
+from guda_lightning.report.standing import Findings
 from guda_lightning.report.summary_text import summary_of_parts
 from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.scores import ScoreTable, Verdict
 from guda_lightning.stages.base import StageTrainer
+from guda_lightning.stages.nearest import save_nearest
 from guda_lightning.storage.files import write_atomic
 from guda_lightning.storage.runs import TAKEN, RunFolder
 from guda_lightning.types import Weighting
@@ -61,9 +62,14 @@ def write_table(
         shown = Attribution(table=scores, queries=queries, groups=groups)
         card = estimand(table.record, shown.view)
         log_attribution(loggers, shown, "attribution")
+        worth = Findings.of(run, scores).standing(table.record, shown.view)
+        standing = {"level": worth.level, "headline": worth.headline}
         made = {**shown.config(), **table.record.to_json(), "queries": len(requested), "estimand": card}
-        log_config(loggers, made)
+        log_config(loggers, {**made, "attribution/standing": standing})
         save_queries(run.queries_of(path), queries, {"of": path.name})
+        save_nearest(
+            run.nearest_of(path), ScoreTable.load(first.part), table.record.hash, queries, requested.data
+        )
         examples = requested.data.examples()
         named = {beside(name, TAKEN): examples[name] for name in examples}
         write_atomic(run.examples, to_safetensors(named))
@@ -76,9 +82,9 @@ def write_table(
 
 def summary(run: RunFolder, paths: Sequence[Path], weighting: Weighting) -> str:
     """The summary of a table, or of tables that differ in their seed."""
-    sizes = {key: found for path in paths for key, found in stored_sizes(run.evaluation, path).items()}
+    findings = Findings.of(run, ScoreTable.concat([next(ScoreTable.load_parts(path)) for path in paths]))
     parts = zip(*map(ScoreTable.load_parts, paths), strict=True)
-    return summary_of_parts((weighted(ScoreTable.concat(part), weighting) for part in parts), sizes)
+    return summary_of_parts((weighted(ScoreTable.concat(part), weighting) for part in parts), findings)
 
 
 def weighted(table: ScoreTable, weighting: Weighting) -> ScoreTable:

@@ -143,6 +143,10 @@ class RunFolder:
         """Which part of these queries came from which group, where the method of a score table can tell."""
         return self.scores / "maps" / f"{table.stem}.safetensors"
 
+    def nearest_of(self, table: Path) -> Path:
+        """The training images of leading groups that look most like these queries."""
+        return self.scores / "nearest" / f"{table.stem}.safetensors"
+
     def cost_of(self, table: Path) -> Path:
         """What a score table cost."""
         return self.scores / "costs" / f"{table.stem}.json"
