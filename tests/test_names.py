@@ -59,10 +59,11 @@ def test_every_group_is_scored_and_shown_under_its_name(run: Path) -> None:
 
     logged = wandb_files.runs(run.parent)["attribute retrack-0"]
     columns, rows, _ = logged.table("attribution/scores")
-    assert len(set(columns)) == len(columns) == 4 + len(NAMES)
-    assert columns[4 + table.groups.index("image")] == "group image"
+    assert len(set(columns)) == len(columns) == 9 + 2 * len(NAMES)
+    place = 6 + 2 * table.groups.index("image")
+    assert columns[place : place + 2] == ["group image", "group image ±"]
     shares = 100 * scores / scores.abs().sum(dim=1, keepdim=True)  # of retrack, whose size is not known
-    assert [row[4:] for row in rows] == [pytest.approx(of_query) for of_query in shares.tolist()]
+    assert [row[6:-3:2] for row in rows] == [pytest.approx(of_query) for of_query in shares.tolist()]
 
     page = (run / "report/index.html").read_text("utf-8")
     (embedded,) = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from guda_lightning.callbacks.draw import Draw
 from guda_lightning.callbacks.query_counts import drawn_text, most_text
 from guda_lightning.data.gathering import Collected
+from guda_lightning.data.query_groups import groups_of_queries
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.types import Queries
 from toys import quiet_trainer
@@ -100,6 +101,17 @@ def test_every_sample_is_as_likely(trainer: pl.Trainer, monkeypatch: pytest.Monk
         counts.update(taken(trainer, monkeypatch, batch=8, seed=seed)[0])
     assert sum(counts.values()) == 200 * MOST
     assert chisquare([counts[sample] for sample in range(SAMPLES)]).pvalue > 0.001
+
+
+def test_queries_belong_to_the_group_of_their_label_or_their_folder() -> None:
+    ids = ("a", "cats/1", "cats/dogs/2", "art/late work/3", "none/4")
+    groups = ("cats", "dogs", "art/late work")
+    unlabelled = Queries(ids, torch.zeros(5, 1, 1, 1))
+    assert groups_of_queries(unlabelled, groups) == [None, "cats", "dogs", "art/late work", None]
+    labelled = Queries(ids, torch.zeros(5, 1, 1, 1), torch.tensor([1, 1, 2, 2, 0]))
+    names = ("cats", "dogs", "birds")
+    assert groups_of_queries(labelled, groups, names) == ["dogs", "dogs", "dogs", "art/late work", "cats"]
+    assert groups_of_queries(labelled, groups) == groups_of_queries(unlabelled, groups)  # prompts, no classes
 
 
 def test_what_is_said_of_the_queries() -> None:

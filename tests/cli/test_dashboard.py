@@ -138,7 +138,7 @@ def test_with_a_key_it_is_pushed_and_changed_in_place_afterwards(
 
 
 def test_what_wandb_has_logged_says_where_it_belongs(run: Path, tmp_path: Path) -> None:
-    (path,) = run.glob("wandb/*/run-*.wandb")
+    (path,) = run.glob("wandb/offline-run-*/run-*.wandb")
     assert run_in(path) == ("mine", "", "first name")
     (tmp_path / "no.wandb").write_bytes(b":W&B" + b"\xff" * 90)
     assert run_in(tmp_path / "no.wandb") is None

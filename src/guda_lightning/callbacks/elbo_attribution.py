@@ -12,7 +12,7 @@ from guda_lightning import compat
 from guda_lightning.attribution import AttributionContext, CounterfactualAttributor, FittedAttributor
 from guda_lightning.callbacks.draw import Draw
 from guda_lightning.callbacks.image_range import ImageRange
-from guda_lightning.callbacks.influence_log import curves_of, log_influence, tell_counts
+from guda_lightning.callbacks.influence_log import curves_of, log_influence, tell_counts, with_groups
 from guda_lightning.callbacks.network_inputs import NetworkInputs
 from guda_lightning.callbacks.our_data import data_of, grouping_of
 from guda_lightning.callbacks.scored_weights import ScoredWeights, refuse_other_precision
@@ -282,6 +282,7 @@ class ELBOAttributionCallback(Callback):
         # Every rank has gathered the same numbers: averaging them over ranks changes nothing.
         pl_module.log_dict(scalars, sync_dist=True, batch_size=len(scored.ids))
         seed = self.scoring.seed
+        scored = with_groups(trainer, table, scored)
         tell_counts(trainer, type(self).__name__, table, scored, count, seed)
         if trainer.is_global_zero:
             made: dict[str, Any] = {"validation_samples": count, "query_seed": seed}

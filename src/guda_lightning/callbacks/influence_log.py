@@ -12,6 +12,7 @@ from guda_lightning.attribution.networks import FittedNetworks
 from guda_lightning.callbacks.our_data import data_of, grouping_of
 from guda_lightning.callbacks.query_counts import drawn_text, most_text
 from guda_lightning.data.gathering import Collected
+from guda_lightning.data.query_groups import groups_of_queries
 from guda_lightning.notes import tell_once
 from guda_lightning.report.attribution_log import Attribution, log_attribution
 from guda_lightning.report.sinks import sinks_of
@@ -26,6 +27,17 @@ def curves_of(attributor: FittedAttributor | None) -> list[dict[str, Any]]:
         return []
     records = (attributor.store.record(key) for key in attributor.keys.values())
     return [row for record in records for row in record.history]
+
+
+def with_groups(trainer: Trainer, table: ScoreTable, scored: Collected) -> Collected:
+    """Queries with the group that each belongs to: as batches say, else as its label or its folder does."""
+    if any(group is not None for group in scored.groups):
+        return scored
+    data, grouping = data_of(trainer), grouping_of(trainer)
+    known = table.groups if grouping is None else grouping.names
+    queries = Queries(scored.ids, scored.images, scored.labels)
+    found = groups_of_queries(queries, known, () if data is None else data.class_names)
+    return scored._replace(groups=tuple(found))
 
 
 def tell_counts(trainer: Trainer, who: str, table: ScoreTable, scored: Collected, of: int, seed: int) -> None:

@@ -35,6 +35,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     folder = Path("dashboard") if chosen.run is None else user_path(chosen.run)
     path = folder / f"{project}.json" if chosen.run is None else folder / "dashboard" / "workspace.json"
     pushed = has_key()
+    if pushed:
+        print("dashboard: pushing it to W&B, which takes seconds where the network reaches it", flush=True)
     made = workspace.workspace(project, entity or (_entity() if pushed else ""), group, path)
     workspace.save(made, path)
     if pushed:

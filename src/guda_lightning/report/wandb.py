@@ -86,11 +86,12 @@ def run_in(path: Path) -> tuple[str, str, str] | None:
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
+    messages: Any = wandb_internal_pb2  # whose types are made at run time
     content = path.read_bytes()[:32768]  # a block: entries of the beginning are whole in it
     place = 7
     while place + 7 <= len(content):
         length = int.from_bytes(content[place + 4 : place + 6], "little")
-        record = wandb_internal_pb2.Record()
+        record = messages.Record()
         try:
             record.ParseFromString(content[place + 7 : place + 7 + length])
         except DecodeError:

@@ -94,7 +94,7 @@ def _section(logged: LoggedBy) -> Section:
 
 def _plots(logged: LoggedBy) -> Sequence[Any]:
     """One panel for all numbers that have a name, and one for each kind whose names are the user's."""
-    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces.reports.v2 import interface as wr
 
     numbers = [one.key for one in logged.keys if one.kind == "number"]
     named = [key for key in numbers if key == key.lower()]
@@ -114,7 +114,7 @@ def _spelled(logged: Logged) -> Sequence[Logged]:
 
 
 def _shown(logged: Logged) -> Any:
-    import wandb_workspaces.reports.v2 as wr
+    from wandb_workspaces.reports.v2 import interface as wr
 
     if logged.kind == "picture":
         return wr.MediaBrowser(title=f"{logged.key}: {logged.what}", media_keys=[logged.key], num_columns=1)

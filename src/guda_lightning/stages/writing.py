@@ -62,8 +62,10 @@ def write_table(
         shown = Attribution(table=scores, queries=queries, groups=groups)
         card = estimand(table.record, shown.view)
         log_attribution(loggers, shown, "attribution")
+        worth = Findings.of(run, scores).standing(table.record, shown.view)
+        standing = {"level": worth.level, "headline": worth.headline}
         made = {**shown.config(), **table.record.to_json(), "queries": len(requested), "estimand": card}
-        log_config(loggers, made)
+        log_config(loggers, {**made, "attribution/standing": standing})
         save_queries(run.queries_of(path), queries, {"of": path.name})
         save_nearest(
             run.nearest_of(path), ScoreTable.load(first.part), table.record.hash, queries, requested.data
