@@ -144,16 +144,15 @@ def test_an_image_that_is_none(refused: Refused, tmp_path: Path) -> None:
     )
 
 
-def test_images_of_several_sizes(refused: Refused, tmp_path: Path) -> None:
-    picture(tmp_path / "data" / "cats" / "a.png")
-    picture(tmp_path / "data" / "dogs" / "b.png", (12, 10))
-    unsized = ["--model.init_args.denoiser.init_args.sample_size", "null"]
+def test_images_that_would_have_to_be_enlarged(refused: Refused, tmp_path: Path) -> None:
+    picture(tmp_path / "data" / "cats" / "a.png", (12, 10))
+    picture(tmp_path / "data" / "dogs" / "b.png", (12, 6))
     refused(
-        command("fit", *folder_of(tmp_path / "data"), *unsized),
-        "the images differ in size",
-        found="'cats/a.png' is 8 x 8 pixels, 'dogs/b.png' is 12 x 10 pixels",
-        expected="one width and height",
-        fix="set data.image_size, which crops to a square and resizes",
+        command("fit", *folder_of(tmp_path / "data")),
+        "the image 'dogs/b.png' is smaller than the network takes",
+        found="12 x 6 pixels",
+        expected="8 x 8 pixels, the sample_size of the network",
+        fix="build the network with a smaller sample_size, or set data.image_size, which enlarges it",
     )
 
 

@@ -35,7 +35,7 @@ def read_pictures(folder: Path) -> Tensor:
     return torch.stack([torch.tensor(np.asarray(Image.open(file))) for file in files])[:, None] / 127.5 - 1
 
 
-def make_unet(width: int = 16) -> UNet2DModel:
+def make_unet(width: int = 8) -> UNet2DModel:
     """A small U-Net, which says by ``sample_size`` what it takes."""
     return UNet2DModel(
         sample_size=SIZE,

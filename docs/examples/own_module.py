@@ -25,7 +25,7 @@ from guda_lightning.unlearning import ReTrack
 
 
 class TutorialModule(LightningModule):
-    def __init__(self, width: int = 16, learning_rate: float = 2e-3) -> None:
+    def __init__(self, width: int = 8, learning_rate: float = 2e-3) -> None:
         super().__init__()
         self.learning_rate = learning_rate
         self.unet = make_unet(width)

@@ -50,22 +50,22 @@ def test_a_module_and_trainer_of_lightning(example: Any) -> None:
     program = example("own_module")
     module = program.TutorialModule()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    table, callback = program.main(Path("mine"), module, fit_steps=60, unlearn_steps=10)
+    table, callback = program.main(Path("mine"), module, fit_steps=30, unlearn_steps=6)
     assert top(table) == "spots"
     assert ScoreTable.load("mine/run/scores.parquet").table.equals(table.table)
     assert set(callback.table.groups) == set(GROUPS)
     records = CounterfactualStore("mine/run/store").records()
     full = FullModel.of(module, denoiser="unet", scheduler="noise_scheduler")
-    assert [(record.full_hash, record.steps) for record in records] == [(full.hash, 10)] * 3
+    assert [(record.full_hash, record.steps) for record in records] == [(full.hash, 6)] * 3
     assert any(not torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
 def test_a_fabric_loop(example: Any) -> None:
-    assert top(example("fabric_loop").main(Path("run"), fit_steps=60, unlearn_steps=10)) == "rows"
+    assert top(example("fabric_loop").main(Path("run"), fit_steps=30, unlearn_steps=6)) == "rows"
 
 
 def test_an_accelerate_loop_that_unlearns_by_the_formulas(example: Any) -> None:
-    table = example("accelerate_loop").main(Path("run"), fit_steps=60, unlearn_steps=10)
+    table = example("accelerate_loop").main(Path("run"), fit_steps=30, unlearn_steps=6)
     assert top(table) == "columns"
     assert table.methods == ("retrack",)
     records = CounterfactualStore("run/store").records()
@@ -73,13 +73,13 @@ def test_an_accelerate_loop_that_unlearns_by_the_formulas(example: Any) -> None:
 
 
 def test_a_transformer_of_flow_matching(example: Any) -> None:
-    table = example("flow_transformer").main(Path("run"), fit_steps=20, guide_steps=100)
+    table = example("flow_transformer").main(Path("run"), fit_steps=20, guide_steps=60)
     assert table.methods == ("guidance",)
     assert top(table) == "spots"
 
 
 def test_a_module_and_trainer_of_pytorch_lightning(example: Any) -> None:
-    callback = example("pytorch_lightning_module").main(Path("run"), fit_steps=20, guide_steps=100)
+    callback = example("pytorch_lightning_module").main(Path("run"), fit_steps=20, guide_steps=60)
     assert set(callback.table.groups) == set(GROUPS)
     assert len(callback.table.queries) == 6  # every twelfth of 72
 

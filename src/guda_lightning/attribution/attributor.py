@@ -35,6 +35,9 @@ class AttributionContext:
         features: Folder for what is computed of the training samples alone, RUN/features: an interrupted
             preparation continues there. None keeps nothing.
         execution: Where and how to compute; changes no score.
+
+    Raises:
+        DataError: The data have another size than the full model takes.
     """
 
     full: FullModel

@@ -51,8 +51,9 @@ class DiffusionModel:
         """
         config: Any = getattr(adapted(unwrapped(self.denoiser)), "config", None)
         size = getattr(config, "sample_size", config.get("sample_size") if isinstance(config, dict) else None)
-        sides = (size, size) if isinstance(size, int) else tuple(size or ())
-        return sides if len(sides) == 2 else None
+        if isinstance(size, int):
+            return size, size
+        return (size[0], size[1]) if isinstance(size, (list, tuple)) and len(size) == 2 else None
 
     def prompted(self, prompts: Condition | None) -> DiffusionModel:
         """The same model with the embeddings of prompts, if there are any: then it is conditional."""
