@@ -133,4 +133,7 @@ def _read(app: Sphinx, name: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("source-read", _read)
+    app.connect(
+        "env-get-outdated", lambda *_: ["commands", "configuration", "api"]
+    )  # what they show is elsewhere
     return {"parallel_read_safe": True}
