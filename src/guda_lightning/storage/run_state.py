@@ -65,8 +65,8 @@ class RunState:
 
     Attributes:
         run: Its path.
-        full: ``complete``, ``no record`` where nothing says how it was trained, ``elsewhere`` where only what was
-            made from it lies here, or ``none``.
+        full: ``complete``, ``no record`` where nothing says how it was trained, ``elsewhere`` where only what
+            was made from it lies here, or ``none``.
         queries: How many samples of the full model there are.
         groups: Names of the groups, as far as anything in the folder names them.
         counterfactuals: How many there are, by operator.
