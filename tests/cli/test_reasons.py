@@ -540,7 +540,7 @@ def test_no_colours_in_messages() -> None:
             ),
         ),
         (
-            "Parser key \"posterior\":\n"
+            'Parser key "posterior":\n'
             "  Expected a typing.Literal['guidance', 'classifier']. Got value: clasifier",
             message(
                 "posterior has a wrong value",
