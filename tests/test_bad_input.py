@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -636,7 +635,10 @@ def test_a_report_before_attribute(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_report_on_what_is_no_run_folder(
-    finished_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    finished_run: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def said(path: Path) -> list[str]:
         assert report(path) == 2
@@ -645,11 +647,12 @@ def test_a_report_on_what_is_no_run_folder(
         return [found.partition(":")[2].strip(), fix.partition(":")[2].strip()]
 
     meant = f"did you mean {finished_run}?"
-    relative = f"did you mean {os.path.relpath(finished_run)}?"
     assert said(tmp_path) == ["a folder of 1 run folders: tiny", meant]
     assert said(tmp_path / "tinny") == [f"nothing at {tmp_path}/tinny", meant]
-    assert said(finished_run / "scores")[1] == relative
-    assert said(finished_run / "report" / "index.html") == ["a file", relative]
+    assert said(finished_run / "scores")[1] == meant
+    assert said(finished_run / "report" / "index.html") == ["a file", meant]
+    monkeypatch.chdir(tmp_path)
+    assert said(Path("tiny/scores"))[1] == "did you mean tiny?"
     (tmp_path / "pictures" / "cats").mkdir(parents=True)
     lists = "`guda runs` lists those below this folder"
     assert said(tmp_path / "pictures") == ["a folder with cats", lists]

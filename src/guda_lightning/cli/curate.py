@@ -61,9 +61,7 @@ def _config_of(run: RunFolder) -> str:
     if record is None or not record.config:
         raise StoreError(
             f"{run.root} does not say what its full model was trained on",
-            found="no such folder"
-            if not run.root.is_dir()
-            else f"no configuration in {run.full}/record.json",
+            found=f"no configuration in {run.full}/record.json",
             expected="a full model that guda fit trained",
             fix="run guda fit first, or pass -c with the configuration of this run",
         )
