@@ -614,15 +614,17 @@ def report(run: Path, *arguments: object) -> int:
 def test_a_report_on_a_folder_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report(tmp_path / "nope") == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path}/nope has no score table\n"
-        "  found:    no such folder\n"
-        "  expected: the run folder of a finished `guda attribute`\n"
-        "  fix:      run `guda attribute` with the configuration of this run first, or correct the path\n"
+        f"error: {tmp_path}/nope is no run folder\n"
+        f"  found:    nothing at {tmp_path}/nope\n"
+        "  expected: a folder that the stages wrote, with full, store or scores in it\n"
+        "  fix:      `guda runs` lists those below this folder\n"
     )
     assert not (tmp_path / "nope").exists()
 
 
 def test_a_report_before_attribute(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "record.json").touch()
     assert report(tmp_path) == 2
     assert capsys.readouterr().err == (
         f"error: {tmp_path} has no score table\n"
@@ -630,7 +632,32 @@ def test_a_report_before_attribute(tmp_path: Path, capsys: pytest.CaptureFixture
         "  expected: the run folder of a finished `guda attribute`\n"
         "  fix:      run `guda attribute` with the configuration of this run first, or correct the path\n"
     )
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "full"]
+
+
+def test_a_report_on_what_is_no_run_folder(
+    finished_run: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def said(path: Path) -> list[str]:
+        assert report(path) == 2
+        problem, found, _, fix = capsys.readouterr().err.splitlines()
+        assert problem == f"error: {path} is no run folder"
+        return [found.partition(":")[2].strip(), fix.partition(":")[2].strip()]
+
+    meant = f"did you mean {finished_run}?"
+    assert said(tmp_path) == ["a folder of 1 run folders: tiny", meant]
+    assert said(tmp_path / "tinny") == [f"nothing at {tmp_path}/tinny", meant]
+    assert said(finished_run / "scores")[1] == meant
+    assert said(finished_run / "report" / "index.html") == ["a file", meant]
+    monkeypatch.chdir(tmp_path)
+    assert said(Path("tiny/scores"))[1] == "did you mean tiny?"
+    (tmp_path / "pictures" / "cats").mkdir(parents=True)
+    lists = "`guda runs` lists those below this folder"
+    assert said(tmp_path / "pictures") == ["a folder with cats", lists]
+    assert said(tmp_path / "pictures" / "cats") == ["an empty folder", lists]
 
 
 def test_a_report_on_a_table_that_does_not_exist(

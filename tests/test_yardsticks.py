@@ -272,7 +272,7 @@ def test_a_name_that_does_not_exist_lists_those_that_do(
 ) -> None:
     monkeypatch.setattr("guda_lightning.storage.yardsticks.shipped", lambda: {"small": small.path})
     text = message(
-        "there is no yardstick 'smal'", "smal", "small; or the path of a card", "--yardstick small"
+        "there is no yardstick 'smal'", "smal", "small; or the path of a card", "did you mean small?"
     )
     with pytest.raises(ConfigError, match=text):
         Yardstick.find("smal")

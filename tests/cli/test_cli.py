@@ -12,6 +12,7 @@ import yaml
 
 import guda_lightning
 from guda_lightning.cli.commands import COMMANDS, stages_of_run
+from guda_lightning.cli.configs import shipped
 from guda_lightning.cli.main import main
 from toys import message
 
@@ -164,6 +165,9 @@ def test_the_shipped_files_are_listed_and_copied(tmp_path: Path, capsys: pytest.
     assert copied == [str(tmp_path / "mine" / name) for name in listed]
     for name in listed:
         assert yaml.safe_load((tmp_path / "mine" / name).read_text())
+    assert main(["configs", "audit.yaml", "--copy", str(tmp_path / "one")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/one/audit.yaml\n"
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["audit.yaml"]
     assert main(["configs", "--copy", str(tmp_path / "mine")]) == 2
     assert capsys.readouterr().err == (
         f"error: {tmp_path}/mine/{listed[0]} exists\n"
@@ -252,11 +256,18 @@ def test_a_configuration_that_nearly_exists_is_named_with_the_one_that_does(
             "use --verify",
         ),
         (
-            ["configs", "extra"],
-            "guda configs has no use for extra",
+            ["completion", "bash", "extra"],
+            "guda completion has no use for extra",
             "extra",
-            "guda configs [--copy FOLDER] [--json]",
-            "`guda configs --help` explains the options",
+            "guda completion bash|zsh",
+            "`guda completion --help` explains the options",
+        ),
+        (
+            ["configs", "audit.yml"],
+            "the configuration audit.yml does not exist",
+            f"no such file, here or among {len(shipped())} that come with guda",
+            "a YAML file",
+            "`guda configs` lists those that come with guda, audit.yaml among them",
         ),
     ],
 )

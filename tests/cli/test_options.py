@@ -170,6 +170,7 @@ def test_words_are_completed(finished_run: Path, monkeypatch: pytest.MonkeyPatch
     assert completed("guide --classifier.st") == ["--classifier.steps"]
     assert completed("guide --posterior c") == ["classifier"]
     assert completed("completion z") == ["zsh"]
+    assert completed("configs au") == ["audit.yaml"]
     assert completed("report --sc") == ["--scores"]
     assert completed("zzz --sc") == []
     assert completed("report ti") == completed("attribute --run ti") == ["tiny"]

@@ -540,6 +540,16 @@ def test_no_colours_in_messages() -> None:
             ),
         ),
         (
+            'Parser key "posterior":\n'
+            "  Expected a typing.Literal['guidance', 'classifier']. Got value: clasifier",
+            message(
+                "posterior has a wrong value",
+                "clasifier",
+                "one of 'guidance', 'classifier'",
+                "did you mean classifier?",
+            ),
+        ),
+        (
             "argument -c/--config: expected one argument",
             message(
                 "the configuration is refused",

@@ -50,10 +50,16 @@ def test_runs_lists_what_every_folder_holds(
     assert "no run folders in" in said("runs", finished_run.parent / "pictures")
 
 
-def test_what_is_there_decides_what_goes_on(finished_run: Path) -> None:
+def test_what_is_there_decides_what_goes_on(finished_run: Path, tmp_path: Path) -> None:
     run = RunFolder(finished_run)
     named = f"-c FILE --run {finished_run}"
     assert run_state(run).next == (f"guda retrain {named} --seeds 0,1",)
+    (run.full / "record.json").rename(tmp_path / "record.json")
+    assert (run_state(run).full, run_state(run).next) == ("no record", ())
+    run.full.rename(tmp_path / "full")
+    assert (run_state(run).full, run_state(run).next) == ("elsewhere", ())
+    (tmp_path / "full").rename(run.full)
+    (tmp_path / "record.json").rename(run.full / "record.json")
     assert run_state(run).groups == tuple("0123456789")
     (table,) = run.scores.glob("*.parquet")
     page = run.report / "index.html"

@@ -186,10 +186,10 @@ def test_what_cannot_be_curated_is_refused(finished_run: Path, guda: Guda, tmp_p
         )
     assert_message(
         refused(tmp_path / "none"),
-        f"{tmp_path / 'none'} does not say what its full model was trained on",
-        "no such folder",
-        "a full model that guda fit trained",
-        "run guda fit first, or pass -c with the configuration of this run",
+        f"{tmp_path / 'none'} is no run folder",
+        f"nothing at {tmp_path / 'none'}",
+        "a folder that the stages wrote, with full, store or scores in it",
+        "`guda runs` lists those below this folder",
     )
     path = finished_run / "scores" / "retrack-0.parquet"
     table = ScoreTable.load(path)

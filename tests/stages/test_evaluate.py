@@ -691,7 +691,12 @@ ALIKE = "score both alike with guda attribute, or leave one out with --scores or
 
 
 def test_a_run_without_an_oracle(run: Path, plant: Plant, refused: Callable[..., None]) -> None:
-    refused(problem=f"{run} has no oracle to compare with", found="no such folder", **NO_ORACLE)
+    refused(
+        problem=f"{run} is no run folder",
+        found=f"nothing at {run}",
+        expected="a folder that the stages wrote, with full, store or scores in it",
+        fix="`guda runs` lists those below this folder",
+    )
     plant("retrack-0", TRUTH)
     plant("retrain-0-mine", TRUTH)  # about other queries than the run's
     found = f"no retrain-SEED.parquet in {run}/scores"
@@ -705,10 +710,10 @@ def test_a_table_that_does_not_exist(run: Path, plant: Plant, refused: Callable[
         refused(
             option,
             missing,
-            problem=f"{missing} cannot be read",
-            found="no such file",
-            expected="a score table written by guda-lightning",
-            fix="remove the file and rerun guda attribute",
+            problem=f"there is no score table {missing}",
+            found=f"nothing at {missing}",
+            expected="a .parquet file that guda attribute wrote: retrain-0",
+            fix="run `guda attribute`, or correct the path",
         )
 
 

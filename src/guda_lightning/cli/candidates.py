@@ -44,6 +44,8 @@ def candidates(words: Sequence[str]) -> list[str]:
         return _beginning(word, few)
     if line.needs_run and not word.startswith("-"):
         return _runs(line)
+    if command.name == "configs" and not word.startswith("-"):
+        return _configs(line)
     few = command.example.split("|") if _CHOICE.fullmatch(command.example) else []
     return _beginning(word, [*few, *_flags(command)])
 

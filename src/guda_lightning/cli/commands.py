@@ -180,7 +180,7 @@ COMMANDS: tuple[Command, ...] = (
         "[RUN] [--json]",
         "doctor",
     ),
-    Command("configs", "List or copy the YAML that comes with guda", "[--copy FOLDER] [--json]", "configs"),
+    Command("configs", "List or copy the YAML that comes with guda", "[NAME ...] [--copy FOLDER]", "configs"),
     Command("completion", "Print what completes options and names in a shell", "bash|zsh", "completion"),
 )
 

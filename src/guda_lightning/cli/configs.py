@@ -17,11 +17,18 @@ from guda_lightning.errors import ConfigError, near
 def run(command: Command, arguments: Sequence[str]) -> int:
     """List or copy it."""
     parser = Arguments(command)
-    parser.add_argument("--copy", type=Path, help="copy all of it into this folder, to edit")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="these alone, such as audit.yaml; default: all"
+    )
+    parser.add_argument("--copy", type=Path, metavar="FOLDER", help="copy them into this folder, to edit")
     parser.add_argument("--json", action="store_true", help="print names, paths and what each is for as JSON")
     chosen = parser.parse_args(arguments)
     folder = chosen.copy or Path()
-    targets = {folder / name: path for name, path in shipped().items()}
+    files = {name: path for name, path in shipped().items() if not chosen.names or name in chosen.names}
+    for name in chosen.names:
+        if name not in files:
+            raise _unknown(name)
+    targets = {folder / name: path for name, path in files.items()}
     if chosen.copy is not None:
         _copy(targets)
     if chosen.json:
@@ -85,9 +92,14 @@ def _located(name: str) -> str:
     files = shipped()
     if name.removeprefix("configs/") in files:
         return str(files[name.removeprefix("configs/")])
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> ConfigError:
+    files = shipped()
     meant = [one for one in files if one.endswith(f"/{name}")] or near(name, files, 1, 0.8)
     among = "".join(f", {one} among them" for one in meant)
-    raise ConfigError(
+    return ConfigError(
         f"the configuration {name} {'is no file' if Path(name).is_dir() else 'does not exist'}",
         found="a folder"
         if Path(name).is_dir()

@@ -22,7 +22,6 @@ from guda_lightning.posteriors import (
     network_hparams,
     weights_of,
 )
-from guda_lightning.posteriors.tempering import NEAR
 from guda_lightning.unlearning.hparams import training_hparams
 
 _CHECKPOINTS = 10  # of a training: its epochs take less time than writing one
@@ -137,13 +136,7 @@ def described_level(level: Mapping[str, Any]) -> str:
         level: A ``NoiseLevel`` as JSON values.
     """
     row = NoiseLevel(**level)
-    said = (
-        f"held-out accuracy {row.accuracy:.2f}, calibration error {row.ece:.3f} -> "
-        f"{row.ece_tempered:.3f} at temperature {row.temperature:.2f}"
-    )
-    if row.near:
-        outside = f"1 − ρ {row.near_predicted:.4f}, was {row.near_observed:.4f}"
-        said += f"; where ρ ≥ {NEAR} ({row.near:.0%}) {outside}"
+    said = f"held-out accuracy {row.accuracy:.2f}, calibration error {row.ece_tempered:.3f}"
     if row.ece_small is not None:
         said += f"; small groups {row.ece_small:.0%} off, others {row.ece_large:.0%}"
     return said

@@ -27,6 +27,7 @@ from guda_lightning.posteriors.windows import fit_windows, windows_for
 from guda_lightning.progress_bar import progress_bar
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.provenance import Provenance
+from guda_lightning.storage.stored import RECORD
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -87,8 +88,10 @@ class PosteriorMaker(ABC):
         return {}
 
     def lines(self, record: PosteriorRecord) -> list[str]:
-        """One line per noise level."""
-        return [f"t {level['first']:>4}-{level['last']:<4} {self._at(level)}" for level in record.levels]
+        """The noise levels with least and with most noise; its record has those between."""
+        said = [f"t {level['first']:>4}-{level['last']:<4} {self._at(level)}" for level in record.levels]
+        between = f"{len(said) - 2} noise levels between: {self.store.path(record.key) / RECORD}"
+        return [said[0], between, said[-1]] if len(said) > 2 else said
 
     def _at(self, level: Mapping[str, Any]) -> str:
         """What users are told of a noise level."""

@@ -65,7 +65,9 @@ def refuse_no_run(path: Path) -> None:
     around = next((one for one in path.absolute().parents if RunFolder(one).exists), None)
     below = [run.root for run in RunFolder.below(path, 2)]
     beside = {run.root.name: run.root for run in RunFolder.below(path.parent, 1)}
-    meant = [Path(os.path.relpath(around))] if around else below[:1]
+    if around is not None and around.is_relative_to(Path.cwd()):
+        around = around.relative_to(Path.cwd())
+    meant = [around] if around else below[:1]
     meant = meant or [beside[name] for name in near(path.name, beside)]
     raise StoreError(
         f"{path} is no run folder",

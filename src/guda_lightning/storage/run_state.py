@@ -65,7 +65,8 @@ class RunState:
 
     Attributes:
         run: Its path.
-        full: ``complete``, ``no record`` where nothing says how it was trained, or ``none``.
+        full: ``complete``, ``no record`` where nothing says how it was trained, ``elsewhere`` where only what
+            was made from it lies here, or ``none``.
         queries: How many samples of the full model there are.
         groups: Names of the groups, as far as anything in the folder names them.
         counterfactuals: How many there are, by operator.
@@ -111,6 +112,8 @@ def run_state(run: RunFolder) -> RunState:
     made = list(_records(run.store, damaged))
     posteriors = list(_records(run.store / "posteriors", damaged))
     tables = sorted(_tables(run, damaged), key=lambda table: table.changed)
+    if full == "none" and (made or posteriors or tables):
+        full = "elsewhere"
     page = _page(run, tables)
     unfinished = _unfinished(run)
     stale = _stale(full_hash, made, posteriors, tables)
@@ -263,7 +266,7 @@ def _next(
     command = f"-c FILE --run {run.root}"
     if wrong:
         return ["remove what is stale or damaged, and run the command that makes it again"]
-    if full == "none" and not tables:
+    if full == "none":
         return [f"guda fit {command}"]
     if any("goes on" in one or "completes" in one for one in unfinished):
         return ["the command that was interrupted, which goes on where it was"]
@@ -275,6 +278,8 @@ def _next(
         return [*steps, f"guda attribute {command}"]
     if page != "written":
         return [f"guda report {run.root}"]
+    if full != "complete":  # nobody knows how to retrain it
+        return []
     if not any(record.get("operator") == "retrain" for record in made):
         return [f"guda retrain {command} --seeds 0,1"]
     if not run.evaluation.is_dir():
