@@ -236,5 +236,5 @@ class Run:
                 expected=f"the class that the record names in {section}, and its arguments",
                 fix="start Python where its module is found, or use the versions that the record lists",
             ) from error
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # modules are built on the CPU
             return parser.instantiate_classes(config)[section]
