@@ -10,7 +10,17 @@ from guda_lightning.report.estimand import UNTESTED, process
 from guda_lightning.report.standing import Findings, Standing
 from guda_lightning.report.words import NOT_PROVED, words_of
 from guda_lightning.scores import ScoreRecord, ScoreTable
-from guda_lightning.scores.kinds import Coalitions, Details, Ensemble, Likelihood, Race, Screened
+from guda_lightning.scores.kinds import (
+    Coalitions,
+    Details,
+    Ensemble,
+    Influence,
+    Likelihood,
+    NonParametric,
+    Race,
+    Screened,
+    Similarity,
+)
 from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.scores.units import RELATIVE
 from guda_lightning.scores.views import views
@@ -122,6 +132,47 @@ def test_the_words_follow_from_the_kind_of_scores(details: Details, said: list[s
     text = "\n".join([words["answer"], *words["reading"], *words["estimand"].values()])
     for sentence in said:
         assert sentence in text, text
+
+
+@pytest.mark.parametrize(
+    ("details", "weighting", "said"),
+    [
+        (
+            Similarity(images_hash="", mirrored=False, top=1),
+            "cosine",
+            "A score says how alike a query and a group's training images are; the model is not asked.",
+        ),
+        (
+            NonParametric(data_hash="", mirrored=False, schedule="", options={}),
+            "posterior",
+            "A score says how much of a query, noised, a group's training patches explain among all training "
+            "patches; the model is not asked.",
+        ),
+        (
+            Influence(data_hash="", mirrored=False, options={}),
+            "loss",
+            "A score estimates from the full model alone how much worse a query would be explained without "
+            "the group (method); no model without it is made.",
+        ),
+    ],
+)
+def test_each_kind_of_method_says_what_it_compares(details: Details, weighting: str, said: str) -> None:
+    table = ScoreTable.from_matrix(
+        torch.tensor([[0.6712, 0.6708]]),
+        torch.zeros(1, 2),
+        query_ids=["q0"],
+        groups=["cats", "dogs"],
+        n_draws=1,
+        method="method",
+        weighting=weighting,
+        seed=0,
+        record=ScoreRecord(details),
+    )
+    words = words_of(table.record, views(table)[0], standing(table))
+    assert words["reading"][0] == said
+    if isinstance(details, Similarity | NonParametric):
+        said = " ".join([words["answer"], *words["reading"], *words["estimand"].values()])
+        assert "most like group cats" in said and "likel" not in said.replace("likeness", "")
 
 
 @pytest.mark.parametrize("shift", [0.0, -100.0])

@@ -73,8 +73,9 @@ def families(
             continue
         command = f"guda report {run.name} --scores {run.name}/scores/{path.name}"
         try:
-            why = _unlike(table, path)
-            family = Family(_with_seeds(run, path, shown_part(path))) if not why else None
+            part = shown_part(path)
+            why = _unlike(table, part)
+            family = None if why else Family(_with_seeds(run, path, part))
         except GudaError as error:
             why, family = error.problem, None
         if family is not None and sum(map(len, family.tables.values())) > room:
@@ -95,17 +96,15 @@ def shown_part(path: Path) -> ScoreTable:
     return next(ScoreTable.load_parts(path)) if chunked else ScoreTable.load(path)
 
 
-def _unlike(table: ScoreTable, path: Path) -> str:
+def _unlike(table: ScoreTable, other: ScoreTable) -> str:
     """Why a table cannot stand beside another one; empty where it can."""
-    other = ScoreTable.load_record(path)
-    if other.query_hash != table.record.query_hash:
+    if other.record.query_hash != table.record.query_hash:
         return "about other queries"
     if other.per != table.per:
         return f"scores per {other.per}"
-    part = shown_part(path)
-    if set(part.groups) != set(table.groups):
+    if set(other.groups) != set(table.groups):
         return "about other groups"
-    return "" if set(part.queries) == set(table.queries) else "scored in other chunks of queries"
+    return "" if set(other.queries) == set(table.queries) else "scored in other chunks of queries"
 
 
 def _of_the_same(table: ScoreTable, path: Path) -> ScoreTable:

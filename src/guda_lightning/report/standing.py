@@ -203,7 +203,9 @@ def _capital(text: str) -> str:
 def _placebo(run: RunFolder, hashes: set[str]) -> Placebo | None:
     """What random groups say of a stored table, whose queries may be more than are shown."""
     for path in sorted(run.placebo.glob("*.parquet")):
-        details, tested = ScoreTable.load_record(path).details, run.scores / path.name
-        if isinstance(details, RandomGroups) and details.of in hashes and tested.is_file():
-            return Placebo.of(ScoreTable.load(tested), ScoreTable.load(path))
+        details, observed = ScoreTable.load_record(path).details, run.scores / path.name
+        if not (isinstance(details, RandomGroups) and details.of in hashes and observed.is_file()):
+            continue
+        if ScoreTable.load_record(observed).hash == details.of:  # still those that were tested
+            return Placebo.of(ScoreTable.load(observed), ScoreTable.load(path))
     return None
