@@ -22,9 +22,11 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from guda_lightning import GroupDataModule, open_run
 from guda_lightning.cli.main import main
-from guda_lightning.data import Digits
+from guda_lightning.data import Digits, load_queries
+from guda_lightning.report.pictures import data_uri
 from guda_lightning.scores import Scoring
 from guda_lightning.scores.views import views
+from guda_lightning.storage.runs import RunFolder
 from warm import Server
 
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
@@ -42,10 +44,12 @@ BUSY = 300_000  # milliseconds: the machine may be
 
 @pytest.fixture(scope="module")
 def run(_finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with a posterior."""
+    """A run folder with a posterior, and what it draws without each group."""
     folder = Path(shutil.copytree(_finished_run, tmp_path_factory.mktemp("app") / "tiny"))
-    guide = ["guide", "-c", f"{CONF}/digits.yaml", "-c", f"{CONF}/guide.yaml", "--run", str(folder)]
-    assert main(guide) == 0
+    without = ["--without", "all", "--operator", "guidance"]
+    for stage, options in (("guide", []), ("sample", without)):
+        files = ["-c", f"{CONF}/digits.yaml", "-c", f"{CONF}/{stage}.yaml", "--run", str(folder)]
+        assert main([stage, *files, *options]) == 0
     return folder
 
 
@@ -113,7 +117,9 @@ def test_an_example_gets_the_scores_that_python_gives_it(tab: Page, run: Path) -
     assert view.unit.why in groups.inner_text()
     top = view.groups[order[0]]
     assert tab.locator("#without h2").inner_text() == f"The picture without {top}"
-    assert "draws exactly this picture in 25 steps" in tab.locator("#without").inner_text()
+    assert "from the very noise that this query was drawn from" in tab.locator("#without").inner_text()
+    stored = load_queries(RunFolder(run).without_groups("guidance", top), (1, 8, 8)).images[2]
+    assert tab.locator("#without img").last.get_attribute("src") == data_uri(stored, 8)
     data = GroupDataModule(Digits(), batch_size=16, limit=64)
     named = tab.locator("#nearest figcaption").all_inner_texts()
     members = {data.ids[row] for row in data.grouping.forget([top])}
@@ -133,6 +139,7 @@ def test_a_file_of_another_size_and_then_a_damaged_one(tab: Page, tmp_path: Path
     _answered(tab)
     told = "<b>x.png, cropped around its centre and resized from 30 x 20 pixels to 8 x 8."
     assert tab.locator("#asked").inner_text() == told
+    assert "draws exactly this picture in 25 steps" in tab.locator("#without").inner_text()
     dropped = tab.evaluate_handle(
         """bytes => {
             const data = new DataTransfer();

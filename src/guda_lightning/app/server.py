@@ -188,6 +188,10 @@ def serve(folder: Path, by: str, listener: socket.socket, host: str) -> None:
         GudaError: The run cannot be read, or has no such posterior.
     """
     answers = Answers(open_run(folder), by)
+    if (
+        answers.examples.queries is not None
+    ):  # what cannot be scored is refused now, and no answer waits later
+        next(answers.parts(answers.examples.queries.take([0]), True, lambda evaluations: None))
     port = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     if not is_loopback(host):
