@@ -169,7 +169,8 @@ def test_the_reference_holds_every_command_option_and_file() -> None:
     assert re.findall(r"^### guda (\w+)$", commands, re.MULTILINE) == [one.name for one in COMMANDS]
     assert re.findall(r"^#### (\S+)$", configs, re.MULTILINE).__len__() == len(shipped())
     rows = [line for line in commands.splitlines() if line.startswith("| `--")]
-    assert {len(re.split(r"(?<!\\)\|", row)) for row in rows if "what it does" not in row} <= {4, 6}
-    assert "| `--classifier.held_out` | `float` | `0.1` |" in commands
+    assert {len(re.split(r"(?<!\\)\|", row)) for row in rows if "what it does" not in row} <= {4, 5}
+    assert "| `--classifier.held_out` | `float` = `0.1` |" in commands
+    assert "| `--until` | `'steps' or 'predicted'` = `'steps'` |" in commands
     public = written.public()
     assert all(f"guda_lightning.{name}\n" in public for name in guda_lightning.__all__ if name[0].isupper())

@@ -85,14 +85,15 @@ def _below(section: str, option: Option) -> Option:
 
 
 def _table(options: Iterable[Option]) -> str:
-    rows = [["option", "type", "default", "what it does"]]
-    rows += [[f"`--{one.name}`", _code(one.type), _code(one.default), _escaped(one.help)] for one in options]
-    rows.insert(1, ["---"] * 4)
+    rows = [["option", "type = default", "what it does"], ["---"] * 3]
+    rows += [[f"`--{one.name}`", _typed(one), _escaped(one.help)] for one in options]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _code(text: str) -> str:
-    return f"`{text}`".replace("|", "\\|") if text else ""
+def _typed(option: Option) -> str:
+    choices = option.type.removeprefix("Literal[").removesuffix("]").replace(", ", " or ")
+    kind = choices if option.type.startswith("Literal[") else option.type
+    return " = ".join(f"`{text}`".replace("|", "\\|") for text in (kind, option.default) if text)
 
 
 def _escaped(text: str) -> str:

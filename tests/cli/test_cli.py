@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -305,6 +306,16 @@ def test_run_refuses_what_is_wrong_with_a_later_stage_before_the_first(
     assert main([*shared, "--trainer.max_stepz", "3"]) == 2
     assert capsys.readouterr().err.startswith("error: guda fit has no option --trainer.max_stepz\n")
     assert not run.exists()
+
+
+@pytest.mark.parametrize("command", ["--help", "configs"])
+def test_a_reader_that_is_gone_ends_a_command_quietly(command: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "guda_lightning", command]
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_the_module_is_the_command() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -32,16 +33,14 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is None:
         _own_process()
     arguments = list(sys.argv[1:] if args is None else args)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP)
-        return 0
-    if arguments[0] == "--version":
-        print(f"guda {__version__}")
-        return 0
     notes.begin()
     try:
-        return find(arguments[0]).run(arguments[1:])
-    except BrokenPipeError:  # as of `guda configs | head`: nobody reads on
+        code = _answered(arguments)
+        sys.stdout.flush()  # here, where it can be said that nobody reads
+        return code
+    except BrokenPipeError:
+        if not _is_unread():
+            raise  # of a worker, say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
     except Exception as error:
@@ -54,6 +53,23 @@ def main(args: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except SystemExit as exit_:  # jsonargparse and argparse have printed why
         return exit_.code if isinstance(exit_.code, int) else 2
+
+
+def _answered(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if arguments[0] == "--version":
+        print(f"guda {__version__}")
+        return 0
+    return find(arguments[0]).run(arguments[1:])
+
+
+def _is_unread() -> bool:
+    """Whether the reader of the output is gone, as that of `guda configs | head`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _own_process() -> None:
