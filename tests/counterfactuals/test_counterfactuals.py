@@ -104,6 +104,13 @@ def test_folder_names_are_readable_and_stay_the_same() -> None:
 # save and load
 
 
+def test_a_record_of_before_fits_any_image_shape(store: CounterfactualStore) -> None:
+    path = store.save(weights(), RECORD)
+    assert "input_shape" not in json.loads((path / "record.json").read_text())
+    record = store.check(KEY, expect=replace(MADE_FROM, input_shape=(1, 8, 8)))
+    assert record.input_shape is None
+
+
 def test_round_trip(store: CounterfactualStore) -> None:
     assert not store.exists(KEY)
     assert store.records() == []
