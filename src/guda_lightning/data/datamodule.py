@@ -190,7 +190,7 @@ class GroupDataModule(LightningDataModule):
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the labels are called; empty where the source has none, or where they are prompts."""
-        return self._loaded.table.label_names if self.prompts is None else ()
+        return self._listed.table.label_names if self.prompts is None else ()
 
     @property
     def prompts(self) -> Callable[[Tensor], Mapping[str, Tensor]] | None:
