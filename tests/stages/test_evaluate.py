@@ -642,7 +642,10 @@ def test_why_disjoint_noise_is_left_out_is_said(what: str, run: Path, finished_r
         expected = r"full/scheduler/scheduler_config\.json cannot be read \(No such file or directory\)"
     elif what == "noise":
         measured(planted, seed=1).save(path)
-        expected = r"the tables do not share noise \(retrack-0 and retrain-0 differ in draws, timesteps, seed or what keys it\)"
+        expected = (
+            r"the tables do not share noise \(retrack-0 and retrain-0 differ in draws, timesteps, seed or "
+            r"what keys it\)"
+        )
     else:
         for name in ("retrain-0", "retrack-0"):
             loaded = ScoreTable.load(run / "scores" / f"{name}.parquet")
