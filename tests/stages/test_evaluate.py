@@ -643,7 +643,8 @@ def test_why_disjoint_noise_is_left_out_is_said(what: str, run: Path, finished_r
     elif what == "noise":
         measured(planted, seed=1).save(path)
         expected = (
-            r"the tables do not share noise \(retrack-0 and retrain-0 differ in draws, timesteps or seed\)"
+            r"the tables do not share noise \(retrack-0 and retrain-0 differ in draws, timesteps, seed or "
+            r"what keys it\)"
         )
     else:
         for name in ("retrain-0", "retrack-0"):
