@@ -85,7 +85,7 @@ def test_the_page_shows_every_number(
     expected = []
     for weighting in built.weightings:
         table = agreement_table(built, weighting)
-        expected.append(["method", *METRICS])
+        expected.append(["method", *(f" {metric} " for metric in METRICS)])
         for row in (*table.rows, table.chance):
             ends = [f" {interval(row.intervals[m])} " if row.intervals else "" for m in METRICS]
             expected.append(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from guda_lightning.evaluation.result import EVERY, Evaluation
-from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.units import Measured
 from guda_lightning.scores.views import Sizes
 
@@ -38,21 +36,6 @@ def sizes_of(evaluation: Evaluation, name: str, method: str, seed: int) -> Sizes
             right = [one for one in known if one.right]
             found[method, weighting, seed] = (right or known)[0]
     return found
-
-
-def stored_sizes(folder: Path, path: Path) -> Sizes:
-    """The same of a stored table, from what ``guda evaluate`` left; nothing where there is none.
-
-    Args:
-        folder: Of the evaluation.
-        path: The table. If it was scored again since, the evaluation says nothing of it.
-    """
-    if not Evaluation.exists(folder):
-        return {}
-    evaluation, table = Evaluation.load(folder), next(ScoreTable.load_parts(path))
-    if evaluation.record["methods"].get(path.stem) != table.record.hash:
-        return {}
-    return sizes_of(evaluation, path.stem, table.methods[0], table.seeds[0])
 
 
 def _as_they_are(evaluation: Evaluation, name: str, weighting: str) -> Measured | None:

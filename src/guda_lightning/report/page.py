@@ -185,7 +185,7 @@ def write_page(folder: str | Path, page: Page) -> Path:
         others=page.others,
         curves=any(one.curves for one in tables),
         agreement=None if evaluation is None else _agreement(evaluation),
-        verdicts=[verdict_section(one.table) for one in tables if one.table.verdicts],
+        verdicts=[verdict_section(one.table) if one.table.verdicts else None for one in tables],
         placebos=[[] if one.findings.placebo is None else one.findings.placebo.lines for one in tables],
         withouts=[None if one.without is None else _without(one.without, first.table) for one in tables],
         sections=list(map(shown_section, page.sections)),
