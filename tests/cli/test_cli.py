@@ -19,7 +19,7 @@ DIGITS = str(CONF / "digits.yaml")
 COMMANDS_PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 NAMES = [
     *("run", "fit", "sample", "guide", "unlearn", "retrain", "ensemble", "attribute", "placebo", "property"),
-    *("balance", "groups", "report", "evaluate", "curate", "validate", "configs", "completion"),
+    *("balance", "groups", "report", "app", "evaluate", "curate", "validate", "configs", "completion"),
 ]
 HEAVY = {"torch", "lightning", "diffusers", "numpy", "wandb", "jsonargparse"}
 
@@ -28,7 +28,7 @@ def test_what_explains_imports_nothing_heavy() -> None:
     script = f"""
 import sys
 from guda_lightning.cli.main import main
-for command in ["run", "report", "evaluate", "configs", "completion"]:
+for command in ["run", "report", "app", "evaluate", "configs", "completion"]:
     assert main([command, "--help"]) == 0
 for arguments in [[], ["--help"], ["-h"], ["help"], ["--version"], ["configs"], ["completion", "bash"]]:
     assert main(arguments) == 0
@@ -37,7 +37,7 @@ print(sorted({HEAVY!r} & sys.modules.keys()), file=sys.stderr)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "[]\n")
     usages = re.findall(r"^usage: guda (\w+) ", done.stdout, re.MULTILINE)
-    assert usages == ["run", "report", "evaluate", "configs", "completion"]
+    assert usages == ["run", "report", "app", "evaluate", "configs", "completion"]
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
