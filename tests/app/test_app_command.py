@@ -19,9 +19,7 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = _refused(capsys, tmp_path / "none")
-    assert error.startswith(
-        f"{tmp_path / 'none'} does not say what its full model was trained on\n  found:    no such"
-    )
+    assert error.startswith(f"{tmp_path / 'none'} is no run folder\n  found:    nothing at")
 
 
 def test_a_run_without_a_posterior_and_another_operator(
@@ -50,8 +48,8 @@ def test_a_port_that_is_taken(finished_run: Path, capsys: pytest.CaptureFixture[
 
 
 def test_a_missing_extra(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("guda_lightning.cli.app.find_spec", lambda name: None)
-    error = _refused(capsys, tmp_path)
+    error = _refused(capsys, finished_run)
     assert error.endswith('fix:      pip install "guda-lightning[app]"')

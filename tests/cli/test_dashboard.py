@@ -157,7 +157,9 @@ def test_a_key_is_found_where_wandb_keeps_it(monkeypatch: pytest.MonkeyPatch, tm
     assert not has_key()
 
 
-def test_what_is_no_run_and_no_project_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_run_and_no_project_is_refused(
+    tmp_path: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refusal(*arguments: str) -> str:
         assert main(["dashboard", *arguments]) != 0
         return capsys.readouterr().err.strip().removeprefix("error: ")
@@ -170,14 +172,14 @@ def test_what_is_no_run_and_no_project_is_refused(tmp_path: Path, capsys: pytest
             "name the folder that guda run wrote, or a project in W&B",
         ),
         (str(tmp_path / "no"),): message(
-            f"there is no run folder {tmp_path / 'no'}",
-            "no such folder",
-            "the folder that guda run wrote",
-            "correct the path",
+            f"{tmp_path / 'no'} is no run folder",
+            f"nothing at {tmp_path / 'no'}",
+            "a folder that the stages wrote, with full, store or scores in it",
+            "`guda runs` lists those below this folder",
         ),
-        (str(tmp_path),): message(
-            f"{tmp_path} does not say which W&B project its runs are in",
-            f"no run in {tmp_path / 'wandb'}",
+        (str(finished_run),): message(
+            f"{finished_run} does not say which W&B project its runs are in",
+            f"no run in {finished_run / 'wandb'}",
             "runs that a WandbLogger has logged there",
             "pass --project PROJECT",
         ),

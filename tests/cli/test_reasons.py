@@ -177,7 +177,7 @@ def test_what_yaml_allows_is_no_error(tmp_path: Path) -> None:
             "guda fit has no option --optimizer",
             "--optimizer adam",
             "one that exists",
-            HELP,
+            "optimizer is an option of guda unlearn, attribute, placebo: leave it out here",
         ),
         (
             ["--trainer.logger", "NopeLogger"],

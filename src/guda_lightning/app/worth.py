@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from guda_lightning.evaluation.sizes import stored_sizes
-from guda_lightning.report.standing import standing_of
+from guda_lightning.report.standing import Findings, standing_of
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.scores.stored import scoring_of
 from guda_lightning.scores.views import Sizes
@@ -44,9 +43,10 @@ def worth_of(run: RunFolder, method: str, weights: frozenset[str]) -> Worth:
     tested = [(path, one) for path, one in found if one.level != "untested"]
     for path, one in tested or found:
         about = "On this run's queries: " if tested else ""
-        scoring = ScoreTable.load_record(path).scoring
+        table = _shown(path)
+        scoring = table.record.scoring
         how = None if scoring is None else scoring_of(scoring)
-        return Worth(one.level, about + one.headline, stored_sizes(run.evaluation, path), how)
+        return Worth(one.level, about + one.headline, Findings.of(run, table).sizes(table), how)
     headline = f"Untested: this run has no scores by {method}. guda attribute and guda evaluate test it."
     return Worth("untested", headline, {}, None)
 

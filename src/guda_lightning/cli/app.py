@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
 from guda_lightning.errors import ConfigError, MissingExtraError
 from guda_lightning.storage.full_record import FullRecord
-from guda_lightning.storage.paths import user_path
+from guda_lightning.storage.paths import refuse_no_run, user_path
 from guda_lightning.storage.runs import RunFolder
 
 _NEEDED = ("jinja2", "starlette", "uvicorn")
@@ -20,7 +20,7 @@ PORT = 8800
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Serve it until Ctrl-C."""
-    parser = argparse.ArgumentParser(f"guda {command.name}", description=f"{command.summary}.")
+    parser = Arguments(command)
     parser.add_argument("run", type=Path, help="run folder with a posterior, as guda guide makes it")
     parser.add_argument(
         "--by", default="guidance", metavar="POSTERIOR", help="which posterior of it (default: guidance)"
@@ -34,6 +34,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         help="address to listen on (default: 127.0.0.1, this machine alone; 0.0.0.0: whoever reaches it)",
     )
     chosen = parser.parse_args(arguments)
+    refuse_no_run(chosen.run)
     for package in _NEEDED:
         if find_spec(package) is None:
             raise MissingExtraError(package, "app")

@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import NoReturn
 
+from guda_lightning import compat
 from guda_lightning.cli.commands import Command
 from guda_lightning.cli.slips import misspelt
 from guda_lightning.errors import ConfigError, did_you_mean
@@ -44,7 +45,7 @@ class Arguments(argparse.ArgumentParser):
         if kind == "unrecognized arguments":
             name = given.split()[0].partition("=")[0]
             if name.startswith("-"):
-                known = [one for one in self._option_string_actions if one.startswith("--")]
+                known = compat.option_names(self)
                 raise misspelt(f"{self.prog} has no option {name}", given, name, known, help_of)
             raise ConfigError(f"{self.prog} has no use for {given}", found=given, expected=usage, fix=help_of)
         if kind == "the following arguments are required":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import netrc
 import os
 from collections.abc import Sequence
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
-from guda_lightning.errors import ConfigError, StoreError
-from guda_lightning.storage.paths import user_path
+from guda_lightning.errors import ConfigError
+from guda_lightning.storage.paths import refuse_no_run, user_path
 
 _LATER = """\
 dashboard: no W&B API key here, so {path} holds what is to be sent. To push it:
@@ -23,7 +23,7 @@ dashboard: no W&B API key here, so {path} holds what is to be sent. To push it:
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Push it where there is a key, else write it."""
-    parser = argparse.ArgumentParser(f"guda {command.name}", description=f"{command.summary}.")
+    parser = Arguments(command)
     parser.add_argument("run", type=Path, nargs="?", help="run folder: show its runs alone")
     parser.add_argument("--project", help="W&B project; default: that of the runs in RUN/wandb")
     parser.add_argument("--entity", help="user or team in W&B; default: that of the runs, or of the key")
@@ -99,14 +99,9 @@ def _of_runs(
             )
         return project, entity, None
     folder = user_path(root)
-    if not folder.is_dir():
-        raise StoreError(
-            f"there is no run folder {folder}",
-            found="no such folder",
-            expected="the folder that guda run wrote",
-            fix="correct the path",
-        )
     files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
+    if not files:
+        refuse_no_run(root)
     found = None
     if files:
         from guda_lightning.report.wandb import run_in
