@@ -70,11 +70,14 @@ class Queries:
 
 
 def content_keys(images: Tensor) -> tuple[str, ...]:
-    """What identifies the content of images: sha256 of shape and pixels, as float32 in little-endian order.
+    """What identifies the content of images: sha256 of shape and pixels.
+
+    Pixels count in steps of 1/256 of one of 256 levels, so that a picture of bytes has one key however it
+    was scaled to [-1, 1]: the ways differ in the last bits.
 
     Args:
         images: ``[images, ...]`` in [-1, 1].
     """
     shape = repr(tuple(images.shape[1:])).encode()
-    pixels = images.detach().cpu().float().contiguous().numpy().astype("<f4") + 0.0  # no -0.0
-    return tuple(hashlib.sha256(shape + image.tobytes()).hexdigest() for image in pixels)
+    steps = ((images.detach().cpu().double() + 1) * (127.5 * 256)).round().long().contiguous()
+    return tuple(hashlib.sha256(shape + image.tobytes()).hexdigest() for image in steps.numpy().astype("<i8"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from guda_lightning import ELBOAttributionCallback, FullModel, Scoring, UnlearnModule
+from guda_lightning.callbacks.our_data import noise_keys_of
 from guda_lightning.data import save_queries
+from guda_lightning.data.gathering import Collected
 from guda_lightning.data.images import from_unit, to_unit
 from guda_lightning.latent import LatentDataModule, LatentDiffusionModule
-from guda_lightning.types import Queries
+from guda_lightning.types import Queries, content_keys
 from guda_lightning.unlearning import ReTrack
 from toys import Coloured
 from wandb_files import runs
@@ -72,3 +76,13 @@ def test_pictures_are_decoded_and_scores_are_those_of_the_latents(
     decoded = from_unit(data.pictures(shown)).permute(0, 2, 3, 1).numpy()
     # Decoded in other batches: rounding may end one of 256 levels away.
     np.testing.assert_allclose(np.stack(thumbnails).astype(int), decoded.astype(int), rtol=0, atol=1)
+
+
+def test_noise_of_latents_is_keyed_by_their_pictures(data: LatentDataModule) -> None:
+    batch = next(iter(data.train_dataloader()))
+    trainer: Any = SimpleNamespace(datamodule=data)
+    indices = batch["index"].numpy()
+    keys = noise_keys_of(trainer, batch, [2, 0], batch["image"][[2, 0]], len(indices))
+    assert keys == data.noise_keys(indices[[2, 0]]) == content_keys(to_unit(data.pixels(indices[[2, 0]])))
+    queries = Queries(("a",), torch.zeros(1, 3, 16, 16), latents=torch.ones(1, 4, 8, 8))
+    assert Collected.of(queries).keys == content_keys(queries.images)

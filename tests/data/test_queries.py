@@ -11,7 +11,7 @@ from PIL import Image
 
 from guda_lightning.data import QueryFolder, QueryHash, load_queries, query_hash, save_queries
 from guda_lightning.errors import QueryError
-from guda_lightning.types import Queries
+from guda_lightning.types import Queries, content_keys
 
 EXAMPLE = '{"file_name": "1.png", "label": 3}'
 
@@ -262,3 +262,15 @@ def test_the_hash_of_pieces_is_that_of_the_whole(conditioning: str) -> None:
     for rows in ([0, 1], [2], [3, 4]):
         digest.add(queries.take(rows))
     assert digest.hexdigest() == query_hash(queries)
+
+
+def test_one_picture_has_one_key_however_it_was_scaled() -> None:
+    levels = torch.arange(256, dtype=torch.float32).view(1, 1, 16, 16)
+    ours = levels / 127.5 - 1
+    scaled = torch.nextafter(ours, torch.full_like(ours, 0.5))
+    assert not torch.equal(ours, scaled)
+    assert content_keys(ours) == content_keys(scaled)
+    other = ours.clone()
+    other[0, 0, 3, 4] += 1 / 127.5
+    assert content_keys(other) != content_keys(ours)
+    assert content_keys(ours.view(1, 1, 8, 32)) != content_keys(ours)

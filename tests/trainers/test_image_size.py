@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from guda_lightning import (
     GroupDataModule,
     UnlearnModule,
     notes,
+    open_run,
 )
 from guda_lightning.attribution import AttributionContext
 from guda_lightning.cli.main import main
@@ -187,3 +190,19 @@ def test_a_full_model_of_another_shape_is_refused_and_one_of_before_is_not(tmp_p
     )
     with pytest.raises(StoreError, match=expected):
         FullRecord.from_file(file).refuse_other_data(tmp_path, "d", "g", (1, 16, 16))
+
+
+def test_a_run_of_before_keeps_the_size_of_its_images(finished_run: Path, tmp_path: Path) -> None:
+    """Earlier versions trained networks of one ``sample_size`` on images of another, and kept no shape."""
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (config,) = run.glob("full/*/config.json")
+    if "sample_size" not in json.loads(config.read_text()):
+        config = next(path for path in run.glob("full/*/config.json") if "sample_size" in path.read_text())
+    config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": 16}))
+    with pytest.raises(DataError, match="is smaller than the network takes|another size"):
+        _ = open_run(run).full
+    record = run / "full" / "record.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "input_shape": None}))
+    opened = open_run(run)
+    assert opened.full.model.sample_size == (16, 16)
+    assert opened.data.image_shape == (1, 8, 8)

@@ -214,7 +214,7 @@ class ELBOAttributionCallback(Callback):
         network = pl_module.denoiser if isinstance(pl_module, UnlearnModule) else self._full.model.denoiser
         self._weights.refuse_changed(network, trainer)
         labels = scored.labels if self._validation_queries.conditional(pl_module) else None
-        queries = Queries(scored.ids, scored.images, labels)
+        queries = Queries(scored.ids, scored.images, labels, keys=scored.keys)
         if isinstance(pl_module, UnlearnModule):
             table = self._student_scores.of(pl_module, self._full, queries, grouping_of(trainer), self._ranks)
         else:

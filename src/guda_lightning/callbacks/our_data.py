@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from guda_lightning.callbacks.batch_entries import Key, names
 from guda_lightning.data import GroupDataModule, UnlearnDataModule
 from guda_lightning.data.grouping import Grouping
-from guda_lightning.types import JOINT
+from guda_lightning.types import JOINT, content_keys
 
 _INDEX = "index"  # the entry of a batch that names its samples
 
@@ -36,6 +38,25 @@ def names_of(trainer: Trainer, batch: Any, count: int) -> Sequence[str | None]:
     """What the samples of a batch are called: as in our data, else as the batch says; None without a name."""
     called, data = names(batch, _INDEX, count), _ours(trainer, batch)
     return called if data is None else [None if name is None else data.ids[int(name)] for name in called]
+
+
+def noise_keys_of(
+    trainer: Trainer, batch: Any, rows: Sequence[int], images: Tensor, count: int
+) -> tuple[str, ...]:
+    """What keys the noise of some samples of a batch: their pictures, also where the model takes latents.
+
+    Args:
+        trainer: Whose data know the pictures behind latents, if they are ours.
+        batch: The batch.
+        rows: Of the samples.
+        images: What the batch holds of them.
+        count: Samples of the batch.
+    """
+    data, called = _ours(trainer, batch), names(batch, _INDEX, count)
+    samples = [int(name) for row in rows if (name := called[row]) is not None and data is not None]
+    if data is None or len(samples) < len(rows):
+        return content_keys(images)
+    return data.noise_keys(np.array(samples)) or content_keys(images)
 
 
 def groups_of(trainer: Trainer, batch: Any, key: Key | None, count: int) -> Sequence[str | None]:

@@ -24,7 +24,7 @@ from guda_lightning.callbacks.batch_entries import (
 from guda_lightning.callbacks.draw import Draw, Lots
 from guda_lightning.callbacks.image_range import ImageRange
 from guda_lightning.callbacks.network_inputs import NetworkInputs
-from guda_lightning.callbacks.our_data import data_of, groups_of, is_ours, names_of
+from guda_lightning.callbacks.our_data import data_of, groups_of, is_ours, names_of, noise_keys_of
 from guda_lightning.data import load_queries
 from guda_lightning.data.gathering import Collected
 from guda_lightning.data.queries import with_labels
@@ -231,7 +231,8 @@ class ValidationQueries:
             titles.append(f"image {loader}{place} ({pixels})" if name is None else ids[-1])
         in_groups = tuple(groups[row] for row in rows)
         places, lots = taken.lots.places, taken.lots.values
-        return Collected(tuple(ids), tuple(titles), taken.images, labels, own, in_groups, places, lots)
+        keys = noise_keys_of(trainer, batch, rows, taken.images, taken.samples)
+        return Collected(tuple(ids), tuple(titles), taken.images, labels, own, in_groups, places, lots, keys)
 
     def _read(self, path: str | Path, trainer: Trainer, module: LightningModule) -> Queries:
         """The fixed queries, as the model takes them; without data of ours, as its configuration says."""

@@ -82,6 +82,7 @@ class GroupDataModule(LightningDataModule):
         self.limit = limit
         self.batch_keys = checked_batch_keys(batch_keys or {})
         self._network_size: tuple[int, int] | None = None
+        self._keeps_size = False
         self._removed: tuple[str, ...] = ()
         self._order_seed = seed
 
@@ -105,12 +106,16 @@ class GroupDataModule(LightningDataModule):
         Raises:
             DataError: ``image_size`` is another, or the images are read already and have another.
         """
-        if sample_size is None:
+        if sample_size is None or self._keeps_size:
             return
         size = self.input_shape[1:] if "_read_once" in vars(self) else self._size
         if size is not None and size != sample_size:
             raise other_size(size, sample_size, given=self.image_size is not None)
         self._network_size = sample_size
+
+    def keep_size(self) -> None:
+        """Stay of one's own size, whatever networks say: earlier versions trained full models on that."""
+        self._keeps_size = True
 
     @cached_property
     def _listed(self) -> Listed:

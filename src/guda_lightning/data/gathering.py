@@ -24,6 +24,7 @@ class Collected(NamedTuple):
     groups: tuple[str | None, ...]  # which group each belongs to, where that is known
     places: tuple[int, ...]  # where each stands in its loader
     lots: tuple[int, ...]  # what was drawn for each: those with the smallest are taken
+    keys: tuple[str, ...]  # of their noise, as ``Queries.noise_keys``
 
     @classmethod
     def of(cls, queries: Queries) -> Collected:
@@ -31,7 +32,8 @@ class Collected(NamedTuple):
         count = len(queries)
         own, places = torch.zeros(count, dtype=torch.bool), tuple(range(count))
         unknown = (None,) * count
-        return cls(queries.ids, queries.ids, queries.inputs, queries.labels, own, unknown, places, places)
+        named, keys = (queries.ids, queries.ids), queries.noise_keys
+        return cls(*named, queries.inputs, queries.labels, own, unknown, places, places, keys)
 
     def take(self, rows: Sequence[int]) -> Collected:
         """Some of the queries, in the order of ``rows``."""
@@ -45,6 +47,7 @@ class Collected(NamedTuple):
             tuple(self.groups[row] for row in chosen),
             tuple(self.places[row] for row in chosen),
             tuple(self.lots[row] for row in chosen),
+            tuple(self.keys[row] for row in chosen),
         )
 
 
@@ -103,6 +106,7 @@ def joined(parts: Sequence[Collected]) -> Collected:
         tuple(group for part in parts for group in part.groups),
         tuple(place for part in parts for place in part.places),
         tuple(lot for part in parts for lot in part.lots),
+        tuple(key for part in parts for key in part.keys),
     )
 
 

@@ -120,9 +120,11 @@ def opened_full(
         DataError: It takes images of another size.
     """
     full = layout.open(path or run.full, model)
+    record = FullRecord.of_run(run.full) if path is None else None
+    if record is not None and record.input_shape is None:
+        datamodule.keep_size()
     datamodule.take_size(full.model.sample_size)
     refuse_nonfinite(full, str(path or run.root))
-    record = FullRecord.of_run(run.full) if path is None else None
     if record is not None:
         record.refuse_other_data(run.full, datamodule.hash, datamodule.grouping.hash, datamodule.input_shape)
     prompted = full.prompted(datamodule.prompts)

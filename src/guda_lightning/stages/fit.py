@@ -59,6 +59,8 @@ def fit_full(
         made = FullRecord.from_file(folder / RECORD)
         made.refuse_unfinished(folder)
         if isinstance(datamodule, GroupDataModule):
+            if made.input_shape is None:
+                datamodule.keep_size()
             datamodule.take_size(trainer.layout.full(model).model.sample_size)
             made.refuse_other_data(folder, datamodule.hash, datamodule.grouping.hash, datamodule.input_shape)
         say(f"fit: {folder} is complete, skipped")

@@ -86,7 +86,9 @@ class Run:
                 expected="a GroupDataModule",
                 fix="pass data=GroupDataModule(...) with the groups",
             )
-        if self.record.input_shape is not None:
+        if self.record.input_shape is None:
+            data.keep_size()
+        else:
             data.take_size(self.record.input_shape[-2:])
         self.record.refuse_other_data(self.folder.full, data.hash, data.grouping.hash, data.input_shape)
         return data

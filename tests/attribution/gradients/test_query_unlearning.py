@@ -287,7 +287,8 @@ def test_members_are_drawn_and_shared_and_the_error_says_so() -> None:
         [(one.matrix() - other.matrix())[0] for one, other in zip(drawn, every, strict=True)]
     )
     errors = torch.cat([one.stderr_matrix()[0] for one in drawn])
-    assert (differences.abs() < 4 * errors).all()
+    # Errors of three members have heavy tails: they are right on average.
+    assert 1 / 3 < differences.square().mean().sqrt() / errors.square().mean().sqrt() < 3
     (exact,), (sampled,) = views(whole), views(fit.score(asked))
     assert exact.unit.covers == "noise draws only"
     assert sampled.unit.covers == "noise draws and the draw of each group's members"
