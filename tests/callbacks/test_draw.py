@@ -48,15 +48,17 @@ def taken(
     named: bool = False,
     seed: int = 0,
     order: Callable[[int], int] = lambda place: place,
-) -> tuple[list[int], int]:
-    """The samples that processes draw together from loaders as Lightning deals them, and of how many."""
+    dealt: bool = True,
+    most: int = MOST,
+) -> tuple[list[int], int | None]:
+    """The samples that processes draw together, dealt as Lightning does or each all, and of how many."""
     data = TensorDataset(torch.arange(SAMPLES))
     held: list[Any] = []
     for rank in range(processes):
-        sampler = DistributedSampler(data, processes, rank, shuffle=False)
+        sampler = DistributedSampler(data, processes, rank, shuffle=False) if dealt else None
         loader = DataLoader(data, batch, sampler=sampler)
         monkeypatch.setattr(type(trainer), "val_dataloaders", loader)
-        draw = Draw(MOST, seed)
+        draw = Draw(most, seed)
         draw.start(trainer)
         draw._ranks = _Process(rank, processes, held)
         for (rows,) in loader:
@@ -95,6 +97,16 @@ def test_named_samples_are_drawn_whatever_their_order(
     assert sorted(backwards) == taken(trainer, monkeypatch, named=True)[0]
 
 
+def test_of_how_many_is_not_said_where_processes_may_share_samples(
+    trainer: pl.Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = taken(trainer, monkeypatch, named=True)
+    assert taken(trainer, monkeypatch, named=True, dealt=False) == one
+    assert taken(trainer, monkeypatch, named=True, dealt=False, processes=2) == (one[0], None)
+    every = taken(trainer, monkeypatch, named=True, dealt=False, processes=2, most=SAMPLES + 1)
+    assert every == (list(range(SAMPLES)), SAMPLES)
+
+
 def test_every_sample_is_as_likely(trainer: pl.Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: Counter[int] = Counter()
     for seed in range(200):
@@ -119,6 +131,7 @@ def test_what_is_said_of_the_queries() -> None:
     text = "scores 3 of 1,200 validation samples, drawn over all of them with seed 7"
     assert drawn_text(3, 1200, 7, [None] * 3) == text
     assert drawn_text(3, 1200, 7, ["b", "a", "b"]) == f"{text}: 1 of a, 2 of b"
+    assert drawn_text(3, None, 7, [None] * 3) == text.replace(" of 1,200", "")
     # Of two groups most are more than three quarters, of ten more than 55 %.
     assert most_text(["a"] * 3 + ["b"], ["a", "b"]) is None
     assert most_text(["a"] * 4 + ["b"], ["a", "b"]) == (

@@ -29,9 +29,10 @@ def test_every_form_of_an_image_gives_the_same_pixels(tmp_path: Path) -> None:
     image.save(tmp_path / "mine.png")
     unit = torch.from_numpy(pixels).float() / 127.5 - 1
     forms: list[Any] = [image, tmp_path / "mine.png", pixels, torch.from_numpy(pixels)[None], unit]
+    forms += [unit.numpy().astype(kind) for kind in (">f4", np.longdouble)]
     found = [given_queries(form, SHAPE) for form in (*forms, forms)]
-    assert [one.ids for one in found[:-1]] == [("image",), ("mine",), ("image",), ("image-0",), ("image",)]
-    assert found[-1].ids == ("image-0", "mine", "image-2", "image-3", "image-4")
+    assert [one.ids for one in found[:5]] == [("image",), ("mine",), ("image",), ("image-0",), ("image",)]
+    assert found[-1].ids == ("image-0", "mine", *(f"image-{number}" for number in range(2, 7)))
     for one in found:
         for row in one.images:
             torch.testing.assert_close(row, unit, rtol=0, atol=0)
@@ -84,9 +85,16 @@ def test_noise_is_keyed_by_pixels_alone() -> None:
             CONVERT,
         ),
         (
-            np.zeros((4, 6, 3), np.uint8),
+            np.array([[["a.png", None]]], dtype=object),
+            "the image is nothing that can be scored",
+            "numpy.ndarray of object, shape (1, 1, 2)",
+            KINDS,
+            CONVERT,
+        ),
+        (
+            np.zeros((4, 4, 6), np.uint8),
             "the image does not fit the model",
-            "3 x 6 pixels, 4 channels",
+            "6 x 4 pixels, 4 channels",
             "6 x 4 pixels, 3 channels",
             "resize and convert it, or pass resize=True",
         ),
@@ -137,3 +145,22 @@ def test_noise_is_keyed_by_pixels_alone() -> None:
 def test_what_is_no_image_is_refused(given: Any, problem: str, found: str, expected: str, fix: str) -> None:
     with pytest.raises(QueryError, match=message(problem, found, expected, fix)):
         given_queries(given, SHAPE)
+
+
+@pytest.mark.parametrize("resize", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_channels_come_first(dtype: type, resize: bool) -> None:
+    text = message(
+        "the image has its channels last",
+        "(4, 6, 3): height, width, channels",
+        "(3, 4, 6): channels, height, width",
+        "channels come first: array.transpose(2, 0, 1), or pass the Pillow image",
+    )
+    with pytest.raises(QueryError, match=text):
+        given_queries(np.zeros((4, 6, 3), dtype), SHAPE, resize=resize)
+
+
+def test_resizing_is_not_advised_where_it_was_asked_for() -> None:
+    shapes = "6 x 4 pixels, 4 channels", "6 x 4 pixels, 3 channels"
+    with pytest.raises(QueryError, match=message("the image does not fit the model", *shapes, "convert it")):
+        given_queries(np.zeros((4, 4, 6), np.uint8), SHAPE, resize=True)

@@ -21,6 +21,7 @@ from guda_lightning.report.nearest import NearestImages
 from guda_lightning.scores.views import views
 from guda_lightning.storage.runs import RunFolder
 
+CONF = Path(__file__).parents[1] / "conf"
 NAMES, NUMBERS = [str], [[(int, float)]]
 # Of docs/page.md: a type, types to choose from, or a list or object of such.
 SCHEMA: Mapping[str, Any] = {
@@ -144,3 +145,24 @@ def test_noise_levels_sum_to_the_scores_and_nearest_images_are_those_of_the_top_
                 assert float((query - image).square().mean()) == pytest.approx(distance, rel=0.01)
     path.unlink()  # as of a run of before
     assert data_of(finished_run)["tables"][0]["nearest"] is None
+
+
+def test_an_interruption_of_the_nearest_images_keeps_the_table(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(finished_run)
+    table = run.scores / "retrack-0.parquet"
+    whole, command = ScoreTable.load(table), ["attribute", "-c", f"{CONF}/digits.yaml"]
+    command += ["-c", f"{CONF}/attribute.yaml", "--run", str(finished_run)]
+    table.unlink()
+    run.nearest_of(table).unlink()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("guda_lightning.stages.nearest.nearest_samples", interrupt)
+        assert main(command) == 130
+    assert ScoreTable.load_record(table) == whole.record and not run.nearest_of(table).exists()
+    assert main(command) == 0
+    assert f"attribute: {table} is complete, skipped" in capsys.readouterr().out

@@ -66,6 +66,16 @@ def test_names_of_groups_and_queries_are_no_html() -> None:
     assert repr(two) == "ScoreTable(toy+other, seed 0, 2 queries x 3 groups, weightings elbo)"
 
 
+def test_one_is_no_plural_and_the_shown_weighting_is_no_other_one() -> None:
+    one = table(("a",), rows=1)
+    columns = one.table.to_pydict() | {"weighting": ["uniform"]}
+    rows = type(one.table).from_pydict(columns, schema=one.table.schema)
+    both = ScoreTable.concat([one, replace(one, table=rows)])
+    assert "1 query × 1 group; " in str(one._repr_html_()) and "other" not in str(one._repr_html_())
+    assert "; other weightings: uniform</small>" in str(both._repr_html_())
+    assert repr(both) == "ScoreTable(toy, seed 0, 1 query x 1 group, weightings elbo, uniform)"
+
+
 def of_method(given: ScoreTable, method: str) -> ScoreTable:
     columns = given.table.to_pydict() | {"method": [method] * len(given)}
     rows = type(given.table).from_pydict(columns, schema=given.table.schema)

@@ -224,6 +224,15 @@ def test_what_cannot_be_curated_is_refused(finished_run: Path, guda: Guda, tmp_p
     table.save(path)
     shutil.rmtree(finished_run / "queries")  # those of the table are kept beside it
     guda("curate", finished_run, "--scores", path)
+    record = finished_run / "full" / "record.json"
+    record.unlink()
+    assert_message(
+        refused(finished_run, "--scores", path),
+        f"{finished_run} does not say what its full model was trained on",
+        f"no configuration in {record}",
+        "a full model that guda fit trained",
+        "run guda fit first, or pass -c with the configuration of this run",
+    )
 
 
 def test_one_process_works_whatever_number_trained(

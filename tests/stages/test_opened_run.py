@@ -201,6 +201,7 @@ def test_what_cannot_be_opened_says_why(
         use(finished_run)
     assert str(error.value).startswith(problem.replace("RUN", str(finished_run)))
     assert error.value.fix.startswith(fix)
+    assert "-c" not in error.value.fix.split()  # Python has no configuration to pass
 
 
 def test_a_table_of_another_name_is_refused(finished_run: Path) -> None:

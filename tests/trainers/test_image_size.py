@@ -82,6 +82,21 @@ def test_images_are_read_at_the_size_that_the_network_takes(
     assert capsys.readouterr().out == told
 
 
+def test_a_trainer_of_ones_own_trains_at_the_size_that_the_network_takes(
+    folder: Path, tmp_path: Path
+) -> None:
+    data = GroupDataModule(ImageFolder(str(folder)), batch_size=2)
+    module = DiffusionModule(tiny_unet(), DDPMScheduler(20))
+    quiet_trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
+    assert data.image_shape == (1, 8, 8)
+    read = GroupDataModule(ImageFolder(str(folder)), batch_size=2)
+    read.setup()
+    fix = "set data.image_size to 8; or build the network with sample_size=(10, 12)"
+    takes = "8 x 8 pixels, the sample_size of the network"
+    with refused(DataError, "images of 12 x 10 pixels", takes, fix):
+        quiet_trainer(tmp_path, max_steps=1).fit(module, datamodule=read)
+
+
 @pytest.mark.parametrize(
     ("network", "size"),
     [

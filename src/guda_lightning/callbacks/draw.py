@@ -80,8 +80,11 @@ class Draw:
         held = self._kept.get(loader)
         self._kept[loader] = drawn([part] if held is None else [held, part], self.most)
 
-    def gathered(self, trainer: Trainer) -> tuple[Collected, int] | None:
-        """What was drawn over all ranks and loaders, and of how many samples; None where there are none."""
+    def gathered(self, trainer: Trainer) -> tuple[Collected, int | None] | None:
+        """What was drawn over all ranks and loaders, and of how many samples; None where there are none.
+
+        Of how many is None where nobody knows which samples several processes have in common.
+        """
         everyone = self._ranks.all_gather((self._kept, self._seen))
         loaders = sorted({loader for kept, _ in everyone for loader in kept})
         if not loaders:
@@ -91,8 +94,10 @@ class Draw:
         ]
         seen = {loader: sum(theirs.get(loader, 0) for _, theirs in everyone) for loader in loaders}
         lengths = {loader: _dealt_length(trainer, loader) for loader in loaders}
-        count = sum(min(seen[one], lengths[one] or seen[one]) for one in loaders)
-        return evenly(hands, self.most), count
+        found = evenly(hands, self.most)
+        if self._ranks.count > 1 and None in lengths.values():
+            return found, None if len(found.ids) == self.most else len(found.ids)
+        return found, sum(min(seen[one], lengths[one] or seen[one]) for one in loaders)
 
 
 def _dealt_length(trainer: Trainer, loader: int) -> int | None:

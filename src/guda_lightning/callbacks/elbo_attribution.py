@@ -264,7 +264,12 @@ class ELBOAttributionCallback(Callback):
             raise nothing_to_score("no validation batch")
 
     def _log(
-        self, trainer: Trainer, pl_module: LightningModule, table: ScoreTable, scored: Collected, count: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        table: ScoreTable,
+        scored: Collected,
+        count: int | None,
     ) -> None:
         scores = table.matrix()
         mean = scores.mean(dim=0).tolist()
@@ -285,7 +290,9 @@ class ELBOAttributionCallback(Callback):
         scored = with_groups(trainer, table, scored)
         tell_counts(trainer, type(self).__name__, table, scored, count, seed)
         if trainer.is_global_zero:
-            made: dict[str, Any] = {"validation_samples": count, "query_seed": seed}
+            made: dict[str, Any] = {"query_seed": seed}
+            if count is not None:
+                made["validation_samples"] = count
             if not isinstance(pl_module, UnlearnModule):
                 made["store"] = str(self._store)
             curves = self.history or curves_of(self._attributor)

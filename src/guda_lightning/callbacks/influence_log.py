@@ -40,7 +40,9 @@ def with_groups(trainer: Trainer, table: ScoreTable, scored: Collected) -> Colle
     return scored._replace(groups=tuple(found))
 
 
-def tell_counts(trainer: Trainer, who: str, table: ScoreTable, scored: Collected, of: int, seed: int) -> None:
+def tell_counts(
+    trainer: Trainer, who: str, table: ScoreTable, scored: Collected, of: int | None, seed: int
+) -> None:
     """Say once how many queries were drawn, and where most of them are of one group.
 
     Args:
@@ -48,7 +50,7 @@ def tell_counts(trainer: Trainer, who: str, table: ScoreTable, scored: Collected
         who: Who says it.
         table: The scores.
         scored: The queries.
-        of: How many samples the validation has.
+        of: How many samples the validation has; None where nobody knows.
         seed: Of the draw.
     """
     grouping = grouping_of(trainer)

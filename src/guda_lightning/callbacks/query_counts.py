@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 
-def drawn_text(count: int, of: int, seed: int, groups: Sequence[str | None]) -> str | None:
+def drawn_text(count: int, of: int | None, seed: int, groups: Sequence[str | None]) -> str | None:
     """How many queries were drawn of how many, and of which groups; None where all are scored.
 
     Args:
         count: Queries that are scored.
-        of: Samples of the validation.
+        of: Samples of the validation; None where nobody knows.
         seed: Of the draw.
         groups: Which group each query belongs to; None where nobody knows.
     """
-    if count >= of:
+    if of is not None and count >= of:
         return None
-    text = f"scores {count:,} of {of:,} validation samples, drawn over all of them with seed {seed}"
+    known = "" if of is None else f" of {of:,}"
+    text = f"scores {count:,}{known} validation samples, drawn over all of them with seed {seed}"
     counts = Counter(group for group in groups if group is not None)
     listed = ", ".join(f"{number} of {group}" for group, number in sorted(counts.items()))
     return f"{text}: {listed}" if 0 < len(counts) <= 12 else text

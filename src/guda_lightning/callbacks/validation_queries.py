@@ -135,8 +135,10 @@ class ValidationQueries:
         lots = self.draw.lots(trainer, names_of(trainer, batch, len(images)), dataloader_idx)
         return _Begun(batch, held, images[list(lots.rows)], lots, len(images))
 
-    def gathered(self, trainer: Trainer, ranks: Ranks) -> tuple[Collected, int]:
+    def gathered(self, trainer: Trainer, ranks: Ranks) -> tuple[Collected, int | None]:
         """The queries of all ranks and loaders, each once, on every rank, and of how many they were drawn.
+
+        Of how many is None where nobody knows.
 
         Raises:
             QueryError: There are none, all lie in [0, 1] where the range is wider, or two have one id.

@@ -56,7 +56,7 @@ def _config_of(run: RunFolder) -> str:
     Raises:
         StoreError: There is no full model, or none that ``guda fit`` trained.
     """
-    record = FullRecord.of_fit(run)
+    record = FullRecord.of_fit(run, "run guda fit first, or pass -c with the configuration of this run")
     path = run.curation / "full.yaml"
     write_atomic(path, canonical_json(record.config, indent=2) + "\n")  # JSON is YAML
     return str(path)

@@ -89,12 +89,17 @@ class GroupDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Load everything into memory, once; reading any property does so too.
 
+        Images are of the ``network_size`` of the trainer's module, where it has one, as a ``DiffusionModule``
+        does.
+
         Args:
             stage: Not used: all stages share the images.
 
         Raises:
-            DataError: Images, labels or groups cannot be read.
+            DataError: Images, labels or groups cannot be read, or are of another size than the network takes.
         """
+        module = getattr(self.trainer, "lightning_module", None)
+        self.take_size(getattr(module, "network_size", None))
         self._read_once  # noqa: B018
 
     def take_size(self, sample_size: tuple[int, int] | None) -> None:

@@ -18,7 +18,7 @@ from guda_lightning.types import Queries
 
 Picture = Image.Image | Tensor | NDArray[np.generic]
 Given = Queries | Picture | str | Path | Sequence[Picture | str | Path]
-_FIX = "resize and convert it, or pass resize=True"
+_COLOURS = (1, 3)  # channels of pictures
 
 
 def given_queries(given: Given, image_shape: tuple[int, int, int], *, resize: bool = False) -> Queries:
@@ -72,10 +72,15 @@ def _images(given: object, name: str, image_shape: tuple[int, int, int], resize:
     """``[images, channels, height, width]`` in [-1, 1]."""
     if isinstance(given, Image.Image):
         return _picture(given, name, image_shape, resize)[None]
-    if not isinstance(given, Tensor | np.ndarray):
+    if not isinstance(given, Tensor | np.ndarray) or given.ndim not in (3, 4):
         raise _unknown(name, given)
-    values = torch.from_numpy(np.array(given)) if isinstance(given, np.ndarray) else given.detach().cpu()
-    if values.ndim not in (3, 4) or not (values.dtype == torch.uint8 or values.is_floating_point()):
+    if isinstance(given, np.ndarray):
+        if given.dtype != np.uint8 and given.dtype.kind != "f":  # torch takes no objects, nor some numbers
+            raise _unknown(name, given)
+        values = torch.from_numpy(np.array(given, np.uint8 if given.dtype == np.uint8 else np.float32))
+    else:
+        values = given.detach().cpu()
+    if not (values.dtype == torch.uint8 or values.is_floating_point()):
         raise _unknown(name, given)
     if not values.numel():
         raise QueryError(
@@ -85,12 +90,20 @@ def _images(given: object, name: str, image_shape: tuple[int, int, int], resize:
             fix="pass some images",
         )
     images = values if values.ndim == 4 else values[None]
+    shape = tuple(images.shape[1:])
+    if shape != image_shape and shape[2] in _COLOURS and shape[0] not in _COLOURS:
+        raise QueryError(
+            f"{name} has its channels last",
+            found=f"{shape}: height, width, channels",
+            expected=f"{image_shape}: channels, height, width",
+            fix="channels come first: array.transpose(2, 0, 1), or pass the Pillow image",
+        )
     if images.dtype == torch.uint8:
         return torch.stack([_bytes(one, name, image_shape, resize) for one in images])
-    if tuple(images.shape[1:]) != image_shape:
+    if shape != image_shape:
         raise QueryError(
             f"{name} does not fit the model",
-            found=f"{tuple(images.shape[1:])}: channels, height, width",
+            found=f"{shape}: channels, height, width",
             expected=image_shape,
             fix="convert it; resize=True resizes Pillow images, files and uint8",
         )
@@ -108,10 +121,10 @@ def _images(given: object, name: str, image_shape: tuple[int, int, int], resize:
 
 def _bytes(pixels: Tensor, name: str, image_shape: tuple[int, int, int], resize: bool) -> Tensor:
     array = pixels.numpy()
-    if resize and array.shape != image_shape and len(array) in (1, 3):
+    if resize and array.shape != image_shape and len(array) in _COLOURS:
         layers = array[0] if len(array) == 1 else array.transpose(1, 2, 0)
         return _picture(Image.fromarray(np.ascontiguousarray(layers)), name, image_shape, True)
-    return to_unit(fitting(array, image_shape, name, _FIX))
+    return to_unit(fitting(array, image_shape, name, _fix(resize)))
 
 
 def _picture(picture: Image.Image, name: str, image_shape: tuple[int, int, int], resize: bool) -> Tensor:
@@ -126,7 +139,11 @@ def _picture(picture: Image.Image, name: str, image_shape: tuple[int, int, int],
             expected="a complete picture of 8 bits per channel",
             fix="repair or convert it",
         ) from error
-    return to_unit(fitting(array, image_shape, name, _FIX))
+    return to_unit(fitting(array, image_shape, name, _fix(resize)))
+
+
+def _fix(resize: bool) -> str:
+    return "convert it" if resize else "resize and convert it, or pass resize=True"
 
 
 def _unknown(name: str, given: object) -> QueryError:

@@ -193,6 +193,11 @@ class DiffusionModule(LightningModule):
         """The model to save, sample and score: the moving average if there is one."""
         return self.student if self.ema is None else replace(self.student, denoiser=self.ema.module)
 
+    @property
+    def network_size(self) -> tuple[int, int] | None:
+        """Height and width that the network says it takes; a ``GroupDataModule`` asks. None: any."""
+        return self.student.sample_size
+
     def noised(self, batch: Batch, generator: torch.Generator | None = None) -> Noised:
         """The batch's images, noised at random timesteps.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -31,8 +32,8 @@ class Shown:
         table = self._whole
         seeds = ", ".join(map(str, table.seeds))
         return (
-            f"ScoreTable({'+'.join(table.methods)}, seed {seeds}, {len(table.queries)} queries x "
-            f"{len(table.groups)} groups, weightings {', '.join(table.weightings)})"
+            f"ScoreTable({'+'.join(table.methods)}, seed {seeds}, {_size(table.queries, 'x', table.groups)}, "
+            f"weightings {', '.join(table.weightings)})"
         )
 
     def _repr_html_(self) -> str | None:
@@ -148,14 +149,20 @@ def _html(table: ScoreTable, view: View) -> str:
         lines.append(f"<tr><th>{escape(query)}</th>{''.join(cells)}<td>{undecided}</td></tr>")
     names = "".join(f"<th>{name}</th>" for name in ("first", "second", "third")[:first])
     more = len(view.queries) - len(lines)
+    others = [name for name in table.weightings if name != view.weighting]
     said = [
-        f"{len(view.queries)} queries × {len(view.groups)} groups" + (f", {more} more" if more else ""),
+        _size(view.queries, "×", view.groups) + (f", {more} more" if more else ""),
         f"score: {unit.name}",
         f"±: {unit.covers}" if unit.covers else "",
-        f"other weightings: {', '.join(table.weightings)}" if len(table.weightings) > 1 else "",
+        f"other weightings: {', '.join(others)}" if others else "",
     ]
     return (
         f"<table><caption>{escape(view.title)}</caption>"
         f"<thead><tr><th>query</th>{names}<th></th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
         f"<p><small>{escape('; '.join(filter(None, said)))}</small></p>"
     )
+
+
+def _size(queries: Sequence[str], times: str, groups: Sequence[str]) -> str:
+    rows = "1 query" if len(queries) == 1 else f"{len(queries)} queries"
+    return f"{rows} {times} {len(groups)} group{'' if len(groups) == 1 else 's'}"

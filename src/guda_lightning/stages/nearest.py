@@ -5,20 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from lightning.pytorch import Trainer
 from torch.nn.functional import adaptive_avg_pool2d
 
 from guda_lightning.data import GroupDataModule
+from guda_lightning.data.grouping import Indices
 from guda_lightning.data.nearest import nearest_samples
+from guda_lightning.makers.costs import bar_of
 from guda_lightning.report.nearest import MAX_NEAREST_QUERIES, NEAREST, NEAREST_PIXELS, NearestImages
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.views import views
 from guda_lightning.types import JOINT, Queries
 
 
-def save_nearest(path: Path, table: ScoreTable, of: str, queries: Queries, data: GroupDataModule) -> None:
+def save_nearest(
+    trainer: Trainer, path: Path, table: ScoreTable, of: str, queries: Queries, data: GroupDataModule
+) -> None:
     """Keep the training images of the top groups of queries that look most like them.
 
     Args:
+        trainer: Whose progress bar says how far it is.
         path: The file.
         table: Scores of at least the queries; the top group under each of its weightings counts.
         of: Hash of the record of the whole table.
@@ -31,23 +37,27 @@ def save_nearest(path: Path, table: ScoreTable, of: str, queries: Queries, data:
         for query, column in zip(view.queries, view.scores.argmax(dim=1).tolist(), strict=True):
             if query in row:
                 leading.setdefault(view.groups[column], {})[row[query]] = None
+    samples: dict[str, Indices] = {}
+    for group in leading:
+        members = [group] if group in data.grouping.names else group.split(JOINT)
+        if set(members) <= set(data.grouping.names):  # else one of an attributor's own, which the data lack
+            samples[group] = data.grouping.forget(members)
     found: dict[tuple[str, str], list[tuple[int, float]]] = {}
     kept: dict[str, int] = {}
     images = []
-    for group, rows in leading.items():
-        members = [group] if group in data.grouping.names else group.split(JOINT)
-        if not set(members) <= set(data.grouping.names):
-            continue  # groups of an attributor's own, which are not those of the data
-        chosen = list(rows)
-        each = nearest_samples(data, data.grouping.forget(members), queries.images[chosen], NEAREST)
-        for position, nearest in zip(chosen, each, strict=True):
-            for name, image in zip(nearest.ids, nearest.images, strict=True):
-                if name not in kept:
-                    kept[name] = len(kept)
-                    images.append(_small(image))
-            distances = nearest.distances.tolist()
-            places = [kept[name] for name in nearest.ids]
-            found[queries.ids[position], group] = list(zip(places, distances, strict=True))
+    with bar_of(trainer, "nearest images", "images", sum(map(len, samples.values()))) as bar:
+        for group, rows in samples.items():
+            chosen = list(leading[group])
+            each = nearest_samples(data, rows, queries.images[chosen], NEAREST)
+            for position, nearest in zip(chosen, each, strict=True):
+                for name, image in zip(nearest.ids, nearest.images, strict=True):
+                    if name not in kept:
+                        kept[name] = len(kept)
+                        images.append(_small(image))
+                places = [kept[name] for name in nearest.ids]
+                distances = nearest.distances.tolist()
+                found[queries.ids[position], group] = list(zip(places, distances, strict=True))
+            bar.update(len(rows))
     if found:
         NearestImages(of, tuple(kept), torch.stack(images), found).save(path)
 

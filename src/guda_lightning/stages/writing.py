@@ -67,15 +67,16 @@ def write_table(
         made = {**shown.config(), **table.record.to_json(), "queries": len(requested), "estimand": card}
         log_config(loggers, {**made, "attribution/standing": standing})
         save_queries(run.queries_of(path), queries, {"of": path.name})
-        save_nearest(
-            run.nearest_of(path), ScoreTable.load(first.part), table.record.hash, queries, requested.data
-        )
         examples = requested.data.examples()
         named = {beside(name, TAKEN): examples[name] for name in examples}
         write_atomic(run.examples, to_safetensors(named))
         table.save(path, verdicts)
         log_scores(loggers, run, path)
     say(summary(run, [path], weighting))
+    # Last, as it may take long: an interruption costs these images, not the table.
+    save_nearest(
+        trainer, run.nearest_of(path), ScoreTable.load(first.part), table.record.hash, queries, requested.data
+    )
     if table.several:
         say(f"attribute: page and W&B show the first {len(queries)} of {len(requested)} queries")
 

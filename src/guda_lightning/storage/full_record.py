@@ -106,8 +106,12 @@ class FullRecord:
         return cls.from_file(folder / RECORD) if (folder / RECORD).is_file() else None
 
     @classmethod
-    def of_fit(cls, run: RunFolder) -> FullRecord:
+    def of_fit(cls, run: RunFolder, fix: str = "run guda fit first") -> FullRecord:
         """The record of a full model that ``guda fit`` trained, with the configuration that it was made from.
+
+        Args:
+            run: The run folder.
+            fix: What to do where there is none.
 
         Raises:
             StoreError: There is no such model, or its record cannot be read.
@@ -120,7 +124,7 @@ class FullRecord:
                 if not run.root.is_dir()
                 else f"no configuration in {run.full}/record.json",
                 expected="a full model that guda fit trained",
-                fix="run guda fit first, or pass -c with the configuration of this run",
+                fix=fix,
             )
         return record
 
