@@ -19,6 +19,7 @@ from PIL import Image
 
 from guda_lightning.errors import ConfigError, MissingExtraError, NumericsError, QueryError
 from guda_lightning.report.page_data import MAX_EXAMPLES, MAX_THUMBNAILS
+from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.scores import Evidence, Rise, ScoreTable, Verdict
 from guda_lightning.scores.summaries import group_summaries
 from guda_lightning.scores.views import views
@@ -181,6 +182,14 @@ def test_pictures_are_limited_and_the_page_says_so(page: Page, score_table: Tabl
 def test_sections_without_content_are_left_out(page: Page, score_table: Table) -> None:
     text = page(score_table(torch.randn(1, 1)), curves=[], facts={}, examples={}).read_text("utf-8")
     assert 'href="#curves"' not in text and 'href="#facts"' not in text
+
+
+def test_queries_that_a_placebo_passed_are_told_from_those_that_none_tested(
+    page: Page, score_table: Table
+) -> None:
+    both = ScoreTable.concat([score_table(torch.randn(2, 2), weighting=name) for name in ("elbo", "uniform")])
+    found = _views(page(both, placebo=Placebo([], {"elbo": frozenset()})))
+    assert [view["unattributable"] for view in found] == [[False, False], []]
 
 
 def test_an_existing_page_is_replaced(page: Page, score_table: Table) -> None:

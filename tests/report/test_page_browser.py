@@ -276,6 +276,19 @@ def test_queries_that_are_not_attributable_carry_a_badge_under_the_shown_weighti
     tab.goto(page(table, placebo=Placebo([f"Not attributable: {HOSTILE}."], missed)).as_uri())
     marked = tab.locator("#cards li", has_text="not attributable").locator(".id > span:first-child")
     assert marked.all_text_contents() == ["q1", "q5"]
+    part = table.select(weighting="elbo")
+    lead = margins(part.matrix(), part.stderr_matrix()).tolist()
+    led = [query for query, one in zip(part.queries, lead, strict=True) if one >= UNDECIDED_BELOW]
+    clear = [query for query in led if query not in missed["elbo"]]
+    assert len(clear) < len(led)
+    told = tab.locator("#finding").inner_text()
+    assert told.startswith(
+        f"{len(clear)} of 64 queries have a clear top group, {64 - len(led)} are undecided, "
+        f"{len(led) - len(clear)} more "
+    )
+    tab.locator("#show").select_option("clear")
+    assert [row[0] for row in _shown(tab)] == clear
+    tab.locator("#show").select_option("all")
     tab.get_by_role("radio", name="Uniform").check(force=True)
     assert marked.all_text_contents() == ["q2"]
     tab.get_by_role("navigation").get_by_role("link", name="Placebo").click()
@@ -418,9 +431,9 @@ def test_the_first_lines_say_what_the_scores_are_worth_and_nothing_is_clear_by_c
     assert above < tab.locator("#finding").bounding_box()["y"]
     assert "clear top group" not in tab.locator("body").inner_text()
     assert tab.locator("#finding").inner_text() == (
-        "No top group is called clear: its order is no better than chance here."
+        "No top group is called clear: retrack ranks groups no better than chance here."
     )
-    assert not tab.get_by_label("Show", exact=True).is_visible()
+    assert not tab.locator("#show").is_visible()
     assert tab.locator("#cards .badge").count() == 0
 
 
@@ -439,12 +452,15 @@ def test_all_tables_stand_behind_one_switch_with_their_verdicts(
     switch = tab.get_by_label("Scores", exact=True)
     assert switch.locator("option").all_inner_texts() == ["retrack-0: untested", "similarity-0: untested"]
     assert tab.locator("#without img").first.is_visible()
+    tab.get_by_label("Sort").select_option("margin")
     switch.select_option(index=1)
     assert _shown(tab) == _expected(alike, "cosine")[:48]
     assert "Shown: similarity" in tab.locator("header .standing:visible").inner_text()
     assert not tab.locator("#without img").first.is_visible()  # of another method
     assert "No pictures were drawn by similarity" in tab.locator("#without").inner_text()
     assert "similarity states no ±" in tab.locator("#finding").inner_text()
+    lead = tab.get_by_label("Sort").locator("[value=margin]")
+    assert lead.is_disabled() and tab.get_by_label("Sort").input_value() == "given"
     tab.locator("#cards button").first.click()
     rows = tab.get_by_role("group", name="Top groups by every method").locator("tbody tr")
     first = [row.locator("td").first.inner_text().splitlines()[0] for row in rows.all()]
@@ -494,9 +510,10 @@ def test_help_is_unfolded_until_the_reader_folds_it(
 
 
 def test_a_link_opens_its_query_under_its_scores(
-    tab: Page, page: Callable[..., Path], table: ScoreTable
+    tab: Page, page: Callable[..., Path], table: ScoreTable, score_table: Callable[..., ScoreTable]
 ) -> None:
-    place = page(table).as_uri()
+    other = score_table(torch.randn(64, 10), groups=GROUPS, method="other", weighting="uniform")
+    place = page(ScoreTable.concat([table, other])).as_uri()
     tab.goto(f"{place}#query=q7")
     assert tab.get_by_role("dialog", name="q7").is_visible()
     tab.keyboard.press("Escape")
@@ -504,10 +521,14 @@ def test_a_link_opens_its_query_under_its_scores(
     tab.get_by_role("radio", name="Uniform").check(force=True)
     tab.locator("#cards button").nth(2).click()
     link = tab.get_by_role("link", name="Link to this query and these scores").get_attribute("href")
-    assert link == "#query=q2&table=retrack-0&weighting=uniform"
+    assert link == "#query=q2&table=retrack-other-0&method=retrack&weighting=uniform"
+    for method in ("retrack", "other"):
+        tab.goto("about:blank")
+        tab.goto(f"{place}{link.replace('method=retrack', f'method={method}')}")
+        assert tab.get_by_role("dialog", name="q2").is_visible()
+        assert f"Method {method}," in tab.locator("#unit").inner_text()
     tab.goto("about:blank")
     tab.goto(f"{place}{link}")
-    assert tab.get_by_role("dialog", name="q2").is_visible()
     assert tab.get_by_role("radio", name="Uniform").is_checked()
 
 

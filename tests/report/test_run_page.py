@@ -342,15 +342,42 @@ def test_other_seeds_stand_behind_the_error(finished_run: Path) -> None:
     frame = table.to_pandas().assign(seed=1)
     frame["score"] *= 3
     other = table.table.from_pandas(frame, schema=table.table.schema, preserve_index=False)
-    details = replace(table.record.details, counterfactuals={"of": "the other seed"})
+    # Each seed has counterfactuals of its own; half of those that there are stand for them.
+    held = sorted(table.record.details.counterfactuals.items())
+    halves = [replace(table.record.details, counterfactuals=dict(held[start::2])) for start in (0, 1)]
+    ScoreTable(table.table, replace(table.record, details=halves[0])).save(scores / "retrack-0.parquet")
+    details = halves[1]
     ScoreTable(other, replace(table.record, details=details)).save(scores / "retrack-1.parquet")
     os.utime(scores / "retrack-1.parquet", ns=(1, 1))  # the page is about the newest, seed 0
     page = report_run(finished_run)
     data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
     assert [view["seeds"] for view in data["report"]["views"]] == [[0, 1]] * 3
     assert "it covers noise draws and 2 training seeds." in text_of(page)
-    alone = report_run(finished_run, scores / "retrack-0.parquet")
-    assert "it covers noise draws only." in text_of(alone)
+    cost = [one.network_evaluations for one in CounterfactualStore(finished_run / "store").records()]
+    facts = data["report"]["tables"][0]["facts"]
+    assert facts["Table"] == "retrack-0, retrack-1"
+    assert facts["Command"] == "guda attribute -c CONFIG --operator retrack --seed 0,1"
+    assert facts["File dated"].startswith("1970-01-01, 20")
+    assert facts["Unlearning"].endswith(f" s, {sum(cost):,} network evaluations")
+    alone = text_of(report_run(finished_run, scores / "retrack-0.parquet"))
+    assert "it covers noise draws only." in alone
+    assert f"{sum(cost):,} network evaluations" not in alone
+
+
+def test_the_data_are_named_without_secrets_and_folders(finished_run: Path) -> None:
+    record = finished_run / "full" / "record.json"
+    known = json.loads(record.read_text())
+    options = {
+        "name": "uoft-cs/cifar10",
+        "token": "hf_secret",
+        "aws_secret_access_key": "hf_secret",
+        "folder": "/home/somebody/pictures",
+    }
+    known["config"]["data"]["init_args"]["source"] = {"class_path": "a.HubImages", "init_args": options}
+    record.write_text(json.dumps(known))
+    page = report_run(finished_run)
+    assert "HubImages (name uoft-cs/cifar10, folder pictures" in text_of(page)
+    assert "hf_secret" not in page.read_text() and "somebody" not in page.read_text()
 
 
 @pytest.mark.parametrize(("members", "shown"), [((6, 6), [0, 1]), ((6, 8), [0])])

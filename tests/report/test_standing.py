@@ -11,6 +11,7 @@ import torch
 
 from guda_lightning.evaluation.result import Evaluation
 from guda_lightning.report.agreement_verdicts import verdicts
+from guda_lightning.report.estimand import UNTESTED
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.standing import Findings, Standing
 from guda_lightning.report.summary_text import summary
@@ -62,7 +63,7 @@ def test_an_order_no_better_than_chance_is_not_to_be_used(unlearned: ScoreTable,
         "Do not use this order: retrack ranks groups no better than chance here. Tested against 2 retrained "
         "seeds of every group; the same top group in ."
     )
-    assert found.unclear == "its order is no better than chance here"
+    assert found.unclear == "retrack ranks groups no better than chance here"
     assert found.size == "No size claimed: not even the order of these numbers is to be used."
     lines = summary(unlearned, findings).splitlines()
     assert lines[0] == "retrack, weighting elbo, seed 0: 2 queries, 3 groups"  # none is decided or undecided
@@ -74,6 +75,38 @@ def test_a_tested_order_is_told_with_its_test(unlearned: ScoreTable, evaluation:
     found = standing(unlearned, about(evaluation(mine=lambda truth: truth), unlearned))
     assert (found.level, found.unclear) == ("tested", "")
     assert found.headline.startswith("Retrack is not told apart from a second retraining: at most .")
+
+
+def test_a_mean_of_which_one_seed_alone_was_compared_is_untested(
+    unlearned: ScoreTable, evaluation: Build
+) -> None:
+    record = replace(unlearned.record, details=Likelihood(counterfactuals={"g0": "of seed 1"}))
+    frame = unlearned.to_pandas().assign(seed=1)
+    rows = unlearned.table.from_pandas(frame, schema=unlearned.table.schema, preserve_index=False)
+    both = ScoreTable.concat([unlearned, ScoreTable(rows, record)])
+    findings = about(evaluation(mine=lambda truth: truth), unlearned)
+    found = standing(both, findings)
+    assert (found.level, found.headline) == (
+        "untested",
+        "Untested: 1 of the 2 tables that this is the mean of were compared with retraining, and not the "
+        "others. guda evaluate compares them all.",
+    )
+    assert findings.tested(both.record, views(both)[0]) == UNTESTED
+
+
+def test_a_measured_size_that_could_be_anything_is_not_claimed_by_construction(
+    unlearned: ScoreTable, evaluation: Build
+) -> None:
+    details = Likelihood(counterfactuals={}, sized=True)
+    table = replace(unlearned, record=replace(unlearned.record, details=details))
+    assert standing(table, Findings()).size.startswith("Size claimed: nats.")
+    built = evaluation(mine=lambda truth: truth)
+    unknown = built.magnitudes.assign(value=-1.19, low=-2.18, high=4.52)
+    found = standing(table, about(replace(built, magnitudes=unknown), table))
+    assert found.size.startswith(
+        "No size claimed, order only: share of the query's total, %. The size was measured and is not known "
+        "well enough: retraining's scores grow by −1.19 (−2.18 to 4.52) for every 1 of these"
+    )
 
 
 def test_an_oracle_is_the_yardstick_unless_it_contradicts_itself(
@@ -96,6 +129,10 @@ def test_the_placebo_test_may_leave_no_query(unlearned: ScoreTable) -> None:
     assert tested("q0", "q1").headline == (
         "Do not use this order: the placebo test finds no query that a group influences more than random "
         "groups of its size do, by retrack."
+    )
+    assert tested("q0", "q1").unclear == (
+        "the placebo test finds no query that a group influences more than random groups of its size do, by "
+        "retrack"
     )
     some = tested("q1")
     assert some.level == "untested"

@@ -7,6 +7,7 @@ import torch
 
 from guda_lightning.functional.ablation import OF_MEMBERS
 from guda_lightning.report.estimand import UNTESTED, process
+from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.standing import Findings, Standing
 from guda_lightning.report.words import NOT_PROVED, words_of
 from guda_lightning.scores import ScoreRecord, ScoreTable
@@ -74,6 +75,42 @@ def test_the_words_about_sized_scores() -> None:
             "Yardstick": "two seeds agree",
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("weighting", "value", "said"),
+    [
+        ("elbo", 18.2, "positive|less likely: the group contributed"),
+        ("uniform", 18.2, "positive|explained worse: the group contributed"),
+        ("middle", -1.2, "negative|explained better: the group stood in the way"),
+    ],
+)
+def test_a_sign_speaks_of_likelihood_under_its_bound_alone_and_of_nothing_by_chance(
+    weighting: str, value: float, said: str
+) -> None:
+    table = ScoreTable.from_matrix(
+        torch.tensor([[value, value - 9]]),
+        torch.full((1, 2), 1.5),
+        query_ids=["q0"],
+        groups=["cats", "dogs"],
+        n_draws=2,
+        method="guidance",
+        weighting=weighting,
+        seed=0,
+        record=ScoreRecord(Likelihood(counterfactuals={}, classifier="hash", sized=True), scoring=SCORING),
+    )
+    (view,) = views(table)
+    sign, what = said.split("|")
+    assert words_of(table.record, view, standing(table))["reading"][2] == (
+        f"Sign: {sign}. Without the group the query would be {what}."
+    )
+    found = Findings(placebo=Placebo([], {weighting: frozenset({"q0"})})).standing(table.record, view)
+    words = words_of(table.record, view, found)
+    assert not any(line.startswith("Sign") for line in words["reading"])
+    assert words["answer"].startswith(
+        "No answer: the placebo test finds no query that a group influences more than random groups of its "
+        "size do, by guidance. The picture has the highest score for group cats;"
+    )
 
 
 def coalitions(worth: str) -> Coalitions:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from guda_lightning.counterfactuals import RETRAIN, CounterfactualRecord
+from guda_lightning.report.run_tables import Family
 from guda_lightning.report.text import cut, listed
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Ensemble, Likelihood, NonParametric, Screened
@@ -17,6 +19,7 @@ from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.stored import WeightsRecord
 
 _GROUPS = 60  # whose sizes are listed
+_SECRET = re.compile(r"(token|password|passwd|secret|credential|key)s?$", re.IGNORECASE)
 
 
 def run_facts(run: RunFolder, table: ScoreTable) -> dict[str, str]:
@@ -44,17 +47,16 @@ def run_facts(run: RunFolder, table: ScoreTable) -> dict[str, str]:
     return facts
 
 
-def facts_of(path: Path, table: ScoreTable, made: Sequence[WeightsRecord]) -> dict[str, str]:
-    """How the scores of one table came about, as rows of two columns.
+def facts_of(family: Family, made: Sequence[WeightsRecord]) -> dict[str, str]:
+    """How the scores of one table, or of those of several seeds, came about, as rows of two columns.
 
     Args:
-        path: The table.
-        table: The scores.
-        made: What was made for them: counterfactuals, or one posterior; empty where they need none.
+        family: The tables.
+        made: What was made for them: counterfactuals, or one posterior each; empty where they need none.
     """
-    record, method = table.record, table.methods[0]
-    scored = datetime.date.fromtimestamp(path.stat().st_mtime)
-    facts = {"Table": path.stem, "Written": scored.isoformat(), "Command": _command(table)}
+    record, method = family.first.record, family.first.methods[0]
+    dates = {datetime.date.fromtimestamp(path.stat().st_mtime).isoformat() for path in family.tables}
+    facts = {"Table": family.name, "File dated": ", ".join(sorted(dates)), "Command": _command(family.joined)}
     if made:
         each = "a group" if isinstance(made[0], CounterfactualRecord) else "in all"
         each = "a member" if isinstance(record.details, Ensemble) else each
@@ -75,7 +77,7 @@ def facts_of(path: Path, table: ScoreTable, made: Sequence[WeightsRecord]) -> di
 
 
 def _data(section: Any) -> str:
-    """The source of the training data, without the folders of the computer that it lay on."""
+    """The source of the training data, without secrets and the folders of the computer that it lay on."""
     if not isinstance(section, Mapping):
         return "not recorded"
     options = dict(section.get("init_args", {}))
@@ -83,12 +85,18 @@ def _data(section: Any) -> str:
     named = source if isinstance(source, Mapping) else section
     kept = {**named.get("init_args", {}), **{name: options.get(name) for name in ("limit", "image_size")}}
     said = ", ".join(
-        f"{name} {Path(value).name if isinstance(value, str) else value}"
+        f"{name} {_without_folders(value) if isinstance(value, str) else value}"
         for name, value in kept.items()
-        if isinstance(value, str | int | float) and not isinstance(value, bool)
+        if isinstance(value, str | int | float) and not isinstance(value, bool) and not _SECRET.search(name)
     )
     name = str(named.get("class_path", "not recorded")).rpartition(".")[2]
     return f"{name} ({said})" if said else name
+
+
+def _without_folders(value: str) -> str:
+    """The last part of a path of this computer; any other text, such as a name on a hub, as it is."""
+    path = Path(value).expanduser()
+    return path.name if path.is_absolute() or path.exists() else value
 
 
 def _sizes(sizes: Mapping[str, int]) -> str:
@@ -100,7 +108,8 @@ def _sizes(sizes: Mapping[str, int]) -> str:
 
 def _command(table: ScoreTable) -> str:
     """The command that scores so; options that change neither method nor seed are left out."""
-    method, details = table.methods[0], table.record.details
+    method = table.methods[0]
+    details = table.record.of_method(method)[0].details
     if isinstance(details, Ensemble):
         return "guda attribute -c CONFIG -c attribute/ensemble.yaml"
     if isinstance(details, Likelihood) and not isinstance(details, Screened):

@@ -5,7 +5,7 @@ const { report, tables } = data;
 const { queries, groups } = report;  // names
 const views = report.views.map((view, index) => ({ ...view, ...data.views[index], index }));
 const CARDS = 48, PRINTED = 200;  // added at a time, and on paper
-const LEVELS = { chance: "no better than chance", untested: "untested", tested: "better than chance", yardstick: "yardstick" };
+const LEVELS = { chance: "do not use its order", untested: "untested", tested: "better than chance", yardstick: "yardstick" };
 
 const state = { view: views[0], group: null, find: "", show: "all", sort: "given", cards: CARDS };
 let visible = [];  // indices of the queries that pass the filters, in the chosen order
@@ -46,6 +46,7 @@ const topOf = (query, view = state.view) => topsOf(view)[query];
 const margin = (query) => state.view.margins[query] ?? Infinity;
 const clearable = () => !state.view.standing.unclear;
 const undecided = (query) => clearable() && margin(query) < data.undecidedBelow;
+const isClear = (query) => clearable() && !undecided(query) && !state.view.unattributable[query];
 const badge = (text) => el("span", { class: "badge" }, text);
 
 // ---- pieces
@@ -114,37 +115,43 @@ function choices() {
 function controls() {
   const box = $("views"), all = choices();
   const now = all.find(({ own }) => own.includes(state.view));
-  const pick = (view) => {
-    state.view = view;
-    if (!clearable()) state.show = $("show").value = "all";
-    controls();
-    render();
-  };
   box.replaceChildren();
   if (all.length > 1) {
-    const select = el("select", { id: "method", "aria-label": "Scores", onchange: () => { pick(all[select.selectedIndex].shown); $("method").focus(); } },
+    const select = el("select", { id: "method", "aria-label": "Scores", onchange: () => { turnTo(all[select.selectedIndex].shown); $("method").focus(); } },
       ...all.map((one) => el("option", { selected: one === now }, one.label)));
     box.append(el("label", { class: "note" }, "Scores ", select));
   }
   if (now.own.length > 1) {
     const options = now.own.map((view) => el("label", {},
       el("input", { type: "radio", name: "weighting", value: view.weighting, checked: view === state.view,
-        onchange: () => { pick(view); box.querySelector(":checked").focus(); } }),
+        onchange: () => { turnTo(view); box.querySelector(":checked").focus(); } }),
       view.label));
     box.append(el("fieldset", {}, el("legend", {}, term("weighting", "Weighting")), el("span", { class: "segments" }, ...options)));
   }
 }
 
+/** Show other scores, without a choice that they do not offer. */
+function turnTo(view) {
+  state.view = view;
+  if (!clearable()) {
+    state.show = $("show").value = "all";
+    if (state.sort === "margin") state.sort = $("sort").value = "given";
+  }
+  controls();
+  render();
+}
+
 function finding() {
   const { summary, standing, unit, method } = state.view;
   const all = queries.map((_, q) => q), count = queries.length;
-  const clear = all.filter((q) => !undecided(q)).length;
+  const clear = all.filter(isClear).length, close = all.filter(undecided).length, missed = count - clear - close;
   const leader = ranked(summary.map((group) => group.top))[0];
   const strong = (text) => el("b", {}, text);
   const { mean, stderr, top } = summary[leader];
   const told = standing.unclear ? [`No top group is called clear: ${standing.unclear}. `] : [
     strong(`${clear} of ${count}`), ` ${count === 1 ? "query has" : "queries have"} a clear top group`,
-    count > clear ? `, ${count - clear} ${count - clear === 1 ? "is" : "are"} undecided. ` : ". ",
+    close ? `, ${close} ${close === 1 ? "is" : "are"} undecided` : "",
+    missed ? `, ${missed} more ${missed === 1 ? "is" : "are"} not attributable` : "", ". ",
   ];
   const between = stderr > 0 && count > 1 ? " (± between queries)" : "";
   if (standing.level !== "chance") told.push("Group ", strong(groups[leader]),
@@ -158,6 +165,8 @@ function finding() {
   }
   $("weighting-note").textContent = state.view.note;
   $("show").closest("label").hidden = $("show-what").hidden = !clearable();
+  const lead = $("sort").querySelector("[value=margin]");
+  lead.hidden = lead.disabled = !clearable();
 }
 
 // ---- groups
@@ -190,7 +199,7 @@ function select() {
   const text = (q) => `${queries[q]} ${report.prompts[q] ?? ""}`.toLowerCase();
   visible = queries.map((_, q) => q).filter((q) =>
     (state.group === null || topOf(q) === state.group)
-    && (state.show === "all" || undecided(q) === (state.show === "undecided"))
+    && (state.show === "all" || (state.show === "clear" ? isClear(q) : undecided(q)))
     && (!wanted || text(q).includes(wanted)));
   const score = (q) => state.view.scores[q][topOf(q)];
   const orders = {
@@ -208,7 +217,7 @@ function card(q) {
   const high = Math.max(0, ...best.map((g) => scores[q][g] + 1.96 * stderr[q][g]));
   const rows = best.map((g) => el("span", { class: "row" }, ...row(g, scores[q][g], stderr[q][g], low, high)));
   const prompt = report.prompts[q];
-  return el("li", { class: clearable() && !undecided(q) ? "" : "undecided" }, el("button", { type: "button", onclick: () => open(q) },
+  return el("li", { class: isClear(q) ? "" : "undecided" }, el("button", { type: "button", onclick: () => open(q) },
     picture(data.pictures[q], `Query ${queries[q]}`, "picture"),
     el("span", {},
       el("span", { class: "id" }, el("span", { title: queries[q] }, queries[q]),

@@ -55,11 +55,11 @@ def view_of(
         name: Of the table.
         shown: The scores.
         standing: What they are worth.
-        missed: Queries that a placebo test found not attributable, by weighting.
+        missed: Queries that a placebo test found not attributable, by weighting that it tested.
         table: The table, for the verdicts on its counterfactuals.
     """
     scores, stderr, unit = shown.scores, shown.stderr, shown.unit
-    unattributable, verdicts = missed.get(shown.weighting, frozenset()), table.verdicts
+    unattributable, verdicts = missed.get(shown.weighting), table.verdicts
     return {
         "table": name,
         "method": shown.method,
@@ -76,7 +76,9 @@ def view_of(
         "scores": _rounded(scores, 8),
         "stderr": _rounded(stderr, 6),
         "margins": [lead if math.isfinite(lead) else None for lead in margins(scores, stderr).tolist()],
-        "unattributable": [query in unattributable for query in shown.queries] if unattributable else [],
+        "unattributable": [query in unattributable for query in shown.queries]
+        if unattributable is not None
+        else [],
         "summary": [
             {"mean": one.mean, "stderr": one.stderr, "top": one.top} for one in group_summaries(shown)
         ],

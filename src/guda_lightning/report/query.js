@@ -106,7 +106,8 @@ function open(q) {
   $("next").disabled = place < 0 || place === visible.length - 1;
   if (!$("detail").open) $("detail").showModal();
   $("detail").scrollTop = 0;
-  const link = new URLSearchParams({ query: queries[q], table: report.tables[state.view.table].name, weighting: state.view.weighting });
+  const { table, method, weighting } = state.view;
+  const link = new URLSearchParams({ query: queries[q], table: report.tables[table].name, method, weighting });
   $("detail-link").href = `#${link}`;
   history.replaceState(null, "", `#${link}`);
 }
@@ -129,13 +130,10 @@ function step(by) {
 function follow() {
   const link = new URLSearchParams(location.hash.slice(1)), q = queries.indexOf(link.get("query"));
   if (q < 0) return;
-  const named = views.filter((view) => report.tables[view.table].name === link.get("table"));
+  const of = views.filter((view) => report.tables[view.table].name === link.get("table"));
+  const own = of.filter((view) => view.method === link.get("method")), named = own.length ? own : of;
   const view = named.find((one) => one.weighting === link.get("weighting")) ?? named[0] ?? state.view;
-  if (view !== state.view) {
-    state.view = view;
-    controls();
-    render();
-  }
+  if (view !== state.view) turnTo(view);
   open(q);
 }
 

@@ -21,7 +21,7 @@ from guda_lightning.report.facts import facts_of, run_facts
 from guda_lightning.report.nearest import NearestImages
 from guda_lightning.report.noise_levels import NoiseLevels
 from guda_lightning.report.page import Page, PageTable, write_page
-from guda_lightning.report.run_tables import Family, families
+from guda_lightning.report.run_tables import Family, command_of, families
 from guda_lightning.report.screening_text import screening_facts
 from guda_lightning.report.sections import sections_of
 from guda_lightning.report.standing import Findings
@@ -72,8 +72,7 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path, format: Fo
         try:
             tables.append(_page_table(run, family, shape))
         except GudaError as error:
-            command = f"guda report {run.name} --scores {run.name}/scores/{family.path.name}"
-            others[family.name] = (error.problem, command)
+            others[family.name] = (error.problem, command_of(run, family.path))
     page = Page(
         title=run.name,
         queries=_queries(run, first.path, first.first.record, shape),
@@ -95,8 +94,9 @@ def _page_table(run: RunFolder, family: Family, shape: tuple[int, int, int]) -> 
     """
     table, path, joined = family.first, family.path, family.joined
     made = _made(run, path, table)
+    of_all = {one.weights_hash: one for file, part in family.tables.items() for one in _made(run, file, part)}
     findings, without = _findings(run, joined), Without.of(run, table, shape)
-    facts = facts_of(path, table, made) | screening_facts(run, table)
+    facts = facts_of(family, list(of_all.values())) | screening_facts(run, table)
     if findings.placebo is None and ScoreTable.exists(run.placebo / path.name):
         facts["Placebo groups"] = "scored again since"
     if without is None and Without.exists(run):

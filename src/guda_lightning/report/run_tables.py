@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,6 @@ def families(
     for path in sorted(run.scores.glob("*.parquet")):
         if path.resolve() in taken:
             continue
-        command = f"guda report {run.name} --scores {run.name}/scores/{path.name}"
         try:
             part = shown_part(path)
             why = _unlike(table, part)
@@ -81,13 +81,18 @@ def families(
         if family is not None and sum(map(len, family.tables.values())) > room:
             why, family = "left out to keep the page small", None
         if family is None:
-            others[path.stem] = (why, command)
+            others[path.stem] = (why, command_of(run, path))
             continue
         fresh = {one: part for one, part in family.tables.items() if one.resolve() not in taken}
         found.append(Family(fresh))
         taken |= {one.resolve() for one in fresh}
         room -= sum(map(len, fresh.values()))
     return found, others
+
+
+def command_of(run: RunFolder, table: Path) -> str:
+    """The command that shows a table, as it is typed where the page was made."""
+    return shlex.join(["guda", "report", str(run.root), "--scores", str(run.scores / table.name)])
 
 
 def shown_part(path: Path) -> ScoreTable:

@@ -103,11 +103,9 @@ class Findings:
             record: Of the table that holds the scores.
             view: The scores, with the size that these findings give them.
         """
-        level, headline = self._worth(record, view)
-        unit, unclear = view.unit, ""
-        if level == "chance":
-            unclear = "its order is no better than chance here"
-        elif not bool((view.stderr > 0).any()):
+        level, headline, unclear = self._worth(record, view)
+        unit = view.unit
+        if not unclear and not bool((view.stderr > 0).any()):
             unclear = f"{view.method} states no ±, so nothing tells a lead from noise"
         claim = "Size claimed" if unit.sized else f"No size claimed{', order only' if unit.share else ''}"
         size = f"{claim}: {unit.name}. {unit.why}"
@@ -115,15 +113,17 @@ class Findings:
             size = "No size claimed: not even the order of these numbers is to be used."
         return Standing(level, headline, size, view.title, unclear)
 
-    def _worth(self, record: ScoreRecord, view: View) -> tuple[Level, str]:
+    def _worth(self, record: ScoreRecord, view: View) -> tuple[Level, str, str]:
+        """Level, headline, and why the order is not to be used; empty where it may be."""
         method, evaluation = view.method, self.evaluation
         missed = {} if self.placebo is None else self.placebo.missed
         count, lost = len(view.queries), missed.get(view.weighting, frozenset()) & set(view.queries)
         if len(lost) == count:
-            return "chance", (
-                "Do not use this order: the placebo test finds no query that a group influences more than "
-                f"random groups of its size do, by {method}."
+            why = (
+                "the placebo test finds no query that a group influences more than random groups of its size "
+                f"do, by {method}"
             )
+            return "chance", f"Do not use this order: {why}.", why
         placebo = (
             f" Placebo test: {count - len(lost)} of {count} queries are attributable."
             if view.weighting in missed
@@ -132,20 +132,33 @@ class Findings:
         found, oracle = self._row(record, view), self._is_oracle(record, method)
         if found is not None and evaluation is not None:
             if oracle and no_better_than_chance(*found):
-                repeats = f"{oracle_name(evaluation)} repeats its own order no better than chance here"
-                return "chance", f"Do not use this order: {repeats}."
+                why = f"{oracle_name(evaluation)} repeats its own order no better than chance here"
+                return "chance", f"Do not use this order: {why}.", why
             against = f"Tested against {tested(evaluation, *found)}."
             if no_better_than_chance(*found):
-                return "chance", (
-                    f"Do not use this order: {method} ranks groups no better than chance here. {against}"
-                )
+                why = f"{method} ranks groups no better than chance here"
+                return "chance", f"Do not use this order: {why}. {against}", why
             if not oracle:
-                return "tested", f"{_capital(method)} {ranks(evaluation, *found)}. {against}{placebo}"
+                return "tested", f"{_capital(method)} {ranks(evaluation, *found)}. {against}{placebo}", ""
         if oracle:
-            return "yardstick", f"{_capital(method)} is the yardstick of other methods.{placebo}"
-        return "untested", (
-            f"Untested: nobody has measured here whether {method} ranks groups as retraining does. "
-            f"guda retrain, guda attribute --operator retrain and guda evaluate measure it.{placebo}"
+            return "yardstick", f"{_capital(method)} is the yardstick of other methods.{placebo}", ""
+        compared, seeds = len(self._names(record, method)), len(record.of_method(method))
+        if 0 < compared < seeds:
+            return (
+                "untested",
+                (
+                    f"Untested: {compared} of the {seeds} tables that this is the mean of were compared with "
+                    f"retraining, and not the others. guda evaluate compares them all.{placebo}"
+                ),
+                "",
+            )
+        return (
+            "untested",
+            (
+                f"Untested: nobody has measured here whether {method} ranks groups as retraining does. "
+                f"guda retrain, guda attribute --operator retrain and guda evaluate measure it.{placebo}"
+            ),
+            "",
         )
 
     def _is_oracle(self, record: ScoreRecord, method: str) -> bool:
@@ -154,7 +167,7 @@ class Findings:
         return method == RETRAIN or bool(oracles & set(self._names(record, method)))
 
     def _row(self, record: ScoreRecord, view: View) -> tuple[AgreementTable, AgreementRow] | None:
-        """What was measured of a view; of several seeds the one that agrees least. None where nothing was.
+        """What was measured of a view; of several seeds the one that agrees least. None unless all were.
 
         The oracle's row is that of its seeds among themselves. Scores under weightings of their own, such as
         those of a similarity, are compared with retraining under the weighting that it repeats best.
@@ -164,6 +177,8 @@ class Findings:
             return None
         table = agreement_table(evaluation, evaluation.weightings[0] if own else view.weighting)
         names = self._names(record, view.method)
+        if len(names) < len(record.of_method(view.method)):
+            return None
         if set(names) & set(evaluation.record["oracles"]):
             return None if table.oracle is None else (table, table.oracle)
         labels = {label for name in names for label in (name, f"{name} {view.weighting}")}

@@ -50,7 +50,11 @@ def words_of(
     return {
         "answer": _answer(first, view, standing, names, value, error),
         "needed": _removes(first, view.weighting),
-        "reading": [_method(first, view.method), *_reading(first, view, names, value, error), NOT_PROVED],
+        "reading": [
+            _method(first, view.method),
+            *_reading(first, view, standing, names, value, error),
+            NOT_PROVED,
+        ],
         "estimand": estimand(record, view, tested, near_duplicates),
     }
 
@@ -89,7 +93,7 @@ def _answer(
     have, are = ("have", "are") if led > 1 else ("has", "is")
     highest = f"{which} {have} the highest score for group {group}; that of {query} is {number}."
     if standing.level == "chance":
-        return f"No answer: {view.method} ranks no better than chance here. {highest}"
+        return f"No answer: {standing.unclear}. {highest}"
     if is_likeness(record):
         return (
             f"{which} {are} most like group {group}; the score of {query} is {number}. This says what is "
@@ -156,7 +160,7 @@ def _method(record: ScoreRecord, method: str) -> str:
 
 
 def _reading(
-    record: ScoreRecord, view: View, names: tuple[str, str], value: float, error: float
+    record: ScoreRecord, view: View, standing: Standing, names: tuple[str, str], value: float, error: float
 ) -> list[str]:
     query, group = names
     text = view.unit.text(value, error)
@@ -165,11 +169,13 @@ def _reading(
         lines.append(
             "Sign: positive where removing both costs more than the sum of what removing each costs."
         )
-    elif _removes(record, view.weighting):
-        less, more = ("less", "contributed") if value > 0 else ("more", "stood in the way")
+    elif _removes(record, view.weighting) and standing.level != "chance":
+        less, did = ("less likely", "contributed") if value > 0 else ("more likely", "stood in the way")
+        if view.weighting != "elbo":  # no bound on a likelihood
+            less = f"explained {'worse' if value > 0 else 'better'}"
         lines.append(
             f"Sign: {'positive' if value > 0 else 'negative' if value < 0 else 'zero'}. "
-            + (f"Without the group the query would be {less} likely: the group {more}." if value else "")
+            + (f"Without the group the query would be {less}: the group {did}." if value else "")
         )
     lines.append(f"Unit: {view.unit.name}. {view.unit.why}{_odds(view, value)}")
     if error > 0 and view.unit.covers:

@@ -148,7 +148,7 @@ def unit_of(
     """The unit in which scores of one method and weighting may be shown.
 
     Scores of counterfactuals have the weighting's own unit, such as nats, where their size is known to be
-    right: by construction, unless it was measured and is wrong, or because it was measured. All others are
+    right: because it was measured, or by construction where nothing was measured. All others are
     shown as shares, but those by an ensemble, which are relative. Scores of other kinds have their own unit.
 
     Args:
@@ -188,16 +188,14 @@ def _size(records: Sequence[ScoreRecord], method: str, measured: Measured | None
         return False, f"The size is not known: {method} was still unlearning."
     if any(isinstance(one, Race) for one in details):
         return False, "The size is not known: a race stops when it knows which groups lead, not by how much."
-    by_construction = all(isinstance(one, ModelDetails) and one.sized for one in details)
     if measured is not None and measured.right:
         return True, f"The size was measured: {measured.words}."
-    if measured is not None and (measured.wrong or not by_construction):
+    if measured is not None:
         off = "off" if not measured.low <= 1 <= measured.high else "not known well enough"
         found = "wrong" if measured.wrong else off
         return False, f"The size was measured and is {found}: {measured.words}."
-    if by_construction:
-        but = "" if measured is None else f" Measured here: {measured.words}."
-        return True, f"The size follows from how {method} is defined: it has no free scale.{but}"
+    if all(isinstance(one, ModelDetails) and one.sized for one in details):
+        return True, f"The size follows from how {method} is defined: it has no free scale."
     if any(isinstance(one, Influence) for one in details):
         return False, f"The size is not known: {method} makes no model without a group."
     trained = any(isinstance(one, ModelDetails) and one.classifier is None for one in details)
