@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from guda_lightning.app.answers import Answers
 from guda_lightning.app.guard import Guard, is_loopback
-from guda_lightning.app.pictures import MAX_BYTES, conditioned, dropped, refuse_large
+from guda_lightning.app.pictures import MAX_BYTES, conditioned, dropped, refuse_large, whole
 from guda_lightning.errors import GudaError
 from guda_lightning.report.pictures import PIXEL_ART, data_uri
 from guda_lightning.stages.opened import open_run
@@ -165,7 +165,7 @@ class _Site:
         answers, data = self._answers, self._answers.run.data
         if asked["query"]:
             return answers.examples.one(asked["query"]), f"{asked['query']}, a query of this run."
-        refuse_large(int(asked["size"]) if asked["size"].isdecimal() else 0)
+        refuse_large(whole(asked["size"]) or 0)  # the browser sends no content of what is too large
         picture = dropped(content, data.image_shape)
         query = conditioned(picture.query, asked["condition"], data, answers.run.full.model.conditional)
         return query, f"{asked['name'] or 'The picture'}{picture.note and f', {picture.note}'}."
