@@ -114,7 +114,7 @@ def test_tables_whose_models_are_gone_are_named(finished_run: Path, tmp_path: Pa
     run = RunFolder(finished_run)
     assert run_state(run).stale == ()
     run.store.rename(tmp_path / "store")
-    assert run_state(run).stale == (f"scores retrack-0: what made them is not in {run.store} any more",)
+    assert run_state(run).stale == (f"scores retrack-0: what made them is not in {run.store}",)
     (run.root / "yardstick.yaml").touch()
     (run.scores / "retrack-0.parquet").rename(run.scores / "retrain-0.parquet")
     assert run_state(run).stale == ()  # the oracle of a yardstick comes without its models

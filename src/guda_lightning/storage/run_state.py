@@ -185,7 +185,7 @@ def _lost(run: RunFolder, tables: Mapping[Table, Record], stored: list[dict[str,
     given = (run.root / CONFIG).is_file()
     nameless = any("kind" in record and not record.get("files") for record in stored)
     return [
-        f"scores {table.name}: what made them is not in {run.store} any more"
+        f"scores {table.name}: what made them is not in {run.store}"
         for table, record in tables.items()
         if lacks_weights(record, weights, nameless) and not (given and table.name.startswith("retrain-"))
     ]

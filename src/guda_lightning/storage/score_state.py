@@ -82,8 +82,9 @@ def lacks_weights(record: Record, weights: set[str], nameless: bool) -> bool:
     """
     if "classifier" in record:
         return not nameless and record["classifier"] not in weights
-    made = record.get("members") or (record.get("counterfactuals") or record.get("models") or {}).values()
-    return not weights.issuperset(made)
+    models = record.get("counterfactuals") or record.get("models")
+    made = record.get("members") or (models.values() if isinstance(models, Mapping) else ())
+    return not weights.issuperset(map(str, made))
 
 
 def best_of(run: RunFolder, tables: Mapping[Table, Record], damaged: list[str]) -> Best | None:
