@@ -184,7 +184,7 @@ def test_what_is_too_large_animated_or_nothing_is_refused_in_words(site: str) ->
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     for path, body, problem in (
         ("/answer?name=x&size=30000000", b"", "the file is too large"),
-        ("/answer", b"", "the file is no picture"),
+        ("/answer", b"", "the file is no picture that can be read"),
         ("/answer", file.getvalue(), "the file is animated"),
         ("/answer?query=sample-9", b"", "there is no such example"),
     ):

@@ -9,10 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from guda_lightning.cli.doctor import extras, wandb_state
 from guda_lightning.cli.main import main
+from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.run_state import run_state
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.version import __version__
@@ -99,9 +102,70 @@ def test_what_is_half_written_stale_or_damaged_is_named(finished_run: Path, said
     ]
     (damaged,) = found["damaged"]
     assert damaged.startswith(f"{run.scores}/broken-0.parquet: ")
-    assert found["next"] == ["remove what is stale or damaged, and run the command that makes it again"]
+    assert found["next"] == [
+        "remove what is stale or damaged, but what --full made of another model on purpose, and run the "
+        "command that makes it again"
+    ]
     text = said("doctor", finished_run)
     assert f"    {damaged}\n" in text and "  stale:\n    10 of retrack: made" in text
+
+
+def test_tables_whose_models_are_gone_are_named(finished_run: Path, tmp_path: Path) -> None:
+    run = RunFolder(finished_run)
+    assert run_state(run).stale == ()
+    run.store.rename(tmp_path / "store")
+    assert run_state(run).stale == (f"scores retrack-0: what made them is not in {run.store}",)
+    (run.root / "yardstick.yaml").touch()
+    (run.scores / "retrack-0.parquet").rename(run.scores / "retrain-0.parquet")
+    assert run_state(run).stale == ()  # the oracle of a yardstick comes without its models
+
+
+def test_links_to_nothing_end_no_list(finished_run: Path, said: Any) -> None:
+    (finished_run / "cache").symlink_to(finished_run / "none")
+    (finished_run / "scores" / "gone-0.parquet").symlink_to(finished_run / "none")
+    (found,) = json.loads(said("runs", finished_run, "--json"))
+    assert found["damaged"] == [f"{finished_run}/scores/gone-0.parquet: a link to nothing"]
+    assert "complete" in said("runs", finished_run)
+
+
+def test_a_run_folder_may_be_named_by_a_variable(
+    finished_run: Path, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_MINE", str(finished_run))
+    monkeypatch.chdir(finished_run.parent)
+    assert json.loads(said("doctor", "$OF_MINE", "--json"))["run"]["run"] == str(finished_run)
+    table = "${OF_MINE}/scores/retrack-0.parquet"
+    assert f"{finished_run}/report/report.csv" in said(
+        "report", "$OF_MINE", "--scores", table, "--format", "csv"
+    )
+
+
+def test_the_best_method_is_the_one_that_the_page_puts_first(finished_run: Path) -> None:
+    run = RunFolder(finished_run)
+    (table,) = run.scores.glob("*.parquet")
+    compared = {"methods": {table.stem: ScoreTable.load_record(table).hash}, "oracles": {}}
+    rows = [
+        {"weighting": weighting, "noise": noise, "method": method, "yardstick": yardstick, "value": value}
+        for weighting, noise, method, yardstick, value in (
+            ("elbo", "all draws", "retrack-0", "other seeds", 0.9),
+            ("elbo", "all draws", "oracle", "other seeds", 0.5),
+            ("uniform", "all draws", "retrack-0", "all seeds", 0.8),
+            ("uniform", "all draws", "retrack-0", "other seeds", 0.3),
+            ("uniform", "all draws", "oracle", "other seeds", 0.6),
+            ("uniform", "disjoint draws", "retrack-0", "other seeds", 0.7),
+        )
+    ]
+    same = {"metric": "top1", "low": 0.2, "high": 1.0, "chance": 0.1}
+    for hash in (compared["methods"][table.stem], "of scores that are gone"):
+        record = {**compared, "methods": {table.stem: hash}}
+        written = pa.Table.from_pylist([{**row, **same} for row in rows])
+        run.evaluation.mkdir(exist_ok=True)
+        metadata = {"guda_lightning": json.dumps({"format": 1, "record": record})}
+        pq.write_table(written.replace_schema_metadata(metadata), run.evaluation / "metrics.parquet")
+        best = run_state(run).best
+        assert (None if best is None else (best.method, best.top1, best.above_chance)) == (
+            ("retrack-0", 0.3, True) if hash in compared["methods"].values() else None
+        )
 
 
 def test_doctor_tells_what_is_installed(said: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from guda_lightning import GroupDataModule, ScoreTable, Scoring, open_run
+from guda_lightning.app.worth import worth_of
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits
 from guda_lightning.errors import GudaError
@@ -116,7 +117,10 @@ def test_tables_of_noise_by_name_open_and_are_made_again(
     told = " ".join(capsys.readouterr().out.split())
     assert "retrack-0 1.00" in told
     assert "left out: the tables do not share noise (retrack-0 and retrain-0 differ in draws" in told
+    run = RunFolder(finished_run)
+    assert "names of queries" not in worth_of(run, "retrack", details.weights).headline
     old.save(path)
+    assert "names of queries" in worth_of(run, "retrack", details.weights).headline
     assert open_run(finished_run).table().record == by_name != new.record
     assert main(["report", str(finished_run)]) == 0
     curate = ["curate", str(finished_run), "--scores", str(path), "--verify"]

@@ -23,7 +23,7 @@ from guda_lightning.posteriors import KINDS, guided
 from guda_lightning.scores import Scoring
 from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.scores.views import views
-from guda_lightning.stages.opened import Run
+from guda_lightning.stages.opened import Configured, Run
 from guda_lightning.types import Queries
 
 _BATCH_SIZE = 20  # changes no score, and the progress moves five times
@@ -52,7 +52,7 @@ class Answers:
         QueryError: The run's own queries cannot be read.
     """
 
-    def __init__(self, run: Run, by: str) -> None:
+    def __init__(self, run: Run | Configured, by: str) -> None:
         if by not in KINDS:
             raise ConfigError(
                 "guda app answers by a posterior, from which every counterfactual follows at once",
@@ -67,7 +67,7 @@ class Answers:
         scorer = CounterfactualAttributor(None, by).fit(context)
         assert isinstance(scorer, FittedGuidance)  # as every kind of posterior is fitted
         self.worth = worth_of(run.folder, by, scorer.details.weights)
-        # Of a picture that the run has scored already, the page says the same.
+        # Of a picture that the run has scored already, the page says the same, or ``worth`` why not.
         scoring = self.worth.scoring or Scoring(strata=min(Scoring.strata, self._scored))
         scorer = replace(scorer, scoring=replace(scoring, batch_size=_BATCH_SIZE))
         run.full.model.denoiser.to(self._device)

@@ -16,7 +16,9 @@ from guda_lightning.types import Queries
 
 MAX_BYTES = 20 * 2**20  # of a file
 MAX_PIXELS = 50_000_000  # of a picture: 150 MB once it is decoded
-_STILL = {"MPO", "PSD"}  # several pictures in a file, of which the first is what viewers show
+# Of what Pillow opens: it starts a program for some others, such as Ghostscript for EPS.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_STILL = {"MPO"}  # several JPEG pictures in a file, of which the first is what viewers show
 
 
 class Dropped(NamedTuple):
@@ -42,11 +44,12 @@ def dropped(content: bytes, image_shape: tuple[int, int, int]) -> Dropped:
         QueryError: It is no picture, damaged, animated or too large.
     """
     refuse_large(len(content))
+    Image.init()  # Pillow knows a few formats alone before
     try:
-        with Image.open(BytesIO(content)) as picture:
+        with Image.open(BytesIO(content), formats=FORMATS) as picture:
             size = f"{picture.width} x {picture.height} pixels"
             if picture.width * picture.height > MAX_PIXELS:
-                raise _unfit("too large", size, f"at most {MAX_PIXELS // 10**6} million pixels", "shrink it")
+                raise _too_many_pixels(size)
             frames = getattr(picture, "n_frames", 1)
             if frames > 1 and picture.format not in _STILL:
                 raise _unfit("animated", f"{frames} frames", "one picture", "save one frame as PNG")
@@ -54,8 +57,11 @@ def dropped(content: bytes, image_shape: tuple[int, int, int]) -> Dropped:
     except QueryError:
         raise
     except UnidentifiedImageError as error:
-        found = f"{len(content)} bytes in no format that Pillow knows" if content else "an empty file"
-        raise _unfit("no picture", found, "a PNG, JPEG, WebP or the like", "convert it") from error
+        found = f"{len(content)} bytes in none of these formats" if content else "an empty file"
+        expected = f"one of {', '.join(FORMATS)}"
+        raise _unfit("no picture that can be read", found, expected, "convert it to PNG") from error
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels(" ".join(str(error).split())) from error
     except Exception as error:  # Pillow raises nearly anything on a damaged file
         raise _unfit(
             "damaged", str(error) or type(error).__name__, "a whole picture", "save it anew"
@@ -95,11 +101,17 @@ def conditioned(queries: Queries, condition: str, data: GroupDataModule, conditi
         if not condition.strip():
             raise _lacking("no prompt", "the prompt that the picture goes with")
         return replace(queries, prompts=(condition,))
-    if not (condition.strip().isdecimal() and int(condition) < data.num_classes):
-        raise _lacking(
-            repr(condition) if condition else "no class", f"a whole number from 0 to {data.num_classes - 1}"
-        )
-    return replace(queries, labels=torch.tensor([int(condition)]))
+    label = whole(condition)
+    if label is None or label >= data.num_classes:
+        found = repr(condition[:40]) if condition else "no class"
+        raise _lacking(found, f"a whole number from 0 to {data.num_classes - 1}")
+    return replace(queries, labels=torch.tensor([label]))
+
+
+def whole(text: str) -> int | None:
+    """The whole number that a text from outside is, of at most 18 digits, or None."""
+    text = text.strip()
+    return int(text) if text.isdecimal() and len(text) <= 18 else None  # int() refuses thousands of digits
 
 
 def _lacking(found: str, expected: str) -> QueryError:
@@ -113,3 +125,7 @@ def _lacking(found: str, expected: str) -> QueryError:
 
 def _unfit(what: str, found: str, expected: str, fix: str) -> QueryError:
     return QueryError(f"the file is {what}", found=found, expected=expected, fix=fix)
+
+
+def _too_many_pixels(found: str) -> QueryError:
+    return _unfit("too large", found, f"at most {MAX_PIXELS // 10**6} million pixels", "shrink it")

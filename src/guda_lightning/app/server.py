@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -24,10 +23,10 @@ from starlette.routing import Route
 
 from guda_lightning.app.answers import Answers
 from guda_lightning.app.guard import Guard, is_loopback
-from guda_lightning.app.pictures import MAX_BYTES, conditioned, dropped, refuse_large
+from guda_lightning.app.pictures import MAX_BYTES, conditioned, dropped, refuse_large, whole
 from guda_lightning.errors import GudaError
 from guda_lightning.report.pictures import PIXEL_ART, data_uri
-from guda_lightning.stages.opened import open_run
+from guda_lightning.stages.opened import Configured, Run
 from guda_lightning.types import Queries
 
 PARTS = ("groups", "map", "without", "nearest")
@@ -165,7 +164,7 @@ class _Site:
         answers, data = self._answers, self._answers.run.data
         if asked["query"]:
             return answers.examples.one(asked["query"]), f"{asked['query']}, a query of this run."
-        refuse_large(int(asked["size"]) if asked["size"].isdecimal() else 0)
+        refuse_large(whole(asked["size"]) or 0)  # the browser sends no content of what is too large
         picture = dropped(content, data.image_shape)
         query = conditioned(picture.query, asked["condition"], data, answers.run.full.model.conditional)
         return query, f"{asked['name'] or 'The picture'}{picture.note and f', {picture.note}'}."
@@ -175,11 +174,11 @@ class _Site:
         return text
 
 
-def serve(folder: Path, by: str, listener: socket.socket, host: str) -> None:
+def serve(run: Run | Configured, by: str, listener: socket.socket, host: str) -> None:
     """Read a run and serve its page until Ctrl-C.
 
     Args:
-        folder: The run folder.
+        run: The run.
         by: The kind of the posterior that answers.
         listener: The socket that the page is asked on.
         host: The address that it is bound to.
@@ -187,7 +186,7 @@ def serve(folder: Path, by: str, listener: socket.socket, host: str) -> None:
     Raises:
         GudaError: The run cannot be read, or has no such posterior.
     """
-    answers = Answers(open_run(folder), by)
+    answers = Answers(run, by)
     if (
         answers.examples.queries is not None
     ):  # what cannot be scored is refused now, and no answer waits later

@@ -7,9 +7,15 @@ from typing import NamedTuple
 
 from guda_lightning.report.standing import Findings, standing_of
 from guda_lightning.scores import ScoreTable, Scoring
+from guda_lightning.scores.kinds import NAME
 from guda_lightning.scores.stored import scoring_of
 from guda_lightning.scores.views import Sizes
 from guda_lightning.storage.runs import RunFolder
+
+_OTHER_NOISE = (
+    " An earlier version drew the noise of this run's scores from the names of queries; the page draws it "
+    "from their pixels, so its numbers for them are others, within their ±."
+)
 
 
 class Worth(NamedTuple):
@@ -46,7 +52,8 @@ def worth_of(run: RunFolder, method: str, weights: frozenset[str]) -> Worth:
         table = _shown(path)
         scoring = table.record.scoring
         how = None if scoring is None else scoring_of(scoring)
-        return Worth(one.level, about + one.headline, Findings.of(run, table).sizes(table), how)
+        noise = _OTHER_NOISE if table.record.noise == NAME else ""
+        return Worth(one.level, about + one.headline + noise, Findings.of(run, table).sizes(table), how)
     headline = f"Untested: this run has no scores by {method}. guda attribute and guda evaluate test it."
     return Worth("untested", headline, {}, None)
 

@@ -6,13 +6,19 @@ import socket
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guda_lightning.cli.arguments import Arguments
-from guda_lightning.cli.commands import Command
+from guda_lightning.cli.commands import Command, Stage
+from guda_lightning.cli.configs import located
+from guda_lightning.cli.stage import QUIET, parse
 from guda_lightning.errors import ConfigError, MissingExtraError
 from guda_lightning.storage.full_record import FullRecord
-from guda_lightning.storage.paths import refuse_no_run, user_path
+from guda_lightning.storage.paths import refuse_no_run
 from guda_lightning.storage.runs import RunFolder
+
+if TYPE_CHECKING:
+    from guda_lightning.stages.opened import Configured, Run
 
 _NEEDED = ("jinja2", "starlette", "uvicorn")
 PORT = 8800
@@ -26,6 +32,17 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         "--by", default="guidance", metavar="POSTERIOR", help="which posterior of it (default: guidance)"
     )
     parser.add_argument(
+        "-c",
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="configuration of the run; default: that of RUN/full, where guda fit trained it",
+    )
+    parser.add_argument(
+        "--full", metavar="PATH", help="with -c: the full model, where the configuration does not name it"
+    )
+    parser.add_argument(
         "--port", type=int, default=PORT, help=f"port of the page, 0 for any free one (default: {PORT})"
     )
     parser.add_argument(
@@ -34,18 +51,39 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         help="address to listen on (default: 127.0.0.1, this machine alone; 0.0.0.0: whoever reaches it)",
     )
     chosen = parser.parse_args(arguments)
-    refuse_no_run(chosen.run)
+    folder = refuse_no_run(chosen.run)
     for package in _NEEDED:
         if find_spec(package) is None:
             raise MissingExtraError(package, "app")
-    folder = user_path(chosen.run)
-    FullRecord.of_fit(RunFolder(folder))  # refused before torch is imported
+    if not chosen.config:
+        FullRecord.of_fit(RunFolder(folder))  # refused before torch is imported
+        if chosen.full is not None:
+            raise ConfigError(
+                "--full goes with a configuration, which says what the model was trained on",
+                found=f"--full {chosen.full}",
+                expected="-c FILE beside it",
+                fix="add -c with the configuration of this run, or leave out --full",
+            )
     with _listening(chosen.host, chosen.port) as listener:
         print(f"app: reading {folder}", flush=True)
         from guda_lightning.app.server import serve
 
-        serve(folder, chosen.by, listener, chosen.host)
+        run = _opened(command, folder, chosen.config, chosen.full)
+        serve(run, chosen.by, listener, chosen.host)
     return 0
+
+
+def _opened(command: Command, folder: Path, configs: Sequence[str], full: str | None) -> Run | Configured:
+    """The run, by the configuration that is given or that of RUN/full."""
+    from guda_lightning.stages.opened import open_run
+
+    if not configs:
+        return open_run(folder)
+    stage = Stage(command.name, command.summary, command.example, function="opened.configured_run")
+    files = located([word for file in configs for word in ("-c", file)])
+    options = ["--full", full] if full is not None else []
+    run: Configured = parse(stage, [*files, "--run", str(folder), *QUIET, *options]).run()
+    return run
 
 
 def _listening(host: str, port: int) -> socket.socket:

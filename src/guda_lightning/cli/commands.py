@@ -147,7 +147,9 @@ COMMANDS: tuple[Command, ...] = (
         dry_run=False,
     ),
     Command("report", "Write one self-contained page that shows the answer", "RUN", "report"),
-    Command("app", "Drop a picture onto a local page and see its groups", "RUN [--by guidance]", "app"),
+    Command(
+        "app", "Drop a picture onto a local page and see its groups", "RUN [--by guidance] [-c FILE]", "app"
+    ),
     Command(
         "evaluate",
         "Measure how well scores agree with the oracle",

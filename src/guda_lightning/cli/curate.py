@@ -9,7 +9,7 @@ from pathlib import Path
 from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command, Stage
 from guda_lightning.cli.configs import located
-from guda_lightning.cli.stage import parse
+from guda_lightning.cli.stage import QUIET, parse
 from guda_lightning.storage.files import canonical_json, write_atomic
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run
@@ -17,20 +17,18 @@ from guda_lightning.storage.runs import RunFolder
 
 # A record holds the batch of all processes together.
 _ONE_PROCESS = ("--trainer.devices", "1", "--trainer.num_nodes", "1")
-_QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Rank the groups, and write those that stay; on the configuration of RUN/full."""
     chosen = _parser(command).parse_args(arguments)
-    refuse_no_run(chosen.run)
-    refuse_missing_tables(chosen.run, [chosen.scores] if chosen.scores else [])
-    run = RunFolder(chosen.run)
+    run = RunFolder(refuse_no_run(chosen.run))
+    tables = refuse_missing_tables(run.root, [chosen.scores] if chosen.scores else [])
     configs = located([word for file in chosen.config for word in ("-c", file)])
     configs = configs or ["-c", _config_of(run), *_ONE_PROCESS]
     given = {
         "target": chosen.target,
-        "scores": chosen.scores,
+        "scores": tables[0] if tables else None,
         "weighting": chosen.weighting,
         "verify": str(chosen.verify).lower(),
         "seeds": chosen.seeds,
@@ -46,7 +44,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         function="curate.curate",
         filled=("build", "datamodule", "config"),
     )
-    parse(stage, [*configs, "--run", str(run.root), *_QUIET, *options]).run()
+    parse(stage, [*configs, "--run", str(run.root), *QUIET, *options]).run()
     return 0
 
 

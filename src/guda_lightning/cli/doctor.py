@@ -64,9 +64,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, nargs="?", help="run folder to look through, too")
     parser.add_argument("--json", action="store_true", help="print everything that was found, as JSON")
     chosen = parser.parse_args(arguments)
-    if chosen.run is not None:
-        refuse_no_run(chosen.run)
-    folder = Path() if chosen.run is None else chosen.run
+    folder = Path() if chosen.run is None else refuse_no_run(chosen.run)
     found: dict[str, Any] = {
         "versions": _versions(),
         "devices": _devices(),
@@ -79,7 +77,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     if chosen.run is not None:
         from guda_lightning.storage.run_state import run_state
 
-        state = run_state(RunFolder(chosen.run))
+        state = run_state(RunFolder(folder))
         found["run"] = state.to_json()
     print(json.dumps(found, indent=2) if chosen.json else _text(found, state))
     return 0

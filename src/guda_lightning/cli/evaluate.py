@@ -15,7 +15,7 @@ from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
 from guda_lightning.cli.yardstick import scored
 from guda_lightning.errors import ConfigError
-from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run
+from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run, user_path
 from guda_lightning.storage.runs import RunFolder
 
 
@@ -24,9 +24,14 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     chosen = _parser(command).parse_args(arguments)
     _refuse_half_a_yardstick(chosen)
     if chosen.yardstick is None:
-        for run in (chosen.run, *(chosen.distribution or ())):
-            refuse_no_run(run)
-    refuse_missing_tables(chosen.run, [*(chosen.scores or ()), *(chosen.oracle or ()), *(chosen.lds or ())])
+        chosen.run = refuse_no_run(chosen.run)
+        if chosen.distribution is not None:
+            chosen.distribution = [refuse_no_run(run) for run in chosen.distribution]
+    elif chosen.run is not None:
+        chosen.run = user_path(chosen.run)
+    for option in ("scores", "oracle", "lds"):
+        if (tables := getattr(chosen, option)) is not None:
+            setattr(chosen, option, refuse_missing_tables(chosen.run, tables))
     if chosen.distribution is not None:
         _refuse_beside_distribution(chosen)
     if not chosen.json:

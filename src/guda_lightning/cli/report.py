@@ -29,10 +29,10 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         help="the page, or its numbers alone: RUN/report/report.json, .csv; default: %(default)s",
     )
     chosen = parser.parse_args(arguments)
-    refuse_no_run(chosen.run)
-    refuse_missing_tables(chosen.run, chosen.scores or ())
+    folder = refuse_no_run(chosen.run)
+    tables = refuse_missing_tables(folder, chosen.scores or ())
     from guda_lightning.report.run import report_run
 
-    written = report_run(chosen.run, *(chosen.scores or ()), format=chosen.format)
+    written = report_run(folder, *tables, format=chosen.format)
     print(f"report: open {written}" if chosen.format == "html" else f"report: {written} written")
     return 0

@@ -16,6 +16,9 @@ from guda_lightning.cli.skipping import complete, fingerprint, remember
 if TYPE_CHECKING:
     from guda_lightning.cli.lightning import StageCLI
 
+# Of commands that are no stages: they log by themselves.
+QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
+
 
 def run(stage: Command, arguments: Sequence[str]) -> int:
     """Run a stage, unless it is known to be complete."""

@@ -28,7 +28,7 @@ from guda_lightning.report.run import newest_table, report_run
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.scores.stored import scoring_of
-from guda_lightning.stages.base import opened_full
+from guda_lightning.stages.base import StageTrainer, opened_full
 from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.paths import user_path
@@ -50,6 +50,38 @@ def open_run(folder: str | Path, data: GroupDataModule | None = None) -> Run:
     record = FullRecord.of_fit(run)
     record.refuse_unfinished(run.full)
     return Run(run, record, data)
+
+
+@dataclass(frozen=True, eq=False)
+class Configured:
+    """A run folder whose full model and data a configuration names, wherever the model lies.
+
+    Attributes:
+        folder: Where everything lies.
+        data: The training data with their groups.
+        full: The full model, on the CPU.
+    """
+
+    folder: RunFolder
+    data: GroupDataModule
+    full: FullModel
+
+
+def configured_run(
+    trainer: StageTrainer, model: LightningModule, datamodule: GroupDataModule, full: Path | None = None
+) -> Configured:
+    """Open a run folder by its configuration, as stages do.
+
+    Args:
+        trainer: The trainer of the run.
+        model: The full model's module.
+        datamodule: The training data with its groups.
+        full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
+
+    Raises:
+        GudaError: There is no full model, or it was trained on other data.
+    """
+    return Configured(trainer.run_folder, datamodule, trainer.open_full(full, model, datamodule))
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,8 +52,8 @@ def user_path(path: str | Path) -> Path:
     return Path(expanded(os.fspath(path)))
 
 
-def refuse_no_run(path: Path) -> None:
-    """Refuse a folder in which no stage has written anything.
+def refuse_no_run(path: Path) -> Path:
+    """The run folder that a user means; refuses a folder in which no stage has written anything.
 
     Raises:
         ConfigError: The path names an environment variable that is not set.
@@ -61,7 +61,7 @@ def refuse_no_run(path: Path) -> None:
     """
     path = user_path(path)
     if RunFolder(path).exists:
-        return
+        return path
     around = next((one for one in path.absolute().parents if RunFolder(one).exists), None)
     below = [run.root for run in RunFolder.below(path, 2)]
     beside = {run.root.name: run.root for run in RunFolder.below(path.parent, 1)}
@@ -91,8 +91,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + ", …" * (len(names) > 5)
 
 
-def refuse_missing_tables(run: Path | None, tables: Sequence[Path]) -> None:
-    """Refuse score tables that are not there.
+def refuse_missing_tables(run: Path | None, tables: Sequence[Path]) -> list[Path]:
+    """The score tables that a user means; refuses those that are not there.
 
     Args:
         run: The run folder, whose tables may be meant; None: there is none.
@@ -102,7 +102,8 @@ def refuse_missing_tables(run: Path | None, tables: Sequence[Path]) -> None:
         ConfigError: A path names an environment variable that is not set.
         StoreError: One is not there.
     """
-    for table in map(user_path, tables):
+    found = [user_path(table) for table in tables]
+    for table in found:
         if table.is_file():
             continue
         folders = {table.parent, *([RunFolder(run).scores] if run else [])}
@@ -114,6 +115,7 @@ def refuse_missing_tables(run: Path | None, tables: Sequence[Path]) -> None:
             expected=f"a .parquet file that guda attribute wrote{f': {_some(list(known))}' if known else ''}",
             fix=f"did you mean {known[meant[0]]}?" if meant else "run `guda attribute`, or correct the path",
         )
+    return found
 
 
 def refuse_missing_full(path: Path) -> None:

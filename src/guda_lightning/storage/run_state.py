@@ -2,61 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from guda_lightning.errors import GudaError
 from guda_lightning.storage.files import read_json
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.score_state import Best, Record, Table, best_of, lacks_weights, tables_of
 from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.yardsticks import CONFIG
 
-_METADATA = b"guda_lightning"  # of the Parquet files that the stages write
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _NO_IMAGES = (".json", ".jsonl")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A score table of a run.
-
-    Attributes:
-        name: Name of its file without the ending.
-        groups: How many groups it scores.
-        full_hash: Hash of the full model that was scored; None: of none.
-        changed: When it was written, in seconds since 1970.
-    """
-
-    name: str
-    groups: int
-    full_hash: str | None
-    changed: float
-
-
-@dataclass(frozen=True)
-class Best:
-    """The method that an evaluation puts first.
-
-    Attributes:
-        method: Its name.
-        top1: Share of the queries for which it names the oracle's top group.
-        chance: That share by guessing.
-        above_chance: Whether the interval of ``top1`` lies above that.
-    """
-
-    method: str
-    top1: float
-    chance: float
-    above_chance: bool
 
 
 @dataclass(frozen=True)
@@ -111,23 +75,24 @@ def run_state(run: RunFolder) -> RunState:
     full_hash, full = _full(run, damaged)
     made = list(_records(run.store, damaged))
     posteriors = list(_records(run.store / "posteriors", damaged))
-    tables = sorted(_tables(run, damaged), key=lambda table: table.changed)
+    records = tables_of(run, damaged)
+    tables = list(records)
     if full == "none" and (made or posteriors or tables):
         full = "elsewhere"
     page = _page(run, tables)
     unfinished = _unfinished(run)
-    stale = _stale(full_hash, made, posteriors, tables)
+    stale = [*_stale(full_hash, made, posteriors, tables), *_lost(run, records, [*made, *posteriors])]
     queries = _images(run.queries)
     steps = _next(run, full, queries, made, posteriors, tables, page, unfinished, [*stale, *damaged])
     return RunState(
         run=str(run.root),
         full=full,
         queries=queries,
-        groups=_groups(made, posteriors, run),
+        groups=_groups([*made, *posteriors], records),
         counterfactuals=dict(sorted(Counter(record["operator"] for record in made).items())),
         posteriors=tuple(sorted({record["kind"] for record in posteriors})),
         tables=tuple(tables),
-        best=_best(run, damaged),
+        best=best_of(run, records, damaged),
         page=page,
         unfinished=tuple(unfinished),
         stale=tuple(stale),
@@ -161,39 +126,6 @@ def _records(folder: Path, damaged: list[str]) -> Iterator[dict[str, Any]]:
             damaged.append(f"{path}: {error.found}")
 
 
-def _tables(run: RunFolder, damaged: list[str]) -> Iterator[Table]:
-    for path in run.scores.glob("*.parquet"):
-        try:
-            record = _metadata(path)["record"]
-            groups = record.get("group_sizes") or record.get("counterfactuals") or ()
-            yield Table(path.stem, len(groups), record.get("full_hash"), path.stat().st_mtime)
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            damaged.append(f"{path}: {' '.join(str(error).split())[:100]}")
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(pq.read_schema(path).metadata[_METADATA])
-    return found
-
-
-def _best(run: RunFolder, damaged: list[str]) -> Best | None:
-    """The first method of an evaluation, by the top group, under the weighting where it agrees best."""
-    path = run.evaluation / "metrics.parquet"
-    if not path.is_file():
-        return None
-    try:
-        rows = pq.read_table(path).to_pylist()
-        found = [row for row in rows if row["metric"] == "top1" and row["method"] != "oracle"]
-        best = max(found, key=lambda row: float(row["value"]), default=None)
-        if best is None:
-            return None
-        above = float(best["low"]) > float(best["chance"])
-        return Best(str(best["method"]), float(best["value"]), float(best["chance"]), above)
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        damaged.append(f"{path}: {' '.join(str(error).split())[:100]}")
-        return None
-
-
 def _page(run: RunFolder, tables: list[Table]) -> str:
     page = run.report / "index.html"
     if not page.is_file():
@@ -206,14 +138,9 @@ def _images(folder: Path) -> int:
     return sum(one.suffix not in _NO_IMAGES and not one.name.startswith(".") for one in files)
 
 
-def _groups(made: list[dict[str, Any]], posteriors: list[dict[str, Any]], run: RunFolder) -> tuple[str, ...]:
-    names = {str(name) for record in (*made, *posteriors) for name in record.get("groups", ())}
-    for path in [] if names else run.scores.glob("*.parquet"):
-        try:
-            names |= set(_metadata(path)["record"].get("group_sizes") or ())
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
-            continue  # which `_tables` reports
-    return tuple(sorted(names))
+def _groups(stored: list[dict[str, Any]], tables: Mapping[Table, Record]) -> tuple[str, ...]:
+    names = {str(name) for record in stored for name in record.get("groups", ())}
+    return tuple(sorted(names or {name for one in tables.values() for name in one.get("group_sizes") or ()}))
 
 
 def _unfinished(run: RunFolder) -> list[str]:
@@ -252,6 +179,18 @@ def _stale(
     ]
 
 
+def _lost(run: RunFolder, tables: Mapping[Table, Record], stored: list[dict[str, Any]]) -> list[str]:
+    """Tables whose models or posterior are gone; the oracle of a yardstick comes without them."""
+    weights = {digest for record in stored for digest in record.get("files", {}).values()}
+    given = (run.root / CONFIG).is_file()
+    nameless = any("kind" in record and not record.get("files") for record in stored)
+    return [
+        f"scores {table.name}: what made them is not in {run.store}"
+        for table, record in tables.items()
+        if lacks_weights(record, weights, nameless) and not (given and table.name.startswith("retrain-"))
+    ]
+
+
 def _next(
     run: RunFolder,
     full: str,
@@ -265,7 +204,10 @@ def _next(
 ) -> list[str]:
     command = f"-c FILE --run {run.root}"
     if wrong:
-        return ["remove what is stale or damaged, and run the command that makes it again"]
+        return [
+            "remove what is stale or damaged, but what --full made of another model on purpose, and run the "
+            "command that makes it again"
+        ]
     if full == "none":
         return [f"guda fit {command}"]
     if any("goes on" in one or "completes" in one for one in unfinished):
@@ -291,7 +233,8 @@ def _times(run: RunFolder) -> Iterator[float]:
     """When the folders and files of the upper levels were written."""
     for path in (run.root, *_inside(run.root)):
         for one in (path, *_inside(path)):
-            yield one.stat().st_mtime
+            with suppress(FileNotFoundError):  # gone since it was listed
+                yield one.lstat().st_mtime
 
 
 def _iso(seconds: float) -> str:
