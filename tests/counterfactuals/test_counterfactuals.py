@@ -474,7 +474,7 @@ def test_select_refuses_to_mix_hyper_parameters(store: CounterfactualStore) -> N
         f"counterfactuals in {store.root} were made with several sets of hyper-parameters",
         "; ".join(lines),
         "one set of hyper-parameters",
-        "pass --hparams with the first digits of one hash",
+        "pass --hparams, in Python hparams=..., with the first digits of one hash",
     )
     with pytest.raises(StoreError, match=expected):
         store.select("retrack", 0)

@@ -265,7 +265,7 @@ def test_one_of_several_classifiers_has_to_be_chosen(tmp_path: Path) -> None:
                 for r in sorted(store.records(), key=lambda r: r.hparams_hash)
             ),
             "one with seed 0",
-            "pass --hparams with the first digits of one hash",
+            "pass --hparams, in Python hparams=..., with the first digits of one hash",
         ),
     ):
         open_posterior(store, "classifier", SCHEDULE, seed=0)

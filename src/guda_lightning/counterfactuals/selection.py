@@ -42,7 +42,7 @@ class Selection:
                 f"counterfactuals in {self.root} were made with several sets of hyper-parameters",
                 found="; ".join(described_hparams(fitting)),
                 expected="one set of hyper-parameters",
-                fix="pass --hparams with the first digits of one hash",
+                fix="pass --hparams, in Python hparams=..., with the first digits of one hash",
             )
         keys = {record.key.name: record.key for record in fitting}
         missing = [group for group in self.groups or () if group not in keys]

@@ -68,7 +68,7 @@ class PosteriorStore(WeightStore[PosteriorKey, PosteriorRecord]):
                     f"{digest[:8]} ({text})" for digest, text in differing_hparams(found).items()
                 ),
                 expected=f"one with seed {seed}" + (f", hyper-parameters {hparams}" if hparams else ""),
-                fix="pass --hparams with the first digits of one hash",
+                fix="pass --hparams, in Python hparams=..., with the first digits of one hash",
             )
         if not every and (old := self._old()):
             raise _written_earlier(old[0], self.root)
