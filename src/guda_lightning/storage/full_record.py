@@ -120,7 +120,7 @@ class FullRecord:
                 if not run.root.is_dir()
                 else f"no configuration in {run.full}/record.json",
                 expected="a full model that guda fit trained",
-                fix="run guda fit first, or pass -c with the configuration of this run",
+                fix="run guda fit first; where others trained the model, use commands with -c, and guda report",
             )
         return record
 
