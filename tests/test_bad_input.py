@@ -293,7 +293,7 @@ def test_every_stage_before_fit(stage: str, refused: Refused, tmp_path: Path) ->
         "the full model does not exist",
         found=f"nothing at {tmp_path}/run/full",
         expected="a diffusers folder or a Lightning checkpoint",
-        fix="run `guda fit` with the same configuration first, or pass --full PATH",
+        fix="pass --full PATH (full: PATH in the configuration), or train one with `guda fit`",
     )
 
 
@@ -555,7 +555,7 @@ def test_a_full_model_that_does_not_exist(refused: Refused, tmp_path: Path) -> N
         "the full model does not exist",
         found=f"nothing at {tmp_path}/nope",
         expected="a diffusers folder or a Lightning checkpoint",
-        fix="run `guda fit` with the same configuration first, or pass --full PATH",
+        fix="pass --full PATH (full: PATH in the configuration), or train one with `guda fit`",
     )
 
 

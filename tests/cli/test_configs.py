@@ -109,7 +109,7 @@ def test_complete_runs_build_everything_they_name(
         "error: the full model does not exist\n"
         "  found:    nothing at runs/mine/full\n"
         "  expected: a diffusers folder or a Lightning checkpoint\n"
-        "  fix:      run `guda fit` with the same configuration first, or pass --full PATH\n"
+        "  fix:      pass --full PATH (full: PATH in the configuration), or train one with `guda fit`\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -218,7 +218,7 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         "the full model does not exist",
         f"nothing at {tmp_path / 'full'}",
         "a diffusers folder or a Lightning checkpoint",
-        "run `guda fit` with the same configuration first, or pass --full PATH",
+        "pass --full PATH (full: PATH in the configuration), or train one with `guda fit`",
     )
     with pytest.raises(StoreError, match=expected):
         open_full(tmp_path / "full", module())

@@ -320,7 +320,7 @@ def test_no_full_model(tmp_path: Path, refused: Callable[..., None]) -> None:
         problem="the full model does not exist",
         found=f"nothing at {tmp_path}/run/full",
         expected="a diffusers folder or a Lightning checkpoint",
-        fix="run `guda fit` with the same configuration first, or pass --full PATH",
+        fix="pass --full PATH (full: PATH in the configuration), or train one with `guda fit`",
     )
 
 

@@ -124,7 +124,7 @@ def refuse_missing_full(path: Path) -> None:
         path,
         "the full model does not exist",
         expected="a diffusers folder or a Lightning checkpoint",
-        fix="run `guda fit` with the same configuration first, or pass --full PATH",
+        fix="pass --full PATH (full: PATH in the configuration), or train one with `guda fit`",
     )
 
 
