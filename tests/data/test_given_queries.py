@@ -21,6 +21,7 @@ KINDS = (
     "uint8 or floating point"
 )
 CONVERT = "convert it, such as with Image.open or torch.from_numpy"
+CHANNELS_FIRST = "put channels first: image.transpose(2, 0, 1), or image.permute(2, 0, 1) of a tensor"
 
 
 def test_every_form_of_an_image_gives_the_same_pixels(tmp_path: Path) -> None:
@@ -74,19 +75,47 @@ def test_noise_is_keyed_by_pixels_alone() -> None:
             "the image is nothing that can be scored",
             "torch.Tensor of torch.int64, shape (3, 4, 6)",
             KINDS,
-            CONVERT,
+            "convert it to uint8 from 0 to 255, or to floating point from -1 to 1",
         ),
         (
             np.zeros((4, 6)),
             "the image is nothing that can be scored",
             "numpy.ndarray of float64, shape (4, 6)",
             KINDS,
-            CONVERT,
+            "add the axis of channels: image[None]",
+        ),
+        (
+            np.zeros(24, np.uint8),
+            "the image is nothing that can be scored",
+            "numpy.ndarray of uint8, shape (24,)",
+            KINDS,
+            "bring it to three axes, or to four",
         ),
         (
             np.zeros((4, 6, 3), np.uint8),
             "the image does not fit the model",
             "3 x 6 pixels, 4 channels",
+            "6 x 4 pixels, 3 channels",
+            CHANNELS_FIRST,
+        ),
+        (
+            torch.zeros(2, 4, 6, 3),
+            "the image does not fit the model",
+            "(4, 6, 3): channels, height, width",
+            "(3, 4, 6)",
+            CHANNELS_FIRST,
+        ),
+        (
+            np.zeros((9, 4, 6), np.uint8),
+            "the image does not fit the model",
+            "6 x 4 pixels, 9 channels",
+            "6 x 4 pixels, 3 channels",
+            "channels come before height and width: several gray images are images[:, None]",
+        ),
+        (
+            np.zeros((3, 4, 5), np.uint8),
+            "the image does not fit the model",
+            "5 x 4 pixels, 3 channels",
             "6 x 4 pixels, 3 channels",
             "resize and convert it, or pass resize=True",
         ),

@@ -92,7 +92,7 @@ def _images(given: object, name: str, image_shape: tuple[int, int, int], resize:
             f"{name} does not fit the model",
             found=f"{tuple(images.shape[1:])}: channels, height, width",
             expected=image_shape,
-            fix="convert it; resize=True resizes Pillow images, files and uint8",
+            fix=_axes(images.shape) or "convert it; resize=True resizes Pillow images, files and uint8",
         )
     images = images.float()
     low, high = float(images.min()), float(images.max())
@@ -111,7 +111,18 @@ def _bytes(pixels: Tensor, name: str, image_shape: tuple[int, int, int], resize:
     if resize and array.shape != image_shape and len(array) in (1, 3):
         layers = array[0] if len(array) == 1 else array.transpose(1, 2, 0)
         return _picture(Image.fromarray(np.ascontiguousarray(layers)), name, image_shape, True)
-    return to_unit(fitting(array, image_shape, name, _FIX))
+    return to_unit(fitting(array, image_shape, name, _axes(array.shape) or _FIX))
+
+
+def _axes(shape: Sequence[int]) -> str:
+    """How to put the axes of an array in order, which resizing does not; empty where they look right."""
+    if len(shape) == 2:
+        return "add the axis of channels: image[None]"
+    if shape[-1] in (1, 3, 4) and shape[-3] not in (1, 3):
+        return "put channels first: image.transpose(2, 0, 1), or image.permute(2, 0, 1) of a tensor"
+    if shape[-3] not in (1, 3, 4):
+        return "channels come before height and width: several gray images are images[:, None]"
+    return ""
 
 
 def _picture(picture: Image.Image, name: str, image_shape: tuple[int, int, int], resize: bool) -> Tensor:
@@ -131,9 +142,12 @@ def _picture(picture: Image.Image, name: str, image_shape: tuple[int, int, int],
 
 def _unknown(name: str, given: object) -> QueryError:
     kind = f"{type(given).__module__}.{type(given).__qualname__}".removeprefix("builtins.")
-    about = ""
+    about, fix = "", "convert it, such as with Image.open or torch.from_numpy"
     if isinstance(given, Tensor | np.ndarray):
         about = f" of {given.dtype}, shape {tuple(given.shape)}"
+        fix = "convert it to uint8 from 0 to 255, or to floating point from -1 to 1"
+        if given.ndim not in (3, 4):
+            fix = _axes(given.shape) if given.ndim == 2 else "bring it to three axes, or to four"
     elif isinstance(given, Sequence) and not given:
         about = " without entries"
     return QueryError(
@@ -141,5 +155,5 @@ def _unknown(name: str, given: object) -> QueryError:
         found=kind + about,
         expected="a Pillow image, a path, or an array [channels, height, width] or [queries, channels, "
         "height, width] of uint8 or floating point",
-        fix="convert it, such as with Image.open or torch.from_numpy",
+        fix=fix,
     )

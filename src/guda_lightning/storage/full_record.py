@@ -120,7 +120,7 @@ class FullRecord:
                 if not run.root.is_dir()
                 else f"no configuration in {run.full}/record.json",
                 expected="a full model that guda fit trained",
-                fix="run guda fit first, or pass -c with the configuration of this run",
+                fix="run guda fit first; a command may be told the configuration of this run with -c",
             )
         return record
 
