@@ -82,8 +82,8 @@ def test_without_a_key_it_is_written_with_what_to_do(run: Path, capsys: pytest.C
     path = run / "dashboard" / "workspace.json"
     assert capsys.readouterr().out.splitlines() == [
         f"dashboard: no W&B API key here, so {path} holds what is to be sent. To push it:",
-        f"  1. wandb sync {run}/wandb/offline-run-*   (where runs were logged offline)",
-        "  2. wandb login   (or set WANDB_API_KEY)",
+        "  1. wandb login   (or set WANDB_API_KEY)",
+        f"  2. wandb sync {run}/wandb/offline-run-*   (where runs were logged offline)",
         f"  3. guda dashboard {run}",
     ]
     sent = read_json(path)

@@ -686,7 +686,8 @@ def refused(run: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., None
 NO_ORACLE = {
     "expected": "score tables of models retrained without each group, one a seed",
     "fix": "guda retrain -c ... --seeds 0,1,2, then guda attribute -c ... --operator retrain "
-    "--seed 0,1,2; or name tables with --oracle",
+    "--seed 0,1,2; or name tables with --oracle; without any, guda evaluate --yardstick digits "
+    "measures the method on an oracle that comes along",
 }
 ALIKE = "score both alike with guda attribute, or leave one out with --scores or --oracle"
 

@@ -163,8 +163,8 @@ def attributed(run: Path) -> object:
         (
             shutil.rmtree,
             opened,
-            "RUN does not say what its full model was trained on\n  found:    no such folder",
-            "run guda fit first",
+            "RUN is no run folder\n  found:    nothing at RUN",
+            "`guda runs` lists those below this folder",
         ),
         (
             lambda run: (run / "full" / "record.json").unlink(),

@@ -16,8 +16,8 @@ from guda_lightning.storage.paths import refuse_no_run, user_path
 
 _LATER = """\
 dashboard: no W&B API key here, so {path} holds what is to be sent. To push it:
-  1. wandb sync {runs}   (where runs were logged offline)
-  2. wandb login   (or set WANDB_API_KEY)
+  1. wandb login   (or set WANDB_API_KEY)
+  2. wandb sync {runs}   (where runs were logged offline)
   3. {command}"""
 
 

@@ -116,6 +116,13 @@ def _images(given: object, name: str, image_shape: tuple[int, int, int], resize:
             expected="floating-point values from -1 to 1, or uint8 from 0 to 255",
             fix="scale it: x / 127.5 - 1 of values from 0 to 255, 2 * x - 1 of values from 0 to 1",
         )
+    if low >= 0:  # a picture without one dark pixel is rarer than a scale of 0 to 1
+        raise QueryError(
+            f"{name} may be scaled to [0, 1], and the model takes [-1, 1]",
+            found=f"{low:g} to {high:g}",
+            expected="floating-point values from -1 to 1, some of them negative",
+            fix="pass 2 * x - 1; if it is that bright, pass it as uint8 or as a Pillow image",
+        )
     return images
 
 

@@ -93,7 +93,8 @@ def _own_oracles(run: RunFolder) -> list[Path]:
             found="no such folder" if not run.root.is_dir() else f"no {RETRAIN}-SEED.parquet in {run.scores}",
             expected="score tables of models retrained without each group, one a seed",
             fix="guda retrain -c ... --seeds 0,1,2, then guda attribute -c ... --operator retrain "
-            "--seed 0,1,2; or name tables with --oracle",
+            "--seed 0,1,2; or name tables with --oracle; without any, guda evaluate --yardstick digits "
+            "measures the method on an oracle that comes along",
         )
     return found
 

@@ -31,7 +31,7 @@ from guda_lightning.scores.stored import scoring_of
 from guda_lightning.stages.base import StageTrainer, opened_full
 from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.storage.full_record import FullRecord
-from guda_lightning.storage.paths import user_path
+from guda_lightning.storage.paths import refuse_no_run, user_path
 from guda_lightning.storage.runs import RunFolder
 
 
@@ -47,6 +47,7 @@ def open_run(folder: str | Path, data: GroupDataModule | None = None) -> Run:
         StoreError: There is no such folder, or no finished full model of ``guda fit`` in it.
     """
     run = RunFolder(user_path(folder))
+    refuse_no_run(run.root.absolute())  # a notebook seldom runs in the folder that its reader has in mind
     record = FullRecord.of_fit(run)
     record.refuse_unfinished(run.full)
     return Run(run, record, data)
