@@ -120,6 +120,13 @@ def test_noise_is_keyed_by_pixels_alone() -> None:
             "scale it: x / 127.5 - 1 of values from 0 to 255, 2 * x - 1 of values from 0 to 1",
         ),
         (
+            torch.linspace(0, 1, 72).view(SHAPE),
+            "the image may be scaled to [0, 1], and the model takes [-1, 1]",
+            "0 to 1",
+            "floating-point values from -1 to 1, some of them negative",
+            "pass 2 * x - 1; if it is that bright, pass it as uint8 or as a Pillow image",
+        ),
+        (
             torch.zeros(0, *SHAPE),
             "there is nothing to score",
             "shape (0, 3, 4, 6)",
@@ -127,7 +134,7 @@ def test_noise_is_keyed_by_pixels_alone() -> None:
             "pass some images",
         ),
         (
-            [torch.zeros(2, *SHAPE)],
+            [-torch.ones(2, *SHAPE)],
             "a list of queries holds one image each, of different names",
             "2 images, 1 names",
             "an image, or the path of an image, for each query",
