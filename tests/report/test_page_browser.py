@@ -22,7 +22,7 @@ from guda_lightning.report.glossary import GLOSSARY
 from guda_lightning.report.map_pictures import COLOURS
 from guda_lightning.report.placebo_section import Placebo
 from guda_lightning.report.without_section import Without
-from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores import Evidence, Rise, ScoreRecord, ScoreTable, Verdict
 from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.scores.record import ScoringRecord
@@ -435,6 +435,25 @@ def test_the_first_lines_say_what_the_scores_are_worth_and_nothing_is_clear_by_c
     )
     assert not tab.locator("#show").is_visible()
     assert tab.locator("#cards .badge").count() == 0
+
+
+def test_queries_led_by_a_group_whose_model_is_invalid_are_not_clear(
+    tab: Page, page: Callable[..., Path], table: ScoreTable
+) -> None:
+    part = table.select(weighting="elbo")
+    tops = [GROUPS[top] for top in part.matrix().argmax(dim=1).tolist()]
+    lead = margins(part.matrix(), part.stderr_matrix()).tolist()
+    led = [top for top, one in zip(tops, lead, strict=True) if one >= UNDECIDED_BELOW]
+    spoiled = led[0]
+    verdict = Verdict("invalid", "nothing was forgotten", Evidence(Rise(0.1, 0.1), Rise(0.1, 0.1)))
+    tab.goto(page(replace(table, verdicts={spoiled: verdict})).as_uri())
+    told, out = tab.locator("#finding").inner_text(), led.count(spoiled)
+    assert told.startswith(
+        f"{len(led) - out} of 64 queries have a clear top group, {64 - len(led)} are undecided, {out} more "
+    )
+    assert "led by a group whose model is invalid" in told
+    tab.locator("#show").select_option("clear")
+    assert spoiled not in [row[1] for row in _shown(tab)]
 
 
 def test_all_tables_stand_behind_one_switch_with_their_verdicts(

@@ -9,9 +9,10 @@ GLOSSARY = {
     "score": "What the query has to do with the group. Its ± is one standard error of the estimate, of "
     "what stands in brackets beside it; it does not say how queries differ.",
     "undecided": "The two top groups lie within two combined standard errors: the order may be noise.",
-    "clear": "The top group stands at least two combined standard errors above the second, and no placebo "
-    "test found random groups to explain the query as well: the order is no noise of the estimate. Whether "
-    "the method is right, the first lines of the page say.",
+    "clear": "The top group stands at least two combined standard errors above the second, no placebo test "
+    "found random groups to explain the query as well, and the model without that group was not found "
+    "invalid: the order is no noise of the estimate. Whether the method is right, the first lines of the "
+    "page say.",
     "lead": "How far the top group stands above the second, in combined standard errors of the two.",
     "attributable": "No group influences this query more than random groups of its size do.",
     "weighting": "How much each noise level counts. What the one shown does stands at the end of How to read "

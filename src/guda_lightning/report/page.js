@@ -46,7 +46,9 @@ const topOf = (query, view = state.view) => topsOf(view)[query];
 const margin = (query) => state.view.margins[query] ?? Infinity;
 const clearable = () => !state.view.standing.unclear;
 const undecided = (query) => clearable() && margin(query) < data.undecidedBelow;
-const isClear = (query) => clearable() && !undecided(query) && !state.view.unattributable[query];
+/** Whether the model without the group that leads a query was found invalid. */
+const spoiled = (query) => state.view.verdicts[topOf(query)]?.grade === "invalid";
+const isClear = (query) => clearable() && !undecided(query) && !state.view.unattributable[query] && !spoiled(query);
 const badge = (text) => el("span", { class: "badge" }, text);
 
 // ---- pieces
@@ -144,14 +146,17 @@ function turnTo(view) {
 function finding() {
   const { summary, standing, unit, method } = state.view;
   const all = queries.map((_, q) => q), count = queries.length;
-  const clear = all.filter(isClear).length, close = all.filter(undecided).length, missed = count - clear - close;
+  const clear = all.filter(isClear).length, close = all.filter(undecided).length;
+  const missed = all.filter((q) => !undecided(q) && state.view.unattributable[q]).length;
+  const invalid = count - clear - close - missed;
   const leader = ranked(summary.map((group) => group.top))[0];
   const strong = (text) => el("b", {}, text);
   const { mean, stderr, top } = summary[leader];
   const told = standing.unclear ? [`No top group is called clear: ${standing.unclear}. `] : [
     strong(`${clear} of ${count}`), ` ${count === 1 ? "query has" : "queries have"} a clear top group`,
     close ? `, ${close} ${close === 1 ? "is" : "are"} undecided` : "",
-    missed ? `, ${missed} more ${missed === 1 ? "is" : "are"} not attributable` : "", ". ",
+    missed ? `, ${missed} more ${missed === 1 ? "is" : "are"} not attributable` : "",
+    invalid ? `, ${invalid} more ${invalid === 1 ? "is" : "are"} led by a group whose model is invalid` : "", ". ",
   ];
   const between = stderr > 0 && count > 1 ? " (± between queries)" : "";
   if (standing.level !== "chance") told.push("Group ", strong(groups[leader]),
