@@ -52,7 +52,9 @@ def planted(finished_run: Path, tmp_path: Path) -> tuple[Path, Path]:
     (path,) = (finished_run / "scores").glob("retrack-*.parquet")
     table = ScoreTable.load(path)
     harms = pc.is_in(table.table["group"], pa.array(["3", "7"]))
-    scores = pc.if_else(harms, pc.subtract(-5.0, pc.abs(table.table["score"])), table.table["score"])
+    scores = pc.if_else(
+        harms, pc.subtract(pc.multiply(table.table["score"], 0.01), 5.0), table.table["score"]
+    )
     rows = table.table.set_column(table.table.schema.get_field_index("score"), "score", scores)
     replace(table, table=rows).save(path)
     targets = tmp_path / "targets.csv"

@@ -56,7 +56,9 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         if find_spec(package) is None:
             raise MissingExtraError(package, "app")
     if not chosen.config:
-        FullRecord.of_fit(RunFolder(folder))  # refused before torch is imported
+        FullRecord.of_fit(
+            RunFolder(folder), "pass -c with the configuration of this run"
+        )  # refused before torch is imported
         if chosen.full is not None:
             raise ConfigError(
                 "--full goes with a configuration, which says what the model was trained on",

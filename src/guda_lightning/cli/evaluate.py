@@ -23,6 +23,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     """Compare them, and write the evaluation."""
     chosen = _parser(command).parse_args(arguments)
     _refuse_half_a_yardstick(chosen)
+    if chosen.distribution is not None:
+        _refuse_beside_distribution(chosen)
     if chosen.yardstick is None:
         chosen.run = refuse_no_run(chosen.run)
         if chosen.distribution is not None:
@@ -32,8 +34,6 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     for option in ("scores", "oracle", "lds"):
         if (tables := getattr(chosen, option)) is not None:
             setattr(chosen, option, refuse_missing_tables(chosen.run, tables))
-    if chosen.distribution is not None:
-        _refuse_beside_distribution(chosen)
     if not chosen.json:
         _evaluate(chosen)
         return 0
