@@ -78,6 +78,11 @@ def test_what_is_there_decides_what_goes_on(finished_run: Path, tmp_path: Path) 
     assert run_state(run).next[0] == f"guda sample {named}"
     shutil.rmtree(run.full)
     assert run_state(run).next == (f"guda fit {named}",)
+    # What an audit leaves that was interrupted before anything was made: its full model lies elsewhere.
+    checkpoint = run.root / "checkpoints" / "guidance" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert run_state(run).next == ("the command that was interrupted, which goes on where it was",)
 
 
 def test_what_is_half_written_stale_or_damaged_is_named(finished_run: Path, said: Any) -> None:

@@ -187,10 +187,9 @@ def serve(run: Run | Configured, by: str, listener: socket.socket, host: str) ->
         GudaError: The run cannot be read, or has no such posterior.
     """
     answers = Answers(run, by)
-    if (
-        answers.examples.queries is not None
-    ):  # what cannot be scored is refused now, and no answer waits later
-        next(answers.parts(answers.examples.queries.take([0]), True, lambda evaluations: None))
+    examples = answers.examples.queries
+    if examples is not None:  # what cannot be scored is refused now, and no answer waits later
+        next(answers.parts(examples.take([0]), True, lambda evaluations: None))
     port = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     if not is_loopback(host):

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command, Stage
-from guda_lightning.cli.configs import located
-from guda_lightning.cli.stage import QUIET, parse
+from guda_lightning.cli.stage import run_on
 from guda_lightning.errors import ConfigError, MissingExtraError
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.paths import refuse_no_run
@@ -31,14 +30,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--by", default="guidance", metavar="POSTERIOR", help="which posterior of it (default: guidance)"
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="configuration of the run; default: that of RUN/full, where guda fit trained it",
-    )
+    parser.add_config("configuration of the run; default: that of RUN/full, where guda fit trained it")
     parser.add_argument(
         "--full", metavar="PATH", help="with -c: the full model, where the configuration does not name it"
     )
@@ -55,10 +47,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     for package in _NEEDED:
         if find_spec(package) is None:
             raise MissingExtraError(package, "app")
-    if not chosen.config:
-        FullRecord.of_fit(
-            RunFolder(folder), "pass -c with the configuration of this run"
-        )  # refused before torch is imported
+    if not chosen.config:  # refused before torch is imported
+        FullRecord.of_fit(RunFolder(folder), "pass -c with the configuration of this run")
         if chosen.full is not None:
             raise ConfigError(
                 "--full goes with a configuration, which says what the model was trained on",
@@ -82,9 +72,7 @@ def _opened(command: Command, folder: Path, configs: Sequence[str], full: str | 
     if not configs:
         return open_run(folder)
     stage = Stage(command.name, command.summary, command.example, function="opened.configured_run")
-    files = located([word for file in configs for word in ("-c", file)])
-    options = ["--full", full] if full is not None else []
-    run: Configured = parse(stage, [*files, "--run", str(folder), *QUIET, *options]).run()
+    run: Configured = run_on(stage, RunFolder(folder), configs, {"full": full})
     return run
 
 

@@ -33,6 +33,10 @@ class Arguments(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def add_config(self, help_: str) -> None:
+        """Add ``-c FILE``, which may be given several times."""
+        self.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help=help_)
+
     def error(self, message: str) -> NoReturn:
         """Refuse what argparse refuses.
 

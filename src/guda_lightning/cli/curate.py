@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command, Stage
-from guda_lightning.cli.configs import located
-from guda_lightning.cli.stage import QUIET, parse
+from guda_lightning.cli.stage import run_on
 from guda_lightning.storage.files import canonical_json, write_atomic
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run
@@ -24,9 +22,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     chosen = _parser(command).parse_args(arguments)
     run = RunFolder(refuse_no_run(chosen.run))
     tables = refuse_missing_tables(run.root, [chosen.scores] if chosen.scores else [])
-    configs = located([word for file in chosen.config for word in ("-c", file)])
-    configs = configs or ["-c", _config_of(run), *_ONE_PROCESS]
-    given = {
+    files, processes = (chosen.config, ()) if chosen.config else ([_config_of(run)], _ONE_PROCESS)
+    options = {
         "target": chosen.target,
         "scores": tables[0] if tables else None,
         "weighting": chosen.weighting,
@@ -34,9 +31,6 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         "seeds": chosen.seeds,
         "wandb": chosen.wandb,
     }
-    options = [
-        word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))
-    ]
     stage = Stage(
         command.name,
         command.summary,
@@ -44,7 +38,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         function="curate.curate",
         filled=("build", "datamodule", "config"),
     )
-    parse(stage, [*configs, "--run", str(run.root), *QUIET, *options]).run()
+    run_on(stage, run, files, options, *processes)
     return 0
 
 
@@ -60,7 +54,7 @@ def _config_of(run: RunFolder) -> str:
     return str(path)
 
 
-def _parser(command: Command) -> argparse.ArgumentParser:
+def _parser(command: Command) -> Arguments:
     parser = Arguments(command)
     parser.add_argument("run", type=Path, help="run folder with a score table")
     parser.add_argument(
@@ -87,14 +81,7 @@ def _parser(command: Command) -> argparse.ArgumentParser:
         help="retrain without the harmful groups, and without as many random samples, and compare",
     )
     parser.add_argument("--seeds", help="seeds of these trainings, such as 0,1,2; default: 0")
-    parser.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="configuration to train with; default: that of RUN/full",
-    )
+    parser.add_config("configuration to train with; default: that of RUN/full")
     parser.add_argument(
         "--wandb", metavar="PROJECT", help="log to W&B too, offline unless WANDB_MODE says otherwise"
     )

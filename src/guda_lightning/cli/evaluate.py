@@ -140,14 +140,9 @@ def _parser(command: Command) -> argparse.ArgumentParser:
         metavar="NAME",
         help="score against an oracle that comes with guda, such as digits, or the path of a card",
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="configuration of guda attribute for an attributor to score the yardstick with, one each; "
-        "default: guidance, NDA and pixel similarity",
+    parser.add_config(
+        "configuration of guda attribute for an attributor to score the yardstick with, one each; "
+        "default: guidance, NDA and pixel similarity"
     )
     parser.add_argument(
         "--data", type=Path, metavar="FILE", help="images of a yardstick that has none of its own"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guda_lightning.cli.commands import Command, Stage
@@ -12,12 +13,13 @@ from guda_lightning.cli.configs import located
 from guda_lightning.cli.inputs import Inputs
 from guda_lightning.cli.refusals import refuse_early
 from guda_lightning.cli.skipping import complete, fingerprint, remember
+from guda_lightning.storage.runs import RunFolder
 
 if TYPE_CHECKING:
     from guda_lightning.cli.lightning import StageCLI
 
 # Of commands that are no stages: they log by themselves.
-QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
+_QUIET = ("--trainer.logger", "false", "--trainer.enable_model_summary", "false")
 
 
 def run(stage: Command, arguments: Sequence[str]) -> int:
@@ -43,6 +45,25 @@ def _fit(stage: Stage, inputs: Inputs) -> None:
     trainer: Any = cli.trainer
     if trainer.is_global_zero and not cli.config.trainer.fast_dev_run:
         remember(trainer.run_folder, of_inputs)
+
+
+def run_on(
+    stage: Stage, run: RunFolder, files: Sequence[str | Path], options: Mapping[str, object], *more: str
+) -> Any:
+    """Run a stage for a command that is told a run folder; returns what the stage made.
+
+    Args:
+        stage: The stage.
+        run: The run folder.
+        files: Configurations, as they are given with ``-c``.
+        options: Options of the stage by name; None where one is not given.
+        *more: Arguments that win over the configurations.
+    """
+    configs = located([word for file in files for word in ("-c", str(file))])
+    given = [
+        word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
+    ]
+    return parse(stage, [*configs, *more, "--run", str(run.root), *_QUIET, *given]).run()
 
 
 def parse(stage: Stage, arguments: Sequence[str]) -> StageCLI:

@@ -208,10 +208,10 @@ def _next(
             "remove what is stale or damaged, but what --full made of another model on purpose, and run the "
             "command that makes it again"
         ]
-    if full == "none":
-        return [f"guda fit {command}"]
     if any("goes on" in one or "completes" in one for one in unfinished):
         return ["the command that was interrupted, which goes on where it was"]
+    if full == "none":
+        return [f"guda fit {command}"]
     if not made and not posteriors and not tables:
         steps = [] if queries else [f"guda sample {command}"]
         return [*steps, f"guda guide {command}", f"guda attribute {command} --operator guidance"]
