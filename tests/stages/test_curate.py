@@ -258,7 +258,7 @@ def test_one_process_works_whatever_number_trained(
         given.extend(arguments)
         return SimpleNamespace(run=lambda: None)
 
-    monkeypatch.setattr("guda_lightning.cli.curate.parse", parsed)
+    monkeypatch.setattr("guda_lightning.cli.stage.parse", parsed)
     guda("curate", finished_run)
     assert given[2:6] == ["--trainer.devices", "1", "--trainer.num_nodes", "1"]
 
