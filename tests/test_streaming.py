@@ -27,10 +27,10 @@ from guda_lightning.cli.main import main
 from guda_lightning.data import GroupDataModule, QueryFolder, load_queries, query_hash
 from guda_lightning.diffusion import DiffusionModule, open_full
 from guda_lightning.errors import QueryError
+from guda_lightning.report.attribution_log import Attribution
 from guda_lightning.report.run import report_run
 from guda_lightning.scores import Scoring, SquaredErrors, stored_errors
 from guda_lightning.scores.record import ChunkRecord
-from guda_lightning.types import Queries
 from toys import Shades, gray_queries, message, tiny_full, tiny_unet
 
 CONF = Path(__file__).parent / "conf"
@@ -132,8 +132,8 @@ def test_page_and_wandb_show_the_first_chunk_and_say_so(
 ) -> None:
     logged: list[tuple[tuple[str, ...], ...]] = []
 
-    def log(loggers: object, table: ScoreTable, queries: Queries, *others: object) -> None:
-        logged.append((table.queries, queries.ids, table.weightings))
+    def log(loggers: object, shown: Attribution, prefix: str) -> None:
+        logged.append((shown.table.queries, shown.queries.ids, shown.table.weightings))
 
     monkeypatch.setattr(
         "guda_lightning.stages.writing.log_attribution", log

@@ -20,6 +20,7 @@ from transformers import CLIPTextModelWithProjection
 from guda_lightning import ScoreTable, Scoring, open_run
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, Styled, load_queries
+from guda_lightning.types import content_keys
 
 STYLES = ["ember", "negative", "mosaic"]
 SOURCE = "--data.init_args.source.init_args"
@@ -149,7 +150,7 @@ def test_scores_are_those_of_the_pipelines_own_parts(
     parts = StableDiffusionPipeline.from_pretrained(pipeline / "pipeline")
     queries = load_queries(run / "queries", (3, 16, 16))
     drawn = torch.tensor([500, 500]), torch.tensor([0, 1])
-    noise = gaussian_noise(0, [queries.ids[0]] * 2, *drawn, (4, 4, 4))
+    noise = gaussian_noise(0, content_keys(queries.images) * 2, *drawn, (4, 4, 4))
     alphas = parts.scheduler.alphas_cumprod.double()
     with torch.no_grad():
         latents = parts.vae.encode(queries.images).latent_dist.mean * parts.vae.config.scaling_factor
