@@ -54,6 +54,23 @@ def option_names(parser: argparse.ArgumentParser) -> list[str]:
     return [name for action in explained for name in action.option_strings if name.startswith("--")]
 
 
+# jsonargparse 4.53 and pydoc of Python 3.11: the functions that import what a class path names.
+_IMPORTERS = (("jsonargparse._util", "import_object"), ("pydoc", "safeimport"))
+
+
+def imports_class_path() -> bool:
+    """Whether the import in progress is that of a class path, in place of a statement in somebody's code."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+        if (module, name) in _IMPORTERS:
+            return True
+        if not (module.startswith(("importlib", "_frozen_importlib")) or module.endswith("cli.own_modules")):
+            return False
+        frame = frame.f_back
+    return False
+
+
 # torch 2.13.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -41,8 +42,9 @@ DECODE = (
     [
         ([BASE64.decode()], "base64", f"{BASE64[:60].decode()!r}...", DECODE),
         ([BASE64], "base64", f"{BASE64[:60]!r}...", DECODE),
-        ([None, "cats/1.png"], "paths that lead to no file", "'cats/1.png'",
-         "run guda in the folder where these paths begin, or use ImageFolder with a table of groups"),
+        ([None, "cats/1.png"], "paths that lead to no file", "'cats/1.png' in FOLDER",
+         "set data.source.init_args.image_folder to the folder where these paths begin, or use ImageFolder "
+         "with a table of groups"),
         (["https://a.org/1.png"], "addresses", "'https://a.org/1.png'",
          "download them into a folder, and use ImageFolder with a table of groups"),
         ([[0, 1]], "lists", "List(Value('int64'))", ROWS),
@@ -58,6 +60,7 @@ def test_a_column_of_other_things_than_pictures_says_what_it_holds(
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"img": cells}), path)
     problem = f"the column 'img' of {path} holds {what} instead of pictures"
+    found = found.replace("FOLDER", str(tmp_path))
     with pytest.raises(DataError, match=message(problem, found, ENCODED, fix)):
         Parquet(str(path), label_column=None).load()
 
@@ -66,6 +69,45 @@ def test_paths_in_a_column_are_read_where_they_lead_to_files(tmp_path: Path) -> 
     (tmp_path / "1.png").write_bytes(png(7))
     pq.write_table(pa.table({"img": [str(tmp_path / "1.png")], "label": [0]}), tmp_path / "a.parquet")
     assert Parquet(str(tmp_path / "a.parquet")).load().pixels().unique().tolist() == [7]
+
+
+def test_relative_paths_begin_at_the_file_or_at_the_folder_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/1.png").write_bytes(png(7))
+    pq.write_table(pa.table({"img": ["1.png"], "label": [0]}), tmp_path / "a.parquet")
+    named = Parquet(str(tmp_path / "a.parquet"), image_folder=str(tmp_path / "images"))
+    assert named.load().pixels().unique().tolist() == [7]
+    pq.write_table(pa.table({"img": ["1.png"], "label": [0]}), tmp_path / "images/a.parquet")
+    assert Parquet(str(tmp_path / "images/a.parquet")).load().pixels().unique().tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("http://localhost:9/1.png", "the address 'http://localhost:9/1.png': nothing is fetched"),
+        ("data:image/png;base64,", "the address 'data:image/png;base64,': nothing is fetched"),
+        ("../2.png", "the path '../2.png' leads out of FOLDER"),
+        ("OUTSIDE", "the path 'OUTSIDE' leads out of FOLDER"),
+        ("link.png", "the path 'link.png' leads out of FOLDER"),
+        ("pipe.png", "a pipe, a socket or a device"),
+    ],
+)
+def test_a_row_reads_nothing_but_files_in_the_folder_of_the_table(
+    tmp_path: Path, message, cell: str, reason: str
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(png())
+    (tmp_path / "2.png").write_bytes(png())
+    (folder / "link.png").symlink_to(tmp_path / "2.png")
+    os.mkfifo(folder / "pipe.png")
+    cell = cell.replace("OUTSIDE", str(tmp_path / "2.png"))
+    pq.write_table(pa.table({"img": ["1.png", cell], "label": [0, 0]}), folder / "a.parquet")
+    loaded = Parquet(str(folder / "a.parquet")).load()
+    reason = reason.replace("FOLDER", str(folder)).replace("OUTSIDE", str(tmp_path / "2.png"))
+    with pytest.raises(DataError) as caught:
+        loaded.pixels()
+    assert caught.value.found == reason
 
 
 def test_true_and_false_are_labels(tmp_path: Path) -> None:

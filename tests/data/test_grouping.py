@@ -263,6 +263,8 @@ JSON_EXAMPLE = 'one object per line, such as {"id": "0", "group": "cats"}'
          "the same sample and group twice", "each pair of sample and group once", "remove one of the two"),
         ("m.jsonl", '{"id": "cat", "group": "a"}\n{"id":\n', ", line 2: invalid JSON", '{"id":', JSON_EXAMPLE,
          "correct the line"),
+        ("m.jsonl", '{"id": "cat", "group": "\\ud800"}\n', ", line 1: invalid JSON",
+         '{"id": "cat", "group": "\\ud800"}', JSON_EXAMPLE, "correct the line"),
         ("m.jsonl", "[1]\n", ", line 1: invalid JSON", "[1]", JSON_EXAMPLE, "correct the line"),
         ("m.jsonl", '{"id": "cat", "group": [1.5]}', ", line 1: invalid group name", "1.5",
          "a text, a whole number, a list of them, or null", "correct the line"),

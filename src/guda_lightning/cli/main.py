@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from guda_lightning import notes
 from guda_lightning.cli.commands import find, listing
+from guda_lightning.cli.own_modules import find_own_modules
 from guda_lightning.cli.reasons import explained
 from guda_lightning.errors import GudaError
 from guda_lightning.spread.task import end_with_driver
@@ -78,7 +79,7 @@ def _own_process() -> None:
     # (docs/decisions.md); torch is not imported yet.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     end_with_driver()
-    sys.path.insert(0, os.getcwd())  # as `python -m` does: a user's own module is named by class_path
+    find_own_modules()
 
 
 def _refused(error: GudaError) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from guda_lightning.errors import ConfigError
+from guda_lightning.storage.files import read_regular
 
 _SECTIONS = ("trainer", "model", "data")  # mappings, or the name of a file that holds one
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00": "no text"}
@@ -76,7 +77,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _text(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise _refused(path, str(error.strerror), "a file that can be read") from error
     try:

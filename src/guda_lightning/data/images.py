@@ -18,6 +18,7 @@ from guda_lightning.data.image_files import reasons
 from guda_lightning.errors import DataError, GudaError
 from guda_lightning.notes import tell_once
 from guda_lightning.progress_bar import progress_bar
+from guda_lightning.storage.files import read_regular
 
 Channels = Literal[1, 3]
 
@@ -49,7 +50,7 @@ def read_image(path: str | Path) -> Image.Image:
     Raises:
         ValueError: It holds no picture; Pillow raises other errors, too.
     """
-    data = Path(path).read_bytes()
+    data = read_regular(path)
     if not data:
         raise ValueError("an empty file")
     if data.startswith(_POINTER):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from guda_lightning.errors import DataError
+from guda_lightning.storage.files import read_regular
 
 _DELIMITERS = {".csv": ",;\t", ".tsv": "\t,;"}  # the first one where no header decides
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n?')  # by which Excel tells itself the delimiter
@@ -81,7 +82,7 @@ def read_text(path: Path, kind: str) -> str:
 
     save = _SPREADSHEET if path.suffix.lower() in _DELIMITERS else "save it as UTF-8"
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise refuse(error.strerror, "check the path") from error
     for start, other in _OTHERS.items():
@@ -197,6 +198,7 @@ def _json_object(path: Path, line: int, text: str, example: str) -> dict[str, ob
 
     try:
         row = json.loads(text, object_pairs_hook=unique)
+        json.dumps(row, ensure_ascii=False).encode()  # an escape of half a character can be written nowhere
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and deep brackets
         row = error
     if not isinstance(row, dict):

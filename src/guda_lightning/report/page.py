@@ -31,6 +31,7 @@ from guda_lightning.report.section import Section
 from guda_lightning.report.sections import shown as shown_section
 from guda_lightning.report.standing import Findings, Standing
 from guda_lightning.report.summary_text import summary
+from guda_lightning.report.text import cut
 from guda_lightning.report.verdict_section import verdict_section
 from guda_lightning.report.without_section import Without
 from guda_lightning.report.words import words_of
@@ -43,6 +44,7 @@ from guda_lightning.types import Queries
 from guda_lightning.version import __version__
 
 FORMAT = 1  # of the JSON that docs/page.md describes
+PROMPT = 1000  # characters of a prompt that are shown
 WITHOUT_PIXELS = 160  # longest side, twice what the style sheet shows
 
 
@@ -137,7 +139,8 @@ def shown_views(page: Page) -> list[Shown]:
 def report_of(page: Page, shown: Sequence[Shown]) -> dict[str, Any]:
     """All numbers of a page with their verdicts, as JSON values: docs/page.md says what is what."""
     first = page.tables[0].table
-    prompts = dict(zip(page.queries.ids, page.queries.prompts or (), strict=False))
+    texts = (cut(" ".join(prompt.split()), PROMPT) for prompt in page.queries.prompts or ())
+    prompts = dict(zip(page.queries.ids, texts, strict=False))
     return {
         "format": FORMAT,
         "generator": f"guda-lightning {__version__}",

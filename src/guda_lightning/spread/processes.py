@@ -97,7 +97,8 @@ class Processes(Executor):
             _let_go([worker.process for worker in workers if worker is not None])
 
     def _start(self, task: Task, place: int) -> _Worker:
-        environ = {**task.environment(os.environ), ENDS_WITH_DRIVER: "1"}
+        # Without PYTHONSAFEPATH, `-m` would take modules of the working folder for those of Python.
+        environ = {**task.environment(os.environ), ENDS_WITH_DRIVER: "1", "PYTHONSAFEPATH": "1"}
         if self._gpus:
             environ["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
         environ.setdefault("OMP_NUM_THREADS", str(max(1, _processors() // self.room())))

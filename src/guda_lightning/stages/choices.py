@@ -10,7 +10,7 @@ from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError, GroupError, check_range
 from guda_lightning.functional.coalition_plans import subsets
 from guda_lightning.scores import ScoreRecord, ScoreTable
-from guda_lightning.storage.files import slug, unique_slug
+from guda_lightning.storage.files import read_regular, slug, unique_slug
 from guda_lightning.storage.paths import user_path
 from guda_lightning.storage.runs import RunFolder
 
@@ -96,7 +96,7 @@ class Subsets:
     def _read(self, grouping: Grouping) -> list[set[str]]:
         path = user_path(str(self.which))
         try:
-            lines = path.read_text("utf-8").splitlines()
+            lines = read_regular(path).decode().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 "the subsets cannot be read",

@@ -9,13 +9,17 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from guda_lightning.errors import StoreError
+
+_OF_PROCESS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 
 def canonical_json(value: object, *, indent: int | None = None) -> str:
@@ -63,6 +67,19 @@ def unique_slug(text: str) -> str:
     return short if short == text else f"{short}-{sha256_json(text)[:8]}"
 
 
+def read_regular(path: str | Path) -> bytes:
+    """Read a file of which nobody knows who brought it.
+
+    Raises:
+        OSError: There is none, or it is a pipe or a device, which may never end. Pipes that a shell has made
+            for this process, as ``<(command)``, are read.
+    """
+    kind = os.stat(path).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or os.fspath(path).startswith(_OF_PROCESS)):
+        raise OSError(errno.EINVAL, "a pipe, a socket or a device")
+    return Path(path).read_bytes()
+
+
 def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -84,7 +101,7 @@ def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
 
     try:
         value = json.loads(
-            Path(path).read_text("utf-8"), parse_constant=float if infinities else _refuse_constant
+            read_regular(path).decode(), parse_constant=float if infinities else _refuse_constant
         )
     except OSError as error:
         raise refuse(error.strerror) from error
@@ -130,6 +147,7 @@ def atomic_file(path: str | Path, room: str = "room for the whole file") -> Iter
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            _shared(temporary)
             _fsync(temporary)
             os.replace(temporary, path)
         finally:
@@ -169,6 +187,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             yield temporary
             for folder, _, names in os.walk(temporary):
                 for name in names:
+                    _shared(Path(folder, name))
                     _fsync(Path(folder, name))
                 _fsync(Path(folder))
             _replace_folder(temporary, path)
@@ -215,6 +234,18 @@ def _remove(folder: Path) -> None:
 def _temporary(path: Path) -> Path:
     # Cut short, because the longest file name is 255 bytes on most disks and a character may take four.
     return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
+
+
+def _shared(file: Path) -> None:
+    """Let those read a file whom the umask lets; some libraries let its owner alone."""
+    file.chmod(0o666 & ~_umask())
+
+
+@cache
+def _umask() -> int:
+    mask = os.umask(0o077)  # there is no other way to ask
+    os.umask(mask)
+    return mask
 
 
 def _fsync(path: Path) -> None:

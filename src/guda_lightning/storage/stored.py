@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -261,8 +260,6 @@ class WeightStore(ABC, Generic[_Key, _Record]):
                 files[file.name] = sha256_file(file)
             complete = replace(record, files=files, complete=True)
             (folder / RECORD).write_text(complete.to_json(), "utf-8")
-            if weights:
-                shutil.copymode(folder / RECORD, file)  # safetensors lets only the owner read
         return path
 
     def load(self, key: _Key, *, expect: Provenance | None) -> tuple[dict[str, Tensor], _Record]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guda_lightning.errors import DataError
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 _PICTURES = "encoded images: bytes, or a struct of bytes and path"
 _PNG = "store one picture a row, as the bytes of a PNG file"
 _LISTS = ("List", "LargeList", "Sequence", "Array2D", "Array3D", "Array4D", "Array5D")
+_ADDRESS = re.compile(r"data:|.*://", re.DOTALL)
+_FOLDER = "data.source.init_args.image_folder"
 _FIRST = 10  # cells that are looked at
 _DECODE = (
     "decode it once with the library 'datasets': "
@@ -39,38 +43,63 @@ def refuse_other_features(dataset: Dataset, column: str, origin: str) -> None:
         raise _no_pictures(column, origin, "empty cells", "no value", "name the column with the images")
 
 
-def refuse_other_cells(dataset: Dataset, column: str, origin: str) -> None:
+def refuse_other_cells(dataset: Dataset, column: str, origin: str, folder: Path) -> None:
     """Refuse a column of bytes and paths whose first cells all hold something else than pictures.
 
     Args:
         dataset: The table, with the column as ``{"bytes", "path"}``.
         column: Its name.
         origin: What to call the table in errors.
+        folder: Where paths may lead.
 
     Raises:
         DataError: They hold base64, or the places of pictures that are not there.
     """
     cells = [cell for cell in dataset[:_FIRST][column] if cell is not None]
-    found = [_instead_of_picture(cell, column) for cell in cells]
+    found = [_instead_of_picture(cell, column, folder) for cell in cells]
     if found and None not in found and found[0] is not None:
         raise _no_pictures(column, origin, *found[0])
 
 
-def _instead_of_picture(cell: Mapping[str, Any], column: str) -> tuple[str, str, str] | None:
+def place_inside(folder: Path, path: str | None) -> Path:
+    """The file that a path in a cell leads to, links followed.
+
+    Args:
+        folder: Where relative paths begin, and where the file must be.
+        path: The cell.
+
+    Raises:
+        ValueError: It is an address, or leads out of the folder.
+    """
+    if not path:
+        raise ValueError("an empty cell")
+    if _ADDRESS.match(path):
+        raise ValueError(f"the address {_start(path)}: nothing is fetched")
+    place = Path(os.path.realpath(folder / path))
+    if not place.is_relative_to(os.path.realpath(folder)):
+        raise ValueError(f"the path {_start(path)} leads out of {folder}")
+    return place
+
+
+def _instead_of_picture(cell: Mapping[str, Any], column: str, folder: Path) -> tuple[str, str, str] | None:
     """What a cell holds, its begin, and how to mend it; None: a picture, or who knows."""
     content, path = cell["bytes"], cell["path"]
     if content is not None:
         known = _is_picture(content) or not _is_base64(content)
         return None if known else ("base64", _start(content), _DECODE.format(column))
-    if path is None or path.startswith("data:") or os.path.exists(path):
+    if not path:
         return None
     if _is_base64(path.encode("utf-8", "replace")):
         return "base64", _start(path), _DECODE.format(column)
-    if "://" in path:
+    if _ADDRESS.match(path):
         fix = "download them into a folder, and use ImageFolder with a table of groups"
         return "addresses", _start(path), fix
-    fix = "run guda in the folder where these paths begin, or use ImageFolder with a table of groups"
-    return "paths that lead to no file", _start(path), fix
+    try:
+        is_file = place_inside(folder, path).is_file()
+    except ValueError:  # elsewhere, or no path
+        is_file = False
+    fix = f"set {_FOLDER} to the folder where these paths begin, or use ImageFolder with a table of groups"
+    return None if is_file else ("paths that lead to no file", f"{_start(path)} in {folder}", fix)
 
 
 def texts_of_ids(values: Sequence[object], column: str, origin: str) -> tuple[str, ...]:

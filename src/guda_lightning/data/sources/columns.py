@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guda_lightning.data.sources.cells import (
+    place_inside,
     refuse_other_cells,
     refuse_other_features,
     refuse_repeated_names,
@@ -18,6 +18,7 @@ from guda_lightning.data.sources.cells import (
 )
 from guda_lightning.data.sources.source import ImageTable
 from guda_lightning.errors import DataError, near
+from guda_lightning.storage.files import read_regular
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -103,8 +104,14 @@ def read_column(dataset: Dataset, name: str, origin: str, without: str = "") -> 
     return dataset[name]
 
 
-def undecoded(dataset: Dataset, image_column: str, origin: str) -> Dataset:
+def undecoded(dataset: Dataset, image_column: str, origin: str, folder: Path) -> Dataset:
     """Keep the image column alone, as ``{"bytes", "path"}``.
+
+    Args:
+        dataset: The table.
+        image_column: The column.
+        origin: What to call the table in errors.
+        folder: Where the images are, if the column holds paths.
 
     Raises:
         DataError: There is no such column, or it holds something else.
@@ -124,14 +131,22 @@ def undecoded(dataset: Dataset, image_column: str, origin: str) -> Dataset:
             expected="encoded images: bytes, paths, or both",
             fix="name the column with the images",
         ) from error
-    refuse_other_cells(column, image_column, origin)
+    refuse_other_cells(column, image_column, origin, folder)
     return column
 
 
 def image_reader(
-    dataset: Dataset, image_column: str, order: Sequence[int] | NDArray[np.int64]
+    dataset: Dataset, image_column: str, order: Sequence[int] | NDArray[np.int64], folder: Path
 ) -> Callable[[int], Image]:
-    """A function that opens the picture at a position of ``order``, which holds rows of the column."""
+    """A function that opens the picture at a position of ``order``, which holds rows of the column.
+
+    Args:
+        dataset: The table.
+        image_column: Its column of pictures, undecoded.
+        order: Rows.
+        folder: Where relative paths in the column begin. A table may come from anybody: what is no file in
+            there is not read, nor is anything fetched.
+    """
     import datasets
 
     decoder = datasets.Image()
@@ -140,9 +155,8 @@ def image_reader(
         value = dataset[int(order[index])][image_column]
         if value is None:
             raise ValueError("an empty cell")
-        if value["bytes"] is None and os.path.isfile(value["path"]):
-            # Given the path, Pillow would leave a damaged file open.
-            value = {"bytes": Path(value["path"]).read_bytes(), "path": value["path"]}
+        if value["bytes"] is None:
+            value = {"bytes": read_regular(place_inside(folder, value["path"])), "path": None}
         image: Image = decoder.decode_example(value)
         return image
 
@@ -215,6 +229,7 @@ def image_table(
     id_column: str | None,
     label_names: Sequence[str] | None,
     prompt_column: str | None,
+    folder: Path,
 ) -> ImageTable:
     """The images of a table with their ids, labels and prompts, for a ``Source``.
 
@@ -226,8 +241,9 @@ def image_table(
         id_column: Column with the ids; None numbers the rows from 0.
         label_names: Names of whole-number labels; None: those of the table.
         prompt_column: Column with the prompts; None: no prompts.
+        folder: Where the images are, if the column holds paths.
     """
-    images = undecoded(dataset, image_column, origin)
+    images = undecoded(dataset, image_column, origin, folder)
     rows = range(len(dataset))
     labels: tuple[str, ...] | None = None
     names: tuple[str, ...] = ()
@@ -237,7 +253,7 @@ def image_table(
         ids=tuple(map(str, rows))
         if id_column is None
         else texts_of_ids(read_column(dataset, id_column, origin), id_column, origin),
-        read=image_reader(images, image_column, rows),
+        read=image_reader(images, image_column, rows, folder),
         labels=labels,
         label_names=names,
         prompts=None if prompt_column is None else read_texts(dataset, prompt_column, origin),

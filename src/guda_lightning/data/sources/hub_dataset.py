@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from guda_lightning.data.sources.columns import image_table, load_dataset, load_saved
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import DataError
-from guda_lightning.storage.paths import expanded
+from guda_lightning.storage.paths import expanded, user_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +27,8 @@ class HubDataset(Source):
         id_column: Column with a unique id per row; None numbers the rows from 0.
         config: Name of the dataset's configuration where it has several.
         prompt_column: Column with the text of each image. None: no prompts.
+        image_folder: Folder of the images, where the image column holds their paths in it; what lies outside
+            is not read. None: the local folder, or that where ``datasets`` keeps what it downloads.
     """
 
     name: str
@@ -36,6 +38,7 @@ class HubDataset(Source):
     id_column: str | None = None
     config: str | None = None
     prompt_column: str | None = None
+    image_folder: str | None = None
 
     def load(self) -> ImageTable:
         """List the rows of the split in their order; a hub dataset is downloaded first."""
@@ -61,7 +64,15 @@ class HubDataset(Source):
             id_column=self.id_column,
             label_names=None,
             prompt_column=self.prompt_column,
+            folder=self._folder(name),
         )
+
+    def _folder(self, name: str) -> Path:
+        import datasets
+
+        if self.image_folder is not None:
+            return user_path(self.image_folder)
+        return Path(name) if Path(name).is_dir() else Path(datasets.config.HF_CACHE_HOME)
 
 
 def _saved_dataset(origin: str, folder: str, split: str) -> Dataset:

@@ -26,6 +26,8 @@ class Parquet(Source):
         id_column: Column with a unique id per row; None numbers the rows from 0.
         label_names: Names of the labels 0, 1, ...; None: those in the file, else the numbers.
         prompt_column: Column with the text of each image. None: no prompts.
+        image_folder: Folder of the images, where the image column holds their paths in it; what lies outside
+            is not read. None: that of the files.
     """
 
     path: str
@@ -34,6 +36,7 @@ class Parquet(Source):
     id_column: str | None = None
     label_names: list[str] | None = None
     prompt_column: str | None = None
+    image_folder: str | None = None
 
     def load(self) -> ImageTable:
         """List the rows in the order of the files' names."""
@@ -55,6 +58,7 @@ class Parquet(Source):
             id_column=self.id_column,
             label_names=self.label_names,
             prompt_column=self.prompt_column,
+            folder=files[0].parent if self.image_folder is None else user_path(self.image_folder),
         )
 
 
