@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test torture fuzz lint docs benchmark clean
+.PHONY: help install demo test torture fuzz lint docs benchmark audit clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,6 +54,10 @@ docs: $(STAMP) ## build the site in docs/_build/html
 
 benchmark: $(STAMP) ## measure and rewrite the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+audit: $(STAMP) ## look up known vulnerabilities of what is installed (asks PyPI)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
 
 clean: ## remove what builds and tools left; keeps .venv and runs/
 	rm -rf build dist src/*.egg-info docs/_build docs/api_modules .coverage
