@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import Logger, WandbLogger
     from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
@@ -60,7 +62,7 @@ _IMPORTERS = (("jsonargparse._util", "import_object"), ("pydoc", "safeimport"))
 
 def imports_class_path() -> bool:
     """Whether the import in progress is that of a class path, in place of a statement in somebody's code."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
         if (module, name) in _IMPORTERS:
