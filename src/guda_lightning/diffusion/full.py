@@ -12,11 +12,7 @@ from torch import nn
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model, find
 from guda_lightning.diffusion.module import DiffusionModule
 from guda_lightning.diffusion.schedulers import adopted
-from guda_lightning.diffusion.weights import (
-    ordinary_weights,
-    unwrapped,
-    weights_hash,
-)
+from guda_lightning.diffusion.weights import model_hash, unwrapped
 from guda_lightning.distributed.sharding import whole
 from guda_lightning.errors import ConfigError, NumericsError
 from guda_lightning.storage.provenance import Provenance
@@ -29,7 +25,7 @@ class FullModel:
     Attributes:
         model: Denoiser, noise schedule and prediction type.
         scheduler: The noise scheduler it was trained with, one of diffusers or a ``GivenScheduler``.
-        hash: Identity of its weights.
+        hash: Identity of its weights, its configuration and what it predicts.
     """
 
     model: DiffusionModel
@@ -76,7 +72,7 @@ class FullModel:
         if isinstance(module, DiffusionModule):
             model = replace(model, prompts=module.prompts, conditional=module.conditional)
         kept = adopted(find(module, scheduler, "scheduler"))
-        return cls(model, kept, weights_hash(ordinary_weights(model.denoiser)))
+        return cls(model, kept, model_hash(model.denoiser, model.prediction))
 
     @classmethod
     def load(
