@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -94,9 +94,12 @@ def sealed_folder(path: str | Path) -> Iterator[Path]:
         yield temporary
         names = (one.relative_to(temporary).as_posix() for one in temporary.rglob("*") if one.is_file())
         files = sorted(name for name in names if name != SEALS)
-        hashes = dict(zip(files, _hashes(temporary, files), strict=True))
-        text = canonical_json({"files": hashes, **UNSEALED}, indent=2) + "\n"
-        (temporary / SEALS).write_bytes(sealed(text.encode()))
+        (temporary / SEALS).write_bytes(folder_seal(dict(zip(files, _hashes(temporary, files), strict=True))))
+
+
+def folder_seal(files: Mapping[str, str]) -> bytes:
+    """The contents of ``seal.json`` of a folder whose files have these hashes."""
+    return sealed(f"{canonical_json({'files': dict(files), **UNSEALED}, indent=2)}\n".encode())
 
 
 def refuse_damaged(path: str | Path, fix: str) -> None:
