@@ -23,14 +23,13 @@ from guda_lightning.diffusion.checkpoints import (
     unreadable,
     weights_variant,
 )
-from guda_lightning.diffusion.full import FullModel
+from guda_lightning.diffusion.full import FullModel, model_hash
 from guda_lightning.diffusion.given_scheduler import GivenScheduler
 from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.diffusion.module import DiffusionModule
 from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
 from guda_lightning.diffusion.weights import (
     bare_names,
-    model_hash,
     ordinary_weights,
     unwrapped,
     weights_hash,
@@ -137,7 +136,7 @@ def _opened(
         network = _network(path, read_json(path / "config.json").get("_class_name"))
         of_module = FullModel.of(module, denoiser, scheduler, conditional)
         model = replace(of_module.model, denoiser=network)
-        return FullModel(model, of_module.scheduler, model_hash(network, model.prediction))
+        return FullModel(model, of_module.scheduler, model_hash(model))
     if (path / OWN_WEIGHTS).is_file():
         full = FullModel.of(module, denoiser, scheduler, conditional)
         load_weights(full.model.denoiser, read_checkpoint(path / OWN_WEIGHTS), path)
@@ -215,7 +214,7 @@ def _open_pipeline(path: Path, conditional: bool) -> FullModel:
     scheduler = _component(path / "scheduler", _class_name(index["scheduler"]), SchedulerMixin)
     schedule, prediction = noise_schedule(scheduler), prediction_type(scheduler)
     model = DiffusionModel(network, schedule, prediction, conditional=conditional)
-    return FullModel(model, scheduler, model_hash(network, prediction))
+    return FullModel(model, scheduler, model_hash(model))
 
 
 def _class_name(entry: object) -> object:

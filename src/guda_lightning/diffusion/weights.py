@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from guda_lightning import compat
 from guda_lightning.distributed.sharding import is_sharded
-from guda_lightning.storage.files import canonical_json, sha256_json
-from guda_lightning.types import PredictionType
 
 # Parts of names that torch.compile, activation checkpointing, FSDP and Lightning's strategies add.
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module"}
@@ -62,31 +57,6 @@ def bare_names(names: Iterable[str]) -> dict[str, str]:
     listed = list(names)
     bare = {bare_name(name): name for name in listed}
     return bare if len(bare) == len(listed) else {name: name for name in listed}
-
-
-def model_hash(network: nn.Module, prediction: PredictionType) -> str:
-    """Identity of a model but for its noise schedule: weights, configuration, and what its output means.
-
-    Args:
-        network: The denoiser. The configuration is that of a network of diffusers, as far as it differs from
-            the defaults of its class: these may grow with a later version of it, which changes no model.
-        prediction: What it predicts.
-    """
-    inner = unwrapped(network)
-    config: dict[str, Any] = {}
-    if isinstance(inner, ConfigMixin):
-        defaults = {
-            name: one.default for name, one in inspect.signature(type(inner).__init__).parameters.items()
-        }
-        public = {name: value for name, value in inner.config.items() if not name.startswith("_")}
-        config = {name: value for name, value in public.items() if not _is(value, defaults.get(name))}
-    return sha256_json(
-        {"weights": weights_hash(ordinary_weights(inner)), "config": config, "prediction": prediction}
-    )
-
-
-def _is(value: object, default: object) -> bool:
-    return default is not inspect.Parameter.empty and canonical_json(value) == canonical_json(default)
 
 
 def weights_hash(state_dict: Mapping[str, Tensor]) -> str:
