@@ -1,4 +1,4 @@
-"""Folders that a command would replace, and that it did not write: they are the user's."""
+"""Folders and files that a command would replace, and that it did not write: they are the user's."""
 
 from __future__ import annotations
 
@@ -31,4 +31,24 @@ def refuse_foreign(
             found=f"a folder without {mark}, with {', '.join(names[:3])}{', …' * (len(names) > 3)}",
             expected=f"no such folder, an empty one, or what {command} wrote",
             fix=f"move it away, or {otherwise}",
+        )
+
+
+def refuse_foreign_file(path: Path, command: str, mark: str) -> None:
+    """Refuse to replace a file that was not written by the command that is about to.
+
+    Args:
+        path: The file; need not exist.
+        command: What writes it.
+        mark: What the command writes into it.
+
+    Raises:
+        StoreError: It has something else in it.
+    """
+    if path.is_file() and mark.encode() not in path.read_bytes():
+        raise StoreError(
+            f"{path} was not written by {command}, which would replace it",
+            found=f"a file without {mark}",
+            expected=f"no such file, or what {command} wrote",
+            fix="move it away",
         )

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from guda_lightning.storage.files import temporary_name, this_machine
@@ -14,8 +14,8 @@ from guda_lightning.storage.flocks import release, try_lock
 from guda_lightning.storage.locks import forget_killed
 from guda_lightning.storage.replacing import ASIDE, remove, settle
 
-TEMPORARY = re.compile(r"\..+\.([0-9a-f]{6})[0-9a-f]{10}\.tmp")
-_ELSEWHERE_SECONDS = 86_400.0  # some disks hide from one machine what is locked on another
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{6})[0-9a-f]{10}\.tmp")
+_OLD_SECONDS = 86_400.0
 # Folders in which stages write, below a run folder. What they write is not looked through: it is whole.
 _WRITTEN_IN = (
     *(
@@ -43,48 +43,59 @@ def tidy(root: Path) -> None:
     Args:
         root: The run folder; need not exist.
     """
-    for path in asides(root):
+    for path in _hidden(root, ASIDE):
         settle(path, temporary_name(path))
-    for path in temporaries(root):
-        with suppress(OSError):
-            _remove_abandoned(path)
+    for path in _hidden(root, _TEMPORARY):
+        with suppress(OSError), _held(path) as held:
+            if held and _is_from_here_or_old(path):
+                if path.is_dir():
+                    remove(path)
+                else:
+                    path.unlink()
     forget_killed(root)
 
 
-def asides(root: Path) -> list[Path]:
-    """Folders that stepped aside for others."""
-    return [path for path in _hidden(root) if ASIDE.fullmatch(path.name)]
+def left_by_kills(root: Path) -> list[str]:
+    """What killed commands left in a run folder, and what the next one does with it; nothing is changed."""
+    found = [f"{path}: moved aside by a write that was killed" for path in _hidden(root, ASIDE)]
+    found = [f"{line}; the next command puts it back" for line in found]
+    for path in _hidden(root, _TEMPORARY):
+        with suppress(OSError), _held(path) as held:
+            if held and _is_from_here_or_old(path):
+                found.append(f"{path}: left by a write that was killed; the next command removes it")
+            elif held is not False:
+                found.append(
+                    f"{path}: left by a write that was killed, or still written on another machine; remove "
+                    "it if no command works there"
+                )
+    return sorted(found)
 
 
-def temporaries(root: Path) -> list[Path]:
-    """Files and folders that are, or were, being written."""
-    return [path for path in _hidden(root) if TEMPORARY.fullmatch(path.name)]
-
-
-def _hidden(root: Path) -> Iterator[Path]:
+def _hidden(root: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """What in the folders of a run folder has such a name."""
+    found: list[Path] = []
     for place in _WRITTEN_IN:
         for folder in sorted(root.glob(place)) if place else [root]:
             with suppress(OSError):  # no folder, or gone since
-                yield from (Path(one) for one in os.scandir(folder) if one.name.startswith("."))
+                found += [Path(one) for one in os.scandir(folder) if pattern.fullmatch(one.name)]
+    return found
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove what nobody fills; where that is not certain, it stays."""
+@contextmanager
+def _held(path: Path) -> Iterator[bool | None]:
+    """Whether nobody fills it, and nobody begins to before the block ends; None where nobody can know."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        matched = TEMPORARY.fullmatch(path.name)
-        here = matched is not None and matched[1] == this_machine()
-        if (here or _untouched(path)) and try_lock(descriptor):
-            if path.is_dir():
-                remove(path)
-            else:
-                path.unlink()
+        yield try_lock(descriptor)
     finally:
         release(descriptor)
 
 
-def _untouched(path: Path) -> bool:
-    """Whether nothing in it has changed for a day."""
+def _is_from_here_or_old(path: Path) -> bool:
+    """Whether its lock says all: some disks hide from one machine for hours what is locked on another."""
+    matched = _TEMPORARY.fullmatch(path.name)
+    if matched is not None and matched[1] == this_machine():
+        return True
     inside = path.iterdir() if path.is_dir() else ()
     newest = max(one.lstat().st_mtime for one in (path, *inside))
-    return time.time() - newest > _ELSEWHERE_SECONDS
+    return time.time() - newest > _OLD_SECONDS
