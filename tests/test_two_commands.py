@@ -19,7 +19,13 @@ from guda_lightning.storage.locks import Lock, Owner, at_work
 from warm import Server
 
 CONF = Path(__file__).parent / "conf"
-STAGES = {"fit": [], "sample": ["sample"], "unlearn": ["unlearn"], "guide": ["guide"], "attribute": ["attribute"]}
+STAGES = {
+    "fit": [],
+    "sample": ["sample"],
+    "unlearn": ["unlearn"],
+    "guide": ["guide"],
+    "attribute": ["attribute"],
+}
 WAITS = r"{path}: another command works on it since \S+ \S+: .* \(process \d+ of \S+ on \S+\); waiting for it"
 
 
