@@ -16,22 +16,16 @@ from guda_lightning.storage.replacing import ASIDE, remove, settle
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{6})[0-9a-f]{10}\.tmp")
 _OLD_SECONDS = 86_400.0
-# Folders in which stages write, below a run folder. What they write is not looked through: it is whole.
-_WRITTEN_IN = (
-    *(
-        "",
-        "store",
-        "store/posteriors",
-        "scores",
-        "scores/*",
-        "features",
-        "features/*",
-        "without",
-        "without/*",
+# Folders in which stages write, and levels of folders in them that are looked through, too. What is whole is
+# not: a store or a set of pictures may hold millions of files.
+_WRITTEN_IN = {
+    **dict.fromkeys(
+        ("", "store", "store/posteriors", "ensembles", "properties", "evaluation", "balanced"), 0
     ),
-    *("ensembles", "properties", "evaluation", "balanced", "groups.parts", "report", "dashboard", "spread"),
-    *("checkpoints/**", "placebo/**", "curation/**"),
-)
+    **dict.fromkeys(("groups.parts", "report", "dashboard", "spread"), 0),
+    **dict.fromkeys(("scores", "features", "without"), 1),
+    **dict.fromkeys(("checkpoints", "placebo", "curation"), 9),
+}
 
 
 def tidy(root: Path) -> None:
@@ -74,10 +68,11 @@ def left_by_kills(root: Path) -> list[str]:
 def _hidden(root: Path, pattern: re.Pattern[str]) -> list[Path]:
     """What in the folders of a run folder has such a name."""
     found: list[Path] = []
-    for place in _WRITTEN_IN:
-        for folder in sorted(root.glob(place)) if place else [root]:
-            with suppress(OSError):  # no folder, or gone since
-                found += [Path(one) for one in os.scandir(folder) if pattern.fullmatch(one.name)]
+    for place, levels in _WRITTEN_IN.items():
+        for folder, folders, names in os.walk(root / place):
+            found += [Path(folder, name) for name in (*folders, *names) if pattern.fullmatch(name)]
+            if len(Path(folder).relative_to(root / place).parts) == levels:
+                folders.clear()
     return found
 
 

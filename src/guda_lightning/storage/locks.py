@@ -105,11 +105,11 @@ class Lock:
         """
         end = time.monotonic() + seconds
         while not self._taken():
-            if time.monotonic() >= end:
-                return False
             self._failures += 1
             if self._failures > 1:  # else perhaps somebody has only had a look
                 self._say_who()
+            if time.monotonic() >= end:
+                return False
             time.sleep(_POLL_SECONDS)
         return True
 
@@ -181,8 +181,8 @@ def locked(root: Path, path: Path) -> Iterator[None]:
 def at_work(root: Path) -> list[Owner]:
     """Who works in a run folder."""
     found = []
-    for file in sorted((root / FOLDER).glob("*.lock")):
-        with suppress(OSError):
+    for file in _files(root):
+        with suppress(OSError):  # it has ended since
             descriptor = os.open(file, os.O_RDONLY)
             held = try_lock(descriptor) is False
             release(descriptor)
@@ -194,7 +194,7 @@ def at_work(root: Path) -> list[Owner]:
 
 def forget_killed(root: Path) -> None:
     """Remove the files of locks whose owners were killed."""
-    for file in sorted((root / FOLDER).glob("*.lock")):
+    for file in _files(root):
         with suppress(OSError):
             descriptor = os.open(file, os.O_RDWR)
             try:
@@ -204,6 +204,14 @@ def forget_killed(root: Path) -> None:
                 release(descriptor)
     with suppress(OSError):
         (root / FOLDER).rmdir()
+
+
+def _files(root: Path) -> list[Path]:
+    folder = root / FOLDER
+    try:
+        return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".lock")]
+    except OSError:  # nobody works there
+        return []
 
 
 def _command() -> str:
