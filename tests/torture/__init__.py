@@ -1,1 +1,1 @@
-"""The torture harness (``make torture``): kills, damaged files, fuzzed input, hostile surroundings, on a run of every stage."""
+"""The harness of ``make torture``: kills, damaged files, fuzzed input and hostile surroundings."""

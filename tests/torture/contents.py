@@ -1,4 +1,4 @@
-"""What a run folder says, without what differs between two undisturbed runs: seconds, and hashes of files with seconds."""
+"""What a run folder says, without what differs between two undisturbed runs: seconds, and hashes of them."""
 
 from __future__ import annotations
 

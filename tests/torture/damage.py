@@ -7,16 +7,19 @@ import random
 import re
 import shutil
 import traceback
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from guda_lightning.errors import GudaError
 from guda_lightning.progress_bar import progress_bar
 from torture import readers
+from torture.tally import Tally
 from torture.workshop import Workshop
 
+BATCH = 50  # in one process
+WELL = ("no effect", "refused", "discarded with a note")
+ORDER = (*WELL, "other numbers", "traceback", "crash")
 SECTOR = 512
 EDGE = 2048  # headers and footers are short, and half of the damage is there
 
@@ -46,7 +49,12 @@ class Damage:
         """The contents of a file, damaged: six of eight times a bit flips."""
         rng, length = random.Random(f"{self.seed}"), len(data)
         edge = min(EDGE, length)
-        places = (rng.randrange(length), rng.randrange(length), rng.randrange(edge), length - 1 - rng.randrange(edge))
+        places = (
+            rng.randrange(length),
+            rng.randrange(length),
+            rng.randrange(edge),
+            length - 1 - rng.randrange(edge),
+        )
         at, kind = rng.choice(places), rng.randrange(8)
         if kind == 0:
             return data[:at]
@@ -59,7 +67,9 @@ class Damage:
 
 def kind_of(name: str) -> str:
     """Files of one kind differ by numbers and hashes alone."""
-    return re.sub(r"[0-9a-f]{8,}|\d+|(?<=queries/)[^/]+(?=/)|(?<=/)(sample|query|own|[0-9]+)[^/]*(?=\.png)", "*", name)
+    return re.sub(
+        r"[0-9a-f]{8,}|\d+|(?<=queries/)[^/]+(?=/)|(?<=/)(sample|query|own|[0-9]+)[^/]*(?=\.png)", "*", name
+    )
 
 
 def damages(shop: Workshop, count: int, seed: int) -> list[Damage]:
@@ -70,21 +80,19 @@ def damages(shop: Workshop, count: int, seed: int) -> list[Damage]:
         if path.is_file() and path.stat().st_size and readers.readers_of(name):
             kinds.setdefault(kind_of(name), []).append(name)
     order = sorted(kinds)
-    return [
-        Damage(rng.choice(kinds[order[number % len(order)]]), seed + number) for number in range(count)
-    ]
+    return [Damage(rng.choice(kinds[order[number % len(order)]]), seed + number) for number in range(count)]
 
 
-def damage(shop: Workshop, given: Iterable[Damage]) -> tuple[Counter[str], Counter[str], list[str]]:
-    """Damage files, one at a time, and read them: how many by kind and by outcome, and the failures."""
+def damage(shop: Workshop, given: Sequence[Damage]) -> Tally:
+    """Damage files, one at a time, and read them; rows are kinds of files."""
     given = sorted(given, key=lambda one: one.name)
     whole, results = shop.folder / "whole", shop.folder / "results.jsonl"
     shutil.rmtree(whole, ignore_errors=True)
     shutil.copytree(shop.finished, whole)
-    kinds, outcomes, failures = Counter[str](), Counter[str](), list[str]()
+    tally = Tally("damage", WELL)
     with progress_bar("torture: damage", "damaged files", len(given), delay=2) as bar:
         while given:
-            batch = given[:100]
+            batch = given[:BATCH]
             shutil.rmtree(shop.run, ignore_errors=True)
             shutil.copytree(whole, shop.run)
             results.write_text("")
@@ -93,13 +101,10 @@ def damage(shop: Workshop, given: Iterable[Damage]) -> tuple[Counter[str], Count
             if len(lines) < len(batch):  # it crashed, or hung
                 lines.append(["crash", f"ended with {code}: {out[-1000:]}"])
             for one, (outcome, text) in zip(batch, lines, strict=False):
-                kinds[kind_of(one.name)] += 1
-                outcomes[outcome] += 1
-                if outcome not in ("refused", "discarded with a note", "no effect"):
-                    failures.append(f"make torture ARGS=\"damage --at '{one}'\"\n  {outcome}: {text}")
+                tally.add(kind_of(one.name), outcome, str(one), [f"{outcome}: {text}"])
             given = given[len(lines) :]
             bar.update(len(lines))
-    return kinds, outcomes, failures
+    return tally
 
 
 def read_all(given: list[Damage], run: Path, whole: Path, results: Path) -> int:
@@ -115,7 +120,9 @@ def read_all(given: list[Damage], run: Path, whole: Path, results: Path) -> int:
                     good[key] = readers.digest(reader(run, path))
             path.write_bytes(one.done(original))
             expected = [good[reader, one.name if reader in PER_FILE else ""] for reader in used]
-            outcome = _worst([_outcome(reader, run, path, value) for reader, value in zip(used, expected, strict=True)])
+            outcome = _worst(
+                [_outcome(reader, run, path, value) for reader, value in zip(used, expected, strict=True)]
+            )
             file.write(json.dumps(outcome) + "\n")
             file.flush()
             _mend(run, whole)
@@ -123,7 +130,6 @@ def read_all(given: list[Damage], run: Path, whole: Path, results: Path) -> int:
 
 
 PER_FILE = (readers.queries, readers.squared_errors)
-ORDER = ("no effect", "refused", "discarded with a note", "other numbers", "traceback", "crash")
 
 
 def _worst(outcomes: list[tuple[str, str]]) -> tuple[str, str]:
@@ -145,7 +151,7 @@ def _outcome(reader: readers.Read, run: Path, path: Path, expected: str) -> tupl
 
 
 def _mend(run: Path, whole: Path) -> None:
-    """Put back what a reader or the damage has changed; nothing else, which would take longer than reading."""
+    """Put back what a reader or the damage has changed; nothing else, which takes longer."""
     files = {path.relative_to(whole): path for path in whole.rglob("*") if path.is_file()}
     for path in [path for path in run.rglob("*") if path.is_file()]:
         if path.relative_to(run) not in files:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from guda_lightning.progress_bar import progress_bar
 from torture import programs
 from torture.contents import contents
+from torture.tally import Tally
 from torture.workshop import Workshop
 
 KILLED = -9
@@ -59,30 +59,28 @@ def _moments(shop: Workshop, step: str, rng: random.Random) -> Iterator[Kill]:
         yield Kill(step, "event", rng.randint(1, work["event"]))
 
 
-def strike(shop: Workshop, kill: Kill) -> list[str]:
-    """Kill a command and give it again; what is wrong after that, nothing if all is well."""
-    _ = shop.finished
-    number = [step.name for step in shop.story].index(kill.step)
-    command = shop.story[number].command(shop.run)
+def strike(shop: Workshop, kill: Kill) -> tuple[int, list[str]]:
+    """Kill a command and give it again; how it ended, and what is wrong after that."""
+    number, command = shop.restored(kill.step)
     before, after = (contents(shop.snapshot(at)) for at in (number, number + 1))
-    shop.restore(number)
-    code, out = shop.start(programs.killed, command, kill.kind, kill.number)
-    wrong = [] if code in (KILLED, 0) else [f"struck, it ended with {code}: {_end(out)}"]
-    wrong += _lost(before, after, contents(shop.run))
+    ended, out = shop.start(programs.killed, command, kill.kind, kill.number)
+    wrong = [] if ended in (KILLED, 0) else [f"struck, it ended with {ended}: {_end(out)}"]
+    wrong += lost(before, after, contents(shop.run))
     code, out = shop.start(programs.guda, command)
     if code:
-        return [*wrong, f"the same command again ended with {code}: {_end(out)}"]
-    return wrong + list(_differences(after, contents(shop.run)))
+        return ended, [*wrong, f"the same command again ended with {code}: {_end(out)}"]
+    return ended, [*wrong, *differences(after, contents(shop.run))]
 
 
-def _lost(before: dict[str, str], after: dict[str, str], found: dict[str, str]) -> Iterator[str]:
+def lost(before: dict[str, str], after: dict[str, str], found: dict[str, str]) -> Iterator[str]:
     """What was complete and is neither as it was nor as it should become."""
     for name, said in before.items():
         if found.get(name) not in (said, after.get(name)):
             yield f"lost by the kill: {name}" if name not in found else f"changed by the kill: {name}"
 
 
-def _differences(expected: dict[str, str], found: dict[str, str]) -> Iterator[str]:
+def differences(expected: dict[str, str], found: dict[str, str]) -> Iterator[str]:
+    """How a folder differs from what it should be."""
     for name in sorted(found.keys() - expected.keys()):
         yield f"left over: {name}"
     for name in sorted(expected.keys() - found.keys()):
@@ -95,16 +93,13 @@ def _end(out: str) -> str:
     return out.strip()[-1500:]
 
 
-def kills(shop: Workshop, given: Iterable[Kill]) -> tuple[Counter[str], list[str]]:
-    """Strike at each moment: how many by command, and the failures, each with the command that repeats it."""
-    given, failures, done = list(given), list[str](), Counter[str]()
+def kills(shop: Workshop, given: Sequence[Kill]) -> Tally:
+    """Strike at each moment; rows are commands."""
+    tally = Tally("kills", ("killed and repeated", "at its end before"))
     with progress_bar("torture: kills", "kills", len(given), delay=2) as bar:
         for kill in given:
-            wrong = strike(shop, kill)
-            done[kill.step] += 1
-            if wrong:
-                repeat = f'make torture ARGS="kills --at \'{kill}\'"'
-                failures.append("\n  ".join([repeat, *wrong]))
-                print(failures[-1], flush=True)
+            code, wrong = strike(shop, kill)
+            well = tally.outcomes[0] if code == KILLED else tally.outcomes[1]
+            tally.add(kill.step, "failed" if wrong else well, str(kill), wrong)
             bar.update()
-    return done, failures
+    return tally

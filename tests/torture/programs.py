@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -19,14 +21,28 @@ from guda_lightning.cli.commands import COMMANDS, Stage
 from guda_lightning.cli.main import main
 from guda_lightning.diffusion import cost
 
+HANG = 600  # seconds, of commands that take one or two
 CHUNK = 2  # queries that are scored at a time, so that five of them come in parts
-LAZY = ("altair", "jinja2", "omegaconf", "peft", "scipy.io", "sklearn.datasets", "torchsde", "vl_convert", "wandb", "datasets", "pyarrow.dataset")
+LAZY = (
+    "altair",
+    "jinja2",
+    "omegaconf",
+    "peft",
+    "scipy.io",
+    "sklearn.datasets",
+    "torchsde",
+    "vl_convert",
+    "wandb",
+    "datasets",
+    "pyarrow.dataset",
+)
 LAZY += ("guda_lightning.report.run", "jsonargparse", "torch._dynamo", "torch.distributed.fsdp")
 RENAME = "os.rename"  # also of os.replace, and tried before two folders are exchanged
 
 
 def guda(arguments: list[str]) -> int:
-    """``guda`` as users call it, but for scoring in small chunks."""
+    """``guda`` as users call it, but for scoring in small chunks; what hangs ends by its alarm."""
+    signal.alarm(HANG)
     chunks.CHUNK_QUERIES = CHUNK
     return main(arguments)
 
@@ -61,6 +77,14 @@ def killed(arguments: list[str], kind: str, number: int) -> int:
                     os.kill(os.getpid(), signal.SIGKILL)
 
     _watch(strike)
+    return guda(arguments)
+
+
+def backwards(arguments: list[str]) -> int:
+    """``guda`` beneath a clock that was set back by a day, and is set back further whenever it is read."""
+    now, read = time.time, itertools.count()
+    time.time = lambda: now() - 86400 - 10 * next(read)
+    time.time_ns = lambda: int(time.time() * 1e9)
     return guda(arguments)
 
 

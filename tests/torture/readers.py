@@ -36,7 +36,13 @@ def full(run: Path, path: Path) -> object:
     found = open_full(run / "full")
     record = FullRecord.of_fit(RunFolder(run))
     record.refuse_unfinished(run / "full")
-    return record, found.hash, found.model.denoiser.state_dict(), vars(found.model.schedule), found.scheduler.config
+    return (
+        record,
+        found.hash,
+        found.model.denoiser.state_dict(),
+        vars(found.model.schedule),
+        found.scheduler.config,
+    )
 
 
 def counterfactual(run: Path, path: Path) -> object:
@@ -65,7 +71,9 @@ def shown(run: Path, path: Path) -> object:
         return folder
 
     page._WRITERS = {"html": keep}
-    page.report_run(run)
+    for table in ("guidance-0", "retrack-0"):  # of all groups, and of two
+        if (run / "scores" / f"{table}.parquet").is_file():
+            page.report_run(run, run / "scores" / f"{table}.parquet")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +56,6 @@ STORY: tuple[Step, ...] = (
     _stage("attribute by ensemble", stage="attribute", files=("ensemble",)),
     _stage("groups"),
     Step("evaluate", ("evaluate", RUN, "--resamples", "20")),
-    Step("curate", ("curate", RUN)),
-    Step("report", ("report", RUN)),
+    Step("curate", ("curate", RUN, "--scores", f"{RUN}/scores/guidance-0.parquet")),
+    Step("report", ("report", RUN, "--scores", f"{RUN}/scores/guidance-0.parquet")),
 )

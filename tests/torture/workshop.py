@@ -41,8 +41,14 @@ class Workshop:
 
     def restore(self, step: int) -> None:
         """Make the run folder what it is before a step."""
-        shutil.rmtree(self.run, ignore_errors=True)
-        shutil.copytree(self.snapshot(step), self.run)
+        _ = self.finished
+        self._copy(self.snapshot(step), self.run)
+
+    def restored(self, name: str) -> tuple[int, list[str]]:
+        """Make the run folder what it is before a step; its number and its command."""
+        number = [step.name for step in self.story].index(name)
+        self.restore(number)
+        return number, self.story[number].command(self.run)
 
     def start(self, program: Callable[..., int | None], *arguments: object) -> tuple[int, str]:
         """Run a program to its end; its exit status and what it printed."""
@@ -53,21 +59,25 @@ class Workshop:
     @cached_property
     def finished(self) -> Path:
         """The run folder after the whole story, which is told the first time that anybody asks."""
-        last, told = self.snapshot(len(self.story)), self.folder / "story" / "work.json"
-        if told.is_file():  # in a folder that was kept
-            self.work = json.loads(told.read_text())
-            return last
-        shutil.rmtree(self.run, ignore_errors=True)
-        self.run.mkdir(parents=True)
-        with progress_bar("torture: the story", "steps", len(self.story), delay=2) as bar:
+        told = self.folder / "story" / "work.json"
+        if told.is_file():  # in a folder that was kept, perhaps up to some step
+            self.work = json.loads(told.read_text("utf-8"))
+        else:
             shutil.rmtree(self.folder / "story", ignore_errors=True)
-            for number, step in enumerate(self.story):
-                shutil.copytree(self.run, self.snapshot(number))
+            self.snapshot(0).mkdir(parents=True)
+        begin = len(self.work)
+        self._copy(self.snapshot(begin), self.run)
+        with progress_bar("torture: the story", "steps", len(self.story), delay=2) as bar:
+            for number, step in enumerate(self.story[begin:], begin):
                 code, out = self.start(programs.counted, step.command(self.run), self.folder / "count.json")
                 if code:
                     raise SystemExit(f"the story ends at {step.name}, exit status {code}:\n{out[-4000:]}")
-                self.work[step.name] = json.loads((self.folder / "count.json").read_text())
+                self._copy(self.run, self.snapshot(number + 1))
+                self.work[step.name] = json.loads((self.folder / "count.json").read_text("utf-8"))
+                told.write_text(json.dumps(self.work), "utf-8")
                 bar.update()
-        shutil.copytree(self.run, last)
-        told.write_text(json.dumps(self.work))
-        return last
+        return self.snapshot(len(self.story))
+
+    def _copy(self, source: Path, target: Path) -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, symlinks=True)
