@@ -18,7 +18,14 @@ from safetensors import safe_open
 VOLATILE = {"seconds", "core_seconds", "cost_seconds", "sha256", "seal", "network_evaluations"}
 SEAL = re.compile(rb"guda-seal-[0-9a-f]{64}")
 LOCKS = re.compile(r"(^|/)(\.lock|locks|[^/]*\.lock)(/|$)")
-ASIDE = ("history/", "report/", "checkpoints/", ".fit.json")  # compared by name, if at all
+ASIDE = (
+    "history/",
+    "report/",
+    "checkpoints/",
+    "scores/costs/",
+    "features/costs/",
+    ".fit.json",
+)  # compared by name
 
 
 def contents(folder: Path) -> dict[str, str]:

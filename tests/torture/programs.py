@@ -63,18 +63,18 @@ def counted(arguments: list[str], result: Path) -> int:
 
 def killed(arguments: list[str], kind: str, number: int) -> int:
     """``guda`` that is killed at the n-th audit event, or just ``before`` or ``after`` the n-th rename."""
-    left, renamed = number, False
+    left, due = number, False
 
     def strike(event: str) -> None:
-        nonlocal left, renamed
-        if renamed and kind == "after":
+        nonlocal left, due
+        if due:
+            due = False  # the kill is an event, too
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "event" or event == RENAME:
             left -= 1
-            if left == 0:
-                renamed = True
-                if kind != "after":
-                    os.kill(os.getpid(), signal.SIGKILL)
+            due = left == 0
+            if due and kind != "after":
+                strike(event)
 
     _watch(strike)
     return guda(arguments)
