@@ -14,6 +14,7 @@ from guda_lightning.errors import QueryError
 from guda_lightning.progress_bar import progress_bar
 from guda_lightning.scores import ScoreRecord, ScoreTable, Verdict
 from guda_lightning.scores.record import ChunkRecord
+from guda_lightning.storage.seals import intact
 from guda_lightning.types import Queries
 
 CHUNK_QUERIES = 1024  # at most: enough that changing the weights costs little beside scoring with them
@@ -109,7 +110,7 @@ class ChunkedTable:
 
         Raises:
             QueryError: A query cannot be scored.
-            StoreError: A part is damaged.
+            StoreError: A part cannot be read.
         """
         size = _chunk_size(attributor, requested.folder.image_shape)
         digest, chunks = QueryHash(), []
@@ -119,7 +120,7 @@ class ChunkedTable:
                 queries = requested.read(rows)
                 digest.add(queries)
                 record = attributor.record(queries)
-                done = ScoreTable.is_complete(part, record)
+                done = intact(part, "it is scored again") and ScoreTable.is_complete(part, record)
                 left = 0 if done else attributor.evaluations(queries)
                 chunks.append(Chunk(rows, part, record, done, left))
                 bar.update(len(rows))

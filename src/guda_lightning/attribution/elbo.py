@@ -28,6 +28,7 @@ from guda_lightning.scores import ScoreRecord, ScoreTable, SquaredErrors
 from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.scores.scoring import Scoring, score_table
 from guda_lightning.scores.stored import error_identity, error_path
+from guda_lightning.storage.seals import intact
 from guda_lightning.types import Queries, Weighting
 
 _ERROR_BYTES = 16  # of a squared error and its timestep
@@ -149,7 +150,7 @@ class FittedELBOAttributor(FittedAttributor):
     def _cached(self, identity: Mapping[str, object]) -> SquaredErrors | None:
         """Squared errors of this identity, if they were kept."""
         path = self._path(identity)
-        if path is None or not self.context.execution.ranks.broadcast(path.is_file()):
+        if path is None or not self.context.execution.ranks.broadcast(intact(path, "it is computed again")):
             return None
         return SquaredErrors.load(path, expect=identity)
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from guda_lightning import compat
 from guda_lightning.diffusion.training import early_stop
-from guda_lightning.storage.files import atomic_folder
+from guda_lightning.storage.seals import folder_fault, intact_work, sealed_folder
 
 _FILE = "trainer.ckpt"
 # Hyper-parameters may be objects of any class, which cannot be read back safely; going on restores none.
@@ -36,9 +36,16 @@ class ResumeCheckpoint(Checkpoint):
 
     @property
     def path(self) -> Path | None:
-        """The checkpoint, if there is one."""
-        path = self.folder / "resume" / _FILE
-        return path if path.is_file() else None
+        """The checkpoint, if there is one; a damaged one is removed, with a note.
+
+        Raises:
+            StoreError: An earlier version wrote it, without a seal.
+        """
+        folder = self.folder / "resume"
+        if not folder.is_dir():
+            return None
+        goes_on = intact_work(folder, folder_fault(folder), "the training begins again")
+        return folder / _FILE if goes_on else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop at once where EarlyStopping had ended a training before it was interrupted."""
@@ -59,7 +66,7 @@ class ResumeCheckpoint(Checkpoint):
             if not trainer.is_global_zero:
                 trainer.save_checkpoint(self.folder / _FILE)  # all ranks take part, rank zero writes
                 return
-            with atomic_folder(self.folder / "resume") as temporary:
+            with sealed_folder(self.folder / "resume") as temporary:
                 trainer.save_checkpoint(temporary / _FILE)
         finally:
             self._writing = False

@@ -19,8 +19,9 @@ from typing import Any
 
 from guda_lightning.cli.inputs import Inputs
 from guda_lightning.errors import StoreError
-from guda_lightning.storage.files import canonical_json, read_json, sha256_file, sha256_json, write_atomic
+from guda_lightning.storage.files import sha256_file, sha256_json
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import read_sealed, write_json
 
 _PACKAGES = ("diffusers", "jsonargparse", "lightning", "numpy", "omegaconf", "torch", "wandb")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -62,7 +63,7 @@ def complete(inputs: Inputs, of_inputs: str | None) -> str | None:
     for run in {value for value in inputs.values.get("run", ()) if isinstance(value, str)}:
         folder = RunFolder(Path(run))
         with suppress(StoreError, OSError, ValueError):
-            stamp = read_json(folder.fit_stamp)
+            stamp = read_sealed(folder.fit_stamp, "run guda fit again")
             if of_inputs is not None and stamp == _stamp(folder, of_inputs, stamp.get("full")):
                 return str(stamp["full"])
     return None
@@ -78,7 +79,7 @@ def remember(run: RunFolder, of_inputs: str | None) -> None:
     if of_inputs is not None:
         with suppress(StoreError, OSError):
             stamp = _stamp(run, of_inputs, str(run.full))
-            write_atomic(run.fit_stamp, canonical_json(stamp, indent=2) + "\n")
+            write_json(run.fit_stamp, stamp)
 
 
 def _stamp(run: RunFolder, of_inputs: str, full: Any) -> dict[str, Any]:

@@ -13,7 +13,9 @@ import numpy as np
 from guda_lightning.data.image_files import ignored_kind, unfit_name
 from guda_lightning.data.images import from_unit, to_unit
 from guda_lightning.errors import QueryError
-from guda_lightning.storage.files import atomic_folder, canonical_json, sha256_json
+from guda_lightning.storage.files import canonical_json, sha256_json
+from guda_lightning.storage.sealed import sealed_json
+from guda_lightning.storage.seals import sealed_folder
 from guda_lightning.types import Queries
 
 _NAME_BYTES = 255  # of a file, on the usual file systems
@@ -41,7 +43,7 @@ def save_queries(folder: str | Path, queries: Queries, record: Mapping[str, Any]
     for query_id in queries.ids:
         refuse_unfit_id(query_id)
     digest, lines = QueryHash(), []
-    with atomic_folder(folder) as temporary:
+    with sealed_folder(folder) as temporary:
         for row, query_id in enumerate(queries.ids):
             one, name = queries.take([row]), f"{query_id}.png"
             pixels = from_unit(one.images)
@@ -55,7 +57,7 @@ def save_queries(folder: str | Path, queries: Queries, record: Mapping[str, Any]
             "".join(canonical_json(line) + "\n" for line in lines), "utf-8"
         )
         complete = {**record, "query_hash": digest.hexdigest(), "complete": True}
-        (temporary / "record.json").write_text(canonical_json(complete, indent=2) + "\n", "utf-8")
+        (temporary / "record.json").write_bytes(sealed_json(complete))
 
 
 def with_labels(queries: Queries, conditional: bool, num_classes: int) -> Queries:

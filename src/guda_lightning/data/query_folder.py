@@ -16,8 +16,12 @@ from guda_lightning.data.image_files import image_suffixes, list_image_files
 from guda_lightning.data.images import Channels, UnreadableImage, decoded, read_image, to_unit, unreadable
 from guda_lightning.data.queries import refuse_unfit_id
 from guda_lightning.data.rows import read_rows
-from guda_lightning.errors import DataError, GudaError, QueryError
+from guda_lightning.errors import DataError, GudaError, QueryError, StoreError
+from guda_lightning.storage.files import read_json
 from guda_lightning.storage.paths import refuse_missing_queries, user_path
+from guda_lightning.storage.sealed import remake
+from guda_lightning.storage.seals import SEALS, refuse_damaged_folder
+from guda_lightning.storage.stored import RECORD
 from guda_lightning.types import Queries
 
 _EXAMPLE = '{"file_name": "1.png", "label": 3}'
@@ -45,10 +49,12 @@ class QueryFolder:
 
     Raises:
         QueryError: No images, files that are none, two of one id, or unfit metadata.
+        StoreError: A stage wrote the folder, and something in it is damaged.
     """
 
     def __init__(self, path: str | Path, image_shape: tuple[int, int, int], *, resize: bool = False) -> None:
         path = user_path(path)
+        _refuse_damaged(path)
         self._names, self.labels, self.prompts = _listing(path)
         self._folder = path if os.path.isdir(path) else path.parent
         self.image_shape, self._resize = image_shape, resize
@@ -165,13 +171,36 @@ def _ids(names: Sequence[str]) -> Iterator[str]:
         yield query_id
 
 
+def _refuse_damaged(path: Path) -> None:
+    """Refuse pictures that a stage wrote and that have changed since; a user's own have no seal.
+
+    Raises:
+        StoreError: They have changed, or lost their seal.
+    """
+    folder, part = (path.parent, path.name) if path.is_file() else (path, "")
+    if (folder / SEALS).is_file() or _drawn(folder):
+        fix = (
+            f"{remake(folder)}; or, where it was changed on purpose, remove {SEALS} and {RECORD} in it, "
+            "and it is a folder of your own"
+        )
+        refuse_damaged_folder(folder, fix, part)
+
+
+def _drawn(folder: Path) -> bool:
+    """Whether there is the record of queries that a stage wrote."""
+    try:
+        return "query_hash" in read_json(folder / RECORD)
+    except StoreError:  # none, or another file of that name
+        return False
+
+
 def _listing(path: Path) -> tuple[list[str], list[int] | None, tuple[str, ...] | None]:
     """File names inside the folder, their labels and their prompts if there are any."""
     if os.path.isfile(path):
         return [path.name], None, None
     refuse_missing_queries(path)
     metadata = path / "metadata.jsonl"
-    files = list_image_files(path, QueryError, beside=[metadata, path / "record.json"])
+    files = list_image_files(path, QueryError, beside=[metadata, path / RECORD, path / SEALS])
     if not files.names:
         raise QueryError(
             f"the folder {path} has no images",

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffusers.configuration_utils import ConfigMixin
 from lightning.pytorch import LightningModule
 from torch import nn
 
+from guda_lightning.diffusion.calling import adapted
 from guda_lightning.diffusion.model import Condition, DiffusionModel, diffusion_model, find
 from guda_lightning.diffusion.module import DiffusionModule
 from guda_lightning.diffusion.schedulers import adopted
-from guda_lightning.diffusion.weights import (
-    ordinary_weights,
-    unwrapped,
-    weights_hash,
-)
+from guda_lightning.diffusion.weights import ordinary_weights, unwrapped, weights_hash
 from guda_lightning.distributed.sharding import whole
 from guda_lightning.errors import ConfigError, NumericsError
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.provenance import Provenance
 
 
@@ -29,7 +30,7 @@ class FullModel:
     Attributes:
         model: Denoiser, noise schedule and prediction type.
         scheduler: The noise scheduler it was trained with, one of diffusers or a ``GivenScheduler``.
-        hash: Identity of its weights.
+        hash: Identity of its weights, its configuration and what it predicts.
     """
 
     model: DiffusionModel
@@ -76,7 +77,7 @@ class FullModel:
         if isinstance(module, DiffusionModule):
             model = replace(model, prompts=module.prompts, conditional=module.conditional)
         kept = adopted(find(module, scheduler, "scheduler"))
-        return cls(model, kept, weights_hash(ordinary_weights(model.denoiser)))
+        return cls(model, kept, model_hash(model))
 
     @classmethod
     def load(
@@ -116,6 +117,33 @@ class FullModel:
     def prompted(self, prompts: Condition | None) -> FullModel:
         """The same model with the embeddings of prompts, if there are any: then it is conditional."""
         return replace(self, model=self.model.prompted(prompts))
+
+
+def model_hash(model: DiffusionModel) -> str:
+    """Identity of a model but for its noise schedule: weights, configuration, and what it predicts.
+
+    The configuration is that of a network of diffusers, as far as it differs from the defaults of its class:
+    later versions of diffusers add arguments, which changes no model.
+    """
+    network = adapted(unwrapped(model.denoiser))
+    config: dict[str, Any] = {}
+    if isinstance(network, ConfigMixin):
+        arguments = inspect.signature(type(network).__init__).parameters
+        defaults = {name: _as_json(one.default) for name, one in arguments.items()}
+        config = {
+            name: value
+            for name, value in json.loads(network.to_json_string(), parse_constant=str).items()
+            if not name.startswith("_") and value != defaults.get(name, _NONE)
+        }
+    weights = weights_hash(ordinary_weights(model.denoiser))
+    return sha256_json({"weights": weights, "config": config, "prediction": model.prediction})
+
+
+_NONE = object()  # equals no value
+
+
+def _as_json(value: object) -> object:
+    return json.loads(json.dumps(value, default=repr), parse_constant=str)
 
 
 def refuse_nonfinite(full: FullModel, where: str) -> None:

@@ -23,13 +23,14 @@ from guda_lightning.diffusion.checkpoints import (
     unreadable,
     weights_variant,
 )
-from guda_lightning.diffusion.full import FullModel
+from guda_lightning.diffusion.full import FullModel, model_hash
 from guda_lightning.diffusion.given_scheduler import GivenScheduler
 from guda_lightning.diffusion.model import DiffusionModel
 from guda_lightning.diffusion.module import DiffusionModule
 from guda_lightning.diffusion.schedulers import noise_schedule, prediction_type
 from guda_lightning.diffusion.weights import (
     bare_names,
+    ordinary_weights,
     unwrapped,
     weights_hash,
     without_wrappers,
@@ -37,6 +38,7 @@ from guda_lightning.diffusion.weights import (
 from guda_lightning.errors import StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.storage.files import canonical_json, read_json, write_atomic
+from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.paths import refuse_missing_full, user_path
 
 DENOISERS = ("unet", "transformer")  # what diffusers pipelines call their denoiser
@@ -91,10 +93,22 @@ def open_full(
 
     Raises:
         StoreError: The path does not exist, is of no such kind, its weights do not fit, or it needs a module
-            and there is none.
+            and there is none; or it is one that ``guda fit`` wrote, and damaged.
     """
     refuse_missing_full(path)
     path = user_path(path)
+    record = FullRecord.intact(path)
+    full = _opened(path, module, denoiser, scheduler, conditional)
+    return full if record is None else _as_recorded(path, full, record)
+
+
+def _opened(
+    path: Path,
+    module: LightningModule | None,
+    denoiser: str | None,
+    scheduler: str | None,
+    conditional: bool,
+) -> FullModel:
     conditional = module.conditional if isinstance(module, DiffusionModule) else conditional
     if (path / INDEX).is_file():
         return _open_pipeline(path, conditional)
@@ -121,16 +135,30 @@ def open_full(
     if (path / "config.json").is_file():
         network = _network(path, read_json(path / "config.json").get("_class_name"))
         of_module = FullModel.of(module, denoiser, scheduler, conditional)
-        return FullModel(
-            replace(of_module.model, denoiser=network),
-            of_module.scheduler,
-            weights_hash(network.state_dict()),
-        )
+        model = replace(of_module.model, denoiser=network)
+        return FullModel(model, of_module.scheduler, model_hash(model))
     if (path / OWN_WEIGHTS).is_file():
         full = FullModel.of(module, denoiser, scheduler, conditional)
         load_weights(full.model.denoiser, read_checkpoint(path / OWN_WEIGHTS), path)
         return FullModel.of(module, denoiser, scheduler, conditional)
     raise no_full(path)
+
+
+def _as_recorded(path: Path, full: FullModel, record: FullRecord) -> FullModel:
+    """The model under the identity that its record gives it; an earlier version knew its weights alone.
+
+    Raises:
+        StoreError: It is another one.
+    """
+    found = full.hash if record.sealed else weights_hash(ordinary_weights(full.model.denoiser))
+    if found != record.full_hash:
+        raise StoreError(
+            f"{path} holds another model than its record says",
+            found=f"full_hash {found[:16]}",
+            expected=f"full_hash {record.full_hash[:16]}",
+            fix=f"restore it, or remove {path} and run guda fit again",
+        )
+    return replace(full, hash=found)
 
 
 def _load_checkpoint(
@@ -160,8 +188,10 @@ def open_schedule(path: Path) -> NoiseSchedule:
     """The noise schedule of a full model's folder, without reading its weights.
 
     Raises:
-        StoreError: The folder has no scheduler, or one that the installed diffusers cannot read.
+        StoreError: The folder has no scheduler, one that is damaged or that the installed diffusers cannot
+            read.
     """
+    FullRecord.intact(path, "scheduler")
     folder = path / "scheduler"
     given = GivenScheduler.load(folder)
     if given is not None:
@@ -184,7 +214,7 @@ def _open_pipeline(path: Path, conditional: bool) -> FullModel:
     scheduler = _component(path / "scheduler", _class_name(index["scheduler"]), SchedulerMixin)
     schedule, prediction = noise_schedule(scheduler), prediction_type(scheduler)
     model = DiffusionModel(network, schedule, prediction, conditional=conditional)
-    return FullModel(model, scheduler, weights_hash(network.state_dict()))
+    return FullModel(model, scheduler, model_hash(model))
 
 
 def _class_name(entry: object) -> object:

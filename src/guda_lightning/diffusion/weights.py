@@ -60,12 +60,12 @@ def bare_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def weights_hash(state_dict: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes: the identity of a model."""
+    """SHA-256 over names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name in sorted(state_dict):
         tensor = state_dict[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 from guda_lightning.errors import StoreError
 from guda_lightning.evaluation.agreement import ORACLE
-from guda_lightning.storage.files import atomic_folder, canonical_json
+from guda_lightning.storage.files import canonical_json
+from guda_lightning.storage.seals import refuse_damaged_folder, sealed_folder
 
 EVERY, SHARED, DISJOINT = "all draws", "shared draw", "disjoint draws"  # what method and oracle are scored on
 _FORMAT = 1
+_FIX = "rerun guda evaluate, or remove the folder"
 OPTIONAL = ("calibration", "fade")  # frames that are not always there
 _FRAMES = ("metrics", "comparisons", "magnitudes", *OPTIONAL)
 
@@ -68,7 +70,7 @@ class Evaluation:
         An evaluation that was there before is replaced.
         """
         metadata = {"guda_lightning": canonical_json({"format": _FORMAT, "record": self.record})}
-        with atomic_folder(folder) as temporary:
+        with sealed_folder(folder) as temporary:
             for name in _FRAMES:
                 frame = getattr(self, name)
                 if frame is not None:
@@ -82,6 +84,7 @@ class Evaluation:
         Raises:
             StoreError: A file is missing or damaged.
         """
+        refuse_damaged_folder(Path(folder), _FIX)
         paths = {name: Path(folder) / f"{name}.parquet" for name in _FRAMES}
         paths = {name: path for name, path in paths.items() if name not in OPTIONAL or path.is_file()}
         try:
@@ -94,7 +97,7 @@ class Evaluation:
                 f"the evaluation in {folder} cannot be read",
                 found=" ".join(str(error).split())[:200],
                 expected=", ".join(f"{name}.parquet" for name in paths),
-                fix="rerun guda evaluate, or remove the folder",
+                fix=_FIX,
             ) from error
         return cls(record=about["record"], **{name: table.to_pandas() for name, table in tables.items()})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from guda_lightning.storage.files import canonical_json
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.provenance import versions
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.seals import SEALS, folder_seal
 from guda_lightning.storage.stored import RECORD
 from guda_lightning.storage.yardsticks import Yardstick, pack, place
 
@@ -69,7 +71,14 @@ def pack_run(
         files += [table_path, *_inside(run.queries_of(table_path))]
         files += [file for parts in error_files(table, run.errors).values() for file in parts]
     contents = {file.relative_to(run.root).as_posix(): file.read_bytes() for file in files}
-    contents[f"{run.full.name}/{RECORD}"] = told.to_json().encode()
+    full = f"{run.full.name}/"
+    contents[full + RECORD] = told.to_json().encode()
+    hashes = {
+        name.removeprefix(full): hashlib.sha256(content).hexdigest()
+        for name, content in contents.items()
+        if name.startswith(full) and name != full + SEALS
+    }
+    contents[full + SEALS] = folder_seal(hashes)
     for name, source in (beside or {}).items():
         for file in _inside(source):
             contents[(Path(name) / file.relative_to(source)).as_posix()] = file.read_bytes()

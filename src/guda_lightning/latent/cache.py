@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from guda_lightning.errors import StoreError
-from guda_lightning.storage.files import sha256_json, write_atomic
+from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.sealed import read_tensors, write_tensors
+from guda_lightning.storage.seals import intact
 
 
 class TensorCache:
@@ -32,21 +30,12 @@ class TensorCache:
             compute: Computes them.
 
         Raises:
-            StoreError: The file is damaged, or the disk is full.
+            StoreError: The disk is full.
         """
         if self.folder is None:
             return dict(compute())
         path = self.folder / f"{sha256_json(key)[:32]}.safetensors"
-        if path.is_file():
-            try:
-                return load_file(path)
-            except SafetensorError as error:
-                raise StoreError(
-                    f"{path} is damaged",
-                    found=error,
-                    expected="tensors that were written whole",
-                    fix="remove the file: it is computed again",
-                ) from error
-        tensors = {name: value.contiguous() for name, value in compute().items()}
-        write_atomic(path, to_safetensors(tensors))
-        return load_file(path)  # of two processes that compute it at once, both take what the later one wrote
+        if not intact(path, "what it held is computed again"):
+            write_tensors(path, compute())
+        # Of two processes that compute it at once, both take what the later one wrote.
+        return read_tensors(path, "run the command again")

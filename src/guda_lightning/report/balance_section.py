@@ -15,8 +15,9 @@ from guda_lightning.data.images import decoded, read_image, to_unit
 from guda_lightning.functional.leading import share_interval
 from guda_lightning.report.section import Section
 from guda_lightning.scores import ScoreTable
-from guda_lightning.storage.files import read_json
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import folder_record, remake
+from guda_lightning.storage.seals import refuse_damaged_folder
 
 RECORD = "record.json"
 _SHOWN = 8  # pictures of a group
@@ -70,7 +71,7 @@ def balance_section(run: RunFolder, table: ScoreTable) -> Section | None:
     of_table = (table.record.full_hash, table.record.grouping_hash)
     found = []
     for path in sorted(run.balanced.glob(f"[!.]*/{RECORD}")):  # a dot begins what an interruption left
-        config = read_json(path)["config"]
+        config = folder_record(path.parent)["config"]
         made = (config["full_hash"], config["grouping_hash"])
         if all(known in (None, one) for known, one in zip(of_table, made, strict=True)):
             found.append(path.parent)
@@ -85,7 +86,8 @@ def section_of(sets: Sequence[Path]) -> Section:
     """
     lines, rows, pictures = list[str](), list[list[str]](), dict[str, torch.Tensor]()
     for folder in sets:
-        record = read_json(folder / RECORD)
+        refuse_damaged_folder(folder, remake(folder))
+        record = folder_record(folder)
         groups, operator = read_groups(record), record["config"]["operator"]
         lines += balance_lines(groups, record)
         rows += [[*_row(group)[:1], operator, *_row(group)[1:]] for group in groups]

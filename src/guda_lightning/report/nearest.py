@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from guda_lightning.data.images import to_unit
 from guda_lightning.errors import StoreError
 from guda_lightning.report.pictures import data_uri
-from guda_lightning.storage.files import canonical_json, write_atomic
+from guda_lightning.storage.sealed import open_tensors, write_tensors
 
 MAX_NEAREST_QUERIES = 250  # that have some: the first ones, as of maps
 NEAREST = 3  # images of a query and group
 NEAREST_PIXELS = 96  # longest side
+_FIX = "remove it; to have them again, remove the score table as well and rerun guda attribute"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +40,7 @@ class NearestImages:
     def save(self, path: Path) -> None:
         """Write one safetensors file, atomically."""
         found = [[*pair, [list(one) for one in images]] for pair, images in self.found.items()]
-        about = canonical_json({"of": self.of, "names": self.names, "found": found})
-        write_atomic(path, safetensors.torch.save({"images": self.images}, {"guda_lightning": about}))
+        write_tensors(path, {"images": self.images}, {"of": self.of, "names": self.names, "found": found})
 
     @classmethod
     def load(cls, path: Path) -> NearestImages:
@@ -52,17 +49,16 @@ class NearestImages:
         Raises:
             StoreError: The file is missing or damaged.
         """
+        tensors, about = open_tensors(path, _FIX)
         try:
-            with safe_open(path, "pt") as file:
-                about, images = json.loads(file.metadata()["guda_lightning"]), file.get_tensor("images")
             found = {(query, group): [(i, d) for i, d in pairs] for query, group, pairs in about["found"]}
-            return cls(about["of"], tuple(about["names"]), images, found)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            return cls(about["of"], tuple(about["names"]), tensors["images"], found)
+        except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
                 f"{path} cannot be read",
                 found=error,
                 expected="nearest training images written by guda-lightning",
-                fix="remove it; to have them again, remove the score table as well and rerun guda attribute",
+                fix=_FIX,
             ) from error
 
     def to_page(self, queries: Sequence[str], groups: Sequence[str]) -> dict[str, Any]:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from guda_lightning.errors import StoreError
@@ -19,6 +17,7 @@ from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import SetWorth
 from guda_lightning.scores.summaries import with_error
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import read_tensors
 
 LEVEL = 0.95  # of the interval over images beyond which an effect is named
 _NAMED = 6  # groups
@@ -38,16 +37,8 @@ def read_property(path: Path) -> Measured:
     Raises:
         StoreError: It is missing or damaged.
     """
-    table, values = ScoreTable.load(path), path.with_suffix(".safetensors")
-    try:
-        return table, load_file(values)["values"]
-    except (OSError, KeyError, SafetensorError) as error:
-        raise StoreError(
-            f"{values} cannot be read",
-            found=str(error)[:200],
-            expected="what guda property writes beside its table",
-            fix=f"remove {path} and run guda property again",
-        ) from error
+    table, fix = ScoreTable.load(path), f"remove {path} and run guda property again"
+    return table, read_tensors(path.with_suffix(".safetensors"), fix)["values"]
 
 
 def property_section(run: RunFolder, table: ScoreTable) -> Section | None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.storage.runs import TAKEN, RunFolder
+from guda_lightning.storage.seals import fault
 from guda_lightning.storage.stored import WeightsRecord
 from guda_lightning.types import Queries
 
@@ -148,10 +148,10 @@ def _examples(run: RunFolder, path: Path) -> dict[str, Tensor]:
     """A few training images of every group, ``[images, channels, height, width]`` each."""
     if not run.examples.is_file():
         raise _lost(run, path, f"no file {run.examples}", "a few training images of every group")
-    try:
-        examples = load_file(run.examples)
-    except SafetensorError as error:
-        raise _lost(run, path, f"{run.examples}: {error}", "a few training images of every group") from error
+    wrong = fault(run.examples)
+    if wrong is not None:
+        raise _lost(run, path, f"{run.examples}: {wrong.found}", f"{wrong.expected}, as it was written")
+    examples = load_file(run.examples)
     if not examples:
         raise _lost(run, path, f"no image in {run.examples}", "a few training images of every group")
     return {name_beside(key, TAKEN): images for key, images in examples.items()}

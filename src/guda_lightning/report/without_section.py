@@ -15,8 +15,9 @@ from guda_lightning.report.distances import Distances
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.summaries import group_summaries
 from guda_lightning.scores.views import views
-from guda_lightning.storage.files import read_json, sha256_json
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import folder_record
 from guda_lightning.types import Queries
 
 _RECORD = "record.json"
@@ -60,7 +61,7 @@ class Without:
         operator = table.methods[0]
         if all(config["operator"] != operator for config in found.values()):
             return None
-        record, full = read_json(run.queries / _RECORD), QueryFolder(run.queries, shape)
+        record, full = folder_record(run.queries), QueryFolder(run.queries, shape)
         shown = views(table)[0]  # the one that the page begins with
         means = {one.group: one.mean for one in group_summaries(shown)}
         of_groups = {c["without"]: folder for folder, c in found.items() if c["operator"] == operator}
@@ -104,7 +105,8 @@ def drawn_beside(
     """
     if not (run.queries / _RECORD).is_file():
         return {}
-    drawn, full = read_json(run.queries / _RECORD).get("config", {}), QueryFolder(run.queries, shape)
+    full = QueryFolder(run.queries, shape)
+    drawn = folder_record(run.queries).get("config", {})
     return {
         folder: config
         for folder, config in _configs(run).items()
@@ -130,5 +132,7 @@ def _configs(run: RunFolder) -> dict[Path, dict[str, Any]]:
     records = sorted(run.without.glob(f"*/*/{_RECORD}"))
     # Names that begin with a dot are what an interrupted writing left.
     return {
-        path.parent: read_json(path)["config"] for path in records if not path.parent.name.startswith(".")
+        path.parent: folder_record(path.parent)["config"]
+        for path in records
+        if not path.parent.name.startswith(".")
     }

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, GudaError, NumericsError, StoreError
-from guda_lightning.storage.files import canonical_json, write_atomic
+from guda_lightning.storage.sealed import open_tensors, write_tensors
+
+_FIX = "remove it; to have maps again, remove the score table as well and rerun guda attribute"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +51,7 @@ class GroupMaps:
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically."""
         about = {"query_ids": self.query_ids, "groups": self.groups, "of": self.of}
-        tensors = {"shares": self.shares.to(torch.float16).contiguous()}
-        write_atomic(path, safetensors.torch.save(tensors, {"guda_lightning": canonical_json(about)}))
+        write_tensors(path, {"shares": self.shares.to(torch.float16)}, about)
 
     @classmethod
     def load(cls, path: str | Path) -> GroupMaps:
@@ -62,15 +60,14 @@ class GroupMaps:
         Raises:
             StoreError: The file is missing or damaged.
         """
+        tensors, about = open_tensors(path, _FIX)
         try:
-            with safe_open(path, "pt") as file:
-                about = json.loads(file.metadata()["guda_lightning"])
-                shares = file.get_tensor("shares").float()
+            shares = tensors["shares"].float()
             return cls(tuple(about["query_ids"]), tuple(about["groups"]), shares, about["of"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, GudaError) as error:
+        except (KeyError, TypeError, ValueError, GudaError) as error:
             raise StoreError(
                 f"{path} cannot be read",
                 found=error.problem if isinstance(error, GudaError) else error,
                 expected="maps written by guda-lightning",
-                fix="remove it; to have maps again, remove the score table as well and rerun guda attribute",
+                fix=_FIX,
             ) from error

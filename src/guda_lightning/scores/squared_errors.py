@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, GudaError, NumericsError, StoreError
-from guda_lightning.storage.files import canonical_json, write_atomic
+from guda_lightning.storage.files import canonical_json
+from guda_lightning.storage.sealed import open_tensors, write_tensors
 
-_REMAKE = "remove the file and rerun guda attribute"
+REMAKE = "remove the file and rerun guda attribute"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +61,7 @@ class SquaredErrors:
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically."""
         tensors = {"errors": self.errors.contiguous(), "timesteps": self.timesteps.contiguous()}
-        about = {"query_ids": self.query_ids, "record": self.record, "sha256": self._digest()}
-        write_atomic(path, safetensors.torch.save(tensors, {"guda_lightning": canonical_json(about)}))
+        write_tensors(path, tensors, {"query_ids": self.query_ids, "record": self.record})
 
     @classmethod
     def load(cls, path: str | Path, expect: Mapping[str, object]) -> SquaredErrors:
@@ -77,16 +74,12 @@ class SquaredErrors:
         Raises:
             StoreError: The file is missing, damaged, or made from something else than expected.
         """
+        tensors, about = open_tensors(path, REMAKE)
         try:
-            with safe_open(path, "pt") as file:
-                about = json.loads(file.metadata()["guda_lightning"])
-                errors, timesteps = file.get_tensor("errors"), file.get_tensor("timesteps")
-            loaded = cls(tuple(about["query_ids"]), errors, timesteps, about["record"])
-            intact = loaded._digest() == about["sha256"]
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, GudaError) as error:
+            ids = tuple(about["query_ids"])
+            loaded = cls(ids, tensors["errors"], tensors["timesteps"], about["record"])
+        except (KeyError, TypeError, ValueError, GudaError) as error:
             raise unreadable(path, error, "squared errors written by guda-lightning") from error
-        if not intact:
-            raise unreadable(path, "numbers that differ from their hash", "numbers as they were written")
         for name, value in expect.items():
             found, wanted = loaded.record.get(name), json.loads(canonical_json(value))
             if found != wanted:
@@ -94,7 +87,7 @@ class SquaredErrors:
                     f"{path} was made from something else: its {name} differs",
                     found=found,
                     expected=wanted,
-                    fix=_REMAKE,
+                    fix=REMAKE,
                 )
         return loaded
 
@@ -107,12 +100,6 @@ class SquaredErrors:
             torch.cat([part.timesteps for part in parts]),
             dict(record),
         )
-
-    def _digest(self) -> str:
-        digest = hashlib.sha256()
-        for tensor in (self.errors, self.timesteps):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
 
 
 def refuse_repeats(kind: str, names: Sequence[str]) -> None:
@@ -138,4 +125,4 @@ def unreadable(path: str | Path, found: object, expected: str) -> StoreError:
         reason = "no such file"
     elif isinstance(found, KeyError):
         reason = f"no entry {found}"
-    return StoreError(f"{path} cannot be read", found=reason, expected=expected, fix=_REMAKE)
+    return StoreError(f"{path} cannot be read", found=reason, expected=expected, fix=REMAKE)

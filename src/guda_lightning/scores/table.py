@@ -19,9 +19,10 @@ from guda_lightning.scores.columns import SCHEMA, distinct, pivot, refuse_unusab
 from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.scores.record import Joined, ScoreRecord
 from guda_lightning.scores.shown import Shown
-from guda_lightning.scores.squared_errors import unreadable
+from guda_lightning.scores.squared_errors import REMAKE, unreadable
 from guda_lightning.scores.verdicts import Verdict, verdicts_of_text, verdicts_to_text, worst
-from guda_lightning.storage.files import atomic_file, canonical_json
+from guda_lightning.storage.files import canonical_json
+from guda_lightning.storage.seals import UNSEALED, refuse_damaged, sealed_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -243,11 +244,12 @@ class ScoreTable(Shown):
         metadata = {_RECORD: canonical_json(record.to_stored()), **said}
         schema = SCHEMA.with_metadata(metadata)
         with (
-            atomic_file(path) as temporary,
-            pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
+            sealed_file(path) as temporary,
+            pq.ParquetWriter(temporary, schema) as writer,
         ):
             for part in parts:
                 writer.write_table(part.table, row_group_size=max(1, len(part)))
+            writer.add_key_value_metadata(UNSEALED)
 
     @classmethod
     def load(cls, path: str | Path) -> ScoreTable:
@@ -305,8 +307,9 @@ _RECORD, _VERDICTS = b"guda_lightning", b"guda_lightning_verdicts"  # in the met
 @contextmanager
 def _stored(path: str | Path) -> Iterator[tuple[pq.ParquetFile, ScoreRecord, dict[str, Verdict]]]:
     """A stored table's file, record and verdicts; what goes wrong in the block is the file's fault."""
+    refuse_damaged(path, REMAKE)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path) as file:
             metadata = file.schema_arrow.metadata
             record = ScoreRecord.from_stored(json.loads(metadata[_RECORD]))
             yield file, record, verdicts_of_text(metadata.get(_VERDICTS, b"[]"))

@@ -26,6 +26,7 @@ from guda_lightning.progress_bar import Bar
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_groups
+from guda_lightning.storage.seals import intact
 from guda_lightning.types import Queries
 
 TRAINING = 16  # images of every group that are attributed beside what is drawn for it
@@ -113,12 +114,13 @@ class AttributedBack:
 
     def has(self, name: str) -> bool:
         """Whether the scores of that name are kept, whatever they are of."""
-        return ScoreTable.exists(self._path(name))
+        return intact(self._path(name), "it is scored again")
 
     def table(self, name: str, images: Queries) -> ScoreTable:
         """Scores of images, kept under a name; all processes call this."""
         queries, path, ranks = self._given(images), self._path(name), Ranks.of(self.trainer)
-        if ranks.broadcast(ScoreTable.is_complete(path, self.attributor.record(queries))):
+        record = self.attributor.record(queries)
+        if ranks.broadcast(self.has(name) and ScoreTable.is_complete(path, record)):
             return ScoreTable.load(path)
         needed = self.attributor.evaluations(queries) + self.attributor.preparation()
         with bar_of(self.trainer, f"attribute {name}", "evaluations", needed) as bar:

@@ -38,6 +38,7 @@ from guda_lightning.scores import Scoring
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.halving import Split, clean_features, guided_scores, scores_of
 from guda_lightning.storage.frames import load_frame, save_frame
+from guda_lightning.storage.seals import intact
 from guda_lightning.types import Queries, Weighting
 
 _DRAWS = 8  # of timestep and noise, of each held-out sample
@@ -70,7 +71,7 @@ class Parts:
     def made(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """Scores ``[queries, columns]`` of an earlier attempt, or those that are made now."""
         path = self.folder / f"{name}.parquet"
-        if path.is_file():
+        if intact(path, "it is scored again"):
             frame, record = load_frame(path, COMMAND)
             if record["made_from"] == self.made_from:
                 return torch.from_numpy(frame.to_numpy().copy())

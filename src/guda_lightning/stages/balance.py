@@ -38,7 +38,9 @@ from guda_lightning.stages.drawing import ImageSampler
 from guda_lightning.stages.steering import models_of_groups
 from guda_lightning.stages.without import Counterfactuals, refuse_guidance
 from guda_lightning.storage.config import refuse_other_config
-from guda_lightning.storage.files import read_json, slug
+from guda_lightning.storage.files import slug
+from guda_lightning.storage.sealed import folder_record, remake
+from guda_lightning.storage.seals import refuse_damaged_folder
 
 _MOST = 1_000_000  # images of a group: its ids are held in memory
 
@@ -122,8 +124,9 @@ def balance(
     place = folder / RECORD
     ranks = Ranks.of(trainer)
     if ranks.broadcast(place.is_file()):
-        refuse_other_config(place, config)
-        refuse_unlike(read_groups(read_json(place)), least, folder)
+        refuse_other_config(folder, config)
+        refuse_damaged_folder(folder, remake(folder))
+        refuse_unlike(read_groups(folder_record(folder)), least, folder)
         say(f"balance: {folder} is complete, skipped")
         return folder
     images = ImageSampler(datamodule, source.scheduler, judge.training_images(names[0]), batch_size, trainer)

@@ -13,7 +13,9 @@ from guda_lightning.data.group_metadata import group_lines
 from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import GroupError
 from guda_lightning.report.balance_section import RECORD, BalancedGroup
-from guda_lightning.storage.files import atomic_folder, canonical_json, unique_slug
+from guda_lightning.storage.files import unique_slug
+from guda_lightning.storage.sealed import sealed_json
+from guda_lightning.storage.seals import sealed_folder
 
 IMAGES, LEFT_OUT = "images", "left_out"
 _NAMED = 5  # groups of an error
@@ -89,7 +91,7 @@ def write_set(
         groups: Counts of it.
         record: What it was made from.
     """
-    with atomic_folder(folder) as temporary:
+    with sealed_folder(folder) as temporary:
         tables = [_copied(temporary, group, rows[group.name]) for group in groups]
         manifest = pd.concat(tables, ignore_index=True)
         manifest.to_csv(temporary / "manifest.csv", index=False, lineterminator="\n")
@@ -98,7 +100,7 @@ def write_set(
         lines = group_lines(ids, [[group] for group in of_images["group"]])
         (temporary / "groups.jsonl").write_text(lines, "utf-8")
         complete = {**record, "groups": [group.to_json() for group in groups], "complete": True}
-        (temporary / RECORD).write_text(canonical_json(complete, indent=2) + "\n", "utf-8")
+        (temporary / RECORD).write_bytes(sealed_json(complete))
 
 
 def _copied(folder: Path, group: BalancedGroup, rows: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,8 @@ from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.attributed_back import AttributedBack, best_weighting, judged
 from guda_lightning.stages.drawing import Drawing, ImageSampler
 from guda_lightning.stages.without import StoredModel
-from guda_lightning.storage.files import read_json, unique_slug
+from guda_lightning.storage.files import unique_slug
+from guda_lightning.storage.sealed import folder_record
 from guda_lightning.storage.stored import RECORD
 from guda_lightning.types import Queries
 
@@ -102,7 +103,7 @@ class Balancing:
         blocks, start = list[range](), 0
         while start < stop:
             record = self._folder(group, start) / RECORD
-            count = int(read_json(record)["config"]["num"]) if record.is_file() else stop - start
+            count = int(folder_record(record.parent)["config"]["num"]) if record.is_file() else stop - start
             blocks.append(range(start, start + count))
             start += count
         return blocks

@@ -41,10 +41,12 @@ from guda_lightning.scores.stored import full_errors, refuse_noise_by_name, scor
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_seeds, refuse_several_processes
 from guda_lightning.stages.removals import Removals
-from guda_lightning.storage.config import refuse_other_config
-from guda_lightning.storage.files import read_json, write_atomic
+from guda_lightning.storage.config import refuse_other
+from guda_lightning.storage.files import write_atomic
 from guda_lightning.storage.frames import save_frame
+from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import folder_record
 from guda_lightning.storage.stored import RECORD
 from guda_lightning.types import Queries, Weighting
 
@@ -90,7 +92,7 @@ def curate(
         fix="leave out -c: the configuration of RUN/full is then followed by one process",
     )
     run, chosen = trainer.run_folder, _seeds(seeds, verify)
-    refuse_other_config(run.full / RECORD, dict(config))
+    refuse_other(run.full, FullRecord.from_file(run.full / RECORD).config, config)
     model = build()
     source = trainer.open_full(None, model, datamodule)
     path = scores or newest_table(run)
@@ -212,7 +214,7 @@ def _about(
 def _sampled(run: RunFolder, table: ScoreTable) -> bool:
     """Whether the queries are what ``guda sample`` drew from the full model."""
     place = run.queries / RECORD
-    record = read_json(place) if place.is_file() else {}
+    record = folder_record(run.queries) if place.is_file() else {}
     return "full_hash" in record.get("config", {}) and record["query_hash"] == table.record.query_hash
 
 

@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 
 from guda_lightning.data import GroupDataModule, save_queries
 from guda_lightning.diffusion import DiffusionModel, sample
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, say_cost
 from guda_lightning.storage.config import begin, refuse_other_config
-from guda_lightning.storage.files import write_atomic
+from guda_lightning.storage.sealed import read_tensors, write_tensors
+from guda_lightning.storage.seals import intact
 from guda_lightning.storage.stored import RECORD
 from guda_lightning.types import Queries
 
@@ -56,7 +55,7 @@ class Drawing:
         """
         record = self.folder / RECORD
         if record.is_file():
-            refuse_other_config(record, self.config)
+            refuse_other_config(self.folder, self.config)
         return record.is_file()
 
 
@@ -105,7 +104,7 @@ class ImageSampler:
         config, model, device = drawing.config, drawing.read(), self.trainer.strategy.root_device
         labels, steps = self.conditions.labels, config["steps"]
         model.denoiser.to(device)
-        left = {part: rows for part, rows in parts.items() if not part.is_file()}
+        left = {part: rows for part, rows in parts.items() if not intact(part, "it is drawn again")}
         total, rest = (sum(map(len, some.values())) * steps for some in (parts, left))
         with bar_of(self.trainer, self.title, "evaluations", total, total - rest) as bar:
             for part, rows in left.items():
@@ -121,10 +120,10 @@ class ImageSampler:
                     device=device,
                     on_step=partial(bar.update, len(rows)),
                 )
-                write_atomic(part, to_safetensors({"images": batch}))
+                write_tensors(part, {"images": batch})
 
     def _save(self, drawing: Drawing, parts: Sequence[Path]) -> None:
-        samples = torch.cat([load_file(part)["images"] for part in parts])
+        samples = torch.cat([read_tensors(part, "run the command again")["images"] for part in parts])
         queries = replace(self.conditions, images=self.data.pictures(samples))
         save_queries(drawing.folder, queries, {"config": dict(drawing.config)})
         shutil.rmtree(drawing.unfinished, ignore_errors=True)  # only now: hours of work lie there

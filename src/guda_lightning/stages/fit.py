@@ -23,9 +23,9 @@ from guda_lightning.makers.layout import Layout
 from guda_lightning.makers.trainers import Training, log_hparams, spent_by
 from guda_lightning.report.wandb import closing_runs
 from guda_lightning.stages.base import StageTrainer
-from guda_lightning.storage.config import refuse_other_config
-from guda_lightning.storage.files import atomic_folder
+from guda_lightning.storage.config import refuse_other
 from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.seals import sealed_folder
 from guda_lightning.storage.stored import RECORD
 
 
@@ -55,8 +55,8 @@ def fit_full(
     """
     folder, config = trainer.run_folder.full, dict(config or {})
     if (folder / RECORD).is_file() and not compat.is_dry_run(trainer):
-        refuse_other_config(folder / RECORD, config)
         made = FullRecord.from_file(folder / RECORD)
+        refuse_other(folder, made.config, config)
         made.refuse_unfinished(folder)
         if isinstance(datamodule, GroupDataModule):
             if made.input_shape is None:
@@ -130,7 +130,7 @@ def _record(
 
 
 def _save(folder: Path, full: FullModel, record: FullRecord) -> None:
-    with atomic_folder(folder) as temporary:
+    with sealed_folder(folder) as temporary:
         save_full(temporary, full)
         (temporary / RECORD).write_text(record.to_json(), "utf-8")
 

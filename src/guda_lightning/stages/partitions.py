@@ -13,6 +13,7 @@ from guda_lightning.makers.posterior_maker import PosteriorMaker
 from guda_lightning.makers.unlearner import Unlearner
 from guda_lightning.progress_bar import Bar
 from guda_lightning.scores import ScoreTable, Scoring
+from guda_lightning.storage.seals import intact
 from guda_lightning.types import Queries
 
 
@@ -41,7 +42,8 @@ class Partitions:
     @property
     def left(self) -> list[int]:
         """Numbers of the partitions that are not scored yet."""
-        return [number for number in range(self.count) if not ScoreTable.exists(self._part(number))]
+        numbers = range(self.count)
+        return [number for number in numbers if not intact(self._part(number), "it is scored again")]
 
     def scores(self, bar: Bar) -> ScoreTable:
         """Score what is left, and read the scores of all partitions.

@@ -17,8 +17,8 @@ from guda_lightning.spread import Executor
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import chosen_coalitions, chosen_seeds
 from guda_lightning.stages.spreading import Spreading
-from guda_lightning.storage.config import refuse_other_config
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.config import refuse_other
+from guda_lightning.storage.full_record import FullRecord
 
 
 def retrain(
@@ -87,9 +87,10 @@ def retrainers(
     Raises:
         GudaError: No full model, or one of another configuration.
     """
-    config, record = dict(config or {}), trainer.run_folder.full / RECORD
-    if full is None and record.is_file():
-        refuse_other_config(record, config)
+    config = dict(config or {})
+    record = FullRecord.of_run(trainer.run_folder.full) if full is None else None
+    if record is not None:
+        refuse_other(trainer.run_folder.full, record.config, config)
     model = build()
     source = trainer.open_full(full, model, datamodule)
     hparams = retraining_hparams(model, trainer.layout, datamodule, trainer, config, paired)

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from guda_lightning.attribution import SetProperty
@@ -32,7 +30,9 @@ from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from guda_lightning.storage.config import begin
-from guda_lightning.storage.files import slug, write_atomic
+from guda_lightning.storage.files import slug
+from guda_lightning.storage.sealed import read_tensors, write_tensors
+from guda_lightning.storage.seals import intact
 from guda_lightning.types import Queries
 
 
@@ -135,7 +135,7 @@ def set_property(
 def _keep(trainer: StageTrainer, path: Path, table: ScoreTable, values: Tensor, unfinished: Path) -> None:
     """Log and write a table, after what it was made from."""
     _log(trainer, table, values)
-    write_atomic(path.with_suffix(".safetensors"), to_safetensors({"values": values}))
+    write_tensors(path.with_suffix(".safetensors"), {"values": values})
     table.save(path)
     shutil.rmtree(unfinished, ignore_errors=True)  # only now: hours of work lie there
 
@@ -212,15 +212,16 @@ class _Sets:
         start_processes(self.trainer)
         ranks = Ranks.of(self.trainer)
         ranks.on_rank_zero(partial(begin, folder, {"batch_size": self.batch_size}))
-        self._say_cost([rows for part, (_, rows) in parts.items() if not part.is_file()])
+        missing = {part for part in parts if not intact(part, "it is measured again")}
+        self._say_cost([rows for part, (_, rows) in parts.items() if part in missing])
         mine = dict(list(parts.items())[ranks.rank :: ranks.count])
-        left = {part: work for part, work in mine.items() if not part.is_file()}
+        left = {part: work for part, work in mine.items() if part in missing}
         total, rest = (sum(len(rows) for _, rows in some.values()) * self.steps for some in (mine, left))
         with bar_of(self.trainer, "property", "evaluations", total, total - rest) as bar:
             for part, (number, rows) in left.items():
-                write_atomic(part, to_safetensors({"values": self._measured(number, rows, bar)}))
+                write_tensors(part, {"values": self._measured(number, rows, bar)})
         ranks.barrier()
-        found = torch.cat([load_file(part)["values"] for part in parts])
+        found = torch.cat([read_tensors(part, "run guda property again")["values"] for part in parts])
         ranks.barrier()  # before the first process removes them
         return found.view(len(self.models), self.num)
 

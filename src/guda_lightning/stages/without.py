@@ -21,8 +21,8 @@ from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.posteriors import PosteriorStore, StoredPosterior, guided, open_posterior
 from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.stages.drawing import Drawing
-from guda_lightning.storage.files import read_json
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import folder_record
 from guda_lightning.storage.stored import RECORD
 
 ALL = "all"  # instead of groups: each of them
@@ -166,7 +166,7 @@ def number_of_queries(folder: Path, noise: Mapping[str, Any]) -> int:
     """
     if not (folder / RECORD).is_file():
         return int(noise["num"])
-    drawn = read_json(folder / RECORD).get("config", {})
+    drawn = folder_record(folder).get("config", {})
     count = int(drawn.get("num", 0))
     fixes = {
         "full_hash": "draw with the full model of the queries",

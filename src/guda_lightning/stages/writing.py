@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import save as to_safetensors
-
 from guda_lightning.attribution.chunks import Chunk, ChunkedTable, StreamedQueries
 from guda_lightning.data import save_queries
 from guda_lightning.data.group_names import beside
@@ -23,8 +21,8 @@ from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.scores import ScoreTable, Verdict
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.nearest import save_nearest
-from guda_lightning.storage.files import write_atomic
 from guda_lightning.storage.runs import TAKEN, RunFolder
+from guda_lightning.storage.sealed import write_tensors
 from guda_lightning.types import Weighting
 
 
@@ -69,7 +67,7 @@ def write_table(
         save_queries(run.queries_of(path), queries, {"of": path.name})
         examples = requested.data.examples()
         named = {beside(name, TAKEN): examples[name] for name in examples}
-        write_atomic(run.examples, to_safetensors(named))
+        write_tensors(run.examples, named)
         table.save(path, verdicts)
         log_scores(loggers, run, path)
     say(summary(run, [path], weighting))

@@ -8,42 +8,61 @@ from pathlib import Path
 from typing import Any
 
 from guda_lightning.errors import StoreError
-from guda_lightning.storage.files import canonical_json, read_json, write_atomic
+from guda_lightning.storage.files import canonical_json
+from guda_lightning.storage.sealed import folder_record, write_json
+from guda_lightning.storage.seals import fault, intact_work
 from guda_lightning.storage.stored import RECORD
 
 
 def begin(folder: Path, config: Mapping[str, Any]) -> None:
     """Note what a stage is made from in a folder for its unfinished work, or go on with what is there.
 
+    Work whose note is damaged is removed.
+
     Raises:
         StoreError: What is there was made from something else.
     """
-    if any(path.name != RECORD for path in folder.glob("[!.]*")):
-        refuse_other_config(folder / RECORD, config)
+    record = folder / RECORD
+    begun = any(path.name != RECORD for path in folder.glob("[!.]*"))
+    if begun and intact_work(folder, fault(record), "what it is beside begins again"):
+        refuse_other_config(folder, config)
     else:  # nothing was kept of an earlier attempt, whatever its configuration
-        write_atomic(folder / RECORD, canonical_json({"config": config}, indent=2) + "\n")
+        write_json(record, {"config": config})
 
 
-def refuse_other_config(path: Path, config: Mapping[str, Any]) -> None:
+def refuse_other_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse to go on with, or to skip, what was made from another configuration.
 
     Args:
-        path: A record with an entry ``config``.
+        folder: What has a sealed record with an entry ``config``.
         config: The configuration of today.
 
     Raises:
-        StoreError: The record's configuration differs.
+        StoreError: The record's configuration differs, or the record is damaged.
     """
-    stored = read_json(path).get("config", {})
+    refuse_other(folder, folder_record(folder).get("config", {}), config)
+
+
+def refuse_other(folder: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse a folder that was made from another configuration.
+
+    Args:
+        folder: The folder.
+        stored: The configuration that it was made from.
+        config: The configuration of today.
+
+    Raises:
+        StoreError: They differ.
+    """
     different = differences(stored, read_back(config))
     if different:
         key, before, after = different[0]
         more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
         raise StoreError(
-            f"{path.parent} was made with another configuration",
+            f"{folder} was made with another configuration",
             found=f"{key} = {before}{more}",
             expected=f"{key} = {after}",
-            fix=f"use another --run, restore the configuration, or remove {path.parent}",
+            fix=f"use another --run, restore the configuration, or remove {folder}",
         )
 
 

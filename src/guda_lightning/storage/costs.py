@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from guda_lightning.errors import StoreError
-from guda_lightning.storage.files import canonical_json, read_json, sha256_json, write_atomic
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.sealed import read_sealed, write_json
+from guda_lightning.storage.stored import RECORD, read_record
 
 _FORMAT = 1
+_BLANK = "remove it: the costs are blank then"
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def made_for(folders: Iterable[Path]) -> Spent:
     """
     total = Spent()
     for folder in folders:
-        record = read_json(folder / RECORD)
+        record = read_record(folder / RECORD)
         cores = record.get("core_seconds")
         total += Spent(record["seconds"], cores, record["network_evaluations"])
     return total
@@ -153,19 +155,19 @@ def _most(*found: int | None) -> int | None:
 
 
 def _write(path: Path, value: Preparation | TableCost) -> None:
-    write_atomic(path, canonical_json({**asdict(value), "format": _FORMAT}, indent=2) + "\n")
+    write_json(path, {**asdict(value), "format": _FORMAT})
 
 
 def _read(path: Path, kind: type[Preparation | TableCost]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    value, expected = read_json(path), {each.name for each in fields(kind)}
+    value, expected = read_sealed(path, _BLANK), {each.name for each in fields(kind)}
     version = value.pop("format", "unset")
     if version != _FORMAT or value.keys() != expected:
         raise StoreError(
             f"{path} does not say what scores cost",
             found=f"format {version}, entries {', '.join(sorted(value))}",
             expected=f"format {_FORMAT}, entries {', '.join(sorted(expected))}",
-            fix="use the version of guda-lightning that wrote it, or remove it: the costs are blank then",
+            fix=f"use the version of guda-lightning that wrote it, or {_BLANK}",
         )
     return value

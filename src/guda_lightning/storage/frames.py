@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from guda_lightning.errors import StoreError
-from guda_lightning.storage.files import atomic_file, canonical_json
+from guda_lightning.storage.files import canonical_json
+from guda_lightning.storage.seals import UNSEALED, refuse_damaged, sealed_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +30,12 @@ def save_frame(path: str | Path, frame: pd.DataFrame, record: Mapping[str, Any])
     """
     metadata = {_KEY: canonical_json({"format": _FORMAT, "record": dict(record)})}
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(metadata)
-    with atomic_file(path, "room for a small file") as temporary:
-        pq.write_table(table, temporary, write_page_checksum=True)
+    with (
+        sealed_file(path, "room for a small file") as temporary,
+        pq.ParquetWriter(temporary, table.schema) as writer,
+    ):
+        writer.write_table(table)
+        writer.add_key_value_metadata(UNSEALED)
 
 
 def load_frame(path: str | Path, command: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -46,8 +51,10 @@ def load_frame(path: str | Path, command: str) -> tuple[pd.DataFrame, dict[str, 
     Raises:
         StoreError: It is missing, damaged or something else.
     """
+    fix = f"remove it and run {command} again"
+    refuse_damaged(path, fix)
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = pq.read_table(path)
         about = json.loads(table.schema.metadata[_KEY])
         if about["format"] != _FORMAT:
             raise ValueError(f"format {about['format']} instead of {_FORMAT}")
@@ -57,6 +64,6 @@ def load_frame(path: str | Path, command: str) -> tuple[pd.DataFrame, dict[str, 
             f"{path} cannot be read",
             found=" ".join(str(error).split())[:200],
             expected=f"what {command} writes",
-            fix=f"run {command} again",
+            fix=fix,
         ) from error
     return table.to_pandas(), record

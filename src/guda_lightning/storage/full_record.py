@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from guda_lightning.errors import StoreError
-from guda_lightning.storage.files import canonical_json, read_json
+from guda_lightning.storage.files import read_json
 from guda_lightning.storage.provenance import versions
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import sealed_json
+from guda_lightning.storage.seals import SEAL, SEALS, refuse_damaged, refuse_damaged_folder
 from guda_lightning.storage.stored import RECORD
 
 _REQUIRED = ("full_hash", "schedule_hash", "config", "steps", "seconds", "network_evaluations")
@@ -22,7 +24,7 @@ class FullRecord:
     """How the full model was trained.
 
     Attributes:
-        full_hash: Hash of its weights.
+        full_hash: Its identity, ``FullModel.hash``.
         schedule_hash: Hash of its noise schedule.
         config: The configuration that it was made from, as JSON values.
         steps: Optimizer steps.
@@ -36,6 +38,7 @@ class FullRecord:
         input_shape: Channels, height and width of what it takes; None where it is not known.
         core_seconds: Seconds of the cores of the first process; None where an earlier version wrote it.
         versions: Package name to version; today's where none are given.
+        sealed: Whether its folder is; False where an earlier version wrote it.
     """
 
     full_hash: str
@@ -51,6 +54,7 @@ class FullRecord:
     input_shape: tuple[int, int, int] | None = None
     core_seconds: float | None = None
     versions: Mapping[str, str] = field(default_factory=versions)
+    sealed: bool = True
 
     def __post_init__(self) -> None:
         if self.input_shape is not None:  # a list in JSON
@@ -65,20 +69,24 @@ class FullRecord:
     def to_dict(self) -> dict[str, Any]:
         """The entries of ``record.json``, without those that are not known."""
         known = {name: value for name, value in asdict(self).items() if value is not None}
+        del known["sealed"]
         return {**known, "complete": True, "format": _FORMAT}
 
     def to_json(self) -> str:
-        """The text of ``record.json``."""
-        return canonical_json(self.to_dict(), indent=2) + "\n"
+        """The text of ``record.json``, sealed."""
+        return sealed_json(self.to_dict()).decode()
 
     @classmethod
     def from_file(cls, path: str | Path) -> FullRecord:
-        """Read a ``record.json``.
+        """Read a ``record.json``; one of an earlier version has no seal.
 
         Raises:
-            StoreError: The file is missing, of another format, or lacks something.
+            StoreError: The file is missing, damaged, of another format, or lacks something.
         """
         value = read_json(path)
+        is_sealed = SEAL in value or Path(path).with_name(SEALS).is_file()
+        if is_sealed:
+            refuse_damaged(path, _fix(Path(path).parent))
         names = {each.name for each in fields(cls)}
         kept = {name: content for name, content in value.items() if name in names}
         lacking = [name for name in _REQUIRED if name not in kept]
@@ -91,7 +99,7 @@ class FullRecord:
                 expected=f"format {_FORMAT}",
                 fix="use the version of guda-lightning that wrote it, or remove its folder and run guda fit",
             )
-        return cls(**kept)
+        return cls(**{**kept, "sealed": is_sealed})
 
     @classmethod
     def of_run(cls, folder: Path) -> FullRecord | None:
@@ -101,9 +109,26 @@ class FullRecord:
             folder: RUN/full.
 
         Raises:
-            StoreError: The record cannot be read.
+            StoreError: The record cannot be read, or is gone from a sealed folder.
         """
-        return cls.from_file(folder / RECORD) if (folder / RECORD).is_file() else None
+        ours = any((folder / name).is_file() for name in (RECORD, SEALS))
+        return cls.from_file(folder / RECORD) if ours else None
+
+    @classmethod
+    def intact(cls, folder: Path, part: str = "") -> FullRecord | None:
+        """As ``of_run``, where the folder is as it was sealed.
+
+        Args:
+            folder: RUN/full.
+            part: What is read of it, a file or a subfolder by its name; empty: all.
+
+        Raises:
+            StoreError: Something of it is damaged.
+        """
+        record = cls.of_run(folder)
+        if record is not None and record.sealed:
+            refuse_damaged_folder(folder, _fix(folder), part)
+        return record
 
     @classmethod
     def of_fit(cls, run: RunFolder, fix: str = "run guda fit first") -> FullRecord:
@@ -174,3 +199,7 @@ class FullRecord:
                     expected=f"{name} {trained}",
                     fix="use the data section that the full model was trained with, or another --run",
                 )
+
+
+def _fix(folder: Path) -> str:
+    return f"restore it, or remove {folder} and run guda fit again"

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from guda_lightning.errors import GudaError
-from guda_lightning.storage.files import read_json
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.score_state import Best, Record, Table, best_of, lacks_weights, tables_of
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.stored import RECORD, read_record
 from guda_lightning.storage.yardsticks import CONFIG
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
@@ -119,7 +118,7 @@ def _records(folder: Path, damaged: list[str]) -> Iterator[dict[str, Any]]:
         if path.parent.name.startswith("."):
             continue
         try:
-            record = read_json(path)
+            record = read_record(path)
             if record.get("complete") and ("operator" in record or "kind" in record):
                 yield record
         except GudaError as error:

@@ -11,12 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from guda_lightning.errors import GudaError
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.seals import refuse_damaged, refuse_damaged_folder
 
 _METADATA = b"guda_lightning"  # of the Parquet files that the stages write
 _ORACLE = "oracle"  # the row of its seeds among themselves
-_UNREADABLE = (OSError, pa.ArrowException, KeyError, TypeError, ValueError)
+_UNREADABLE = (GudaError, OSError, pa.ArrowException, KeyError, TypeError, ValueError)
 
 Record = Mapping[str, Any]
 
@@ -60,6 +62,7 @@ def tables_of(run: RunFolder, damaged: list[str]) -> dict[Table, Record]:
     found: dict[Table, Record] = {}
     for path in run.scores.glob("*.parquet"):
         try:
+            refuse_damaged(path, "score again")
             record = _record(path)
             groups = record.get("group_sizes") or record.get("counterfactuals") or ()
             table = Table(path.stem, len(groups), record.get("full_hash"), path.stat().st_mtime)
@@ -97,6 +100,7 @@ def best_of(run: RunFolder, tables: Mapping[Table, Record], damaged: list[str]) 
     if not path.is_file():
         return None
     try:
+        refuse_damaged_folder(run.evaluation, "evaluate again", path.name)
         record, now = _record(path), {table.name: sha256_json(one) for table, one in tables.items()}
         compared = {**record["methods"], **record["oracles"]}
         if any(now.get(name, known) != known for name, known in compared.items()):
@@ -124,4 +128,5 @@ def _record(path: Path) -> Record:
 
 
 def _about(path: Path, error: Exception) -> str:
-    return f"{path}: {' '.join(str(error).split())[:100]}"
+    found = error.found if isinstance(error, GudaError) else error
+    return f"{path}: {' '.join(str(found).split())[:100]}"

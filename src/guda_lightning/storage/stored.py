@@ -154,25 +154,35 @@ class WeightsRecord(ABC):
         Raises:
             StoreError: The file is missing, of another format, or was edited.
         """
-        value = read_json(path)
-        if value.get("format") != _FORMAT:
-            raise StoreError(
-                f"{path} is of another format",
-                found=value.get("format"),
-                expected=_FORMAT,
-                fix="use the version of guda-lightning that wrote it, or remove its folder and make it again",
-            )
-        written = value.pop("sha256", None)
-        if sha256_json(value) != written:
-            raise StoreError(
-                f"{path} was changed after it was written",
-                found=f"contents with sha256 {sha256_json(value)}",
-                expected=f"contents with sha256 {written}",
-                fix="restore the file, or remove its folder and make it again",
-            )
+        value = read_record(path)
         names = {each.name for each in fields(cls)}
         value = {name: content for name, content in value.items() if name in names}
         return cls(**value)
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Read the entries of a ``record.json`` of weights, which holds its own hash.
+
+    Raises:
+        StoreError: The file is missing, of another format, or was edited.
+    """
+    value = read_json(path)
+    if value.get("format") != _FORMAT:
+        raise StoreError(
+            f"{path} is of another format",
+            found=value.get("format"),
+            expected=_FORMAT,
+            fix="use the version of guda-lightning that wrote it, or remove its folder and make it again",
+        )
+    written = value.pop("sha256", None)
+    if sha256_json(value) != written:
+        raise StoreError(
+            f"{path} was changed after it was written",
+            found=f"contents with sha256 {sha256_json(value)}",
+            expected=f"contents with sha256 {written}",
+            fix="restore the file, or remove its folder and make it again",
+        )
+    return value
 
 
 _Key = TypeVar("_Key", bound=Key)

@@ -6,10 +6,11 @@ import hashlib
 import io
 import json
 import lzma
+import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ import yaml
 
 from guda_lightning.errors import ConfigError, StoreError, did_you_mean
 from guda_lightning.storage.files import atomic_folder, canonical_json, read_json, write_atomic
+from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.seals import sealed_folder
 from guda_lightning.storage.stored import RECORD
 
 LIMIT = 8 * 2**20  # bytes of an archive, as all of them come with every installation
 CONFIG = "yardstick.yaml"  # in the run folder, for all stages
-_FORMAT = 1
+_FORMAT = 2  # of format 1 nothing is sealed
 _NEEDED = ("archive", "config", "images", "places", "title")  # of a card, to unpack it
 _CARD = "yardstick.json"  # in the run folder
 _TRAINER = {"devices": 1, "logger": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
@@ -203,8 +206,13 @@ class Yardstick:
         trainer = {name: value for name, value in config["trainer"].items() if value is not None}
         written = {"run": str(root.resolve()), **config, "trainer": {**trainer, **_TRAINER}}
         write_atomic(folder / CONFIG, yaml.safe_dump(written, sort_keys=False))
-        record = folder / "full" / RECORD
-        write_atomic(record, canonical_json({**read_json(record), "config": config}, indent=2) + "\n")
+        full = folder / "full"
+        record = FullRecord.from_file(full / RECORD)
+        if record.config == config:
+            return
+        with sealed_folder(full) as new:
+            shutil.copytree(full, new, dirs_exist_ok=True)
+            (new / RECORD).write_text(replace(record, config=config).to_json(), "utf-8")
 
 
 def place(config: dict[str, Any], option: str, value: str) -> None:

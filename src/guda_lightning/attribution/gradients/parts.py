@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from guda_lightning.distributed.ranks import Ranks
-from guda_lightning.errors import StoreError
-from guda_lightning.storage.files import canonical_json, sha256_json, write_atomic
+from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.sealed import read_tensors, write_tensors
+from guda_lightning.storage.seals import intact
 
 
 class Parts:
@@ -28,7 +27,7 @@ class Parts:
 
     def __init__(self, features: Path | None, identity: Mapping[str, object]) -> None:
         self.folder = None if features is None else features / f"gradients-{sha256_json(identity)[:16]}"
-        self._about = {"guda_lightning": canonical_json(identity)}
+        self._about = {"identity": identity}
         self._kept: dict[str, Mapping[str, Tensor]] = {}
 
     def missing(self, names: Sequence[str]) -> list[str]:
@@ -56,26 +55,19 @@ class Parts:
         """
         if self.folder is None:
             return self._kept[name]
-        path = self._path(self.folder, name)
-        try:
-            return safetensors.torch.load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise StoreError(
-                f"{path} cannot be read",
-                found="no such file" if isinstance(error, FileNotFoundError) else error,
-                expected="what guda attribute computed of the training samples",
-                fix="remove the file and rerun guda attribute",
-            ) from error
+        return read_tensors(self._path(self.folder, name), "rerun guda attribute")
 
     def _save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         here = {key: value.cpu().contiguous() for key, value in tensors.items()}
         if self.folder is None:
             self._kept[name] = here
         else:
-            write_atomic(self._path(self.folder, name), safetensors.torch.save(here, self._about))
+            write_tensors(self._path(self.folder, name), here, self._about)
 
     def _has(self, name: str) -> bool:
-        return name in self._kept if self.folder is None else self._path(self.folder, name).is_file()
+        if self.folder is None:
+            return name in self._kept
+        return intact(self._path(self.folder, name), "it is computed again")
 
     @staticmethod
     def _path(folder: Path, name: str) -> Path:

@@ -1,0 +1,95 @@
+"""JSON and safetensors files with a seal: written whole, and refused where they are damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guda_lightning.storage.files import canonical_json, read_json, write_atomic
+from guda_lightning.storage.seals import SEAL, UNSEALED, refuse_damaged, sealed
+from guda_lightning.storage.stored import RECORD
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ABOUT = "guda_lightning"  # one entry: safetensors keeps several in no order
+
+
+def sealed_json(value: Mapping[str, Any]) -> bytes:
+    """A JSON object with its seal, as a file holds it."""
+    return sealed(f"{canonical_json({**value, **UNSEALED}, indent=2)}\n".encode())
+
+
+def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write a sealed JSON object, atomically."""
+    write_atomic(path, sealed_json(value))
+
+
+def read_sealed(path: str | Path, fix: str) -> dict[str, Any]:
+    """Read a sealed JSON object, without its seal.
+
+    Args:
+        path: The file.
+        fix: What to do where it is missing or damaged.
+
+    Raises:
+        StoreError: It is missing or damaged.
+    """
+    refuse_damaged(path, fix)
+    return {name: value for name, value in read_json(path).items() if name != SEAL}
+
+
+def folder_record(folder: Path) -> dict[str, Any]:
+    """The sealed record of a folder that a stage wrote.
+
+    Raises:
+        StoreError: It is missing or damaged.
+    """
+    return read_sealed(folder / RECORD, remake(folder))
+
+
+def remake(folder: Path) -> str:
+    """What to do about a damaged folder."""
+    return f"remove {folder} and run the command that makes it again"
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None
+) -> None:
+    """Write a sealed safetensors file, atomically.
+
+    Args:
+        path: The file.
+        tensors: By name.
+        about: What ``open_tensors`` reads back, as JSON values.
+    """
+    from safetensors.torch import save  # here, as seals are checked without torch
+
+    here = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    write_atomic(path, sealed(save(here, {_ABOUT: canonical_json({**(about or {}), **UNSEALED})})))
+
+
+def read_tensors(path: str | Path, fix: str) -> dict[str, Tensor]:
+    """Read the tensors of a sealed safetensors file; raises as ``open_tensors``."""
+    return open_tensors(path, fix)[0]
+
+
+def open_tensors(path: str | Path, fix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors of a sealed safetensors file, and what it says of them.
+
+    Args:
+        path: The file.
+        fix: What to do where it is missing or damaged.
+
+    Raises:
+        StoreError: It is missing or damaged.
+    """
+    from safetensors import safe_open
+
+    refuse_damaged(path, fix)
+    with safe_open(path, "pt") as file:
+        about: dict[str, Any] = json.loads(file.metadata()[_ABOUT])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    return tensors, {name: value for name, value in about.items() if name != SEAL}

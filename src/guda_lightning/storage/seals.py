@@ -1,0 +1,272 @@
+"""Seals: the hash of what was written, stored with it, so that damage is never read as good.
+
+A *sealed file* holds one token, ``guda-seal-`` and 64 hexadecimal digits: the hash of the file with zeros in
+place of these digits. JSON, safetensors and Parquet have room for it in an entry of their own. A *sealed
+folder* holds ``seal.json``, itself a sealed file, with the hash of every other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from guda_lightning.errors import StoreError
+from guda_lightning.notes import tell_once
+from guda_lightning.storage.files import atomic_file, atomic_folder, canonical_json, read_json, sha256_file
+
+SEAL = "seal"  # the entry that holds the token
+EMPTY = f"guda-seal-{'0' * 64}"
+UNSEALED = {SEAL: EMPTY}  # the entry of a file that is being written
+SEALS = "seal.json"  # of a sealed folder
+_TOKEN = re.compile(rb"guda-seal-([0-9a-f]{64})")
+_MISSING, _NO_SEAL = "no such file", "no seal"
+_CHUNK = 1 << 20
+_LARGE = 1 << 20  # bytes: a smaller file is hashed again as fast as looked up
+_SETTLED = 2.0  # seconds: what has changed since may change again within one tick of the disk's clock
+_THREADS = 8
+_Hash = TypeVar("_Hash")
+_known: dict[tuple[str, str], tuple[tuple[int, ...], object]] = {}  # what was found of large files
+
+
+class Fault(NamedTuple):
+    """How a file differs from what was written.
+
+    Attributes:
+        path: The file.
+        found: What is there.
+        expected: What was written.
+    """
+
+    path: Path
+    found: str
+    expected: str
+
+
+def sealed(content: bytes) -> bytes:
+    """Contents with their seal filled in.
+
+    Args:
+        content: What a file is to hold, with the empty token once.
+
+    Raises:
+        StoreError: It holds no token, or several.
+    """
+    tokens = [(one.start(1), one[1].decode()) for one in _TOKEN.finditer(content)]
+    start = _only(tokens)
+    digest = hashlib.sha256(content).hexdigest().encode()
+    return content[:start] + digest + content[start + len(digest) :]
+
+
+def seal(path: Path) -> None:
+    """Fill in the seal of a file that holds the empty token once.
+
+    Raises:
+        StoreError: It holds no token, or several.
+    """
+    tokens, digest = _sealing(path)
+    start = _only(tokens)
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(digest.encode())
+
+
+@contextmanager
+def sealed_file(path: str | Path, room: str = "room for the whole file") -> Iterator[Path]:
+    """``atomic_file`` whose block writes the empty token, which is filled in before the file appears."""
+    with atomic_file(path, room) as temporary:
+        yield temporary
+        seal(temporary)
+
+
+@contextmanager
+def sealed_folder(path: str | Path) -> Iterator[Path]:
+    """``atomic_folder`` that appears with the hashes of all of its files."""
+    with atomic_folder(path) as temporary:
+        yield temporary
+        names = (one.relative_to(temporary).as_posix() for one in temporary.rglob("*") if one.is_file())
+        files = sorted(name for name in names if name != SEALS)
+        (temporary / SEALS).write_bytes(folder_seal(dict(zip(files, _hashes(temporary, files), strict=True))))
+
+
+def folder_seal(files: Mapping[str, str]) -> bytes:
+    """The contents of ``seal.json`` of a folder whose files have these hashes."""
+    return sealed(f"{canonical_json({'files': dict(files), **UNSEALED}, indent=2)}\n".encode())
+
+
+def refuse_damaged(path: str | Path, fix: str) -> None:
+    """Refuse a file whose contents are not those that it was sealed with; a process reads a large one once.
+
+    Args:
+        path: The file.
+        fix: What to do about it.
+
+    Raises:
+        StoreError: It is missing, damaged, or was never sealed.
+    """
+    _refuse(fault(Path(path)), fix)
+
+
+def refuse_damaged_folder(folder: Path, fix: str, part: str = "") -> None:
+    """Refuse a folder of which a file is not as it was sealed; files that were added are none of it.
+
+    Args:
+        folder: The folder.
+        fix: What to do about it.
+        part: A file or a subfolder in it, by its name; empty: all of it.
+
+    Raises:
+        StoreError: A file is missing or damaged, or the folder was never sealed.
+    """
+    _refuse(folder_fault(folder, part), fix)
+
+
+def fault(path: Path) -> Fault | None:
+    """What is wrong with a sealed file; None: nothing."""
+    try:
+        tokens, digest = _once(path, _sealing)
+    except FileNotFoundError:
+        return Fault(path, _MISSING, "a sealed file")
+    if len(tokens) != 1:
+        found = f"{len(tokens)} seals" if tokens else _NO_SEAL
+        return Fault(path, found, "the seal of a file that this version wrote")
+    ((_, written),) = tokens
+    return None if written == digest else Fault(path, _contents(digest), f"{_contents(written)}, its seal")
+
+
+def folder_fault(folder: Path, part: str = "") -> Fault | None:
+    """What is wrong with a sealed folder, or with a part of it; None: nothing."""
+    path = folder / SEALS
+    if not path.is_file():
+        return Fault(folder, _NO_SEAL, f"the {SEALS} of a folder that this version wrote")
+    if wrong := fault(path):
+        return wrong
+    files: dict[str, str] = read_json(path)["files"]
+    names = [name for name in files if part in ("", name) or name.startswith(f"{part}/")]
+    if not names:
+        return Fault(folder / part, _NO_SEAL, f"a hash in {path}")
+    for name, found in zip(names, _hashes(folder, names), strict=True):
+        if found != files[name]:
+            return Fault(folder / name, _contents(found), f"{_contents(files[name])}, as {path} says")
+    return None
+
+
+def intact(path: Path, then: str) -> bool:
+    """Whether a file that is made again where it is missing is there; a damaged one is removed, with a note.
+
+    Args:
+        path: The file.
+        then: What is done without it, for the note.
+    """
+    wrong = fault(path)
+    if wrong is not None and wrong.found != _MISSING:
+        _discard(path, wrong, then)
+    return wrong is None
+
+
+def intact_work(folder: Path, wrong: Fault | None, then: str) -> bool:
+    """Whether unfinished work can be gone on with; what is damaged is removed, with a note.
+
+    Args:
+        folder: The folder of the work, which goes as a whole.
+        wrong: What is wrong with it.
+        then: What is done without it, for the note.
+
+    Raises:
+        StoreError: It has no seal: it is of an earlier version, and perhaps hours of work.
+    """
+    if wrong is not None and wrong.found == _NO_SEAL:
+        raise StoreError(
+            f"{folder} cannot be gone on with",
+            found=f"{wrong.path}: {wrong.found}",
+            expected=wrong.expected,
+            fix=f"finish it with the version that began it, or remove {folder} to begin again",
+        )
+    if wrong is not None:
+        _discard(folder, wrong, then)
+    return wrong is None
+
+
+def _discard(path: Path, wrong: Fault, then: str) -> None:
+    if path.is_dir():
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        with suppress(FileNotFoundError):  # of several processes, another was faster
+            os.rename(path, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    tell_once(f"{wrong.path} is damaged: {wrong.found} instead of {wrong.expected}; {then}")
+
+
+def _refuse(wrong: Fault | None, fix: str) -> None:
+    if wrong is not None:
+        problem = f"{wrong.path} {'cannot be read' if wrong.found == _MISSING else 'is damaged'}"
+        raise StoreError(problem, found=wrong.found, expected=wrong.expected, fix=fix)
+
+
+def _only(tokens: list[tuple[int, str]]) -> int:
+    if len(tokens) != 1 or f"guda-seal-{tokens[0][1]}" != EMPTY:
+        raise StoreError(
+            "what is to be stored cannot be sealed",
+            found=f"{len(tokens)} texts that look like a seal",
+            expected="no name with 'guda-seal-' and 64 hexadecimal digits",
+            fix="rename the group, query or file that is called so",
+        )
+    return tokens[0][0]
+
+
+def _sealing(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Where the digits of each token begin, with them; and the hash of the file with zeros in their place."""
+    digest, tokens, start, held = hashlib.sha256(), list[tuple[int, str]](), 0, b""
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            piece = held + chunk
+            here = list(_TOKEN.finditer(piece))
+            tokens += [(start + one.start(1), one[1].decode()) for one in here]
+            # What is left may be the beginning of another token.
+            whole = max([len(piece) - len(EMPTY) + 1, 0, *(one.end() for one in here)])
+            digest.update(_TOKEN.sub(EMPTY.encode(), piece[:whole]) if here else piece[:whole])
+            start, held = start + whole, piece[whole:]
+    digest.update(held)
+    return tokens, digest.hexdigest()
+
+
+def _hashes(folder: Path, names: list[str]) -> list[str]:
+    """The hashes of files, several at a time; a word for one that is missing."""
+    with ThreadPoolExecutor(min(_THREADS, len(names) or 1)) as pool:
+        return list(pool.map(lambda name: _hash(folder / name), names))
+
+
+def _hash(path: Path) -> str:
+    try:
+        return _once(path, sha256_file)
+    except (FileNotFoundError, IsADirectoryError):
+        return _MISSING
+
+
+def _once(path: Path, hashed: Callable[[Path], _Hash]) -> _Hash:
+    """What a function finds of a file; of a large one that has not changed, what it found before."""
+    stat = path.stat()
+    if stat.st_size < _LARGE:
+        return hashed(path)
+    key = (str(path.resolve()), hashed.__name__)
+    state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    if key in _known and _known[key][0] == state:
+        known: _Hash = _known[key][1]  # type: ignore[assignment]  # of this function
+        return known
+    found = hashed(path)
+    if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED:
+        _known[key] = state, found
+    return found
+
+
+def _contents(digest: str) -> str:
+    return digest if digest == _MISSING else f"contents with sha256 {digest[:16]}"
