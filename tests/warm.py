@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -44,6 +45,12 @@ class Process:
     def until(self, line: str) -> None:
         """Wait until it has printed a line."""
         while line not in self.log.read_text().splitlines():
+            assert self.poll() is None, self.log.read_text()
+            time.sleep(0.005)
+
+    def until_matched(self, pattern: str) -> None:
+        """Wait until it has printed a line that matches a pattern."""
+        while not any(re.fullmatch(pattern, line) for line in self.log.read_text().splitlines()):
             assert self.poll() is None, self.log.read_text()
             time.sleep(0.005)
 

@@ -13,6 +13,7 @@ from guda_lightning.cli.commands import Command, Stage
 from guda_lightning.cli.stage import run_on
 from guda_lightning.errors import ConfigError, MissingExtraError
 from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.leftovers import tidy
 from guda_lightning.storage.paths import refuse_no_run
 from guda_lightning.storage.runs import RunFolder
 
@@ -58,6 +59,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
             )
     with _listening(chosen.host, chosen.port) as listener:
         print(f"app: reading {folder}", flush=True)
+        tidy(folder)
         from guda_lightning.app.server import serve
 
         run = _opened(command, folder, chosen.config, chosen.full)

@@ -10,6 +10,7 @@ from guda_lightning.cli.commands import Command, Stage
 from guda_lightning.cli.stage import run_on
 from guda_lightning.storage.files import canonical_json, write_atomic
 from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.locks import locked
 from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run
 from guda_lightning.storage.runs import RunFolder
 
@@ -38,7 +39,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         function="curate.curate",
         filled=("build", "datamodule", "config"),
     )
-    run_on(stage, run, files, options, *processes)
+    with locked(run.root, run.curation):
+        run_on(stage, run, files, options, *processes)
     return 0
 
 

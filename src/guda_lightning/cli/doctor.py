@@ -186,6 +186,7 @@ def _of_run(state: RunState) -> list[str]:
         f"  page             {state.page}",
     ]
     for title, found in (
+        ("at work", [f"{owner.path} {owner}" for owner in state.at_work]),
         ("unfinished", state.unfinished),
         ("stale", state.stale),
         ("damaged", state.damaged),

@@ -15,6 +15,9 @@ from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
 from guda_lightning.cli.yardstick import scored
 from guda_lightning.errors import ConfigError
+from guda_lightning.storage.foreign import refuse_foreign
+from guda_lightning.storage.leftovers import tidy
+from guda_lightning.storage.locks import locked
 from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run, user_path
 from guda_lightning.storage.runs import RunFolder
 
@@ -48,27 +51,34 @@ def _evaluate(chosen: argparse.Namespace) -> list[Path]:
     if chosen.distribution is not None:
         from guda_lightning.stages.distribution import evaluate_distribution
 
-        evaluate_distribution(
-            chosen.run, chosen.distribution, resamples=chosen.resamples, wandb_project=chosen.wandb
-        )
-        return [RunFolder(chosen.run).distribution]
+        written = RunFolder(chosen.run).distribution
+        tidy(chosen.run)
+        with locked(chosen.run, written):
+            evaluate_distribution(
+                chosen.run, chosen.distribution, resamples=chosen.resamples, wandb_project=chosen.wandb
+            )
+        return [written]
     root = chosen.run
     if chosen.yardstick is not None:
         root = scored(chosen.yardstick, chosen.run, chosen.config, chosen.data)
     from guda_lightning.stages.evaluate import evaluate_run
 
-    evaluate_run(
-        root,
-        chosen.scores,
-        chosen.oracle,
-        per=chosen.per,
-        calibration=chosen.calibrate,
-        resamples=chosen.resamples,
-        wandb_project=chosen.wandb,
-        brief=chosen.yardstick is not None,
-        lds=chosen.lds,
-    )
-    return sorted(RunFolder(root).evaluation.glob("*.parquet"))
+    folder = RunFolder(root).evaluation
+    tidy(root)
+    refuse_foreign(folder, "guda evaluate", mark="*.parquet")
+    with locked(root, folder):
+        evaluate_run(
+            root,
+            chosen.scores,
+            chosen.oracle,
+            per=chosen.per,
+            calibration=chosen.calibrate,
+            resamples=chosen.resamples,
+            wandb_project=chosen.wandb,
+            brief=chosen.yardstick is not None,
+            lds=chosen.lds,
+        )
+    return sorted(folder.glob("*.parquet"))
 
 
 def _as_json(files: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:

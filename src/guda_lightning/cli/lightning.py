@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from guda_lightning.cli.slips import no_data, no_run_folder
 from guda_lightning.diffusion.training import rare_hparams, time_hparams
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.stages.base import StageTrainer
+from guda_lightning.storage.leftovers import tidy
 
 # Devices are written by their names, such as that of StochasticWeightAveraging.
 register_type(torch.device)
@@ -141,6 +143,7 @@ class StageCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have many workers")  # batches are cut from memory
             self._build()
+            tidy(Path(self.trainer.default_root_dir))
             options = {name: self.config_init[name] for name in self._options}
             return self._function(self.trainer, **options, **self._filled())
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
+from guda_lightning.storage.leftovers import tidy
+from guda_lightning.storage.locks import locked
 from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run
+from guda_lightning.storage.runs import RunFolder
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
@@ -33,6 +36,9 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     tables = refuse_missing_tables(folder, chosen.scores or ())
     from guda_lightning.report.run import report_run
 
-    written = report_run(folder, *tables, format=chosen.format)
+    run = RunFolder(folder)
+    tidy(folder)
+    with locked(folder, run.report):
+        written = report_run(folder, *tables, format=chosen.format)
     print(f"report: open {written}" if chosen.format == "html" else f"report: {written} written")
     return 0

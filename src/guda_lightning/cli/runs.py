@@ -18,7 +18,17 @@ from guda_lightning.storage.runs import RunFolder
 if TYPE_CHECKING:
     from guda_lightning.storage.run_state import RunState
 
-_HEADS = ("run", "full model", "queries", "groups", "counterfactuals", "tables", "best method", "last change")
+_HEADS = (
+    "run",
+    "full model",
+    "queries",
+    "groups",
+    "counterfactuals",
+    "tables",
+    "best method",
+    "last change",
+    "at work",
+)
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
@@ -59,6 +69,7 @@ def _row(state: RunState) -> list[str]:
         ", ".join(one.name for one in state.tables) or "none",
         best(state),
         f"{datetime.fromtimestamp(state.changed):%Y-%m-%d %H:%M}",
+        ", ".join(f"{owner.user} on {owner.host}" for owner in state.at_work),
     ]
 
 

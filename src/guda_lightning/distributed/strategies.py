@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from typing import TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from guda_lightning import compat
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
 
 FSDP2 = "fsdp2"
+
+_Value = TypeVar("_Value")
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -113,3 +117,28 @@ def start_processes(trainer: Trainer) -> None:
         strategy.setup_environment()
     else:
         strategy.launcher.launch(strategy.setup_environment, trainer=trainer)
+
+
+def connected(trainer: Trainer) -> Ranks:
+    """The processes of a trainer, started and connected to each other."""
+    if trainer.world_size > 1:
+        start_processes(trainer)
+    return Ranks.of(trainer)
+
+
+def agreed(trainer: Trainer, found: _Value, work: bool) -> _Value:
+    """What the first process has found, on all of them: another command may have changed it in between.
+
+    Args:
+        trainer: The trainer.
+        found: What this process has found.
+        work: Whether there is work, for which a single process starts the others.
+    """
+    first_alone = trainer.world_size == 1 or not (work or _are_started(trainer))
+    return found if first_alone else connected(trainer).broadcast(found)
+
+
+def _are_started(trainer: Trainer) -> bool:
+    """Whether all processes run already: by torchrun, by srun, or because the first one has started them."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return environment is None or bool(environment.creates_processes_externally)

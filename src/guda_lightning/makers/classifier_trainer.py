@@ -64,7 +64,8 @@ class ClassifierTrainer(PosteriorMaker):
         """Train, calibrate and store the classifier; continues what was interrupted.
 
         Returns:
-            How it was made; None after a dry run (``fast_dev_run``), which stores nothing.
+            How it was made. None after a dry run (``fast_dev_run``), which stores nothing, and where another
+            command has made it meanwhile.
 
         Raises:
             GudaError: The data and the full model do not fit guidance.
@@ -97,7 +98,7 @@ class ClassifierTrainer(PosteriorMaker):
             callbacks=[cost],
             epochs=self.plan.steps // self._batches(data) // _CHECKPOINTS + 1,
         )
-        return self.trainers.train(training, module, data, keep)
+        return self.trainers.train(training, module, data, keep, self.has)
 
     def module(self) -> GroupClassifier:
         """A classifier that has learnt nothing yet.

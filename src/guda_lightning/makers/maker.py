@@ -56,7 +56,8 @@ class Maker(ABC):
             groups: Names of the groups that are removed together.
 
         Returns:
-            How it was made; None after a dry run (``fast_dev_run``), which stores nothing.
+            How it was made. None after a dry run (``fast_dev_run``), which stores nothing, and where another
+            command has made it meanwhile.
 
         Raises:
             GudaError: The objective, the data or the trainer do not fit each other.

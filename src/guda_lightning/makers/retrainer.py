@@ -77,7 +77,7 @@ class Retrainer(Maker):
             hparams=self._hparams_for_loggers(key.groups),
             callbacks=[cost],
         )
-        return self.trainers.train(training, model, view, keep)
+        return self.trainers.train(training, model, view, keep, partial(self.has, groups))
 
     def seconds(self) -> float | None:
         """None: what a step of a module costs is known once it is built (``say_fit_cost``)."""

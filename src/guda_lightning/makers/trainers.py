@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -14,8 +15,9 @@ from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.callbacks.progress import quiet
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.training import changing_callbacks, refuse_endless, stopped_by
-from guda_lightning.distributed.ranks import Ranks
+from guda_lightning.distributed.strategies import connected
 from guda_lightning.makers.costs import say
+from guda_lightning.makers.locking import locked_by, of_rank_zero
 from guda_lightning.makers.training import fit
 from guda_lightning.report.artifacts import log_weights
 from guda_lightning.report.wandb import closing_runs, stage_loggers
@@ -70,8 +72,11 @@ class TrainerFactory:
         module: LightningModule,
         data: LightningDataModule | None,
         keep: Callable[[Trainer], _Kept],
+        stored: Callable[[], bool],
     ) -> _Kept | None:
         """Train a module to its end, continuing what was interrupted, and keep what it became.
+
+        Where another command trains the same in this run folder, it waits for that.
 
         Args:
             training: What it is.
@@ -79,30 +84,36 @@ class TrainerFactory:
             data: What to train on; None where the module has its own loaders.
             keep: Called on all processes with the trainer once training has ended; what it has stored, it
                 returns. Only then is the checkpoint removed.
+            stored: Whether it is stored already.
 
         Returns:
-            What ``keep`` returns; None after a dry run (``fast_dev_run``), which is begun anew, tries a few
-            batches and leaves nothing behind.
+            What ``keep`` returns. None where another command has stored it meanwhile, and after a dry run
+            (``fast_dev_run``), which is begun anew, tries a few batches and leaves nothing behind.
 
         Raises:
             KeyboardInterrupt: The user interrupted; nothing counts as complete.
             GudaError: The unfinished training was made from something else, has no end, or stopped.
         """
-        with closing_runs():
-            trainer, checkpoint = self.fresh(training)
-            if compat.is_dry_run(trainer):
+        trainer, checkpoint = self.fresh(training)
+        if compat.is_dry_run(trainer):
+            with closing_runs():
                 fit(trainer, module, data, None)
                 say(f"{_title(training)}: dry run of {trainer.global_step} steps, nothing is kept")
                 return None
-            refuse_endless(trainer)
-            if trainer.is_global_zero:
-                begin(checkpoint.folder, training.made_from)
-            log_hparams(trainer, training.hparams)
-            fit(trainer, module, data, checkpoint)
-            kept = keep(trainer)
-            if trainer.is_global_zero:
-                log_weights(trainer.loggers, self.run, kept)
-        Ranks.of(trainer).on_rank_zero(checkpoint.discard)
+        refuse_endless(trainer)
+        ranks = connected(trainer)
+        with locked_by(ranks, self.run, checkpoint.folder):
+            if of_rank_zero(ranks, stored):
+                say(f"{_title(training)}: made by another command meanwhile, skipped")
+                return None
+            with closing_runs():
+                ranks.on_rank_zero(partial(begin, checkpoint.folder, training.made_from))
+                log_hparams(trainer, training.hparams)
+                fit(trainer, module, data, checkpoint)
+                kept = keep(trainer)
+                if trainer.is_global_zero:
+                    log_weights(trainer.loggers, self.run, kept)
+            ranks.on_rank_zero(checkpoint.discard)
         return kept
 
     def fresh(self, training: Training) -> tuple[Trainer, ResumeCheckpoint]:

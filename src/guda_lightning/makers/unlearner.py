@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,7 +131,9 @@ class Unlearner(Maker):
             },
             callbacks=[] if target is None else [UntilPredicted(target, self.steps)],
         )
-        return self.trainers.train(training, student, self.data.unlearning(groups), keep)
+        return self.trainers.train(
+            training, student, self.data.unlearning(groups), keep, partial(self.has, groups)
+        )
 
     def seconds(self) -> float:
         """Estimated seconds per counterfactual: a step learns from a forget and a retain batch."""

@@ -15,7 +15,7 @@ from guda_lightning.data import load_queries, query_hash
 from guda_lightning.data.group_names import name_beside
 from guda_lightning.errors import GudaError, StoreError
 from guda_lightning.posteriors import KINDS, PosteriorStore
-from guda_lightning.report.exports import write_csv, write_json
+from guda_lightning.report.exports import COLUMNS, write_csv, write_json
 from guda_lightning.report.facts import facts_of, run_facts
 from guda_lightning.report.nearest import NearestImages
 from guda_lightning.report.noise_levels import NoiseLevels
@@ -27,6 +27,7 @@ from guda_lightning.report.standing import Findings
 from guda_lightning.report.without_section import Without
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.maps import GroupMaps
+from guda_lightning.storage.foreign import refuse_foreign_file
 from guda_lightning.storage.runs import TAKEN, RunFolder
 from guda_lightning.storage.seals import fault
 from guda_lightning.storage.stored import WeightsRecord
@@ -37,6 +38,11 @@ _WRITERS: Mapping[Format, Callable[[Path, Page], Path]] = {
     "html": write_page,
     "json": write_json,
     "csv": write_csv,
+}
+_WRITTEN: Mapping[Format, tuple[str, str]] = {  # by what one knows that it is ours
+    "html": ("index.html", 'content="guda-lightning '),
+    "json": ("report.json", '"guda-lightning '),
+    "csv": ("report.csv", ",".join(COLUMNS)),
 }
 
 
@@ -58,9 +64,11 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path, format: Fo
 
     Raises:
         StoreError: There is no such folder or table, something that a named table was made from is gone, or
-            it is about other queries.
+            it is about other queries; or the file is the user's.
     """
     run = RunFolder(root)
+    name, mark = _WRITTEN[format]
+    refuse_foreign_file(run.report / name, "guda report", mark)
     found, others = families(run, scores or newest_table(run), beside, alone=scores is not None)
     first = found[0]
     examples = _examples(run, first.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, is_timed, say, say_cost
+from guda_lightning.makers.locking import locked_by
 from guda_lightning.progress_bar import Bar
 from guda_lightning.report.attribution_log import require_charts
 from guda_lightning.scores import ScoreTable, Scoring, Verdict
@@ -51,6 +53,7 @@ from guda_lightning.stages.screened import (
 )
 from guda_lightning.stages.unlearn import unlearn
 from guda_lightning.stages.writing import save_part, summary, weighted, write_table
+from guda_lightning.storage.runs import RunFolder
 from guda_lightning.types import Weighting
 from guda_lightning.unlearning import Objective
 from guda_lightning.unlearning.module import default_optimizer
@@ -215,8 +218,16 @@ def _spread(
 
 def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Request, bar: Bar) -> Path:
     """Write one score table, unless it is complete; returns its file."""
-    ranks, run = request.context.execution.ranks, trainer.run_folder
+    run = trainer.run_folder
     path = table_of(run, attributor.method, attributor.seed, request.path, request.name)
+    with locked_by(request.context.execution.ranks, run, path):
+        return _score_alone(trainer, attributor, request, bar, path)
+
+
+def _score_alone(
+    trainer: StageTrainer, attributor: FittedAttributor, request: _Request, bar: Bar, path: Path
+) -> Path:
+    ranks, run = request.context.execution.ranks, trainer.run_folder
     parts = run.parts_of(path)
     table = ranks.broadcast(ChunkedTable.of(attributor, request.queries, parts))
     path = ranks.broadcast(table_about(path, request.path, table.record))
@@ -235,7 +246,7 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
         _say_rest(trainer, attributor, request, table)
         count, first = len(request.queries), ranks.rank == 0
         costs = TableCosts(run, path, attributor, table.record, count, request.meter, writes=first)
-        with costs.preparing():
+        with _preparing(attributor, ranks, run), costs.preparing():
             attributor.prepare()
         notes = []
         for chunk in table.left:
@@ -254,6 +265,13 @@ def _score(trainer: StageTrainer, attributor: FittedAttributor, request: _Reques
     if trainer.is_global_zero:
         shutil.rmtree(parts, ignore_errors=True)
     return path
+
+
+def _preparing(attributor: FittedAttributor, ranks: Ranks, run: RunFolder) -> AbstractContextManager[None]:
+    """Other tables share what an attributor keeps of the training samples: one command at a time makes it."""
+    if type(attributor).prepare is FittedAttributor.prepare:
+        return nullcontext()
+    return locked_by(ranks, run, run.features)
 
 
 def _judged(judging: Judging, parts: Iterable[ScoreTable], request: _Request) -> dict[str, Verdict]:

@@ -18,6 +18,7 @@ from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import start_processes
 from guda_lightning.errors import GroupError, check_range
 from guda_lightning.makers.costs import evaluation_seconds, is_timed, say, say_cost
+from guda_lightning.makers.locking import locked_by, of_rank_zero
 from guda_lightning.posteriors import GUIDANCE, KINDS
 from guda_lightning.report.balance_section import (
     RECORD,
@@ -39,6 +40,7 @@ from guda_lightning.stages.steering import models_of_groups
 from guda_lightning.stages.without import Counterfactuals, refuse_guidance
 from guda_lightning.storage.config import refuse_other_config
 from guda_lightning.storage.files import slug
+from guda_lightning.storage.foreign import refuse_foreign
 from guda_lightning.storage.sealed import folder_record, remake
 from guda_lightning.storage.seals import refuse_damaged_folder
 
@@ -123,33 +125,37 @@ def balance(
     folder = run.balanced_by(operator)
     place = folder / RECORD
     ranks = Ranks.of(trainer)
-    if ranks.broadcast(place.is_file()):
-        refuse_other_config(folder, config)
-        refuse_damaged_folder(folder, remake(folder))
-        refuse_unlike(read_groups(folder_record(folder)), least, folder)
-        say(f"balance: {folder} is complete, skipped")
+    with locked_by(ranks, run, folder):
+        if of_rank_zero(ranks, place.is_file):
+            refuse_other_config(folder, config)
+            refuse_damaged_folder(folder, remake(folder))
+            refuse_unlike(read_groups(folder_record(folder)), least, folder)
+            say(f"balance: {folder} is complete, skipped")
+            return folder
+        refuse_foreign(folder, "guda balance", mark=RECORD)
+        images = ImageSampler(
+            datamodule, source.scheduler, judge.training_images(names[0]), batch_size, trainer
+        )
+        balancing = Balancing(models, noise, num, least, rivals, images, judge, pixels, work)
+        _say_cost(balancing, source.model)
+        rows, found = dict[str, pd.DataFrame](), list[BalancedGroup]()
+        for name in names:
+            rows[name] = balancing.fill(name)
+            found.append(summary(datamodule.grouping, name, rows[name], balancing.training(name), num))
+            say(_line(found[-1]))
+        refuse_unlike(found, least, work)
+        record = {
+            "config": config,
+            "least": least,
+            "judge": {"method": judge.attributor.method, "weighting": balancing.weighting},
+            "groups": [one.to_json() for one in found],
+        }
+        ranks.on_rank_zero(partial(_write, trainer, folder, rows, found, record))
+        if ranks.rank == 0:
+            shutil.rmtree(work, ignore_errors=True)
+        say("\n".join(f"balance: {line}" for line in balance_lines(found, record)))
+        say(f"balance: {folder} written; `guda report {run.root}` shows it on the page")
         return folder
-    images = ImageSampler(datamodule, source.scheduler, judge.training_images(names[0]), batch_size, trainer)
-    balancing = Balancing(models, noise, num, least, rivals, images, judge, pixels, work)
-    _say_cost(balancing, source.model)
-    rows, found = dict[str, pd.DataFrame](), list[BalancedGroup]()
-    for name in names:
-        rows[name] = balancing.fill(name)
-        found.append(summary(datamodule.grouping, name, rows[name], balancing.training(name), num))
-        say(_line(found[-1]))
-    refuse_unlike(found, least, work)
-    record = {
-        "config": config,
-        "least": least,
-        "judge": {"method": judge.attributor.method, "weighting": balancing.weighting},
-        "groups": [one.to_json() for one in found],
-    }
-    ranks.on_rank_zero(partial(_write, trainer, folder, rows, found, record))
-    if ranks.rank == 0:
-        shutil.rmtree(work, ignore_errors=True)
-    say("\n".join(f"balance: {line}" for line in balance_lines(found, record)))
-    say(f"balance: {folder} written; `guda report {run.root}` shows it on the page")
-    return folder
 
 
 def single_groups(grouping: Grouping, requested: object) -> list[str]:

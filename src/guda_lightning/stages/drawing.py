@@ -16,7 +16,10 @@ from guda_lightning.data import GroupDataModule, save_queries
 from guda_lightning.diffusion import DiffusionModel, sample
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, say_cost
+from guda_lightning.makers.locking import locked_by, of_rank_zero
 from guda_lightning.storage.config import begin, refuse_other_config
+from guda_lightning.storage.foreign import refuse_foreign
+from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import read_tensors, write_tensors
 from guda_lightning.storage.seals import intact
 from guda_lightning.storage.stored import RECORD
@@ -51,9 +54,10 @@ class Drawing:
         """Whether the images are there; others in their place are refused.
 
         Raises:
-            StoreError: They were made from something else.
+            StoreError: They were made from something else, or are the user's.
         """
         record = self.folder / RECORD
+        refuse_foreign(self.folder, "guda sample", "name it with --queries and use another --run")
         if record.is_file():
             refuse_other_config(self.folder, self.config)
         return record.is_file()
@@ -89,16 +93,25 @@ class ImageSampler:
         seconds = each * num * steps * len(drawings) * passes / self.trainer.world_size
         say_cost(f"sample: {groups}{num} images x {steps} steps", seconds)
 
-    def draw(self, drawing: Drawing) -> None:
-        """Draw all images of one model and write them as queries; all processes call this together."""
+    def draw(self, drawing: Drawing) -> bool:
+        """Draw all images of one model and write them as queries; all processes call this together.
+
+        Returns:
+            Whether it did; else another command has drawn them meanwhile.
+        """
         ranks = Ranks.of(self.trainer)
-        config = {**drawing.config, "batch_size": self.batch_size}
-        ranks.on_rank_zero(partial(begin, drawing.unfinished, config))
-        batches = torch.arange(drawing.config["num"]).split(self.batch_size)
-        parts = {drawing.unfinished / f"{int(rows[0])}.safetensors": rows for rows in batches}
-        self._draw_parts(drawing, dict(list(parts.items())[ranks.rank :: ranks.count]))
-        ranks.barrier()
-        ranks.on_rank_zero(partial(self._save, drawing, list(parts)))
+        run = RunFolder(Path(self.trainer.default_root_dir))
+        with locked_by(ranks, run, drawing.folder):
+            if of_rank_zero(ranks, lambda: drawing.complete):
+                return False
+            config = {**drawing.config, "batch_size": self.batch_size}
+            ranks.on_rank_zero(partial(begin, drawing.unfinished, config))
+            batches = torch.arange(drawing.config["num"]).split(self.batch_size)
+            parts = {drawing.unfinished / f"{int(rows[0])}.safetensors": rows for rows in batches}
+            self._draw_parts(drawing, dict(list(parts.items())[ranks.rank :: ranks.count]))
+            ranks.barrier()
+            ranks.on_rank_zero(partial(self._save, drawing, list(parts)))
+        return True
 
     def _draw_parts(self, drawing: Drawing, parts: Mapping[Path, torch.Tensor]) -> None:
         config, model, device = drawing.config, drawing.read(), self.trainer.strategy.root_device

@@ -24,6 +24,7 @@ from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.stages.retrain import retrainers, train_missing
 from guda_lightning.stages.spreading import Spreading
 from guda_lightning.storage.frames import load_frame, save_frame
+from guda_lightning.storage.locks import locked
 from guda_lightning.types import JOINT
 
 _COMMAND = "guda ensemble"
@@ -85,7 +86,8 @@ def ensemble(
     say(f"ensemble: {_cost(trainer, datamodule, plan)}")
     train_missing("ensemble", trainer, model, datamodule, every, spreading, named=numbers.__getitem__)
     if trainer.is_global_zero and not compat.is_dry_run(trainer):
-        _write(trainer, datamodule, plan, list(every))
+        with locked(trainer.run_folder.root, trainer.run_folder.ensemble(plan.name)):
+            _write(trainer, datamodule, plan, list(every))
     return list(every)
 
 

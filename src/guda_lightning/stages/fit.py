@@ -16,7 +16,7 @@ from guda_lightning.diffusion.calling import predicts_variance
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.labels import refuse_labels
 from guda_lightning.distributed.ranks import Ranks
-from guda_lightning.distributed.strategies import refuse_unsharded
+from guda_lightning.distributed.strategies import agreed, refuse_unsharded
 from guda_lightning.errors import GroupError
 from guda_lightning.makers.costs import say, say_fit_cost, spent
 from guda_lightning.makers.layout import Layout
@@ -24,6 +24,7 @@ from guda_lightning.makers.trainers import Training, log_hparams, spent_by
 from guda_lightning.report.wandb import closing_runs
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.storage.config import refuse_other
+from guda_lightning.storage.foreign import refuse_foreign
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.seals import sealed_folder
 from guda_lightning.storage.stored import RECORD
@@ -54,15 +55,8 @@ def fit_full(
         StoreError: The run folder holds a full model of another configuration, or of other data.
     """
     folder, config = trainer.run_folder.full, dict(config or {})
-    if (folder / RECORD).is_file() and not compat.is_dry_run(trainer):
-        made = FullRecord.from_file(folder / RECORD)
-        refuse_other(folder, made.config, config)
-        made.refuse_unfinished(folder)
-        if isinstance(datamodule, GroupDataModule):
-            if made.input_shape is None:
-                datamodule.keep_size()
-            datamodule.take_size(trainer.layout.full(model).model.sample_size)
-            made.refuse_other_data(folder, datamodule.hash, datamodule.grouping.hash, datamodule.input_shape)
+    complete = partial(_is_complete, trainer, model, datamodule, config)
+    if not compat.is_dry_run(trainer) and agreed(trainer, complete(), work=False):
         say(f"fit: {folder} is complete, skipped")
         return folder
     started = trainer.layout.initialize(model)  # a wrong path is refused before training
@@ -85,10 +79,32 @@ def fit_full(
         Ranks.of(used).on_rank_zero(partial(_save, folder, full, record))
         return record
 
-    record = trainer.trainers.train(training, model, datamodule, keep)
+    record = trainer.trainers.train(training, model, datamodule, keep, complete)
     if record is not None:
         say(f"fit: {folder} written, {spent(vars(record))}")
     return folder
+
+
+def _is_complete(
+    trainer: StageTrainer,
+    model: LightningModule,
+    datamodule: LightningDataModule | None,
+    config: Mapping[str, Any],
+) -> bool:
+    """Whether RUN/full is there; refuses what ``fit_full`` refuses, and a folder that no fit has written."""
+    folder = trainer.run_folder.full
+    refuse_foreign(folder, "guda fit", "pass --full with it to the other stages, and another --run here")
+    if not (folder / RECORD).is_file():
+        return False
+    made = FullRecord.from_file(folder / RECORD)
+    refuse_other(folder, made.config, config)
+    made.refuse_unfinished(folder)
+    if isinstance(datamodule, GroupDataModule):
+        if made.input_shape is None:
+            datamodule.keep_size()
+        datamodule.take_size(trainer.layout.full(model).model.sample_size)
+        made.refuse_other_data(folder, datamodule.hash, datamodule.grouping.hash, datamodule.input_shape)
+    return True
 
 
 def _refuse_irremovable(grouping: Grouping) -> None:

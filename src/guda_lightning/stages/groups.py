@@ -25,6 +25,7 @@ from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import refuse_several_processes
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.frames import load_frame, save_frame
+from guda_lightning.storage.locks import locked
 from guda_lightning.types import Queries, Weighting
 
 _NAME = 60  # columns of a group and its marks
@@ -80,35 +81,36 @@ def groups(
         "missing": list(missing.lines),
     }
     made_from = sha256_json(record)
-    if run.audit.is_file() and load_frame(run.audit, COMMAND)[1].get("made_from") == made_from:
-        say(f"groups: {run.audit} is complete, skipped")
+    with locked(run.root, run.audit):
+        if run.audit.is_file() and load_frame(run.audit, COMMAND)[1].get("made_from") == made_from:
+            say(f"groups: {run.audit} is complete, skipped")
+            return run.audit
+        frame, found = static(datamodule)
+        parts = Parts(run.audit.with_suffix(".parts"), made_from)
+        if source is not None and base is not None:
+            found |= calibrated(frame, base, datamodule, seed, missing)
+            if encoded is not None:
+                context = AttributionContext(source, datamodule)
+                scored = Scored(
+                    trainer=trainer,
+                    base=base,
+                    context=context,
+                    queries=encoded,
+                    scoring=scoring,
+                    weighting=weighting,
+                    seed=seed,
+                    parts=parts,
+                )
+                found |= scored.fill(frame)
+        record = {**record, **found, "missing": missing.lines, "made_from": made_from}
+        section = audit_section(frame, record)
+        save_frame(run.audit, frame, record)
+        parts.remove()
+        with closing_runs():
+            log_section(stage_loggers(trainer.loggers, run.name, "groups", "groups"), section, record)
+        table = columns([section.columns, *section.rows], names=_NAME)
+        say("\n".join([*(f"groups: {line}" for line in section.lines), "", *table]))
         return run.audit
-    frame, found = static(datamodule)
-    parts = Parts(run.audit.with_suffix(".parts"), made_from)
-    if source is not None and base is not None:
-        found |= calibrated(frame, base, datamodule, seed, missing)
-        if encoded is not None:
-            context = AttributionContext(source, datamodule)
-            scored = Scored(
-                trainer=trainer,
-                base=base,
-                context=context,
-                queries=encoded,
-                scoring=scoring,
-                weighting=weighting,
-                seed=seed,
-                parts=parts,
-            )
-            found |= scored.fill(frame)
-    record = {**record, **found, "missing": missing.lines, "made_from": made_from}
-    section = audit_section(frame, record)
-    save_frame(run.audit, frame, record)
-    parts.remove()
-    with closing_runs():
-        log_section(stage_loggers(trainer.loggers, run.name, "groups", "groups"), section, record)
-    table = columns([section.columns, *section.rows], names=_NAME)
-    say("\n".join([*(f"groups: {line}" for line in section.lines), "", *table]))
-    return run.audit
 
 
 def _opened(

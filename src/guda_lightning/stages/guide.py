@@ -11,11 +11,11 @@ from lightning.pytorch import LightningModule
 from guda_lightning import compat
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
-from guda_lightning.distributed.ranks import Ranks
-from guda_lightning.distributed.strategies import start_processes
+from guda_lightning.distributed.strategies import agreed, connected
 from guda_lightning.errors import ConfigError
 from guda_lightning.makers.classifier_trainer import ClassifierTrainer, classifier_hparams
 from guda_lightning.makers.costs import say, spent
+from guda_lightning.makers.locking import locked_by, of_rank_zero
 from guda_lightning.makers.posterior_maker import (
     ImageKernelMaker,
     MixtureMaker,
@@ -85,9 +85,9 @@ def guide(
     dry = compat.is_dry_run(trainer)
     for reason in maker.left_out.values():
         say(f"guide: no patch kernel, as {reason}")
-    todo = [part for part in maker.parts if dry or not part.has()]
-    for part in maker.parts:
-        if part not in todo:
+    complete = [not dry and part.has() for part in maker.parts]
+    for part, there in zip(maker.parts, agreed(trainer, complete, work=not all(complete)), strict=True):
+        if there:
             say(f"guide: {part.name} is complete, skipped")
             continue
         if dry and not part.trains:
@@ -115,13 +115,16 @@ def _log(trainer: StageTrainer, store: PosteriorStore, record: PosteriorRecord) 
 
 
 def _made(trainer: StageTrainer, part: PosteriorMaker) -> PosteriorRecord | None:
-    """Make one posterior; what trains starts the processes itself."""
+    """Make one posterior, unless it is made meanwhile; what trains starts the processes itself."""
     if part.trains:
         return part.make()
-    if trainer.world_size > 1:
-        start_processes(trainer)
-    Ranks.of(trainer).on_rank_zero(part.make)
-    return part.store.record(part.key())
+    ranks, key = connected(trainer), part.key()
+    with locked_by(ranks, trainer.run_folder, part.store.path(key)):
+        if of_rank_zero(ranks, part.has):
+            say(f"guide: {part.name} made by another command meanwhile, skipped")
+            return None
+        ranks.on_rank_zero(part.make)
+    return part.store.record(key)
 
 
 def posterior_maker(

@@ -45,6 +45,7 @@ from guda_lightning.stages.partitions import Partitions
 from guda_lightning.stages.unlearn import unlearner
 from guda_lightning.storage.config import begin
 from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.locks import locked
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import Objective, ReTrack
 from guda_lightning.unlearning.module import default_optimizer
@@ -134,24 +135,20 @@ def placebo(
     path = table_of(run, real.method, real.seed, queries, name)
     path = table_about(path, queries, real.record(encoded))
     observed = _scored(path, real, encoded)
-    random = _random_groups(
-        trainer,
-        run.placebo / path.name,
-        observed.record.hash,
-        Partitions(
-            count=partitions,
-            attributor=attributor,
-            maker=maker,
-            context=context,
-            data=datamodule,
-            queries=encoded,
-            folder=run.placebo / path.stem,
-        ),
-        scoring,
+    repeated = Partitions(
+        count=partitions,
+        attributor=attributor,
+        maker=maker,
+        context=context,
+        data=datamodule,
+        queries=encoded,
+        folder=run.placebo / path.stem,
     )
-    return _test(
-        trainer, path, observed, _recorded(random, observed, datamodule, partitions, level), weighting
-    )
+    result = run.placebo / path.name
+    with locked(run.root, result):
+        random = _random_groups(trainer, result, observed.record.hash, repeated, scoring)
+        random = _recorded(random, observed, datamodule, partitions, level)
+        return _test(trainer, path, observed, random, weighting)
 
 
 def _random_groups(

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from guda_lightning import compat
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
+from guda_lightning.distributed.strategies import agreed
 from guda_lightning.makers.costs import TimeLeft, say, say_fit_cost, say_skipped, spent
 from guda_lightning.makers.retrainer import Retrainer, retraining_hparams
 from guda_lightning.spread import Executor
@@ -144,10 +145,11 @@ def train_missing(
     if todo and spreading is not None and not dry:
         spreading.make("retrain", list(todo), seeds=True)
     else:
-        left = TimeLeft(len(todo))
-        for position, (key, maker) in enumerate(todo.items(), start=1):
-            made = maker.make(key.groups)
+        keys = agreed(trainer, list(todo), work=bool(todo))
+        left = TimeLeft(len(keys))
+        for position, key in enumerate(keys, start=1):
+            made = every[key].make(key.groups)
             if made is None:
                 continue
             cost = f"{spent(vars(made))}{left.after_one()}"
-            say(f"{stage}: {named(key)} done ({position} of {len(todo)}), {cost}")
+            say(f"{stage}: {named(key)} done ({position} of {len(keys)}), {cost}")

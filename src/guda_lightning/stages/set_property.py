@@ -17,9 +17,10 @@ from guda_lightning.attribution.property_game import PropertyGame, SetWorthKind
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModel, FullModel, sample, sampler
 from guda_lightning.distributed.ranks import Ranks
-from guda_lightning.distributed.strategies import start_processes
+from guda_lightning.distributed.strategies import agreed, connected
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.makers.costs import bar_of, evaluation_seconds, say, say_cost
+from guda_lightning.makers.locking import locked_by, of_rank_zero
 from guda_lightning.posteriors import GUIDANCE, PosteriorName, PosteriorStore, guided, open_posterior
 from guda_lightning.posteriors.kernel import none_left
 from guda_lightning.progress_bar import Bar
@@ -114,7 +115,8 @@ def set_property(
     record = game.record(provenance, made.weights_hash, made.hparams_hash, drawn, steps)
     method = worth if posterior == GUIDANCE else f"{worth}_{posterior}"
     path = run.properties / f"{slug(property.name)}-{method}-{seed}-{record.hash[:8]}.parquet"
-    if ScoreTable.is_complete(path, record):
+    complete = ScoreTable.is_complete(path, record)
+    if agreed(trainer, complete, work=False):
         say(f"property: {path} is complete, skipped")
     else:
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
@@ -123,11 +125,13 @@ def set_property(
         sets = _Sets(
             trainer, datamodule, source, property, models, drawn.labels, num, steps, batch_size, seed
         )
-        unfinished = run.checkpoints(f"property-{path.stem}")
-        values = sets.values(unfinished)
-        table = game.table(values, record, method, seed)
-        Ranks.of(trainer).on_rank_zero(partial(_keep, trainer, path, table, values, unfinished))
-        Ranks.of(trainer).barrier()
+        unfinished, ranks = run.checkpoints(f"property-{path.stem}"), connected(trainer)
+        with locked_by(ranks, run, path):
+            if not of_rank_zero(ranks, lambda: ScoreTable.is_complete(path, record)):
+                values = sets.values(unfinished)
+                table = game.table(values, record, method, seed)
+                ranks.on_rank_zero(partial(_keep, trainer, path, table, values, unfinished))
+                ranks.barrier()
     say("\n".join(property_lines(*read_property(path))))
     return path
 
@@ -209,7 +213,6 @@ class _Sets:
             for number in range(len(self.models))
             for rows in batches
         }
-        start_processes(self.trainer)
         ranks = Ranks.of(self.trainer)
         ranks.on_rank_zero(partial(begin, folder, {"batch_size": self.batch_size}))
         missing = {part for part in parts if not intact(part, "it is measured again")}

@@ -15,6 +15,7 @@ from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStor
 from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import FullModel
 from guda_lightning.diffusion.adapters import Lora
+from guda_lightning.distributed.strategies import agreed
 from guda_lightning.makers.costs import TimeLeft, is_timed, say, say_cost, say_skipped, spent
 from guda_lightning.makers.unlearner import Unlearner, saves_memory
 from guda_lightning.spread import Executor
@@ -90,6 +91,7 @@ def unlearn(
     if todo and spreading is not None and not dry:
         spreading.make("unlearn", [maker.key(coalitions[name]) for name in todo])
     else:
+        todo = agreed(trainer, todo, work=bool(todo))
         left = TimeLeft(len(todo))
         for position, name in enumerate(todo, start=1):
             record = maker.make(coalitions[name])

@@ -6,16 +6,19 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from guda_lightning.errors import StoreError
+from guda_lightning.storage.flocks import names, release, try_lock
+from guda_lightning.storage.replacing import fsync, remove, replace_folder
 
 
 def canonical_json(value: object, *, indent: int | None = None) -> str:
@@ -125,23 +128,24 @@ def atomic_file(path: str | Path, room: str = "room for the whole file") -> Iter
         StoreError: The disk is full. The file that was there before is untouched.
     """
     path = Path(path)
-    temporary = _temporary(path)
     with _full_disk_explained(path, room):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            _fsync(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _fsync(path.parent)
+        with _temporary(path, _new_file) as temporary:
+            try:
+                yield temporary
+                fsync(temporary)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        fsync(path.parent)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Fill a folder that appears under its name only when it is whole and on the disk.
 
-    Missing parent folders are made. An existing folder is replaced only once the new one is whole; of two
+    Missing parent folders are made. An existing folder is replaced only once the new one is whole, and then
+    in one step where the disk can, else by two between which ``leftovers.tidy`` finds it after a kill; of two
     processes that write the same folder, the last one stays.
 
     Args:
@@ -161,68 +165,54 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             expected="a folder, or nothing",
             fix="move the file away",
         )
-    temporary = _temporary(path)
     with _full_disk_explained(path, "room for the whole folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.mkdir()
-            yield temporary
-            for folder, _, names in os.walk(temporary):
-                for name in names:
-                    _fsync(Path(folder, name))
-                _fsync(Path(folder))
-            _replace_folder(temporary, path)
-        finally:
-            _remove(temporary)
-        _fsync(path.parent)
-
-
-def _replace_folder(new: Path, path: Path) -> None:
-    aside = None
-    try:
-        while True:
+        with _temporary(path, _new_folder) as temporary:
             try:
-                os.rename(new, path)
-                return
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-            # rename() replaces no folder that has files in it, so the existing one steps aside first. Another
-            # process may do the same in between: then there is nothing to move, or something new to move.
-            if aside is not None:
-                _remove(aside)
-            aside = _temporary(path)
-            with suppress(FileNotFoundError):
-                os.rename(path, aside)
-    except BaseException:
-        if aside is not None:
-            with suppress(OSError):  # nothing was moved yet, or another process has put its folder there
-                os.rename(aside, path)
-        raise
-    finally:
-        if aside is not None:
-            _remove(aside)
+                yield temporary
+                for folder, _, files in os.walk(temporary):
+                    for file in files:
+                        fsync(Path(folder, file))
+                    fsync(Path(folder))
+                replace_folder(temporary, path, temporary_name(path))
+            finally:
+                remove(temporary)
 
 
-def _remove(folder: Path) -> None:
+@contextmanager
+def _temporary(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
+    """A sibling to fill, locked while the block lasts, so that nobody takes it for a leftover of a kill."""
+    while True:
+        temporary = temporary_name(path)
+        descriptor = make(temporary)
+        try_lock(descriptor)
+        if names(descriptor, temporary):  # else somebody has found it before it was locked
+            break
+        release(descriptor)
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-    except KeyboardInterrupt:  # gigabytes take a while to remove, and nobody would come back for the rest
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        yield temporary
+    finally:
+        release(descriptor)
 
 
-def _temporary(path: Path) -> Path:
+def _new_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def _new_folder(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside a path that nothing has, which says on which machine it is filled."""
     # Cut short, because the longest file name is 255 bytes on most disks and a character may take four.
-    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{path.name[:50]}.{this_machine()}{secrets.token_hex(5)}.tmp")
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def this_machine() -> str:
+    """Six hexadecimal digits that tell this machine from others."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
 @contextmanager

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -13,12 +12,13 @@ from typing import Any
 
 from guda_lightning.errors import GudaError
 from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.leftovers import left_by_kills
+from guda_lightning.storage.locks import Owner, at_work
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.score_state import Best, Record, Table, best_of, lacks_weights, tables_of
 from guda_lightning.storage.stored import RECORD, read_record
 from guda_lightning.storage.yardsticks import CONFIG
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _NO_IMAGES = (".json", ".jsonl")
 
 
@@ -37,6 +37,7 @@ class RunState:
         tables: The score tables, the newest last.
         best: What an evaluation says; None: there is none.
         page: ``written``, ``older than the scores``, or ``none``.
+        at_work: Who works on what in it at this moment.
         unfinished: What an interrupted command left, and what it was doing.
         stale: What was made from something that has changed since.
         damaged: What cannot be read, and why.
@@ -53,6 +54,7 @@ class RunState:
     tables: tuple[Table, ...]
     best: Best | None
     page: str
+    at_work: tuple[Owner, ...]
     unfinished: tuple[str, ...]
     stale: tuple[str, ...]
     damaged: tuple[str, ...]
@@ -79,10 +81,13 @@ def run_state(run: RunFolder) -> RunState:
     if full == "none" and (made or posteriors or tables):
         full = "elsewhere"
     page = _page(run, tables)
-    unfinished = _unfinished(run)
+    working = at_work(run.root)
+    unfinished = _unfinished(run, {run.root / owner.path for owner in working})
     stale = [*_stale(full_hash, made, posteriors, tables), *_lost(run, records, [*made, *posteriors])]
     queries = _images(run.queries)
     steps = _next(run, full, queries, made, posteriors, tables, page, unfinished, [*stale, *damaged])
+    if working:
+        steps = ["wait for what works there now", *steps]
     return RunState(
         run=str(run.root),
         full=full,
@@ -93,6 +98,7 @@ def run_state(run: RunFolder) -> RunState:
         tables=tuple(tables),
         best=best_of(run, records, damaged),
         page=page,
+        at_work=tuple(working),
         unfinished=tuple(unfinished),
         stale=tuple(stale),
         damaged=tuple(damaged),
@@ -142,25 +148,22 @@ def _groups(stored: list[dict[str, Any]], tables: Mapping[Table, Record]) -> tup
     return tuple(sorted(names or {name for one in tables.values() for name in one.get("group_sizes") or ()}))
 
 
-def _unfinished(run: RunFolder) -> list[str]:
-    checkpoints = sorted(one for one in (run.root / "checkpoints").glob("*") if any(one.rglob("*.*")))
+def _unfinished(run: RunFolder, busy: Set[Path]) -> list[str]:
+    """What was interrupted, without what a command works on."""
+    checkpoints = sorted(
+        one for one in (run.root / "checkpoints").glob("*") if one not in busy and any(one.rglob("*.*"))
+    )
     parts = sorted(run.scores.glob("*.parts")) if run.scores.is_dir() else []
-    temporary = [
-        one for folder in (run.root, run.scores, run.store) for one in _inside(folder) if _is_temporary(one)
-    ]
+    parts = [one for one in parts if one.with_suffix(".parquet") not in busy]
     return [
         *(f"{one}: an interrupted training or drawing, which goes on from there" for one in checkpoints),
         *(f"{one}: scores of some queries, which guda attribute completes" for one in parts),
-        *(f"{one}: left by a write that was killed; remove it" for one in sorted(temporary)),
+        *left_by_kills(run.root),
     ]
 
 
 def _inside(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _is_temporary(path: Path) -> bool:
-    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def _stale(

@@ -9,6 +9,7 @@ from guda_lightning.storage.files import slug, unique_slug
 
 # What stages leave, the least of them: a run folder has one of these.
 _MARKS = (
+    ".full.aside",
     "full/*.json",
     "store/*/record.json",
     "store/posteriors/*/record.json",

@@ -1,0 +1,54 @@
+"""Folders and files that a command would replace, and that it did not write: they are the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from guda_lightning.errors import StoreError
+from guda_lightning.storage.stored import RECORD
+
+
+def refuse_foreign(
+    folder: Path, command: str, otherwise: str = "use another --run", mark: str = RECORD
+) -> None:
+    """Refuse to replace a folder that was not written by the command that is about to.
+
+    Args:
+        folder: The folder; need not exist.
+        command: What writes it.
+        otherwise: What to do instead of moving it away.
+        mark: What the command leaves in it, a pattern of names.
+
+    Raises:
+        StoreError: It holds files, and none that the command leaves.
+    """
+    if not folder.is_dir() or any(folder.glob(mark)):
+        return
+    names = sorted(path.name for path in folder.iterdir())
+    if names:
+        raise StoreError(
+            f"{folder} was not written by {command}, which would replace it",
+            found=f"a folder without {mark}, with {', '.join(names[:3])}{', …' * (len(names) > 3)}",
+            expected=f"no such folder, an empty one, or what {command} wrote",
+            fix=f"move it away, or {otherwise}",
+        )
+
+
+def refuse_foreign_file(path: Path, command: str, mark: str) -> None:
+    """Refuse to replace a file that was not written by the command that is about to.
+
+    Args:
+        path: The file; need not exist.
+        command: What writes it.
+        mark: What the command writes into it.
+
+    Raises:
+        StoreError: It has something else in it.
+    """
+    if path.is_file() and mark.encode() not in path.read_bytes():
+        raise StoreError(
+            f"{path} was not written by {command}, which would replace it",
+            found=f"a file without {mark}",
+            expected=f"no such file, or what {command} wrote",
+            fix="move it away",
+        )
