@@ -193,6 +193,18 @@ def _file(error: BaseException) -> GudaError | None:
     )
 
 
+def _system(error: BaseException) -> GudaError | None:
+    """What no file is named for: standard output on a full disk, too many open files, no network."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return None
+    return StoreError(
+        "the system cannot read or write",
+        found=f"{error.strerror}{_where(error)}",
+        expected="disks with room, for the output as well, and what is read within reach",
+        fix="mend what it names, and run the command again: what it has made is kept",
+    )
+
+
 def _memory(error: BaseException) -> GudaError | None:
     if not isinstance(error, MemoryError) and not _is(error, "torch.OutOfMemoryError"):
         return None
@@ -284,6 +296,7 @@ _RULES: tuple[Callable[[BaseException], GudaError | None], ...] = (
     _wandb,
     _missing_package,
     _file,
+    _system,
     _memory,
     _checkpoint,
     _number,
