@@ -16,12 +16,16 @@ from torch.nn.modules.module import (
 from guda_lightning.errors import ConfigError, check_range
 
 MOST_MODULES = 20_000  # several times those of the largest networks that diffusers knows
-# Of networks and noise schedulers of diffusers, which loop over them: least and most.
+# Of networks and noise schedulers of diffusers: least and most. They loop over some of these.
 COUNTS = {
     "num_train_timesteps": (1, 100_000),
     "layers_per_block": (0, 1000),
     "num_layers": (0, 1000),
     "num_single_layers": (0, 1000),
+    "sample_size": (1, 65_536),
+    "in_channels": (1, 1_000_000),
+    "out_channels": (1, 1_000_000),
+    "block_out_channels": (1, 1_000_000),
 }
 _FIX = "correct the number of layers, or of channels, of the network"
 

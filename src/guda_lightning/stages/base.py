@@ -61,6 +61,12 @@ class StageTrainer(Trainer):
         start: Path | None = None,
         **kwargs: Any,
     ) -> None:
+        check_range(
+            "trainer.resume_every_n_epochs",
+            resume_every_n_epochs,
+            ge=1,
+            fix="correct --trainer.resume_every_n_epochs",
+        )
         self.layout = Layout(denoiser, scheduler, conditional, start)
         self._recipe, self._resume_every_n_epochs = unused(kwargs), resume_every_n_epochs
         _refuse(kwargs)
@@ -142,6 +148,12 @@ def _refuse(arguments: Mapping[str, Any]) -> None:
             check_range(
                 f"trainer.{name}", arguments[name], ge=1, expected=expected, fix=f"correct --trainer.{name}"
             )
+    check_range(
+        "trainer.log_every_n_steps",
+        arguments.get("log_every_n_steps"),
+        ge=0,
+        fix="correct --trainer.log_every_n_steps",
+    )
     fix = "leave out --trainer.gradient_clip_val, or pass a positive one"
     check_range("trainer.gradient_clip_val", arguments.get("gradient_clip_val"), ge=0, fix=fix)
     if arguments.get("barebones"):
