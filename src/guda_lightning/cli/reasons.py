@@ -38,6 +38,8 @@ _EXTRAS = {
 _LIBRARIES = ("lightning", "lightning_fabric", "lightning_utilities", "jsonargparse", "torchmetrics")
 _OF_VALUES = ("torch", "diffusers", "transformers", "peft", "datasets", "wandb", "omegaconf")
 _PARSERS = ("json", "yaml", "omegaconf", "jsonargparse")
+# What reads a checkpoint of torch or Lightning and hands out its parts.
+_RESTORES = ("torch/serialization.py", "connectors/checkpoint_connector.py")
 _COMPLAINTS = (ValueError, TypeError, RuntimeError, AttributeError, KeyError, NotImplementedError)
 
 
@@ -207,6 +209,33 @@ def _memory(error: BaseException) -> GudaError | None:
         found=said_by(error).partition(". If reserved")[0],
         expected="room for the model, a batch, and what is drawn at a time",
         fix="lower batch_size and raise trainer.accumulate_grad_batches, or lower the precision",
+    )
+
+
+def _number(error: BaseException) -> GudaError | None:
+    digits = isinstance(error, ValueError) and "integer string conversion" in str(error)  # thousands of them
+    if not digits and not isinstance(error, OverflowError):
+        return None
+    return ConfigError(
+        "a number is too large",
+        found=f"{said_by(error)}{led_by(error)}",
+        expected="numbers that fit into 64 bits",
+        fix="correct the largest number of the configuration",
+    )
+
+
+def _checkpoint(error: BaseException) -> GudaError | None:
+    frames = traceback.extract_tb(error.__traceback__)
+    restores = any(frame.filename.endswith(_RESTORES) for frame in frames) and not in_users_code(error)
+    if not restores and not is_one_of(error, "safetensors_rust.SafetensorError"):
+        return None
+    reason = re.search(r"WeightsUnpickler error: (.+?)(?:, to |\n|$)", str(error))
+    kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""  # says the key alone
+    return StoreError(
+        "a file of weights cannot be read",
+        found=reason[1] if reason else f"{kind}{said_by(error)[:300]}",
+        expected="whole weights that torch or safetensors read without running code of the file",
+        fix="restore the file, or save its state_dict alone",
     )
 
 

@@ -12,7 +12,7 @@ import yaml
 from guda_lightning.errors import ConfigError
 
 _SECTIONS = ("trainer", "model", "data")  # mappings, or the name of a file that holds one
-_MOST_VALUES, _DEEPEST = 100_000, 50  # of a configuration
+_MOST_BYTES, _MOST_VALUES, _DEEPEST = 1_000_000, 100_000, 50  # of a configuration
 _MANY = (
     f"more than {_MOST_VALUES} values, each `*` counted as what it stands for, or more than {_DEEPEST} levels"
 )
@@ -142,9 +142,12 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _text(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise _refused(path, str(error.strerror), "a file that can be read") from error
+    if len(content) > _MOST_BYTES:
+        raise _refused(path, f"more than {_MOST_BYTES} bytes", "a configuration")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

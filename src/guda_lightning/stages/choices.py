@@ -14,6 +14,7 @@ from guda_lightning.storage.files import slug, unique_slug
 from guda_lightning.storage.paths import user_path
 from guda_lightning.storage.runs import RunFolder
 
+_MOST = 10_000_000  # of anything that is counted
 _DIGITS = 18  # of a seed: what 64 bits hold
 ALL = "all"  # instead of groups: each of them that has samples
 # For `refuse_choices` where another attributor scores.
@@ -94,7 +95,6 @@ class Subsets:
         return int(text) if text.isdecimal() else None
 
     def _drawn(self, players: Sequence[str], count: int) -> list[set[str]]:
-        check_range("kept", self.kept, gt=0, lt=1, fix="take the usual 0.5")
         drawn = subsets(len(players), round(self.kept * len(players)), count, self.seed)
         return [{name for name, stays in zip(players, row, strict=True) if stays} for row in drawn.tolist()]
 
@@ -133,6 +133,7 @@ def chosen_coalitions(
         ConfigError: Groups and subsets are both given, or the subsets cannot be drawn or read.
         GroupError: As ``chosen_groups`` and ``Subsets.removed``.
     """
+    check_range("kept", kept, gt=0, lt=1, fix="take the usual 0.5")
     if subsets is None:
         return chosen_groups(grouping, requested)
     if requested is not None and requested != []:
@@ -263,9 +264,10 @@ def refuse_several_processes(count: int, command: str, why: str, fix: str) -> No
 
 
 def at_least_one(name: str, value: int) -> None:
-    """Refuse a count below one.
+    """Refuse a count below one, or above what anybody waits for.
 
     Raises:
         ConfigError: It is.
     """
     check_range(name, value, ge=1, fix=f"pass --{name} 1 or more")
+    check_range(name, value, le=_MOST, fix=f"pass a lower --{name}")
