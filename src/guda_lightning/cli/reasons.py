@@ -239,33 +239,6 @@ def _checkpoint(error: BaseException) -> GudaError | None:
     )
 
 
-def _number(error: BaseException) -> GudaError | None:
-    digits = isinstance(error, ValueError) and "integer string conversion" in str(error)  # thousands of them
-    if not digits and not isinstance(error, OverflowError):
-        return None
-    return ConfigError(
-        "a number is too large",
-        found=f"{said_by(error)}{led_by(error)}",
-        expected="numbers that fit into 64 bits",
-        fix="correct the largest number of the configuration",
-    )
-
-
-def _checkpoint(error: BaseException) -> GudaError | None:
-    reads = any(
-        f.filename.endswith("torch/serialization.py") for f in traceback.extract_tb(error.__traceback__)
-    )
-    if not reads and not is_one_of(error, "safetensors_rust.SafetensorError"):
-        return None
-    reason = re.search(r"WeightsUnpickler error: (.+?)(?:, to |\n|$)", str(error))
-    return StoreError(
-        "a file of weights cannot be read",
-        found=reason[1] if reason else said_by(error),
-        expected="whole weights that torch or safetensors read without running code of the file",
-        fix="restore the file, or save its state_dict alone",
-    )
-
-
 def _optimizer(error: BaseException) -> GudaError | None:
     place = place_of(error)
     of_optimizer = isinstance(error, ValueError | TypeError) and place.startswith("torch/optim/")
