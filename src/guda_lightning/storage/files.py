@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -87,7 +88,9 @@ def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
 
     try:
         value = json.loads(
-            Path(path).read_text("utf-8"), parse_constant=float if infinities else _refuse_constant
+            Path(path).read_text("utf-8"),
+            parse_constant=float if infinities else _refuse_constant,
+            parse_float=float if infinities else _finite,
         )
     except OSError as error:
         raise refuse(error.strerror) from error
@@ -231,6 +234,11 @@ def _full_disk_explained(path: Path, expected: str) -> Iterator[None]:
             expected=expected,
             fix=f"free space on the disk that holds {path.parent} and rerun; finished work is kept",
         ) from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_constant(text)  # 1e999
 
 
 def _refuse_constant(name: str) -> NoReturn:
