@@ -17,7 +17,7 @@ from safetensors import safe_open
 # Of time, of what an interruption repeats (validations), and of what holds those.
 VOLATILE = {"seconds", "core_seconds", "cost_seconds", "sha256", "seal", "network_evaluations"}
 SEAL = re.compile(rb"guda-seal-[0-9a-f]{64}")
-LOCKS = re.compile(r"(^|/)(\.lock|locks|[^/]*\.lock)(/|$)")
+LOCKS = ".locks/"
 ASIDE = (
     "history/",
     "report/",
@@ -32,7 +32,7 @@ def contents(folder: Path) -> dict[str, str]:
     """Files by name, each with a hash of what it says."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     named = {path.relative_to(folder).as_posix(): path for path in files}
-    return {name: said(path, name) for name, path in named.items() if not LOCKS.search(name)}
+    return {name: said(path, name) for name, path in named.items() if not name.startswith(LOCKS)}
 
 
 def said(path: Path, name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guda_lightning.errors import GudaError
+from guda_lightning.cli.reasons import explained
 from guda_lightning.progress_bar import progress_bar
 from torture import readers
 from torture.tally import Tally
@@ -139,10 +139,9 @@ def _worst(outcomes: list[tuple[str, str]]) -> tuple[str, str]:
 def _outcome(reader: readers.Read, run: Path, path: Path, expected: str) -> tuple[str, str]:
     try:
         value = reader(run, path)
-    except GudaError as error:
-        return "refused", str(error)[:300]
-    except BaseException:
-        return "traceback", traceback.format_exc()[-1500:]
+    except Exception as error:
+        refused = explained(error)
+        return ("refused", str(refused)) if refused else ("traceback", traceback.format_exc()[-1500:])
     if readers.digest(value) == expected:
         return "no effect", ""
     name = path.name if path.suffix != ".png" else path.parent.name

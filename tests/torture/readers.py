@@ -16,7 +16,7 @@ import torch
 from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import load_queries
-from guda_lightning.diffusion import open_full
+from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import GudaError
 from guda_lightning.posteriors import PosteriorStore
 from guda_lightning.report import run as page
@@ -33,7 +33,7 @@ SHAPE = (1, 8, 8)
 
 def full(run: Path, path: Path) -> object:
     """The full model, as every stage opens it."""
-    found = open_full(run / "full")
+    found = FullModel.load(run / "full")
     record = FullRecord.of_fit(RunFolder(run))
     record.refuse_unfinished(run / "full")
     return (
@@ -130,7 +130,7 @@ READERS: Mapping[str, tuple[Read, ...]] = {
 }
 UNREAD: Mapping[str, str] = {
     r"report/.*": "a browser reads it, guda does not",
-    r"(.*/)?[^/]*\.lock": "a lock holds nothing",
+    r"\.locks/.*": "a lock is held by the system; what it says is for people",
 }
 
 
