@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test torture fuzz lint docs benchmark audit clean
+.PHONY: help install demo test torture lint docs benchmark audit clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -36,11 +36,8 @@ demo: $(STAMP) ## train, unlearn, sample, attribute and report on handwritten di
 test: $(STAMP) ## run the tests (make test ARGS="-k store")
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
-torture: $(STAMP) ## run the tests that take minutes: kills, lost workers, every benchmark as a toy
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m torture $(ARGS)
-
-fuzz: $(STAMP) ## try 10 000 mutated files and configurations (make fuzz ARGS="--seed 7")
-	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/fuzzing.py $(ARGS)
+torture: $(STAMP) ## kill, damage, fuzz, and all tests that take minutes (make torture ARGS="kills --seed 7")
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(BIN)/python -m torture $(ARGS)
 
 lint: $(STAMP) ## check style, types, layers and docs
 	$(BIN)/ruff check .

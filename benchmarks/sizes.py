@@ -29,6 +29,9 @@ class Size:
         timed: Images that a step is timed on, of digits alone, where other than a benchmark's own number.
         styled: Digits that are rendered in every style.
         streamed: Numbers of queries that memory is compared at.
+        counterfactuals: How many are stored, listed and opened.
+        rows: Of a page.
+        many: Groups whose counterfactuals lie in one store.
         stored: Numbers of training samples whose gradients are stored.
         dims: Dimensions of these.
         pipeline: Steps of the parts of a small pipeline, where other than its own numbers.
@@ -54,6 +57,9 @@ class Size:
     timed: int | None = None
     styled: int = 600
     streamed: Sequence[int] = (300, 1_000, 10_000, 100_000)
+    counterfactuals: int = 10_000
+    rows: int = 10_000
+    many: int = 1_000
     stored: Sequence[int] = (5_000, 50_000)
     dims: int = 4096
     pipeline: int | None = None
@@ -83,6 +89,9 @@ TOY = Size(
     timed=4,
     styled=20,
     streamed=(3, 5),
+    counterfactuals=20,
+    rows=40,
+    many=12,
     stored=(600,),
     dims=16,
     pipeline=2,

@@ -33,12 +33,7 @@ Path(sys.argv[1]).write_text(json.dumps({"kib": int(peak[1]), "seconds": time.pr
 
 def run(asked: Asked) -> None:
     """Score more and more queries with a tiny model, each number in a process of its own."""
-    bench = Bench(
-        *(asked.runs / "streaming", "-c", "digits.yaml", *TOY.network),
-        *("--trainer.max_steps", "8", "--trainer.enable_progress_bar", "false"),
-        size=asked.size,
-    )
-    bench.stage("fit")
+    bench = tiny(asked, "streaming")
     bench.stage("unlearn", "-c", "unlearn/retrack.yaml", "--groups", "0", "--steps", "2")
     first, rows = None, []
     for count in asked.size.streamed:
@@ -61,17 +56,32 @@ def run(asked: Asked) -> None:
     write_table(asked.docs, "streaming", asked.command("streaming"), rows, notes)
 
 
+def tiny(asked: Asked, name: str) -> Bench:
+    """A tiny full model, in a run folder of its own."""
+    bench = Bench(
+        *(asked.runs / name, "-c", "digits.yaml", *TOY.network),
+        *("--trainer.max_steps", "8", "--trainer.enable_progress_bar", "false"),
+        size=asked.size,
+    )
+    bench.stage("fit")
+    return bench
+
+
+def command(bench: Bench, queries: Path, peak: Path) -> list[str]:
+    """A process that scores queries and writes how much memory it took."""
+    options = [*bench.options, *bench.size.everywhere, "--run", bench.run.root, "--queries", queries]
+    return list(map(str, [sys.executable, "-c", MEASURED, peak, "attribute", *options, *SCORED]))
+
+
 def _measured(bench: Bench, count: int) -> dict[str, float]:
     """What scoring so many queries took, from a process that had nothing of it done."""
     result, queries = bench.run.root / f"{count}.json", bench.run.root / "random" / str(count)
     if result.is_file():
         return dict(json.loads(result.read_text()))
-    _draw(queries, count)
+    draw(queries, count)
     shutil.rmtree(bench.run.scores, ignore_errors=True)
     peak = bench.run.root / "peak.json"
-    options = [*bench.options, *bench.size.everywhere, "--run", bench.run.root, "--queries", queries]
-    command = [sys.executable, "-c", MEASURED, peak, "attribute", *options, *SCORED]
-    subprocess.run(list(map(str, command)), check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(command(bench, queries, peak), check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     table = bench.run.table("retrack", 0, str(count))
     scored_queries = sum(len(part.queries) for part in ScoreTable.load_parts(table))
     if scored_queries != count:
@@ -82,7 +92,7 @@ def _measured(bench: Bench, count: int) -> dict[str, float]:
     return found
 
 
-def _draw(folder: Path, count: int) -> None:
+def draw(folder: Path, count: int) -> None:
     """Pictures of random bytes."""
     random = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)

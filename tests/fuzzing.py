@@ -1,11 +1,10 @@
 """Mutated files and configurations: each is accepted or refused by an error of ours, never a traceback.
 
-``python tests/fuzzing.py --inputs 10000`` (``make fuzz``) tries that many and keeps what failed.
+``make torture ARGS=fuzz`` tries ten thousand of them.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import io
@@ -13,16 +12,13 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
-import sys
 import tempfile
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,11 +34,9 @@ from guda_lightning.cli.main import main
 from guda_lightning.data import GroupDataModule, ImageFolder, Parquet, PromptedFolder, load_queries
 from guda_lightning.diffusion import DiffusionModule, open_full
 from guda_lightning.errors import GudaError
-from guda_lightning.progress_bar import progress_bar
 from toys import tiny_unet
 
 CONF = Path(__file__).parent / "conf"
-MEMORY = 12 * 2**30
 FORMATS = ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm", "ico", "tga", "jp2")
 ODD: tuple[Any, ...] = (
     *(
@@ -109,15 +103,6 @@ class Kind:
     make: Callable[[Path, Rng], Path]
     mutate: Callable[[Path, Rng], None]
     use: Callable[[Path], object]
-
-
-@dataclass
-class Outcome:
-    """What became of the inputs: counts by kind, and the tracebacks by place."""
-
-    accepted: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
-    failed: dict[str, list[str]] = field(default_factory=dict)
 
 
 def mutate_bytes(path: Path, rng: Rng) -> None:
@@ -562,11 +547,6 @@ KINDS: dict[str, Kind] = {
 }
 
 
-@cache
-def _limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
 def attempt(kind: Kind, seed: int, folder: Path, limit: int) -> str:
     """``accepted``, ``refused``, or the traceback of one input, which is left in the folder."""
     rng = random.Random(seed)
@@ -591,66 +571,3 @@ def attempt(kind: Kind, seed: int, folder: Path, limit: int) -> str:
 
 def _hang(number: int, frame: object) -> None:
     raise TimeoutError("it hangs")
-
-
-def fuzz(names: list[str], inputs: int, seed: int, keep: Path | None = None, limit: int = 0) -> Outcome:
-    """Try inputs of the kinds in turn.
-
-    Args:
-        names: Kinds.
-        inputs: How many.
-        seed: Of the first; each input is a function of its seed and kind.
-        keep: Where the folders of those that failed are kept.
-        limit: Seconds for one input, which takes far less than one; 0 waits for ever.
-    """
-    outcome = Outcome()
-    with progress_bar("fuzz", "inputs", inputs, delay=2) as bar:
-        for number in range(inputs):
-            name = names[number % len(names)]
-            with tempfile.TemporaryDirectory() as temporary:
-                folder = Path(temporary)
-                result = attempt(KINDS[name], seed + number, folder, limit)
-                if result in ("accepted", "refused"):
-                    getattr(outcome, result)[name] += 1
-                else:
-                    outcome.failed.setdefault(_place(result), []).append(f"{name} {seed + number}\n{result}")
-                    if keep is not None:
-                        shutil.copytree(
-                            folder, keep / f"{name}-{seed + number}", symlinks=True, dirs_exist_ok=True
-                        )
-            bar.update()
-    return outcome
-
-
-def _place(text: str) -> str:
-    """The class of a traceback and the last place in our code, which name a fault."""
-    ours = [line.strip() for line in text.splitlines() if "/guda_lightning/" in line]
-    last = ours[-1].rpartition("/guda_lightning/")[2] if ours else "?"
-    raised = [line for line in text.splitlines() if line[:1].isalpha() and not line.startswith("Traceback")]
-    return f"{raised[-1].partition(':')[0] if raised else '?'} at {last}"
-
-
-def _main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inputs", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--keep", type=Path, help="where to keep what failed")
-    options = parser.parse_args()
-    _limit_memory()
-    torch.set_num_threads(1)
-    outcome = fuzz(options.kinds, options.inputs, options.seed, options.keep, limit=60)
-    for place, found in sorted(outcome.failed.items(), key=lambda item: -len(item[1])):
-        print(f"{len(found)} x {place}\n{found[0]}\n")
-    for name in options.kinds:
-        print(f"{name:14} accepted {outcome.accepted[name]:6} refused {outcome.refused[name]:6}")
-    failed = sum(map(len, outcome.failed.values()))
-    print(
-        f"{options.inputs} inputs from seed {options.seed}: "
-        f"{failed} tracebacks in {len(outcome.failed)} places"
-    )
-    return min(failed, 1)
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

@@ -1,4 +1,4 @@
-"""A slice of ``make fuzz``: the same inputs every time, a few of each kind."""
+"""A slice of ``make torture ARGS=fuzz``: the same inputs every time, a few of each kind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fuzzing import KINDS, attempt, fuzz
+from fuzzing import KINDS, attempt
+from torture.fuzz import fuzz
 
 
 @pytest.fixture(autouse=True)
@@ -16,14 +17,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-STAGES = {"sample", "unlearn", "attribute"}  # need a finished run of their own: `make fuzz` alone has them
+STAGES = {"sample", "unlearn", "attribute"}  # need a finished run of their own: `make torture` alone has them
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in STAGES])
 def test_mutated_inputs_are_accepted_or_refused(name: str) -> None:
-    outcome = fuzz([name], 6 if name in ("configuration", "options") else 20, seed=0)
-    assert not outcome.failed
-    assert outcome.refused[name]
+    tally = fuzz([(name, seed) for seed in range(6 if name in ("configuration", "options") else 20)], limit=0)
+    assert not tally.failures
+    assert tally.counts[name]["refused"]
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in STAGES])

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 import struck
-from guda_lightning import ScoreTable
-from guda_lightning.storage.locks import Lock, Owner, at_work
+from guda_lightning.storage.locks import Lock, at_work
 from warm import Server
 
 CONF = Path(__file__).parent / "conf"

@@ -289,9 +289,9 @@ def test_what_yaml_allows_is_no_error(tmp_path: Path) -> None:
             "correct the option that it names",
         ),
         (
-            ["--model.init_args.optimizer.init_args.lr", "-1"],
+            ["--model.init_args.optimizer.init_args.weight_decay", "-1"],
             "the optimizer or its learning-rate schedule refuses its arguments",
-            "Invalid learning rate: -1.0 (torch/optim/adam.py:N)",
+            "Invalid weight_decay value: -1.0 (torch/optim/adam.py:N)",
             "arguments that they accept",
             "correct `optimizer` or `lr_scheduler`; a schedule over trainer.max_steps needs that set, not -1",
         ),

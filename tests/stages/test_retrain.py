@@ -347,7 +347,7 @@ def test_seeds_that_are_none(
         ["retrain", f"--seeds={seeds}"],
         problem="the seeds are not usable",
         found=found,
-        expected="whole numbers of at least 0",
+        expected="whole numbers of at least 0, of at most 18 digits",
         fix="pass them as --seeds 0,1,2",
     )
 

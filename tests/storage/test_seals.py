@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,27 +11,14 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from guda_lightning import notes
 from guda_lightning.errors import StoreError
-from guda_lightning.storage import seals
-from guda_lightning.storage.files import sha256_file
 from guda_lightning.storage.frames import load_frame, save_frame
 from guda_lightning.storage.seals import (
-    EMPTY,
-    SEALS,
-    about_tensors,
-    intact,
     read_sealed,
     read_tensors,
-    refuse_damaged,
-    refuse_damaged_folder,
-    sealed,
-    sealed_file,
-    sealed_folder,
     write_json,
     write_tensors,
 )
-from toys import message
 
 FRAME = pd.DataFrame({"group": ["a", "b"], "value": [0.1, float("nan")]})
 FIX = "make it again"

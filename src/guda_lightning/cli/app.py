@@ -87,7 +87,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:  # names that are none, too
         raise ConfigError(
             f"guda app cannot listen on {host}, port {port}",
             found=getattr(error, "strerror", None) or error,

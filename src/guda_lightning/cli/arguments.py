@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from guda_lightning import compat
 from guda_lightning.cli.commands import Command
 from guda_lightning.cli.slips import misspelt
 from guda_lightning.errors import ConfigError, did_you_mean
+from guda_lightning.storage.paths import refuse_nul
 
 _ARGUMENT = re.compile(r"argument (?P<name>[^:]+): (?P<said>.*)", re.DOTALL)
 _CHOICE = re.compile(r"invalid choice: '(?P<given>.*)' \(choose from (?P<known>.*)\)", re.DOTALL)
@@ -36,6 +37,16 @@ class Arguments(argparse.ArgumentParser):
     def add_config(self, help_: str) -> None:
         """Add ``-c FILE``, which may be given several times."""
         self.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help=help_)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse them.
+
+        Raises:
+            ConfigError: One can be no path and no name, as no shell passes it.
+        """
+        for argument in args or ():
+            refuse_nul(argument)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Refuse what argparse refuses.

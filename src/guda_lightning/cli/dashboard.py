@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from guda_lightning.cli.commands import Command
 from guda_lightning.errors import ConfigError
 from guda_lightning.storage.paths import refuse_no_run, user_path
 
+_NAME = re.compile(r"[^/\\#?%:\x00-\x1f]{1,128}")
 _LATER = """\
 dashboard: no W&B API key here, so {path} holds what is to be sent. To push it:
   1. wandb login   (or set WANDB_API_KEY)
@@ -28,6 +30,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     parser.add_argument("--project", help="W&B project; default: that of the runs in RUN/wandb")
     parser.add_argument("--entity", help="user or team in W&B; default: that of the runs, or of the key")
     chosen = parser.parse_args(arguments)
+    _refuse_no_name("--project", chosen.project)
+    _refuse_no_name("--entity", chosen.entity)
     project, entity, group = _of_runs(chosen.run, chosen.project, chosen.entity)
     from guda_lightning.report import workspace
 
@@ -48,6 +52,21 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         runs = folder / "wandb" if chosen.run is not None else Path("wandb")
         print(_LATER.format(path=path, runs=runs / "offline-run-*", command=again))
     return 0
+
+
+def _refuse_no_name(option: str, name: str | None) -> None:
+    """Refuse what W&B does not take as a name, and no file can be called.
+
+    Raises:
+        ConfigError: It is no such name.
+    """
+    if name is not None and not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{option} is no name in W&B",
+            found=repr(name),
+            expected=r"1 to 128 characters, none of them / \ # ? % : or a line break",
+            fix="pass the name that the page of the project shows",
+        )
 
 
 def has_key() -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guda_lightning.cli.yaml_files import read_config
+from guda_lightning.cli.yaml_files import read_config, refuse_value
 
 # Options whose values are names of the user's, taken as they are written, whatever they begin with.
 NAMING = ("groups", "without", "name")
@@ -43,7 +43,7 @@ class Inputs:
         """Read them; options that do not exist are left to who knows them.
 
         Raises:
-            ConfigError: A file is no configuration.
+            ConfigError: A file is no configuration, or a value is none of one.
         """
         files: dict[Path, str] = {}
         values: dict[str, list[Any]] = {}
@@ -57,12 +57,15 @@ class Inputs:
             if value is None:
                 continue
             if name not in ("-c", "--config"):
+                refuse_value(name, value)
                 values.setdefault(name.removeprefix("--"), []).append(value)
                 continue
             path = Path(value)
             files[path], content = read_config(path)
             for key, scalar in _flat(content, ""):
                 keys[key] = None
+                if isinstance(scalar, str):
+                    refuse_value(key, scalar)
                 values.setdefault(key, []).append(scalar)
         return cls(stage, tuple(arguments), files, values, tuple(keys), tuple(flags), tuple(bare))
 

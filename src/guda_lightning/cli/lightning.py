@@ -20,10 +20,12 @@ from guda_lightning import compat
 from guda_lightning.cli.commands import Stage
 from guda_lightning.cli.empty_values import refuse_empty_values
 from guda_lightning.cli.naming import add_options, joined
+from guda_lightning.cli.numbers import refuse_numbers
 from guda_lightning.cli.parser import StageParser, dumped
 from guda_lightning.cli.parser_reasons import refusal
 from guda_lightning.cli.reasons import not_built
 from guda_lightning.cli.slips import no_data, no_run_folder
+from guda_lightning.diffusion.bounds import bounded
 from guda_lightning.diffusion.training import rare_hparams, time_hparams
 from guda_lightning.errors import ConfigError, check_range
 from guda_lightning.stages.base import StageTrainer
@@ -100,6 +102,7 @@ class StageCLI(LightningCLI):
                 expected="0 <= seed_everything < 2**32, or false for none",
                 fix="pass --seed_everything with such a number",
             )
+        refuse_numbers(self.config)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One run folder for all stages, and the options of this one."""
@@ -149,7 +152,8 @@ class StageCLI(LightningCLI):
 
     def _build(self) -> None:
         try:
-            super().instantiate_classes()
+            with bounded():
+                super().instantiate_classes()
         except Exception as error:
             raise not_built(error, f"guda {self.stage.name}") from None
 
@@ -166,7 +170,8 @@ class StageCLI(LightningCLI):
 
     def section(self, name: str) -> Any:
         """What one section of the configuration names, built by itself and anew: ``model`` or ``data``."""
-        return self.parser.instantiate_classes(Namespace({name: self.config[name].clone()}))[name]
+        with bounded():
+            return self.parser.instantiate_classes(Namespace({name: self.config[name].clone()}))[name]
 
     def _resolved(self) -> str:
         """The configuration as YAML with all values, for processes that do the same elsewhere, if any do."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
 from collections.abc import Sequence
 
 from guda_lightning import notes
+from guda_lightning.cli import streams
 from guda_lightning.cli.commands import find, listing
 from guda_lightning.cli.own_modules import find_own_modules
 from guda_lightning.cli.reasons import explained
-from guda_lightning.errors import GudaError
+from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.spread.task import end_with_driver
 from guda_lightning.version import __version__
 
@@ -32,18 +32,30 @@ A file that does not exist here is looked up among those of `guda configs`.
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code: 0, 2 for bad input, 130 for Ctrl-C."""
     if args is None:
-        _own_process()
-    arguments = list(sys.argv[1:] if args is None else args)
-    notes.begin()
+        streams.own_streams()
     try:
-        code = _answered(arguments)
-        sys.stdout.flush()  # here, where it can be said that nobody reads
+        return _run(args)
+    except BrokenPipeError:
+        gone = streams.unread()
+        if not gone:
+            raise  # of a worker, say
+        for stream in gone:
+            streams.drop(stream)
+        return UNREAD
+
+
+def _run(args: Sequence[str] | None) -> int:
+    """The exit code, with what there is to say printed."""
+    try:
+        _refuse_no_working_folder()
+        if args is None:
+            _own_process()
+        notes.begin()
+        code = _answered(list(sys.argv[1:] if args is None else args))
+        sys.stdout.flush()  # here, where it can be said that nobody reads, or that the disk is full
         return code
     except BrokenPipeError:
-        if not _is_unread():
-            raise  # of a worker, say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNREAD
+        raise
     except Exception as error:
         refused = explained(error)
         if refused is None:
@@ -66,11 +78,21 @@ def _answered(arguments: Sequence[str]) -> int:
     return find(arguments[0]).run(arguments[1:])
 
 
-def _is_unread() -> bool:
-    """Whether the reader of the output is gone, as that of `guda configs | head`."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), select.POLLOUT)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+def _refuse_no_working_folder() -> None:
+    """Refuse to work where nothing can be found.
+
+    Raises:
+        ConfigError: The working folder was removed, or is one that this user may not enter.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(
+            "the working folder cannot be used",
+            found=error.strerror,
+            expected="a folder that exists: relative paths, and libraries, start from it",
+            fix="cd to another folder, or to the same path again where it was made anew",
+        ) from error
 
 
 def _own_process() -> None:
@@ -83,6 +105,6 @@ def _own_process() -> None:
 
 
 def _refused(error: GudaError) -> int:
-    rank = int(os.environ.get("LOCAL_RANK", "0"))  # of the processes of this machine
-    print(f"error{f' (process {rank})' if rank else ''}: {error}", file=sys.stderr)
+    rank = os.environ.get("LOCAL_RANK", "0")  # of the processes of this machine
+    streams.tell(f"error{'' if rank == '0' else f' (process {rank})'}: {error}")
     return 2

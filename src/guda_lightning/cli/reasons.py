@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import re
 import sys
-import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
+from guda_lightning.cli.raised import (
+    ROOT,
+    causes,
+    folder_of,
+    in_users_code,
+    is_one_of,
+    led_by,
+    package_of,
+    place_of,
+    said_by,
+)
 from guda_lightning.errors import ConfigError, GudaError, MissingExtraError, StoreError
 
-_ROOT = Path(__file__).parents[1]
 # Packages that an extra of this one brings.
 _EXTRAS = {
     "altair": "report",
@@ -29,6 +37,9 @@ _EXTRAS = {
 # Whose complaints about a value are those of the configuration.
 _LIBRARIES = ("lightning", "lightning_fabric", "lightning_utilities", "jsonargparse", "torchmetrics")
 _OF_VALUES = ("torch", "diffusers", "transformers", "peft", "datasets", "wandb", "omegaconf")
+_PARSERS = ("json", "yaml", "omegaconf", "jsonargparse")
+# What reads a checkpoint of torch or Lightning and hands out its parts.
+_RESTORES = ("torch/serialization.py", "connectors/checkpoint_connector.py")
 _COMPLAINTS = (ValueError, TypeError, RuntimeError, AttributeError, KeyError, NotImplementedError)
 
 
@@ -46,19 +57,19 @@ def not_built(error: BaseException, command: str) -> BaseException:
         error: What was raised, wrapped by jsonargparse.
         command: The command, such as ``guda fit``.
     """
-    chain = list(_chain(error))
+    chain = list(causes(error))
     own = next((one for one in chain if isinstance(one, GudaError)), None)
-    raised = own or next((one for one in chain if _package(one) != "jsonargparse"), error)
+    raised = own or next((one for one in chain if package_of(one) != "jsonargparse"), error)
     known = own or _missing_package(raised)
-    place = _place(raised)
+    place = place_of(raised)
     if known is not None or (
-        place.startswith(f"{_ROOT.name}/") and not isinstance(raised, ValueError | TypeError)
+        place.startswith(f"{ROOT.name}/") and not isinstance(raised, ValueError | TypeError)
     ):
         return known or raised
     kind = f"{type(raised).__name__}: " if isinstance(raised, LookupError) else ""  # says the key alone
     return ConfigError(
         "the configuration cannot be built",
-        found=f"{kind}{_said(raised)} ({place})",
+        found=f"{kind}{said_by(raised)} ({place})",
         expected="arguments that the trainer, the model and the data accept",
         fix=f"`{command} ... --print_config` shows all values",
     )
@@ -74,53 +85,14 @@ def not_imported(class_path: str) -> GudaError | None:
     except ModuleNotFoundError as error:
         return None if f"{module}.".startswith(f"{error.name}.") else _missing_package(error)
     except Exception as error:  # code of the user's: it may raise anything
-        place = "" if isinstance(error, SyntaxError) else f" ({_place(error)})"  # which says it itself
+        place = "" if isinstance(error, SyntaxError) else f" ({place_of(error)})"  # which says it itself
         return ConfigError(
             f"{module} cannot be imported",
-            found=f"{type(error).__name__}: {_said(error)}{place}",
+            found=f"{type(error).__name__}: {said_by(error)}{place}",
             expected=f"a module with the class {class_path}",
             fix=f"correct it; `python -c 'import {module}'` shows the traceback",
         )
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it was raised from, outermost first."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _said(error: BaseException) -> str:
-    """Its whole message on one line, or its name."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _place(error: BaseException) -> str:
-    """Where it was raised, ``package/module.py:line``, or the path of a file that no package installs."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return ""
-    path, line = Path(frames[-1].filename), frames[-1].lineno
-    if path.is_relative_to(_ROOT):
-        return f"{path.relative_to(_ROOT.parent)}:{line}"
-    installed = path.parts.index("site-packages") + 1 if "site-packages" in path.parts else 0
-    return f"{Path(*path.parts[installed:])}:{line}"
-
-
-def _package(error: BaseException) -> str:
-    """The installed package whose code has raised it; this one and a user's files are none."""
-    place = Path(_place(error).rpartition(":")[0])
-    installed = len(place.parts) > 1 and not place.is_absolute() and place.parts[0] != _ROOT.name
-    return place.parts[0] if installed else ""
-
-
-def _is(error: BaseException, *names: str) -> bool:
-    """Whether it is of one of these classes, ``package.Name``, or of a class derived from one."""
-    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
-    return bool(kinds & set(names))
 
 
 def _lost_rank(error: BaseException) -> GudaError | None:
@@ -132,7 +104,7 @@ def _lost_rank(error: BaseException) -> GudaError | None:
 
 
 def _interpolation(error: BaseException) -> GudaError | None:
-    if not _is(error, "omegaconf.OmegaConfBaseException"):
+    if not is_one_of(error, "omegaconf.OmegaConfBaseException"):
         return None
     said, *more = str(error).splitlines()
     key = next((line.partition(":")[2].strip() for line in more if "full_key" in line), "")
@@ -145,18 +117,18 @@ def _interpolation(error: BaseException) -> GudaError | None:
 
 
 def _wandb(error: BaseException) -> GudaError | None:
-    if not _is(error, "wandb.Error"):
+    if not is_one_of(error, "wandb.Error"):
         return None
     if "key" not in str(error).lower():
         return ConfigError(
             "W&B refuses the run",
-            found=_said(error),
+            found=said_by(error),
             expected="options of WandbLogger that W&B accepts, and a network that reaches it",
             fix="correct trainer.logger.init_args, or set WANDB_MODE=offline",
         )
     return ConfigError(
         "W&B has no API key",
-        found=_said(error),
+        found=said_by(error),
         expected="an account to log to, or runs that stay on this machine",
         fix="run `wandb login`, or set WANDB_MODE=offline",
     )
@@ -176,7 +148,7 @@ def _missing_package(error: BaseException) -> GudaError | None:
         return None
     return ConfigError(
         f"{package} is not installed, or cannot be imported",
-        found=_said(error),
+        found=said_by(error),
         expected=f"the package {package}, which the configuration needs",
         fix=f"pip install {package}, or configure something else",
     )
@@ -187,18 +159,54 @@ def _file(error: BaseException) -> GudaError | None:
         return None
     return StoreError(
         f"{error.filename} cannot be used",
-        found=f"{error.strerror}{_where(error)}",
+        found=f"{error.strerror}{led_by(error)}",
         expected="a file or folder that can be read, or written where it is of a run folder",
         fix="correct the path, or what lies there and its permissions",
     )
 
 
+def _system(error: BaseException) -> GudaError | None:
+    """What no file is named for: standard output on a full disk, too many open files, no network."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return None
+    return StoreError(
+        "the system cannot read or write",
+        found=f"{error.strerror}{led_by(error)}",
+        expected="disks with room, for the output as well, and what is read within reach",
+        fix="mend what it names, and run the command again: what it has made is kept",
+    )
+
+
+def _text(error: BaseException) -> GudaError | None:
+    """A name or a file in another encoding, which no reader of ours has refused."""
+    if not isinstance(error, UnicodeError):
+        return None
+    return StoreError(
+        "a text is in another encoding",
+        found=f"{ascii(str(error))[1:-1]}{led_by(error)}",
+        expected="files in UTF-8, and a system whose names of files are in UTF-8",
+        fix="save the file as UTF-8 or rename it; where the locale is C, set PYTHONUTF8=1",
+    )
+
+
+def _nested(error: BaseException) -> GudaError | None:
+    reads = any(folder_of(frame.filename) in _PARSERS for frame in traceback.extract_tb(error.__traceback__))
+    if not isinstance(error, RecursionError) or not reads:
+        return None
+    return StoreError(
+        "something is nested too deeply",
+        found=f"{said_by(error)}{led_by(error)}",
+        expected="values a few levels deep",
+        fix="correct the value, or the file, that is read there",
+    )
+
+
 def _memory(error: BaseException) -> GudaError | None:
-    if not isinstance(error, MemoryError) and not _is(error, "torch.OutOfMemoryError"):
+    if not isinstance(error, MemoryError) and not is_one_of(error, "torch.OutOfMemoryError"):
         return None
     return ConfigError(
         "there is not enough memory",
-        found=_said(error).partition(". If reserved")[0],
+        found=said_by(error).partition(". If reserved")[0],
         expected="room for the model, a batch, and what is drawn at a time",
         fix="lower batch_size and raise trainer.accumulate_grad_batches, or lower the precision",
     )
@@ -210,72 +218,54 @@ def _number(error: BaseException) -> GudaError | None:
         return None
     return ConfigError(
         "a number is too large",
-        found=f"{_said(error)}{_where(error)}",
+        found=f"{said_by(error)}{led_by(error)}",
         expected="numbers that fit into 64 bits",
         fix="correct the largest number of the configuration",
     )
 
 
 def _checkpoint(error: BaseException) -> GudaError | None:
-    reads = any(
-        f.filename.endswith("torch/serialization.py") for f in traceback.extract_tb(error.__traceback__)
-    )
-    if not reads and not _is(error, "safetensors_rust.SafetensorError"):
+    frames = traceback.extract_tb(error.__traceback__)
+    restores = any(frame.filename.endswith(_RESTORES) for frame in frames) and not in_users_code(error)
+    if not restores and not is_one_of(error, "safetensors_rust.SafetensorError"):
         return None
     reason = re.search(r"WeightsUnpickler error: (.+?)(?:, to |\n|$)", str(error))
+    kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""  # says the key alone
     return StoreError(
         "a file of weights cannot be read",
-        found=reason[1] if reason else _said(error),
+        found=reason[1] if reason else f"{kind}{said_by(error)[:300]}",
         expected="whole weights that torch or safetensors read without running code of the file",
         fix="restore the file, or save its state_dict alone",
     )
 
 
 def _optimizer(error: BaseException) -> GudaError | None:
-    place = _place(error)
+    place = place_of(error)
     of_optimizer = isinstance(error, ValueError | TypeError) and place.startswith("torch/optim/")
-    if not of_optimizer or _in_users_code(error):
+    if not of_optimizer or in_users_code(error):
         return None
     return ConfigError(
         "the optimizer or its learning-rate schedule refuses its arguments",
-        found=f"{_said(error)} ({place})",
+        found=f"{said_by(error)} ({place})",
         expected="arguments that they accept",
         fix="correct `optimizer` or `lr_scheduler`; a schedule over trainer.max_steps needs that set, not -1",
     )
 
 
 def _refused(error: BaseException) -> GudaError | None:
-    package = _package(error)
+    package = package_of(error)
     if not (
-        _is(error, "lightning.MisconfigurationException")
+        is_one_of(error, "lightning.MisconfigurationException")
         or (isinstance(error, _COMPLAINTS) and package in _LIBRARIES)
         or (isinstance(error, ValueError | TypeError) and package in _OF_VALUES)
-    ) or _in_users_code(error):
+    ) or in_users_code(error):
         return None
     return ConfigError(
         f"{package or 'lightning'} refuses the configuration",
-        found=f"{_said(error)}{_where(error)}",
+        found=f"{said_by(error)}{led_by(error)}",
         expected="options that go together",
         fix="correct the option that it names",
     )
-
-
-def _in_users_code(error: BaseException) -> bool:
-    """Whether code of the user's own has led there: its traceback says more than any message."""
-    paths = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    ours = [position for position, path in enumerate(paths) if path.is_relative_to(_ROOT)]
-    below = paths[ours[0] :] if ours else []
-    known = (_ROOT, Path(sysconfig.get_path("stdlib")))
-    return any(
-        path.is_absolute() and "site-packages" not in path.parts and not any(map(path.is_relative_to, known))
-        for path in below
-    )
-
-
-def _where(error: BaseException) -> str:
-    """The last line of this package that led there, for a report of a bug."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(_ROOT)]
-    return f" ({Path(frames[-1].filename).relative_to(_ROOT.parent)}:{frames[-1].lineno})" if frames else ""
 
 
 _RULES: tuple[Callable[[BaseException], GudaError | None], ...] = (
@@ -284,6 +274,9 @@ _RULES: tuple[Callable[[BaseException], GudaError | None], ...] = (
     _wandb,
     _missing_package,
     _file,
+    _system,
+    _text,
+    _nested,
     _memory,
     _checkpoint,
     _number,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from guda_lightning.storage.paths import (
     refuse_missing_full,
     refuse_missing_queries,
     refuse_missing_start,
+    refuse_nul,
 )
 from guda_lightning.storage.runs import RunFolder
 
@@ -137,8 +139,12 @@ def _shortens(name: str, flags: Collection[str]) -> bool:
 
 
 def _refuse_paths(stage: Stage, inputs: Inputs, before: Collection[str]) -> None:
+    if inputs.values.get("run", ["set"])[-1] == "":
+        raise no_run_folder(f"guda {stage.name}")
     run = inputs.path("run")
-    if run is not None and run.is_file():
+    if run is not None:
+        refuse_nul(str(run))
+    if run is not None and os.path.isfile(run):
         raise ConfigError(
             f"the run folder {run} is a file",
             found="a file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from guda_lightning.errors import ConfigError
 from guda_lightning.storage.files import read_regular
 
 _SECTIONS = ("trainer", "model", "data")  # mappings, or the name of a file that holds one
+_MOST_BYTES, _MOST_VALUES, _DEEPEST = 1_000_000, 100_000, 50  # of a configuration
+_MANY = (
+    f"more than {_MOST_VALUES} values, each `*` counted as what it stands for, or more than {_DEEPEST} levels"
+)
+_FEW = f"at most {_MOST_VALUES} values, {_DEEPEST} levels deep"
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00": "no text"}
 
 
@@ -27,9 +33,11 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
     text = _text(path)
     try:
         value = yaml.load(text, _StrictLoader)
-        bare = next(_without_arguments(value), None)
+        large = _is_large(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _no_yaml(path, text, error) from error
+    if large:
+        raise _refused(path, _MANY, _FEW)
     if not isinstance(value, dict):
         found = "an empty file" if value is None else f"a {_kind(value)}"
         raise _refused(path, found, "sections such as `trainer:` and `model:`")
@@ -39,9 +47,67 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
         if empty or isinstance(section, list | bool | int | float):
             found = f"{name}: {'nothing' if section is None else f'a {_kind(section)}'}"
             raise _refused(path, found, f"options below `{name}:`, each on a line of its own, further right")
+    bare = next(_without_arguments(value), None)
     if bare is not None:
         raise _refused(path, f"{bare}: nothing", "arguments below `init_args:`, or no such line")
     return text, value
+
+
+def refuse_value(option: str, value: str) -> None:
+    """Refuse the value of an option that no YAML can hold, or that is larger than a configuration.
+
+    Args:
+        option: Its name.
+        value: As it is written: a text, YAML, or the name of a file.
+
+    Raises:
+        ConfigError: It is such a value.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in value):  # what Python makes of other bytes
+        raise ConfigError(
+            f"the value of {option} is no UTF-8",
+            found=ascii(value),
+            expected="a text, or a file or folder whose name is one",
+            fix=f"correct {option}, or rename what it names",
+        )
+    try:
+        text = _text(Path(value)) if _is_file(value) else value
+        large = text.lstrip()[:1] in ("[", "{", "&") and _is_large(yaml.load(text, yaml.SafeLoader))
+    except RecursionError:
+        large = True
+    except (yaml.YAMLError, ValueError):
+        return  # no YAML: what takes the value says what it should be
+    if large:
+        raise ConfigError(
+            f"the value of {option} is too large", found=_MANY, expected=_FEW, fix=f"correct {option}"
+        )
+
+
+def _is_file(value: str) -> bool:
+    return value.endswith((".yaml", ".yml", ".json")) and os.path.isfile(value)
+
+
+def _is_large(value: Any) -> bool:
+    """Whether a value of YAML holds more than any configuration.
+
+    What ``&`` names once and ``*`` repeats counts each time: ten lines can stand for billions of values.
+
+    Raises:
+        RecursionError: It is nested too deeply, or within itself.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(part: Any, depth: int) -> int:
+        if depth > _DEEPEST:
+            raise RecursionError
+        if not isinstance(part, dict | list | tuple | set):
+            return 1
+        if id(part) not in sizes:
+            inner = part.values() if isinstance(part, dict) else part
+            sizes[id(part)] = 1 + sum(size(one, depth + 1) for one in inner)
+        return sizes[id(part)]
+
+    return size(value, 0) > _MOST_VALUES
 
 
 def _names_no_file(path: Path, section: Any) -> bool:
@@ -77,9 +143,11 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _text(path: Path) -> str:
     try:
-        content = read_regular(path)
+        content = read_regular(path, _MOST_BYTES + 1)
     except OSError as error:
         raise _refused(path, str(error.strerror), "a file that can be read") from error
+    if len(content) > _MOST_BYTES:
+        raise _refused(path, f"more than {_MOST_BYTES} bytes", "a configuration")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -74,7 +74,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     found = content if isinstance(content, Mapping) else {}
     name = next((name for name in _STATE_DICTS if isinstance(found.get(name), Mapping)), None)
     state = found if name is None else found[name]
-    weights = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    named = {key: value for key, value in state.items() if isinstance(key, str)}
+    weights = {key: value for key, value in named.items() if isinstance(value, Tensor)}
     if not weights:
         classes = [] if isinstance(content, Mapping) and content else _globals(path)
         inside = f"objects of {', '.join(classes[:6])}" if classes else _described(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from guda_lightning.diffusion.adapters import ADAPTED
+from guda_lightning.diffusion.bounds import bounded, refuse_counts
 from guda_lightning.diffusion.checkpoints import (
     INDEX,
     OWN_WEIGHTS,
@@ -35,7 +37,7 @@ from guda_lightning.diffusion.weights import (
     weights_hash,
     without_wrappers,
 )
-from guda_lightning.errors import StoreError
+from guda_lightning.errors import GudaError, StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.storage.files import canonical_json, read_json, write_atomic
 from guda_lightning.storage.full_record import FullRecord
@@ -133,7 +135,7 @@ def _opened(
         _load_checkpoint(module, weights, path, denoiser, scheduler)
         return FullModel.of(module, denoiser, scheduler, conditional)
     if (path / "config.json").is_file():
-        network = _network(path, read_json(path / "config.json").get("_class_name"))
+        network = _network(path, read_json(path / "config.json").get("_class_name"), path / "config.json")
         of_module = FullModel.of(module, denoiser, scheduler, conditional)
         model = replace(of_module.model, denoiser=network)
         return FullModel(model, of_module.scheduler, model_hash(model))
@@ -196,8 +198,9 @@ def open_schedule(path: Path) -> NoiseSchedule:
     given = GivenScheduler.load(folder)
     if given is not None:
         return noise_schedule(given)
-    config = read_json(folder / "scheduler_config.json", infinities=True)
-    return noise_schedule(_component(path / "scheduler", config.get("_class_name"), SchedulerMixin))
+    file = folder / "scheduler_config.json"
+    class_name = read_json(file, infinities=True).get("_class_name")
+    return noise_schedule(_component(folder, class_name, SchedulerMixin, named_by=file))
 
 
 def _open_pipeline(path: Path, conditional: bool) -> FullModel:
@@ -210,8 +213,10 @@ def _open_pipeline(path: Path, conditional: bool) -> FullModel:
             expected=f"{' or '.join(DENOISERS)}, and scheduler",
             fix="pass the folder of a diffusion pipeline, as save_pretrained writes it",
         )
-    network = _network(path / name, _class_name(index[name]))
-    scheduler = _component(path / "scheduler", _class_name(index["scheduler"]), SchedulerMixin)
+    network = _network(path / name, _class_name(index[name]), path / INDEX)
+    scheduler = _component(
+        path / "scheduler", _class_name(index["scheduler"]), SchedulerMixin, named_by=path / INDEX
+    )
     schedule, prediction = noise_schedule(scheduler), prediction_type(scheduler)
     model = DiffusionModel(network, schedule, prediction, conditional=conditional)
     return FullModel(model, scheduler, model_hash(model))
@@ -222,12 +227,13 @@ def _class_name(entry: object) -> object:
     return entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
 
 
-def _network(folder: Path, class_name: object) -> nn.Module:
+def _network(folder: Path, class_name: object, named_by: Path) -> nn.Module:
     """The network of a folder, ready for use; diffusers itself would make up weights that are missing."""
     variant = weights_variant(folder)
+    options = {"low_cpu_mem_usage": False, "output_loading_info": True}  # low memory usage needs accelerate
     network, loaded = _component(
-        folder, class_name, ModelMixin, low_cpu_mem_usage=False, output_loading_info=True, variant=variant
-    )  # low memory usage needs accelerate
+        folder, class_name, ModelMixin, named_by=named_by, variant=variant, **options
+    )
     if wrong := made_up(loaded):
         raise unreadable(folder, wrong)
     module: nn.Module = network.eval()
@@ -240,15 +246,15 @@ def made_up(loaded: Mapping[str, Any]) -> str:
     return "; ".join(f"{name} {keys}" for name, keys in sorted(wrong.items()))
 
 
-def _component(folder: Path, class_name: object, base: type, **options: object) -> Any:
+def _component(folder: Path, class_name: object, base: type, *, named_by: Path, **options: object) -> Any:
     """One network or scheduler of a pipeline, without diffusers' own progress bar."""
     import diffusers
 
     kind = getattr(diffusers, class_name, None) if isinstance(class_name, str) else None
-    if not (isinstance(kind, type) and issubclass(kind, base)):
+    if not (isinstance(kind, type) and issubclass(kind, base) and hasattr(kind, "load_config")):
         raise StoreError(
-            f"{folder} names a class that diffusers does not have",
-            found=class_name if isinstance(class_name, str) else repr(class_name)[:100],
+            f"{named_by} names a class that diffusers does not have",
+            found=str(class_name)[:100],
             expected=f"a {'network' if base is ModelMixin else 'scheduler'} of the installed diffusers",
             fix="update diffusers, or load the model in your own LightningModule and pass a checkpoint",
         )
@@ -256,6 +262,20 @@ def _component(folder: Path, class_name: object, base: type, **options: object) 
         raise unreadable(folder, "no such folder")
     loader: Any = kind
     try:
-        return loader.from_pretrained(folder, local_files_only=True, **options)
+        refuse_counts(loader.load_config(folder, local_files_only=True), "")
+        with bounded():
+            return loader.from_pretrained(folder, local_files_only=True, **options)
+    except GudaError as error:
+        raise unreadable(folder / loader.config_name, f"{error.problem}: {error.found}") from error
     except Exception as error:  # whatever a constructor makes of a value in config.json
-        raise unreadable(folder, f"{type(error).__name__}: {error}") from error
+        place = folder / loader.config_name if _constructs(kind, error) else folder
+        raise unreadable(place, f"{type(error).__name__}: {error}") from error
+
+
+def _constructs(kind: type, error: Exception) -> bool:
+    """Whether the constructor of a class has raised it, or what that has called."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(
+        frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), kind)
+        for frame in frames
+    )

@@ -84,8 +84,9 @@ class TimestepPlan:
         Raises:
             ConfigError: The grid is empty or leaves the scored range.
         """
-        grid = tuple(range(start, stop, step)) if step > 0 else ()
-        _check_counts(len(grid), draws, available=schedule.scored_timesteps.numel())
+        points = range(start, stop, step) if step > 0 else range(0)
+        _check_counts(len(points), draws, available=schedule.scored_timesteps.numel())
+        grid = tuple(points)
         schedule.check(torch.tensor(grid))
         return cls("fixed", grid, tuple(range(len(grid))), draws)
 
@@ -136,8 +137,6 @@ class TimestepPlan:
 
 
 def _check_counts(num_strata: int, draws: int, available: int) -> None:
-    most = _MOST_EVALUATIONS // max(1, num_strata)
-    check_range("the number of draws", draws, le=most, symbol="draws", fix="lower scoring.draws")
     if not 1 <= num_strata <= available or draws < 1 or num_strata * draws < 2:
         raise ConfigError(
             "the timestep plan has too few or too many timesteps",
@@ -145,3 +144,5 @@ def _check_counts(num_strata: int, draws: int, available: int) -> None:
             expected=f"1 to {available} strata, at least 1 draw, and 2 evaluations for a standard error",
             fix=f"choose 2 to {available} strata, or a grid of that many timesteps",
         )
+    most = _MOST_EVALUATIONS // num_strata
+    check_range("the number of draws", draws, le=most, symbol="draws", fix="lower scoring.draws")

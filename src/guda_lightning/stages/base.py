@@ -61,6 +61,12 @@ class StageTrainer(Trainer):
         start: Path | None = None,
         **kwargs: Any,
     ) -> None:
+        check_range(
+            "trainer.resume_every_n_epochs",
+            resume_every_n_epochs,
+            ge=1,
+            fix="correct --trainer.resume_every_n_epochs",
+        )
         self.layout = Layout(denoiser, scheduler, conditional, start)
         self._recipe, self._resume_every_n_epochs = unused(kwargs), resume_every_n_epochs
         _refuse(kwargs)
@@ -136,6 +142,18 @@ def _refuse(arguments: Mapping[str, Any]) -> None:
     """Refuse what Lightning's Trainer takes, and what then fails or trains away from the goal."""
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         check_range(f"trainer.{name}", arguments.get(name), ge=1, fix=f"correct --trainer.{name}")
+    for name in ("max_steps", "max_epochs"):
+        if arguments.get(name) not in (None, -1):
+            expected = f"{name} >= 1, or -1 where something else ends the training"
+            check_range(
+                f"trainer.{name}", arguments[name], ge=1, expected=expected, fix=f"correct --trainer.{name}"
+            )
+    check_range(
+        "trainer.log_every_n_steps",
+        arguments.get("log_every_n_steps"),
+        ge=0,
+        fix="correct --trainer.log_every_n_steps",
+    )
     fix = "leave out --trainer.gradient_clip_val, or pass a positive one"
     check_range("trainer.gradient_clip_val", arguments.get("gradient_clip_val"), ge=0, fix=fix)
     if arguments.get("barebones"):

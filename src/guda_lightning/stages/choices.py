@@ -14,6 +14,9 @@ from guda_lightning.storage.files import read_regular, slug, unique_slug
 from guda_lightning.storage.paths import user_path
 from guda_lightning.storage.runs import RunFolder
 
+_MOST = 10_000_000  # of anything that is counted
+_DIGITS = 18  # of a seed: what 64 bits hold
+ALL = "all"  # instead of groups: each of them that has samples
 # For `refuse_choices` where another attributor scores.
 ATTRIBUTOR = (
     "another attributor was given",
@@ -30,17 +33,20 @@ def chosen_groups(grouping: Grouping, requested: object = None) -> list[str]:
     Args:
         grouping: All groups.
         requested: A list of names, or a text such as ``a,b``; ``a+b`` are two groups that are removed
-            together. What YAML makes of a name without quotes, such as 1e5 or true, is that name. None: all.
+            together. What YAML makes of a name without quotes, such as 1e5 or true, is that name. None, an
+            empty list, or the text ``all`` where no group is called so: all.
 
     Raises:
         GroupError: One does not exist, has no samples, or has all, or a text has several meanings.
     """
-    if requested is None or requested == []:
-        names = [name for name in grouping.names if grouping.size(name)]
+    every = [name for name in grouping.names if grouping.size(name)]
+    if requested is None or (requested == ALL and grouping.known.find(ALL) is None):
+        names = every
     elif isinstance(requested, str):
-        names = grouping.known.split(requested)
+        names = grouping.known.split(requested) or every
     else:
-        names = grouping.known.of_list(requested if isinstance(requested, Sequence) else [requested])
+        listed = requested if isinstance(requested, Sequence) else [requested]
+        names = grouping.known.of_list(listed) or every
     for name in names:
         grouping.coalition(name)
     return names
@@ -89,7 +95,6 @@ class Subsets:
         return int(text) if text.isdecimal() else None
 
     def _drawn(self, players: Sequence[str], count: int) -> list[set[str]]:
-        check_range("kept", self.kept, gt=0, lt=1, fix="take the usual 0.5")
         drawn = subsets(len(players), round(self.kept * len(players)), count, self.seed)
         return [{name for name, stays in zip(players, row, strict=True) if stays} for row in drawn.tolist()]
 
@@ -128,6 +133,7 @@ def chosen_coalitions(
         ConfigError: Groups and subsets are both given, or the subsets cannot be drawn or read.
         GroupError: As ``chosen_groups`` and ``Subsets.removed``.
     """
+    check_range("kept", kept, gt=0, lt=1, fix="take the usual 0.5")
     if subsets is None:
         return chosen_groups(grouping, requested)
     if requested is not None and requested != []:
@@ -149,11 +155,11 @@ def chosen_seeds(requested: Sequence[int] | int | str, option: str = "--seeds") 
     listed = [requested] if isinstance(requested, int) else requested
     parts = listed.split(",") if isinstance(listed, str) else listed
     texts = [str(part).strip() for part in parts]
-    if not texts or not all(text.isdecimal() for text in texts):
+    if not texts or not all(text.isdecimal() and len(text) <= _DIGITS for text in texts):
         raise ConfigError(
             "the seeds are not usable",
             found=requested,
-            expected="whole numbers of at least 0",
+            expected=f"whole numbers of at least 0, of at most {_DIGITS} digits",
             fix=f"pass them as {option} 0,1,2",
         )
     return list(dict.fromkeys(map(int, texts)))
@@ -258,9 +264,10 @@ def refuse_several_processes(count: int, command: str, why: str, fix: str) -> No
 
 
 def at_least_one(name: str, value: int) -> None:
-    """Refuse a count below one.
+    """Refuse a count below one, or above what anybody waits for.
 
     Raises:
         ConfigError: It is.
     """
     check_range(name, value, ge=1, fix=f"pass --{name} 1 or more")
+    check_range(name, value, le=_MOST, fix=f"pass a lower --{name}")

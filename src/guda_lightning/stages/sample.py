@@ -22,13 +22,12 @@ from guda_lightning.report.section import Section
 from guda_lightning.report.wandb import closing_runs, stage_loggers
 from guda_lightning.report.without_section import drawn_beside
 from guda_lightning.stages.base import StageTrainer
-from guda_lightning.stages.choices import at_least_one, refuse_choices
+from guda_lightning.stages.choices import at_least_one, chosen_groups, refuse_choices
 from guda_lightning.stages.drawing import Drawing, ImageSampler
 from guda_lightning.stages.radius import measure, refuse_other_columns
 from guda_lightning.stages.without import (
     Counterfactuals,
     drawings_without,
-    groups_without,
     number_of_queries,
     refuse_guidance,
     refuse_prompts,
@@ -113,7 +112,7 @@ def sample(
         drawings = [Drawing(run.queries, run.checkpoints("sample"), noise, lambda: source.model)]
     else:
         chosen = Counterfactuals(run.store, operator, counterfactual_seed or 0, hparams)
-        groups, device = groups_without(datamodule.grouping, without), trainer.strategy.root_device
+        groups, device = chosen_groups(datamodule.grouping, without), trainer.strategy.root_device
         drawings = drawings_without(run, source, datamodule, groups, noise, chosen, device)
     complete = [drawing.complete for drawing in drawings]
     complete = agreed(trainer, complete, work=False)

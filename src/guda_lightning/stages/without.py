@@ -14,18 +14,14 @@ import torch
 from guda_lightning.attribution.counterfactual import kind_of
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
-from guda_lightning.data.grouping import Grouping
 from guda_lightning.diffusion import DiffusionModel, FullModel
 from guda_lightning.diffusion.adapters import set_own_weights
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.posteriors import PosteriorStore, StoredPosterior, guided, open_posterior
-from guda_lightning.stages.choices import chosen_groups
 from guda_lightning.stages.drawing import Drawing
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import folder_record
 from guda_lightning.storage.stored import RECORD
-
-ALL = "all"  # instead of groups: each of them
 
 
 @dataclass(frozen=True)
@@ -58,16 +54,6 @@ class StoredModel:
     operator: str
     identity: str
     read: Callable[[], DiffusionModel]
-
-
-def groups_without(grouping: Grouping, requested: Sequence[str] | str) -> list[str]:
-    """The groups to do without, one after the other: the requested ones, or all.
-
-    Raises:
-        GroupError: One does not exist, has no samples, or has all.
-    """
-    every = requested == ALL and ALL not in grouping.names
-    return chosen_groups(grouping, None if every else requested)
 
 
 def drawings_without(

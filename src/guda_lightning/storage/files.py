@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -70,8 +71,12 @@ def unique_slug(text: str) -> str:
     return short if short == text else f"{short}-{sha256_json(text)[:8]}"
 
 
-def read_regular(path: str | Path) -> bytes:
+def read_regular(path: str | Path, most: int = -1) -> bytes:
     """Read a file of which nobody knows who brought it.
+
+    Args:
+        path: The file.
+        most: How many of its bytes, from the first; all of them where it is negative.
 
     Raises:
         OSError: There is none, or it is a pipe or a device, which may never end. Pipes that a shell has made
@@ -80,7 +85,8 @@ def read_regular(path: str | Path) -> bytes:
     kind = os.stat(path).st_mode
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or os.fspath(path).startswith(_OF_PROCESS)):
         raise OSError(errno.EINVAL, "a pipe, a socket or a device")
-    return Path(path).read_bytes()
+    with open(path, "rb") as file:
+        return file.read(most)
 
 
 def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
@@ -104,7 +110,9 @@ def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
 
     try:
         value = json.loads(
-            read_regular(path).decode(), parse_constant=float if infinities else _refuse_constant
+            read_regular(path).decode(),
+            parse_constant=float if infinities else _refuse_constant,
+            parse_float=float if infinities else _finite,
         )
     except OSError as error:
         raise refuse(error.strerror) from error
@@ -262,6 +270,11 @@ def _full_disk_explained(path: Path, expected: str) -> Iterator[None]:
             expected=expected,
             fix=f"free space on the disk that holds {path.parent} and rerun; finished work is kept",
         ) from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_constant(text)  # 1e999
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -14,6 +14,7 @@ from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import sealed_json
 from guda_lightning.storage.seals import SEAL, SEALS, refuse_damaged, refuse_damaged_folder
 from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.typed import refuse_misfits
 
 _REQUIRED = ("full_hash", "schedule_hash", "config", "steps", "seconds", "network_evaluations")
 _FORMAT = 1  # also of records without a format, which version 0.1.0 wrote
@@ -91,7 +92,8 @@ class FullRecord:
         kept = {name: content for name, content in value.items() if name in names}
         lacking = [name for name in _REQUIRED if name not in kept]
         if value.get("format", _FORMAT) != _FORMAT or lacking:
-            version = value.get("versions", {}).get("guda_lightning", "an unknown version")
+            told = value.get("versions")
+            version = told.get("guda_lightning") if isinstance(told, dict) else "an unknown version"
             raise StoreError(
                 f"{path} is no record of a full model that this version reads",
                 found=f"format {value.get('format', 'unset')} of guda-lightning {version}"
@@ -99,6 +101,7 @@ class FullRecord:
                 expected=f"format {_FORMAT}",
                 fix="use the version of guda-lightning that wrote it, or remove its folder and run guda fit",
             )
+        refuse_misfits(cls, kept, path, "restore it, or remove its folder and run guda fit")
         return cls(**{**kept, "sealed": is_sealed})
 
     @classmethod
@@ -162,8 +165,10 @@ class FullRecord:
         Raises:
             StoreError: Steps alone end it, and it took fewer.
         """
-        trainer = self.config.get("trainer", {})
-        steps = -1 if trainer.get("max_steps") is None else trainer["max_steps"]
+        told = self.config.get("trainer")
+        trainer = told if isinstance(told, Mapping) else {}
+        steps = trainer.get("max_steps")
+        steps = steps if isinstance(steps, int) else -1
         if self.steps < steps and trainer.get("max_epochs") in (None, -1) and self.stopped is None:
             raise StoreError(
                 f"{folder} was trained for fewer steps than its configuration says",

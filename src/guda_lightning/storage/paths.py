@@ -19,13 +19,7 @@ def expanded(path: str) -> str:
     Raises:
         ConfigError: A variable is not set, or no path can be so.
     """
-    if "\0" in path:
-        raise ConfigError(
-            f"{path!r} cannot be a path",
-            found="the character NUL in it",
-            expected="the name of a file or folder",
-            fix="write it again",
-        )
+    refuse_nul(path)
     if os.path.lexists(path):
         return path
 
@@ -41,6 +35,21 @@ def expanded(path: str) -> str:
         return os.environ[name]
 
     return _VARIABLE.sub(value, os.path.expanduser(path))
+
+
+def refuse_nul(path: str) -> None:
+    """Refuse what no file can be called.
+
+    Raises:
+        ConfigError: There is a NUL in it.
+    """
+    if "\0" in path:
+        raise ConfigError(
+            f"{path!r} cannot be a path",
+            found="the character NUL in it",
+            expected="the name of a file or folder",
+            fix="write it again",
+        )
 
 
 def user_path(path: str | Path) -> Path:

@@ -17,9 +17,21 @@ from guda_lightning.storage.locks import Owner, at_work
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.score_state import Best, Record, Table, best_of, lacks_weights, tables_of
 from guda_lightning.storage.stored import RECORD, read_record
+from guda_lightning.storage.typed import refuse_misfits
 from guda_lightning.storage.yardsticks import CONFIG
 
 _NO_IMAGES = (".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What a record in a store says, as far as it counts here."""
+
+    operator: str = ""
+    kind: str = ""
+    groups: tuple[str, ...] = ()
+    full_hash: str | None = None
+    files: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,7 @@ def _records(folder: Path, damaged: list[str]) -> Iterator[dict[str, Any]]:
         try:
             record = read_record(path)
             if record.get("complete") and ("operator" in record or "kind" in record):
+                refuse_misfits(_Named, record, path, "make it again")
                 yield record
         except GudaError as error:
             damaged.append(f"{path}: {error.found}")

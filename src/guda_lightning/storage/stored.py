@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from guda_lightning.errors import NumericsError, StoreError
 from guda_lightning.storage.files import atomic_folder, canonical_json, read_json, sha256_file, sha256_json
 from guda_lightning.storage.provenance import Provenance, versions
+from guda_lightning.storage.typed import refuse_misfits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,6 +157,7 @@ class WeightsRecord(ABC):
         value = read_record(path)
         names = {each.name for each in fields(cls)}
         value = {name: content for name, content in value.items() if name in names}
+        refuse_misfits(cls, value, path, "restore the file, or remove its folder and make it again")
         return cls(**value)
 
 

@@ -1,0 +1,451 @@
+"""Odd inputs, a line each: refused by the whole message and exit code 2, before any work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler
+from torch import nn
+
+from guda_lightning.cli.main import main
+from guda_lightning.diffusion import bounds
+from guda_lightning.diffusion.saved import open_full, open_schedule
+from guda_lightning.errors import ConfigError, StoreError
+from toys import tiny_unet
+
+CONF = Path(__file__).parent / "conf"
+LR, UNET = "model.init_args.optimizer.init_args.lr", "model.init_args.denoiser.init_args"
+SCHEDULER = "model.init_args.scheduler.init_args"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def said(problem: str, found: object, expected: object, fix: str) -> str:
+    return f"error: {problem}\n  found:    {found}\n  expected: {expected}\n  fix:      {fix}\n"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    capsys.readouterr()
+    assert main([*map(str, arguments)]) == 2
+    err = capsys.readouterr().err
+    return err[err.index("error: ") :]
+
+
+def stage(name: str, *arguments: object) -> list[str]:
+    own = CONF / f"{name}.yaml"
+    files = [CONF / "digits.yaml", *([own] if own.is_file() else [])]
+    return [name, *(part for file in files for part in ("-c", str(file))), *map(str, arguments)]
+
+
+# --- numbers
+
+
+def out_of_range(option: str, found: object, expected: str, fix: str = "") -> str:
+    return said(f"{option} is out of range", found, expected, fix or f"correct {option}")
+
+
+def endless(name: str, found: int) -> str:
+    expected = f"{name} >= 1, or -1 where something else ends the training"
+    return out_of_range(f"trainer.{name}", found, expected, f"correct --trainer.{name}")
+
+
+def seed(option: str, found: int) -> str:
+    return out_of_range(option, found, f"0 <= {option.rpartition('.')[2]} < 2**63")
+
+
+def no_number(option: str, found: str, kind: str = "finite number") -> str:
+    expected = "a number that something can be computed with"
+    return said(f"{option} is no {kind}", found, expected, f"correct {option}")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "message"),
+    [
+        ("fit", "trainer.max_steps", 0, endless("max_steps", 0)),
+        ("fit", "trainer.max_steps", -5, endless("max_steps", -5)),
+        ("fit", "trainer.max_epochs", 0, endless("max_epochs", 0)),
+        (
+            "fit",
+            "trainer.max_steps",
+            10**30,
+            out_of_range("trainer.max_steps", 10**30, "a number that fits into 64 bits"),
+        ),
+        (
+            "fit",
+            "trainer.resume_every_n_epochs",
+            0,
+            out_of_range(
+                "trainer.resume_every_n_epochs",
+                0,
+                "resume_every_n_epochs >= 1",
+                "correct --trainer.resume_every_n_epochs",
+            ),
+        ),
+        (
+            "fit",
+            "trainer.log_every_n_steps",
+            -1,
+            out_of_range(
+                "trainer.log_every_n_steps",
+                -1,
+                "log_every_n_steps >= 0",
+                "correct --trainer.log_every_n_steps",
+            ),
+        ),
+        ("fit", "trainer.gradient_clip_val", ".nan", no_number("trainer.gradient_clip_val", "nan", "number")),
+        ("fit", "model.init_args.seed", -1, seed("model.init_args.seed", -1)),
+        ("fit", "data.init_args.seed", -1, seed("data.init_args.seed", -1)),
+        ("sample", "seed", -1, seed("seed", -1)),
+        ("unlearn", "seed", -1, seed("seed", -1)),
+        ("sample", "counterfactual_seed", -1, seed("counterfactual_seed", -1)),
+        ("attribute", "scoring.seed", -1, seed("scoring.seed", -1)),
+        (
+            "unlearn",
+            "seed",
+            2**63,
+            out_of_range("seed", 2**63, "a number that fits into 64 bits"),
+        ),
+        ("fit", LR, 0, out_of_range(LR, "0.0", "lr > 0")),
+        ("fit", LR, -1, out_of_range(LR, "-1.0", "lr > 0")),
+        ("fit", LR, ".nan", no_number(LR, "nan")),
+        ("fit", LR, "1e400", no_number(LR, "inf")),
+        ("unlearn", "optimizer.init_args.lr", 0, out_of_range("optimizer.init_args.lr", "0.0", "lr > 0")),
+        ("unlearn", "optimizer.init_args.lr", ".inf", no_number("optimizer.init_args.lr", "inf")),
+        (
+            "unlearn",
+            "objective.init_args.forget_weight",
+            ".inf",
+            no_number("objective.init_args.forget_weight", "inf"),
+        ),
+        *(
+            (
+                "fit",
+                f"{UNET}.layers_per_block",
+                value,
+                out_of_range(
+                    f"{UNET}.layers_per_block",
+                    value,
+                    "0 <= layers_per_block <= 1000",
+                    "correct layers_per_block",
+                ),
+            )
+            for value in (-1, 10**7)
+        ),
+        *(
+            (
+                "fit",
+                f"{SCHEDULER}.num_train_timesteps",
+                value,
+                out_of_range(
+                    f"{SCHEDULER}.num_train_timesteps",
+                    value,
+                    "1 <= num_train_timesteps <= 100000",
+                    "correct num_train_timesteps",
+                ),
+            )
+            for value in (0, 10**12)
+        ),
+        (
+            "fit",
+            f"{UNET}.sample_size",
+            -8,
+            out_of_range(f"{UNET}.sample_size", -8, "1 <= sample_size <= 65536", "correct sample_size"),
+        ),
+    ],
+)
+def test_a_number_that_is_nonsense(
+    name: str, option: str, value: object, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = stage(name, f"--{option}={value}", "--run", tmp_path / "run")
+    if name == "unlearn":
+        arguments += ["--objective", "guda_lightning.unlearning.ReTrack"]
+    assert refused(capsys, *arguments) == message
+    assert not (tmp_path / "run").exists()
+
+
+def test_seeds_of_too_many_digits(tmp_path: Path) -> None:
+    from guda_lightning.stages.choices import chosen_seeds
+
+    assert chosen_seeds(f"{10**18 - 1}") == [10**18 - 1]
+    with pytest.raises(ConfigError) as error:
+        chosen_seeds(f"0,{10**18}")
+    assert f"error: {error.value}\n" == said(
+        "the seeds are not usable",
+        f"0,{10**18}",
+        "whole numbers of at least 0, of at most 18 digits",
+        "pass them as --seeds 0,1,2",
+    )
+
+
+# --- networks
+
+
+class Deep(nn.Module):
+    """As many layers as it is told."""
+
+    def __init__(self, layers: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+
+
+def test_a_network_of_too_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "MOST_MODULES", 100)
+    with bounds.bounded():
+        assert len(Deep(90, 1).layers) == 90
+    with pytest.raises(ConfigError) as error, bounds.bounded():
+        Deep(110, 1)
+    assert f"error: {error.value}\n" == said(
+        "the network has too many layers",
+        "more than 100 modules, the last one a Linear",
+        "at most 100",
+        "correct the number of layers, or of channels, of the network",
+    )
+    assert len(Deep(110, 1).layers) == 110  # no hook is left
+
+
+def test_a_network_that_no_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "_memory", lambda: 10**6)
+    with bounds.bounded(), torch.device("meta"):
+        Deep(2, 10**4)  # weighs nothing
+    with pytest.raises(ConfigError) as error, bounds.bounded():
+        Deep(2, 10**3)
+    assert f"error: {error.value}\n" == said(
+        "the network does not fit into the memory of this machine",
+        "weights of 0 GB or more",
+        "at most 0 GB",
+        "correct the number of layers, or of channels, of the network",
+    )
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline") / "full"
+    DDPMPipeline(tiny_unet(), DDPMScheduler(num_train_timesteps=50)).save_pretrained(folder)
+    return folder
+
+
+UNREADABLE = "a folder written by save_pretrained, a Lightning checkpoint, or a file with a state_dict"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "found"),
+    [
+        ("unet/config.json", "norm_num_groups", 0, "ZeroDivisionError: integer modulo by zero"),
+        (
+            "unet/config.json",
+            "in_channels",
+            None,
+            "TypeError: unsupported operand type(s) for %: 'NoneType' and 'int'",
+        ),
+        (
+            "unet/config.json",
+            "layers_per_block",
+            10**7,
+            "layers_per_block is out of range: 10000000",
+        ),
+        ("unet/config.json", "down_block_types", "x", "ValueError: x does not exist."),
+        (
+            "scheduler/scheduler_config.json",
+            "trained_betas",
+            "x",
+            "TypeError: new(): invalid data type 'str'",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            "beta_schedule",
+            "x",
+            "NotImplementedError: x is not implemented",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            "num_train_timesteps",
+            10**12,
+            "num_train_timesteps is out of range: 1000000000000",
+        ),
+    ],
+)
+def test_an_odd_value_in_the_configuration_of_a_stored_network(
+    name: str, key: str, value: object, found: str, pipeline: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(pipeline, tmp_path / "full"))
+    file = folder / name
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(StoreError) as error:
+        open_full(folder, None)
+    assert str(error.value.found).startswith(f"{file}: {found}")
+    shown = said(
+        "the full model cannot be read",
+        error.value.found,
+        UNREADABLE,
+        "restore the file, or run `guda fit` again",
+    )
+    assert f"error: {error.value}\n" == shown
+    if name.startswith("scheduler"):
+        with pytest.raises(StoreError, match="the full model cannot be read"):
+            open_schedule(folder)
+
+
+@pytest.mark.parametrize(
+    "value", [{}, None, [], ["diffusers"], 5, ["diffusers", 5], ["diffusers", "ModelMixin"], "x", True]
+)
+def test_an_odd_class_in_the_index_of_a_stored_model(value: Any, pipeline: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pipeline, tmp_path / "full"))
+    file = folder / "model_index.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "unet": value}))
+    with pytest.raises(StoreError) as error:
+        open_full(folder, None)
+    shown = value[1] if isinstance(value, list) and len(value) == 2 else value
+    assert f"error: {error.value}\n" == said(
+        f"{file} names a class that diffusers does not have",
+        str(shown),
+        "a network of the installed diffusers",
+        "update diffusers, or load the model in your own LightningModule and pass a checkpoint",
+    )
+
+
+# --- configurations
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+MANY = "more than 100000 values, each `*` counted as what it stands for, or more than 50 levels"
+FEW = "at most 100000 values, 50 levels deep"
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "expected"),
+    [
+        (BOMB, MANY, FEW),
+        (f"a: {'[' * 60}{']' * 60}\n", "values nested too deeply, or within themselves", "a configuration"),
+        (f"a: {'[' * 5000}", "values nested too deeply, or within themselves", "a configuration"),
+        (
+            "trainer: [1]\n",
+            "trainer: a list",
+            "options below `trainer:`, each on a line of its own, further right",
+        ),
+        ("#" * 10**6 + "\n", "more than 1000000 bytes", "a configuration"),
+        ("data: 5\n", "data: a number", "options below `data:`, each on a line of its own, further right"),
+    ],
+)
+def test_a_configuration_that_is_no_configuration(
+    text: str, found: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    shown = refused(capsys, *stage("fit", "-c", path, "--run", tmp_path / "run"))
+    fix = "correct the file; `guda configs` lists examples"
+    assert shown == said(f"the configuration {path} cannot be read", found, expected, fix)
+
+
+@pytest.mark.parametrize("value", [f"{{{','.join(BOMB.splitlines())}}}", "[" * 5000, "x.json"])
+def test_a_value_that_is_larger_than_a_configuration(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.json").write_text("[" * 5000)
+    shown = refused(capsys, *stage("fit", "--trainer.callbacks", value, "--run", "run"))
+    option = "--trainer.callbacks"
+    assert shown == said(f"the value of {option} is too large", MANY, FEW, f"correct {option}")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("name", "a\udcff"), ("run", "r\udcff"), ("queries", "q\udcff")]
+)
+def test_a_value_that_is_no_utf8(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, *stage("attribute", f"--{option}", value)) == said(
+        f"the value of --{option} is no UTF-8",
+        ascii(value),
+        "a text, or a file or folder whose name is one",
+        f"correct --{option}, or rename what it names",
+    )
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (
+            "",
+            said(
+                "guda fit needs a run folder",
+                "no run folder in the configuration",
+                "a folder to read and write",
+                "add `run: runs/mine` to the configuration, or pass --run runs/mine",
+            ),
+        ),
+        (
+            "a\0b",
+            said(
+                "'a\\x00b' cannot be a path",
+                "the character NUL in it",
+                "the name of a file or folder",
+                "write it again",
+            ),
+        ),
+    ],
+)
+def test_a_run_folder_that_cannot_be(run: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, *stage("fit", "--run", run)) == message
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "run",
+        "seed_everything",
+        "trainer.max_steps",
+        "data.init_args.groups",
+        "trainer.callbacks",
+        LR,
+        "model",
+    ],
+)
+def test_a_reference_to_nothing(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = refused(capsys, *stage("fit", "--run", tmp_path / "run", f"--{option}", "${nope}"))
+    section = option.rpartition(".")[0]
+    inside = f"'.nope' not found (resolved to '{section}.nope')"  # by a path from there
+    found = inside if option.count(".") > 1 and ".init_args." in option else "'nope' not found"
+    assert shown == said(
+        "a ${...} of the configuration stands for nothing",
+        f"{option}: Interpolation key {found}",
+        "${KEY} of another option, or ${oc.env:NAME} of an environment variable, without a circle",
+        f"correct {option}, or write its value",
+    )
+
+
+# --- other commands
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["configs", "--copy", "a\0"],
+        ["dashboard", "--project", "a\0"],
+        ["app", "run", "--host", "a\0"],
+        ["runs", "a\0"],
+        ["evaluate", "run", "--wandb", "a\0"],
+        ["curate", "run", "--target", "a\0"],
+    ],
+)
+def test_an_argument_that_no_shell_passes(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    problem, found = "'a\\x00' cannot be a path", "the character NUL in it"
+    assert refused(capsys, *words) == said(problem, found, "the name of a file or folder", "write it again")
+
+
+@pytest.mark.parametrize("name", ["", "../../x", "a/b", "é\n", "x" * 129])
+def test_a_project_that_wandb_does_not_take(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused(capsys, "dashboard", "--project", name) == said(
+        "--project is no name in W&B",
+        repr(name),
+        r"1 to 128 characters, none of them / \ # ? % : or a line break",
+        "pass the name that the page of the project shows",
+    )
+    assert not list(tmp_path.iterdir())
