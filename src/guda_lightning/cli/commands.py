@@ -185,6 +185,24 @@ COMMANDS: tuple[Command, ...] = (
         "[RUN] [--json]",
         "doctor",
     ),
+    Command(
+        "manifest",
+        "Write one signed document of a run for auditors",
+        "RUN [--key KEY] [--output FILE]",
+        "manifest",
+    ),
+    Command(
+        "verify",
+        "Check a run folder against its manifest",
+        "MANIFEST [--run RUN] [--key KEY.pub]",
+        "verify",
+    ),
+    Command(
+        "replay",
+        "Make a run again from its own record, and compare",
+        "RUN [--into FOLDER] [--stages fit,sample]",
+        "replay",
+    ),
     Command("configs", "List or copy the YAML that comes with guda", "[NAME ...] [--copy FOLDER]", "configs"),
     Command("completion", "Print what completes options and names in a shell", "bash|zsh", "completion"),
 )
