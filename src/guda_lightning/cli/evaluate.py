@@ -15,6 +15,8 @@ from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
 from guda_lightning.cli.yardstick import scored
 from guda_lightning.errors import ConfigError
+from guda_lightning.storage.environment import environment
+from guda_lightning.storage.history import Step, noted
 from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run, user_path
 from guda_lightning.storage.runs import RunFolder
 
@@ -35,40 +37,47 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         if (tables := getattr(chosen, option)) is not None:
             setattr(chosen, option, refuse_missing_tables(chosen.run, tables))
     if not chosen.json:
-        _evaluate(chosen)
+        _evaluate(chosen, arguments)
         return 0
     with redirect_stdout(sys.stderr):
-        files = _evaluate(chosen)
+        files = _evaluate(chosen, arguments)
     print(json.dumps(_as_json(files), indent=2))
     return 0
 
 
-def _evaluate(chosen: argparse.Namespace) -> list[Path]:
+def _evaluate(chosen: argparse.Namespace, arguments: Sequence[str]) -> list[Path]:
     """Compare, and return the files that hold what was found."""
     if chosen.distribution is not None:
         from guda_lightning.stages.distribution import evaluate_distribution
 
-        evaluate_distribution(
-            chosen.run, chosen.distribution, resamples=chosen.resamples, wandb_project=chosen.wandb
-        )
+        with noted(RunFolder(chosen.run), lambda: _step(chosen.run, arguments)):
+            evaluate_distribution(
+                chosen.run, chosen.distribution, resamples=chosen.resamples, wandb_project=chosen.wandb
+            )
         return [RunFolder(chosen.run).distribution]
     root = chosen.run
     if chosen.yardstick is not None:
         root = scored(chosen.yardstick, chosen.run, chosen.config, chosen.data)
     from guda_lightning.stages.evaluate import evaluate_run
 
-    evaluate_run(
-        root,
-        chosen.scores,
-        chosen.oracle,
-        per=chosen.per,
-        calibration=chosen.calibrate,
-        resamples=chosen.resamples,
-        wandb_project=chosen.wandb,
-        brief=chosen.yardstick is not None,
-        lds=chosen.lds,
-    )
+    with noted(RunFolder(root), lambda: _step(root, arguments)):
+        evaluate_run(
+            root,
+            chosen.scores,
+            chosen.oracle,
+            per=chosen.per,
+            calibration=chosen.calibrate,
+            resamples=chosen.resamples,
+            wandb_project=chosen.wandb,
+            brief=chosen.yardstick is not None,
+            lds=chosen.lds,
+        )
     return sorted(RunFolder(root).evaluation.glob("*.parquet"))
+
+
+def _step(root: Path, arguments: Sequence[str]) -> Step:
+    """What RUN/history keeps."""
+    return Step("evaluate", str(root), tuple(arguments), environment=environment())
 
 
 def _as_json(files: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:

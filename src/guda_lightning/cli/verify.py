@@ -9,10 +9,11 @@ from typing import Any
 
 from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
+from guda_lightning.cli.text import shown
 from guda_lightning.errors import GudaError
 from guda_lightning.storage.config import differences
 from guda_lightning.storage.history import steps_of
-from guda_lightning.storage.manifest import changed_files, load, recorded
+from guda_lightning.storage.manifest import STATEMENT, changed_files, load, recorded
 from guda_lightning.storage.paths import refuse_no_run, user_path
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.schema import schema_of, violations
@@ -25,9 +26,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     """Check it; 0 where all holds, else 1."""
     parser = Arguments(command)
     parser.add_argument("manifest", type=Path, help="what guda manifest wrote")
-    parser.add_argument(
-        "--run", type=Path, help="run folder (default: the one in which the manifest lies)"
-    )
+    parser.add_argument("--run", type=Path, help="run folder (default: the one in which the manifest lies)")
     parser.add_argument(
         "--key", type=Path, metavar="FILE", help="public Ed25519 key of whoever must have signed it"
     )
@@ -61,8 +60,8 @@ def _signature(document: Mapping[str, Any], key: str | None) -> tuple[list[str],
         return ["signature: it is not of these contents"], "wrong"
     if key is None:
         return [], (
-            f"by {about['fingerprint']}. Without --key this shows only that nothing was changed after whoever "
-            "holds that key signed it, and not who that is"
+            f"by {about['fingerprint']}. Without --key this shows only that nothing was changed after "
+            "whoever holds that key signed it, and not who that is"
         )
     if about["public_key"] != key:
         return [f"signature: by another key, {about['fingerprint']}"], f"by {about['fingerprint']}"
@@ -71,7 +70,8 @@ def _signature(document: Mapping[str, Any], key: str | None) -> tuple[list[str],
 
 def _against(document: Mapping[str, Any], run: RunFolder, manifest: Path) -> list[str]:
     """Where a run folder is not what the document says."""
-    problems = changed_files(document, run, manifest)
+    problems = [] if document["statement"] == STATEMENT else ["statement: other words than guda manifest's"]
+    problems += changed_files(document, run, manifest)
     try:
         now = recorded(run, list(steps_of(run).values()), list(document["files"]))
         now["run"] = document["run"]  # a folder may be renamed
@@ -89,12 +89,14 @@ def _print(
     path: Path, run: RunFolder, document: Mapping[str, Any], signature: str, problems: Sequence[str]
 ) -> None:
     for problem in problems[:_SHOWN]:
-        print(f"  {problem}")
+        print(f"  {shown(problem)}")
     if len(problems) > _SHOWN:
         print(f"  and {len(problems) - _SHOWN} more (--json lists all)")
     print(f"signature: {signature}")
     if problems:
-        print(f"verify: {path} does not hold for {run.root}: {len(problems)} problems")
+        several = "s" if len(problems) > 1 else ""
+        print(f"verify: {path} does not hold for {run.root}: {len(problems)} problem{several}")
     else:
         count = len(document["files"])
         print(f"verify: {path} holds for {run.root}: {count} files, records and scores are as it says")
+        print(f"note: {STATEMENT}")

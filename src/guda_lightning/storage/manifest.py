@@ -128,7 +128,9 @@ def changed_files(document: Mapping[str, Any], run: RunFolder, *manifests: Path)
         if name not in listed:
             problems.append(f"added: {name}")
         elif path.stat().st_size != listed[name]["bytes"]:
-            problems.append(f"changed: {name}, {path.stat().st_size} bytes instead of {listed[name]['bytes']}")
+            problems.append(
+                f"changed: {name}, {path.stat().st_size} bytes instead of {listed[name]['bytes']}"
+            )
         elif (found := sha256_file(path)) != listed[name]["sha256"]:
             problems.append(f"changed: {name}, sha256 {found[:16]} instead of {listed[name]['sha256'][:16]}")
     return problems
@@ -145,8 +147,8 @@ def _models(run: RunFolder, files: Sequence[str]) -> Iterator[tuple[str, dict[st
 
 def _seeds(stage: str, value: Any, key: str) -> Iterator[dict[str, Any]]:
     """Every seed that a configuration sets."""
-    pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    for name, one in pairs:
+    pairs = dict(enumerate(value)) if isinstance(value, list) else value
+    for name, one in pairs.items() if isinstance(pairs, Mapping) else ():
         inner = f"{key}.{name}" if key else str(name)
         if name in _SEEDS and one is not None:
             yield {"stage": stage, "key": inner, "seed": one}

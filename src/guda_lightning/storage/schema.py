@@ -33,9 +33,7 @@ def violations(value: Any, schema: Mapping[str, Any]) -> list[str]:
     return list(_violations(value, schema, schema, ""))
 
 
-def _violations(
-    value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], where: str
-) -> Iterator[str]:
+def _violations(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], where: str) -> Iterator[str]:
     if "$ref" in schema:
         yield from _violations(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root, where)
     types = schema.get("type")
