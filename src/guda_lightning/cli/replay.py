@@ -19,7 +19,7 @@ from guda_lightning.storage.runs import RunFolder
 if TYPE_CHECKING:
     from guda_lightning.stages.replayed import Replayed
 
-TOLERANCE = 0.01
+TOLERANCE = 0.1
 _SHOWN = 20  # files that differ, of any number
 
 
