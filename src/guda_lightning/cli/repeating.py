@@ -73,7 +73,7 @@ class Plan:
             raise StoreError(
                 f"{run.root} does not say how it was made",
                 found=f"no file in {run.history}",
-                expected="what each command was run with, which guda keeps there since version 0.2",
+                expected="what each command was run with, as guda keeps it there",
                 fix="repeat the commands that made it: what is complete is skipped, and noted",
             )
         if stages is not None:

@@ -120,7 +120,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise _refused(path, error.strerror or error, "a file with a key", "correct the path") from error
     if data is None:
-        raise _refused(path, f"nothing at {path}", "a file with a key", f"correct the path; {_MAKE}")
+        raise _refused(path, f"no file {path}", "a file with a key", f"correct the path; {_MAKE}")
     _refuse_missing()
     return data
 
