@@ -73,7 +73,9 @@ def _opened(command: Command, folder: Path, configs: Sequence[str], full: str | 
 
     if not configs:
         return open_run(folder)
-    stage = Stage(command.name, command.summary, command.example, function="opened.configured_run")
+    stage = Stage(
+        command.name, command.summary, command.example, function="opened.configured_run", noted=False
+    )
     run: Configured = run_on(stage, RunFolder(folder), configs, {"full": full})
     return run
 

@@ -48,6 +48,7 @@ class Stage(Command):
         dry_run: Whether it trains or validates, so that ``fast_dev_run`` has something to try out.
         in_run: Whether ``guda run`` runs it, in the order of ``COMMANDS``.
         config: The configuration of this stage alone that ``guda run`` takes unless ``--NAME FILE`` is given.
+        noted: Whether RUN/history keeps what it was run with.
     """
 
     module: str = "stage"
@@ -57,6 +58,7 @@ class Stage(Command):
     dry_run: bool = True
     in_run: bool = False
     config: str | None = None
+    noted: bool = True
 
     def __post_init__(self) -> None:
         if not self.function:
@@ -168,6 +170,7 @@ COMMANDS: tuple[Command, ...] = (
         "-c digits.yaml -c callbacks/elbo_attribution.yaml",
         function="fit.validate_full",
         needs_data=False,
+        noted=False,
     ),
     Command(
         "dashboard",
@@ -181,6 +184,24 @@ COMMANDS: tuple[Command, ...] = (
         "Say what is installed, and where a run stands",
         "[RUN] [--json]",
         "doctor",
+    ),
+    Command(
+        "manifest",
+        "Write one signed document of a run for auditors",
+        "RUN [--key KEY] [--output FILE]",
+        "manifest",
+    ),
+    Command(
+        "verify",
+        "Check a run folder against its manifest",
+        "MANIFEST [--run RUN] [--key KEY.pub]",
+        "verify",
+    ),
+    Command(
+        "replay",
+        "Make a run again from its own record, and compare",
+        "RUN [--into FOLDER] [--stages fit,sample]",
+        "replay",
     ),
     Command("configs", "List or copy the YAML that comes with guda", "[NAME ...] [--copy FOLDER]", "configs"),
     Command("completion", "Print what completes options and names in a shell", "bash|zsh", "completion"),

@@ -32,16 +32,20 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         "seeds": chosen.seeds,
         "wandb": chosen.wandb,
     }
-    stage = Stage(
+    with locked(run.root, run.curation):
+        run_on(as_stage(command), run, files, options, *processes)
+    return 0
+
+
+def as_stage(command: Command) -> Stage:
+    """The stage that does it, on a configuration."""
+    return Stage(
         command.name,
         command.summary,
         command.example,
         function="curate.curate",
         filled=("build", "datamodule", "config"),
     )
-    with locked(run.root, run.curation):
-        run_on(stage, run, files, options, *processes)
-    return 0
 
 
 def _config_of(run: RunFolder) -> str:

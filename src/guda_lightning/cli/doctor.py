@@ -35,6 +35,7 @@ _GIVES = {
     "text": "text-to-image pipelines and LoRA",
     "app": "guda app: attribute a dropped picture",
     "dashboard": "guda dashboard: a W&B workspace",
+    "sign": "guda manifest --key: signatures",
     "foreign": "schedulers and networks of other libraries",
 }
 _FOR_DEVELOPERS = ("dev",)

@@ -15,7 +15,9 @@ from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
 from guda_lightning.cli.yardstick import scored
 from guda_lightning.errors import ConfigError
+from guda_lightning.storage.environment import environment
 from guda_lightning.storage.foreign import refuse_foreign
+from guda_lightning.storage.history import Step, noted
 from guda_lightning.storage.leftovers import tidy
 from guda_lightning.storage.locks import locked
 from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run, user_path
@@ -38,22 +40,22 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         if (tables := getattr(chosen, option)) is not None:
             setattr(chosen, option, refuse_missing_tables(chosen.run, tables))
     if not chosen.json:
-        _evaluate(chosen)
+        _evaluate(chosen, arguments)
         return 0
     with redirect_stdout(sys.stderr):
-        files = _evaluate(chosen)
+        files = _evaluate(chosen, arguments)
     print(json.dumps(_as_json(files), indent=2))
     return 0
 
 
-def _evaluate(chosen: argparse.Namespace) -> list[Path]:
+def _evaluate(chosen: argparse.Namespace, arguments: Sequence[str]) -> list[Path]:
     """Compare, and return the files that hold what was found."""
     if chosen.distribution is not None:
         from guda_lightning.stages.distribution import evaluate_distribution
 
         written = RunFolder(chosen.run).distribution
         tidy(chosen.run)
-        with locked(chosen.run, written):
+        with locked(chosen.run, written), noted(RunFolder(chosen.run), lambda: _step(chosen.run, arguments)):
             evaluate_distribution(
                 chosen.run, chosen.distribution, resamples=chosen.resamples, wandb_project=chosen.wandb
             )
@@ -66,7 +68,7 @@ def _evaluate(chosen: argparse.Namespace) -> list[Path]:
     folder = RunFolder(root).evaluation
     tidy(root)
     refuse_foreign(folder, "guda evaluate", mark="*.parquet")
-    with locked(root, folder):
+    with locked(root, folder), noted(RunFolder(root), lambda: _step(root, arguments)):
         evaluate_run(
             root,
             chosen.scores,
@@ -79,6 +81,11 @@ def _evaluate(chosen: argparse.Namespace) -> list[Path]:
             lds=chosen.lds,
         )
     return sorted(folder.glob("*.parquet"))
+
+
+def _step(root: Path, arguments: Sequence[str]) -> Step:
+    """What RUN/history keeps."""
+    return Step("evaluate", str(root), tuple(arguments), environment=environment())
 
 
 def _as_json(files: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:

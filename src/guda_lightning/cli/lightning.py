@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -25,10 +26,15 @@ from guda_lightning.cli.parser import StageParser, dumped
 from guda_lightning.cli.parser_reasons import refusal
 from guda_lightning.cli.reasons import not_built
 from guda_lightning.cli.slips import no_data, no_run_folder
+from guda_lightning.data import GroupDataModule
+from guda_lightning.data.hashes import data_record
 from guda_lightning.diffusion.bounds import bounded
 from guda_lightning.diffusion.training import rare_hparams, time_hparams
 from guda_lightning.errors import ConfigError, check_range
-from guda_lightning.stages.base import StageTrainer
+from guda_lightning.spread.progress import PROGRESS
+from guda_lightning.stages.base import StageTrainer, computing
+from guda_lightning.storage.environment import environment
+from guda_lightning.storage.history import Step, noted
 from guda_lightning.storage.leftovers import tidy
 
 # Devices are written by their names, such as that of StochasticWeightAveraging.
@@ -53,7 +59,7 @@ class StageCLI(LightningCLI):
     """
 
     def __init__(self, stage: Stage, arguments: Sequence[str]) -> None:
-        self.stage, self._function = stage, stage.load()
+        self.stage, self._function, self._arguments = stage, stage.load(), tuple(arguments)
         # Lightning reports its hardware and tips for every trainer, and a stage makes one for every group.
         for name in ("lightning.fabric", "lightning.pytorch"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -148,7 +154,8 @@ class StageCLI(LightningCLI):
             self._build()
             tidy(Path(self.trainer.default_root_dir))
             options = {name: self.config_init[name] for name in self._options}
-            return self._function(self.trainer, **options, **self._filled())
+            with noted(self.trainer.run_folder, self._noted):
+                return self._function(self.trainer, **options, **self._filled())
 
     def _build(self) -> None:
         try:
@@ -173,6 +180,31 @@ class StageCLI(LightningCLI):
         with bounded():
             return self.parser.instantiate_classes(Namespace({name: self.config[name].clone()}))[name]
 
+    def _noted(self) -> Step | None:
+        """What RUN/history keeps; None of what keeps nothing, and of a task that another command started."""
+        alone = self.trainer.is_global_zero and PROGRESS not in os.environ
+        if not (alone and self.stage.noted) or self.config.trainer.fast_dev_run:
+            return None
+        grouped = isinstance(self.datamodule, GroupDataModule)
+        return Step(
+            stage=self.stage.name,
+            run=self.config.run,
+            arguments=self._arguments,
+            config=self._values(),
+            data=data_record(self.datamodule) if grouped else None,
+            environment=environment(**computing(self.trainer)),
+        )
+
+    def _values(self) -> dict[str, Any]:
+        """The whole configuration as JSON values.
+
+        Dumped by the parser, which writes paths and enumerations as text. Infinities, which JSON lacks, stay
+        the text that they are there, such as "-Infinity".
+        """
+        text = self.parser.dump(self.config, format="json", skip_none=False)
+        values: dict[str, Any] = json.loads(text, parse_constant=str)
+        return values
+
     def _resolved(self) -> str:
         """The configuration as YAML with all values, for processes that do the same elsewhere, if any do."""
         if self.config.spread is None:
@@ -185,10 +217,7 @@ class StageCLI(LightningCLI):
     def _made_from(self) -> dict[str, Any]:
         """What makes the full model, and the oracle, what it is."""
         trainer: Any = self.trainer
-        # Dumped by the parser, which writes paths and enumerations as text. Infinities, which JSON lacks,
-        # stay the text that they are there, such as "-Infinity".
-        text = self.parser.dump(self.config, format="json", skip_none=False)
-        config = json.loads(text, parse_constant=str)
+        config = self._values()
         made_from = {key: config.get(key) for key in _FROM_FIT}
         for section, built in (("model", self.model), ("data", self.datamodule)):
             for name in getattr(built, "where_and_how", ()):

@@ -10,6 +10,8 @@ from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.configs import located
 from guda_lightning.cli.inputs import Inputs
 from guda_lightning.cli.stage import parse
+from guda_lightning.storage.environment import environment
+from guda_lightning.storage.history import Step, noted
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.yardsticks import CONFIG, Yardstick
 
@@ -40,7 +42,10 @@ def scored(name: str, root: Path | None, configs: Sequence[str], images: Path | 
     yardstick = Yardstick.find(name)
     run = RunFolder(root or Path("runs") / f"yardstick-{yardstick.name}")
     options = [located(given) for given in [("-c", config) for config in configs] or CHEAP.values()]
-    if yardstick.unpack(run.root, images):
+    step = Step("yardstick", str(run.root), (yardstick.name,), environment=environment())
+    with noted(run, lambda: step):
+        unpacked = yardstick.unpack(run.root, images)
+    if unpacked:
         print(f"evaluate: {run.root} unpacked: {yardstick.card['title']}")
     config = ("-c", str(run.root / CONFIG))
     inputs = [Inputs.of("attribute", [*config, *given]) for given in options]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder
 
@@ -102,6 +103,13 @@ class StageTrainer(Trainer):
                 fix="run `guda sample` with the same configuration first, or pass --queries FILE|FOLDER",
             )
         return path
+
+
+def computing(trainer: Trainer) -> dict[str, Any]:
+    """What of the machine bears on the last bits of what a trainer computes, as JSON values."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return {"threads": torch.get_num_threads(), "device": name, "processes": trainer.world_size}
 
 
 def opened_full(

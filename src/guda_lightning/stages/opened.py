@@ -136,6 +136,18 @@ class Run:
         module = self._built("model", LightningModule)
         return opened_full(self.folder, Layout(**self.record.layout or {}), module, self.data)
 
+    def untrained(self) -> dict[str, torch.Tensor]:
+        """The weights that the training of the full model began with.
+
+        Raises:
+            StoreError: The weights to start from are gone, or the configuration cannot be built here.
+        """
+        start = self.record.config["trainer"].get("start")
+        layout = Layout(**self.record.layout or {}, start=None if start is None else user_path(start))
+        module = self._built("model", LightningModule, self.record.seed)
+        denoiser = layout.initialize(module).model.denoiser
+        return {name: weight.detach() for name, weight in denoiser.state_dict().items()}
+
     @property
     def tables(self) -> tuple[str, ...]:
         """Names of the score tables, the oldest first."""
@@ -254,8 +266,10 @@ class Run:
             else "run guda guide with the configuration of this run",
         )
 
-    def _built(self, section: str, base: type) -> Any:
+    def _built(self, section: str, base: type, seed: int | None = None) -> Any:
         """What a section of the configuration that RUN/full keeps names; no random number is drawn for it.
+
+        With a seed, weights are those that its training began with.
 
         Raises:
             StoreError: Its class or an argument does not exist here.
@@ -272,4 +286,6 @@ class Run:
                 fix="start Python where its module is found, or use the versions that the record lists",
             ) from error
         with torch.random.fork_rng(devices=[]):  # modules are built on the CPU
+            if seed is not None:
+                torch.default_generator.manual_seed(seed)
             return parser.instantiate_classes(config)[section]

@@ -67,6 +67,16 @@ class RunFolder:
         return self.root / ".fit.json"
 
     @property
+    def history(self) -> Path:
+        """What was run on it, one file a command."""
+        return self.root / "history"
+
+    @property
+    def manifest(self) -> Path:
+        """All that an auditor needs in one file, with the hash of every other one."""
+        return self.root / "manifest.json"
+
+    @property
     def queries(self) -> Path:
         """Samples of the full model, one PNG each."""
         return self.root / "queries"

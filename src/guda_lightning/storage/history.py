@@ -1,0 +1,136 @@
+"""What was run on a run folder: ``RUN/history``, one file for each command that has changed it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from guda_lightning.errors import StoreError
+from guda_lightning.storage.files import canonical_json, read_json, sha256_json, write_atomic
+from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.walked import states
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command that ended well.
+
+    Attributes:
+        stage: Its name, as it is typed behind ``guda``.
+        run: The run folder, as the command named it.
+        arguments: What followed the name.
+        config: Its whole configuration, as ``--print_config`` shows it; None for a command that has none.
+        data: Hashes of the training data that it worked on, and the sizes of their groups; None without.
+        environment: Machine, versions and code.
+        files: What it wrote, by paths in the run folder.
+        ended: When, in UTC as ISO 8601.
+    """
+
+    stage: str
+    run: str
+    arguments: tuple[str, ...]
+    config: Mapping[str, Any] | None = None
+    data: Mapping[str, Any] | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    ended: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Hash of what was run, wherever the run folder lies; the same for a command that is repeated."""
+        said: object = self.arguments if self.config is None else self.config
+        return sha256_json([self.stage, moved(said, self.run, "RUN")])
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, by name."""
+        return {**asdict(self), "arguments": list(self.arguments), "files": list(self.files)}
+
+    def save(self, run: RunFolder) -> Path:
+        """Write it behind all others; returns the file, ``NNNN-STAGE-IDENTITY.json``.
+
+        Raises:
+            StoreError: The disk is full.
+        """
+        number = 1 + max((_number(path) for path in _paths(run)), default=0)
+        path = run.history / f"{number:04d}-{self.stage}-{self.identity[:12]}.json"
+        value = {**self.to_json(), "format": _FORMAT}
+        write_atomic(path, canonical_json({**value, "sha256": sha256_json(value)}, indent=2) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> Step:
+        """Read it.
+
+        Raises:
+            StoreError: It is missing, of another format, or was changed after it was written.
+        """
+        value = read_json(path)
+        written, expected = value.pop("sha256", None), {each.name for each in fields(cls)}
+        if value.get("format") != _FORMAT or value.keys() != {*expected, "format"}:
+            raise StoreError(
+                f"{path} does not say what was run",
+                found=f"format {value.get('format', 'unset')}, entries {', '.join(sorted(value))}",
+                expected=f"format {_FORMAT}, entries {', '.join(sorted(expected))}",
+                fix="use the version of guda-lightning that wrote it",
+            )
+        if sha256_json(value) != written:
+            raise StoreError(
+                f"{path} was changed after it was written",
+                found=f"contents with sha256 {sha256_json(value)}",
+                expected=f"contents with sha256 {written}",
+                fix="restore the file; without it, nothing tells how this run was made",
+            )
+        del value["format"]
+        return cls(**{**value, "arguments": tuple(value["arguments"]), "files": tuple(value["files"])})
+
+
+def steps_of(run: RunFolder) -> dict[str, Step]:
+    """All that was run, in order, by the names of the files; raises as ``Step.load``."""
+    return {path.name: Step.load(path) for path in _paths(run)}
+
+
+def moved(value: Any, old: str, new: str) -> Any:
+    """A JSON value with the run folder, and the paths in it, at another place."""
+    if isinstance(value, Mapping):
+        return {name: moved(one, old, new) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [moved(one, old, new) for one in value]
+    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+        return new + value[len(old) :]
+    return value
+
+
+@contextmanager
+def noted(run: RunFolder, step: Callable[[], Step | None]) -> Iterator[None]:
+    """Note what is run in the block, where it ends well and has written something, or is not noted yet.
+
+    Args:
+        run: The run folder.
+        step: Says what was run; ``files`` and ``ended`` are filled in here. None: not to be noted.
+    """
+    before = states(run)
+    yield
+    after = states(run)
+    said, files = step(), tuple(name for name, state in after.items() if before.get(name) != state)
+    if said is None or not after:
+        return
+    known = any(run.history.glob(f"*-{said.stage}-{said.identity[:12]}.json"))
+    files = tuple(name for name in files if not (run.root / name).is_relative_to(run.history))
+    if files or not known:
+        ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        Step(**{**vars(said), "files": files, "ended": ended}).save(run)
+
+
+def _paths(run: RunFolder) -> list[Path]:
+    return sorted(run.history.glob("[0-9]*-*-*.json"), key=lambda path: (_number(path), path.name))
+
+
+def _number(path: Path) -> int:
+    number = path.name.partition("-")[0]
+    return int(number) if number.isdecimal() else 0

@@ -1,0 +1,169 @@
+"""The manifest of a run folder: one JSON document that says what was made from what, and checks it later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from guda_lightning.errors import StoreError
+from guda_lightning.storage.environment import environment
+from guda_lightning.storage.files import canonical_json, read_json, sha256_file, write_atomic
+from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.history import Step, steps_of
+from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.walked import walked
+
+FORMAT = "guda-manifest-1"
+STATEMENT = (
+    "The scores estimate how much each group of the training data made a generated picture more likely: they "
+    "compare the full model with one that stands for a model trained without the group. Unlearning serves to "
+    "estimate that influence here. It removes nothing from the full model, and neither the scores nor this "
+    "document certify that data, or what a model has learnt from them, were deleted."
+)
+_SEEDS = ("seed", "seeds", "seed_everything", "counterfactual_seed")
+_OF_MODELS = (
+    *("operator", "kind", "groups", "seed", "steps", "stopped", "full_hash", "schedule_hash"),
+    *("grouping_hash", "hparams", "versions", "files"),
+)
+
+
+def manifest_of(run: RunFolder, scores: Sequence[Mapping[str, Any]], *manifests: Path) -> dict[str, Any]:
+    """The document; equal for an unchanged folder, but for when and by what it was written.
+
+    Args:
+        run: The run folder.
+        scores: Its score tables, as ``report.scored`` gives them.
+        *manifests: Files that are no part of the run, though they may lie in it.
+
+    Raises:
+        StoreError: A record in the folder is damaged.
+    """
+    steps = list(steps_of(run).values())
+    files = listed_files(run, *manifests)
+    return {
+        "format": FORMAT,
+        "statement": STATEMENT,
+        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "by": environment(),
+        **recorded(run, steps, list(files)),
+        "files": files,
+        "scores": list(scores),
+    }
+
+
+def recorded(run: RunFolder, steps: Sequence[Step], files: Sequence[str]) -> dict[str, Any]:
+    """What the records of a run folder say: data, full model, stages, seeds and models.
+
+    Args:
+        run: The run folder.
+        steps: What was run on it.
+        files: The files in it.
+    """
+    full = FullRecord.of_run(run.full)
+    return {
+        "run": run.name,
+        "data": _distinct([dict(step.data) for step in steps if step.data is not None]),
+        "full": None if full is None else read_json(run.full / RECORD),
+        "stages": [{**step.to_json(), "data": step.data and step.data["data_hash"]} for step in steps],
+        "seeds": [seed for step in steps for seed in _seeds(step.stage, step.config or {}, "")],
+        "models": dict(_models(run, files)),
+    }
+
+
+def listed_files(run: RunFolder, *manifests: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of every file of a run folder, by its path in it."""
+    return {
+        name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        for name, path in files_of(run, *manifests).items()
+    }
+
+
+def files_of(run: RunFolder, *manifests: Path) -> dict[str, Path]:
+    """The files that a manifest lists, by their path in the run folder."""
+    left_out = {path.resolve() for path in (run.manifest, *manifests)}
+    return {name: path for name, path in walked(run).items() if path.resolve() not in left_out}
+
+
+def save(document: Mapping[str, Any], path: Path) -> None:
+    """Write a manifest; raises as ``write_atomic``."""
+    write_atomic(path, canonical_json(document, indent=1) + "\n")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a manifest; what is in it is not checked.
+
+    Raises:
+        StoreError: It is no JSON object, or names something twice, of which a reader sees the other one.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("an entry that is there twice")
+        return dict(pairs)
+
+    def no_number(name: str) -> None:
+        raise ValueError(f"{name} is no JSON number")
+
+    try:
+        text = path.read_text("utf-8")
+        document = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, f"broken JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise _unreadable(path, f"a JSON {type(document).__name__}")
+    return document
+
+
+def changed_files(document: Mapping[str, Any], run: RunFolder, *manifests: Path) -> list[str]:
+    """Which files are no longer as a manifest lists them, one line each."""
+    there, listed = files_of(run, *manifests), document["files"]
+    problems = [f"missing: {name}" for name in listed if name not in there]
+    for name, path in there.items():
+        if name not in listed:
+            problems.append(f"added: {name}")
+        elif path.stat().st_size != listed[name]["bytes"]:
+            problems.append(
+                f"changed: {name}, {path.stat().st_size} bytes instead of {listed[name]['bytes']}"
+            )
+        elif (found := sha256_file(path)) != listed[name]["sha256"]:
+            problems.append(f"changed: {name}, sha256 {found[:16]} instead of {listed[name]['sha256'][:16]}")
+    return problems
+
+
+def _models(run: RunFolder, files: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Records of weights, wherever in the run folder they lie."""
+    for name in files:
+        folder, _, file = name.rpartition("/")
+        record = read_json(run.root / name) if file == RECORD else {}
+        if {"hparams", "full_hash", "files"} <= record.keys():
+            yield folder, {key: record[key] for key in _OF_MODELS if key in record}
+
+
+def _seeds(stage: str, value: Any, key: str) -> Iterator[dict[str, Any]]:
+    """Every seed that a configuration sets."""
+    pairs = dict(enumerate(value)) if isinstance(value, list) else value
+    for name, one in pairs.items() if isinstance(pairs, Mapping) else ():
+        inner = f"{key}.{name}" if key else str(name)
+        if name in _SEEDS and one is not None:
+            yield {"stage": stage, "key": inner, "seed": one}
+        else:
+            yield from _seeds(stage, one, inner)
+
+
+def _distinct(values: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list({canonical_json(value): value for value in values}.values())
+
+
+def _unreadable(path: Path, found: object) -> StoreError:
+    return StoreError(
+        f"{path} is no manifest",
+        found=found,
+        expected="the JSON file that `guda manifest` wrote",
+        fix="restore it, or correct the path",
+    )

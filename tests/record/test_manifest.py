@@ -1,0 +1,315 @@
+"""``guda manifest`` and ``guda verify``: what is written is complete, and what is changed is named."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from guda_lightning import ScoreTable
+from guda_lightning.cli.main import main
+from guda_lightning.data import Digits, GroupDataModule
+from guda_lightning.errors import GudaError
+from guda_lightning.storage.manifest import STATEMENT, changed_files
+from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.schema import schema_of, violations
+from guda_lightning.storage.signing import private_key, public_key, signed
+from toys import message
+
+Out = pytest.CaptureFixture[str]
+
+
+def manifest(run: Path, *options: str | Path) -> dict[str, Any]:
+    assert main(["manifest", str(run), *map(str, options)]) == 0
+    document: dict[str, Any] = json.loads((run / "manifest.json").read_text("utf-8"))
+    return document
+
+
+def verified(capsys: Out, path: Path, *options: str | Path) -> tuple[int, list[str]]:
+    """Exit code and problems of ``guda verify``."""
+    capsys.readouterr()
+    code = main(["verify", str(path), "--json", *map(str, options)])
+    found = json.loads(capsys.readouterr().out)
+    assert found["holds"] is (code == 0)
+    return code, found["problems"]
+
+
+def write_key(
+    path: Path,
+    key: Any,
+    form: PrivateFormat = PrivateFormat.OpenSSH,
+    locked: KeySerializationEncryption | None = None,
+) -> Path:
+    """Write a key and, beside it, the public one, as ``ssh-keygen`` does."""
+    public = (Encoding.OpenSSH, PublicFormat.OpenSSH)
+    if form is PrivateFormat.PKCS8:
+        public = (Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    path.write_bytes(key.private_bytes(Encoding.PEM, form, locked or NoEncryption()))
+    path.with_suffix(".pub").write_bytes(key.public_key().public_bytes(*public))
+    return path
+
+
+@pytest.fixture(scope="module", params=[PrivateFormat.OpenSSH, PrivateFormat.PKCS8], ids=["ssh", "pem"])
+def key(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_key(tmp_path_factory.mktemp("key") / "key", Ed25519PrivateKey.generate(), request.param)
+
+
+def test_a_manifest_says_what_the_run_holds_and_fits_its_schema(recorded_run: Path) -> None:
+    document = manifest(recorded_run)
+    jsonschema.Draft202012Validator.check_schema(schema_of())
+    jsonschema.validate(document, schema_of(), jsonschema.Draft202012Validator)
+    assert violations(document, schema_of()) == []
+    assert document["statement"] == STATEMENT
+    assert "certify that data, or what a model has learnt from them, were deleted" in STATEMENT
+    files = {path.relative_to(recorded_run).as_posix(): path for path in recorded_run.rglob("*.*")}
+    files = {name: path for name, path in files.items() if path.is_file() and name != "manifest.json"}
+    assert document["files"] == {
+        name: {"bytes": len(data := path.read_bytes()), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, path in files.items()
+        if name != ".fit.json"
+    }
+    assert [step["stage"] for step in document["stages"]] == ["fit", "sample", "unlearn", "attribute"]
+    assert {"stage": "unlearn", "key": "model.init_args.seed", "seed": 0} in document["seeds"]
+    assert document["full"] == json.loads((recorded_run / "full" / "record.json").read_text())
+    assert {model["operator"] for model in document["models"].values()} == {"retrack"}
+    assert document["by"]["code"]["version"] == document["stages"][0]["environment"]["code"]["version"]
+
+
+def test_data_are_hashed_group_by_group(recorded_run: Path) -> None:
+    (found,) = manifest(recorded_run)["data"]
+    data = GroupDataModule(Digits(), limit=64)
+    assert found["samples"] == 64 and found["data_hash"] == data.hash
+    for name in data.grouping.names:
+        pictures = [
+            (data.ids[row], data.images[row].numpy().tobytes()) for row in data.grouping.forget([name])
+        ]
+        digests = sorted(hashlib.sha256(f"{one}\n".encode() + seen).hexdigest() for one, seen in pictures)
+        text = json.dumps(digests, separators=(",", ":"))
+        expected = {"samples": len(pictures), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        assert found["groups"][name] == expected
+
+
+def test_scores_are_those_of_the_table_with_what_the_page_says_of_them(recorded_run: Path) -> None:
+    (found,) = manifest(recorded_run)["scores"]
+    table = ScoreTable.load(recorded_run / found["table"])
+    assert (tuple(found["queries"]), tuple(found["groups"])) == (table.queries, table.groups)
+    assert [view["weighting"] for view in found["views"]] == list(table.weightings)
+    shares = table.select(weighting="uniform").matrix()
+    shares = 100 * shares / shares.abs().sum(dim=1, keepdim=True)
+    view = found["views"][list(table.weightings).index("uniform")]
+    assert view["scores"] == [pytest.approx(row, rel=1e-6) for row in shares.tolist()]
+    assert view["standing"]["level"] == "untested" and not view["unit"]["sized"]
+    assert {group: one["grade"] for group, one in found["verdicts"].items()} == {
+        group: verdict.grade for group, verdict in table.verdicts.items()
+    }
+    assert main(["report", str(recorded_run), "--format", "json"]) == 0
+    page = json.loads((recorded_run / "report" / "report.json").read_text("utf-8"))
+    assert [view["standing"] for view in page["views"]] == [view["standing"] for view in found["views"]]
+
+
+def test_an_unchanged_folder_has_the_same_manifest_wherever_it_lies(recorded_run: Path, capsys: Out) -> None:
+    before = manifest(recorded_run)
+    moved = recorded_run.rename(recorded_run.with_name("moved"))
+    capsys.readouterr()
+    assert main(["manifest", str(moved), "--json"]) == 0
+    after = json.loads(capsys.readouterr().out)
+    assert {**after, "written": before["written"], "run": before["run"]} == before
+    assert verified(capsys, moved / "manifest.json") == (0, [])
+
+
+def test_the_schema_is_read_as_by_another_validator(recorded_run: Path) -> None:
+    document, schema = manifest(recorded_run), schema_of()
+    validator = jsonschema.Draft202012Validator(schema)
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(60):
+        edited = copy.deepcopy(document)
+        _edit(edited, draw)
+        expected = [error.message for error in validator.iter_errors(edited)]
+        assert bool(violations(edited, schema)) == bool(expected), expected
+        refused += bool(expected)
+    assert refused > 20
+
+
+def _edit(value: Any, draw: random.Random) -> None:
+    """Change one thing somewhere in a JSON value."""
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    key = draw.choice(keys)
+    if isinstance(value[key], dict | list) and value[key] and draw.random() < 0.8:
+        _edit(value[key], draw)
+    elif draw.random() < 0.3:
+        del value[key]
+    else:
+        value[key] = draw.choice([None, True, -1, 0.5, "", "zzz", [], {}, [1], {"a": 1}])
+
+
+def test_one_flipped_bit_of_any_file_is_named(recorded_run: Path, capsys: Out) -> None:
+    document, seen = manifest(recorded_run), set()
+    assert len(document["files"]) > 25
+    for name in document["files"]:
+        path = recorded_run / name
+        data = path.read_bytes()
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+        problems = changed_files(document, RunFolder(recorded_run))
+        if path.suffix not in seen:  # one of each kind through the command, which reads the scores, too
+            code, problems = verified(capsys, recorded_run / "manifest.json")
+            assert code == 1
+        assert problems[0].startswith(f"changed: {name}, sha256 "), name
+        path.write_bytes(data)
+        seen.add(path.suffix)
+    assert verified(capsys, recorded_run / "manifest.json") == (0, [])
+
+
+def test_missing_and_added_files_are_named(recorded_run: Path, capsys: Out) -> None:
+    manifest(recorded_run)
+    (recorded_run / "queries" / "sample-1.png").unlink()
+    (recorded_run / "scores" / "notes.txt").write_text("new")
+    (recorded_run / "scores" / ".x.0123456789abcdef.tmp").write_text("temporary")
+    code, problems = verified(capsys, recorded_run / "manifest.json")
+    assert (code, problems) == (1, ["missing: queries/sample-1.png", "added: scores/notes.txt"])
+
+
+def edited(edit: Callable[[dict[str, Any]], object], recorded_run: Path) -> Path:
+    document = manifest(recorded_run)
+    edit(document)
+    path = recorded_run / "manifest.json"
+    path.write_text(json.dumps(document), "utf-8")
+    return path
+
+
+def test_scores_that_are_not_those_of_the_table_are_named(recorded_run: Path, capsys: Out) -> None:
+    def raise_one(document: dict[str, Any]) -> None:
+        document["scores"][0]["views"][1]["scores"][2][0] += 1
+
+    code, problems = verified(capsys, edited(raise_one, recorded_run))
+    assert (code, problems) == (1, ["scores of scores/retrack-0.parquet: other scores than in the table"])
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda one: one["stages"][1]["config"].update(seed=7), "records: other stages"),
+        (lambda one: one["data"][0]["groups"]["3"].update(samples=1), "records: other data"),
+        (lambda one: one.update(statement="All deleted."), "statement: other words than guda manifest's"),
+        (lambda one: one.update(extra=1), "extra is not known"),
+        (lambda one: one.pop("files"), "the document has no files"),
+    ],
+)
+def test_what_else_is_edited_is_named(
+    edit: Callable[[dict[str, Any]], object], problem: str, recorded_run: Path, capsys: Out
+) -> None:
+    code, problems = verified(capsys, edited(edit, recorded_run))
+    assert (code, problems) == (1, [problem])
+
+
+def test_a_signature_is_of_everything_else(recorded_run: Path, key: Path, capsys: Out) -> None:
+    document, path = manifest(recorded_run, "--key", key), recorded_run / "manifest.json"
+    assert document["signature"]["public_key"].startswith("ssh-ed25519 ")
+    assert verified(capsys, path) == (0, [])
+    assert verified(capsys, path, "--key", key.with_suffix(".pub")) == (0, [])
+    for edit in (
+        lambda one: one["scores"][0]["views"][0]["standing"].update(headline="Proven."),
+        lambda one: one["signature"].update(fingerprint="SHA256:other"),
+        lambda one: one["signature"].update(value=one["signature"]["value"][::-1]),
+        lambda one: one.update(written="2020-01-01T00:00:00+00:00"),
+    ):
+        changed = copy.deepcopy(document)
+        edit(changed)
+        path.write_text(json.dumps(changed), "utf-8")
+        assert verified(capsys, path) == (1, ["signature: it is not of these contents"])
+    path.write_text(json.dumps(document), "utf-8")  # other blanks are no other contents
+    assert verified(capsys, path) == (0, [])
+
+
+def test_a_signature_by_another_key_and_none_are_told(recorded_run: Path, key: Path, capsys: Out) -> None:
+    path, public = recorded_run / "manifest.json", key.with_suffix(".pub")
+    manifest(recorded_run)
+    assert verified(capsys, path, "--key", public) == (1, ["signature: there is none"])
+    other = write_key(recorded_run.parent / "other", Ed25519PrivateKey.generate())
+    by = manifest(recorded_run, "--key", other)["signature"]["fingerprint"]
+    assert verified(capsys, path, "--key", public) == (1, [f"signature: by another key, {by}"])
+    assert main(["verify", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert (
+        f"signature: by {by}. Without --key this shows only that nothing was changed after whoever holds "
+        "that key signed it, and not who that is" in said
+    )
+    assert f"note: {STATEMENT}" in said
+
+
+PRIVATE = "a private Ed25519 key without a passphrase, in PEM or OpenSSH format"
+MAKE = "ssh-keygen -t ed25519 -N '' -f KEY makes one"
+
+
+def test_keys_that_cannot_sign_are_refused_with_the_fix(tmp_path: Path) -> None:
+    rsa = write_key(tmp_path / "rsa", generate_private_key(65537, 2048))
+    locked = write_key(
+        tmp_path / "locked",
+        Ed25519PrivateKey.generate(),
+        PrivateFormat.PKCS8,
+        BestAvailableEncryption(b"secret"),
+    )
+    missing = tmp_path / "missing"
+    cases = [
+        (rsa, "a key of another kind, RSAPrivateKey", MAKE),
+        (
+            locked,
+            "a key that a passphrase protects",
+            "write it once more without one: ssh-keygen -p -N '' -f COPY of the key",
+        ),
+        (
+            rsa.with_suffix(".pub"),
+            "a public key, which signs nothing",
+            "pass the private key beside it, the file without .pub",
+        ),
+    ]
+    for path, found, fix in cases:
+        with pytest.raises(GudaError, match=message(f"the key {path} cannot be used", found, PRIVATE, fix)):
+            private_key(path)
+    for read in (private_key, public_key):
+        with pytest.raises(
+            GudaError,
+            match=message(
+                f"the key {missing} cannot be used",
+                f"no file {missing}",
+                "a file with a key",
+                f"correct the path; {MAKE}",
+            ),
+        ):
+            read(missing)
+    with pytest.raises(
+        GudaError,
+        match=message(
+            f"the key {locked} cannot be used",
+            "a private key",
+            "a public Ed25519 key, in PEM or OpenSSH format",
+            "pass the public key beside it, the file with .pub, and show the private one to nobody",
+        ),
+    ):
+        public_key(locked)
+
+
+def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path, key: Path, capsys: Out) -> None:
+    path = tmp_path / "manifest.json"
+    document = json.dumps(signed({"run": "mine"}, private_key(key)))
+    path.write_text(document.replace('"run"', '"run": "yours", "run"'), "utf-8")
+    assert main(["verify", str(path)]) == 2
+    assert "broken JSON: an entry that is there twice" in capsys.readouterr().err

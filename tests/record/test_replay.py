@@ -1,0 +1,247 @@
+"""RUN/history and ``guda replay``: a run is made again from its own record, and what is another one differs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from guda_lightning import ScoreTable
+from guda_lightning.cli.main import main
+from guda_lightning.scores.kinds import Custom
+from guda_lightning.scores.record import ScoreRecord
+from guda_lightning.stages.likeness import of_pictures, of_records, of_tables, of_weights
+from guda_lightning.storage.history import Step, moved, steps_of
+from guda_lightning.storage.runs import RunFolder
+
+Out = pytest.CaptureFixture[str]
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def result(into: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((into / "replay.json").read_text("utf-8"))
+    return found
+
+
+def outcomes(into: Path) -> dict[str, str]:
+    return {one["file"]: one["outcome"] for one in result(into)["files"]}
+
+
+def record_instead(run: Path, stage: str, **config: Any) -> None:
+    """Let RUN/history say that a stage was run with other options."""
+    for name, step in steps_of(RunFolder(run)).items():
+        if step.stage == stage:
+            (run / "history" / name).unlink()
+            assert step.config is not None
+            other = {**step.config, **config}
+            replace(step, config=other).save(RunFolder(run)).rename(run / "history" / name)
+
+
+def test_history_says_what_was_run_and_what_it_wrote(recorded_run: Path) -> None:
+    steps = steps_of(RunFolder(recorded_run))
+    assert [name.rpartition("-")[0] for name in steps] == [
+        *("0001-fit", "0002-sample", "0003-unlearn", "0004-attribute")
+    ]
+    fit, sample, unlearn, attribute = steps.values()
+    assert fit.config is not None and fit.config["trainer"]["max_steps"] == 12
+    assert "full/record.json" in fit.files and all(file.startswith("full/") for file in fit.files)
+    assert set(sample.files) == {f"queries/{path.name}" for path in (recorded_run / "queries").iterdir()}
+    assert {file.partition("/")[0] for file in unlearn.files} == {"store"}
+    assert "scores/retrack-0.parquet" in attribute.files and "examples.safetensors" in attribute.files
+    assert unlearn.arguments[-2:] == ("--groups", "3,7")
+    assert fit.environment["threads"] == 1 and fit.environment["versions"]["torch"]
+
+
+def test_what_is_complete_is_not_noted_again_but_what_is_not_noted_is(recorded_run: Path) -> None:
+    run, history = RunFolder(recorded_run), recorded_run / "history"
+    before = sorted(path.name for path in history.iterdir())
+    sample = ["sample", "-c", f"{CONF}/digits.yaml", "-c", f"{CONF}/sample.yaml", "--run", str(recorded_run)]
+    assert main(sample) == 0
+    assert sorted(path.name for path in history.iterdir()) == before
+    next(history.glob("0002-*")).unlink()  # as where a kill came between, or an earlier version made it
+    assert main(sample) == 0
+    noted = [step for name, step in steps_of(run).items() if name.startswith("0005-sample-")]
+    assert [step.files for step in noted] == [()]
+
+
+def test_an_edited_record_is_refused(recorded_run: Path, capsys: Out) -> None:
+    path = next((recorded_run / "history").glob("0001-*"))
+    path.write_text(path.read_text().replace('"max_steps": 12', '"max_steps": 13'))
+    assert main(["replay", str(recorded_run)]) == 2
+    assert f"{path} was changed after it was written" in capsys.readouterr().err
+    assert not recorded_run.with_name("tiny-replay").exists()
+
+
+def test_a_replay_on_the_same_machine_differs_in_nothing(recorded_run: Path, capsys: Out) -> None:
+    into = recorded_run.with_name("tiny-replay")
+    assert main(["replay", str(recorded_run)]) == 0
+    found = outcomes(into)
+    assert set(found.values()) == {"identical", "not replayed"}
+    assert {name for name, one in found.items() if one == "not replayed"} == {
+        "scores/costs/retrack-0.json",
+        "scores/nearest/retrack-0.safetensors",
+    } & set(found) - {name for name, one in found.items() if one == "identical"}
+    for name in ("full/unet/diffusion_pytorch_model.safetensors", "queries/sample-4.png", "full/record.json"):
+        assert found[name] == "identical"
+    assert result(into)["then_and_now"] == []
+    written = {path: path.stat().st_mtime_ns for path in into.rglob("*.safetensors")}
+    capsys.readouterr()
+    assert main(["replay", str(recorded_run)]) == 0  # goes on, and has nothing to do
+    assert "guda fit" not in capsys.readouterr().out.replace("the data of guda fit", "")
+    assert {path: path.stat().st_mtime_ns for path in into.rglob("*.safetensors")} == written
+
+
+def test_a_replay_with_another_seed_differs(recorded_run: Path, capsys: Out) -> None:
+    record_instead(recorded_run, "fit", seed_everything=1)
+    into = recorded_run.parent / "other"
+    assert main(["replay", str(recorded_run), "--stages", "fit", "--into", str(into)]) == 1
+    found, files = outcomes(into), {one["file"]: one for one in result(into)["files"]}
+    weights = "full/unet/diffusion_pytorch_model.safetensors"
+    assert found[weights] == "differs" and files[weights]["distance"] > 1
+    assert files[weights]["unit"] == "the largest change of a weight by training"
+    assert files["full/record.json"]["reason"] == "config.seed_everything"
+    assert found["full/unet/config.json"] == "identical"
+    assert files["queries/sample-0.png"]["reason"] == "copied: no stage that is repeated made it"
+    assert f"differs: {weights}: " in capsys.readouterr().out
+
+
+def test_scores_with_another_noise_differ(recorded_run: Path) -> None:
+    steps = {step.stage: step for step in steps_of(RunFolder(recorded_run)).values()}
+    config = steps["attribute"].config
+    assert config is not None
+    record_instead(recorded_run, "attribute", scoring={**config["scoring"], "seed": 1})
+    into = recorded_run.parent / "other"
+    assert main(["replay", str(recorded_run), "--stages", "attribute", "--into", str(into)]) == 1
+    found = {one["file"]: one for one in result(into)["files"]}
+    assert found["scores/retrack-0.parquet"]["outcome"] == "differs"
+    assert found["store/retrack-3-06d93a9cb8db/model.safetensors"]["outcome"] == "not replayed"
+
+
+def test_other_data_are_refused_before_anything_is_made(recorded_run: Path, capsys: Out) -> None:
+    config = next(iter(steps_of(RunFolder(recorded_run)).values())).config
+    assert config is not None
+    arguments = {**config["data"]["init_args"], "seed": 1}  # which draws other 64 digits
+    record_instead(recorded_run, "fit", data={**config["data"], "init_args": arguments})
+    assert main(["replay", str(recorded_run)]) == 2
+    said = capsys.readouterr().err
+    assert "error: the training data are not those that guda fit worked on\n  found:    samples 64, " in said
+    assert "; groups that changed: 0, 1, 2" in said
+    assert said.endswith("  fix:      restore them, or say with -c FILE where they lie now\n")
+    assert not (recorded_run.with_name("tiny-replay") / "full").exists()
+
+
+def test_what_cannot_be_replayed_is_refused(recorded_run: Path, capsys: Out) -> None:
+    def refused(*arguments: str) -> str:
+        assert main(["replay", str(recorded_run), *arguments]) == 2
+        return capsys.readouterr().err
+
+    taken = recorded_run.with_name("taken")
+    taken.mkdir()
+    (taken / "mine.txt").write_text("mine")
+    assert refused("--into", str(taken)) == (
+        f"error: {taken} is no folder for this replay\n"
+        "  found:    other files\n"
+        "  expected: a folder that is not there yet, or that of the same replay, which then goes on\n"
+        "  fix:      pass another --into, or remove it\n"
+    )
+    assert refused("--stages", "fit,atribute") == (
+        "error: --stages names a stage that this run has not seen: atribute\n"
+        "  found:    atribute\n"
+        "  expected: fit, sample, unlearn, attribute\n"
+        "  fix:      did you mean attribute?\n"
+    )
+    assert refused("--tolerance", "nan") == (
+        "error: tolerance is out of range\n"
+        "  found:    nan\n"
+        "  expected: 0 <= tolerance <= 1\n"
+        "  fix:      leave out --tolerance, or pass a share such as 0.05\n"
+    )
+    for path in (recorded_run / "history").iterdir():
+        path.unlink()
+    assert refused() == (
+        f"error: {recorded_run} does not say how it was made\n"
+        f"  found:    no file in {recorded_run / 'history'}\n"
+        "  expected: what each command was run with, as guda keeps it there\n"
+        "  fix:      repeat the commands that made it: what is complete is skipped, and noted\n"
+    )
+
+
+def test_an_evaluation_is_noted_and_repeated(recorded_run: Path) -> None:
+    run = RunFolder(recorded_run)
+    step = Step("evaluate", "runs/a", ("runs/a", "--wandb", "mine", "--scores", "runs/a/scores/x.parquet"))
+    assert moved(step.arguments, step.run, "there") == [
+        *("there", "--wandb", "mine", "--scores", "there/scores/x.parquet")
+    ]
+    assert step.save(run).name == f"0005-evaluate-{step.identity[:12]}.json"
+    assert list(steps_of(run).values())[-1] == step
+    elsewhere = replace(step, run="b", arguments=("b", "--wandb", "mine", "--scores", "b/scores/x.parquet"))
+    assert elsewhere.identity == step.identity  # wherever the run folder lies
+
+
+def test_weights_are_apart_in_units_of_what_training_moved(tmp_path: Path) -> None:
+    start = {"a": torch.zeros(3), "b": torch.ones(2)}
+    before = {"a": torch.tensor([0.0, 0.5, -2.0]), "b": torch.ones(2)}
+    after = {"a": torch.tensor([0.0, 0.5, -2.0]), "b": torch.tensor([1.0, 1.5])}
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    save_file(before, one)
+    save_file(after, other)
+    assert of_weights(one, other, start).distance == 0.25
+    assert of_weights(one, other, None).distance == 0.25  # the largest weight is 2, too
+    assert of_weights(one, other, {"a": start["a"]}).unit == "the largest weight"
+    save_file({"a": before["a"]}, other)
+    assert math.isinf(of_weights(one, other, start).distance)
+    assert load_file(one).keys() == before.keys()
+
+
+def test_pictures_are_apart_in_units_of_their_range(tmp_path: Path) -> None:
+    pixels = np.full((4, 4), 100, dtype=np.uint8)
+    for name, value in (("one", 100), ("other", 151)):
+        pixels[1, 2] = value
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    assert of_pictures(tmp_path / "one.png", tmp_path / "other.png").distance == pytest.approx(0.2)
+    Image.fromarray(pixels[:2]).save(tmp_path / "small.png")
+    assert math.isinf(of_pictures(tmp_path / "one.png", tmp_path / "small.png").distance)
+
+
+def scores(
+    path: Path, values: torch.Tensor, stderr: torch.Tensor, groups: tuple[str, ...] = ("a", "b")
+) -> Path:
+    shared: dict[str, Any] = {"method": "m", "weighting": "elbo", "seed": 0, "record": ScoreRecord(Custom())}
+    names: dict[str, Any] = {"query_ids": ["x", "y"], "groups": groups, "n_draws": 2}
+    ScoreTable.from_matrix(values, stderr, **names, **shared).save(path)
+    return path
+
+
+def test_scores_are_apart_in_units_of_their_standard_errors(tmp_path: Path) -> None:
+    values, stderr = torch.tensor([[1.0, 2.0], [3.0, -4.0]]), torch.full((2, 2), 0.5)
+    moved_one = values + torch.tensor([[0.0, 0.25], [0.0, 0.0]])
+    one, other = scores(tmp_path / "1", values, stderr), scores(tmp_path / "2", moved_one, stderr)
+    assert of_tables(one, other).distance == 0.5
+    exact = [scores(tmp_path / str(n), each, 0 * stderr) for n, each in ((3, values), (4, moved_one))]
+    assert of_tables(*exact).distance == 0.25 / 4  # of the largest score
+    assert math.isinf(of_tables(one, scores(tmp_path / "5", values, stderr, ("a", "c"))).distance)
+
+
+def test_records_are_compared_but_for_hashes_and_costs(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    record = {"loss": 2.0, "seconds": 3, "name": "x-0123456789ab", "at": "runs/a/full", "steps": 4}
+    one.write_text(json.dumps(record))
+
+    def distance(**changed: object) -> float:
+        other.write_text(json.dumps({**record, "at": "b/full", **changed}))
+        return of_records(one, other, "runs/a", "b").distance
+
+    assert distance() == 0
+    assert distance(seconds=9, name="x-ba9876543210") == 0
+    assert distance(loss=1.5) == 0.25
+    assert math.isinf(distance(steps=5))
+    assert math.isinf(distance(name="y-0123456789ab"))
+    assert math.isinf(distance(more=1))
