@@ -76,7 +76,7 @@ def test_an_edited_record_is_refused(recorded_run: Path, capsys: Out) -> None:
     path = next((recorded_run / "history").glob("0001-*"))
     path.write_text(path.read_text().replace('"max_steps": 12', '"max_steps": 13'))
     assert main(["replay", str(recorded_run)]) == 2
-    assert f"{path} was changed after it was written" in capsys.readouterr().err
+    assert f"{path} is damaged" in capsys.readouterr().err
     assert not recorded_run.with_name("tiny-replay").exists()
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from guda_lightning.errors import StoreError
-from guda_lightning.storage.files import canonical_json, read_json, sha256_json, write_atomic
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import read_sealed, write_json
 from guda_lightning.storage.walked import states
 
 _FORMAT = 1
@@ -59,8 +60,7 @@ class Step:
         """
         number = 1 + max((_number(path) for path in _paths(run)), default=0)
         path = run.history / f"{number:04d}-{self.stage}-{self.identity[:12]}.json"
-        value = {**self.to_json(), "format": _FORMAT}
-        write_atomic(path, canonical_json({**value, "sha256": sha256_json(value)}, indent=2) + "\n")
+        write_json(path, {**self.to_json(), "format": _FORMAT})
         return path
 
     @classmethod
@@ -68,23 +68,16 @@ class Step:
         """Read it.
 
         Raises:
-            StoreError: It is missing, of another format, or was changed after it was written.
+            StoreError: It is missing, damaged, or of another format.
         """
-        value = read_json(path)
-        written, expected = value.pop("sha256", None), {each.name for each in fields(cls)}
+        value = read_sealed(path, "restore the file; without it, nothing tells how this run was made")
+        expected = {each.name for each in fields(cls)}
         if value.get("format") != _FORMAT or value.keys() != {*expected, "format"}:
             raise StoreError(
                 f"{path} does not say what was run",
                 found=f"format {value.get('format', 'unset')}, entries {', '.join(sorted(value))}",
                 expected=f"format {_FORMAT}, entries {', '.join(sorted(expected))}",
                 fix="use the version of guda-lightning that wrote it",
-            )
-        if sha256_json(value) != written:
-            raise StoreError(
-                f"{path} was changed after it was written",
-                found=f"contents with sha256 {sha256_json(value)}",
-                expected=f"contents with sha256 {written}",
-                fix="restore the file; without it, nothing tells how this run was made",
             )
         del value["format"]
         return cls(**{**value, "arguments": tuple(value["arguments"]), "files": tuple(value["files"])})
