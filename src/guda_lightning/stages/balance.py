@@ -132,7 +132,7 @@ def balance(
             refuse_unlike(read_groups(folder_record(folder)), least, folder)
             say(f"balance: {folder} is complete, skipped")
             return folder
-        refuse_foreign(folder, "guda balance", mark=RECORD)
+        refuse_foreign(folder, "guda balance", "use another --run", RECORD)
         images = ImageSampler(
             datamodule, source.scheduler, judge.training_images(names[0]), batch_size, trainer
         )
