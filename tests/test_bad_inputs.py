@@ -449,3 +449,36 @@ def test_a_project_that_wandb_does_not_take(
         "pass the name that the page of the project shows",
     )
     assert not list(tmp_path.iterdir())
+
+
+# --- files where folders belong, and the other way round
+
+
+@pytest.mark.parametrize("place", ["full", "store", "scores", "queries", "checkpoints", "report"])
+@pytest.mark.parametrize("name", ["fit", "sample", "unlearn", "attribute", "report", "evaluate", "doctor"])
+def test_a_file_where_a_folder_belongs(
+    name: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    for folder in ("full", "store/a-0"):
+        (run / folder).mkdir(parents=True)
+        (run / folder / "record.json").write_text("{}")
+    if (run / place).exists():
+        shutil.rmtree(run / place)
+    (run / place).write_text("x")
+    words = [name, run] if name in ("report", "evaluate", "doctor") else stage(name, "--run", run)
+    message = said(f"{run}/{place} is a file", "a file", "a folder, or nothing", "move it away")
+    assert refused(capsys, *words) == message
+    assert (run / place).read_text() == "x"
+
+
+def test_a_folder_where_a_file_belongs(tmp_path: Path) -> None:
+    from guda_lightning.storage.files import write_atomic
+
+    (tmp_path / "a.json" / "b").mkdir(parents=True)
+    with pytest.raises(StoreError) as error:
+        write_atomic(tmp_path / "a.json", "{}")
+    assert f"error: {error.value}\n" == said(
+        f"{tmp_path}/a.json cannot be written", "a folder of that name", "a file, or nothing", "move it away"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -125,9 +125,11 @@ def atomic_file(path: str | Path, room: str = "room for the whole file") -> Iter
         The path to write to, whose name starts with a dot. It is gone after any error.
 
     Raises:
-        StoreError: The disk is full. The file that was there before is untouched.
+        StoreError: The disk is full, or a folder has that name. The file that was there before is untouched.
     """
     path = Path(path)
+    if path.is_dir():
+        raise _taken(path, "a folder of that name", "a file, or nothing")
     temporary = _temporary(path)
     with _full_disk_explained(path, room):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,12 +160,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.is_file():
-        raise StoreError(
-            f"{path} cannot be written",
-            found="a file of that name",
-            expected="a folder, or nothing",
-            fix="move the file away",
-        )
+        raise _taken(path, "a file of that name", "a folder, or nothing")
     temporary = _temporary(path)
     with _full_disk_explained(path, "room for the whole folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,6 +175,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         finally:
             _remove(temporary)
         _fsync(path.parent)
+
+
+def _taken(path: Path, found: str, expected: str) -> StoreError:
+    return StoreError(f"{path} cannot be written", found=found, expected=expected, fix="move it away")
 
 
 def _replace_folder(new: Path, path: Path) -> None:
