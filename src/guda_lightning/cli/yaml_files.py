@@ -17,6 +17,8 @@ _MANY = (
     f"more than {_MOST_VALUES} values, each `*` counted as what it stands for, or more than {_DEEPEST} levels"
 )
 _FEW = f"at most {_MOST_VALUES} values, {_DEEPEST} levels deep"
+# What PyYAML raises, also where a tag such as !!bool stands before what it does not fit.
+_BROKEN = (yaml.YAMLError, ValueError, RecursionError, AttributeError, LookupError, TypeError)
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00": "no text"}
 
 
@@ -33,7 +35,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         value = yaml.load(text, _StrictLoader)
         large = _is_large(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _BROKEN as error:
         raise _no_yaml(path, text, error) from error
     if large:
         raise _refused(path, _MANY, _FEW)
@@ -43,7 +45,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
     for name in _SECTIONS:
         section = value.get(name, {})
         empty = name == "trainer" and (section is None or _names_no_file(path, section))
-        if empty or isinstance(section, list | bool | int | float):
+        if empty or not isinstance(section, dict | str | None):
             found = f"{name}: {'nothing' if section is None else f'a {_kind(section)}'}"
             raise _refused(path, found, f"options below `{name}:`, each on a line of its own, further right")
     bare = next(_without_arguments(value), None)
@@ -74,7 +76,7 @@ def refuse_value(option: str, value: str) -> None:
         large = text.lstrip()[:1] in ("[", "{", "&") and _is_large(yaml.load(text, yaml.SafeLoader))
     except RecursionError:
         large = True
-    except (yaml.YAMLError, ValueError):
+    except _BROKEN:
         return  # no YAML: what takes the value says what it should be
     if large:
         raise ConfigError(
