@@ -12,6 +12,7 @@ import yaml
 from guda_lightning.errors import ConfigError
 
 _SECTIONS = ("trainer", "model", "data")  # mappings, or the name of a file that holds one
+_PARTS = (*_SECTIONS, "callbacks", "logger", "objective", "attributor", "optimizer", "scoring", "spread")
 _MOST_BYTES, _MOST_VALUES, _DEEPEST = 1_000_000, 100_000, 50  # of a configuration
 _MANY = (
     f"more than {_MOST_VALUES} values, each `*` counted as what it stands for, or more than {_DEEPEST} levels"
@@ -72,7 +73,7 @@ def refuse_value(option: str, value: str) -> None:
             fix=f"correct {option}, or rename what it names",
         )
     try:
-        text = _text(Path(value)) if _is_file(value) else value
+        text = _text(Path(value)) if _names_a_part(option, value) else value
         large = text.lstrip()[:1] in ("[", "{", "&") and _is_large(yaml.load(text, yaml.SafeLoader))
     except RecursionError:
         large = True
@@ -84,8 +85,9 @@ def refuse_value(option: str, value: str) -> None:
         )
 
 
-def _is_file(value: str) -> bool:
-    return value.endswith((".yaml", ".yml", ".json")) and os.path.isfile(value)
+def _names_a_part(option: str, value: str) -> bool:
+    """Whether a parser reads a part of the configuration from a file; other files may hold data, of any size."""
+    return option.lstrip("-").rpartition(".")[2] in _PARTS and os.path.isfile(value)
 
 
 def _is_large(value: Any) -> bool:
