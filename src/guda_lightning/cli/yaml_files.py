@@ -86,7 +86,7 @@ def refuse_value(option: str, value: str) -> None:
 
 
 def _names_a_part(option: str, value: str) -> bool:
-    """Whether a parser reads a part of the configuration from a file; other files may hold data, of any size."""
+    """Whether a parser reads a part of the configuration from a file; others hold data, of any size."""
     return option.lstrip("-").rpartition(".")[2] in _PARTS and os.path.isfile(value)
 
 
