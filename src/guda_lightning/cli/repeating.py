@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from guda_lightning.cli.commands import Stage, find
@@ -180,7 +181,7 @@ def repeat(plan: Plan) -> bool:
         if step.config is None:
             find(step.stage).run(_without_wandb(moved(step.arguments, step.run, str(plan.into.root))))
         else:
-            cli = _parsed(plan, name, step)
+            cli = _parsed(plan, name, step, plan.into.root / "replay")
             cli.run()
         done.append(name)
         if cli is None or cli.trainer.is_global_zero:
@@ -206,7 +207,8 @@ def refuse_other_data(plan: Plan) -> None:
 
 def _data_today(plan: Plan, name: str, step: Step) -> dict[str, Any]:
     print(f"replay: reading the data of guda {step.stage}", flush=True)
-    data = _parsed(plan, name, step).section("data")
+    with TemporaryDirectory() as folder:  # nothing is written where the data are refused
+        data = _parsed(plan, name, step, Path(folder)).section("data")
     from guda_lightning.data.hashes import data_record
 
     assert step.data is not None
@@ -232,14 +234,14 @@ def _refuse_other(before: Mapping[str, Any], today: Mapping[str, Any], stage: st
     )
 
 
-def _parsed(plan: Plan, name: str, step: Step) -> StageCLI:
-    """The stage, ready to run in the folder of the replay."""
+def _parsed(plan: Plan, name: str, step: Step, folder: Path) -> StageCLI:
+    """The stage, ready to run in the folder of the replay, with its configuration in another folder."""
     assert step.config is not None
     into = str(plan.into.root)
     config = moved(step.config, step.run, into)
     config = {key: value for key, value in config.items() if key not in _ELSEWHERE}
     config["trainer"] = {**config["trainer"], "logger": False}
-    path = plan.into.root / "replay" / Path(name).with_suffix(".yaml").name
+    path = folder / Path(name).with_suffix(".yaml").name
     write_atomic(path, canonical_json(config, indent=2) + "\n")  # JSON is YAML
     files = [word for file in (path, *plan.configs) for word in ("-c", str(file))]
     return parse(_stage(step), [*files, "--run", into])
