@@ -209,6 +209,14 @@ def test_scores_that_are_not_those_of_the_table_are_named(finished_run: Path, ca
         (lambda one: one["stages"][1]["config"].update(seed=7), "records: other stages"),
         (lambda one: one["data"][0]["groups"]["3"].update(samples=1), "records: other data"),
         (lambda one: one.update(statement="All deleted."), "statement: other words than guda manifest's"),
+        (
+            lambda one: one["scores"][0]["views"][0]["standing"].update(headline="Proven."),
+            "scores of scores/retrack-0.parquet: other words than this version of guda says",
+        ),
+        (
+            lambda one: one["scores"].insert(0, {**one["scores"][0], "queries": ["other"]}),
+            "scores of scores/retrack-0.parquet: there twice",
+        ),
         (lambda one: one.update(extra=1), "extra is not known"),
         (lambda one: one.pop("files"), "the document has no files"),
     ],
@@ -313,3 +321,31 @@ def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path, key: Path, caps
     path.write_text(document.replace('"run"', '"run": "yours", "run"'), "utf-8")
     assert main(["verify", str(path)]) == 2
     assert "broken JSON: an entry that is there twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[]", "a JSON list"),
+        ('{"a": NaN}', "broken JSON: NaN is no JSON number"),
+        ('{"a":' * 900 + "1" + "}" * 900, "values that are nested 900 deep"),
+        ('{"a":' * 90_000, "broken JSON: maximum recursion depth exceeded"),
+        ('{"a": "\udcff"', "broken JSON: "),
+    ],
+)
+def test_what_is_no_manifest_is_refused(text: str, found: str, tmp_path: Path, capsys: Out) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(text, "utf-8")
+    assert main(["verify", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {path} is no manifest\n  found:    {found}")
+    assert said.endswith("  fix:      restore it, or correct the path\n")
+
+
+def test_a_signature_says_nothing_of_files_that_changed(finished_run: Path, key: Path, capsys: Out) -> None:
+    manifest(finished_run, "--key", key)
+    (finished_run / "full" / "record.json").write_text("{}")
+    code, problems = verified(capsys, finished_run / "manifest.json", "--key", key.with_suffix(".pub"))
+    assert code == 1
+    assert problems[0].startswith("changed: full/record.json, 2 bytes instead of ")
+    assert problems[1].startswith("unreadable: ")

@@ -164,6 +164,13 @@ def test_what_cannot_be_replayed_is_refused(finished_run: Path, capsys: Out) -> 
         "  expected: a folder that is not there yet, or that of the same replay, which then goes on\n"
         "  fix:      pass another --into, or remove it\n"
     )
+    inside = finished_run / "again"
+    assert refused("--into", str(inside)) == (
+        f"error: {inside} is no folder for this replay\n"
+        f"  found:    a folder in {finished_run}, which is compared with it\n"
+        "  expected: a folder outside of the run folder\n"
+        "  fix:      pass another --into\n"
+    )
     assert refused("--stages", "fit,atribute") == (
         "error: --stages names a stage that this run has not seen: atribute\n"
         "  found:    atribute\n"

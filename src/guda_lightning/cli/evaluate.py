@@ -17,7 +17,7 @@ from guda_lightning.cli.yardstick import scored
 from guda_lightning.errors import ConfigError
 from guda_lightning.storage.environment import environment
 from guda_lightning.storage.history import Step, noted
-from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run, user_path
+from guda_lightning.storage.paths import expanded, refuse_missing_tables, refuse_no_run, user_path
 from guda_lightning.storage.runs import RunFolder
 
 
@@ -77,7 +77,8 @@ def _evaluate(chosen: argparse.Namespace, arguments: Sequence[str]) -> list[Path
 
 def _step(root: Path, arguments: Sequence[str]) -> Step:
     """What RUN/history keeps."""
-    return Step("evaluate", str(root), tuple(arguments), environment=environment())
+    written = tuple(one if one.startswith("-") else expanded(one) for one in arguments)
+    return Step("evaluate", str(root), written, environment=environment())
 
 
 def _as_json(files: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from guda_lightning.cli.lightning import StageCLI
 
 _ELSEWHERE = ("spread", "wandb")  # options that say where a stage works, and where it reports to
+_NOT_COPIED = ("history", "manifest.json", "replay", "replay.json", "report")
 _FORMAT = 1
 _NAMED = 10  # groups
 
@@ -101,7 +102,7 @@ class Plan:
         by_others = {file for step in self.others.values() for file in step.files}
         alone, found = not any(map(_is_repeatable, self.others.values())), {}
         for name in walked(self.run):
-            if name in self.made or name.partition("/")[0] in ("history", "manifest.json", "report"):
+            if name in self.made or name.partition("/")[0] in _NOT_COPIED:
                 continue
             if name in by_others:
                 found[name] = "copied: no stage that is repeated made it"
@@ -154,6 +155,13 @@ class Plan:
             StoreError: It is neither fresh nor that of the same replay.
         """
         root = self.into.root
+        if root.resolve().is_relative_to(self.run.root.resolve()):
+            raise StoreError(
+                f"{root} is no folder for this replay",
+                found=f"a folder in {self.run.root}, which is compared with it",
+                expected="a folder outside of the run folder",
+                fix="pass another --into",
+            )
         if not root.exists() or (root.is_dir() and not any(root.iterdir())):
             return
         begun = read_json(self.result) if self.result.is_file() else {}
