@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.configs import located
+from guda_lightning.cli.inputs import NAMING
 from guda_lightning.cli.stage import parse
 from guda_lightning.errors import ConfigError, DataError, StoreError, did_you_mean
 from guda_lightning.storage.config import differences
@@ -249,10 +250,19 @@ def _parsed(plan: Plan, name: str, step: Step, folder: Path) -> StageCLI:
     config = moved(step.config, step.run, into)
     config = {key: value for key, value in config.items() if key not in _ELSEWHERE}
     config["trainer"] = {**config["trainer"], "logger": False}
+    names = {name: config.pop(name) for name in NAMING if config.get(name) is not None}
     path = folder / Path(name).with_suffix(".yaml").name
     write_atomic(path, canonical_json(config, indent=2) + "\n")  # JSON is YAML
     files = [word for file in (path, *plan.configs) for word in ("-c", str(file))]
-    return parse(_stage(step), [*files, "--run", into])
+    return parse(_stage(step), [*files, "--run", into, *_flags(names)])
+
+
+def _flags(names: Mapping[str, Any]) -> list[str]:
+    """Names as flags, which take them as they are; in a configuration ``${x}`` refers to another key."""
+    texts = {
+        name: value if isinstance(value, str) else canonical_json(value) for name, value in names.items()
+    }
+    return [word for name, text in texts.items() for word in (f"--{name}", text)]
 
 
 def _stage(step: Step) -> Stage:
