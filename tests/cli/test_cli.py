@@ -23,10 +23,11 @@ COMMANDS_PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 NAMES = [
     *("run", "fit", "sample", "guide", "unlearn", "retrain", "ensemble", "attribute", "placebo", "property"),
     *("balance", "groups", "report", "app", "evaluate", "curate", "validate", "dashboard", "runs", "doctor"),
-    *("configs", "completion"),
+    *("manifest", "verify", "replay", "configs", "completion"),
 ]
 LIGHT = [
     *("run", "report", "app", "evaluate", "curate", "dashboard", "runs", "doctor", "configs", "completion"),
+    *("manifest", "verify", "replay"),
 ]
 HEAVY = {"torch", "lightning", "diffusers", "numpy", "wandb", "jsonargparse"}
 

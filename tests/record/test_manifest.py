@@ -71,14 +71,14 @@ def key(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return write_key(tmp_path_factory.mktemp("key") / "key", Ed25519PrivateKey.generate(), request.param)
 
 
-def test_a_manifest_says_what_the_run_holds_and_fits_its_schema(recorded_run: Path) -> None:
-    document = manifest(recorded_run)
+def test_a_manifest_says_what_the_run_holds_and_fits_its_schema(finished_run: Path) -> None:
+    document = manifest(finished_run)
     jsonschema.Draft202012Validator.check_schema(schema_of())
     jsonschema.validate(document, schema_of(), jsonschema.Draft202012Validator)
     assert violations(document, schema_of()) == []
     assert document["statement"] == STATEMENT
     assert "certify that data, or what a model has learnt from them, were deleted" in STATEMENT
-    files = {path.relative_to(recorded_run).as_posix(): path for path in recorded_run.rglob("*.*")}
+    files = {path.relative_to(finished_run).as_posix(): path for path in finished_run.rglob("*.*")}
     files = {name: path for name, path in files.items() if path.is_file() and name != "manifest.json"}
     assert document["files"] == {
         name: {"bytes": len(data := path.read_bytes()), "sha256": hashlib.sha256(data).hexdigest()}
@@ -87,13 +87,13 @@ def test_a_manifest_says_what_the_run_holds_and_fits_its_schema(recorded_run: Pa
     }
     assert [step["stage"] for step in document["stages"]] == ["fit", "sample", "unlearn", "attribute"]
     assert {"stage": "unlearn", "key": "model.init_args.seed", "seed": 0} in document["seeds"]
-    assert document["full"] == json.loads((recorded_run / "full" / "record.json").read_text())
+    assert document["full"] == json.loads((finished_run / "full" / "record.json").read_text())
     assert {model["operator"] for model in document["models"].values()} == {"retrack"}
     assert document["by"]["code"]["version"] == document["stages"][0]["environment"]["code"]["version"]
 
 
-def test_data_are_hashed_group_by_group(recorded_run: Path) -> None:
-    (found,) = manifest(recorded_run)["data"]
+def test_data_are_hashed_group_by_group(finished_run: Path) -> None:
+    (found,) = manifest(finished_run)["data"]
     data = GroupDataModule(Digits(), limit=64)
     assert found["samples"] == 64 and found["data_hash"] == data.hash
     for name in data.grouping.names:
@@ -106,9 +106,9 @@ def test_data_are_hashed_group_by_group(recorded_run: Path) -> None:
         assert found["groups"][name] == expected
 
 
-def test_scores_are_those_of_the_table_with_what_the_page_says_of_them(recorded_run: Path) -> None:
-    (found,) = manifest(recorded_run)["scores"]
-    table = ScoreTable.load(recorded_run / found["table"])
+def test_scores_are_those_of_the_table_with_what_the_page_says_of_them(finished_run: Path) -> None:
+    (found,) = manifest(finished_run)["scores"]
+    table = ScoreTable.load(finished_run / found["table"])
     assert (tuple(found["queries"]), tuple(found["groups"])) == (table.queries, table.groups)
     assert [view["weighting"] for view in found["views"]] == list(table.weightings)
     shares = table.select(weighting="uniform").matrix()
@@ -119,14 +119,14 @@ def test_scores_are_those_of_the_table_with_what_the_page_says_of_them(recorded_
     assert {group: one["grade"] for group, one in found["verdicts"].items()} == {
         group: verdict.grade for group, verdict in table.verdicts.items()
     }
-    assert main(["report", str(recorded_run), "--format", "json"]) == 0
-    page = json.loads((recorded_run / "report" / "report.json").read_text("utf-8"))
+    assert main(["report", str(finished_run), "--format", "json"]) == 0
+    page = json.loads((finished_run / "report" / "report.json").read_text("utf-8"))
     assert [view["standing"] for view in page["views"]] == [view["standing"] for view in found["views"]]
 
 
-def test_an_unchanged_folder_has_the_same_manifest_wherever_it_lies(recorded_run: Path, capsys: Out) -> None:
-    before = manifest(recorded_run)
-    moved = recorded_run.rename(recorded_run.with_name("moved"))
+def test_an_unchanged_folder_has_the_same_manifest_wherever_it_lies(finished_run: Path, capsys: Out) -> None:
+    before = manifest(finished_run)
+    moved = finished_run.rename(finished_run.with_name("moved"))
     capsys.readouterr()
     assert main(["manifest", str(moved), "--json"]) == 0
     after = json.loads(capsys.readouterr().out)
@@ -134,8 +134,8 @@ def test_an_unchanged_folder_has_the_same_manifest_wherever_it_lies(recorded_run
     assert verified(capsys, moved / "manifest.json") == (0, [])
 
 
-def test_the_schema_is_read_as_by_another_validator(recorded_run: Path) -> None:
-    document, schema = manifest(recorded_run), schema_of()
+def test_the_schema_is_read_as_by_another_validator(finished_run: Path) -> None:
+    document, schema = manifest(finished_run), schema_of()
     validator = jsonschema.Draft202012Validator(schema)
     draw = random.Random(0)
     refused = 0
@@ -160,46 +160,46 @@ def _edit(value: Any, draw: random.Random) -> None:
         value[key] = draw.choice([None, True, -1, 0.5, "", "zzz", [], {}, [1], {"a": 1}])
 
 
-def test_one_flipped_bit_of_any_file_is_named(recorded_run: Path, capsys: Out) -> None:
-    document, seen = manifest(recorded_run), set()
+def test_one_flipped_bit_of_any_file_is_named(finished_run: Path, capsys: Out) -> None:
+    document, seen = manifest(finished_run), set()
     assert len(document["files"]) > 25
     for name in document["files"]:
-        path = recorded_run / name
+        path = finished_run / name
         data = path.read_bytes()
         middle = len(data) // 2
         path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
-        problems = changed_files(document, RunFolder(recorded_run))
+        problems = changed_files(document, RunFolder(finished_run))
         if path.suffix not in seen:  # one of each kind through the command, which reads the scores, too
-            code, problems = verified(capsys, recorded_run / "manifest.json")
+            code, problems = verified(capsys, finished_run / "manifest.json")
             assert code == 1
         assert problems[0].startswith(f"changed: {name}, sha256 "), name
         path.write_bytes(data)
         seen.add(path.suffix)
-    assert verified(capsys, recorded_run / "manifest.json") == (0, [])
+    assert verified(capsys, finished_run / "manifest.json") == (0, [])
 
 
-def test_missing_and_added_files_are_named(recorded_run: Path, capsys: Out) -> None:
-    manifest(recorded_run)
-    (recorded_run / "queries" / "sample-1.png").unlink()
-    (recorded_run / "scores" / "notes.txt").write_text("new")
-    (recorded_run / "scores" / ".x.0123456789abcdef.tmp").write_text("temporary")
-    code, problems = verified(capsys, recorded_run / "manifest.json")
+def test_missing_and_added_files_are_named(finished_run: Path, capsys: Out) -> None:
+    manifest(finished_run)
+    (finished_run / "queries" / "sample-1.png").unlink()
+    (finished_run / "scores" / "notes.txt").write_text("new")
+    (finished_run / "scores" / ".x.0123456789abcdef.tmp").write_text("temporary")
+    code, problems = verified(capsys, finished_run / "manifest.json")
     assert (code, problems) == (1, ["missing: queries/sample-1.png", "added: scores/notes.txt"])
 
 
-def edited(edit: Callable[[dict[str, Any]], object], recorded_run: Path) -> Path:
-    document = manifest(recorded_run)
+def edited(edit: Callable[[dict[str, Any]], object], finished_run: Path) -> Path:
+    document = manifest(finished_run)
     edit(document)
-    path = recorded_run / "manifest.json"
+    path = finished_run / "manifest.json"
     path.write_text(json.dumps(document), "utf-8")
     return path
 
 
-def test_scores_that_are_not_those_of_the_table_are_named(recorded_run: Path, capsys: Out) -> None:
+def test_scores_that_are_not_those_of_the_table_are_named(finished_run: Path, capsys: Out) -> None:
     def raise_one(document: dict[str, Any]) -> None:
         document["scores"][0]["views"][1]["scores"][2][0] += 1
 
-    code, problems = verified(capsys, edited(raise_one, recorded_run))
+    code, problems = verified(capsys, edited(raise_one, finished_run))
     assert (code, problems) == (1, ["scores of scores/retrack-0.parquet: other scores than in the table"])
 
 
@@ -209,19 +209,27 @@ def test_scores_that_are_not_those_of_the_table_are_named(recorded_run: Path, ca
         (lambda one: one["stages"][1]["config"].update(seed=7), "records: other stages"),
         (lambda one: one["data"][0]["groups"]["3"].update(samples=1), "records: other data"),
         (lambda one: one.update(statement="All deleted."), "statement: other words than guda manifest's"),
+        (
+            lambda one: one["scores"][0]["views"][0]["standing"].update(headline="Proven."),
+            "scores of scores/retrack-0.parquet: other words than this version of guda says",
+        ),
+        (
+            lambda one: one["scores"].insert(0, {**one["scores"][0], "queries": ["other"]}),
+            "scores of scores/retrack-0.parquet: there twice",
+        ),
         (lambda one: one.update(extra=1), "extra is not known"),
         (lambda one: one.pop("files"), "the document has no files"),
     ],
 )
 def test_what_else_is_edited_is_named(
-    edit: Callable[[dict[str, Any]], object], problem: str, recorded_run: Path, capsys: Out
+    edit: Callable[[dict[str, Any]], object], problem: str, finished_run: Path, capsys: Out
 ) -> None:
-    code, problems = verified(capsys, edited(edit, recorded_run))
+    code, problems = verified(capsys, edited(edit, finished_run))
     assert (code, problems) == (1, [problem])
 
 
-def test_a_signature_is_of_everything_else(recorded_run: Path, key: Path, capsys: Out) -> None:
-    document, path = manifest(recorded_run, "--key", key), recorded_run / "manifest.json"
+def test_a_signature_is_of_everything_else(finished_run: Path, key: Path, capsys: Out) -> None:
+    document, path = manifest(finished_run, "--key", key), finished_run / "manifest.json"
     assert document["signature"]["public_key"].startswith("ssh-ed25519 ")
     assert verified(capsys, path) == (0, [])
     assert verified(capsys, path, "--key", key.with_suffix(".pub")) == (0, [])
@@ -239,12 +247,12 @@ def test_a_signature_is_of_everything_else(recorded_run: Path, key: Path, capsys
     assert verified(capsys, path) == (0, [])
 
 
-def test_a_signature_by_another_key_and_none_are_told(recorded_run: Path, key: Path, capsys: Out) -> None:
-    path, public = recorded_run / "manifest.json", key.with_suffix(".pub")
-    manifest(recorded_run)
+def test_a_signature_by_another_key_and_none_are_told(finished_run: Path, key: Path, capsys: Out) -> None:
+    path, public = finished_run / "manifest.json", key.with_suffix(".pub")
+    manifest(finished_run)
     assert verified(capsys, path, "--key", public) == (1, ["signature: there is none"])
-    other = write_key(recorded_run.parent / "other", Ed25519PrivateKey.generate())
-    by = manifest(recorded_run, "--key", other)["signature"]["fingerprint"]
+    other = write_key(finished_run.parent / "other", Ed25519PrivateKey.generate())
+    by = manifest(finished_run, "--key", other)["signature"]["fingerprint"]
     assert verified(capsys, path, "--key", public) == (1, [f"signature: by another key, {by}"])
     assert main(["verify", str(path)]) == 0
     said = capsys.readouterr().out
@@ -313,3 +321,31 @@ def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path, key: Path, caps
     path.write_text(document.replace('"run"', '"run": "yours", "run"'), "utf-8")
     assert main(["verify", str(path)]) == 2
     assert "broken JSON: an entry that is there twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[]", "a JSON list"),
+        ('{"a": NaN}', "broken JSON: NaN is no JSON number"),
+        ('{"a":' * 900 + "1" + "}" * 900, "values that are nested 900 deep"),
+        ('{"a":' * 90_000, "broken JSON: maximum recursion depth exceeded"),
+        ('{"a": "\udcff"', "broken JSON: "),
+    ],
+)
+def test_what_is_no_manifest_is_refused(text: str, found: str, tmp_path: Path, capsys: Out) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(text, "utf-8")
+    assert main(["verify", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {path} is no manifest\n  found:    {found}")
+    assert said.endswith("  fix:      restore it, or correct the path\n")
+
+
+def test_a_signature_says_nothing_of_files_that_changed(finished_run: Path, key: Path, capsys: Out) -> None:
+    manifest(finished_run, "--key", key)
+    (finished_run / "full" / "record.json").write_text("{}")
+    code, problems = verified(capsys, finished_run / "manifest.json", "--key", key.with_suffix(".pub"))
+    assert code == 1
+    assert problems[0].startswith("changed: full/record.json, 2 bytes instead of ")
+    assert problems[1].startswith("unreadable: ")

@@ -20,7 +20,7 @@ from guda_lightning.storage.foreign import refuse_foreign
 from guda_lightning.storage.history import Step, noted
 from guda_lightning.storage.leftovers import tidy
 from guda_lightning.storage.locks import locked
-from guda_lightning.storage.paths import refuse_missing_tables, refuse_no_run, user_path
+from guda_lightning.storage.paths import expanded, refuse_missing_tables, refuse_no_run, user_path
 from guda_lightning.storage.runs import RunFolder
 
 
@@ -85,7 +85,8 @@ def _evaluate(chosen: argparse.Namespace, arguments: Sequence[str]) -> list[Path
 
 def _step(root: Path, arguments: Sequence[str]) -> Step:
     """What RUN/history keeps."""
-    return Step("evaluate", str(root), tuple(arguments), environment=environment())
+    written = tuple(one if one.startswith("-") else expanded(one) for one in arguments)
+    return Step("evaluate", str(root), written, environment=environment())
 
 
 def _as_json(files: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.configs import located
+from guda_lightning.cli.inputs import NAMING
 from guda_lightning.cli.stage import parse
 from guda_lightning.errors import ConfigError, DataError, StoreError, did_you_mean
 from guda_lightning.storage.config import differences
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from guda_lightning.cli.lightning import StageCLI
 
 _ELSEWHERE = ("spread", "wandb")  # options that say where a stage works, and where it reports to
+_NOT_COPIED = ("history", "manifest.json", "replay", "replay.json", "report")
 _FORMAT = 1
 _NAMED = 10  # groups
 
@@ -100,7 +103,7 @@ class Plan:
         by_others = {file for step in self.others.values() for file in step.files}
         alone, found = not any(map(_is_repeatable, self.others.values())), {}
         for name in walked(self.run):
-            if name in self.made or name.partition("/")[0] in ("history", "manifest.json", "report"):
+            if name in self.made or name.partition("/")[0] in _NOT_COPIED:
                 continue
             if name in by_others:
                 found[name] = "copied: no stage that is repeated made it"
@@ -153,6 +156,13 @@ class Plan:
             StoreError: It is neither fresh nor that of the same replay.
         """
         root = self.into.root
+        if root.resolve().is_relative_to(self.run.root.resolve()):
+            raise StoreError(
+                f"{root} is no folder for this replay",
+                found=f"a folder in {self.run.root}, which is compared with it",
+                expected="a folder outside of the run folder",
+                fix="pass another --into",
+            )
         if not root.exists() or (root.is_dir() and not any(root.iterdir())):
             return
         begun = read_json(self.result) if self.result.is_file() else {}
@@ -180,7 +190,7 @@ def repeat(plan: Plan) -> bool:
         if step.config is None:
             find(step.stage).run(_without_wandb(moved(step.arguments, step.run, str(plan.into.root))))
         else:
-            cli = _parsed(plan, name, step)
+            cli = _parsed(plan, name, step, plan.into.root / "replay")
             cli.run()
         done.append(name)
         if cli is None or cli.trainer.is_global_zero:
@@ -206,7 +216,8 @@ def refuse_other_data(plan: Plan) -> None:
 
 def _data_today(plan: Plan, name: str, step: Step) -> dict[str, Any]:
     print(f"replay: reading the data of guda {step.stage}", flush=True)
-    data = _parsed(plan, name, step).section("data")
+    with TemporaryDirectory() as folder:  # nothing is written where the data are refused
+        data = _parsed(plan, name, step, Path(folder)).section("data")
     from guda_lightning.data.hashes import data_record
 
     assert step.data is not None
@@ -232,17 +243,26 @@ def _refuse_other(before: Mapping[str, Any], today: Mapping[str, Any], stage: st
     )
 
 
-def _parsed(plan: Plan, name: str, step: Step) -> StageCLI:
-    """The stage, ready to run in the folder of the replay."""
+def _parsed(plan: Plan, name: str, step: Step, folder: Path) -> StageCLI:
+    """The stage, ready to run in the folder of the replay, with its configuration in another folder."""
     assert step.config is not None
     into = str(plan.into.root)
     config = moved(step.config, step.run, into)
     config = {key: value for key, value in config.items() if key not in _ELSEWHERE}
     config["trainer"] = {**config["trainer"], "logger": False}
-    path = plan.into.root / "replay" / Path(name).with_suffix(".yaml").name
+    names = {name: config.pop(name) for name in NAMING if config.get(name) is not None}
+    path = folder / Path(name).with_suffix(".yaml").name
     write_atomic(path, canonical_json(config, indent=2) + "\n")  # JSON is YAML
     files = [word for file in (path, *plan.configs) for word in ("-c", str(file))]
-    return parse(_stage(step), [*files, "--run", into])
+    return parse(_stage(step), [*files, "--run", into, *_flags(names)])
+
+
+def _flags(names: Mapping[str, Any]) -> list[str]:
+    """Names as flags, which take them as they are; in a configuration ``${x}`` refers to another key."""
+    texts = {
+        name: value if isinstance(value, str) else canonical_json(value) for name, value in names.items()
+    }
+    return [word for name, text in texts.items() for word in (f"--{name}", text)]
 
 
 def _stage(step: Step) -> Stage:

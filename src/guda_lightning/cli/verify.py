@@ -13,7 +13,7 @@ from guda_lightning.cli.text import shown
 from guda_lightning.errors import GudaError
 from guda_lightning.storage.config import differences
 from guda_lightning.storage.history import steps_of
-from guda_lightning.storage.manifest import STATEMENT, changed_files, load, recorded
+from guda_lightning.storage.manifest import STATEMENT, changed_files, files_of, load, recorded
 from guda_lightning.storage.paths import refuse_no_run, user_path
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.schema import schema_of, violations
@@ -73,13 +73,16 @@ def _against(document: Mapping[str, Any], run: RunFolder, manifest: Path) -> lis
     problems = [] if document["statement"] == STATEMENT else ["statement: other words than guda manifest's"]
     problems += changed_files(document, run, manifest)
     try:
-        now = recorded(run, list(steps_of(run).values()), list(document["files"]))
+        now = recorded(run, list(steps_of(run).values()), list(files_of(run, manifest)))
         now["run"] = document["run"]  # a folder may be renamed
         said = {name: document[name] for name in now}
         problems += [f"records: other {key}" for key, _, _ in differences(said, json.loads(json.dumps(now)))]
         from guda_lightning.report.scored import other_scores, scored
 
-        problems += other_scores(document["scores"], json.loads(json.dumps(scored(run))))
+        # Nothing but a signature protects words; where there is one, those of its version stay.
+        words = "signature" not in document
+        found = json.loads(json.dumps(scored(run)))
+        problems += other_scores(document["scores"], found, words=words)
     except GudaError as error:
         problems.append(f"unreadable: {error.problem}: {error.found}")
     return problems

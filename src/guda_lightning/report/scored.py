@@ -24,19 +24,26 @@ def scored(run: RunFolder) -> list[dict[str, Any]]:
     return [_table(run, path) for path in sorted(run.scores.glob("*.parquet"))]
 
 
-def other_scores(stored: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> list[str]:
+def other_scores(
+    stored: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], *, words: bool
+) -> list[str]:
     """Where stored scores are not those that a run folder holds, one line each.
 
     Args:
         stored: As ``scored`` gave them once.
         found: As it gives them today.
+        words: Whether to compare the words, too, in which versions may differ.
     """
     before, after = ({one["table"]: one for one in tables} for tables in (stored, found))
-    problems = [f"scores of {name}: no such table" for name in before if name not in after]
+    twice = [name for name in before if sum(one["table"] == name for one in stored) > 1]
+    problems = [f"scores of {name}: there twice" for name in twice]
+    problems += [f"scores of {name}: no such table" for name in before if name not in after]
     problems += [f"scores of {name}: not in the manifest" for name in after if name not in before]
     for name in before.keys() & after.keys():
         if different := _different(before[name], after[name]):
             problems.append(f"scores of {name}: other {', '.join(different)} than in the table")
+        elif words and before[name] != after[name]:
+            problems.append(f"scores of {name}: other words than this version of guda says")
     return sorted(problems)
 
 

@@ -32,6 +32,7 @@ _APART = {
     "scores/costs": "it says how long something took",
     "features/costs": "it says how long something took",
 }
+_SEAL = "seal.json"
 _BY_HASH = ("features", "scores/errors")  # files that are named by the hash of a model
 _LEFT_OUT = ("history", "replay", "manifest.json", "replay.json")  # no part of what was made
 
@@ -87,6 +88,8 @@ class Comparison:
     def _compared(self, name: str, path: Path, other: Path | None) -> Replayed:
         apart = next((why for folder, why in _APART.items() if name.startswith(f"{folder}/")), None)
         why = self.copied.get(name, apart)
+        if why is None and path.name == _SEAL:
+            why = "it holds hashes of what is compared"
         if why is None and other is None:
             why = self._lost(name)
         if why is not None:

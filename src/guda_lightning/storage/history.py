@@ -94,7 +94,8 @@ def moved(value: Any, old: str, new: str) -> Any:
         return {name: moved(one, old, new) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [moved(one, old, new) for one in value]
-    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+    inside = old != "." and isinstance(value, str) and value.startswith(f"{old}/")
+    if isinstance(value, str) and (value == old or inside):
         return new + value[len(old) :]
     return value
 

@@ -24,6 +24,7 @@ STATEMENT = (
     "estimate that influence here. It removes nothing from the full model, and neither the scores nor this "
     "document certify that data, or what a model has learnt from them, were deleted."
 )
+_DEEPEST = 100  # configurations nest, but not so
 _SEEDS = ("seed", "seeds", "seed_everything", "counterfactual_seed")
 _OF_MODELS = (
     *("operator", "kind", "groups", "seed", "steps", "stopped", "full_hash", "schedule_hash"),
@@ -108,6 +109,8 @@ def load(path: Path) -> dict[str, Any]:
     def no_number(name: str) -> None:
         raise ValueError(f"{name} is no JSON number")
 
+    if not path.is_file():
+        raise _unreadable(path, "a folder" if path.is_dir() else f"no file {path}")
     try:
         text = path.read_text("utf-8")
         document = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
@@ -117,6 +120,8 @@ def load(path: Path) -> dict[str, Any]:
         raise _unreadable(path, f"broken JSON: {error}") from error
     if not isinstance(document, dict):
         raise _unreadable(path, f"a JSON {type(document).__name__}")
+    if _depth(document) > _DEEPEST:
+        raise _unreadable(path, f"values that are nested {_depth(document)} deep")
     return document
 
 
@@ -154,6 +159,16 @@ def _seeds(stage: str, value: Any, key: str) -> Iterator[dict[str, Any]]:
             yield {"stage": stage, "key": inner, "seed": one}
         else:
             yield from _seeds(stage, one, inner)
+
+
+def _depth(value: Any) -> int:
+    """How deep a JSON value is nested."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        inner = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [part for one in inner for part in one if isinstance(part, dict | list)]
+    return depth
 
 
 def _distinct(values: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

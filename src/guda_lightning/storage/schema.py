@@ -34,6 +34,8 @@ def violations(value: Any, schema: Mapping[str, Any]) -> list[str]:
 
 
 def _violations(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], where: str) -> Iterator[str]:
+    if not schema:
+        return  # anything, however deep
     if "$ref" in schema:
         yield from _violations(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root, where)
     types = schema.get("type")

@@ -35,7 +35,10 @@ def states(run: RunFolder) -> dict[str, State]:
 def _files(run: RunFolder) -> Iterator[Path]:
     seen = set()
     for base, folders, names in os.walk(run.root, followlinks=True):
-        stat = os.stat(base)
+        try:
+            stat = os.stat(base)
+        except FileNotFoundError:  # another command has replaced it just now
+            continue
         if (stat.st_dev, stat.st_ino) in seen:  # by a link to a folder above
             folders.clear()
             continue
