@@ -37,7 +37,7 @@ myst_heading_anchors = 3
 autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-# A public name has two pages, where it is imported from and where it is written: a bare name may lead to either.
+# A public name has two pages, where it is imported from and where it is written: a bare one leads to either.
 suppress_warnings = ["ref.python"]
 autodoc_inherit_docstrings = False  # Lightning's docstrings use roles that exist in its own site only
 napoleon_google_docstring = True

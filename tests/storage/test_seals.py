@@ -166,7 +166,8 @@ def test_what_can_be_made_again_is_removed_with_a_note(
     assert not intact(path, "it is made again")
     assert not path.exists()
     assert capsys.readouterr().out == (
-        f"{path} is damaged: no seal instead of the seal of a file that this version wrote; it is made again\n"
+        f"{path} is damaged: no seal instead of the seal of a file that this version wrote; "
+        "it is made again\n"
     )
 
 
