@@ -12,8 +12,9 @@ from guda_lightning.unlearning.retrack import ReTrack
 class ReTrackCapped(ReTrack):
     """``ReTrack`` over the ten nearest retain samples, each correction capped, as in GUDA's published code.
 
-    A class of its own, so that tables tell it from ``ReTrack``: where the cap binds, it takes away most of
-    what a counterfactual is about (docs/decisions.md). Published with λ 0.03 and Adam at 1e-5 for 975 steps
+    A class of its own, so that tables tell it from ``ReTrack``: where the cap binds, it takes away what a
+    counterfactual is about. On the digits it names retraining's top group as often as chance does, where
+    ``ReTrack`` does in .925 (docs/benchmarks.md). Published with λ 0.03 and Adam at 1e-5 for 975 steps
     (configs/unlearn/cifar10.yaml).
 
     Args:

@@ -57,8 +57,8 @@ class GradientInfluence(Attributor):
     Published figures chose λ on the queries that they report; ours is chosen by LDS on other queries.
 
     On the digits `dtrak` named retraining's top group in .93 of the queries, `das` in .91, `relatif` in .79,
-    `trak` in .77 and `tracin` in .28, where chance is .10 and pixel similarity .86 (docs/benchmarks.md):
-    gradients of the loss lose to pixels, and are there to be compared with.
+    `trak` in .77, `ekfac` in .83 and `tracin` in .28, where chance is .10 and pixel similarity .86
+    (docs/benchmarks.md): gradients of the loss lose to pixels, and are there to be compared with.
 
     Costs a gradient, three network evaluations, for every training sample, timestep and draw, as much again
     for a kernel ``diag`` and twice for ``ekfac``, and a gradient for every query, timestep and draw. Memory:
