@@ -165,9 +165,8 @@ def test_what_can_be_made_again_is_removed_with_a_note(
     notes.begin()
     assert not intact(path, "it is made again")
     assert not path.exists()
-    assert capsys.readouterr().out == (
-        f"{path} is damaged: no seal instead of the seal of a file that this version wrote; it is made again\n"
-    )
+    said = "no seal instead of the seal of a file that this version wrote; it is made again"
+    assert capsys.readouterr().out == f"{path} is damaged: {said}\n"
 
 
 def test_unfinished_work_is_removed_where_it_is_damaged_and_kept_where_it_is_of_an_earlier_version(
