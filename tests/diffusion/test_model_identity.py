@@ -47,10 +47,6 @@ def test_the_configuration_and_what_is_predicted_identify_a_model_as_its_weights
     assert len({model.hash, *(one.hash for one in others), v_prediction}) == 4
     assert full(norm_eps=1e-5).hash == model.hash  # the default, given or not
     assert open_full(written(tmp_path / "full", model), None).hash == model.hash
-    network = model.model.denoiser
-    network.register_to_config(of_a_later_version=None, _name_or_path="elsewhere")
-    assert model_hash(model.model) != model.hash  # an argument that its class does not have
-    network.register_to_config(**{"norm_eps": 1e-5})
 
 
 def test_another_model_than_the_record_says_is_refused(tmp_path: Path) -> None:
@@ -66,9 +62,7 @@ def test_another_model_than_the_record_says_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_lost_a_file_is_not_taken_for_an_earlier_one(lost: str, tmp_path: Path) -> None:
     path = written(tmp_path / "full", full())
     (path / lost).unlink()
-    with pytest.raises(
-        StoreError, match=rf"(cannot be read|is damaged)\n(.*\n)+.*remove {path} and {AGAIN}$"
-    ):
+    with pytest.raises(StoreError, match=rf"remove {path} and {AGAIN}$"):
         open_full(path, None)
     if lost != "unet/config.json":
         with pytest.raises(StoreError, match=rf"remove {path} and {AGAIN}$"):
