@@ -33,6 +33,7 @@ READ_BY = {
     "scores/errors/NAME.safetensors": "score",
     "scores/costs/retrack-0.json": "score",
     "scores/retrack-0.parquet": "report",
+    "scores/nearest/retrack-0.safetensors": "report",
     "scores/queries/retrack-0/metadata.jsonl": "report",
     "scores/queries/retrack-0/record.json": "report",
     "scores/queries/retrack-0/sample-N.png": "report",
