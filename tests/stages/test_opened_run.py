@@ -142,14 +142,11 @@ def without_models(run: Path) -> None:
 
 
 def with_no_such_class(run: Path) -> None:
-    model = {"class_path": "nobody.Module"}
-    edit_json(
-        run / "full" / "record.json",
-        lambda record: {
-            **record,
-            "config": {**record["config"], "model": {**record["config"]["model"], **model}},
-        },
-    )
+    def of_nobody(record: dict[str, Any]) -> dict[str, Any]:
+        record["config"]["model"]["class_path"] = "nobody.Module"
+        return record
+
+    edit_json(run / "full" / "record.json", of_nobody)
 
 
 def opened(run: Path) -> object:
