@@ -116,10 +116,11 @@ def set_property(
     method = worth if posterior == GUIDANCE else f"{worth}_{posterior}"
     path = run.properties / f"{slug(property.name)}-{method}-{seed}-{record.hash[:8]}.parquet"
     complete = ScoreTable.is_complete(path, record)
-    if agreed(trainer, complete, work=False):
+    if not complete:
+        sampler(source.model, source.scheduler, steps)  # refused before anything is written
+    if agreed(trainer, complete, work=not complete):
         say(f"property: {path} is complete, skipped")
     else:
-        sampler(source.model, source.scheduler, steps)  # refused before anything is written
         models: list[Callable[[], DiffusionModel]] = [lambda: source.model]
         models += [partial(guided, source.model, guide, grouping.coalition(name)) for name in game.coalitions]
         sets = _Sets(
