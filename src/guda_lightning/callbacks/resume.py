@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from guda_lightning import compat
 from guda_lightning.diffusion.training import early_stop
 from guda_lightning.storage.files import atomic_folder
+from guda_lightning.storage.leftovers import discard
 
 _FILE = "trainer.ckpt"
 # Hyper-parameters may be objects of any class, which cannot be read back safely; going on restores none.
@@ -80,4 +80,4 @@ class ResumeCheckpoint(Checkpoint):
 
     def discard(self) -> None:
         """Remove the checkpoint: the stage is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        discard(self.folder)

@@ -60,6 +60,7 @@ def fit_full(
     complete = not dry and stored()
     cost = None if complete else _prepared(trainer, model, datamodule)
     if not dry and agreed(trainer, complete, work=not complete):
+        trainer.trainers.discard_unfinished("fit", config)
         say(f"fit: {folder} is complete, skipped")
         return folder
     cost = cost or _prepared(trainer, model, datamodule)

@@ -34,6 +34,7 @@ from guda_lightning.stages.without import (
     refuse_prompts,
 )
 from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.stored import RECORD
 
 _MOST = 10_000_000  # images of a run folder: their ids are held in memory
@@ -116,6 +117,9 @@ def sample(
         groups, device = groups_without(datamodule.grouping, without), trainer.strategy.root_device
         drawings = drawings_without(run, source, datamodule, groups, noise, chosen, device)
     left = [drawing for drawing in drawings if not drawing.complete]
+    for drawing in drawings:
+        if drawing not in left:
+            discard(drawing.unfinished)
     _say_complete(drawings, left)
     if any(drawing.name in datamodule.grouping.names for drawing in left):
         refuse_other_columns(run, drawings[0], encoder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +33,7 @@ from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from guda_lightning.storage.config import begin
 from guda_lightning.storage.files import slug, write_atomic
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.types import Queries
 
 
@@ -142,7 +142,7 @@ def _keep(trainer: StageTrainer, path: Path, table: ScoreTable, values: Tensor, 
     _log(trainer, table, values)
     write_atomic(path.with_suffix(".safetensors"), to_safetensors({"values": values}))
     table.save(path)
-    shutil.rmtree(unfinished, ignore_errors=True)  # only now: hours of work lie there
+    discard(unfinished)  # only now: hours of work lie there
 
 
 def _log(trainer: StageTrainer, table: ScoreTable, values: Tensor) -> None:
