@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -143,8 +144,9 @@ def test_another_configuration_that_was_first_is_refused_after_the_wait(
 def test_two_commands_of_every_stage_at_once_make_what_one_makes(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for stage in STAGES:
-        assert main(command(stage, one)) == 0
-        program = [sys.executable, "-m", "guda_lightning", *command(stage, two)]
+        options = ["--operator", "retrack"] if stage == "attribute" else []
+        assert main(command(stage, one, *options)) == 0
+        program = [sys.executable, "-m", "guda_lightning", *command(stage, two, *options)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         running = [
             subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
@@ -171,7 +173,7 @@ def test_eight_processes_work_on_groups_of_one_run_side_by_side(
         if not re.match("store/retrack-[89]-", name)
     }
     assert weights(run) == expected
-    assert [path.name for path in run.rglob(".*")] == [".fit.json"]
+    assert list(run.rglob(".*")) == []
     # An array of jobs on groups of their own never waits.
     shutil.rmtree(run / "store")
     arrays = [command("unlearn", run, "--groups", str(group)) for group in range(8)]
@@ -204,3 +206,42 @@ def test_tables_of_different_methods_are_scored_side_by_side(
         sorted(path.name for path in (run / "scores/errors").iterdir()) for run in (finished_run, alone)
     ]
     assert shared[0] == shared[1]
+
+
+def test_a_checkpoint_that_stepped_aside_before_a_kill_is_gone_on_from(
+    warm: Server, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    fit = command("fit", run)
+    # The second of three epochs: the first checkpoint is aside, the second one has not come.
+    moment = ("SIGKILL", 3, "checkpoints/fit/resume")
+    with warm.process(tmp_path / "log", struck.guda_without_exchange, fit, *moment) as process:
+        assert process.wait() == -signal.SIGKILL
+    assert {path.name for path in (run / "checkpoints/fit").iterdir()} >= {"record.json", ".resume.aside"}
+    assert not (run / "checkpoints/fit/resume").exists()
+    assert main(fit) == 0
+    assert f"going on from {run}/checkpoints/fit/resume/trainer.ckpt\n" in capsys.readouterr().out
+    name = "full/unet/diffusion_pytorch_model.safetensors"
+    assert (run / name).read_bytes() == (finished_run / name).read_bytes()
+    assert [path.name for path in run.rglob(".*")] == [".fit.json"]
+
+
+def test_unfinished_work_of_what_is_complete_goes_with_the_next_command(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = finished_run / "store"
+    (key,) = (path.name for path in store.glob("retrack-3-*"))
+    provenance = ("full_hash", "schedule_hash", "grouping_hash")
+    record = json.loads((store / key / "record.json").read_text())
+    config = json.loads((finished_run / "full/record.json").read_text())["config"]
+    for name, made_from in (("fit", config), (key, {one: record[one] for one in provenance})):
+        folder = finished_run / "checkpoints" / name
+        (folder / "resume").mkdir(parents=True)
+        (folder / "resume" / "trainer.ckpt").write_bytes(b"half")
+        (folder / "record.json").write_text(json.dumps({"config": made_from}))
+    other = finished_run / "checkpoints" / "fit-of-another"
+    other.mkdir()
+    for stage in ("fit", "unlearn"):
+        (finished_run / ".fit.json").unlink(missing_ok=True)
+        assert main(command(stage, finished_run)) == 0
+    assert [path.name for path in (finished_run / "checkpoints").iterdir()] == ["fit-of-another"]

@@ -125,17 +125,20 @@ class Lock:
 
     def _taken(self) -> bool:
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # pathlib's exist_ok fails where it goes in between
+                self.file.parent.mkdir()
             descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # who had another lock has just removed the folder
-            return False
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and not self.file.parent.is_symlink():
+                return False  # who had another lock has just removed the folder
             return self._without(error.strerror)
         taken = try_lock(descriptor)
         if taken and names(descriptor, self.file):
             owner = json.dumps(asdict(Owner.this_process(self._name)), ensure_ascii=False)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, owner.encode(errors="replace"), 0)
+            with suppress(OSError):  # a full disk: it is locked all the same
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, owner.encode(errors="replace"), 0)
             self._descriptor = descriptor
             return True
         release(descriptor)
