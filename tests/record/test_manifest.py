@@ -335,7 +335,7 @@ def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path, key: Path, caps
 )
 def test_what_is_no_manifest_is_refused(text: str, found: str, tmp_path: Path, capsys: Out) -> None:
     path = tmp_path / "manifest.json"
-    path.write_text(text, "utf-8")
+    path.write_text(text, "utf-8", errors="surrogateescape")
     assert main(["verify", str(path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {path} is no manifest\n  found:    {found}")

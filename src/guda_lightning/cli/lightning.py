@@ -154,8 +154,9 @@ class StageCLI(LightningCLI):
             self._build()
             tidy(Path(self.trainer.default_root_dir))
             options = {name: self.config_init[name] for name in self._options}
-            with noted(self.trainer.run_folder, self._noted):
-                return self._function(self.trainer, **options, **self._filled())
+            trainer: Any = self.trainer
+            with noted(trainer.run_folder, self._noted):
+                return self._function(trainer, **options, **self._filled())
 
     def _build(self) -> None:
         try:
@@ -185,13 +186,13 @@ class StageCLI(LightningCLI):
         alone = self.trainer.is_global_zero and PROGRESS not in os.environ
         if not (alone and self.stage.noted) or self.config.trainer.fast_dev_run:
             return None
-        grouped = isinstance(self.datamodule, GroupDataModule)
+        data = self.datamodule if isinstance(self.datamodule, GroupDataModule) else None
         return Step(
             stage=self.stage.name,
             run=self.config.run,
             arguments=self._arguments,
             config=self._values(),
-            data=data_record(self.datamodule) if grouped else None,
+            data=None if data is None else data_record(data),
             environment=environment(**computing(self.trainer)),
         )
 

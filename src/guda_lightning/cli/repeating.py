@@ -182,7 +182,8 @@ def repeat(plan: Plan) -> bool:
     Raises:
         GudaError: A stage refuses what it finds.
     """
-    done, cli = plan.begin(), None
+    done = plan.begin()
+    cli: StageCLI | None = None
     for number, (name, step) in enumerate(plan.steps.items(), 1):
         if name in done:
             continue

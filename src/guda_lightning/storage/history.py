@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def noted(run: RunFolder, step: Callable[[], Step | None]) -> Iterator[None]:
     files = tuple(name for name in files if not (run.root / name).is_relative_to(run.history))
     if files or not known:
         ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        Step(**{**vars(said), "files": files, "ended": ended}).save(run)
+        replace(said, files=files, ended=ended).save(run)
 
 
 def _paths(run: RunFolder) -> list[Path]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from guda_lightning.errors import StoreError
 from guda_lightning.storage.environment import environment
@@ -106,7 +106,7 @@ def load(path: Path) -> dict[str, Any]:
             raise ValueError("an entry that is there twice")
         return dict(pairs)
 
-    def no_number(name: str) -> None:
+    def no_number(name: str) -> NoReturn:
         raise ValueError(f"{name} is no JSON number")
 
     if not path.is_file():

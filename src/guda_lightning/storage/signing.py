@@ -34,9 +34,12 @@ def private_key(path: Path) -> Ed25519PrivateKey:
     if _is_public(data):
         fix = "pass the private key beside it, the file without .pub"
         raise _refused(path, "a public key, which signs nothing", expected, fix)
-    load = load_ssh_private_key if b"OPENSSH PRIVATE KEY" in data else load_pem_private_key
+    key: object
     try:
-        key = load(data, None)
+        if b"OPENSSH PRIVATE KEY" in data:
+            key = load_ssh_private_key(data, None)
+        else:
+            key = load_pem_private_key(data, None)
     except Exception as error:  # the library raises several kinds, not all of them its own
         if b"ENCRYPTED" in data or "password" in str(error).lower():
             fix = "write it once more without one: ssh-keygen -p -N '' -f COPY of the key"
@@ -57,8 +60,9 @@ def public_key(path: Path) -> Ed25519PublicKey:
     if b"PRIVATE KEY" in data:
         fix = "pass the public key beside it, the file with .pub, and show the private one to nobody"
         raise _refused(path, "a private key", expected, fix)
+    key: object
     try:
-        key = (load_pem_public_key if b"-----BEGIN" in data else load_ssh_public_key)(data)
+        key = load_pem_public_key(data) if b"-----BEGIN" in data else load_ssh_public_key(data)
     except Exception as error:
         raise _refused(path, _said(error), expected, f"ask who signed for it; {_MAKE}, KEY.pub") from error
     if not isinstance(key, Ed25519PublicKey):
