@@ -66,10 +66,11 @@ def test_a_finished_run_has_the_files_of_the_design(finished_run: Path) -> None:
     found = files(finished_run)
     store = {name for name in found if name.startswith("store/")}
     errors = {name for name in found if name.startswith("scores/errors/")}
-    samples = {f"sample-{index}.png" for index in range(5)} | {"metadata.jsonl", "record.json"}
+    samples = {f"sample-{index}.png" for index in range(5)} | {"metadata.jsonl", "record.json", "seal.json"}
     assert found - store - errors == {
         "full/model_index.json",
         "full/record.json",
+        "full/seal.json",
         "full/scheduler/scheduler_config.json",
         "full/unet/config.json",
         "full/unet/diffusion_pytorch_model.safetensors",
@@ -239,7 +240,8 @@ def test_a_full_model_of_somebody_else(kind: str, finished_run: Path, tmp_path: 
     theirs, run = tmp_path / "theirs", tmp_path / "run"
     if kind == "pipeline":
         full = Path(shutil.copytree(finished_run / "full", theirs))
-        (theirs / "record.json").unlink()
+        for name in ("record.json", "seal.json"):
+            (theirs / name).unlink()
     elif kind == "network":
         full = Path(shutil.copytree(finished_run / "full" / "unet", theirs))
     else:

@@ -21,6 +21,7 @@ from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation.yardsticks import pack_run
 from guda_lightning.scores import ScoreTable, stored_errors
 from guda_lightning.storage.files import sha256_file
+from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.yardsticks import LIMIT, Yardstick, pack, shipped
 from toys import message
@@ -177,7 +178,8 @@ def small(tmp_path: Path) -> Yardstick:
     config = {"trainer": {}, "data": {"init_args": {"source": {"path": ""}}}}
     images = {"option": "data.init_args.source.path", "what": "the images"}
     places = {"data.init_args.groups": "groups.csv"}
-    files = {"full/record.json": b"{}", "groups.csv": b"id,group"}
+    full = FullRecord("full", "schedule", {}, steps=1, seconds=1.0, network_evaluations=1)
+    files = {"full/record.json": full.to_json().encode(), "groups.csv": b"id,group"}
     return pack(
         tmp_path / "small.json",
         files,
@@ -283,7 +285,7 @@ def test_a_card_of_another_format_is_refused(small: Yardstick) -> None:
     small.path.write_text("{}")
     problem = f"{small.path} is no card that this version reads"
     fix = "use the version of guda-lightning that wrote it"
-    with pytest.raises(StoreError, match=message(problem, "format unset", "format 1", fix)):
+    with pytest.raises(StoreError, match=message(problem, "format unset", "format 2", fix)):
         Yardstick.open(small.path)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning.pytorch
 import numpy as np
+import pyarrow as pa
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from lightning.pytorch import Trainer
@@ -30,6 +31,7 @@ from guda_lightning.posteriors import (
     weights_of,
 )
 from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.sealed import sealed_parquet
 from guda_lightning.types import Queries
 
 GROUPS = ("dark", "bright", "noisy")
@@ -40,6 +42,12 @@ COLOURS = {"red": ("warm", "hot"), "green": ("leafy", "fresh"), "blue": ("cold",
 def message(problem: str, found: object, expected: object, fix: str) -> str:
     """A pattern that matches the whole text of an error."""
     return "^" + re.escape(f"{problem}\n  found:    {found}\n  expected: {expected}\n  fix:      {fix}") + "$"
+
+
+def write_parquet_by_hand(path: Path, table: pa.Table) -> None:
+    """Write what no stage would, with the seal of a whole file."""
+    with sealed_parquet(path, table.schema) as writer:
+        writer.write_table(table)
 
 
 def assert_same_output(found: Tensor, expected: Tensor) -> None:

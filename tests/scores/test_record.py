@@ -1,4 +1,4 @@
-"""Records of scores: every kind comes back from its file, and files of format 1 open as they always did."""
+"""Records of scores: every kind comes back from its file, and those that do not say their kind are told."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from guda_lightning.scores import ScoreRecord, ScoreTable, kinds
 from guda_lightning.scores.record import ChunkRecord, Joined, ScoringRecord
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.provenance import Provenance
-from toys import message
+from toys import message, write_parquet_by_hand
 
 PLAN = {
     "kind": "stratified",
@@ -33,7 +33,7 @@ MODELS = {"hparams_hash": "h1", "weightings": ["elbo", "uniform", "middle"]}
 SIZES = {"group_sizes": {"a": 4, "b": 5}}
 SCORED = {**ORIGIN, **SCORING, **MODELS, **SIZES, "query_hash": "q1"}
 HASHES = {"a": "ca", "b": "cb"}
-# What guda-lightning wrote before records named their kind, entry by entry.
+# Records entry by entry, as joined ones hold them.
 OLD: dict[str, dict[str, Any]] = {
     "likelihood": {**SCORED, "counterfactuals": HASHES},
     "race": {
@@ -84,26 +84,21 @@ def rows() -> pa.Table:
 
 def write(path: Path, about: dict[str, Any]) -> Path:
     metadata = {"guda_lightning": json.dumps(about, sort_keys=True, separators=(",", ":"))}
-    pq.write_table(rows().replace_schema_metadata(metadata), path)
+    write_parquet_by_hand(path, rows().replace_schema_metadata(metadata))
     return path
 
 
 @pytest.mark.parametrize("kind", OLD)
-def test_a_file_of_format_1_opens_with_the_kind_that_it_does_not_name(kind: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "table.parquet", {"format": 1, "record": OLD[kind]})
-    loaded = ScoreTable.load(path)
-    assert torch.equal(loaded.matrix(), torch.tensor([[1.5, -0.5]], dtype=torch.float64))
-    assert loaded.record.kind == kind
-    # The hash names squared errors' tables, placebo tests and evaluations of old runs: it stays.
-    assert loaded.record.to_json() == OLD[kind]
-    assert loaded.record.hash == sha256_json(OLD[kind])
-    assert ScoreTable.is_complete(path, loaded.record)
+def test_a_record_that_does_not_name_its_kind_is_told_by_its_entries(kind: str) -> None:
+    record = ScoreRecord.from_json(OLD[kind])
+    assert record.kind == kind
+    assert record.to_json() == OLD[kind]
+    assert record.hash == sha256_json(OLD[kind])
 
 
-def test_joined_scores_per_sample_of_format_1_stay_per_sample(tmp_path: Path) -> None:
+def test_joined_scores_per_sample_stay_per_sample() -> None:
     record = {"tables": [{**table, "per": "sample"} for table in OLD["joined"]["tables"]]}
-    loaded = ScoreTable.load(write(tmp_path / "table.parquet", {"format": 1, "record": record}))
-    assert loaded.per == "sample"
+    assert ScoreRecord.from_json(record).per == "sample"
 
 
 @pytest.mark.parametrize("kind", OLD)
@@ -114,6 +109,9 @@ def test_every_kind_comes_back_from_its_file(kind: str, tmp_path: Path) -> None:
     assert json.loads(metadata[b"guda_lightning"]) == {"format": 2, "kind": kind, "record": OLD[kind]}
     loaded = ScoreTable.load_record(tmp_path / "table.parquet")
     assert loaded == record
+    assert torch.equal(
+        ScoreTable.load(tmp_path / "table.parquet").matrix(), torch.tensor([[1.5, -0.5]]).double()
+    )
     assert type(loaded.details) is type(record.details)
 
 
@@ -154,7 +152,7 @@ def test_screened_scores_come_back_alone_and_joined() -> None:
 
 def test_chunks_of_queries_do_not_tell_tables_apart(tmp_path: Path) -> None:
     old = {**OLD["likelihood"], "chunks": [{"queries": 2, "query_hash": "x"}]}
-    path = write(tmp_path / "table.parquet", {"format": 1, "record": old})
+    path = write(tmp_path / "table.parquet", {"format": 2, "kind": "likelihood", "record": old})
     record = ScoreTable.load_record(path)
     assert record.chunks == (ChunkRecord(2, "x"),)
     assert ScoreTable.is_complete(path, replace(record, chunks=()))
@@ -165,7 +163,7 @@ def test_chunks_of_queries_do_not_tell_tables_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("about", "found"),
     [
-        ({"format": 3, "kind": "custom", "record": {}}, "format 3 instead of 2 or 1"),
+        ({"format": 3, "kind": "custom", "record": {}}, "format 3 instead of 2"),
         (
             {"format": 2, "kind": "guess", "record": {}},
             "scores of the kind 'guess' instead of likelihood, screened, ensemble, race, coalitions, "

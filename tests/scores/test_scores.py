@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch import Tensor
 
 from guda_lightning.errors import ConfigError, NumericsError, StoreError
@@ -30,6 +30,8 @@ from guda_lightning.scores import (
 )
 from guda_lightning.scores.kinds import Custom
 from guda_lightning.scores.record import Joined
+from guda_lightning.storage.sealed import write_tensors
+from toys import write_parquet_by_hand
 
 RECORD = {"model": "ab12", "plan": {"kind": "stratified", "draws": 2}, "seed": 0}
 MADE = ScoreRecord(Custom(entries={"model": "ab12"}), query_hash="of q1 and q0")
@@ -148,26 +150,32 @@ def test_squared_errors_of_something_else_are_refused(
         SquaredErrors.load(path, expect=expect)
 
 
+def contents(path: Path) -> tuple[str, str]:
+    """What is found of a damaged file, and what is expected."""
+    (seal,) = re.findall(rb"guda-seal-([0-9a-f]{64})", path.read_bytes())
+    found = hashlib.sha256(path.read_bytes().replace(seal, b"0" * 64)).hexdigest()
+    return f"contents with sha256 {found[:16]}", f"contents with sha256 {seal.decode()[:16]}, its seal"
+
+
 def test_damaged_squared_errors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "errors"
     squared_errors().save(path)
     whole = path.read_bytes()
-    expected = "squared errors written by guda-lightning"
 
-    def refused(found: str, expected: str = expected) -> None:
-        with pytest.raises(StoreError, match=message(f"{path} cannot be read", found, expected, REMAKE)):
+    def refused(found: str, expected: str, damaged: str = "is damaged") -> None:
+        with pytest.raises(StoreError, match=message(f"{path} {damaged}", found, expected, REMAKE)):
             SquaredErrors.load(path, expect={})
 
     path.write_bytes(whole[:-9])
-    refused("Error while deserializing header: incomplete metadata, file not fully covered")
+    refused(*contents(path))
     path.write_bytes(b"")
-    refused("Error while deserializing header: header too small")
+    refused("no seal", "the seal of a file that this version wrote")
     path.write_bytes(whole[:-10] + b"\x3f" + whole[-9:])
-    refused("numbers that differ from their hash", "numbers as they were written")
-    save_file({"errors": torch.zeros(1)}, path, {"guda_lightning": "{}"})
-    refused("File does not contain tensor timesteps")
+    refused(*contents(path))
+    write_tensors(path, {"errors": torch.zeros(1)}, {"query_ids": []})
+    refused("no entry 'timesteps'", "squared errors written by guda-lightning", "cannot be read")
     path.unlink()
-    refused("no such file")
+    refused("no such file", "a sealed file", "cannot be read")
 
 
 # score table
@@ -438,31 +446,33 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     table(torch.full((2, 3), 1.2345)).save(path)
     whole = path.read_bytes()
+    path.with_name("whole.parquet").write_bytes(whole)
 
-    def refused(found: str) -> None:
-        expected = "a score table written by guda-lightning"
-        pattern = message(f"{path} cannot be read", "FOUND", expected, REMAKE).replace("FOUND", found)
-        with pytest.raises(StoreError, match=pattern):
+    def refused(found: str, expected: str, damaged: str = "is damaged") -> None:
+        with pytest.raises(StoreError, match=message(f"{path} {damaged}", found, expected, REMAKE)):
             ScoreTable.load(path)
 
-    path.write_bytes(whole[:-100])
-    refused("Parquet magic bytes not found in footer.*")
+    no_seal = ("no seal", "the seal of a file that this version wrote")
+    path.write_bytes(whole[:-1])
+    refused(*contents(path))
     path.write_bytes(b"")
-    refused("Parquet file size is 0 bytes")
+    refused(*no_seal)
     value = torch.tensor(1.2345).double().numpy().tobytes()
     assert whole.count(value) >= 1
     path.write_bytes(whole.replace(value, b"\x00" * 8, 1))
-    refused("could not verify page integrity, CRC checksum verification failed.*")
-    pq.write_table(table().table.replace_schema_metadata({"guda_lightning": '{"format": 3}'}), path)
-    refused("format 3 instead of 2 or 1")
-    pq.write_table(table().table.replace_schema_metadata({"other": "1"}), path)
-    refused("no entry b'guda_lightning'")
-    pq.write_table(
-        pa.table({"a": [1]}).replace_schema_metadata({"guda_lightning": '{"format": 1, "record": {}}'}), path
-    )
-    refused("the columns are not those of a score table")
+    refused(*contents(path))
+    pq.write_table(pq.read_table(path.with_name("whole.parquet")), path)  # by another program
+    refused(*no_seal)
+    what = ("a score table written by guda-lightning", "cannot be read")
+    write_parquet_by_hand(path, table().table.replace_schema_metadata({"guda_lightning": '{"format": 3}'}))
+    refused("format 3 instead of 2", *what)
+    write_parquet_by_hand(path, table().table.replace_schema_metadata({"other": "1"}))
+    refused("no entry b'guda_lightning'", *what)
+    about = '{"format": 2, "kind": "custom", "record": {}}'
+    write_parquet_by_hand(path, pa.table({"a": [1]}).replace_schema_metadata({"guda_lightning": about}))
+    refused("the columns are not those of a score table", *what)
     path.unlink()
-    refused("no such file")
+    refused("no such file", "a sealed file", "cannot be read")
 
 
 def test_parts_are_written_and_read_one_by_one(tmp_path: Path) -> None:
@@ -548,7 +558,7 @@ def test_a_damaged_verdict_is_refused(tmp_path: Path) -> None:
     table().save(path)
     rows = pq.read_table(path)
     said = {**rows.schema.metadata, b"guda_lightning_verdicts": b'[["g0", {"grade": "valid"}]]'}
-    pq.write_table(rows.replace_schema_metadata(said), path)
+    write_parquet_by_hand(path, rows.replace_schema_metadata(said))
     expected = "a score table written by guda-lightning"
     with pytest.raises(
         StoreError, match=message(f"{path} cannot be read", "no entry 'evidence'", expected, REMAKE)

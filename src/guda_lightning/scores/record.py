@@ -27,7 +27,7 @@ from guda_lightning.scores.kinds import (
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.provenance import Provenance
 
-FORMAT = 2  # of stored score tables; those of format 1 do not name their kind
+FORMAT = 2  # of stored score tables
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,14 @@ class ScoreRecord:
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> ScoreRecord:
-        """The record of what ``to_stored`` gave, or of format 1, which does not say the kind.
+        """The record of what ``to_stored`` gave.
 
         Raises:
             ValueError: The format is another one, the kind is unknown, or entries are missing or unknown.
         """
-        if stored["format"] not in (1, FORMAT):
-            raise ValueError(f"format {stored['format']} instead of {FORMAT} or 1")
-        return cls.from_json(stored["record"], stored.get("kind"))
+        if stored["format"] != FORMAT:
+            raise ValueError(f"format {stored['format']} instead of {FORMAT}")
+        return cls.from_json(stored["record"], stored["kind"])
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], kind: str | None = None) -> ScoreRecord:
@@ -202,7 +202,7 @@ class ScoreRecord:
 
         Args:
             stored: The mapping.
-            kind: The kind of scores; None (format 1) derives it from the entries.
+            kind: The kind of scores; None, as of a joined record, derives it from the entries.
 
         Raises:
             ValueError: The kind is unknown, or entries are missing or unknown.
@@ -212,7 +212,7 @@ class ScoreRecord:
             raise ValueError(f"scores of the kind {kind!r} instead of {', '.join(_KINDS)}")
         left = dict(stored)
         if details is Joined and any(table.get("per") == "sample" for table in stored["tables"]):
-            left["per"] = "sample"  # format 1 says it in the tables alone
+            left["per"] = "sample"  # earlier versions said it in the tables alone
         shared = {name: left.pop(name) for name in _SHARED if name in left}
         of_models = {name: left.pop(name) for name in ("full_hash", "schedule_hash") if name in left}
         measured = (
@@ -262,5 +262,5 @@ _MARKS: Mapping[str, type[Details]] = {
 
 
 def _kind_of(stored: Mapping[str, Any]) -> str:
-    """The kind of a record of format 1."""
+    """The kind of a record that does not say it, as those in a joined one."""
     return next((kind.kind for mark, kind in _MARKS.items() if mark in stored), Custom.kind)

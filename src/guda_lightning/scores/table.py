@@ -22,7 +22,8 @@ from guda_lightning.scores.shown import Shown
 from guda_lightning.scores.squared_errors import REMAKE, unreadable
 from guda_lightning.scores.verdicts import Verdict, verdicts_of_text, verdicts_to_text, worst
 from guda_lightning.storage.files import canonical_json
-from guda_lightning.storage.seals import UNSEALED, refuse_damaged, sealed_file
+from guda_lightning.storage.sealed import sealed_parquet
+from guda_lightning.storage.seals import refuse_damaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,14 +243,9 @@ class ScoreTable(Shown):
         """
         said = {_VERDICTS: verdicts_to_text(verdicts)} if verdicts else {}
         metadata = {_RECORD: canonical_json(record.to_stored()), **said}
-        schema = SCHEMA.with_metadata(metadata)
-        with (
-            sealed_file(path) as temporary,
-            pq.ParquetWriter(temporary, schema) as writer,
-        ):
+        with sealed_parquet(path, SCHEMA.with_metadata(metadata)) as writer:
             for part in parts:
                 writer.write_table(part.table, row_group_size=max(1, len(part)))
-            writer.add_key_value_metadata(UNSEALED)
 
     @classmethod
     def load(cls, path: str | Path) -> ScoreTable:

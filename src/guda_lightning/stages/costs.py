@@ -81,6 +81,7 @@ class TableCosts:
         self._scores, self._queries = record.hash, queries
         self._preparations = run.preparations
         self._prepared: Spent | None = _NOTHING
+        self._known = TableCost.load(self._file)  # now: a damaged file is refused before hours of work
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -124,9 +125,8 @@ class TableCosts:
     def _keep(self, spent: Spent) -> None:
         if not self._writes:
             return
-        known = TableCost.load(self._file)
-        if known is not None and known.scores == self._scores:
-            spent = known.scoring + spent
+        if self._known is not None and self._known.scores == self._scores:
+            spent = self._known.scoring + spent
         made, kept = self._attributor.made(), self._attributor.kept()
         prepared = None if self._prepared is None else made_for(made) + self._prepared
         TableCost(self._scores, self._queries, prepared, spent, size_of((*made, *kept))).save(self._file)

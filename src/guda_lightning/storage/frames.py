@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from guda_lightning.errors import StoreError
 from guda_lightning.storage.files import canonical_json
-from guda_lightning.storage.seals import UNSEALED, refuse_damaged, sealed_file
+from guda_lightning.storage.sealed import sealed_parquet
+from guda_lightning.storage.seals import refuse_damaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,12 +31,8 @@ def save_frame(path: str | Path, frame: pd.DataFrame, record: Mapping[str, Any])
     """
     metadata = {_KEY: canonical_json({"format": _FORMAT, "record": dict(record)})}
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(metadata)
-    with (
-        sealed_file(path, "room for a small file") as temporary,
-        pq.ParquetWriter(temporary, table.schema) as writer,
-    ):
+    with sealed_parquet(path, table.schema, "room for a small file") as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata(UNSEALED)
 
 
 def load_frame(path: str | Path, command: str) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -84,10 +84,13 @@ class FullRecord:
         Raises:
             StoreError: The file is missing, damaged, of another format, or lacks something.
         """
+        folder = Path(path).parent
+        if (folder / SEALS).is_file():
+            refuse_damaged_folder(folder, _fix(folder), RECORD)
         value = read_json(path)
-        is_sealed = SEAL in value or Path(path).with_name(SEALS).is_file()
+        is_sealed = SEAL in value
         if is_sealed:
-            refuse_damaged(path, _fix(Path(path).parent))
+            refuse_damaged(path, _fix(folder))
         names = {each.name for each in fields(cls)}
         kept = {name: content for name, content in value.items() if name in names}
         lacking = [name for name in _REQUIRED if name not in kept]

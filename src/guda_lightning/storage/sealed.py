@@ -1,17 +1,20 @@
-"""JSON and safetensors files with a seal: written whole, and refused where they are damaged."""
+"""JSON, Parquet and safetensors files with a seal: written whole, and refused where they are damaged."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guda_lightning.storage.files import canonical_json, read_json, write_atomic
-from guda_lightning.storage.seals import SEAL, UNSEALED, refuse_damaged, sealed
+from guda_lightning.storage.seals import SEAL, UNSEALED, refuse_damaged, sealed, sealed_file
 from guda_lightning.storage.stored import RECORD
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     from torch import Tensor
 
 _ABOUT = "guda_lightning"  # one entry: safetensors keeps several in no order
@@ -53,6 +56,24 @@ def folder_record(folder: Path) -> dict[str, Any]:
 def remake(folder: Path) -> str:
     """What to do about a damaged folder."""
     return f"remove {folder} and run the command that makes it again"
+
+
+@contextmanager
+def sealed_parquet(
+    path: str | Path, schema: pa.Schema, room: str = "room for the whole file"
+) -> Iterator[pq.ParquetWriter]:
+    """A sealed Parquet file to write tables to, which appears when the block has ended without an error.
+
+    Args:
+        path: The file.
+        schema: Of the tables, with what else the file says.
+        room: What the disk should have, for an error.
+    """
+    import pyarrow.parquet as pq  # here, as records are read without it
+
+    with sealed_file(path, room) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        writer.add_key_value_metadata(UNSEALED)  # in the footer alone: a schema is kept twice
+        yield writer
 
 
 def write_tensors(
