@@ -41,3 +41,13 @@ def benchmark(arguments: list[str], *moment: Any) -> None:
 
     strike(*moment)
     main(arguments)
+
+
+def guda_without_exchange(arguments: list[str], *moment: Any) -> int:
+    """A command on a disk that cannot exchange folders, which is struck."""
+    from guda_lightning.cli.main import main
+    from guda_lightning.storage import replacing
+
+    replacing._exchange = lambda first, second: False
+    strike(*moment)
+    return main(arguments)

@@ -245,7 +245,7 @@ def test_a_scoring_in_chunks_that_is_killed_over_and_over_scores_nothing_twice(
 
     assert hit("SIGKILL", 1, "never", attribute, chunk=2)[0] == 0
     table = ScoreTable.load(scores / "retrack-0.parquet")
-    assert whole(scores) == ["costs", "errors", "queries", "retrack-0.parquet"]
+    assert whole(scores) == ["costs", "errors", "nearest", "queries", "retrack-0.parquet"]
     assert replace(table.record, chunks=()) == replace(before.record, chunks=())
     for weighting in before.weightings:
         mine, theirs = (one.select(weighting=weighting).matrix() for one in (table, before))

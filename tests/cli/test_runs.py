@@ -16,6 +16,7 @@ import pytest
 from guda_lightning.cli.doctor import extras, wandb_state
 from guda_lightning.cli.main import main
 from guda_lightning.scores import ScoreTable
+from guda_lightning.storage.files import temporary_name
 from guda_lightning.storage.run_state import run_state
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.version import __version__
@@ -90,7 +91,7 @@ def test_what_is_half_written_stale_or_damaged_is_named(finished_run: Path, said
     unfinished = run.checkpoints("full")
     unfinished.mkdir(parents=True)
     (unfinished / "last.ckpt").touch()
-    left = run.root / ".full.0123456789abcdef.tmp"
+    left = temporary_name(run.full)
     left.mkdir()
     record = run.full / "record.json"
     full_hash = json.loads(record.read_text())["full_hash"]
@@ -99,7 +100,7 @@ def test_what_is_half_written_stale_or_damaged_is_named(finished_run: Path, said
     found = json.loads(said("doctor", finished_run, "--json"))["run"]
     assert found["unfinished"] == [
         f"{unfinished}: an interrupted training or drawing, which goes on from there",
-        f"{left}: left by a write that was killed; remove it",
+        f"{left}: left by a write that was killed; the next command removes it",
     ]
     assert found["stale"] == [
         "10 of retrack: made from another full model",

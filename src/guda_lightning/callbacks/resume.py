@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from guda_lightning import compat
 from guda_lightning.diffusion.training import early_stop
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.seals import folder_fault, intact_work, sealed_folder
 
 _FILE = "trainer.ckpt"
@@ -87,4 +87,4 @@ class ResumeCheckpoint(Checkpoint):
 
     def discard(self) -> None:
         """Remove the checkpoint: the stage is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        discard(self.folder)

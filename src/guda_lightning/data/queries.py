@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -31,7 +31,7 @@ def save_queries(folder: str | Path, queries: Queries, record: Mapping[str, Any]
             ``complete: true`` are added.
 
     Raises:
-        QueryError: No queries, or an id that cannot be a file name.
+        QueryError: No queries, or an id that cannot be the name of a file beside the others.
         StoreError: The disk is full.
     """
     from PIL import Image
@@ -42,6 +42,7 @@ def save_queries(folder: str | Path, queries: Queries, record: Mapping[str, Any]
         )
     for query_id in queries.ids:
         refuse_unfit_id(query_id)
+    refuse_shadowed(queries.ids)
     digest, lines = QueryHash(), []
     with sealed_folder(folder) as temporary:
         for row, query_id in enumerate(queries.ids):
@@ -133,6 +134,25 @@ class QueryHash:
                 "pixels": self._pixels.hexdigest(),
             }
         )
+
+
+def refuse_shadowed(ids: Collection[str]) -> None:
+    """Refuse ids of which one names the file that another has for its folder when they are stored.
+
+    Raises:
+        QueryError: One does.
+    """
+    stored = {f"{query_id}.png" for query_id in ids}
+    for query_id in ids:
+        for folder in PurePosixPath(query_id).parents:
+            if str(folder) in stored:
+                other = str(folder).removesuffix(".png")
+                raise QueryError(
+                    f"the queries {other!r} and {query_id!r} cannot be stored beside each other",
+                    found=f"the folder {str(folder)!r}, which is also the name of a picture",
+                    expected="folders that are not called as pictures beside them",
+                    fix="rename the folder",
+                )
 
 
 def refuse_unfit_id(query_id: str) -> None:

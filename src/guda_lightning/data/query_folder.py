@@ -14,7 +14,7 @@ from torch import Tensor
 from guda_lightning.data.group_names import Names
 from guda_lightning.data.image_files import image_suffixes, list_image_files
 from guda_lightning.data.images import Channels, UnreadableImage, decoded, read_image, to_unit, unreadable
-from guda_lightning.data.queries import refuse_unfit_id
+from guda_lightning.data.queries import refuse_shadowed, refuse_unfit_id
 from guda_lightning.data.rows import read_rows
 from guda_lightning.errors import DataError, GudaError, QueryError, StoreError
 from guda_lightning.storage.files import read_json
@@ -59,6 +59,7 @@ class QueryFolder:
         self._folder = path if os.path.isdir(path) else path.parent
         self.image_shape, self._resize = image_shape, resize
         self.ids = tuple(_ids(self._names))
+        refuse_shadowed(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)

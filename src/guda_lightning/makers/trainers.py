@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -16,13 +17,17 @@ from guda_lightning.callbacks.progress import quiet
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.training import changing_callbacks, refuse_endless, stopped_by
 from guda_lightning.distributed.strategies import connected
+from guda_lightning.errors import StoreError
 from guda_lightning.makers.costs import say
 from guda_lightning.makers.locking import locked_by, of_rank_zero
 from guda_lightning.makers.training import fit
 from guda_lightning.report.artifacts import log_weights
 from guda_lightning.report.wandb import closing_runs, stage_loggers
-from guda_lightning.storage.config import begin
+from guda_lightning.storage.config import begin, read_back
+from guda_lightning.storage.files import read_json
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.stored import RECORD
 
 _Kept = TypeVar("_Kept")
 
@@ -115,6 +120,18 @@ class TrainerFactory:
                     log_weights(trainer.loggers, self.run, kept)
             ranks.on_rank_zero(checkpoint.discard)
         return kept
+
+    def discard_unfinished(self, folder: str, made_from: Mapping[str, Any]) -> None:
+        """Remove what a kill has left of a training after what it made was stored.
+
+        Args:
+            folder: Name of the folder for what it resumes from.
+            made_from: As that of the training; one that was made from something else stays.
+        """
+        unfinished = self.run.checkpoints(folder)
+        with suppress(StoreError):
+            if read_json(unfinished / RECORD).get("config") == read_back(made_from):
+                discard(unfinished)
 
     def fresh(self, training: Training) -> tuple[Trainer, ResumeCheckpoint]:
         """An unused trainer for one training, and the checkpoint that it resumes from."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -53,6 +52,7 @@ from guda_lightning.stages.screened import (
 )
 from guda_lightning.stages.unlearn import unlearn
 from guda_lightning.stages.writing import save_part, summary, weighted, write_table
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.types import Weighting
 from guda_lightning.unlearning import Objective
@@ -263,7 +263,7 @@ def _score_alone(
             say(note)
         say(f"attribute: {path} written")
     if trainer.is_global_zero:
-        shutil.rmtree(parts, ignore_errors=True)
+        discard(parts)
     return path
 
 

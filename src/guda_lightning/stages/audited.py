@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from guda_lightning.scores import Scoring
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.halving import Split, clean_features, guided_scores, scores_of
 from guda_lightning.storage.frames import load_frame, save_frame
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.seals import intact
 from guda_lightning.types import Queries, Weighting
 
@@ -83,7 +83,7 @@ class Parts:
 
     def remove(self) -> None:
         """Forget them, as the audit is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        discard(self.folder)
 
 
 def static(data: GroupDataModule) -> tuple[pd.DataFrame, dict[str, Any]]:

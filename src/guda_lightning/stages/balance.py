@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from guda_lightning.stages.without import Counterfactuals, refuse_guidance
 from guda_lightning.storage.config import refuse_other_config
 from guda_lightning.storage.files import slug
 from guda_lightning.storage.foreign import refuse_foreign
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.sealed import folder_record, remake
 from guda_lightning.storage.seals import refuse_damaged_folder
 
@@ -132,7 +132,7 @@ def balance(
             refuse_unlike(read_groups(folder_record(folder)), least, folder)
             say(f"balance: {folder} is complete, skipped")
             return folder
-        refuse_foreign(folder, "guda balance", mark=RECORD)
+        refuse_foreign(folder, "guda balance", "use another --run", RECORD)
         images = ImageSampler(
             datamodule, source.scheduler, judge.training_images(names[0]), batch_size, trainer
         )
@@ -152,7 +152,7 @@ def balance(
         }
         ranks.on_rank_zero(partial(_write, trainer, folder, rows, found, record))
         if ranks.rank == 0:
-            shutil.rmtree(work, ignore_errors=True)
+            discard(work)
         say("\n".join(f"balance: {line}" for line in balance_lines(found, record)))
         say(f"balance: {folder} written; `guda report {run.root}` shows it on the page")
         return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +18,7 @@ from guda_lightning.makers.costs import bar_of, evaluation_seconds, say_cost
 from guda_lightning.makers.locking import locked_by, of_rank_zero
 from guda_lightning.storage.config import begin, refuse_other_config
 from guda_lightning.storage.foreign import refuse_foreign
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import read_tensors, write_tensors
 from guda_lightning.storage.seals import intact
@@ -139,4 +139,4 @@ class ImageSampler:
         samples = torch.cat([read_tensors(part, "run the command again")["images"] for part in parts])
         queries = replace(self.conditions, images=self.data.pictures(samples))
         save_queries(drawing.folder, queries, {"config": dict(drawing.config)})
-        shutil.rmtree(drawing.unfinished, ignore_errors=True)  # only now: hours of work lie there
+        discard(drawing.unfinished)  # only now: hours of work lie there

@@ -55,21 +55,16 @@ def fit_full(
         StoreError: The run folder holds a full model of another configuration, or of other data.
     """
     folder, config = trainer.run_folder.full, dict(config or {})
-    complete = partial(_is_complete, trainer, model, datamodule, config)
-    if not compat.is_dry_run(trainer) and agreed(trainer, complete(), work=False):
+    stored = partial(_is_complete, trainer, model, datamodule, config)
+    dry = compat.is_dry_run(trainer)
+    complete = not dry and stored()
+    cost = None if complete else _prepared(trainer, model, datamodule)
+    if not dry and agreed(trainer, complete, work=not complete):
+        trainer.trainers.discard_unfinished("fit", config)
         say(f"fit: {folder} is complete, skipped")
         return folder
-    started = trainer.layout.initialize(model)  # a wrong path is refused before training
-    cost = TrainingCost(*trainer.layout.networks(model))
+    cost = cost or _prepared(trainer, model, datamodule)
     training = Training("fit", "full", "fit", made_from=config, hparams={"config": config}, callbacks=[cost])
-    if isinstance(datamodule, GroupDataModule):
-        datamodule.take_size(started.model.sample_size)
-        datamodule.setup()  # and so is bad data, before anything is written
-        _refuse_irremovable(datamodule.grouping)
-        refuse_labels(started.model.prompted(datamodule.prompts), datamodule.num_classes)
-        say_fit_cost("fit", trainer, model, started, datamodule)
-    if predicts_variance(started.model.denoiser):
-        say("fit: the variance that the network predicts is not trained, and not sampled with")
 
     def keep(used: Trainer) -> FullRecord:
         full = trainer.layout.full(model)
@@ -79,10 +74,27 @@ def fit_full(
         Ranks.of(used).on_rank_zero(partial(_save, folder, full, record))
         return record
 
-    record = trainer.trainers.train(training, model, datamodule, keep, complete)
+    record = trainer.trainers.train(training, model, datamodule, keep, stored)
     if record is not None:
         say(f"fit: {folder} written, {spent(vars(record))}")
     return folder
+
+
+def _prepared(
+    trainer: StageTrainer, model: LightningModule, datamodule: LightningDataModule | None
+) -> TrainingCost:
+    """Refuse what cannot be trained before anything is written, and say what it will cost; counts that."""
+    started = trainer.layout.initialize(model)
+    cost = TrainingCost(*trainer.layout.networks(model))
+    if isinstance(datamodule, GroupDataModule):
+        datamodule.take_size(started.model.sample_size)
+        datamodule.setup()
+        _refuse_irremovable(datamodule.grouping)
+        refuse_labels(started.model.prompted(datamodule.prompts), datamodule.num_classes)
+        say_fit_cost("fit", trainer, model, started, datamodule)
+    if predicts_variance(started.model.denoiser):
+        say("fit: the variance that the network predicts is not trained, and not sampled with")
+    return cost
 
 
 def _is_complete(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +44,7 @@ from guda_lightning.stages.partitions import Partitions
 from guda_lightning.stages.unlearn import unlearner
 from guda_lightning.storage.config import begin
 from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.locks import locked
 from guda_lightning.types import Queries, Weighting
 from guda_lightning.unlearning import Objective, ReTrack
@@ -197,7 +197,7 @@ def _test(
     if not ScoreTable.is_complete(result, random.record):
         _log(trainer, path.stem, frame, random)
         random.save(result)
-    shutil.rmtree(folder / path.stem, ignore_errors=True)  # partitions
+    discard(folder / path.stem)  # partitions
     # In a folder of its own: the table of --queries RUN/queries is itself called METHOD-SEED-queries.
     write_parquet(folder / "queries" / path.name, frame)
     shown = {name: test for name, test in tests.items() if name == weighting or weighting not in tests}

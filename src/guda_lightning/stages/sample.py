@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from guda_lightning.attribution import Encoder
 from guda_lightning.data import GroupDataModule, QueryFolder, read_prompts
 from guda_lightning.diffusion import sampler
-from guda_lightning.distributed.strategies import agreed, start_processes
+from guda_lightning.distributed.strategies import agreed
 from guda_lightning.errors import check_range
 from guda_lightning.makers.costs import say, say_skipped
 from guda_lightning.report.charts import MAX_PICTURE_GROUPS, MAX_PICTURE_QUERIES
@@ -33,6 +33,7 @@ from guda_lightning.stages.without import (
     refuse_prompts,
 )
 from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.stored import RECORD
 
 _MOST = 10_000_000  # images of a run folder: their ids are held in memory
@@ -114,25 +115,26 @@ def sample(
         chosen = Counterfactuals(run.store, operator, counterfactual_seed or 0, hparams)
         groups, device = chosen_groups(datamodule.grouping, without), trainer.strategy.root_device
         drawings = drawings_without(run, source, datamodule, groups, noise, chosen, device)
-    complete = [drawing.complete for drawing in drawings]
-    complete = agreed(trainer, complete, work=False)
-    left = [drawing for drawing, there in zip(drawings, complete, strict=True) if not there]
+    left = [drawing for drawing in drawings if not drawing.complete]
+    for drawing in drawings:
+        if drawing not in left:
+            discard(drawing.unfinished)
     _say_complete(drawings, left)
     if any(drawing.name in datamodule.grouping.names for drawing in left):
         refuse_other_columns(run, drawings[0], encoder)
+    ids = tuple(f"sample-{index:0{len(str(queries - 1))}d}" for index in range(num))
+    images = ImageSampler(datamodule, source.scheduler, replace(drawn, ids=ids), batch_size, trainer)
     if left:
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
-        ids = tuple(f"sample-{index:0{len(str(queries - 1))}d}" for index in range(num))
-        images = ImageSampler(datamodule, source.scheduler, replace(drawn, ids=ids), batch_size, trainer)
         images.say_cost(left)
-        start_processes(trainer)
-        for drawing in left:
-            drew = images.draw(drawing)
-            say(
-                f"sample: {num} images in {drawing.folder}"
-                if drew
-                else f"sample: {drawing.folder} made by another command meanwhile, skipped"
-            )
+    for number in agreed(trainer, [drawings.index(one) for one in left], work=bool(left)):
+        folder = drawings[number].folder
+        drew = images.draw(drawings[number])
+        say(
+            f"sample: {num} images in {folder}"
+            if drew
+            else f"sample: {folder} made by another command meanwhile, skipped"
+        )
     if without is not None and trainer.is_global_zero:
         _measure(trainer, drawings, datamodule, encoder, bool(left))
     return [drawing.folder for drawing in drawings]

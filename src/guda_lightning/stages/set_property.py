@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +31,7 @@ from guda_lightning.stages.base import StageTrainer
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from guda_lightning.storage.config import begin
 from guda_lightning.storage.files import slug
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.sealed import read_tensors, write_tensors
 from guda_lightning.storage.seals import intact
 from guda_lightning.types import Queries
@@ -116,10 +116,11 @@ def set_property(
     method = worth if posterior == GUIDANCE else f"{worth}_{posterior}"
     path = run.properties / f"{slug(property.name)}-{method}-{seed}-{record.hash[:8]}.parquet"
     complete = ScoreTable.is_complete(path, record)
-    if agreed(trainer, complete, work=False):
+    if not complete:
+        sampler(source.model, source.scheduler, steps)  # refused before anything is written
+    if agreed(trainer, complete, work=not complete):
         say(f"property: {path} is complete, skipped")
     else:
-        sampler(source.model, source.scheduler, steps)  # refused before anything is written
         models: list[Callable[[], DiffusionModel]] = [lambda: source.model]
         models += [partial(guided, source.model, guide, grouping.coalition(name)) for name in game.coalitions]
         sets = _Sets(
@@ -141,7 +142,7 @@ def _keep(trainer: StageTrainer, path: Path, table: ScoreTable, values: Tensor, 
     _log(trainer, table, values)
     write_tensors(path.with_suffix(".safetensors"), {"values": values})
     table.save(path)
-    shutil.rmtree(unfinished, ignore_errors=True)  # only now: hours of work lie there
+    discard(unfinished)  # only now: hours of work lie there
 
 
 def _log(trainer: StageTrainer, table: ScoreTable, values: Tensor) -> None:

@@ -8,15 +8,13 @@ from guda_lightning.errors import StoreError
 from guda_lightning.storage.stored import RECORD
 
 
-def refuse_foreign(
-    folder: Path, command: str, otherwise: str = "use another --run", mark: str = RECORD
-) -> None:
+def refuse_foreign(folder: Path, command: str, otherwise: str | None = None, mark: str = RECORD) -> None:
     """Refuse to replace a folder that was not written by the command that is about to.
 
     Args:
         folder: The folder; need not exist.
         command: What writes it.
-        otherwise: What to do instead of moving it away.
+        otherwise: What else mends it than to move it away.
         mark: What the command leaves in it, a pattern of names.
 
     Raises:
@@ -30,7 +28,7 @@ def refuse_foreign(
             f"{folder} was not written by {command}, which would replace it",
             found=f"a folder without {mark}, with {', '.join(names[:3])}{', …' * (len(names) > 3)}",
             expected=f"no such folder, an empty one, or what {command} wrote",
-            fix=f"move it away, or {otherwise}",
+            fix="move it away" if otherwise is None else f"move it away, or {otherwise}",
         )
 
 

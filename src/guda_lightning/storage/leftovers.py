@@ -49,6 +49,17 @@ def tidy(root: Path) -> None:
     forget_killed(root)
 
 
+def discard(folder: Path) -> None:
+    """Remove the unfinished work of what is complete now, where there is any.
+
+    It loses its name first: a kill on the way leaves no half of it that a command would go on from.
+    """
+    garbage = temporary_name(folder)
+    with suppress(OSError):
+        os.rename(folder, garbage)
+        remove(garbage)
+
+
 def left_by_kills(root: Path) -> list[str]:
     """What killed commands left in a run folder, and what the next one does with it; nothing is changed."""
     found = [f"{path}: moved aside by a write that was killed" for path in _hidden(root, ASIDE)]

@@ -134,8 +134,9 @@ class Lock:
         taken = try_lock(descriptor)
         if taken and names(descriptor, self.file):
             owner = json.dumps(asdict(Owner.this_process(self._name)), ensure_ascii=False)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, owner.encode(errors="replace"), 0)
+            with suppress(OSError):  # a full disk: it is locked all the same
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, owner.encode(errors="replace"), 0)
             self._descriptor = descriptor
             return True
         release(descriptor)
