@@ -31,9 +31,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from guda_lightning.cli.main import main
+from guda_lightning.counterfactuals import CounterfactualRecord
 from guda_lightning.data import GroupDataModule, ImageFolder, Parquet, PromptedFolder, load_queries
 from guda_lightning.diffusion import DiffusionModule, open_full
 from guda_lightning.errors import GudaError
+from guda_lightning.storage.files import read_json, sha256_json
+from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.run_state import run_state
+from guda_lightning.storage.runs import RunFolder
 from toys import tiny_unet
 
 CONF = Path(__file__).parent / "conf"
@@ -436,6 +441,70 @@ def open_checkpoint(folder: Path) -> None:
     open_full(next(path for path in folder.iterdir()), module())
 
 
+FULL_RECORD = {
+    "full_hash": "a" * 64,
+    "schedule_hash": "b" * 64,
+    "config": {"trainer": {"max_steps": 5}, "seed_everything": 0},
+    "steps": 5,
+    "seconds": 1.5,
+    "network_evaluations": 10,
+    "input_shape": [1, 8, 8],
+    "complete": True,
+    "format": 1,
+}
+STORED_RECORD = {
+    "operator": "retrack",
+    "members_hash": "a",
+    "groups": ["3"],
+    "seed": 0,
+    "hparams": {},
+    "full_hash": "a" * 64,
+    "schedule_hash": "b" * 64,
+    "grouping_hash": "d",
+    "versions": {},
+    "seconds": 1.0,
+    "steps": 4,
+    "network_evaluations": 10,
+    "files": {"model.safetensors": "e"},
+    "complete": True,
+    "format": 1,
+}
+
+
+def make_full_record(folder: Path, rng: Rng) -> Path:
+    path = folder / "run" / "full" / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(FULL_RECORD))
+    return path
+
+
+def use_full_record(folder: Path) -> None:
+    run = RunFolder(folder / "run")
+    json.dumps(run_state(run).to_json())
+    record = FullRecord.of_fit(run)
+    record.refuse_unfinished(run.full)
+    record.refuse_other_data(run.full, "a" * 64, "b" * 64, (1, 8, 8))
+    json.loads(record.to_json())
+
+
+def make_stored_record(folder: Path, rng: Rng) -> Path:
+    path = folder / "run" / "store" / "x" / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(STORED_RECORD))
+    return path
+
+
+def use_stored_record(folder: Path) -> None:
+    """A record that claims to be whole: its hash is that of what it holds."""
+    path = folder / "run" / "store" / "x" / "record.json"
+    with contextlib.suppress(GudaError, ValueError):
+        value = read_json(path)
+        path.write_text(json.dumps({**value, "sha256": sha256_json(value)}))
+    json.dumps(run_state(RunFolder(folder / "run")).to_json())
+    record = CounterfactualRecord.from_file(path)
+    assert record.key.folder_name and record.to_json()
+
+
 def make_configuration(folder: Path, rng: Rng) -> Path:
     tree = yaml.safe_load((CONF / "digits.yaml").read_text("utf-8"))
     if rng.random() < 0.5:
@@ -538,6 +607,8 @@ KINDS: dict[str, Kind] = {
     ),
     "checkpoint": Kind(make_checkpoint, mutate_bytes, open_checkpoint),
     "pipeline": Kind(make_pipeline, mutate_json, open_pipeline),
+    "full record": Kind(make_full_record, mutate_json, use_full_record),
+    "stored record": Kind(make_stored_record, mutate_json, use_stored_record),
     "configuration": Kind(make_configuration, mutate_yaml, fit),
     **{
         stage: Kind(make_stage(stage), mutate_yaml, run_stage(stage))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,12 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from torch import nn
 
 from guda_lightning.cli.main import main
-from guda_lightning.diffusion import bounds
+from guda_lightning.cli.reasons import explained
+from guda_lightning.data import Grouping
+from guda_lightning.diffusion import DiffusionModule, bounds
 from guda_lightning.diffusion.saved import open_full, open_schedule
-from guda_lightning.errors import ConfigError, StoreError
+from guda_lightning.errors import ConfigError, GroupError, StoreError
+from guda_lightning.stages.choices import at_least_one, chosen_groups
 from toys import tiny_unet
 
 CONF = Path(__file__).parent / "conf"
@@ -449,3 +456,204 @@ def test_a_project_that_wandb_does_not_take(
         "pass the name that the page of the project shows",
     )
     assert not list(tmp_path.iterdir())
+
+
+# --- files where folders belong, and the other way round
+
+
+@pytest.mark.parametrize("place", ["full", "store", "scores", "queries", "checkpoints", "report"])
+@pytest.mark.parametrize("name", ["fit", "sample", "unlearn", "attribute", "report", "evaluate", "doctor"])
+def test_a_file_where_a_folder_belongs(
+    name: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    for folder in ("full", "store/a-0"):
+        (run / folder).mkdir(parents=True)
+        (run / folder / "record.json").write_text("{}")
+    if (run / place).exists():
+        shutil.rmtree(run / place)
+    (run / place).write_text("x")
+    words = [name, run] if name in ("report", "evaluate", "doctor") else stage(name, "--run", run)
+    message = said(f"{run}/{place} is a file", "a file", "a folder, or nothing", "move it away")
+    assert refused(capsys, *words) == message
+    assert (run / place).read_text() == "x"
+
+
+def test_a_folder_where_a_file_belongs(tmp_path: Path) -> None:
+    from guda_lightning.storage.files import write_atomic
+
+    (tmp_path / "a.json" / "b").mkdir(parents=True)
+    with pytest.raises(StoreError) as error:
+        write_atomic(tmp_path / "a.json", "{}")
+    assert f"error: {error.value}\n" == said(
+        f"{tmp_path}/a.json cannot be written", "a folder of that name", "a file, or nothing", "move it away"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+# --- groups
+
+
+@pytest.mark.parametrize("requested", [None, [], "[]", "all"])
+def test_all_groups(requested: object) -> None:
+    grouping = Grouping.from_labels(["a", "b", "a"], ["a", "b", "empty"])
+    assert chosen_groups(grouping, requested) == ["a", "b"]
+
+
+@pytest.mark.parametrize("requested", ["all", ["all"], " all"])
+def test_a_group_that_is_called_all(requested: object) -> None:
+    grouping = Grouping.from_labels(["a", "all", "b"])
+    assert chosen_groups(grouping, requested) == ["all"]
+    assert chosen_groups(grouping, "all,b") == ["all", "b"]
+    assert chosen_groups(grouping) == ["a", "all", "b"]
+
+
+def test_a_group_called_all_that_has_no_samples() -> None:
+    grouping = Grouping.from_labels(["a", "b"], ["a", "b", "all"])
+    with pytest.raises(GroupError) as error:
+        chosen_groups(grouping, "all")
+    assert f"error: {error.value}\n" == said(
+        "group 'all' has no samples",
+        "0 samples",
+        "at least 1: removing an empty group changes nothing",
+        "leave it out, or raise the limit on the number of samples",
+    )
+
+
+def test_all_among_others_is_a_name() -> None:
+    with pytest.raises(GroupError) as error:
+        chosen_groups(Grouping.from_labels(["a", "b"]), "all,b")
+    assert error.value.problem == "unknown group 'all'"
+
+
+# --- what other libraries raise
+
+
+def raised(function: Callable[[], object]) -> str:
+    try:
+        function()
+    except Exception as error:
+        explanation = explained(error)
+        assert explanation is not None
+        return re.sub(r"\.py:\d+", ".py:N", f"error: {explanation}\n")
+    raise AssertionError("nothing was raised")
+
+
+def test_a_text_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a\xff")
+    assert raised((tmp_path / "a.txt").read_text) == said(
+        "a text is in another encoding",
+        "'utf-8' codec can\\'t decode byte 0xff in position 1: invalid start byte",
+        "files in UTF-8, and a system whose names of files are in UTF-8",
+        "save the file as UTF-8 or rename it; where the locale is C, set PYTHONUTF8=1",
+    )
+
+
+def test_json_that_is_nested_too_deeply() -> None:
+    shown = raised(lambda: json.loads("[" * 100_000))
+    assert shown == said(
+        "something is nested too deeply",
+        "maximum recursion depth exceeded while decoding a JSON array from a unicode string",
+        "values a few levels deep",
+        "correct the value, or the file, that is read there",
+    )
+
+
+def test_a_recursion_of_our_own_is_a_bug() -> None:
+    def endless() -> None:
+        endless()
+
+    with pytest.raises(RecursionError) as error:
+        endless()
+    assert explained(error.value) is None
+
+
+def test_what_the_system_refuses_without_a_file() -> None:
+    def full() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    assert raised(full) == said(
+        "the system cannot read or write",
+        "Too many open files",
+        "disks with room, for the output as well, and what is read within reach",
+        "mend what it names, and run the command again: what it has made is kept",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"state_dict": {}, "pytorch-lightning_version": "x"}, "Invalid version: 'x'"),
+        ({"state_dict": {}, "pytorch-lightning_version": "2.0.0"}, "KeyError: 'global_step'"),
+        ([1, 2], ""),
+        (None, ""),
+    ],
+)
+def test_a_checkpoint_that_lightning_does_not_read(
+    content: object, found: str, tmp_path: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(content, tmp_path / "x.ckpt")
+    words = stage("validate", "--ckpt_path", tmp_path / "x.ckpt", "--run", finished_run)
+    shown = refused(capsys, *words)
+    problem, said_found, expected, fix = shown.splitlines()
+    if found:
+        assert shown == said(
+            "a file of weights cannot be read",
+            found,
+            "whole weights that torch or safetensors read without running code of the file",
+            "restore the file, or save its state_dict alone",
+        )
+    assert "Traceback" not in shown and all(part.strip() for part in (problem, said_found, expected, fix))
+
+
+def test_weights_without_names(tmp_path: Path) -> None:
+    torch.save({"state_dict": {5: torch.zeros(1)}}, tmp_path / "x.ckpt")
+    with pytest.raises(StoreError) as error:
+        open_full(tmp_path / "x.ckpt", DiffusionModule(tiny_unet(), DDPMScheduler(num_train_timesteps=50)))
+    assert f"error: {error.value}\n" == said(
+        "the full model cannot be read",
+        f"{tmp_path}/x.ckpt: no state_dict inside, but the keys 'state_dict'",
+        UNREADABLE,
+        "restore the file, or run `guda fit` again",
+    )
+
+
+@pytest.mark.parametrize("host", ["é" * 70, "x" * 300, "256.1.1.1"])
+def test_a_host_that_is_none(host: str, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = refused(capsys, "app", finished_run, "--host", host, "--port", "0")
+    problem, found, expected, fix = shown.splitlines()
+    assert problem == f"error: guda app cannot listen on {host}, port 0"
+    assert found.partition(":")[2].strip()
+    assert expected == "  expected: an address of this machine and a free port, 0 to 65535"
+    assert fix == "  fix:      pass --port 0 for any free one, or another --host"
+
+
+# --- plans of timesteps and counts
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "found"),
+    [
+        ("scoring.grid", "[0, 1000000000000, 1]", "1000000000000 strata of 2 draws"),
+        ("scoring.strata", "1000000000000", "1000000000000 strata of 2 draws"),
+        ("scoring.draws", "0", "5 strata of 0 draws"),
+    ],
+)
+def test_a_plan_that_no_schedule_has(
+    option: str, value: str, found: str, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(finished_run / "scores")
+    assert refused(capsys, *stage("attribute", f"--{option}", value, "--run", finished_run)) == said(
+        "the timestep plan has too few or too many timesteps",
+        found,
+        "1 to 48 strata, at least 1 draw, and 2 evaluations for a standard error",
+        "choose 2 to 48 strata, or a grid of that many timesteps",
+    )
+
+
+def test_steps_that_nobody_waits_for() -> None:
+    with pytest.raises(ConfigError) as error:
+        at_least_one("steps", 10**12)
+    assert f"error: {error.value}\n" == said(
+        "steps is out of range", 10**12, "steps <= 1e+07", "pass a lower --steps"
+    )

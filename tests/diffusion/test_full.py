@@ -259,7 +259,7 @@ def test_a_class_that_is_no_network_of_diffusers_is_refused(found: str | None, s
     index["unet"][1] = found
     (saved / "model_index.json").write_text(json.dumps(index))
     expected = message(
-        f"{saved / "model_index.json"} names a class that diffusers does not have",
+        f"{saved / 'model_index.json'} names a class that diffusers does not have",
         found,
         "a network of the installed diffusers",
         "update diffusers, or load the model in your own LightningModule and pass a checkpoint",

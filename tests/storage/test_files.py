@@ -142,7 +142,7 @@ def test_atomic_folder_refuses_a_file_of_that_name(tmp_path: Path) -> None:
     path.write_text("mine")
     message = (
         f"{path} cannot be written\n  found:    a file of that name\n  expected: a folder, or nothing\n"
-        "  fix:      move the file away"
+        "  fix:      move it away"
     )
     with pytest.raises(StoreError, match=f"^{re.escape(message)}$"), files.atomic_folder(path):
         pass

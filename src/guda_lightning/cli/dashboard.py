@@ -75,13 +75,22 @@ def has_key() -> bool:
         return False
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    try:
+        host = urlparse(address).hostname or ""
+    except ValueError as error:
+        raise ConfigError(
+            "WANDB_BASE_URL is no address",
+            found=address,
+            expected="the address of a W&B server, such as https://api.wandb.ai",
+            fix="correct it, or unset it",
+        ) from error
     named = os.environ.get("NETRC")
     for path in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
         try:
             if path.is_file() and netrc.netrc(str(path)).authenticators(host):
                 return True
-        except netrc.NetrcParseError as error:
+        except (netrc.NetrcParseError, UnicodeError, OSError) as error:
             raise ConfigError(
                 f"{path} cannot be read",
                 found=str(error),

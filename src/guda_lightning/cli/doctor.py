@@ -143,13 +143,17 @@ def wandb_state(environment: Mapping[str, str]) -> str:
     mode = environment.get("WANDB_MODE", "online")
     if mode in ("offline", "disabled", "dryrun"):
         return f"{mode}, as WANDB_MODE says"
-    host = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    address = environment.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    try:
+        host = urlsplit(address).hostname or ""
+    except ValueError:
+        return f"not logged in: WANDB_BASE_URL is no address: {address}"
     if environment.get("WANDB_API_KEY"):
         return f"logged in to {host} by WANDB_API_KEY"
     file = Path(environment.get("NETRC") or Path.home() / ".netrc")
     try:
         known = netrc.netrc(str(file)).hosts
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, UnicodeError, netrc.NetrcParseError):
         known = {}
     if host in known:
         return f"logged in to {host} by {file}"

@@ -151,6 +151,8 @@ def _refuse_paths(stage: Stage, inputs: Inputs, before: Collection[str]) -> None
             expected="a folder, or nothing",
             fix="pass another --run, or move the file away",
         )
+    if run is not None:
+        RunFolder(run).refuse_files()
     queries, full, start = inputs.path("queries"), inputs.path("full"), inputs.path("trainer.start")
     if run is not None and queries is not None and "sample" in before and _is_inside(queries, run):
         queries = None

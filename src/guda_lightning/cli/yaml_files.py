@@ -12,11 +12,14 @@ import yaml
 from guda_lightning.errors import ConfigError
 
 _SECTIONS = ("trainer", "model", "data")  # mappings, or the name of a file that holds one
+_PARTS = (*_SECTIONS, "callbacks", "logger", "objective", "attributor", "optimizer", "scoring", "spread")
 _MOST_BYTES, _MOST_VALUES, _DEEPEST = 1_000_000, 100_000, 50  # of a configuration
 _MANY = (
     f"more than {_MOST_VALUES} values, each `*` counted as what it stands for, or more than {_DEEPEST} levels"
 )
 _FEW = f"at most {_MOST_VALUES} values, {_DEEPEST} levels deep"
+# What PyYAML raises, also where a tag such as !!bool stands before what it does not fit.
+_BROKEN = (yaml.YAMLError, ValueError, RecursionError, AttributeError, LookupError, TypeError)
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00": "no text"}
 
 
@@ -33,7 +36,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         value = yaml.load(text, _StrictLoader)
         large = _is_large(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _BROKEN as error:
         raise _no_yaml(path, text, error) from error
     if large:
         raise _refused(path, _MANY, _FEW)
@@ -43,7 +46,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
     for name in _SECTIONS:
         section = value.get(name, {})
         empty = name == "trainer" and (section is None or _names_no_file(path, section))
-        if empty or isinstance(section, list | bool | int | float):
+        if empty or not isinstance(section, dict | str | None):
             found = f"{name}: {'nothing' if section is None else f'a {_kind(section)}'}"
             raise _refused(path, found, f"options below `{name}:`, each on a line of its own, further right")
     bare = next(_without_arguments(value), None)
@@ -70,11 +73,11 @@ def refuse_value(option: str, value: str) -> None:
             fix=f"correct {option}, or rename what it names",
         )
     try:
-        text = _text(Path(value)) if _is_file(value) else value
+        text = _text(Path(value)) if _names_a_part(option, value) else value
         large = text.lstrip()[:1] in ("[", "{", "&") and _is_large(yaml.load(text, yaml.SafeLoader))
     except RecursionError:
         large = True
-    except (yaml.YAMLError, ValueError):
+    except _BROKEN:
         return  # no YAML: what takes the value says what it should be
     if large:
         raise ConfigError(
@@ -82,8 +85,9 @@ def refuse_value(option: str, value: str) -> None:
         )
 
 
-def _is_file(value: str) -> bool:
-    return value.endswith((".yaml", ".yml", ".json")) and os.path.isfile(value)
+def _names_a_part(option: str, value: str) -> bool:
+    """Whether a parser reads a part of the configuration from a file; others hold data, of any size."""
+    return option.lstrip("-").rpartition(".")[2] in _PARTS and os.path.isfile(value)
 
 
 def _is_large(value: Any) -> bool:

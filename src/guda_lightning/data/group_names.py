@@ -248,7 +248,13 @@ def _scalar(name: str) -> object:
         return float(name.replace("_", ""))
     try:
         return yaml.safe_load(name)
-    except (yaml.YAMLError, ValueError):  # no scalar, or no day of the calendar
+    except (
+        yaml.YAMLError,
+        ValueError,
+        AttributeError,
+        LookupError,
+        TypeError,
+    ):  # no scalar, or no day, !!bool x
         return name
 
 

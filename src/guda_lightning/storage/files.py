@@ -135,9 +135,11 @@ def atomic_file(path: str | Path, room: str = "room for the whole file") -> Iter
         The path to write to, whose name starts with a dot. It is gone after any error.
 
     Raises:
-        StoreError: The disk is full. The file that was there before is untouched.
+        StoreError: The disk is full, or a folder has that name. The file that was there before is untouched.
     """
     path = Path(path)
+    if path.is_dir():
+        raise _taken(path, "a folder of that name", "a file, or nothing")
     with _full_disk_explained(path, room):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path, _new_file) as temporary:
@@ -169,12 +171,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.is_file():
-        raise StoreError(
-            f"{path} cannot be written",
-            found="a file of that name",
-            expected="a folder, or nothing",
-            fix="move the file away",
-        )
+        raise _taken(path, "a file of that name", "a folder, or nothing")
     with _full_disk_explained(path, "room for the whole folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path, _new_folder) as temporary:
@@ -187,6 +184,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 replace_folder(temporary, path, temporary_name(path))
             finally:
                 remove(temporary)
+
+
+def _taken(path: Path, found: str, expected: str) -> StoreError:
+    return StoreError(f"{path} cannot be written", found=found, expected=expected, fix="move it away")
 
 
 @contextmanager

@@ -70,6 +70,7 @@ def refuse_no_run(path: Path) -> Path:
     """
     path = user_path(path)
     if RunFolder(path).exists:
+        RunFolder(path).refuse_files()
         return path
     around = next((one for one in path.absolute().parents if RunFolder(one).exists), None)
     below = [run.root for run in RunFolder.below(path, 2)]

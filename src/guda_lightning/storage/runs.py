@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from guda_lightning.errors import StoreError
 from guda_lightning.storage.files import slug, unique_slug
 
 # What stages leave, the least of them: a run folder has one of these.
@@ -17,6 +18,24 @@ _MARKS = (
     "scores/*.parts",
     "ensembles/*.parquet",
     "checkpoints/*",
+)
+# Folders in a run folder; nothing else of it is one.
+_FOLDERS = (
+    "balanced",
+    "checkpoints",
+    "curation",
+    "ensembles",
+    "evaluation",
+    "features",
+    "full",
+    "placebo",
+    "properties",
+    "queries",
+    "report",
+    "scores",
+    "spread",
+    "store",
+    "without",
 )
 TAKEN = ("__metadata__",)  # no names of tensors in a safetensors file
 
@@ -40,6 +59,19 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether any stage has written there."""
         return any(next(self.root.glob(mark), None) for mark in _MARKS)
+
+    def refuse_files(self) -> None:
+        """Refuse a file where a folder belongs, before anything is made that would lie in it.
+
+        Raises:
+            StoreError: There is one.
+        """
+        for name in _FOLDERS:
+            path = self.root / name
+            if path.exists() and not path.is_dir():
+                raise StoreError(
+                    f"{path} is a file", found="a file", expected="a folder, or nothing", fix="move it away"
+                )
 
     @classmethod
     def below(cls, folder: Path, depth: int = 3) -> list[RunFolder]:
