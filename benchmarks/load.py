@@ -95,7 +95,7 @@ def _copies(store: CounterfactualStore, root: Path, count: int) -> Counterfactua
     for number in range(count):
         copy = replace(record, groups=(f"group-{number:05d}",), members_hash=f"{number:064x}", files={})
         if number == count // 2:
-            copies.save(copy, state)
+            copies.save(state, copy)
         else:
             named = replace(copy, files={"model.safetensors": f"{number:064x}"}, complete=True)
             folder = copies.path(named.key)

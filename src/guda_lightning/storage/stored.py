@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -162,10 +163,10 @@ class WeightsRecord(ABC):
         Raises:
             StoreError: The file is missing, of another format, or was edited.
         """
-        value = read_record(path)
-        names = {each.name for each in fields(cls)}
-        value = {name: content for name, content in value.items() if name in names}
-        refuse_misfits(cls, value, path, "restore the file, or remove its folder and make it again")
+        value, is_sealed = _record(path)
+        value = {name: value[name] for name in _names(cls) if name in value}
+        if not is_sealed or not _needed(cls) <= value.keys():  # what is sealed is as it was written
+            refuse_misfits(cls, value, path, "restore the file, or remove its folder and make it again")
         return cls(**value)
 
 
@@ -175,6 +176,24 @@ def read_record(path: str | Path) -> dict[str, Any]:
     Raises:
         StoreError: The file is missing, of another format, or was edited.
     """
+    return _record(path)[0]
+
+
+@cache
+def _names(kind: type[WeightsRecord]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
+
+
+@cache
+def _needed(kind: type[WeightsRecord]) -> frozenset[str]:
+    optional = [
+        each.name for each in fields(kind) if (each.default, each.default_factory) != (MISSING, MISSING)
+    ]
+    return frozenset(_names(kind)) - set(optional)
+
+
+def _record(path: str | Path) -> tuple[dict[str, Any], bool]:
+    """The entries, and whether they are sealed."""
     fix = "restore the file, or remove its folder and make it again"
     value, content = read_json_bytes(path)
     if value.get("format") != _FORMAT:
@@ -186,7 +205,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
         )
     if value.pop(SEAL, None) is not None:
         refuse_damaged_contents(path, content, fix)
-        return value
+        return value, True
     written = value.pop("sha256", None)
     if sha256_json(value) != written:
         raise StoreError(
@@ -195,7 +214,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
             expected=f"contents with sha256 {written}",
             fix=fix,
         )
-    return value
+    return value, False
 
 
 _Key = TypeVar("_Key", bound=Key)
