@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="training steps of the CIFAR-10 models: 2000")
     parser.add_argument("--classes", type=int, help="classes whose parts are retrained: 10")
     parser.add_argument(
-        "--only", default="", metavar="NAMES", help="for methods and dampings: which, such as trak,das"
+        "--only", default="", metavar="NAMES", help="for methods, dampings and load: which, such as trak,das"
     )
     parser.add_argument(
         "--coalitions", type=Path, metavar="STORE", help="for dampings: models without halves of the groups"

@@ -56,24 +56,27 @@ with sync_playwright() as playwright:
 
 
 def run(asked: Asked) -> None:
-    """Measure them, the quick ones first; each is kept and not measured again."""
-    found: list[dict[str, object]] = []
+    """Measure them, the quick ones first; each is kept, not measured again, and in the table from then on."""
     measures: dict[str, Callable[[Asked], list[dict[str, object]]]] = {
         "store": stored,
         "page": page,
-        "groups": groups,
         "queries": queries,
+        "groups": groups,
     }
-    for name, measure in measures.items():
-        kept = asked.runs / "load" / f"{name}.json"
-        if not kept.is_file():
-            write_atomic(kept, json.dumps({"rows": measure(asked)}))
-        found += json.loads(kept.read_text("utf-8"))["rows"]
+    kept = {name: asked.runs / "load" / "measured" / f"{name}.json" for name in measures}
+    for name in asked.methods(measures):
+        if not kept[name].is_file():
+            write_atomic(kept[name], json.dumps({"rows": measures[name](asked)}))
+        _write(asked, [path for path in kept.values() if path.is_file()])
+
+
+def _write(asked: Asked, kept: list[Path]) -> None:
+    rows = [row for path in kept for row in json.loads(path.read_text("utf-8"))["rows"]]
     notes = (
         "Seconds are those of the clock, of one process on one core. Memory is looked at often, "
         "and its slope is that of least squares after the first fifth of the queries, ± its standard error."
     )
-    write_table(asked.docs, "load", asked.command("load"), found, notes)
+    write_table(asked.docs, "load", asked.command("load"), rows, notes)
 
 
 def _row(what: str, count: int, measured: str, value: str) -> dict[str, object]:
@@ -95,7 +98,7 @@ def _copies(store: CounterfactualStore, root: Path, count: int) -> Counterfactua
     for number in range(count):
         copy = replace(record, groups=(f"group-{number:05d}",), members_hash=f"{number:064x}", files={})
         if number == count // 2:
-            copies.save(copy, state)
+            copies.save(state, copy)
         else:
             named = replace(copy, files={"model.safetensors": f"{number:064x}"}, complete=True)
             folder = copies.path(named.key)
@@ -154,7 +157,8 @@ def page(asked: Asked) -> list[dict[str, object]]:
     )
     pictures = torch.rand(count, 1, 8, 8, generator=generator) * 2 - 1
     examples = {label: pictures[:4] for label in labels}
-    shown = Page("load", Queries(names, pictures), [PageTable("retrack-0", table, Findings())], examples)
+    of = PageTable(name="retrack-0", table=table, findings=Findings())
+    shown = Page(title="load", queries=Queries(names, pictures), tables=[of], examples=examples)
     written, path = _seconds(lambda: write_page(asked.runs / "load" / "page", shown))
     done = subprocess.run([sys.executable, "-c", BROWSER, path.resolve()], capture_output=True, text=True)
     if done.returncode:

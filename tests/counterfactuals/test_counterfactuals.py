@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -250,17 +251,35 @@ def test_a_tampered_record_is_refused(store: CounterfactualStore, name: str, val
     file = store.save(weights(), RECORD) / "record.json"
     record = json.loads(file.read_text())
     file.write_text(json.dumps({**record, name: value}))
-    tampered = {key: content for key, content in {**record, name: value}.items() if key != "sha256"}
+    written = record["seal"].removeprefix("guda-seal-")
+    empty = file.read_text().replace(written, "0" * 64)
     expected = message(
-        f"{file} was changed after it was written",
-        f"contents with sha256 {sha256_json(tampered)}",
-        f"contents with sha256 {record['sha256']}",
+        f"{file} is damaged",
+        f"contents with sha256 {hashlib.sha256(empty.encode()).hexdigest()[:16]}",
+        f"contents with sha256 {written[:16]}, its seal",
         "restore the file, or remove its folder and make it again",
     )
     for read in (lambda: store.load(KEY, expect=MADE_FROM), lambda: store.record(KEY), store.records):
         with pytest.raises(StoreError, match=expected):
             read()
     assert not store.exists(KEY)
+
+
+def test_a_record_of_an_earlier_version_holds_its_own_hash(store: CounterfactualStore) -> None:
+    file = store.save(weights(), RECORD) / "record.json"
+    record = {key: value for key, value in json.loads(file.read_text()).items() if key != "seal"}
+    file.write_text(json.dumps({**record, "sha256": sha256_json(record)}))
+    assert store.record(KEY).files
+    changed = {**record, "seconds": 7}
+    file.write_text(json.dumps({**changed, "sha256": sha256_json(record)}))
+    expected = message(
+        f"{file} was changed after it was written",
+        f"contents with sha256 {sha256_json(changed)}",
+        f"contents with sha256 {sha256_json(record)}",
+        "restore the file, or remove its folder and make it again",
+    )
+    with pytest.raises(StoreError, match=expected):
+        store.record(KEY)
 
 
 def test_a_half_written_record_is_refused_and_made_again(store: CounterfactualStore) -> None:

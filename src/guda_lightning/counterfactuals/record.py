@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from guda_lightning.errors import ConfigError
@@ -49,7 +49,7 @@ class CounterfactualKey:
     @property
     def folder_name(self) -> str:
         """Readable operator and groups, and a hash that makes the name unique and safe."""
-        return f"{slug(self.operator)}-{slug(self.name)}-{sha256_json(asdict(self))[:12]}"
+        return f"{slug(self.operator)}-{slug(self.name)}-{sha256_json(vars(self))[:12]}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,13 +68,12 @@ def write_table(
         examples = requested.data.examples()
         named = {beside(name, TAKEN): examples[name] for name in examples}
         write_tensors(run.examples, named)
+        whole = ScoreTable.load(first.part)
+        save_nearest(trainer, run.nearest_of(path), whole, table.record.hash, queries, requested.data)
+        # Last, as a table that is there counts as complete; its parts are kept until then.
         table.save(path, verdicts)
         log_scores(loggers, run, path)
     say(summary(run, [path], weighting))
-    # Last, as it may take long: an interruption costs these images, not the table.
-    save_nearest(
-        trainer, run.nearest_of(path), ScoreTable.load(first.part), table.record.hash, queries, requested.data
-    )
     if table.several:
         say(f"attribute: page and W&B show the first {len(queries)} of {len(requested)} queries")
 

@@ -99,6 +99,11 @@ def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
     Raises:
         StoreError: The file is missing, half-written, or holds something other than an object.
     """
+    return read_json_bytes(path, infinities)[0]
+
+
+def read_json_bytes(path: str | Path, infinities: bool = False) -> tuple[dict[str, Any], bytes]:
+    """Read a JSON object and what the file holds, once; as ``read_json``."""
 
     def refuse(found: object) -> StoreError:
         return StoreError(
@@ -109,8 +114,9 @@ def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
         )
 
     try:
+        content = read_regular(path)
         value = json.loads(
-            read_regular(path).decode(),
+            content.decode(),
             parse_constant=float if infinities else _refuse_constant,
             parse_float=float if infinities else _finite,
         )
@@ -120,7 +126,7 @@ def read_json(path: str | Path, infinities: bool = False) -> dict[str, Any]:
         raise refuse(f"broken JSON: {error}") from error
     if not isinstance(value, dict):
         raise refuse(f"a JSON {type(value).__name__}")
-    return value
+    return value, content
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:

@@ -129,12 +129,23 @@ def refuse_damaged_folder(folder: Path, fix: str, part: str = "") -> None:
     _refuse(folder_fault(folder, part), fix)
 
 
+def refuse_damaged_contents(path: str | Path, content: bytes, fix: str) -> None:
+    """``refuse_damaged`` for what has been read from the file already."""
+    tokens = [(one.start(1), one[1].decode()) for one in _TOKEN.finditer(content)]
+    digest = hashlib.sha256(_TOKEN.sub(EMPTY.encode(), content)).hexdigest()
+    _refuse(_fault(Path(path), tokens, digest), fix)
+
+
 def fault(path: Path) -> Fault | None:
     """What is wrong with a sealed file; None: nothing."""
     try:
         tokens, digest = _once(path, _sealing)
     except FileNotFoundError:
         return Fault(path, _MISSING, "a sealed file")
+    return _fault(path, tokens, digest)
+
+
+def _fault(path: Path, tokens: list[tuple[int, str]], digest: str) -> Fault | None:
     if len(tokens) != 1:
         found = f"{len(tokens)} seals" if tokens else _NO_SEAL
         return Fault(path, found, "the seal of a file that this version wrote")

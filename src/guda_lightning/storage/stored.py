@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from guda_lightning.errors import NumericsError, StoreError
-from guda_lightning.storage.files import atomic_folder, canonical_json, read_json, sha256_file, sha256_json
+from guda_lightning.storage.files import (
+    atomic_folder,
+    canonical_json,
+    read_json_bytes,
+    sha256_file,
+    sha256_json,
+)
 from guda_lightning.storage.provenance import Provenance, versions
+from guda_lightning.storage.seals import SEAL, UNSEALED, refuse_damaged_contents, sealed
 from guda_lightning.storage.typed import refuse_misfits
 
 if TYPE_CHECKING:
@@ -140,12 +148,12 @@ class WeightsRecord(ABC):
         return sha256_json(self.hparams)
 
     def to_json(self) -> str:
-        """The text of ``record.json``, which holds its own hash so that a later edit shows."""
+        """The text of ``record.json``, sealed so that a later edit shows."""
         value = {**asdict(self), "hparams_hash": self.hparams_hash, "format": _FORMAT}
         for name in _LATER:
             if value[name] is None:
                 del value[name]
-        return canonical_json({**value, "sha256": sha256_json(value)}, indent=2) + "\n"
+        return sealed(f"{canonical_json({**value, **UNSEALED}, indent=2)}\n".encode()).decode()
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -154,20 +162,39 @@ class WeightsRecord(ABC):
         Raises:
             StoreError: The file is missing, of another format, or was edited.
         """
-        value = read_record(path)
-        names = {each.name for each in fields(cls)}
-        value = {name: content for name, content in value.items() if name in names}
-        refuse_misfits(cls, value, path, "restore the file, or remove its folder and make it again")
+        value, is_sealed = _record(path)
+        value = {name: value[name] for name in _names(cls) if name in value}
+        if not is_sealed or not _needed(cls) <= value.keys():  # what is sealed is as it was written
+            refuse_misfits(cls, value, path, "restore the file, or remove its folder and make it again")
         return cls(**value)
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """Read the entries of a ``record.json`` of weights, which holds its own hash.
+    """Read the entries of a ``record.json`` of weights, which is sealed; an earlier one holds its own hash.
 
     Raises:
         StoreError: The file is missing, of another format, or was edited.
     """
-    value = read_json(path)
+    return _record(path)[0]
+
+
+@cache
+def _names(kind: type[WeightsRecord]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
+
+
+@cache
+def _needed(kind: type[WeightsRecord]) -> frozenset[str]:
+    optional = [
+        each.name for each in fields(kind) if (each.default, each.default_factory) != (MISSING, MISSING)
+    ]
+    return frozenset(_names(kind)) - set(optional)
+
+
+def _record(path: str | Path) -> tuple[dict[str, Any], bool]:
+    """The entries, and whether they are sealed."""
+    fix = "restore the file, or remove its folder and make it again"
+    value, content = read_json_bytes(path)
     if value.get("format") != _FORMAT:
         raise StoreError(
             f"{path} is of another format",
@@ -175,15 +202,18 @@ def read_record(path: str | Path) -> dict[str, Any]:
             expected=_FORMAT,
             fix="use the version of guda-lightning that wrote it, or remove its folder and make it again",
         )
+    if value.pop(SEAL, None) is not None:
+        refuse_damaged_contents(path, content, fix)
+        return value, True
     written = value.pop("sha256", None)
     if sha256_json(value) != written:
         raise StoreError(
             f"{path} was changed after it was written",
             found=f"contents with sha256 {sha256_json(value)}",
             expected=f"contents with sha256 {written}",
-            fix="restore the file, or remove its folder and make it again",
+            fix=fix,
         )
-    return value
+    return value, False
 
 
 _Key = TypeVar("_Key", bound=Key)

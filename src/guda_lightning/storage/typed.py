@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -23,7 +24,7 @@ def refuse_misfits(kind: type, values: Mapping[str, Any], path: str | Path, fix:
     Raises:
         StoreError: An entry is missing, or is of another type.
     """
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for one in fields(kind):
         needed = one.default is MISSING and one.default_factory is MISSING
         if one.name in values and not fits(values[one.name], hints[one.name]):
@@ -45,27 +46,41 @@ def fits(value: object, hint: Any) -> bool:
         value: The value.
         hint: A type of values that JSON has, of those, or Any.
     """
+    return _check(hint)(value)
+
+
+_hints = cache(get_type_hints)
+
+
+@cache
+def _check(hint: Any) -> Callable[[object], bool]:
+    """What ``fits`` asks of a value, made once for a type: stores hold thousands of records."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
-        return True
-    if origin in (Union, types.UnionType):
-        return any(fits(value, one) for one in inner)
+        return lambda value: True
     if origin is Literal:
-        return value in inner
-    if origin in (dict, Mapping):
-        return isinstance(value, dict) and all(
-            fits(key, inner[0]) and fits(one, inner[1]) for key, one in value.items()
-        )
-    if origin in (list, tuple, Sequence):
-        return isinstance(value, list | tuple) and _elements_fit(value, origin, inner)
+        return lambda value: value in inner
     if hint is None or hint is type(None):
-        return value is None
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint is bool
-    return isinstance(value, int | float if hint is float else hint)
-
-
-def _elements_fit(value: Sequence[object], origin: Any, inner: tuple[Any, ...]) -> bool:
+        return lambda value: value is None
+    if hint is bool:
+        return lambda value: isinstance(value, bool)
+    if origin is None:
+        kind = int | float if hint is float else hint
+        return lambda value: isinstance(value, kind) and not isinstance(value, bool)
+    checks = [_check(one) for one in inner if one is not Ellipsis]
+    if origin in (Union, types.UnionType):
+        return lambda value: any(check(value) for check in checks)
+    if origin in (dict, Mapping):
+        key_fits, value_fits = checks
+        return lambda value: (
+            isinstance(value, dict) and all(key_fits(key) and value_fits(one) for key, one in value.items())
+        )
     if origin is tuple and Ellipsis not in inner:
-        return len(value) == len(inner) and all(map(fits, value, inner))
-    return all(fits(one, inner[0]) for one in value)
+        return lambda value: (
+            isinstance(value, list | tuple)
+            and (
+                len(value) == len(checks)
+                and all(check(one) for check, one in zip(checks, value, strict=True))
+            )
+        )
+    return lambda value: isinstance(value, list | tuple) and all(map(checks[0], value))
