@@ -128,7 +128,7 @@ def model_hash(model: DiffusionModel) -> str:
     network = adapted(unwrapped(model.denoiser))
     config: dict[str, Any] = {}
     if isinstance(network, ConfigMixin):
-        arguments = inspect.signature(type(network).__init__).parameters
+        arguments = inspect.signature(type(network)).parameters
         defaults = {name: _as_json(one.default) for name, one in arguments.items()}
         config = {
             name: value
