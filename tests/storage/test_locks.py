@@ -216,6 +216,23 @@ def test_a_disk_without_locks_is_said_and_stops_nobody(
     assert os.listdir(tmp_path) == []
 
 
+def test_a_file_that_is_removed_on_another_machine_is_opened_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, tries = fcntl.flock, list[int]()
+
+    def stale(descriptor: int, how: int) -> None:
+        tries.append(how)
+        if len(tries) == 1:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", stale)
+    with locked(tmp_path, tmp_path / "full"):
+        assert len(at_work(tmp_path)) == 1
+    assert capsys.readouterr().out == ""
+
+
 def test_a_run_folder_that_cannot_be_is_left_to_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

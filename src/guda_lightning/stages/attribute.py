@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -267,11 +267,13 @@ def _score_alone(
     return path
 
 
-def _preparing(attributor: FittedAttributor, ranks: Ranks, run: RunFolder) -> AbstractContextManager[None]:
-    """Other tables share what an attributor keeps of the training samples: one command at a time makes it."""
-    if type(attributor).prepare is FittedAttributor.prepare:
-        return nullcontext()
-    return locked_by(ranks, run, run.features)
+@contextmanager
+def _preparing(attributor: FittedAttributor, ranks: Ranks, run: RunFolder) -> Iterator[None]:
+    """Other tables may share what an attributor keeps of the data: one command at a time makes it."""
+    with ExitStack() as stack:
+        for path in sorted(one for one in attributor.kept() if one.is_relative_to(run.features)):
+            stack.enter_context(locked_by(ranks, run, path))
+        yield
 
 
 def _judged(judging: Judging, parts: Iterable[ScoreTable], request: _Request) -> dict[str, Verdict]:

@@ -139,6 +139,7 @@ class Lock:
             with suppress(OSError):  # a full disk: it is locked all the same
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, owner.encode(errors="replace"), 0)
+                os.fsync(descriptor)  # for other machines
             self._descriptor = descriptor
             return True
         release(descriptor)
@@ -186,7 +187,8 @@ def at_work(root: Path) -> list[Owner]:
     found = []
     for file in _files(root):
         with suppress(OSError):  # it has ended since
-            descriptor = os.open(file, os.O_RDONLY)
+            # NFS locks what can be written alone.
+            descriptor = os.open(file, os.O_RDWR if os.access(file, os.W_OK) else os.O_RDONLY)
             held = try_lock(descriptor) is False
             release(descriptor)
             owner = Owner.read(file)
