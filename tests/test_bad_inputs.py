@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -657,3 +659,82 @@ def test_steps_that_nobody_waits_for() -> None:
     assert f"error: {error.value}\n" == said(
         "steps is out of range", 10**12, "steps <= 1e+07", "pass a lower --steps"
     )
+
+
+# --- data
+
+
+@pytest.mark.parametrize("name", ["fit", "unlearn", "guide"])
+def test_a_table_of_groups_whose_samples_the_limit_leaves_out(
+    name: str, tmp_path: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "g.jsonl"
+    table.write_text("".join(f'{{"id": "{row}", "group": "{"ab"[row % 2]}"}}\n' for row in range(4)))
+    run = tmp_path / "new" if name == "fit" else finished_run
+    words = stage(name, "--data.init_args.groups", table, "--run", run)
+    assert refused(capsys, *words) == said(
+        "no group has a sample left",
+        "2 groups without any of the 64 samples that data.limit keeps",
+        "at least one group with a sample",
+        "raise data.limit, or leave it out",
+    )
+
+
+def bomb(path: Path) -> Path:
+    """A PNG of 70 bytes that unpacks to 30000 x 30000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda folder: bomb(folder / "bomb.png"),
+            said(
+                "the query {folder}/bomb.png cannot be read",
+                "Image size (900000000 pixels) exceeds limit of 178956970 pixels",
+                "complete pictures of 8 bits per channel",
+                "repair, convert or remove them",
+            ),
+        ),
+        *(
+            (
+                lambda folder, text=text: (folder / "metadata.jsonl").write_bytes(text) and folder,
+                said(
+                    "{folder}/metadata.jsonl, line 1: invalid JSON",
+                    text.decode()[:80],
+                    'one object per line, such as {{"file_name": "1.png", "label": 3}}',
+                    "correct the line",
+                ),
+            )
+            for text in (b"[" * 100_000, b"1" * 5000)
+        ),
+        (
+            lambda folder: (folder / "metadata.jsonl").write_bytes(b"a\xff") and folder,
+            said(
+                "the metadata of queries {folder}/metadata.jsonl cannot be read",
+                "another encoding on line 1, perhaps Windows-1252: aÿ",
+                "a readable UTF-8 file",
+                "save it as UTF-8",
+            ),
+        ),
+    ],
+)
+def test_queries_that_cannot_be_read(
+    make: Callable[[Path], Path],
+    message: str,
+    tmp_path: Path,
+    finished_run: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.rmtree(finished_run / "scores")
+    folder = Path(shutil.copytree(finished_run / "queries", tmp_path / "q"))
+    words = stage("attribute", "--queries", make(folder), "--run", finished_run)
+    assert refused(capsys, *words) == message.format(folder=folder)

@@ -87,9 +87,10 @@ def _listening(host: str, port: int) -> socket.socket:
         ConfigError: The address is no address of this machine, or taken.
     """
     try:
+        host.encode("idna")  # a socket that is given no name of a machine is never closed
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError, TypeError, UnicodeError) as error:  # names that are none, too
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(
             f"guda app cannot listen on {host}, port {port}",
             found=getattr(error, "strerror", None) or error,

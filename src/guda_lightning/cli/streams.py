@@ -28,7 +28,7 @@ def tell(text: str) -> None:
         except BrokenPipeError:
             raise
         except OSError:
-            drop(stream)
+            drop(stream)  # or what it holds fails once more at the end
 
 
 def unread() -> list[TextIO]:
@@ -43,5 +43,8 @@ def drop(stream: TextIO) -> None:
 
 def _is_unread(stream: TextIO) -> bool:
     poll = select.poll()
-    poll.register(stream.fileno(), select.POLLOUT)
+    try:
+        poll.register(stream.fileno(), select.POLLOUT)
+    except (OSError, ValueError):  # one of Python alone, as a notebook has
+        return False
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from guda_lightning.errors import StoreError
 
 
-def refuse_misfits(kind: type, values: Mapping[str, Any], path: str | Path, fix: str) -> None:
+def refuse_misfits(kind: Any, values: Mapping[str, Any], path: str | Path, fix: str) -> None:
     """Refuse a record that lacks a field, or has one of another type.
 
     Args:
