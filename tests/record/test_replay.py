@@ -66,6 +66,8 @@ def test_what_is_complete_is_not_noted_again_but_what_is_not_noted_is(finished_r
     sample = ["sample", "-c", f"{CONF}/digits.yaml", "-c", f"{CONF}/sample.yaml", "--run", str(finished_run)]
     assert main(sample) == 0
     assert sorted(path.name for path in history.iterdir()) == before
+    assert main([*sample, "--batch_size", "5"]) == 0  # which changes no image
+    assert sorted(path.name for path in history.iterdir()) == before
     next(history.glob("0002-*")).unlink()  # as where a kill came between, or an earlier version made it
     assert main(sample) == 0
     noted = [step for name, step in steps_of(run).items() if name.startswith("0005-sample-")]

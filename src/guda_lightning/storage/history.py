@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -16,6 +16,16 @@ from guda_lightning.storage.sealed import read_sealed, write_json
 from guda_lightning.storage.walked import states
 
 _FORMAT = 1
+_NO_RESULTS = (
+    "checkpoints",
+    "history",
+    "manifest.json",
+    "replay",
+    "replay.json",
+    "report",
+    "spread",
+    "wandb",
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,10 @@ def moved(value: Any, old: str, new: str) -> Any:
 
 @contextmanager
 def noted(run: RunFolder, step: Callable[[], Step | None]) -> Iterator[None]:
-    """Note what is run in the block, where it ends well and has written something, or is not noted yet.
+    """Note what is run in the block, where it ends well and has written something.
+
+    What has written nothing is noted where files lie there that nobody has noted, as after a kill between the
+    two, or from an earlier version, and where it is not noted itself.
 
     Args:
         run: The run folder.
@@ -114,11 +127,18 @@ def noted(run: RunFolder, step: Callable[[], Step | None]) -> Iterator[None]:
     said, files = step(), tuple(name for name, state in after.items() if before.get(name) != state)
     if said is None or not after:
         return
-    known = any(run.history.glob(f"*-{said.stage}-{said.identity[:12]}.json"))
-    files = tuple(name for name in files if not (run.root / name).is_relative_to(run.history))
-    if files or not known:
+    files = tuple(name for name in files if name.partition("/")[0] not in _NO_RESULTS)
+    if files or _is_missing(run, said, after):
         ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
         replace(said, files=files, ended=ended).save(run)
+
+
+def _is_missing(run: RunFolder, step: Step, files: Iterable[str]) -> bool:
+    """Whether a command that has written nothing may have made what nobody has noted."""
+    if any(run.history.glob(f"*-{step.stage}-{step.identity[:12]}.json")):
+        return False
+    noted_files = {file for each in steps_of(run).values() for file in each.files}
+    return any(file not in noted_files and file.partition("/")[0] not in _NO_RESULTS for file in files)
 
 
 def _paths(run: RunFolder) -> list[Path]:
