@@ -393,7 +393,8 @@ def test_counterfactuals_of_another_schedule(refused: Refused, finished_run: Pat
     (full / "scheduler" / "scheduler_config.json").write_text(
         json.dumps({**config, "beta_schedule": "linear"})
     )
-    (full / "record.json").unlink()
+    for name in ("record.json", "seal.json"):
+        (full / name).unlink()
     from guda_lightning.functional.schedule import NoiseSchedule
 
     betas = torch.linspace(config["beta_start"], config["beta_end"], 50, dtype=torch.float32)

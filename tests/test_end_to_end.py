@@ -77,6 +77,7 @@ def test_a_finished_run_has_the_files_of_the_design(finished_run: Path) -> None:
         *(f"queries/{name}" for name in samples),
         *(f"scores/queries/retrack-0/{name}" for name in samples),
         "scores/costs/retrack-0.json",
+        "scores/nearest/retrack-0.safetensors",
         "scores/retrack-0.parquet",
         "examples.safetensors",
         "report/index.html",

@@ -178,7 +178,7 @@ def stopped_before(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ScoreTable, "save", stop)
 
 
-def test_parts_of_another_scoring_are_made_again_and_damaged_ones_refused(
+def test_parts_of_another_scoring_are_made_again_and_so_are_damaged_ones(
     finished_run: Path, table_path: Path, attribute: Attribute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_chunks_of(monkeypatch, 2)
@@ -192,10 +192,10 @@ def test_parts_of_another_scoring_are_made_again_and_damaged_ones_refused(
 
     whole = (folder / "0.parquet").read_bytes()
     (folder / "0.parquet").write_bytes(whole[:100])
-    said = attribute(code=2)
-    assert f"error: {folder}/0.parquet cannot be read\n" in said
-    assert "fix:      remove the file and rerun guda attribute\n" in said
-    (folder / "0.parquet").write_bytes(whole)
+    with monkeypatch.context() as patched:
+        stopped_before("4.parquet", patched)
+        attribute(code=130)
+    assert (folder / "0.parquet").read_bytes() == whole
 
     assert evaluations(attribute("--scoring.seed", "1")) == 5 * PER_QUERY
     assert {part.record.scoring.seed for part in ScoreTable.load_parts(table_path)} == {1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,11 +16,12 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from lightning.pytorch import Trainer
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import GroupDataModule, ImageTable, Source
-from guda_lightning.diffusion import DiffusionModule, FullModel
+from guda_lightning.diffusion import DiffusionModule, FullModel, weights_hash
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.posteriors import (
     ClassifierPlan,
@@ -30,8 +32,9 @@ from guda_lightning.posteriors import (
     network_hparams,
     weights_of,
 )
-from guda_lightning.storage.files import sha256_json
-from guda_lightning.storage.sealed import sealed_parquet
+from guda_lightning.storage.files import canonical_json, sha256_file, sha256_json
+from guda_lightning.storage.sealed import read_sealed, sealed_parquet, write_json
+from guda_lightning.storage.seals import SEALS, folder_seal
 from guda_lightning.types import Queries
 
 GROUPS = ("dark", "bright", "noisy")
@@ -48,6 +51,29 @@ def write_parquet_by_hand(path: Path, table: pa.Table) -> None:
     """Write what no stage would, with the seal of a whole file."""
     with sealed_parquet(path, table.schema) as writer:
         writer.write_table(table)
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change a sealed JSON file, in a sealed folder or by itself, as if a stage had written it so."""
+    value = read_sealed(path, "")
+    write_json(path, change(value))
+    if (path.parent / SEALS).is_file():
+        reseal(path.parent)
+
+
+def as_earlier(full: Path, **changes: Any) -> None:
+    """Make of RUN/full what an earlier version wrote: without seals, under the hash of its weights alone."""
+    (full / SEALS).unlink()
+    record = read_sealed(full / "record.json", "") | changes
+    record["full_hash"] = weights_hash(load_file(full / "unet" / "diffusion_pytorch_model.safetensors"))
+    (full / "record.json").write_text(canonical_json(record))
+
+
+def reseal(folder: Path) -> None:
+    """Seal a folder as it is now."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != SEALS]
+    hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    (folder / SEALS).write_bytes(folder_seal(hashes))
 
 
 def assert_same_output(found: Tensor, expected: Tensor) -> None:

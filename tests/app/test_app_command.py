@@ -54,7 +54,8 @@ def test_a_full_model_elsewhere_is_opened_by_the_configuration(
     made = open_run(finished_run)
     save_guidance(finished_run / "store", made.full, made.data)
     full = shutil.move(finished_run / "full", tmp_path / "model")
-    (tmp_path / "model" / "record.json").unlink()  # as others' models are
+    for name in ("record.json", "seal.json"):
+        (tmp_path / "model" / name).unlink()  # as others' models are
     assert "pass -c with the configuration of this run" in _refused(capsys, finished_run, "--port", 0)
     served: list[Configured] = []
     monkeypatch.setattr("guda_lightning.app.server.serve", lambda run, *where: served.append(run))

@@ -20,6 +20,7 @@ from guda_lightning.storage.files import temporary_name
 from guda_lightning.storage.run_state import run_state
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.version import __version__
+from toys import edit_json, reseal
 
 
 @pytest.fixture
@@ -94,8 +95,7 @@ def test_what_is_half_written_stale_or_damaged_is_named(finished_run: Path, said
     left = temporary_name(run.full)
     left.mkdir()
     record = run.full / "record.json"
-    full_hash = json.loads(record.read_text())["full_hash"]
-    record.write_text(record.read_text().replace(full_hash, "0" * 64))
+    edit_json(record, lambda value: value | {"full_hash": "0" * 64})
     (run.scores / "broken-0.parquet").write_bytes(b"PAR1")
     found = json.loads(said("doctor", finished_run, "--json"))["run"]
     assert found["unfinished"] == [
@@ -168,6 +168,7 @@ def test_the_best_method_is_the_one_that_the_page_puts_first(finished_run: Path)
         run.evaluation.mkdir(exist_ok=True)
         metadata = {"guda_lightning": json.dumps({"format": 1, "record": record})}
         pq.write_table(written.replace_schema_metadata(metadata), run.evaluation / "metrics.parquet")
+        reseal(run.evaluation)
         best = run_state(run).best
         assert (None if best is None else (best.method, best.top1, best.above_chance)) == (
             ("retrack-0", 0.3, True) if hash in compared["methods"].values() else None

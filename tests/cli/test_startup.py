@@ -18,6 +18,7 @@ from guda_lightning.cli.refusals import refuse_early
 from guda_lightning.cli.skipping import complete, fingerprint, remember
 from guda_lightning.errors import QueryError
 from guda_lightning.storage.runs import RunFolder
+from toys import edit_json
 
 CONF = Path(__file__).parents[1] / "conf"
 DIGITS = str(CONF / "digits.yaml")
@@ -131,7 +132,9 @@ def test_a_complete_fit_is_skipped_without_torch(
     codes, imported, out, err = alone(command)
     assert (codes, imported, out, err) == ([0], set(), skipped, "")
     record = finished_run / "full" / "record.json"
-    record.write_text(record.read_text().replace('"max_steps": 12', '"max_steps": 13'))
+    edit_json(
+        record, lambda value: json.loads(json.dumps(value).replace('"max_steps": 12', '"max_steps": 13'))
+    )
     assert main(command) == 2
     assert f"{finished_run}/full was made with another configuration" in capsys.readouterr().err
 

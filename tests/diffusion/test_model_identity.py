@@ -14,10 +14,9 @@ from guda_lightning.diffusion import DiffusionModule, FullModel, open_full, save
 from guda_lightning.diffusion.full import model_hash
 from guda_lightning.diffusion.saved import open_schedule
 from guda_lightning.errors import StoreError
-from guda_lightning.storage.files import canonical_json, read_json
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.seals import sealed_folder
-from toys import message, tiny_unet
+from toys import as_earlier, message, tiny_unet
 
 AGAIN = "run guda fit again"
 
@@ -72,11 +71,8 @@ def test_a_model_that_lost_a_file_is_not_taken_for_an_earlier_one(lost: str, tmp
 def test_a_model_of_an_earlier_version_is_known_by_its_weights(tmp_path: Path) -> None:
     model = full()
     earlier = weights_hash(model.model.denoiser.state_dict())
-    path = written(tmp_path / "full", model, of=earlier)
-    (path / "seal.json").unlink()
-    about = read_json(path / "record.json")
-    del about["seal"]
-    (path / "record.json").write_text(canonical_json(about))
+    path = written(tmp_path / "full", model)
+    as_earlier(path)
     assert open_full(path, None).hash == earlier  # as its counterfactuals and tables know it
     open_schedule(path)
     other = tmp_path / "other"

@@ -9,6 +9,7 @@ import pytest
 
 from guda_lightning.errors import StoreError
 from guda_lightning.evaluation.result import Evaluation
+from toys import reseal
 
 Build = Callable[..., Evaluation]
 
@@ -43,6 +44,10 @@ def test_a_calibration_comes_and_goes_with_its_evaluation(evaluation: Build, tmp
 def test_a_damaged_file_is_named(evaluation: Build, tmp_path: Path) -> None:
     evaluation("retrack-0").save(tmp_path)
     (tmp_path / "magnitudes.parquet").write_bytes(b"PAR1")
+    fix = "rerun guda evaluate, or remove the folder"
+    with pytest.raises(StoreError, match=rf"^{tmp_path}/magnitudes.parquet is damaged\n(.*\n)+.*{fix}$"):
+        Evaluation.load(tmp_path)
+    reseal(tmp_path)
     with pytest.raises(StoreError) as caught:
         Evaluation.load(tmp_path)
     assert re.fullmatch(

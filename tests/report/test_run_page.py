@@ -29,6 +29,7 @@ from guda_lightning.report.run import report_run
 from guda_lightning.scores import ScoreRecord
 from guda_lightning.scores.kinds import Custom, Ensemble, RandomGroups, Similarity
 from guda_lightning.scores.views import views
+from toys import edit_json
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -88,8 +89,7 @@ def test_the_page_shows_the_newest_table_unless_one_is_named(finished_run: Path)
 
 
 def test_a_full_model_of_somebody_else_has_no_training_to_tell(finished_run: Path) -> None:
-    record = finished_run / "full" / "record.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "full_hash": "of another one"}))
+    edit_json(finished_run / "full" / "record.json", lambda record: record | {"full_hash": "of another one"})
     assert "Training" not in text_of(report_run(finished_run))
     shutil.rmtree(finished_run / "full")
     assert "Training" not in text_of(report_run(finished_run))
@@ -269,7 +269,7 @@ def test_own_images_are_not_mistaken_for_the_queries(finished_run: Path) -> None
     table = ScoreTable.load(path)
     theirs = finished_run / "queries" / "record.json"
     record = json.loads(theirs.read_text())
-    theirs.write_text(json.dumps({**record, "query_hash": "of others with the same names"}))
+    edit_json(theirs, lambda record: record | {"query_hash": "of others with the same names"})
     section = Section(report_run(finished_run))
     assert list(section.rows) == [f"sample-{index}" for index in range(4)]  # as drawn
     assert all(not cell for cells in section.rows.values() for cell, _ in cells)
@@ -281,9 +281,8 @@ def test_pictures_stand_beside_their_own_method_alone(finished_run: Path) -> Non
     draw(finished_run, "--without", "3")
     own = finished_run / "without" / "retrack" / "3"
     other = Path(shutil.copytree(own, finished_run / "without" / "another" / "7"))
-    record = json.loads((other / "record.json").read_text())
-    record["config"] |= {"operator": "another", "without": "7"}
-    (other / "record.json").write_text(json.dumps(record))
+    change = {"operator": "another", "without": "7"}
+    edit_json(other / "record.json", lambda record: {**record, "config": record["config"] | change})
     assert Section(report_run(finished_run)).titles == ["full", "full", "3"]
     (own / "record.json").unlink()  # not complete
     page = report_run(finished_run)
@@ -295,9 +294,7 @@ def test_pictures_stand_beside_their_own_method_alone(finished_run: Path) -> Non
 def test_pictures_of_other_noise_or_another_model_are_not_shown(finished_run: Path, changed: str) -> None:
     draw(finished_run, "--without", "3")
     path = finished_run / "without" / "retrack" / "3" / "record.json"
-    record = json.loads(path.read_text())
-    record["config"][changed] = "another"
-    path.write_text(json.dumps(record))
+    edit_json(path, lambda record: {**record, "config": record["config"] | {changed: "another"}})
     page = report_run(finished_run)
     assert 'id="without"' not in page.read_text()
     said = "With and without drawn, but not by this method from the noise of the queries"
@@ -365,16 +362,19 @@ def test_other_seeds_stand_behind_the_error(finished_run: Path) -> None:
 
 
 def test_the_data_are_named_without_secrets_and_folders(finished_run: Path) -> None:
-    record = finished_run / "full" / "record.json"
-    known = json.loads(record.read_text())
     options = {
         "name": "uoft-cs/cifar10",
         "token": "hf_secret",
         "aws_secret_access_key": "hf_secret",
         "folder": "/home/somebody/pictures",
     }
-    known["config"]["data"]["init_args"]["source"] = {"class_path": "a.HubImages", "init_args": options}
-    record.write_text(json.dumps(known))
+
+    def on_the_hub(record: dict[str, Any]) -> dict[str, Any]:
+        source = {"class_path": "a.HubImages", "init_args": options}
+        record["config"]["data"]["init_args"]["source"] = source
+        return record
+
+    edit_json(finished_run / "full" / "record.json", on_the_hub)
     page = report_run(finished_run)
     assert "HubImages (name uoft-cs/cifar10, folder pictures" in text_of(page)
     assert "hf_secret" not in page.read_text() and "somebody" not in page.read_text()

@@ -228,6 +228,7 @@ def test_what_cannot_be_curated_is_refused(finished_run: Path, guda: Guda, tmp_p
     guda("curate", finished_run, "--scores", path)
     record = finished_run / "full" / "record.json"
     record.unlink()
+    record.with_name("seal.json").unlink()
     assert_message(
         refused(finished_run, "--scores", path),
         f"{finished_run} does not say what its full model was trained on",

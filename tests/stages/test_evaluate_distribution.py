@@ -19,7 +19,7 @@ from guda_lightning.report.distribution_section import distribution_section
 from guda_lightning.scores import ScoreTable
 from guda_lightning.stages.distribution import evaluate_distribution
 from guda_lightning.storage.runs import RunFolder
-from toys import message
+from toys import edit_json, message
 from wandb_files import runs
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -175,9 +175,11 @@ def refused(folders: list[Path], *expected: str) -> None:
 
 
 def rewrite(path: Path, change: Callable[[Any], None]) -> None:
-    record = json.loads(path.read_text())
-    change(record)
-    path.write_text(json.dumps(record))
+    def changed(record: dict[str, Any]) -> dict[str, Any]:
+        change(record)
+        return record
+
+    edit_json(path, changed)
 
 
 def test_run_folders_that_are_no_other_training_are_refused(trainings: list[Path], tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +20,7 @@ from guda_lightning.data import Digits
 from guda_lightning.errors import GudaError
 from guda_lightning.scores.kinds import NAME, Likelihood
 from guda_lightning.storage.runs import RunFolder
-from toys import message, save_guidance
+from toys import edit_json, message, save_guidance
 
 CONF = Path(__file__).parents[1] / "conf"
 SCORING = Scoring(strata=5, draws=2)  # of tests/conf/attribute.yaml
@@ -143,10 +142,11 @@ def without_models(run: Path) -> None:
 
 
 def with_no_such_class(run: Path) -> None:
-    path = run / "full" / "record.json"
-    record = json.loads(path.read_text())
-    record["config"]["model"]["class_path"] = "nobody.Module"
-    path.write_text(json.dumps(record))
+    def of_nobody(record: dict[str, Any]) -> dict[str, Any]:
+        record["config"]["model"]["class_path"] = "nobody.Module"
+        return record
+
+    edit_json(run / "full" / "record.json", of_nobody)
 
 
 def opened(run: Path) -> object:
@@ -167,7 +167,7 @@ def attributed(run: Path) -> object:
             "`guda runs` lists those below this folder",
         ),
         (
-            lambda run: (run / "full" / "record.json").unlink(),
+            lambda run: [(run / "full" / name).unlink() for name in ("record.json", "seal.json")],
             opened,
             "RUN does not say what its full model was trained on\n  found:    no configuration",
             "run guda fit first",

@@ -28,6 +28,7 @@ from guda_lightning.evaluation import placebo_test
 from guda_lightning.posteriors import PosteriorStore
 from guda_lightning.stages import placebo as stage
 from guda_lightning.stages.partitions import Partitions
+from guda_lightning.storage.sealed import write_json
 
 CONF = Path(__file__).parents[1] / "conf"
 DIGITS = ["-c", str(CONF / "digits.yaml")]
@@ -246,7 +247,7 @@ def test_an_unfinished_test_of_something_else_is_not_gone_on_with(
         assert main(["placebo", *SIMILAR, "--run", str(scored)]) == 130
     parts = scored / "placebo" / "similarity-0"
     record = json.loads((parts / "record.json").read_text())
-    (parts / "record.json").write_text(json.dumps({"config": {"of": "another table"}}))
+    write_json(parts / "record.json", {"config": {"of": "another table"}})
     assert refused("placebo", *SIMILAR, "--run", scored) == message(
         f"{parts} was made with another configuration",
         "of = another table",

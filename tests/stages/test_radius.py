@@ -20,6 +20,7 @@ from guda_lightning.report.radius_section import radius_section
 from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.frames import load_frame
 from guda_lightning.storage.runs import RunFolder
+from toys import edit_json
 from wandb_files import runs
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -149,13 +150,13 @@ def test_groups_together_other_groups_and_other_seeds_are_in_no_radius(
 
     path = run.without / "retrack" / "3" / "record.json"
     for entry, value in (("counterfactual_seed", 1), ("grouping_hash", "of other groups")):
-        record = json.loads(path.read_text())
-        path.write_text(json.dumps({**record, "config": {**record["config"], entry: value}}))
+        before = json.loads(path.read_text())["config"]
+        edit_json(path, lambda record, new={entry: value}: {**record, "config": record["config"] | new})
         sample(finished_run, "--without", "7")
         section = radius_section(run, table)
         assert section is not None and [row[0] for row in section.rows] == ["7"]
         assert section.lines[-1] == f"{left_out}3, 3+7."
-        path.write_text(json.dumps(record))
+        edit_json(path, lambda record, old=before: {**record, "config": old})
     sample(finished_run, "--without", "7")
     assert table.record.provenance is not None
     other = replace(table.record, provenance=replace(table.record.provenance, grouping_hash="other"))
@@ -164,7 +165,7 @@ def test_groups_together_other_groups_and_other_seeds_are_in_no_radius(
 
     for group in "37":  # groups together are left alone
         path = run.without / "retrack" / group / "record.json"
-        path.write_text(path.read_text().replace('"counterfactual_seed": 0', '"counterfactual_seed": 1'))
+        edit_json(path, lambda record: {**record, "config": record["config"] | {"counterfactual_seed": 1}})
     sample(finished_run, "--without", "3+7")
     assert radius_section(run, table) is None
 
@@ -175,9 +176,8 @@ def test_distances_of_other_pictures_are_not_shown(finished_run: Path) -> None:
     table = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
     assert radius_section(run, table) is not None
     path = run.without / "retrack" / "3" / "record.json"
-    record = json.loads(path.read_text())
-    record["config"]["counterfactual"] = "of another training"
-    path.write_text(json.dumps(record))
+    other = {"counterfactual": "of another training"}
+    edit_json(path, lambda record: {**record, "config": record["config"] | other})
     assert radius_section(run, table) is None
     assert main(["report", str(finished_run)]) == 0
     page = (finished_run / "report" / "index.html").read_text("utf-8")

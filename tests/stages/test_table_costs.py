@@ -21,6 +21,7 @@ from guda_lightning.scores import ScoreRecord, ScoreTable, Scoring
 from guda_lightning.scores.kinds import Custom
 from guda_lightning.stages.costs import Meter
 from guda_lightning.storage.costs import Preparation, Spent, TableCost, made_for, size_of
+from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.types import Queries
 from toys import message
@@ -281,8 +282,8 @@ def test_files_come_back_and_others_are_refused(tmp_path: Path) -> None:
 def test_weights_cost_what_their_records_say(tmp_path: Path) -> None:
     for name, cores in (("a", {"core_seconds": 2.0}), ("b", {})):
         (tmp_path / name).mkdir()
-        record = {"seconds": 1.0, "network_evaluations": 10, **cores}
-        (tmp_path / name / "record.json").write_text(json.dumps(record))
+        record = {"seconds": 1.0, "network_evaluations": 10, "format": 1, **cores}
+        (tmp_path / name / "record.json").write_text(json.dumps({**record, "sha256": sha256_json(record)}))
     assert made_for([tmp_path / "a"]) == Spent(1.0, 2.0, 10)
     assert made_for([tmp_path / "a", tmp_path / "b"]) == Spent(2.0, None, 20)
     file = tmp_path / "a" / "record.json"

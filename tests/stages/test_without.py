@@ -18,6 +18,7 @@ from guda_lightning import CounterfactualStore
 from guda_lightning.cli.main import main
 from guda_lightning.stages import drawing
 from guda_lightning.storage.runs import RunFolder
+from toys import edit_json
 
 CONF = Path(__file__).parents[1] / "conf"
 SHARED = ["-c", f"{CONF}/digits.yaml"]
@@ -170,10 +171,8 @@ def test_queries_of_another_full_model_are_refused(
     finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = finished_run / "queries" / "record.json"
-    record = json.loads(path.read_text())
-    now = record["config"]["full_hash"]
-    record["config"]["full_hash"] = "of another one"
-    path.write_text(json.dumps(record))
+    now = json.loads(path.read_text())["config"]["full_hash"]
+    edit_json(path, lambda record: record | {"config": {**record["config"], "full_hash": "of another one"}})
     assert sample(finished_run, "--without", "3") == 2
     assert capsys.readouterr().err == (
         f"error: the pictures would not stand beside the queries of {finished_run}/queries\n"

@@ -153,6 +153,15 @@ def test_a_folder_without_a_seal_or_whose_seal_is_damaged_is_refused(folder: Pat
         refuse_damaged_folder(folder, FIX)
 
 
+@pytest.mark.parametrize("files", [None, ["b.txt"], {"../outside": "0" * 64}, {"/etc/hostname": "0" * 64}])
+def test_a_seal_lists_the_files_of_its_folder(files: object, folder: Path) -> None:
+    path = folder / "seal.json"
+    write_json(path, {"files": files})
+    expected = message(f"{path} is damaged", "no list of its files", "hashes of the files in its folder", FIX)
+    with pytest.raises(StoreError, match=expected):
+        refuse_damaged_folder(folder, FIX)
+
+
 def test_what_can_be_made_again_is_removed_with_a_note(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

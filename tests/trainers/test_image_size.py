@@ -30,7 +30,7 @@ from guda_lightning.errors import ConfigError, DataError, GudaError, QueryError,
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Finetune
-from toys import TimeFirst, message, quiet_trainer, tiny_unet
+from toys import TimeFirst, as_earlier, message, quiet_trainer, tiny_unet
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode")
 CONF = Path(__file__).parents[1] / "conf"
@@ -214,10 +214,11 @@ def test_a_run_of_before_keeps_the_size_of_its_images(finished_run: Path, tmp_pa
     if "sample_size" not in json.loads(config.read_text()):
         config = next(path for path in run.glob("full/*/config.json") if "sample_size" in path.read_text())
     config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": 16}))
+    as_earlier(run / "full")
     with pytest.raises(DataError, match="have another size than the network takes"):
         _ = open_run(run).full
     record = run / "full" / "record.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "input_shape": None}))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "input_shape": None}))  # no seal
     opened = open_run(run)
     assert opened.full.model.sample_size == (16, 16)
     assert opened.data.image_shape == (1, 8, 8)

@@ -158,7 +158,7 @@ def _examples(run: RunFolder, path: Path) -> dict[str, Tensor]:
         raise _lost(run, path, f"no file {run.examples}", "a few training images of every group")
     wrong = fault(run.examples)
     if wrong is not None:
-        raise _lost(run, path, f"{run.examples}: {wrong.found}", f"{wrong.expected}, as it was written")
+        raise _lost(run, path, f"{run.examples}: {wrong.found}", "a few training images of every group")
     examples = load_file(run.examples)
     if not examples:
         raise _lost(run, path, f"no image in {run.examples}", "a few training images of every group")

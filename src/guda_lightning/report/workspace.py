@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from guda_lightning import compat
 from guda_lightning.errors import MissingExtraError
 from guda_lightning.report.log_keys import LOGGED, Logged, LoggedBy
-from guda_lightning.storage.files import read_json, write_atomic
+from guda_lightning.storage.sealed import read_sealed, write_json
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -54,7 +54,9 @@ def workspace(project: str, entity: str, group: str | None = None, saved: Path |
             filters="" if group is None else expr.And(by_folder == group), groupby=[by_folder, by_stage]
         ),
     )
-    before = read_json(saved) if saved is not None and saved.is_file() else {}
+    before = {}
+    if saved is not None and saved.is_file():
+        before = read_sealed(saved, "remove it: a new workspace is made")
     if (before.get("entityName"), before.get("projectName")) == (entity, project):
         compat.take_place_of(made, before["name"], before["id"])
     return made
@@ -77,7 +79,7 @@ def variables(made: Workspace) -> dict[str, Any]:
 def save(made: Workspace, path: Path) -> None:
     """Write what W&B is sent, once it is pushed with the name that W&B has given it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(variables(made), indent=1, ensure_ascii=False).encode())
+    write_json(path, variables(made))
 
 
 def _section(logged: LoggedBy) -> Section:

@@ -160,7 +160,9 @@ def folder_fault(folder: Path, part: str = "") -> Fault | None:
         return Fault(folder, _NO_SEAL, f"the {SEALS} of a folder that this version wrote")
     if wrong := fault(path):
         return wrong
-    files: dict[str, str] = read_json(path)["files"]
+    files = read_json(path).get("files")
+    if not isinstance(files, dict) or not all(map(_is_inside, files)):
+        return Fault(path, "no list of its files", "hashes of the files in its folder")
     names = [name for name in files if part in ("", name) or name.startswith(f"{part}/")]
     if not names:
         return Fault(folder / part, _NO_SEAL, f"a hash in {path}")
@@ -277,6 +279,10 @@ def _once(path: Path, hashed: Callable[[Path], _Hash]) -> _Hash:
     if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED:
         _known[key] = state, found
     return found
+
+
+def _is_inside(name: str) -> bool:
+    return not os.path.isabs(name) and ".." not in name.split("/")
 
 
 def _contents(digest: str) -> str:
