@@ -151,10 +151,11 @@ def test_eight_processes_never_work_on_one_thing_at_once(
         "import sys", "import sys, guda_lightning.storage.locks as l; l._POLL_SECONDS = 0.001"
     )
     running = [
-        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.DEVNULL)
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for _ in range(8)
     ]
-    assert [process.wait() for process in running] == [0] * 8
+    printed = "".join(process.communicate()[0] for process in running)
+    assert [process.returncode for process in running] == [0] * 8 and "cannot" not in printed
     assert (tmp_path / "number").read_text() == "200"
     assert os.listdir(tmp_path) == ["number"]
 
@@ -215,6 +216,23 @@ def test_a_disk_without_locks_is_said_and_stops_nobody(
     assert os.listdir(tmp_path) == []
 
 
+def test_a_file_that_is_removed_on_another_machine_is_opened_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, tries = fcntl.flock, list[int]()
+
+    def stale(descriptor: int, how: int) -> None:
+        tries.append(how)
+        if len(tries) == 1:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", stale)
+    with locked(tmp_path, tmp_path / "full"):
+        assert len(at_work(tmp_path)) == 1
+    assert capsys.readouterr().out == ""
+
+
 def test_a_run_folder_that_cannot_be_is_left_to_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,8 +241,18 @@ def test_a_run_folder_that_cannot_be_is_left_to_the_command(
     with locked(run, run / "full"):
         pass
     assert capsys.readouterr().out == (
-        f"{run}/full: cannot be locked (Not a directory); do not run two commands on {run} at once\n"
+        f"{run}/full: cannot be locked (File exists); do not run two commands on {run} at once\n"
     )
+
+
+@pytest.mark.parametrize("to", ["file", "nothing"])
+def test_a_folder_of_locks_that_is_none_stops_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / ".locks").symlink_to(to)
+    assert Lock(tmp_path, tmp_path / "full").acquire(0)
+    assert "/full: cannot be locked (N" in capsys.readouterr().out
 
 
 def test_what_a_killed_owner_left_is_removed_by_the_next_command(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -13,8 +14,8 @@ def try_lock(descriptor: int) -> bool | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # some network file systems have no locks, or none on folders
-        return None
+    except OSError as error:  # some network file systems have no locks, or none on folders
+        return False if error.errno == errno.ESTALE else None  # whoever held it has removed the file
     return True
 
 
@@ -32,5 +33,5 @@ def names(descriptor: int, path: Path) -> bool:
     """Whether an open file still has a name: who held its lock before may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
+    except OSError:
         return False

@@ -125,11 +125,13 @@ class Lock:
 
     def _taken(self) -> bool:
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # pathlib's exist_ok fails where it goes in between
+                self.file.parent.mkdir()
             descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # who had another lock has just removed the folder
-            return False
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and not self.file.parent.is_symlink():
+                return False  # who had another lock has just removed the folder
             return self._without(error.strerror)
         taken = try_lock(descriptor)
         if taken and names(descriptor, self.file):
@@ -137,6 +139,7 @@ class Lock:
             with suppress(OSError):  # a full disk: it is locked all the same
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, owner.encode(errors="replace"), 0)
+                os.fsync(descriptor)  # for other machines
             self._descriptor = descriptor
             return True
         release(descriptor)
@@ -184,7 +187,8 @@ def at_work(root: Path) -> list[Owner]:
     found = []
     for file in _files(root):
         with suppress(OSError):  # it has ended since
-            descriptor = os.open(file, os.O_RDONLY)
+            # NFS locks what can be written alone.
+            descriptor = os.open(file, os.O_RDWR if os.access(file, os.W_OK) else os.O_RDONLY)
             held = try_lock(descriptor) is False
             release(descriptor)
             owner = Owner.read(file)
