@@ -543,7 +543,7 @@ def test_a_text_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a\xff")
     assert raised((tmp_path / "a.txt").read_text) == said(
         "a text is in another encoding",
-        "'utf-8' codec can\\'t decode byte 0xff in position 1: invalid start byte",
+        "'utf-8' codec can't decode byte 0xff in position 1: invalid start byte",
         "files in UTF-8, and a system whose names of files are in UTF-8",
         "save the file as UTF-8 or rename it; where the locale is C, set PYTHONUTF8=1",
     )
