@@ -1,7 +1,7 @@
 """``make torture``: everything that takes minutes; ``make torture ARGS="kills --count 50"`` one part of it.
 
-Parts are kills of commands, damage to stored files, fuzzed input, hostile surroundings, and the tests that
-are marked ``torture``. What they find is printed with the command that repeats it.
+Parts are kills of commands, damage to stored and to unfinished files, fuzzed input, hostile surroundings,
+and the tests that are marked ``torture``. What they find is printed with the command that repeats it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from torture.damage import Damage, damage, damages
 from torture.kills import Kill, kills, moments
 from torture.programs import import_everything
 from torture.tally import Tally
+from torture.unfinished import unfinished
 from torture.workshop import Workshop
 from warm import Server
 
-COUNTS = {"kills": 200, "damage": 2000, "fuzz": 10_000, "surroundings": 100, "tests": 0}
+COUNTS = {"kills": 200, "damage": 2000, "unfinished": 200, "fuzz": 10_000, "surroundings": 100, "tests": 0}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,6 +79,9 @@ def _run(part: str, shop: Workshop, count: int, seed: int, at: list[str] | None)
         "kills": lambda: kills(shop, [Kill.parse(one) for one in at] if at else moments(shop, count, seed)),
         "damage": lambda: damage(
             shop, [Damage.parse(one) for one in at] if at else damages(shop, count, seed)
+        ),
+        "unfinished": lambda: unfinished(
+            shop, [Kill.parse(one) for one in at] if at else moments(shop, count, seed)
         ),
         "fuzz": lambda: fuzzed.fuzz([fuzzed.parse(one) for one in at] if at else fuzzed.chosen(count, seed)),
         "surroundings": lambda: around.surroundings(
