@@ -219,7 +219,7 @@ class StageCLI(LightningCLI):
         """What makes the full model, and the oracle, what it is."""
         trainer: Any = self.trainer
         config = self._values()
-        made_from = {key: config.get(key) for key in _FROM_FIT}
+        made_from: dict[str, Any] = {key: config.get(key) for key in _FROM_FIT}
         for section, built in (("model", self.model), ("data", self.datamodule)):
             for name in getattr(built, "where_and_how", ()):
                 ((made_from[section] or {}).get("init_args") or {}).pop(name, None)

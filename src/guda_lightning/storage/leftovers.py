@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -102,6 +102,6 @@ def _is_from_here_or_old(path: Path) -> bool:
     matched = _TEMPORARY.fullmatch(path.name)
     if matched is not None and matched[1] == this_machine():
         return True
-    inside = path.iterdir() if path.is_dir() else ()
+    inside: Iterable[Path] = path.iterdir() if path.is_dir() else ()
     newest = max(one.lstat().st_mtime for one in (path, *inside))
     return time.time() - newest > _OLD_SECONDS
