@@ -376,7 +376,7 @@ def test_the_data_are_named_without_secrets_and_folders(finished_run: Path) -> N
 
     edit_json(finished_run / "full" / "record.json", on_the_hub)
     page = report_run(finished_run)
-    assert "HubImages (name uoft-cs/cifar10, folder pictures" in text_of(page)
+    assert "HubImages (folder pictures, name uoft-cs/cifar10" in text_of(page)
     assert "hf_secret" not in page.read_text() and "somebody" not in page.read_text()
 
 

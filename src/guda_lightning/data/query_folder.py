@@ -178,13 +178,13 @@ def _refuse_damaged(path: Path) -> None:
     Raises:
         StoreError: They have changed, or lost their seal.
     """
-    folder, part = (path.parent, path.name) if path.is_file() else (path, "")
+    folder = path.parent if path.is_file() else path
     if (folder / SEALS).is_file() or _drawn(folder):
         fix = (
             f"{remake(folder)}; or, where it was changed on purpose, remove {SEALS} and {RECORD} in it, "
             "and it is a folder of your own"
         )
-        refuse_damaged_folder(folder, fix, part)
+        refuse_damaged_folder(folder, fix)
 
 
 def _drawn(folder: Path) -> bool:

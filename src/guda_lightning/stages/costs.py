@@ -129,7 +129,8 @@ class TableCosts:
             spent = self._known.scoring + spent
         made, kept = self._attributor.made(), self._attributor.kept()
         prepared = None if self._prepared is None else made_for(made) + self._prepared
-        TableCost(self._scores, self._queries, prepared, spent, size_of((*made, *kept))).save(self._file)
+        self._known = TableCost(self._scores, self._queries, prepared, spent, size_of((*made, *kept)))
+        self._known.save(self._file)
 
 
 def _is_gpu(device: torch.device) -> bool:
