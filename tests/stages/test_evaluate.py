@@ -507,7 +507,7 @@ def test_named_tables_may_lie_anywhere(run: Path, plant: Plant, guda: Guda, tmp_
 def test_the_files_say_what_made_them_and_are_the_same_again(run: Path, plant: Plant, guda: Guda) -> None:
     oracle, method = plant("retrain-0", TRUTH), plant("retrack-0", noise(1))
     (run / "evaluation").mkdir()
-    (run / "evaluation" / "left.txt").write_text("from an earlier version")
+    (run / "evaluation" / "left.parquet").write_text("from an earlier version")
     first = guda("evaluate", run, "--resamples", 60)
     written = {path.name: path.read_bytes() for path in (run / "evaluation").iterdir()}
     assert set(written) == {"metrics.parquet", "comparisons.parquet", "magnitudes.parquet"}

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 ASIDE = re.compile(r"\.(.+)\.aside")
+_IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST)  # what rename() says of a folder that has files in it
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
 
@@ -33,9 +34,8 @@ def replace_folder(new: Path, path: Path, garbage: Path) -> None:
                 os.rename(new, path)
                 break
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if error.errno not in _IN_THE_WAY:
                     raise
-            # rename() replaces no folder that has files in it.
             if _exchange(new, path):
                 break
             # Another process may do the same in between: then there is nothing to move, or something new.
@@ -64,8 +64,11 @@ def settle(aside: Path, garbage: Path) -> None:
     """Give a folder that a kill has left aside its name back; where another has that name, remove it."""
     matched = ASIDE.fullmatch(aside.name)
     assert matched is not None
-    adopt(aside.with_name(matched[1]))
-    _discard(aside, garbage)
+    try:
+        os.rename(aside, aside.with_name(matched[1]))
+    except OSError as error:
+        if error.errno in _IN_THE_WAY:  # else another process has just done so
+            _discard(aside, garbage)
 
 
 def _discard(folder: Path, garbage: Path) -> None:
