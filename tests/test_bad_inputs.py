@@ -371,7 +371,7 @@ def test_a_value_that_is_no_utf8(option: str, value: str, capsys: pytest.Capture
         f"the value of --{option} is no UTF-8",
         ascii(value),
         "a text, or a file or folder whose name is one",
-        f"correct --{option}, or rename what it names",
+        f"correct --{option}, or rename what it names; in a C locale, set PYTHONUTF8=1",
     )
 
 

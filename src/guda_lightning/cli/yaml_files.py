@@ -70,7 +70,7 @@ def refuse_value(option: str, value: str) -> None:
             f"the value of {option} is no UTF-8",
             found=ascii(value),
             expected="a text, or a file or folder whose name is one",
-            fix=f"correct {option}, or rename what it names",
+            fix=f"correct {option}, or rename what it names; in a C locale, set PYTHONUTF8=1",
         )
     try:
         text = _text(Path(value)) if _names_a_part(option, value) else value
