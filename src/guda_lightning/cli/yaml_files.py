@@ -163,6 +163,8 @@ def _text(path: Path) -> str:
 def _no_yaml(path: Path, text: str, error: Exception) -> ConfigError:
     if isinstance(error, RecursionError):
         return _refused(path, "values nested too deeply, or within themselves", "a configuration")
+    if isinstance(error, AttributeError | LookupError | TypeError):
+        return _refused(path, "a tag, such as !!bool, before what it does not fit", "YAML")
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
     if mark is None:
