@@ -339,6 +339,8 @@ FEW = "at most 100000 values, 50 levels deep"
             "options below `trainer:`, each on a line of its own, further right",
         ),
         ("#" * 10**6 + "\n", "more than 1000000 bytes", "a configuration"),
+        ("a: !!bool x\n", "a tag, such as !!bool, before what it does not fit", "YAML"),
+        ("a: !!timestamp x\n", "a tag, such as !!bool, before what it does not fit", "YAML"),
         ("data: 5\n", "data: a number", "options below `data:`, each on a line of its own, further right"),
     ],
 )
@@ -371,7 +373,7 @@ def test_a_value_that_is_no_utf8(option: str, value: str, capsys: pytest.Capture
         f"the value of --{option} is no UTF-8",
         ascii(value),
         "a text, or a file or folder whose name is one",
-        f"correct --{option}, or rename what it names",
+        f"correct --{option}, or rename what it names; in a C locale, set PYTHONUTF8=1",
     )
 
 
@@ -526,6 +528,13 @@ def test_all_among_others_is_a_name() -> None:
     with pytest.raises(GroupError) as error:
         chosen_groups(Grouping.from_labels(["a", "b"]), "all,b")
     assert error.value.problem == "unknown group 'all'"
+
+
+@pytest.mark.parametrize("name", ["!!bool x", "!!timestamp x", "!!int x", "!!set [x]", "&a *a"])
+def test_a_group_that_yaml_stumbles_over(name: str) -> None:
+    grouping = Grouping.from_labels([name, "true", "b"])
+    assert chosen_groups(grouping, [name]) == [name]
+    assert chosen_groups(grouping, [True]) == ["true"]
 
 
 # --- what other libraries raise

@@ -71,7 +71,7 @@ def refuse_value(option: str, value: str) -> None:
             f"the value of {option} is no UTF-8",
             found=ascii(value),
             expected="a text, or a file or folder whose name is one",
-            fix=f"correct {option}, or rename what it names",
+            fix=f"correct {option}, or rename what it names; in a C locale, set PYTHONUTF8=1",
         )
     try:
         text = _text(Path(value)) if _names_a_part(option, value) else value
@@ -163,6 +163,8 @@ def _text(path: Path) -> str:
 def _no_yaml(path: Path, text: str, error: Exception) -> ConfigError:
     if isinstance(error, RecursionError):
         return _refused(path, "values nested too deeply, or within themselves", "a configuration")
+    if isinstance(error, AttributeError | LookupError | TypeError):
+        return _refused(path, "a tag, such as !!bool, before what it does not fit", "YAML")
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
     if mark is None:
