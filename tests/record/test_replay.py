@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from guda_lightning import ScoreTable
+from guda_lightning.cli.commands import Stage, find
+from guda_lightning.cli.configs import located, shipped
 from guda_lightning.cli.main import main
+from guda_lightning.cli.repeating import Plan, parsed
+from guda_lightning.cli.stage import parse
 from guda_lightning.scores.kinds import Custom
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.stages.likeness import of_pictures, of_records, of_tables, of_weights
@@ -266,3 +271,31 @@ def test_records_are_compared_but_for_hashes_and_costs(tmp_path: Path) -> None:
     assert math.isinf(distance(steps=5))
     assert math.isinf(distance(name="y-0123456789ab"))
     assert math.isinf(distance(more=1))
+
+
+def every_stage() -> Iterator[tuple[str, list[str]]]:
+    """All YAML that comes along, for the stage that takes it, and the stages that need none."""
+    for stage in ("guide", "ensemble", "groups", "balance"):
+        yield stage, []
+    yield "property", ["--property", "guda_lightning.attribution.Brightness"]
+    folders = {"attribute": "attribute", "unlearn": "unlearn", "retrain": "retrain", "callbacks": "fit"}
+    for name in shipped():
+        if stage := folders.get(name.partition("/")[0]):
+            yield stage, ["-c", name]
+
+
+@pytest.mark.torture
+def test_every_configuration_is_read_back_from_its_record(tmp_path: Path) -> None:
+    run, into = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "into")
+    plan, read = Plan(run, into, {}, {}, ()), 0
+    for stage, more in every_stage():
+        command = find(stage)
+        assert isinstance(command, Stage)
+        cli = parse(command, located(["-c", "digits.yaml", *more, "--run", str(run.root)]))
+        before = {**cli.values(), "spread": None}
+        step = Step(stage, str(run.root), (), before)
+        after = {**parsed(plan, "0001-x.json", step, tmp_path).values(), "spread": None}
+        expected = moved(before, str(run.root), str(into.root))
+        assert after == {**expected, "trainer": {**expected["trainer"], "logger": False}}, (stage, more)
+        read += 1
+    assert read > 40

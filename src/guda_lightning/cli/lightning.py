@@ -191,12 +191,12 @@ class StageCLI(LightningCLI):
             stage=self.stage.name,
             run=self.config.run,
             arguments=self._arguments,
-            config=self._values(),
+            config=self.values(),
             data=None if data is None else data_record(data),
             environment=environment(**computing(self.trainer)),
         )
 
-    def _values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """The whole configuration as JSON values.
 
         Dumped by the parser, which writes paths and enumerations as text. Infinities, which JSON lacks, stay
@@ -218,7 +218,7 @@ class StageCLI(LightningCLI):
     def _made_from(self) -> dict[str, Any]:
         """What makes the full model, and the oracle, what it is."""
         trainer: Any = self.trainer
-        config = self._values()
+        config = self.values()
         made_from: dict[str, Any] = {key: config.get(key) for key in _FROM_FIT}
         for section, built in (("model", self.model), ("data", self.datamodule)):
             for name in getattr(built, "where_and_how", ()):

@@ -191,7 +191,7 @@ def repeat(plan: Plan) -> bool:
         if step.config is None:
             find(step.stage).run(_without_wandb(moved(step.arguments, step.run, str(plan.into.root))))
         else:
-            cli = _parsed(plan, name, step, plan.into.root / "replay")
+            cli = parsed(plan, name, step, plan.into.root / "replay")
             cli.run()
         done.append(name)
         if cli is None or cli.trainer.is_global_zero:
@@ -218,7 +218,7 @@ def refuse_other_data(plan: Plan) -> None:
 def _data_today(plan: Plan, name: str, step: Step) -> dict[str, Any]:
     print(f"replay: reading the data of guda {step.stage}", flush=True)
     with TemporaryDirectory() as folder:  # nothing is written where the data are refused
-        data = _parsed(plan, name, step, Path(folder)).section("data")
+        data = parsed(plan, name, step, Path(folder)).section("data")
     from guda_lightning.data.hashes import data_record
 
     assert step.data is not None
@@ -244,7 +244,7 @@ def _refuse_other(before: Mapping[str, Any], today: Mapping[str, Any], stage: st
     )
 
 
-def _parsed(plan: Plan, name: str, step: Step, folder: Path) -> StageCLI:
+def parsed(plan: Plan, name: str, step: Step, folder: Path) -> StageCLI:
     """The stage, ready to run in the folder of the replay, with its configuration in another folder."""
     assert step.config is not None
     into = str(plan.into.root)
