@@ -233,9 +233,9 @@ def test_a_run_is_scored_and_its_page_shows_the_maps(
     assert '"maps":[]' in changed and "of other scores" in changed
     maps.write_bytes(b"half")
     expected = message(
-        f"{maps} cannot be read",
-        "Error while deserializing header: header too small",
-        "maps written by guda-lightning",
+        f"{maps} is damaged",
+        "no seal",
+        "the seal of a file that this version wrote",
         "remove it; to have maps again, remove the score table as well and rerun guda attribute",
     )
     with pytest.raises(StoreError, match=expected):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import diffusers
 from PIL import Image
 
+from guda_lightning import cli
 from guda_lightning.attribution import chunks
 from guda_lightning.cli.commands import COMMANDS, Stage
 from guda_lightning.cli.main import main
@@ -99,8 +101,9 @@ def _watch(see: Callable[[str], None]) -> None:
 
 def import_everything() -> None:
     """What a command imports before it works, so that a process forked from this one begins with the work."""
+    for module in pkgutil.iter_modules(cli.__path__, f"{cli.__name__}."):
+        import_module(module.name)
     for command in COMMANDS:
-        import_module(f"guda_lightning.cli.{command.module}")
         if isinstance(command, Stage):
             command.load()
     for name in LAZY:

@@ -87,6 +87,13 @@ def squared_errors(run: Path, path: Path) -> object:
         return shown(run, path)  # they are made again; the page names them
 
 
+def history(run: Path, path: Path) -> object:
+    """What was run, as ``guda replay`` and ``guda manifest`` take it."""
+    from guda_lightning.storage.history import steps_of
+
+    return steps_of(RunFolder(run))
+
+
 def again(*steps: str) -> Read:
     """What commands say and make that find their work done, or that need nothing but files."""
 
@@ -116,6 +123,7 @@ READERS: Mapping[str, tuple[Read, ...]] = {
     r"scores/queries/.*": (shown,),
     r"scores/errors/.*\.safetensors": (squared_errors,),
     r"scores/.*": (shown,),
+    r"history/.*": (history,),
     r"features/costs/.*": (again("similarity"),),
     r"ensembles/.*": (shown,),
     r"evaluation/.*": (shown,),

@@ -57,8 +57,7 @@ def ascii_only(shop: Workshop, step: str, seed: int) -> list[str]:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(shop.run, folder)
     arguments = [argument.replace(str(shop.run), str(folder)) for argument in command]
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    environment |= {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "guda_lightning", *arguments],
         env=environment,

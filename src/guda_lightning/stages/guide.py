@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,7 +112,7 @@ def _log(trainer: StageTrainer, store: PosteriorStore, record: PosteriorRecord) 
     name = f"guide {record.key.folder_name}"
     with closing_runs():
         loggers = stage_loggers(trainer.loggers, trainer.run_folder.name, "guide", name)
-        log_section(loggers, section, vars(record))
+        log_section(loggers, section, asdict(record))
 
 
 def _made(trainer: StageTrainer, part: PosteriorMaker) -> PosteriorRecord | None:

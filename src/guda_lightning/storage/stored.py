@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -142,7 +143,7 @@ class WeightsRecord(ABC):
         (digest,) = self.files.values()
         return digest
 
-    @property
+    @cached_property
     def hparams_hash(self) -> str:
         """Hash of the hyper-parameters, as in the key."""
         return sha256_json(self.hparams)
@@ -163,10 +164,14 @@ class WeightsRecord(ABC):
             StoreError: The file is missing, of another format, or was edited.
         """
         value, is_sealed = _record(path)
+        hparams_hash = value.get("hparams_hash")
         value = {name: value[name] for name in _names(cls) if name in value}
         if not is_sealed or not _needed(cls) <= value.keys():  # what is sealed is as it was written
             refuse_misfits(cls, value, path, "restore the file, or remove its folder and make it again")
-        return cls(**value)
+        record = cls(**value)
+        if is_sealed:
+            vars(record)["hparams_hash"] = hparams_hash
+        return record
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -382,8 +387,9 @@ class WeightStore(ABC, Generic[_Key, _Record]):
         Raises:
             StoreError: A record is damaged. What an interrupted save left behind does not count.
         """
-        found = sorted(self.root.glob(f"*/{RECORD}"))
-        return [self._read(path.parent) for path in found if not path.parent.name.startswith(".")]
+        names = sorted(os.listdir(self.root)) if self.root.is_dir() else []
+        folders = [self.root / name for name in names if not name.startswith(".")]
+        return [self._read(folder) for folder in folders if os.path.isfile(f"{folder}/{RECORD}")]
 
     def _read(self, path: Path) -> _Record:
         record: Any = self.record_type.from_file(path / RECORD)
