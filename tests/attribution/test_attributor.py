@@ -265,11 +265,11 @@ def test_what_is_damaged_in_a_cache_is_measured_again(
 ) -> None:
     cache = tmp_path / "errors"
     fitted = fit(store, full, cache=cache)
-    before = fitted.score(QUERIES).matrix()
+    before = fitted.score(QUERIES).to_pandas()
     damaged = sorted(cache.iterdir())[0]
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-8])
-    assert torch.equal(fitted.score(QUERIES).matrix(), before)
+    assert fitted.score(QUERIES).to_pandas().equals(before)
     assert damaged.read_bytes() == whole
 
 
