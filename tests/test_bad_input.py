@@ -20,6 +20,7 @@ from safetensors.torch import save
 
 from guda_lightning.cli.main import main
 from guda_lightning.report import charts
+from toys import reseal
 
 CONF = Path(__file__).parent / "conf"
 STAGES = {"fit": [], "sample": ["sample"], "unlearn": ["unlearn"], "attribute": ["attribute"]}
@@ -482,8 +483,7 @@ def test_queries_that_do_not_exist(refused: Refused, finished_run: Path, tmp_pat
 def test_a_query_that_cannot_be_kept_is_refused_before_any_is_scored(
     refused: Refused, finished_run: Path, tmp_path: Path, name: str, reason: str
 ) -> None:
-    shutil.copytree(finished_run / "queries", tmp_path / "q")
-    (tmp_path / "q/metadata.jsonl").unlink()
+    shutil.copytree(finished_run / "queries", tmp_path / "q", ignore=shutil.ignore_patterns("*.json*"))
     (tmp_path / "q" / name).write_bytes(b"moov")
     shutil.rmtree(finished_run / "scores")
     refused(
@@ -712,7 +712,9 @@ def test_a_report_on_a_run_that_lost_something(
 def test_a_report_on_the_table_of_other_queries(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(finished_run / "scores" / "queries" / "retrack-0" / "sample-0.png")
+    queries = finished_run / "scores" / "queries" / "retrack-0"
+    picture(queries / "sample-0.png")
+    reseal(queries)
     before = state(finished_run)
     assert report(finished_run) == 2
     table = f"{finished_run}/scores/retrack-0.parquet"

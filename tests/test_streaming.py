@@ -31,7 +31,7 @@ from guda_lightning.report.attribution_log import Attribution
 from guda_lightning.report.run import report_run
 from guda_lightning.scores import Scoring, SquaredErrors, stored_errors
 from guda_lightning.scores.record import ChunkRecord
-from toys import Shades, gray_queries, message, tiny_full, tiny_unet
+from toys import Shades, gray_queries, message, reseal, tiny_full, tiny_unet
 
 CONF = Path(__file__).parent / "conf"
 PER_QUERY = 10 * 11  # 5 strata x 2 draws, ten groups and the full model
@@ -74,6 +74,7 @@ def in_chunks_of(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 def repaint(run: Path, query: int) -> None:
     pixels = np.random.default_rng(query).integers(0, 256, (8, 8), dtype=np.uint8)
     Image.fromarray(pixels).save(run / "queries" / f"sample-{query}.png")
+    reseal(run / "queries")
 
 
 @pytest.mark.parametrize("batch_size", [256, 10])

@@ -193,9 +193,9 @@ def test_values_that_are_gone_are_refused(tmp_path: Path, kernel_run: Path) -> N
     with pytest.raises(StoreError) as refused:
         read_property(path)
     expected = message(
-        f"{values} cannot be read",
-        refused.value.found,
-        "what guda property writes beside its table",
+        f"{values} is damaged",
+        "no seal",
+        "the seal of a file that this version wrote",
         f"remove {path} and run guda property again",
     )
     assert refused.match(expected)

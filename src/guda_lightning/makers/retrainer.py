@@ -14,7 +14,7 @@ from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion import DiffusionModule
 from guda_lightning.diffusion.cost import TrainingCost
 from guda_lightning.diffusion.training import time_hparams
-from guda_lightning.diffusion.weights import ordinary_weights
+from guda_lightning.diffusion.weights import ordinary_weights, weights_hash
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.makers.layout import Layout
 from guda_lightning.makers.maker import Maker
@@ -109,11 +109,12 @@ def retraining_hparams(
         paired: Whether the models of one seed share all that they can.
     """
     started = layout.initialize(module)
+    weights = ordinary_weights(started.model.denoiser)
     made = {"config": without_seeds(config)} if config else {"module": module_hparams(module, started.model)}
     return {
         **made,
         "paired": paired,
-        "start": None if layout.start is None else started.hash,
+        "start": None if layout.start is None else weights_hash(weights),  # the module says the rest
         "max_steps": trainer.max_steps,
         "max_epochs": trainer.max_epochs,
         **training_hparams(data, trainer),
