@@ -74,7 +74,7 @@ def _write(asked: Asked, kept: list[Path]) -> None:
     rows = [row for path in kept for row in json.loads(path.read_text("utf-8"))["rows"]]
     notes = (
         "Core seconds, but those of the browser and of queries, which are of the clock. Memory is looked at "
-        "often; its slope is that of least squares after the first fifth of the queries, ± its standard error."
+        "often; its slope is of least squares after the first fifth of the queries, ± its standard error."
     )
     write_table(asked.docs, "load", asked.command("load"), rows, notes)
 
