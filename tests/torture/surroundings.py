@@ -105,7 +105,7 @@ def dead_rank(shop: Workshop, step: str, seed: int) -> list[str]:
     """Two processes train, one is killed; the other ends, and both finish what they began."""
     number, command = shop.restored(step)
     both = [*command, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    ended = _two(shop, both, ["never", "never"], 1)
+    ended = _two(shop, both, [0, 0])
     if any(code for code, _ in ended):
         return [f"undisturbed, two ranks ended with {ended}"]
     whole = contents(shop.run)
@@ -113,11 +113,9 @@ def dead_rank(shop: Workshop, step: str, seed: int) -> list[str]:
     shop.restore(number)
     rng = random.Random(seed)
     rank, at = rng.randrange(2), rng.randrange(events // 2, events)
-    kinds = ["never", "never"]
-    kinds[rank] = "event"
-    ended = _two(shop, both, kinds, at)
+    ended = _two(shop, both, [at * (one == rank) for one in (0, 1)])
     wrong = [f"rank {1 - rank} ended with {ended[1 - rank]}"] if ended[1 - rank][0] not in (0, 2) else []
-    again = _two(shop, both, ["never", "never"], 1)
+    again = _two(shop, both, [0, 0])
     wrong += [
         f"again, rank {rank} ended with {code}: {out[-1500:]}"
         for rank, (code, out) in enumerate(again)
@@ -126,7 +124,8 @@ def dead_rank(shop: Workshop, step: str, seed: int) -> list[str]:
     return [*wrong, *differences(whole, contents(shop.run))]
 
 
-def _two(shop: Workshop, command: list[str], kinds: list[str], at: int) -> list[tuple[int, str]]:
+def _two(shop: Workshop, command: list[str], moments: list[int]) -> list[tuple[int, str]]:
+    """How two ranks end, each killed at an audit event; at 0, never."""
     with socket.create_server(("localhost", 0)) as free:
         port = str(free.getsockname()[1])
     shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
@@ -137,8 +136,8 @@ def _two(shop: Workshop, command: list[str], kinds: list[str], at: int) -> list[
                     shop.folder / f"{rank}.log",
                     programs.killed,
                     command,
-                    kinds[rank],
-                    at,
+                    "event",
+                    moments[rank],
                     **shared,
                     LOCAL_RANK=str(rank),
                 )
