@@ -142,6 +142,7 @@ def test_attributors_read_the_classifier_where_they_say_so(text: str, guided: bo
 
 
 def test_damage_in_a_yardstick_that_has_moved_gets_no_new_seal(packed: Yardstick, tmp_path: Path) -> None:
+    packed = replace(packed, card={**packed.card, "places": {"data.init_args.groups": "groups.csv"}})
     packed.unpack(tmp_path / "before")
     root = (tmp_path / "before").rename(tmp_path / "after")
     scheduler = root / "full" / "scheduler" / "scheduler_config.json"
