@@ -61,8 +61,8 @@ def tables_of(run: RunFolder, damaged: list[str]) -> dict[Table, Record]:
     """The score tables with what identifies each, the oldest first; those that cannot be read are named."""
     found: dict[Table, Record] = {}
     for path in run.scores.glob("*.parquet"):
-        if not path.exists():  # removed just now, or a link
-            damaged += [f"{path}: a link to nothing"] if path.is_symlink() else []
+        if not path.exists():  # or gone since it was listed
+            damaged += [f"{path}: a link to nothing"] * path.is_symlink()
             continue
         try:
             refuse_damaged(path, "score again")
