@@ -15,6 +15,7 @@ from guda_lightning.stages.likeness import Likeness, Weights, of_pictures, of_re
 from guda_lightning.stages.opened import open_run
 from guda_lightning.storage.files import read_json, sha256_file
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.seals import SEALS
 from guda_lightning.storage.stored import RECORD
 from guda_lightning.storage.walked import walked
 
@@ -32,7 +33,6 @@ _APART = {
     "scores/costs": "it says how long something took",
     "features/costs": "it says how long something took",
 }
-_SEAL = "seal.json"
 _BY_HASH = ("features", "scores/errors")  # files that are named by the hash of a model
 _LEFT_OUT = ("history", "replay", "manifest.json", "replay.json")  # no part of what was made
 
@@ -88,7 +88,7 @@ class Comparison:
     def _compared(self, name: str, path: Path, other: Path | None) -> Replayed:
         apart = next((why for folder, why in _APART.items() if name.startswith(f"{folder}/")), None)
         why = self.copied.get(name, apart)
-        if why is None and path.name == _SEAL:
+        if why is None and path.name == SEALS:
             why = "it holds hashes of what is compared"
         if why is None and other is None:
             why = self._lost(name)

@@ -14,7 +14,7 @@ import shutil
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -219,8 +219,8 @@ def _temporary(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     while True:
         temporary = temporary_name(path)
         descriptor = make(temporary)
-        try_lock(descriptor)
-        if names(descriptor, temporary):  # else somebody has found it before it was locked
+        # Somebody who has found it before it was locked may be about to remove it.
+        if try_lock(descriptor) is not False and names(descriptor, temporary):
             break
         release(descriptor)
     try:
@@ -234,8 +234,10 @@ def _new_file(path: Path) -> int:
 
 
 def _new_folder(path: Path) -> int:
-    path.mkdir()
-    return os.open(path, os.O_RDONLY)
+    while True:
+        path.mkdir()
+        with suppress(FileNotFoundError):  # somebody has removed it before it was opened
+            return os.open(path, os.O_RDONLY)
 
 
 def temporary_name(path: Path) -> Path:

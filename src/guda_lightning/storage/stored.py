@@ -19,7 +19,7 @@ from guda_lightning.storage.files import (
     sha256_json,
 )
 from guda_lightning.storage.provenance import Provenance, versions
-from guda_lightning.storage.seals import SEAL, UNSEALED, refuse_damaged_contents, sealed
+from guda_lightning.storage.seals import SEAL, UNSEALED, hash_of, refuse_damaged_contents, sealed
 from guda_lightning.storage.typed import refuse_misfits
 
 if TYPE_CHECKING:
@@ -327,11 +327,11 @@ class WeightStore(ABC, Generic[_Key, _Record]):
         record = self.check(key, expect=expect)
         for name, written in record.files.items():
             file = self.path(key) / name
-            found = f"sha256 {sha256_file(file)}" if file.is_file() else "no such file"
-            if found != f"sha256 {written}":
+            digest = hash_of(file)
+            if digest != written:
                 raise StoreError(
                     f"{file} is damaged",
-                    found=found,
+                    found=f"sha256 {digest}" if file.is_file() else digest,
                     expected=f"sha256 {written}",
                     fix=f"remove {self.path(key)} and {self.command(key)}",
                 )
