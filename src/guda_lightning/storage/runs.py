@@ -28,6 +28,7 @@ _FOLDERS = (
     "evaluation",
     "features",
     "full",
+    "history",
     "placebo",
     "properties",
     "queries",
