@@ -67,7 +67,9 @@ def test_a_finished_run_has_the_files_of_the_design(finished_run: Path) -> None:
     store = {name for name in found if name.startswith("store/")}
     errors = {name for name in found if name.startswith("scores/errors/")}
     samples = {f"sample-{index}.png" for index in range(5)} | {"metadata.jsonl", "record.json", "seal.json"}
-    assert found - store - errors == {
+    history = sorted(name for name in found if name.startswith("history/"))
+    assert [name.split("-")[1] for name in history] == ["fit", "sample", "unlearn", "attribute"]
+    assert found - store - errors - {*history} == {
         "full/model_index.json",
         "full/record.json",
         "full/seal.json",

@@ -61,11 +61,14 @@ def test_what_is_there_decides_what_goes_on(finished_run: Path, tmp_path: Path) 
     named = f"-c FILE --run {finished_run}"
     assert run_state(run).next == (f"guda retrain {named} --seeds 0,1",)
     (run.full / "record.json").rename(tmp_path / "record.json")
+    assert run_state(run).damaged == (f"{run.full}/record.json: no such file",)  # its seal names it
+    (run.full / "seal.json").rename(tmp_path / "seal.json")
     assert (run_state(run).full, run_state(run).next) == ("no record", ())
     run.full.rename(tmp_path / "full")
     assert (run_state(run).full, run_state(run).next) == ("elsewhere", ())
     (tmp_path / "full").rename(run.full)
-    (tmp_path / "record.json").rename(run.full / "record.json")
+    for name in ("record.json", "seal.json"):
+        (tmp_path / name).rename(run.full / name)
     assert run_state(run).groups == tuple("0123456789")
     (table,) = run.scores.glob("*.parquet")
     page = run.report / "index.html"

@@ -294,7 +294,7 @@ def test_samples_of_the_model_and_pseudo_groups_are_called_that(
     held_out = tmp_path / "held-out"
     shutil.copytree(root / "queries", held_out)
     (held_out / "sample-4.png").unlink()
-    for name in ("record.json", "metadata.jsonl"):
+    for name in ("record.json", "metadata.jsonl", "seal.json"):
         (held_out / name).unlink()
     scored = ("-c", f"{CONF}/digits.yaml", "-c", f"{CONF}/attribute.yaml", "--run", root)
     guda("attribute", *scored, "--operator", "retrack", "--queries", held_out)

@@ -75,9 +75,9 @@ def scored(finished_run: Path, guda: Guda) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    """All files but those that say what was run."""
+    every = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in every.items() if not name.startswith("history/")}
 
 
 def folders(folder: Path) -> set[str]:

@@ -115,7 +115,7 @@ def test_shares_and_numbers_that_do_not_go_are_refused() -> None:
     with pytest.raises(
         ConfigError, match=message("kept is out of range", 1.0, "0 < kept < 1", "take the usual 0.5")
     ):
-        Subsets(3, kept=1.0).removed(GROUPING)
+        chosen_coalitions(GROUPING, None, subsets=3, kept=1.0)
     expected = message(
         "there are not so many subsets of that size",
         "7 subsets of 2 of 4 groups",

@@ -229,7 +229,7 @@ def _checkpoint(error: BaseException) -> GudaError | None:
     restores = any(frame.filename.endswith(_RESTORES) for frame in frames) and not in_users_code(error)
     if not restores and not is_one_of(error, "safetensors_rust.SafetensorError"):
         return None
-    reason = re.search(r"WeightsUnpickler error: (.+?)(?:, to |\n|$)", str(error))
+    reason = re.search(r"WeightsUnpickler error:\s+(.+?)(?:, to |\n|$)", str(error))
     kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""  # says the key alone
     return StoreError(
         "a file of weights cannot be read",

@@ -61,15 +61,15 @@ def tables_of(run: RunFolder, damaged: list[str]) -> dict[Table, Record]:
     """The score tables with what identifies each, the oldest first; those that cannot be read are named."""
     found: dict[Table, Record] = {}
     for path in run.scores.glob("*.parquet"):
+        if not path.exists():  # or gone since it was listed
+            damaged += [f"{path}: a link to nothing"] * path.is_symlink()
+            continue
         try:
             refuse_damaged(path, "score again")
             record = _record(path)
             groups = record.get("group_sizes") or record.get("counterfactuals") or ()
             table = Table(path.stem, len(groups), record.get("full_hash"), path.stat().st_mtime)
             found[table] = record
-        except FileNotFoundError:
-            if path.is_symlink():
-                damaged.append(f"{path}: a link to nothing")
         except _UNREADABLE as error:
             damaged.append(_about(path, error))
     return dict(sorted(found.items(), key=lambda item: item[0].changed))
