@@ -43,8 +43,7 @@ def _files(run: RunFolder) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        # Sorted: of two ways to a folder, every machine takes the same one.
-        folders[:] = sorted(name for name in folders if not _is_working(name))
+        folders[:] = [name for name in folders if not _is_working(name)]
         paths = [Path(base, name) for name in names if not _is_working(name)]
         yield from (path for path in paths if path != run.fit_stamp and path.is_file())
 
