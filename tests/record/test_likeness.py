@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from guda_lightning.cli import evaluate
 from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.configs import located
 from guda_lightning.cli.main import main
@@ -76,6 +77,14 @@ def test_paths_of_the_run_are_moved_however_they_are_written(tmp_path: Path) -> 
     assert [plan.moved_argument(one, step) for one in given] == [
         *("/there", "--scores=/there/scores/x.parquet", "/there/scores/y.parquet", "--json")
     ]
+
+
+def test_names_of_groups_in_an_evaluation_are_no_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNS", "/there")
+    step = evaluate._step(
+        Path("/there/a"), ("$RUNS/a", "--calibrate", "ke$ha", "--scores", "$RUNS/x.parquet")
+    )
+    assert step.arguments == ("/there/a", "--calibrate", "ke$ha", "--scores", "/there/x.parquet")
 
 
 def test_a_group_that_is_called_as_the_run_folder_stays_one(
