@@ -90,7 +90,7 @@ def _step(root: Path, arguments: Sequence[str]) -> Step:
 
 
 def _written_out(arguments: Sequence[str]) -> Iterator[str]:
-    """The arguments with paths written out; names of groups and projects, which may hold a ``$``, as they are."""
+    """The arguments with paths written out, and names, which may hold a ``$``, as they are."""
     for before, one in pairwise(("", *arguments)):
         is_name = one.startswith("-") or before in ("--calibrate", "--wandb")
         yield one if is_name else expanded(one)
