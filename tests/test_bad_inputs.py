@@ -85,7 +85,7 @@ def no_number(option: str, found: str, kind: str = "finite number") -> str:
             "fit",
             "trainer.max_steps",
             10**30,
-            out_of_range("trainer.max_steps", 10**30, "a number that fits into 64 bits"),
+            out_of_range("trainer.max_steps", 10**30, "-2**63 <= number < 2**63"),
         ),
         (
             "fit",
@@ -120,7 +120,7 @@ def no_number(option: str, found: str, kind: str = "finite number") -> str:
             "unlearn",
             "seed",
             2**63,
-            out_of_range("seed", 2**63, "a number that fits into 64 bits"),
+            out_of_range("seed", 2**63, "-2**63 <= number < 2**63"),
         ),
         ("fit", LR, 0, out_of_range(LR, "0.0", "lr > 0")),
         ("fit", LR, -1, out_of_range(LR, "-1.0", "lr > 0")),
@@ -232,6 +232,12 @@ def test_a_network_that_no_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None
         "at most 0 GB",
         "correct the number of layers, or of channels, of the network",
     )
+
+
+def test_a_network_whose_layers_know_their_size_later() -> None:
+    with bounds.bounded():
+        network = nn.Sequential(nn.LazyLinear(3))
+        assert network(torch.zeros(1, 5)).shape == (1, 3)
 
 
 @pytest.fixture(scope="module")

@@ -247,6 +247,17 @@ def test_a_signature_is_of_everything_else(finished_run: Path, key: Path, capsys
     assert verified(capsys, path) == (0, [])
 
 
+def test_what_a_placebo_test_found_is_no_word(finished_run: Path, key: Path, capsys: Out) -> None:
+    document = manifest(finished_run)
+    view = document["scores"][0]["views"][0]
+    view["unattributable"] = [True] * len(view["scores"])
+    (finished_run / "manifest.json").write_text(json.dumps(signed(document, private_key(key))), "utf-8")
+    assert verified(capsys, finished_run / "manifest.json") == (
+        1,
+        ["scores of scores/retrack-0.parquet: other unattributable than in the table"],
+    )
+
+
 def test_a_signature_by_another_key_and_none_are_told(finished_run: Path, key: Path, capsys: Out) -> None:
     path, public = finished_run / "manifest.json", key.with_suffix(".pub")
     manifest(finished_run)

@@ -219,8 +219,8 @@ def test_weights_are_apart_in_units_of_what_training_moved(tmp_path: Path) -> No
     save_file(before, one)
     save_file(after, other)
     assert of_weights(one, other, start).distance == 0.25
-    assert of_weights(one, other, None).distance == 0.25  # the largest weight is 2, too
-    assert of_weights(one, other, {"a": start["a"]}).unit == "the largest weight"
+    assert of_weights(one, other, None).distance == 0.5  # of the largest weight of b
+    assert of_weights(one, other, {"a": start["a"]}).unit == "the largest weight of its tensor"
     save_file({"a": before["a"]}, other)
     assert math.isinf(of_weights(one, other, start).distance)
     assert load_file(one).keys() == before.keys()

@@ -6,8 +6,9 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,14 @@ def _evaluate(chosen: argparse.Namespace, arguments: Sequence[str]) -> list[Path
 
 def _step(root: Path, arguments: Sequence[str]) -> Step:
     """What RUN/history keeps."""
-    written = tuple(one if one.startswith("-") else expanded(one) for one in arguments)
-    return Step("evaluate", str(root), written, environment=environment())
+    return Step("evaluate", str(root), tuple(_written_out(arguments)), environment=environment())
+
+
+def _written_out(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments with paths written out, and names, which may hold a ``$``, as they are."""
+    for before, one in pairwise(("", *arguments)):
+        is_name = one.startswith("-") or before in ("--calibrate", "--wandb")
+        yield one if is_name else expanded(one)
 
 
 def _as_json(files: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:

@@ -32,9 +32,7 @@ def refuse_numbers(config: Namespace) -> None:
         if isinstance(value, float):
             _refuse_float(path, value, ours or owner == "torch")
         else:
-            check_range(
-                path, value, ge=-_LARGEST, lt=_LARGEST, expected="a number that fits into 64 bits", fix=fix
-            )
+            check_range(path, value, ge=-_LARGEST, lt=_LARGEST, expected="-2**63 <= number < 2**63", fix=fix)
         if ours and (name == "seed" or name.endswith("_seed")):
             check_range(path, value, ge=0, lt=_LARGEST, expected=f"0 <= {name} < 2**63", fix=fix)
         elif name == "lr" and ".optimizer." in f".{path}":

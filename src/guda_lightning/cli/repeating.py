@@ -139,6 +139,16 @@ class Plan:
             return []
         return [f"{key}: {before} then, {after} now" for key, before, after in differences(then[0], now[0])]
 
+    def moved(self, value: Any, step: Step) -> Any:
+        """What a step was told, with the run folder of the replay in place of that of the run."""
+        into = str(self.into.root)
+        return moved(moved(value, step.run, into), str(self.run.root.resolve()), into)
+
+    def moved_argument(self, argument: str, step: Step) -> str:
+        """``moved`` of one argument, which may be ``--option=value``."""
+        option, given, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        return f"{option}{given}{self.moved(value, step)}"
+
     def _keep(self, state: Mapping[str, Any]) -> None:
         value = {**state, "format": _FORMAT, "of": str(self.run.root.resolve()), "steps": self._identity}
         write_atomic(self.result, canonical_json(value, indent=1) + "\n")
@@ -189,7 +199,7 @@ def repeat(plan: Plan) -> bool:
             continue
         print(f"replay: {number} of {len(plan.steps)}: guda {step.stage}", flush=True)
         if step.config is None:
-            find(step.stage).run(_without_wandb(moved(step.arguments, step.run, str(plan.into.root))))
+            find(step.stage).run(_without_wandb([plan.moved_argument(one, step) for one in step.arguments]))
         else:
             cli = parsed(plan, name, step, plan.into.root / "replay")
             cli.run()
@@ -248,10 +258,10 @@ def parsed(plan: Plan, name: str, step: Step, folder: Path) -> StageCLI:
     """The stage, ready to run in the folder of the replay, with its configuration in another folder."""
     assert step.config is not None
     into = str(plan.into.root)
-    config = moved(step.config, step.run, into)
-    config = {key: value for key, value in config.items() if key not in _ELSEWHERE}
+    names = {name: step.config[name] for name in NAMING if step.config.get(name) is not None}
+    others = {key: value for key, value in step.config.items() if key not in (*_ELSEWHERE, *names)}
+    config = plan.moved(others, step)
     config["trainer"] = {**config["trainer"], "logger": False}
-    names = {name: config.pop(name) for name in NAMING if config.get(name) is not None}
     path = folder / Path(name).with_suffix(".yaml").name
     write_atomic(path, canonical_json(config, indent=2) + "\n")  # JSON is YAML
     files = [word for file in (path, *plan.configs) for word in ("-c", str(file))]

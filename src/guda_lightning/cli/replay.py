@@ -64,9 +64,11 @@ def _compare(plan: Plan, tolerance: float) -> int:
     from guda_lightning.stages.replayed import Comparison, counts
 
     print(f"replay: comparing {plan.run.root} with {plan.into.root}", flush=True)
-    found = list(Comparison(plan.run, plan.into, tolerance, plan.made, plan.copied).files())
+    comparison = Comparison(plan.run, plan.into, tolerance, plan.made, plan.copied)
+    found, alone = list(comparison.files()), comparison.only_in_replay()
     files = [one.to_json() for one in found]
-    plan.finish({"tolerance": tolerance, "outcomes": counts(found), "files": files})
+    said = {"tolerance": tolerance, "outcomes": counts(found), "files": files, "only_in_replay": alone}
+    plan.finish(said)
     for line in plan.unlike():
         print(f"  not as then: {shown(line)}")
     differing = [one for one in found if one.outcome == "differs"]
@@ -78,12 +80,18 @@ def _compare(plan: Plan, tolerance: float) -> int:
         which = [one.file for one in found if one.reason == reason and one.outcome == "not replayed"]
         more = f" and {len(which) - 1} more" if len(which) > 1 else ""
         print(f"  not replayed: {shown(which[0])}{more}: {reason}")
+    if alone:
+        more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
+        print(f"  only in the replay: {shown(alone[0])}{more}: removed from the run folder since")
     near = [one for one in found if one.outcome == "within tolerance"]
     for unit in sorted({one.unit for one in near}):
         most = max(one.distance or 0.0 for one in near if one.unit == unit)
         print(f"  within tolerance: at most {most:.2g} of {unit}")
-    said = ", ".join(f"{count} {outcome}" for outcome, count in counts(found).items() if count)
-    print(f"replay: of {len(found)} files {said}; {plan.result} says which")
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts(found).items() if count)
+    print(f"replay: of {len(found)} files {outcomes or 'none is there'}; {plan.result} says which")
+    if all(one.outcome == "not replayed" for one in found):
+        print("replay: nothing was compared, so nothing is shown")
+        return 1
     return 1 if differing else 0
 
 

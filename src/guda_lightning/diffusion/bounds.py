@@ -12,6 +12,7 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.nn.parameter import is_lazy
 
 from guda_lightning.errors import ConfigError, check_range
 
@@ -69,7 +70,7 @@ def bounded() -> Iterator[None]:
 
     def weigh(module: nn.Module, name: str, weight: Any) -> None:
         nonlocal size
-        if weight is None or weight.is_meta:
+        if weight is None or is_lazy(weight) or weight.device.type != "cpu":
             return
         size += weight.numel() * weight.element_size()
         if size > memory:

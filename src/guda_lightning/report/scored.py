@@ -12,7 +12,7 @@ from guda_lightning.report.standing import Findings
 from guda_lightning.scores.views import views
 from guda_lightning.storage.runs import RunFolder
 
-_COMPARED = ("method", "weighting", "seeds", "scores", "stderr")  # words may change between versions
+_COMPARED = ("method", "weighting", "seeds", "scores", "stderr", "unattributable")  # words may change
 
 
 def scored(run: RunFolder) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
     if len(before["views"]) != len(after["views"]):
         return [*names, "methods or weightings"]
     for one, other in zip(before["views"], after["views"], strict=True):
-        names += [name for name in _COMPARED if one[name] != other[name]]
+        names += [name for name in _COMPARED if one.get(name) != other[name]]
         names += ["size claim"] if one["unit"]["sized"] != other["unit"]["sized"] else []
         names += ["worth"] if one["standing"]["level"] != other["standing"]["level"] else []
     return list(dict.fromkeys(names))

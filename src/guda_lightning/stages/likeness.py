@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,6 +25,7 @@ _HASH = re.compile(r"[0-9a-f]{12,64}")
 # What is different whenever something is made.
 _OF_THE_MAKING = ("seconds", "core_seconds", "memory", "gpu_memory", "versions")
 _SCORES = {"query", "group", "score", "stderr", "method", "weighting", "seed"}
+_NAMES = ("query", "queries", "group", "groups", "without")  # they may look like hashes, as those of users do
 _ROUNDING = 1e-12  # of numbers in records
 
 
@@ -51,7 +51,7 @@ def of_weights(before: Path, after: Path, start: Weights | None) -> Likeness:
         before: A safetensors file.
         after: Another one.
         start: The weights that the training of both began with; None, or other ones: unknown, and differences
-            are in units of the largest weight.
+            are in units of the largest weight of the same tensor.
     """
     one, other = load_file(before), load_file(after)
     shapes = [{name: (part.shape, part.dtype) for name, part in each.items()} for each in (one, other)]
@@ -62,9 +62,10 @@ def of_weights(before: Path, after: Path, start: Weights | None) -> Likeness:
         name: part.shape for name, part in one.items()
     }:
         moved_by = _largest(one, start)
-    scale = moved_by or _largest(one, {name: torch.zeros_like(part) for name, part in one.items()})
-    unit = "the largest change of a weight by training" if moved_by else "the largest weight"
-    return Likeness(_largest(one, other) / (scale or 1.0), unit)
+    if moved_by:
+        return Likeness(_largest(one, other) / moved_by, "the largest change of a weight by training")
+    shares = [_share(part, other[name]) for name, part in one.items() if part.numel()]
+    return Likeness(max(shares, default=0.0), "the largest weight of its tensor")
 
 
 def of_pictures(before: Path, after: Path) -> Likeness:
@@ -141,7 +142,7 @@ def _of_values(one: Any, other: Any, scales: Mapping[str, float], key: str = "")
     if _is_list(one) and _is_list(other) and len(one) == len(other):
         parts = [_of_values(*pair, scales, key) for pair in zip(one, other, strict=True)]
         return max(parts, key=lambda part: part.distance, default=Likeness(0.0, unit))
-    if isinstance(one, str) and isinstance(other, str):
+    if isinstance(one, str) and isinstance(other, str) and inner not in _NAMES:
         same = _HASH.sub("#", one) == _HASH.sub("#", other)
     elif isinstance(one, float) and isinstance(other, int | float):
         same = one == other or (math.isnan(one) and math.isnan(other))
@@ -158,8 +159,18 @@ def _is_list(value: Any) -> bool:
 
 
 def _largest(one: Weights, other: Weights) -> float:
-    pairs = [(part, other[name]) for name, part in one.items() if part.numel()]
-    return max((float((part.double() - of.double()).abs().max()) for part, of in pairs), default=0.0)
+    return max((_apart(part, other[name]) for name, part in one.items() if part.numel()), default=0.0)
+
+
+def _share(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two tensors, of their largest number."""
+    apart, scale = _apart(one, other), float(one.double().abs().max())
+    return apart / scale if scale else math.inf if apart else 0.0
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two tensors; infinity where one has what is no number."""
+    return float((one.double() - other.double()).abs().nan_to_num(nan=math.inf).max())
 
 
 def _largest_numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

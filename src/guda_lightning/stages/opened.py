@@ -136,15 +136,18 @@ class Run:
         module = self._built("model", LightningModule)
         return opened_full(self.folder, Layout(**self.record.layout or {}), module, self.data)
 
-    def untrained(self) -> dict[str, torch.Tensor]:
-        """The weights that the training of the full model began with.
+    def untrained(self, seed: int | None = None) -> dict[str, torch.Tensor]:
+        """The weights that the training of the full model began with, or one like it with another seed.
+
+        Args:
+            seed: The seed; that of the full model if left out.
 
         Raises:
             StoreError: The weights to start from are gone, or the configuration cannot be built here.
         """
         start = self.record.config["trainer"].get("start")
         layout = Layout(**self.record.layout or {}, start=None if start is None else user_path(start))
-        module = self._built("model", LightningModule, self.record.seed)
+        module = self._built("model", LightningModule, self.record.seed if seed is None else seed)
         denoiser = layout.initialize(module).model.denoiser
         return {name: weight.detach() for name, weight in denoiser.state_dict().items()}
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from safetensors.torch import load_file
 
+from guda_lightning.counterfactuals import RETRAIN
 from guda_lightning.errors import GudaError
 from guda_lightning.stages.likeness import Likeness, Weights, of_pictures, of_records, of_tables, of_weights
 from guda_lightning.stages.opened import open_run
@@ -77,6 +79,7 @@ class Comparison:
     tolerance: float
     made: Collection[str]
     copied: Mapping[str, str]
+    _starts: dict[int | None, Weights | None] = field(default_factory=dict, repr=False)
 
     def files(self) -> Iterator[Replayed]:
         """Compare them; those that no command is known to have made are among them."""
@@ -84,6 +87,12 @@ class Comparison:
         for name, path in walked(self.run).items():
             if name.partition("/")[0] not in _LEFT_OUT:
                 yield self._compared(name, path, there.get(name))
+
+    def only_in_replay(self) -> list[str]:
+        """Files that were made again and are not in the run folder: somebody has removed them there."""
+        there, apart = walked(self.run), tuple(f"{folder}/" for folder in (*_APART, *_BY_HASH, *_LEFT_OUT))
+        names = (name for name in walked(self.into) if name not in there and name not in _LEFT_OUT)
+        return [name for name in names if not name.startswith(apart)]
 
     def _compared(self, name: str, path: Path, other: Path | None) -> Replayed:
         apart = next((why for folder, why in _APART.items() if name.startswith(f"{folder}/")), None)
@@ -130,16 +139,18 @@ class Comparison:
     def _start(self, name: str, path: Path) -> Weights | None:
         """The weights that a training began with, where that is known."""
         if name.startswith("full/"):
-            return self._untrained
+            return self._untrained(None)
         record = read_json(path.parent / RECORD) if (path.parent / RECORD).is_file() else {}
-        return self._full if "operator" in record and record["operator"] != "retrain" else None
+        if record.get("operator") == RETRAIN:
+            return self._untrained(record["seed"]) if record["hparams"].get("paired") else None
+        return self._full if "operator" in record else None
 
-    @cached_property
-    def _untrained(self) -> Weights | None:
-        try:
-            return open_run(self.run.root).untrained()
-        except GudaError:  # nothing says what it was, or its class is not here
-            return None
+    def _untrained(self, seed: int | None) -> Weights | None:
+        if seed not in self._starts:
+            self._starts[seed] = None
+            with suppress(GudaError):  # nothing says what it was, or its class is not here
+                self._starts[seed] = open_run(self.run.root).untrained(seed)
+        return self._starts[seed]
 
     @cached_property
     def _full(self) -> Weights | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,6 +14,7 @@ from guda_lightning.errors import StoreError
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import read_sealed, write_json
+from guda_lightning.storage.typed import refuse_misfits
 from guda_lightning.storage.walked import states
 
 _FORMAT = 1
@@ -80,7 +82,8 @@ class Step:
         Raises:
             StoreError: It is missing, damaged, or of another format.
         """
-        value = read_sealed(path, "restore the file; without it, nothing tells how this run was made")
+        fix = "restore the file; without it, nothing tells how this run was made"
+        value = read_sealed(path, fix)
         expected = {each.name for each in fields(cls)}
         if value.get("format") != _FORMAT or value.keys() != {*expected, "format"}:
             raise StoreError(
@@ -90,6 +93,7 @@ class Step:
                 fix="use the version of guda-lightning that wrote it",
             )
         del value["format"]
+        refuse_misfits(cls, value, path, fix)
         return cls(**{**value, "arguments": tuple(value["arguments"]), "files": tuple(value["files"])})
 
 
@@ -104,10 +108,11 @@ def moved(value: Any, old: str, new: str) -> Any:
         return {name: moved(one, old, new) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [moved(one, old, new) for one in value]
-    inside = old != "." and isinstance(value, str) and value.startswith(f"{old}/")
-    if isinstance(value, str) and (value == old or inside):
-        return new + value[len(old) :]
-    return value
+    if not isinstance(value, str) or not value:
+        return value
+    root, path = os.path.normpath(old), os.path.normpath(value)  # as in ./runs/a/
+    inside = root != "." and path.startswith(f"{root}/")
+    return new + path[len(root) :] if path == root or inside else value
 
 
 @contextmanager

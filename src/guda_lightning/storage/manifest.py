@@ -69,7 +69,7 @@ def recorded(run: RunFolder, steps: Sequence[Step], files: Sequence[str]) -> dic
         "run": run.name,
         "data": _distinct([dict(step.data) for step in steps if step.data is not None]),
         "full": None if full is None else read_json(run.full / RECORD),
-        "stages": [{**step.to_json(), "data": step.data and step.data["data_hash"]} for step in steps],
+        "stages": [{**step.to_json(), "data": step.data and step.data.get("data_hash")} for step in steps],
         "seeds": [seed for step in steps for seed in _seeds(step.stage, step.config or {}, "")],
         "models": dict(_models(run, files)),
     }
