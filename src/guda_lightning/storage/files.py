@@ -82,10 +82,11 @@ def read_regular(path: str | Path, most: int = -1) -> bytes:
         OSError: There is none, or it is a pipe or a device, which may never end. Pipes that a shell has made
             for this process, as ``<(command)``, are read.
     """
-    kind = os.stat(path).st_mode
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or os.fspath(path).startswith(_OF_PROCESS)):
+    name = os.fspath(path)
+    kind = os.stat(name).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or name.startswith(_OF_PROCESS)):
         raise OSError(errno.EINVAL, "a pipe, a socket or a device")
-    with open(path, "rb") as file:
+    with open(name, "rb") as file:
         return file.read(most)
 
 
@@ -115,11 +116,7 @@ def read_json_bytes(path: str | Path, infinities: bool = False) -> tuple[dict[st
 
     try:
         content = read_regular(path)
-        value = json.loads(
-            content.decode(),
-            parse_constant=float if infinities else _refuse_constant,
-            parse_float=float if infinities else _finite,
-        )
+        value = (_LENIENT if infinities else _STRICT).decode(content.decode())
     except OSError as error:
         raise refuse(error.strerror) from error
     except (ValueError, RecursionError) as error:
@@ -288,3 +285,7 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+_LENIENT = json.JSONDecoder()
+_STRICT = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)

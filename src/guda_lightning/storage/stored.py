@@ -379,7 +379,7 @@ class WeightStore(ABC, Generic[_Key, _Record]):
                 expected="a folder with weights and record",
                 fix=self.command(key),
             )
-        return self._read(path)
+        return self._read(str(path.parent), path.name)
 
     def records(self) -> list[_Record]:
         """Read all records, in the order of their folders' names.
@@ -387,18 +387,20 @@ class WeightStore(ABC, Generic[_Key, _Record]):
         Raises:
             StoreError: A record is damaged. What an interrupted save left behind does not count.
         """
-        names = sorted(os.listdir(self.root)) if self.root.is_dir() else []
-        folders = [self.root / name for name in names if not name.startswith(".")]
-        return [self._read(folder) for folder in folders if os.path.isfile(f"{folder}/{RECORD}")]
+        root = os.fspath(self.root)
+        names = sorted(os.listdir(root)) if os.path.isdir(root) else []
+        whole = (name for name in names if not name.startswith("."))
+        return [self._read(root, name) for name in whole if os.path.isfile(f"{root}/{name}/{RECORD}")]
 
-    def _read(self, path: Path) -> _Record:
-        record: Any = self.record_type.from_file(path / RECORD)
-        if record.key.folder_name != path.name or not record.complete:
+    def _read(self, root: str, name: str) -> _Record:
+        file = f"{root}/{name}/{RECORD}"  # texts: a store of ten thousand would make as many paths thrice
+        record: Any = self.record_type.from_file(file)
+        if record.key.folder_name != name or not record.complete:
             raise StoreError(
-                f"{path / RECORD} does not belong in its folder",
+                f"{file} does not belong in its folder",
                 found=f"the {'' if record.complete else 'in'}complete record of {record.key.folder_name}",
-                expected=f"the complete record of {path.name}",
-                fix=f"remove {path}, or give it back its name",
+                expected=f"the complete record of {name}",
+                fix=f"remove {root}/{name}, or give it back its name",
             )
         read: _Record = record
         return read
