@@ -6,6 +6,8 @@ import io
 import json
 import re
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from guda_lightning.cli.yardstick import _is_guided
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.evaluation.yardsticks import pack_run
 from guda_lightning.scores import ScoreTable, stored_errors
+from guda_lightning.storage import yardsticks
 from guda_lightning.storage.files import sha256_file
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
@@ -157,6 +160,26 @@ def test_damage_in_a_yardstick_that_has_moved_gets_no_new_seal(packed: Yardstick
     written = (root / "yardstick.yaml").stat()
     assert not packed.unpack(root)
     assert (root / "yardstick.yaml").stat().st_ino == written.st_ino  # nothing was written
+
+
+def test_the_second_of_two_commands_takes_what_the_first_has_unpacked(
+    packed: Yardstick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, locked = tmp_path / "unpacked", yardsticks.locked
+
+    @contextmanager
+    def waiting(*arguments: Path) -> Iterator[None]:
+        with monkeypatch.context() as patched:
+            patched.setattr(yardsticks, "locked", locked)
+            assert packed.unpack(root)  # by another command, which goes on
+        (root / "scores" / "mine.parquet").touch()
+        with locked(*arguments):
+            yield
+
+    monkeypatch.setattr(yardsticks, "locked", waiting)
+    assert not packed.unpack(root)
+    assert (root / "scores" / "mine.parquet").is_file()
+    assert not (tmp_path / ".locks").exists()
 
 
 def test_every_other_command_works_where_a_yardstick_is_unpacked(

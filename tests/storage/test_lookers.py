@@ -101,6 +101,14 @@ def test_leftovers_beside_records_are_removed(tmp_path: Path, place: str) -> Non
     assert os.listdir(tmp_path / place) == []
 
 
+def test_a_run_folder_that_a_kill_left_half_unpacked_is_removed(tmp_path: Path) -> None:
+    for name in ("run", "runs"):
+        temporary_name(tmp_path / name).mkdir()
+    tidy(tmp_path / "run")
+    assert [name.split(".")[1] for name in os.listdir(tmp_path)] == ["runs"]  # of another run folder
+    tidy(tmp_path / "none" / "run")
+
+
 def test_damaged_work_whose_removal_is_killed_is_removed_by_the_next_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ from guda_lightning.stages.without import (
 )
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.leftovers import discard
+from guda_lightning.storage.locks import locked
 from guda_lightning.storage.stored import RECORD
 
 _MOST = 10_000_000  # images of a run folder: their ids are held in memory
@@ -136,7 +137,8 @@ def sample(
             else f"sample: {folder} made by another command meanwhile, skipped"
         )
     if without is not None and trainer.is_global_zero:
-        _measure(trainer, drawings, datamodule, encoder, bool(left))
+        with locked(run.root, run.distances(drawings[0].config["operator"])):  # one table for all groups
+            _measure(trainer, drawings, datamodule, encoder, bool(left))
     return [drawing.folder for drawing in drawings]
 
 

@@ -77,8 +77,9 @@ def left_by_kills(root: Path) -> list[str]:
 
 
 def _hidden(root: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """What in the folders of a run folder has such a name."""
-    found: list[Path] = []
+    """What in the folders of a run folder, or beside it for itself, has such a name."""
+    beside, own = os.listdir(root.parent) if root.parent.is_dir() else [], f".{root.name[:50]}."
+    found = [root.parent / name for name in beside if name.startswith(own) and pattern.fullmatch(name)]
     for place, levels in _WRITTEN_IN.items():
         for folder, folders, names in os.walk(root / place):
             found += [Path(folder, name) for name in (*folders, *names) if pattern.fullmatch(name)]

@@ -20,6 +20,7 @@ import yaml
 from guda_lightning.errors import ConfigError, StoreError, did_you_mean
 from guda_lightning.storage.files import atomic_folder, canonical_json, read_json, write_atomic
 from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.locks import locked
 from guda_lightning.storage.seals import refuse_damaged_folder, sealed_folder
 from guda_lightning.storage.stored import RECORD
 
@@ -123,16 +124,21 @@ class Yardstick:
             StoreError: The archive is damaged, or the folder holds something else.
         """
         self._refuse_images(images)
-        if unpacked := self._refuse_other(root):
-            self._configure(root, root, images)
-            return not unpacked
+        if not self._refuse_other(root):
+            with locked(root.parent, root):  # of two commands at once, the second one finds it there
+                if not self._refuse_other(root):
+                    self._unpack(root, images)
+                    return True
+        self._configure(root, root, images)
+        return False
+
+    def _unpack(self, root: Path, images: Path | None) -> None:
         archive = self._intact()
         with atomic_folder(root) as folder:
             with self._readable(), tarfile.open(fileobj=io.BytesIO(archive), mode="r:xz") as packed:
                 packed.extractall(folder, filter="data")  # refuses what points out of the folder
             (folder / _CARD).write_text(self.path.read_text("utf-8"), "utf-8")
             self._configure(folder, root, images)
-        return True
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
