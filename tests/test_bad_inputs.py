@@ -751,5 +751,7 @@ def test_queries_that_cannot_be_read(
 ) -> None:
     shutil.rmtree(finished_run / "scores")
     folder = Path(shutil.copytree(finished_run / "queries", tmp_path / "q"))
+    (folder / "seal.json").unlink()
+    (folder / "record.json").unlink()
     words = stage("attribute", "--queries", make(folder), "--run", finished_run)
     assert refused(capsys, *words) == message.format(folder=folder)

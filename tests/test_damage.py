@@ -39,6 +39,7 @@ READ_BY = {
     "scores/queries/retrack-0/sample-N.png": "report",
     "scores/queries/retrack-0/seal.json": "report",
     "examples.safetensors": "report",
+    "history/NAME.json": "replay",
 }
 MADE_AGAIN = {"scores/errors/NAME.safetensors"}
 
@@ -50,7 +51,7 @@ def _one_thread() -> None:
 
 def kind(path: Path, run: Path) -> str:
     name = re.sub(r"sample-\d+", "sample-N", path.relative_to(run).as_posix())
-    return re.sub(r"(?<=store/)[^/]+|(?<=errors/)\w+", "NAME", name)
+    return re.sub(r"(?<=store/)[^/]+|(?<=errors/)\w+|(?<=history/)[\w-]+", "NAME", name)
 
 
 def files(run: Path) -> dict[str, list[Path]]:
@@ -62,8 +63,8 @@ def files(run: Path) -> dict[str, list[Path]]:
 
 
 def command(name: str, run: Path) -> int:
-    if name == "report":
-        return main(["report", str(run)])
+    if name in ("report", "replay"):
+        return main([name, str(run)])
     if name == "score":
         (run / "scores" / "retrack-0.parquet").unlink()
     shared = [part for file in ("digits", "attribute") for part in ("-c", str(CONF / f"{file}.yaml"))]

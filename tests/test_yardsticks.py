@@ -23,6 +23,7 @@ from guda_lightning.scores import ScoreTable, stored_errors
 from guda_lightning.storage.files import sha256_file
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.seals import refuse_damaged_folder
 from guda_lightning.storage.yardsticks import LIMIT, Yardstick, pack, shipped
 from toys import message
 
@@ -138,6 +139,24 @@ def test_the_classifier_is_trained_for_attributors_that_read_it(
 def test_attributors_read_the_classifier_where_they_say_so(text: str, guided: bool, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(text)
     assert _is_guided(Inputs.of("attribute", ["-c", str(tmp_path / "own.yaml")])) == guided
+
+
+def test_damage_in_a_yardstick_that_has_moved_gets_no_new_seal(packed: Yardstick, tmp_path: Path) -> None:
+    packed = replace(packed, card={**packed.card, "places": {"data.init_args.groups": "groups.csv"}})
+    packed.unpack(tmp_path / "before")
+    root = (tmp_path / "before").rename(tmp_path / "after")
+    scheduler = root / "full" / "scheduler" / "scheduler_config.json"
+    whole = scheduler.read_text()
+    scheduler.write_text(whole.replace("0.02", "0.03"))
+    with pytest.raises(StoreError, match=f"{scheduler} is damaged") as caught:
+        packed.unpack(root)
+    assert caught.value.fix == f"remove {root} and run the command again"
+    scheduler.write_text(whole)
+    assert not packed.unpack(root)
+    refuse_damaged_folder(root / "full", "")
+    written = (root / "yardstick.yaml").stat()
+    assert not packed.unpack(root)
+    assert (root / "yardstick.yaml").stat().st_ino == written.st_ino  # nothing was written
 
 
 def test_every_other_command_works_where_a_yardstick_is_unpacked(

@@ -149,8 +149,9 @@ class FittedELBOAttributor(FittedAttributor):
 
     def _cached(self, identity: Mapping[str, object]) -> SquaredErrors | None:
         """Squared errors of this identity, if they were kept."""
-        path = self._path(identity)
-        if path is None or not self.context.execution.ranks.broadcast(intact(path, "it is computed again")):
+        path, ranks = self._path(identity), self.context.execution.ranks
+        # The first rank looks alone: whoever finds damage removes the file, perhaps that of a faster one.
+        if path is None or not ranks.broadcast(ranks.rank == 0 and intact(path, "it is computed again")):
             return None
         return SquaredErrors.load(path, expect=identity)
 

@@ -12,7 +12,7 @@ from guda_lightning.cli.yaml_files import read_config, refuse_value
 
 # Options whose values are names of the user's, taken as they are written, whatever they begin with.
 NAMING = ("groups", "without", "name")
-_ALONE = re.compile(r"-h|--help|--print_config|--.*\.help")  # flags that may stand without a value
+_ALONE = re.compile(r"-h|--help|--print_config")  # flags that have no value of their own
 
 
 @dataclass(frozen=True)

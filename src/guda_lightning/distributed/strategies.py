@@ -121,7 +121,7 @@ def start_processes(trainer: Trainer) -> None:
 
 def connected(trainer: Trainer) -> Ranks:
     """The processes of a trainer, started and connected to each other."""
-    if trainer.world_size > 1:
+    if trainer.world_size > 1 or isinstance(trainer.strategy, ModelParallelStrategy):  # which has a mesh then
         start_processes(trainer)
     return Ranks.of(trainer)
 
@@ -134,8 +134,7 @@ def agreed(trainer: Trainer, found: _Value, work: bool) -> _Value:
         found: What this process has found.
         work: Whether there is work, for which a single process starts the others.
     """
-    first_alone = trainer.world_size == 1 or not (work or _are_started(trainer))
-    return found if first_alone else connected(trainer).broadcast(found)
+    return connected(trainer).broadcast(found) if work or _are_started(trainer) else found
 
 
 def _are_started(trainer: Trainer) -> bool:

@@ -118,6 +118,7 @@ class LatentDataModule(GroupDataModule):
     @property
     def sample_hashes(self) -> list[str]:
         """Identity of each training sample: id, pixels, prompt and the encoders (sha256)."""
+        self.setup()
         parts = zip(self.ids, self._image_hashes, self.sample_prompts, strict=True)
         return [sha256_json([*of_one, self.encoders.hash]) for of_one in parts]
 

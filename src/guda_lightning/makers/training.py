@@ -11,9 +11,11 @@ from guda_lightning import compat
 from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.diffusion.checkpoints import unreadable_globals
 from guda_lightning.diffusion.training import stopped_by
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.distributed.strategies import refuse_unsharded
 from guda_lightning.errors import StoreError
 from guda_lightning.makers.costs import say
+from guda_lightning.makers.locking import of_rank_zero
 
 _EXPECTED_WARNINGS = (
     ".*module\\(s\\) in eval mode at the start of training",  # the frozen full model, and moving averages
@@ -37,7 +39,7 @@ def fit(
         StoreError: The checkpoint holds objects that cannot be read without running their code.
     """
     refuse_unsharded(trainer, module)
-    path = None if checkpoint is None else checkpoint.path
+    path = None if checkpoint is None else _found(trainer, checkpoint)
     if path is not None:
         _refuse_objects(path)
         say(f"going on from {path}")
@@ -52,6 +54,11 @@ def fit(
         raise
     if not compat.is_dry_run(trainer):
         stopped_by(trainer)  # refuses what Lightning takes for a finished training
+
+
+def _found(trainer: Trainer, checkpoint: ResumeCheckpoint) -> Path | None:
+    """What the first process goes on from; were each to look, one could meet what another is removing."""
+    return of_rank_zero(Ranks.of(trainer), lambda: checkpoint.path)
 
 
 def _refuse_objects(path: Path) -> None:

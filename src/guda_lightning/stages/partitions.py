@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from guda_lightning.makers.posterior_maker import PosteriorMaker
 from guda_lightning.makers.unlearner import Unlearner
 from guda_lightning.progress_bar import Bar
 from guda_lightning.scores import ScoreTable, Scoring
+from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.seals import intact
 from guda_lightning.types import Queries
 
@@ -82,7 +82,7 @@ class Partitions:
         self.maker.elsewhere(view, store).make_all()
         context = replace(context, store=store, cache=self.folder / "errors")
         table = self.attributor.fit(context).score(self.queries)
-        shutil.rmtree(store)
+        discard(store)
         return table
 
     def _part(self, number: int) -> Path:

@@ -216,10 +216,9 @@ class _Sets:
         }
         ranks = Ranks.of(self.trainer)
         ranks.on_rank_zero(partial(begin, folder, {"batch_size": self.batch_size}))
-        missing = {part for part in parts if not intact(part, "it is measured again")}
-        self._say_cost([rows for part, (_, rows) in parts.items() if part in missing])
         mine = dict(list(parts.items())[ranks.rank :: ranks.count])
-        left = {part: work for part, work in mine.items() if part in missing}
+        left = {part: work for part, work in mine.items() if not intact(part, "it is measured again")}
+        self._say_cost([rows for part, (_, rows) in parts.items() if not part.is_file()])
         total, rest = (sum(len(rows) for _, rows in some.values()) * self.steps for some in (mine, left))
         with bar_of(self.trainer, "property", "evaluations", total, total - rest) as bar:
             for part, (number, rows) in left.items():

@@ -14,7 +14,7 @@ import shutil
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -82,10 +82,11 @@ def read_regular(path: str | Path, most: int = -1) -> bytes:
         OSError: There is none, or it is a pipe or a device, which may never end. Pipes that a shell has made
             for this process, as ``<(command)``, are read.
     """
-    kind = os.stat(path).st_mode
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or os.fspath(path).startswith(_OF_PROCESS)):
+    name = os.fspath(path)
+    kind = os.stat(name).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or name.startswith(_OF_PROCESS)):
         raise OSError(errno.EINVAL, "a pipe, a socket or a device")
-    with open(path, "rb") as file:
+    with open(name, "rb") as file:
         return file.read(most)
 
 
@@ -115,11 +116,7 @@ def read_json_bytes(path: str | Path, infinities: bool = False) -> tuple[dict[st
 
     try:
         content = read_regular(path)
-        value = json.loads(
-            content.decode(),
-            parse_constant=float if infinities else _refuse_constant,
-            parse_float=float if infinities else _finite,
-        )
+        value = (_LENIENT if infinities else _STRICT).decode(content.decode())
     except OSError as error:
         raise refuse(error.strerror) from error
     except (ValueError, RecursionError) as error:
@@ -219,8 +216,8 @@ def _temporary(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     while True:
         temporary = temporary_name(path)
         descriptor = make(temporary)
-        try_lock(descriptor)
-        if names(descriptor, temporary):  # else somebody has found it before it was locked
+        # Somebody who has found it before it was locked may be about to remove it.
+        if try_lock(descriptor) is not False and names(descriptor, temporary):
             break
         release(descriptor)
     try:
@@ -234,8 +231,10 @@ def _new_file(path: Path) -> int:
 
 
 def _new_folder(path: Path) -> int:
-    path.mkdir()
-    return os.open(path, os.O_RDONLY)
+    while True:
+        path.mkdir()
+        with suppress(FileNotFoundError):  # somebody has removed it before it was opened
+            return os.open(path, os.O_RDONLY)
 
 
 def temporary_name(path: Path) -> Path:
@@ -286,3 +285,7 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+_LENIENT = json.JSONDecoder()
+_STRICT = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)

@@ -22,7 +22,7 @@ _WRITTEN_IN = {
     **dict.fromkeys(
         ("", "store", "store/posteriors", "ensembles", "properties", "evaluation", "balanced"), 0
     ),
-    **dict.fromkeys(("groups.parts", "report", "dashboard", "spread", "history", "latents"), 0),
+    **dict.fromkeys(("groups.parts", "report", "dashboard", "spread", "history", "replay", "latents"), 0),
     **dict.fromkeys(("scores", "features", "without"), 1),
     **dict.fromkeys(("checkpoints", "placebo", "curation"), 9),
 }

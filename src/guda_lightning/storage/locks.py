@@ -188,11 +188,12 @@ def at_work(root: Path) -> list[Owner]:
     for file in _files(root):
         with suppress(OSError):  # it has ended since
             # NFS locks what can be written alone.
-            descriptor = os.open(file, os.O_RDWR if os.access(file, os.W_OK) else os.O_RDONLY)
+            writing = os.O_RDWR if os.access(file, os.W_OK) else os.O_RDONLY
+            descriptor = os.open(file, writing | os.O_NONBLOCK)
             held = try_lock(descriptor) is False
             release(descriptor)
-            owner = Owner.read(file)
-            if held and owner is not None:
+            owner = Owner.read(file) if held else None
+            if owner is not None:
                 found.append(owner)
     return found
 

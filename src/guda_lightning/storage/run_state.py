@@ -83,7 +83,7 @@ class RunState:
 
 
 def run_state(run: RunFolder) -> RunState:
-    """Look through a run folder; nothing is changed, and nothing large is read."""
+    """Look through a run folder; nothing is changed, and of weights and pictures nothing is read."""
     damaged: list[str] = []
     full_hash, full = _full(run, damaged)
     made = list(_records(run.store, damaged))

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +19,23 @@ from typing import NamedTuple, TypeVar
 
 from guda_lightning.errors import StoreError
 from guda_lightning.notes import tell_once
-from guda_lightning.storage.files import atomic_file, atomic_folder, canonical_json, read_json, sha256_file
+from guda_lightning.storage.files import (
+    atomic_file,
+    atomic_folder,
+    canonical_json,
+    read_json,
+    sha256_file,
+    temporary_name,
+)
+from guda_lightning.storage.replacing import remove
 
 SEAL = "seal"  # the entry that holds the token
 EMPTY = f"guda-seal-{'0' * 64}"
 UNSEALED = {SEAL: EMPTY}  # the entry of a file that is being written
 SEALS = "seal.json"  # of a sealed folder
 _TOKEN = re.compile(rb"guda-seal-([0-9a-f]{64})")
-_MISSING, _NO_SEAL = "no such file", "no seal"
+_MISSING, _NO_FILE, _NO_SEAL = "no such file", "a folder, a pipe or a device", "no seal"
+_UNREAD = (_MISSING, _NO_FILE)
 _CHUNK = 1 << 20
 _LARGE = 1 << 20  # bytes: a smaller file is hashed again as fast as looked up
 _SETTLED = 2.0  # seconds: what has changed since may change again within one tick of the disk's clock
@@ -62,8 +69,8 @@ def sealed(content: bytes) -> bytes:
     """
     tokens = [(one.start(1), one[1].decode()) for one in _TOKEN.finditer(content)]
     start = _only(tokens)
-    digest = hashlib.sha256(content).hexdigest().encode()
-    return content[:start] + digest + content[start + len(digest) :]
+    digest, whole = hashlib.sha256(content).hexdigest().encode(), memoryview(content)
+    return b"".join((whole[:start], digest, whole[start + len(digest) :]))  # gigabytes are copied once
 
 
 def seal(path: Path) -> None:
@@ -133,11 +140,14 @@ def refuse_damaged_contents(path: str | Path, content: bytes, fix: str) -> None:
     """``refuse_damaged`` for what has been read from the file already."""
     tokens = [(one.start(1), one[1].decode()) for one in _TOKEN.finditer(content)]
     digest = hashlib.sha256(_TOKEN.sub(EMPTY.encode(), content)).hexdigest()
-    _refuse(_fault(Path(path), tokens, digest), fix)
+    if [written for _, written in tokens] != [digest]:
+        _refuse(_fault(Path(path), tokens, digest), fix)
 
 
 def fault(path: Path) -> Fault | None:
     """What is wrong with a sealed file; None: nothing."""
+    if not path.is_file():  # a pipe may never end
+        return Fault(path, _NO_FILE if path.exists() else _MISSING, "a sealed file")
     try:
         tokens, digest = _once(path, _sealing)
     except FileNotFoundError:
@@ -180,7 +190,7 @@ def intact(path: Path, then: str) -> bool:
         then: What is done without it, for the note.
     """
     wrong = fault(path)
-    if wrong is not None and wrong.found != _MISSING:
+    if wrong is not None and wrong.found not in _UNREAD:
         _discard(path, wrong, then)
     return wrong is None
 
@@ -210,10 +220,10 @@ def intact_work(folder: Path, wrong: Fault | None, then: str) -> bool:
 
 def _discard(path: Path, wrong: Fault, then: str) -> None:
     if path.is_dir():
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        aside = temporary_name(path)
         with suppress(FileNotFoundError):  # of several processes, another was faster
             os.rename(path, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
     else:
         path.unlink(missing_ok=True)
     tell_once(f"{wrong.path} is damaged: {wrong.found} instead of {wrong.expected}; {then}")
@@ -221,7 +231,7 @@ def _discard(path: Path, wrong: Fault, then: str) -> None:
 
 def _refuse(wrong: Fault | None, fix: str) -> None:
     if wrong is not None:
-        problem = f"{wrong.path} {'cannot be read' if wrong.found == _MISSING else 'is damaged'}"
+        problem = f"{wrong.path} {'cannot be read' if wrong.found in _UNREAD else 'is damaged'}"
         raise StoreError(problem, found=wrong.found, expected=wrong.expected, fix=fix)
 
 
@@ -255,13 +265,14 @@ def _sealing(path: Path) -> tuple[list[tuple[int, str]], str]:
 def _hashes(folder: Path, names: list[str]) -> list[str]:
     """The hashes of files, several at a time; a word for one that is missing."""
     with ThreadPoolExecutor(min(_THREADS, len(names) or 1)) as pool:
-        return list(pool.map(lambda name: _hash(folder / name), names))
+        return list(pool.map(lambda name: hash_of(folder / name), names))
 
 
-def _hash(path: Path) -> str:
+def hash_of(path: Path) -> str:
+    """The hash of a file, a large one of which a process reads once; a word where it is missing."""
     try:
-        return _once(path, sha256_file)
-    except (FileNotFoundError, IsADirectoryError):
+        return _once(path, sha256_file) if path.is_file() else _MISSING
+    except FileNotFoundError:
         return _MISSING
 
 

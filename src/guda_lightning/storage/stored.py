@@ -19,7 +19,7 @@ from guda_lightning.storage.files import (
     sha256_json,
 )
 from guda_lightning.storage.provenance import Provenance, versions
-from guda_lightning.storage.seals import SEAL, UNSEALED, refuse_damaged_contents, sealed
+from guda_lightning.storage.seals import SEAL, UNSEALED, hash_of, refuse_damaged_contents, sealed
 from guda_lightning.storage.typed import refuse_misfits
 
 if TYPE_CHECKING:
@@ -327,11 +327,11 @@ class WeightStore(ABC, Generic[_Key, _Record]):
         record = self.check(key, expect=expect)
         for name, written in record.files.items():
             file = self.path(key) / name
-            found = f"sha256 {sha256_file(file)}" if file.is_file() else "no such file"
-            if found != f"sha256 {written}":
+            digest = hash_of(file)
+            if digest != written:
                 raise StoreError(
                     f"{file} is damaged",
-                    found=found,
+                    found=f"sha256 {digest}" if file.is_file() else digest,
                     expected=f"sha256 {written}",
                     fix=f"remove {self.path(key)} and {self.command(key)}",
                 )
@@ -379,7 +379,7 @@ class WeightStore(ABC, Generic[_Key, _Record]):
                 expected="a folder with weights and record",
                 fix=self.command(key),
             )
-        return self._read(path)
+        return self._read(str(path.parent), path.name)
 
     def records(self) -> list[_Record]:
         """Read all records, in the order of their folders' names.
@@ -387,18 +387,20 @@ class WeightStore(ABC, Generic[_Key, _Record]):
         Raises:
             StoreError: A record is damaged. What an interrupted save left behind does not count.
         """
-        names = sorted(os.listdir(self.root)) if self.root.is_dir() else []
-        folders = [self.root / name for name in names if not name.startswith(".")]
-        return [self._read(folder) for folder in folders if os.path.isfile(f"{folder}/{RECORD}")]
+        root = os.fspath(self.root)
+        names = sorted(os.listdir(root)) if os.path.isdir(root) else []
+        whole = (name for name in names if not name.startswith("."))
+        return [self._read(root, name) for name in whole if os.path.isfile(f"{root}/{name}/{RECORD}")]
 
-    def _read(self, path: Path) -> _Record:
-        record: Any = self.record_type.from_file(path / RECORD)
-        if record.key.folder_name != path.name or not record.complete:
+    def _read(self, root: str, name: str) -> _Record:
+        file = f"{root}/{name}/{RECORD}"  # texts: a store of ten thousand would make as many paths thrice
+        record: Any = self.record_type.from_file(file)
+        if record.key.folder_name != name or not record.complete:
             raise StoreError(
-                f"{path / RECORD} does not belong in its folder",
+                f"{file} does not belong in its folder",
                 found=f"the {'' if record.complete else 'in'}complete record of {record.key.folder_name}",
-                expected=f"the complete record of {path.name}",
-                fix=f"remove {path}, or give it back its name",
+                expected=f"the complete record of {name}",
+                fix=f"remove {root}/{name}, or give it back its name",
             )
         read: _Record = record
         return read

@@ -20,7 +20,7 @@ import yaml
 from guda_lightning.errors import ConfigError, StoreError, did_you_mean
 from guda_lightning.storage.files import atomic_folder, canonical_json, read_json, write_atomic
 from guda_lightning.storage.full_record import FullRecord
-from guda_lightning.storage.seals import sealed_folder
+from guda_lightning.storage.seals import refuse_damaged_folder, sealed_folder
 from guda_lightning.storage.stored import RECORD
 
 LIMIT = 8 * 2**20  # bytes of an archive, as all of them come with every installation
@@ -205,11 +205,15 @@ class Yardstick:
             place(config, self.card["images"]["option"], str(images.resolve()))
         trainer = {name: value for name, value in config["trainer"].items() if value is not None}
         written = {"run": str(root.resolve()), **config, "trainer": {**trainer, **_TRAINER}}
-        write_atomic(folder / CONFIG, yaml.safe_dump(written, sort_keys=False))
+        text = yaml.safe_dump(written, sort_keys=False)
+        if not (folder / CONFIG).is_file() or (folder / CONFIG).read_bytes() != text.encode():
+            write_atomic(folder / CONFIG, text)
         full = folder / "full"
         record = FullRecord.from_file(full / RECORD)
         if record.config == config:
             return
+        if folder == root:  # unpacked before: else what was damaged since would get a new seal
+            refuse_damaged_folder(full, f"remove {root} and run the command again")
         with sealed_folder(full) as new:
             shutil.copytree(full, new, dirs_exist_ok=True)
             (new / RECORD).write_text(replace(record, config=config).to_json(), "utf-8")

@@ -42,7 +42,8 @@ class Parts:
             of: Computes one.
             ranks: Who shares the work.
         """
-        missing = ranks.broadcast(self.missing(names))
+        # The first rank looks alone: whoever finds damage removes the file, perhaps that of a faster one.
+        missing = ranks.broadcast(self.missing(names) if ranks.rank == 0 else [])
         for name in missing if self.folder is None else missing[ranks.rank :: ranks.count]:
             self._save(name, of(name))
         ranks.barrier()
