@@ -12,6 +12,7 @@ from guda_lightning import compat
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
 from guda_lightning.data import GroupDataModule
 from guda_lightning.distributed.strategies import agreed
+from guda_lightning.errors import check_range
 from guda_lightning.makers.costs import TimeLeft, say, say_fit_cost, say_skipped, spent
 from guda_lightning.makers.retrainer import Retrainer, retraining_hparams
 from guda_lightning.spread import Executor
@@ -88,6 +89,9 @@ def retrainers(
     Raises:
         GudaError: No full model, or one of another configuration.
     """
+    for seed in seeds if paired else ():  # others are hashed
+        fix = "pass smaller --seeds"
+        check_range("the seed of a retraining", seed, lt=2**32, expected="0 <= seed < 2**32", fix=fix)
     config = dict(config or {})
     record = FullRecord.of_run(trainer.run_folder.full) if full is None else None
     if record is not None:
