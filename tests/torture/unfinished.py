@@ -13,7 +13,7 @@ from torture.kills import KILLED, Kill, differences
 from torture.tally import Tally
 from torture.workshop import Workshop
 
-WELL = ("refused", "made again", "nothing left to damage")
+WELL = ("refused", "made again", "nothing left to damage", "whole, so not read again")
 
 
 def strike(shop: Workshop, kill: Kill) -> tuple[str, str, list[str]]:
@@ -28,13 +28,21 @@ def strike(shop: Workshop, kill: Kill) -> tuple[str, str, list[str]]:
         return "nothing", WELL[2], []
     damage = Damage(random.Random(str(kill)).choice(new), kill.number)
     path = shop.run / damage.name
-    path.write_bytes(damage.done(path.read_bytes()))
+    damaged = damage.done(path.read_bytes())
+    path.write_bytes(damaged)
     code, out = shop.start(programs.guda, command)
     if code == 2 and "error: " in out and "Traceback" not in out:
         return kind_of(damage.name), WELL[0], []
     wrong = [f"{damage.name}: the command ended with {code}: {out[-1500:]}"] if code else []
-    wrong += [f"{damage.name}: {one}" for one in differences(after, contents(shop.run))]
-    return kind_of(damage.name), "failed" if wrong else WELL[1], wrong
+    # What was whole before the kill is not read again: that it stays is harmless if nothing else differs, and
+    # the part `damage` tries whether its readers refuse it. A command that repairs a file is noted once more.
+    stays = path.is_file() and path.read_bytes() == damaged
+    fine = {f"other contents than undisturbed: {damage.name}"} if stays else set()
+    found = [
+        one for one in differences(after, contents(shop.run)) if not one.startswith("left over: history/")
+    ]
+    wrong += [f"{damage.name}: {one}" for one in found if one not in fine]
+    return kind_of(damage.name), "failed" if wrong else WELL[3 if stays else 1], wrong
 
 
 def unfinished(shop: Workshop, given: Sequence[Kill]) -> Tally:
