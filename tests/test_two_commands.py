@@ -96,7 +96,7 @@ def test_the_second_of_two_fits_waits_says_so_and_skips(
     assert ends[1] == "fit: made by another command meanwhile, skipped"
     name = "full/unet/diffusion_pytorch_model.safetensors"
     assert (run / name).read_bytes() == (finished_run / name).read_bytes()
-    assert sorted(path.name for path in run.iterdir()) == [".fit.json", "checkpoints", "full"]
+    assert sorted(path.name for path in run.iterdir()) == [".fit.json", "checkpoints", "full", "history"]
 
 
 @pytest.mark.parametrize(
