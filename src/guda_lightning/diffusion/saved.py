@@ -147,12 +147,15 @@ def _opened(
 
 
 def _as_recorded(path: Path, full: FullModel, record: FullRecord) -> FullModel:
-    """The model under the identity that its record gives it; an earlier version knew its weights alone.
+    """The model under the identity that its record gives it.
+
+    What is sealed is what was recorded, by whichever defaults a library has by now. An earlier version sealed
+    nothing, and knew a model by its weights alone.
 
     Raises:
         StoreError: It is another one.
     """
-    found = full.hash if record.sealed else weights_hash(ordinary_weights(full.model.denoiser))
+    found = record.full_hash if record.sealed else weights_hash(ordinary_weights(full.model.denoiser))
     if found != record.full_hash:
         raise StoreError(
             f"{path} holds another model than its record says",
