@@ -78,12 +78,15 @@ class Made:
 
         named = {"made_from": [f"{one.kind} {one.name}" for one in made_from]} if made_from else {}
         artifact = wandb.Artifact(self.name, self.kind, metadata={**self.metadata, **named})
-        if self.kind != "scores" and not compat.uploads_models(logger):
-            artifact.add_reference(self.path.resolve().as_uri())
-        elif self.path.is_dir():
-            artifact.add_dir(str(self.path))
-        else:
-            artifact.add_file(str(self.path))
+        uploads = self.kind == "scores" or compat.uploads_models(logger)
+        folder = self.path if self.path.is_dir() else self.path.parent
+        files = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
+        for file in (one for one in files if one.is_file()):  # of a folder, W&B prints a line
+            name = file.relative_to(folder).as_posix()
+            if uploads:
+                artifact.add_file(str(file), name)
+            else:
+                artifact.add_reference(file.resolve().as_uri(), name)
         return artifact
 
 
