@@ -129,6 +129,15 @@ def test_tables_whose_models_are_gone_are_named(finished_run: Path, tmp_path: Pa
     assert run_state(run).stale == ()  # the oracle of a yardstick comes without its models
 
 
+def test_doctor_hashes_the_full_model_and_lists_do_not(finished_run: Path, said: Any) -> None:
+    path = finished_run / "full" / "unet" / "config.json"
+    path.write_text(path.read_text().replace("8", "9", 1))
+    (found,) = json.loads(said("runs", finished_run, "--json"))
+    assert found["damaged"] == []
+    (line,) = json.loads(said("doctor", finished_run, "--json"))["run"]["damaged"]
+    assert line.startswith(f"{path} is damaged: contents with sha256 ")
+
+
 def test_links_to_nothing_end_no_list(finished_run: Path, said: Any) -> None:
     (finished_run / "cache").symlink_to(finished_run / "none")
     (finished_run / "scores" / "gone-0.parquet").symlink_to(finished_run / "none")

@@ -78,7 +78,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     if chosen.run is not None:
         from guda_lightning.storage.run_state import run_state
 
-        state = run_state(RunFolder(folder))
+        state = run_state(RunFolder(folder), hashed=True)
         found["run"] = state.to_json()
     print(json.dumps(found, indent=2) if chosen.json else _text(found, state))
     return 0

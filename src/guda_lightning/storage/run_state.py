@@ -82,10 +82,15 @@ class RunState:
         return value
 
 
-def run_state(run: RunFolder) -> RunState:
-    """Look through a run folder; nothing is changed, and of weights and pictures nothing is read."""
+def run_state(run: RunFolder, hashed: bool = False) -> RunState:
+    """Look through a run folder; nothing is changed, and of weights and pictures nothing is read.
+
+    Args:
+        run: The run folder.
+        hashed: Whether the files of the full model are hashed nevertheless, as by what opens it.
+    """
     damaged: list[str] = []
-    full_hash, full = _full(run, damaged)
+    full_hash, full = _full(run, damaged, hashed)
     made = list(_records(run.store, damaged))
     posteriors = list(_records(run.store / "posteriors", damaged))
     records = tables_of(run, damaged)
@@ -119,7 +124,7 @@ def run_state(run: RunFolder) -> RunState:
     )
 
 
-def _full(run: RunFolder, damaged: list[str]) -> tuple[str | None, str]:
+def _full(run: RunFolder, damaged: list[str], hashed: bool) -> tuple[str | None, str]:
     try:
         record = FullRecord.of_run(run.full)
     except GudaError as error:
@@ -127,6 +132,11 @@ def _full(run: RunFolder, damaged: list[str]) -> tuple[str | None, str]:
         return None, "no record"
     if record is None:
         return None, "no record" if run.full.is_dir() and any(run.full.iterdir()) else "none"
+    if hashed:
+        try:
+            FullRecord.intact(run.full)
+        except GudaError as error:
+            damaged.append(f"{error.problem}: {error.found}")
     return record.full_hash, "complete"
 
 
