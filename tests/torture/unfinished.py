@@ -35,13 +35,10 @@ def strike(shop: Workshop, kill: Kill) -> tuple[str, str, list[str]]:
         return kind_of(damage.name), WELL[0], []
     wrong = [f"{damage.name}: the command ended with {code}: {out[-1500:]}"] if code else []
     # What was whole before the kill is not read again: that it stays is harmless if nothing else differs, and
-    # the part `damage` tries whether its readers refuse it. A command that repairs a file is noted once more.
+    # the part `damage` tries whether its readers refuse it.
     stays = path.is_file() and path.read_bytes() == damaged
     fine = {f"other contents than undisturbed: {damage.name}"} if stays else set()
-    found = [
-        one for one in differences(after, contents(shop.run)) if not one.startswith("left over: history/")
-    ]
-    wrong += [f"{damage.name}: {one}" for one in found if one not in fine]
+    wrong += [f"{damage.name}: {one}" for one in differences(after, contents(shop.run)) if one not in fine]
     return kind_of(damage.name), "failed" if wrong else WELL[3 if stays else 1], wrong
 
 
