@@ -14,8 +14,7 @@ from guda_lightning.data.image_files import ignored_kind, unfit_name
 from guda_lightning.data.images import from_unit, to_unit
 from guda_lightning.errors import QueryError
 from guda_lightning.storage.files import canonical_json, sha256_json
-from guda_lightning.storage.sealed import sealed_json
-from guda_lightning.storage.seals import sealed_folder
+from guda_lightning.storage.seals import sealed_folder, sealed_json
 from guda_lightning.types import Queries
 
 _NAME_BYTES = 255  # of a file, on the usual file systems

@@ -14,8 +14,7 @@ from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import GroupError
 from guda_lightning.report.balance_section import RECORD, BalancedGroup
 from guda_lightning.storage.files import unique_slug
-from guda_lightning.storage.sealed import sealed_json
-from guda_lightning.storage.seals import sealed_folder
+from guda_lightning.storage.seals import sealed_folder, sealed_json
 
 IMAGES, LEFT_OUT = "images", "left_out"
 _NAMED = 5  # groups of an error

@@ -11,8 +11,7 @@ from guda_lightning.errors import StoreError
 from guda_lightning.storage.files import read_json
 from guda_lightning.storage.provenance import versions
 from guda_lightning.storage.runs import RunFolder
-from guda_lightning.storage.sealed import sealed_json
-from guda_lightning.storage.seals import SEAL, SEALS, refuse_damaged, refuse_damaged_folder
+from guda_lightning.storage.seals import SEAL, SEALS, refuse_damaged, refuse_damaged_folder, sealed_json
 from guda_lightning.storage.stored import RECORD
 from guda_lightning.storage.typed import refuse_misfits
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guda_lightning.storage.files import canonical_json, read_json, write_atomic
-from guda_lightning.storage.seals import SEAL, UNSEALED, refuse_damaged, sealed, sealed_file
+from guda_lightning.storage.seals import SEAL, UNSEALED, refuse_damaged, sealed, sealed_file, sealed_json
 from guda_lightning.storage.stored import RECORD
 
 if TYPE_CHECKING:
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ABOUT = "guda_lightning"  # one entry: safetensors keeps several in no order
-
-
-def sealed_json(value: Mapping[str, Any]) -> bytes:
-    """A JSON object with its seal, as a file holds it."""
-    return sealed(f"{canonical_json({**value, **UNSEALED}, indent=2)}\n".encode())
 
 
 def write_json(path: str | Path, value: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from guda_lightning.errors import StoreError
 from guda_lightning.notes import tell_once
@@ -73,6 +73,11 @@ def sealed(content: bytes) -> bytes:
     return b"".join((whole[:start], digest, whole[start + len(digest) :]))  # gigabytes are copied once
 
 
+def sealed_json(value: Mapping[str, Any]) -> bytes:
+    """A JSON object with its seal, as a file holds it."""
+    return sealed(f"{canonical_json({**value, **UNSEALED}, indent=2)}\n".encode())
+
+
 def seal(path: Path) -> None:
     """Fill in the seal of a file that holds the empty token once.
 
@@ -106,7 +111,7 @@ def sealed_folder(path: str | Path) -> Iterator[Path]:
 
 def folder_seal(files: Mapping[str, str]) -> bytes:
     """The contents of ``seal.json`` of a folder whose files have these hashes."""
-    return sealed(f"{canonical_json({'files': dict(files), **UNSEALED}, indent=2)}\n".encode())
+    return sealed_json({"files": dict(files)})
 
 
 def refuse_damaged(path: str | Path, fix: str) -> None:

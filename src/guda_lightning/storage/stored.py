@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from guda_lightning.errors import NumericsError, StoreError
 from guda_lightning.storage.files import (
     atomic_folder,
-    canonical_json,
     read_json_bytes,
     sha256_file,
     sha256_json,
 )
 from guda_lightning.storage.provenance import Provenance, versions
-from guda_lightning.storage.seals import SEAL, UNSEALED, hash_of, refuse_damaged_contents, sealed
+from guda_lightning.storage.seals import SEAL, hash_of, refuse_damaged_contents, sealed_json
 from guda_lightning.storage.typed import refuse_misfits
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ class WeightsRecord(ABC):
         for name in _LATER:
             if value[name] is None:
                 del value[name]
-        return sealed(f"{canonical_json({**value, **UNSEALED}, indent=2)}\n".encode()).decode()
+        return sealed_json(value).decode()
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
