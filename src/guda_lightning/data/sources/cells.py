@@ -22,6 +22,7 @@ _LISTS = ("List", "LargeList", "Sequence", "Array2D", "Array3D", "Array4D", "Arr
 _ADDRESS = re.compile(r"data:|.*://", re.DOTALL)
 _FOLDER = "data.source.init_args.image_folder"
 _FIRST = 10  # cells that are looked at
+_PATH = 500  # characters of a path that are shown: its end is what tells two apart
 _DECODE = (
     "decode it once with the library 'datasets': "
     "table.map(lambda row: {{{0!r}: base64.b64decode(row[{0!r}])}}).to_parquet(FILE)"
@@ -77,7 +78,7 @@ def place_inside(folder: Path, path: str | None) -> Path:
         raise ValueError(f"the address {_start(path)}: nothing is fetched")
     place = Path(os.path.realpath(folder / path))
     if not place.is_relative_to(os.path.realpath(folder)):
-        raise ValueError(f"the path {_start(path)} leads out of {folder}")
+        raise ValueError(f"the path {_start(path, _PATH)} leads out of {folder}")
     return place
 
 
@@ -99,7 +100,7 @@ def _instead_of_picture(cell: Mapping[str, Any], column: str, folder: Path) -> t
     except ValueError:  # elsewhere, or no path
         is_file = False
     fix = f"set {_FOLDER} to the folder where these paths begin, or use ImageFolder with a table of groups"
-    return None if is_file else ("paths that lead to no file", f"{_start(path)} in {folder}", fix)
+    return None if is_file else ("paths that lead to no file", f"{_start(path, _PATH)} in {folder}", fix)
 
 
 def texts_of_ids(values: Sequence[object], column: str, origin: str) -> tuple[str, ...]:
@@ -163,5 +164,5 @@ def _is_picture(content: bytes) -> bool:
     return True
 
 
-def _start(value: str | bytes) -> str:
-    return repr(value[:60]) + ("..." if len(value) > 60 else "")
+def _start(value: str | bytes, width: int = 60) -> str:
+    return repr(value[:width]) + ("..." if len(value) > width else "")
