@@ -26,6 +26,7 @@ from benchmarks import (
     gradients_memory,
     hard_groups,
     hot_loops,
+    lds,
     load,
     many_groups,
     memory,
@@ -50,6 +51,7 @@ from benchmarks.tables import PAGES
 BENCHMARKS: dict[str, Callable[[Asked], None]] = {
     "yardsticks": yardsticks.run,
     "methods": agree.methods,
+    "lds": lds.run,
     "dampings": dampings.run,
     "forget_target": forget_target.run,
     "demo": demo.run,
@@ -110,10 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="training steps of the CIFAR-10 models: 2000")
     parser.add_argument("--classes", type=int, help="classes whose parts are retrained: 10")
     parser.add_argument(
-        "--only", default="", metavar="NAMES", help="for methods, dampings and load: which, such as trak,das"
-    )
-    parser.add_argument(
-        "--coalitions", type=Path, metavar="STORE", help="for dampings: models without halves of the groups"
+        "--only",
+        default="",
+        metavar="NAMES",
+        help="of methods, lds, dampings, load: which, such as trak,das",
     )
     parser.add_argument(
         "--minutes",
@@ -152,7 +154,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size,
         chosen.remake,
         only,
-        chosen.coalitions,
     )
     with slice_of(chosen.minutes):
         for name in names:

@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 
 from benchmarks import figures, oracles
+from benchmarks import lds as lds_table
 from benchmarks.methods import METHODS
 from benchmarks.stages import Asked, Bench
 from benchmarks.tables import write_table
 from guda_lightning.counterfactuals import RETRAIN, CounterfactualStore
 from guda_lightning.evaluation.bootstrap import interval, resampled_means
-from guda_lightning.functional.coalition_plans import subsets as subsets_of
 from guda_lightning.functional.lds import lds, predicted_losses
 from guda_lightning.scores import ScoreTable
 
 DAMPED = ("trak", "dtrak", "das", "relatif", "ekfac")  # methods that have a λ
 DAMPINGS = (1e-2, 1e-1, 1.0, 10.0)  # of the mean eigenvalue
 QUERIES, SEED = 64, 1  # another one than the yardstick's queries have
-SUBSETS = 16  # halves of the groups
 LEVEL, RESAMPLES = 0.95, 2000
 NOTES = (
     "λ of `(H + λ)⁻¹`, relative to the mean eigenvalue of H. LDS: Spearman's correlation, over {subsets} "
@@ -78,12 +77,9 @@ def subsets(asked: Asked, bench: Bench) -> tuple[Sequence[str], Tensor]:
     Returns:
         Names of the removed groups, such as ``1+4``, and losses ``[seeds, queries, subsets]``.
     """
-    store, seeds = asked.coalitions, list(range(asked.seeds or 2))
-    if store is None:
-        store = bench.run.store
-        for seed in seeds:
-            drawn = ("--groups", ",".join(_halves(asked.size.classes)))
-            bench.stage("retrain", "--seeds", str(seed), *drawn, label=f"retrain subsets {seed}")
+    digits, seeds = oracles.digits(asked), lds_table.seeds(asked)
+    lds_table.retrain(asked, digits)
+    store = digits.run.store
     names = retrained(store, seeds)
     options = "--attributor.init_args."
     for seed in seeds:
@@ -131,10 +127,3 @@ def curve(
         found = lds(predicted_losses(scores, removed), measured)
         low, high = interval(resampled_means(found[:, None], RESAMPLES, seed=0), LEVEL)
         yield damping, (float(found.mean()), float(low), float(high))
-
-
-def _halves(classes: int) -> list[str]:
-    """Random halves of the digits, each once, as ``guda retrain --subsets`` draws them."""
-    count = 3 if classes < 5 else SUBSETS
-    kept = subsets_of(classes, classes // 2, count, seed=0).tolist()
-    return ["+".join(str(digit) for digit, stays in enumerate(row) if not stays) for row in kept]

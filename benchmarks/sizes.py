@@ -16,6 +16,7 @@ class Size:
         steps: Training steps of the full model and the oracle, where other than a benchmark's own number.
         classes: Digits that are groups; the others are in no group.
         pairs: Digits that are removed together.
+        subsets: Halves of the groups that models are retrained without.
         groups: Numbers of groups that costs are compared at.
         hashed: Number of random groups that ensembles are trained for.
         members: Number of members of these.
@@ -44,6 +45,7 @@ class Size:
     steps: int | None = None
     classes: int = 10
     pairs: Sequence[str] = ("3+8", "4+9", "1+7")  # digits that look alike
+    subsets: int = 16
     groups: Sequence[int] = (10, 20, 60, 200)
     hashed: int = 60
     members: int = 10
@@ -74,6 +76,7 @@ TOY = Size(
     steps=8,
     classes=4,  # one more than the leading groups that a race looks for
     pairs=("0+1",),
+    subsets=3,
     groups=(4,),
     hashed=5,
     members=4,

@@ -45,10 +45,8 @@ class Asked:
         docs: Folder of benchmarks.md, whose tables are rewritten, and of images.
         size: How large everything is.
         remake: Whether oracles are retrained that could be read from a yardstick.
-        only: The methods that ``methods`` and ``dampings`` score, where not all; what ``methods`` has scored
-            stays in its table.
-        coalitions: Store of models retrained without halves of the groups, for ``dampings``; made anew if
-            there is none.
+        only: The methods that ``methods``, ``lds`` and ``dampings`` score, where not all; what the first two
+            have scored stays in their tables.
     """
 
     runs: Path
@@ -60,7 +58,6 @@ class Asked:
     size: Size = Size()  # noqa: RUF009  (frozen)
     remake: bool = False
     only: Sequence[str] = ()
-    coalitions: Path | None = None
 
     def methods(self, known: Iterable[str]) -> list[str]:
         """The methods that are scored, of those that could be.
@@ -83,10 +80,10 @@ class Asked:
         steps = "" if self.steps is None or not cifar10 else f" --steps {self.steps}"
         of_parts = self.classes is not None and name in ("halves", "tenths", "methods")
         classes = f" --classes {self.classes}" if of_parts else ""
-        only = f" --only {','.join(self.only)}" if self.only and name in ("methods", "dampings") else ""
-        stored = " --coalitions STORE" if self.coalitions and name == "dampings" else ""
+        chosen = self.only and name in ("methods", "lds", "dampings")
+        only = f" --only {','.join(self.only)}" if chosen else ""
         toy = " --toy FOLDER" if self.size is TOY else ""
-        return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}{only}{stored}{toy}"
+        return f"python -m benchmarks {name}{images}{seeds}{steps}{classes}{only}{toy}"
 
 
 class Bench:

@@ -36,6 +36,7 @@ TABLES: dict[str, tuple[str, set[str]]] = {
     "forget-target": ("neighbours", {"10", "all 1619"}),
     "stages": ("network evaluations", {"512", "18", "2560", "6600", "0", "9690"}),
     "methods": ("method", {"oracle agreement", "chance", "guidance", "retrack", "similarity"}),
+    "lds": ("method", {ORACLE, "summed retrainings", "guidance", "retrack"}),
     "dampings": ("method", {"trak", "dtrak"}),
     "digits": ("method", {ORACLE, "guidance", "retrack", "similarity"}),
     "guidance": ("method", {ORACLE, "guidance", "retrack", "guided", "similarity"}),

@@ -12,7 +12,7 @@ from guda_lightning.report.agreement_table import count_of, interval, matching, 
 from guda_lightning.report.agreement_text import columns
 from guda_lightning.report.text import wrapped
 
-_LABELS = {ORACLE: "another oracle seed", ADDITIVE: "summed retrainings"}
+LABELS = {ORACLE: "another oracle seed", ADDITIVE: "summed retrainings"}
 
 
 def lds_text(found: SubsetEvaluation) -> str:
@@ -30,11 +30,11 @@ def lds_text(found: SubsetEvaluation) -> str:
         of_all = {row["method"]: row for row in rows if row["yardstick"] == ALL_SEEDS}
         of_others = {row["method"]: row for row in rows if row["yardstick"] == OTHER_SEEDS}
         names = sorted(of_all | of_others, key=lambda name: -(of_all | of_others)[name]["value"])
-        names.sort(key=lambda name: name in _LABELS)  # what the oracle itself reaches comes last
+        names.sort(key=lambda name: name in LABELS)  # what the oracle itself reaches comes last
         heads = [f"weighting {weighting}", "all seeds", "", *(["other seeds", ""] if of_others else [])]
         cells = [
             [
-                _LABELS.get(name, name),
+                LABELS.get(name, name),
                 *_cells(of_all.get(name)),
                 *(_cells(of_others.get(name)) if of_others else []),
             ]
@@ -42,7 +42,7 @@ def lds_text(found: SubsetEvaluation) -> str:
         ]
         parts.append("\n".join(columns([heads, *cells])))
     notes = [
-        f"{_LABELS[ADDITIVE]}: the sum of what retraining without each group by itself says; 1 where groups "
+        f"{LABELS[ADDITIVE]}: the sum of what retraining without each group by itself says; 1 where groups "
         "add up. Other seeds: each seed of the subsets in turn against the mean of the others.",
         *record["notes"],
     ]
