@@ -63,7 +63,8 @@ def _parts(asked: Asked, name: str) -> tuple[Bench, Bench, list[Row], str]:
             cost = oracle_cost if method == "retrain" else cost
             of_part, parts = _matrix(bench, method, weighting), _table(bench, method).groups
             all_of_it = _matrix(whole, method, weighting)[chosen, top[chosen]]
-            columns = torch.tensor([[parts.index(f"{c}{part}") for part in shown] for c in top[chosen]])
+            named = [[parts.index(f"{c}{part}") for part in shown] for c in top[chosen]]
+            columns = torch.tensor(named, dtype=torch.long).view(-1, len(shown))  # of a toy, perhaps none
             mean = of_part[chosen[:, None], columns].mean()
             row: Row = {
                 "weighting": weighting,

@@ -99,12 +99,11 @@ def regrouped(root: Path, groups: str, base: Bench, seeds: int = 1) -> Bench:
     run = RunFolder(root)
     if base.run.full.exists() and not run.full.exists():
         shutil.copytree(base.run.queries, run.queries, dirs_exist_ok=True)
-        shutil.copytree(base.run.full, run.full)
         # Training the full model did not use the groups that its data had.
-        record = FullRecord.from_file(run.full / RECORD)
+        record = FullRecord.from_file(base.run.full / RECORD)
         config = json.loads(canonical_json(record.config))
         place(config, "data.init_args.groups", groups)
-        (run.full / RECORD).write_text(replace(record, config=config, grouping_hash=None).to_json(), "utf-8")
+        replace(record, config=config, grouping_hash=None).save(base.run.full, run.full)
     options = (*base.options, "--data.init_args.groups", groups)
     return Bench(root, *options, seeds=seeds, steps=base.steps, size=base.size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,7 +12,14 @@ from guda_lightning.errors import StoreError
 from guda_lightning.storage.files import read_json
 from guda_lightning.storage.provenance import versions
 from guda_lightning.storage.runs import RunFolder
-from guda_lightning.storage.seals import SEAL, SEALS, refuse_damaged, refuse_damaged_folder, sealed_json
+from guda_lightning.storage.seals import (
+    SEAL,
+    SEALS,
+    refuse_damaged,
+    refuse_damaged_folder,
+    sealed_folder,
+    sealed_json,
+)
 from guda_lightning.storage.stored import RECORD
 from guda_lightning.storage.typed import refuse_misfits
 
@@ -75,6 +83,20 @@ class FullRecord:
     def to_json(self) -> str:
         """The text of ``record.json``, sealed."""
         return sealed_json(self.to_dict()).decode()
+
+    def save(self, model: Path, folder: Path) -> None:
+        """Keep a model under this record.
+
+        Args:
+            model: The folder of the full model.
+            folder: Where it lies then; the same one, if its record alone is replaced.
+
+        Raises:
+            StoreError: The disk is full.
+        """
+        with sealed_folder(folder) as new:
+            shutil.copytree(model, new, dirs_exist_ok=True)
+            (new / RECORD).write_text(self.to_json(), "utf-8")
 
     @classmethod
     def from_file(cls, path: str | Path) -> FullRecord:

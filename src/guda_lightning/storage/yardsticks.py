@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import lzma
-import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from guda_lightning.errors import ConfigError, StoreError, did_you_mean
 from guda_lightning.storage.files import atomic_folder, canonical_json, read_json, write_atomic
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.locks import locked
-from guda_lightning.storage.seals import refuse_damaged_folder, sealed_folder
+from guda_lightning.storage.seals import refuse_damaged_folder
 from guda_lightning.storage.stored import RECORD
 
 LIMIT = 8 * 2**20  # bytes of an archive, as all of them come with every installation
@@ -220,9 +219,7 @@ class Yardstick:
             return
         if folder == root:  # unpacked before: else what was damaged since would get a new seal
             refuse_damaged_folder(full, f"remove {root} and run the command again")
-        with sealed_folder(full) as new:
-            shutil.copytree(full, new, dirs_exist_ok=True)
-            (new / RECORD).write_text(replace(record, config=config).to_json(), "utf-8")
+        replace(record, config=config).save(full, full)
 
 
 def place(config: dict[str, Any], option: str, value: str) -> None:
