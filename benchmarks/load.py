@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from benchmarks import groupings, streaming
 from benchmarks.stages import Asked, Bench, clock
@@ -28,6 +29,7 @@ from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.storage.files import write_atomic
+from guda_lightning.storage.seals import SETTLED, refuse_damaged_folder, sealed_folder
 from guda_lightning.types import Queries
 
 WARM_UP = 0.2  # share of the queries before which memory grows by what is imported and allocated once
@@ -59,6 +61,7 @@ def run(asked: Asked) -> None:
     """Measure them, the quick ones first; each is kept, not measured again, and in the table from then on."""
     measures: dict[str, Callable[[Asked], list[dict[str, object]]]] = {
         "store": stored,
+        "model": model,
         "page": page,
         "queries": queries,
         "groups": groups,
@@ -114,6 +117,18 @@ def stored(asked: Asked) -> list[dict[str, object]]:
     listed, records = _seconds(copies.records)
     opened, _ = _seconds(lambda: copies.load(records[count // 2].key, expect=None))
     return [_row("stored counterfactuals", count, "listed and one opened", f"{listed + opened:.2f} s")]
+
+
+def model(asked: Asked) -> list[dict[str, object]]:
+    """A large full model, of one file, is verified twice in one process."""
+    numbers, folder = asked.size.weights, asked.runs / "load" / "large"
+    with sealed_folder(folder) as new:
+        save_file({"weights": torch.zeros(numbers)}, new / "model.safetensors")
+    time.sleep(SETTLED)
+    first, again = (_seconds(lambda: refuse_damaged_folder(folder, "make it again"))[0] for _ in range(2))
+    shutil.rmtree(folder)
+    verified = "every bit verified, then looked up in the same process"
+    return [_row("numbers of a full model", numbers, verified, f"{first:.1f} s, {again:.2f} s")]
 
 
 def groups(asked: Asked) -> list[dict[str, object]]:

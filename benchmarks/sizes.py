@@ -31,6 +31,7 @@ class Size:
         styled: Digits that are rendered in every style.
         streamed: Numbers of queries that memory is compared at.
         counterfactuals: How many are stored, listed and opened.
+        weights: Numbers of a full model that is verified, of four bytes each.
         rows: Of a page.
         many: Groups whose counterfactuals lie in one store.
         stored: Numbers of training samples whose gradients are stored.
@@ -60,6 +61,7 @@ class Size:
     styled: int = 600
     streamed: Sequence[int] = (300, 1_000, 10_000, 100_000)
     counterfactuals: int = 10_000
+    weights: int = 850_000_000
     rows: int = 10_000
     many: int = 1_000
     stored: Sequence[int] = (5_000, 50_000)
@@ -92,6 +94,7 @@ TOY = Size(
     timed=4,
     styled=20,
     streamed=(3, 5),
+    weights=1000,
     counterfactuals=20,
     rows=40,
     many=12,

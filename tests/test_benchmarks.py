@@ -99,7 +99,7 @@ TABLES: dict[str, tuple[str, set[str]]] = {
         {"anchors, LoRA of rank 8", "anchors, all weights", "retraining, one seed"},
     ),
     "streaming": ("queries", {"3", "5"}),
-    "load": ("how many", {"5", "12", "20", "40"}),
+    "load": ("how many", {"5", "12", "20", "40", "1,000"}),
     "gradients-memory": ("training samples", {"600"}),
     "estimates": ("stage", {"fit", "retrain", "unlearn", "sample", "attribute"}),
     "hot-loops": ("form", {"bare", "ours", "straightforward", "reference"}),

@@ -38,7 +38,7 @@ _MISSING, _NO_FILE, _NO_SEAL = "no such file", "a folder, a pipe or a device", "
 _UNREAD = (_MISSING, _NO_FILE)
 _CHUNK = 1 << 20
 _LARGE = 1 << 20  # bytes: a smaller file is hashed again as fast as looked up
-_SETTLED = 2.0  # seconds: what has changed since may change again within one tick of the disk's clock
+SETTLED = 2.0  # seconds: what has changed since may change again within one tick of the disk's clock
 _THREADS = 8
 _Hash = TypeVar("_Hash")
 _known: dict[tuple[str, str], tuple[tuple[int, ...], object]] = {}  # what was found of large files
@@ -292,7 +292,7 @@ def _once(path: Path, hashed: Callable[[Path], _Hash]) -> _Hash:
         known: _Hash = _known[key][1]  # type: ignore[assignment]  # of this function
         return known
     found = hashed(path)
-    if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED:
+    if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED:
         _known[key] = state, found
     return found
 
