@@ -67,7 +67,7 @@ def run(asked: Asked) -> None:
         "groups": groups,
     }
     kept = {name: asked.runs / "load" / "measured" / f"{name}.json" for name in measures}
-    for name in asked.methods(measures):
+    for name in asked.methods(measures) if asked.only else measures:
         if not kept[name].is_file():
             write_atomic(kept[name], json.dumps({"rows": measures[name](asked)}))
         _write(asked, [path for path in kept.values() if path.is_file()])
