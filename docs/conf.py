@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sphinx.ext.autosummary import autosummary_toc
+
 from guda_lightning import __version__
 
 if TYPE_CHECKING:
+    from docutils.nodes import document
     from sphinx.application import Sphinx
 
 project = "guda-lightning"
@@ -58,5 +61,13 @@ def keep_tables(app: Sphinx, what: str, name: str, obj: object, options: object,
     lines[:] = shown
 
 
+def leave_modules_out_of_the_sidebar(app: Sphinx, doctree: document) -> None:
+    """Four hundred entries on each of as many pages serve nobody, and take most of the time of a build."""
+    for node in list(doctree.findall(autosummary_toc)):
+        node.parent.remove(node)
+
+
 def setup(app: Sphinx) -> None:
+    # Before sphinx collects the entries of the sidebar, at 500.
+    app.connect("doctree-read", leave_modules_out_of_the_sidebar, priority=400)
     app.connect("autodoc-process-docstring", keep_tables)
