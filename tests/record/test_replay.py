@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from guda_lightning.cli.stage import parse
 from guda_lightning.scores.kinds import Custom
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.stages.likeness import of_pictures, of_records, of_tables, of_weights
+from guda_lightning.storage.files import sha256_file
 from guda_lightning.storage.history import Step, moved, steps_of
 from guda_lightning.storage.runs import RunFolder
 
@@ -77,6 +79,35 @@ def test_what_is_complete_is_not_noted_again_but_what_is_not_noted_is(finished_r
     assert main(sample) == 0
     noted = [step for name, step in steps_of(run).items() if name.startswith("0005-sample-")]
     assert [step.files for step in noted] == [()]
+
+
+def test_a_fit_that_is_repeated_after_the_history_was_lost_is_noted(finished_run: Path, capsys: Out) -> None:
+    run, fit = RunFolder(finished_run), ["fit", "-c", f"{CONF}/digits.yaml", "--run", str(finished_run)]
+    assert main(fit) == 0  # which leaves a stamp
+    shutil.rmtree(run.history)
+    assert main(fit) == 0
+    assert capsys.readouterr().out.count("complete, skipped") == 2
+    (step,) = steps_of(run).values()
+    assert (step.stage, step.files) == ("fit", ())
+    plan = Plan.of(run, RunFolder(finished_run.with_name("replay")), None, ())
+    assert plan.copied == {}  # the full model is made again, too
+
+
+def test_a_complete_fit_is_not_said_to_be_where_its_model_is_damaged(finished_run: Path, capsys: Out) -> None:
+    fit = ["fit", "-c", f"{CONF}/digits.yaml", "--run", str(finished_run)]
+    weights = finished_run / "full" / "unet" / "diffusion_pytorch_model.safetensors"
+    before, content = sha256_file(weights)[:16], bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    assert main(fit) == 2
+    out, err = capsys.readouterr()
+    assert "complete" not in out
+    assert err == (
+        f"error: {weights} is damaged\n"
+        f"  found:    contents with sha256 {sha256_file(weights)[:16]}\n"
+        f"  expected: contents with sha256 {before}, as {finished_run}/full/seal.json says\n"
+        f"  fix:      restore it, or remove {finished_run}/full and run guda fit again\n"
+    )
 
 
 def test_an_edited_record_is_refused(finished_run: Path, capsys: Out) -> None:

@@ -102,12 +102,14 @@ class Plan:
         """Files of the run folder that the replay starts from, and why."""
         by_others = {file for step in self.others.values() for file in step.files}
         alone, found = not any(map(_is_repeatable, self.others.values())), {}
+        fits = any(step.stage == "fit" for step in self.steps.values())
         for name in walked(self.run):
-            if name in self.made or name.partition("/")[0] in _NOT_COPIED:
+            top = name.partition("/")[0]
+            if name in self.made or top in _NOT_COPIED or (fits and top == "full"):
                 continue
             if name in by_others:
                 found[name] = "copied: no stage that is repeated made it"
-            elif not alone or name.startswith("full/"):
+            elif not alone or top == "full":
                 found[name] = "copied: RUN/history does not say how it was made"
         return found
 

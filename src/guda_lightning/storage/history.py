@@ -104,6 +104,11 @@ def steps_of(run: RunFolder) -> dict[str, Step]:
     return {path.name: Step.load(path) for path in _paths(run)}
 
 
+def has_noted(run: RunFolder, stage: str, identity: str = "") -> bool:
+    """Whether a stage was run, of whatever identity where none is given; no file is read."""
+    return any(run.history.glob(f"[0-9]*-{stage}-{identity[:12]}*.json"))
+
+
 def moved(value: Any, old: str, new: str) -> Any:
     """A JSON value with the run folder, and the paths in it, at another place."""
     if isinstance(value, Mapping):
@@ -141,7 +146,7 @@ def noted(run: RunFolder, step: Callable[[], Step | None]) -> Iterator[None]:
 
 def _is_missing(run: RunFolder, step: Step) -> bool:
     """Whether a command that has written nothing may have made what nobody has noted."""
-    if any(run.history.glob(f"*-{step.stage}-{step.identity[:12]}.json")):
+    if has_noted(run, step.stage, step.identity):
         return False
     noted_files = {file for each in steps_of(run).values() for file in each.files}
     try:
