@@ -8,10 +8,13 @@ import json
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
@@ -28,6 +31,7 @@ from guda_lightning import ScoreTable
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule
 from guda_lightning.errors import GudaError
+from guda_lightning.scores.record import ChunkRecord
 from guda_lightning.storage import manifest as module
 from guda_lightning.storage import walked
 from guda_lightning.storage.manifest import STATEMENT, changed_files
@@ -125,6 +129,24 @@ def test_scores_are_those_of_the_table_with_what_the_page_says_of_them(finished_
     assert main(["report", str(finished_run), "--format", "json"]) == 0
     page = json.loads((finished_run / "report" / "report.json").read_text("utf-8"))
     assert [view["standing"] for view in page["views"]] == [view["standing"] for view in found["views"]]
+
+
+def test_a_table_that_was_scored_in_chunks_is_listed_with_all_of_its_queries(
+    finished_run: Path, capsys: Out
+) -> None:
+    (whole,) = manifest(finished_run)["scores"]
+    path = finished_run / whole["table"]
+    table, verdicts = ScoreTable.load(path), ScoreTable.load_verdicts(path)
+    parts = [
+        replace(table, table=table.table.filter(pc.is_in(table.table["query"], pa.array(queries))))
+        for queries in (table.queries[:2], table.queries[2:4], table.queries[4:])
+    ]
+    chunks = tuple(ChunkRecord(len(part.queries), str(number)) for number, part in enumerate(parts))
+    ScoreTable.save_parts(path, parts, replace(table.record, chunks=chunks), verdicts)
+    (found,) = manifest(finished_run)["scores"]
+    assert len(found["queries"]) == 5
+    assert {**found, "record": whole["record"]} == whole
+    assert verified(capsys, finished_run / "manifest.json") == (0, [])
 
 
 def test_an_unchanged_folder_has_the_same_manifest_wherever_it_lies(finished_run: Path, capsys: Out) -> None:
