@@ -20,14 +20,18 @@ from guda_lightning import ScoreTable
 from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.configs import located, shipped
 from guda_lightning.cli.main import main
-from guda_lightning.cli.repeating import Plan, parsed
+from guda_lightning.cli.plan import Plan
+from guda_lightning.cli.repeating import parsed
 from guda_lightning.cli.stage import parse
+from guda_lightning.errors import StoreError
 from guda_lightning.scores.kinds import Custom
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.stages.likeness import of_pictures, of_records, of_tables, of_weights
 from guda_lightning.storage.files import sha256_file
 from guda_lightning.storage.history import Step, moved, steps_of
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import write_json
+from toys import message
 
 Out = pytest.CaptureFixture[str]
 CONF = Path(__file__).parents[1] / "conf"
@@ -185,6 +189,54 @@ def test_other_data_are_refused_before_anything_is_made(finished_run: Path, caps
     assert "; groups that changed: 0, 1, 2" in said
     assert said.endswith("  fix:      restore them, or say with -c FILE where they lie now\n")
     assert not finished_run.with_name("tiny-replay").exists()
+
+
+STAGES = (
+    "fit, sample, guide, unlearn, retrain, ensemble, attribute, placebo, property, balance, groups, curate, "
+    "validate"
+)
+HASHES = {"data_hash": "0" * 64, "grouping_hash": "0" * 64, "input_shape": [1, 8, 8], "samples": 1}
+
+
+@pytest.mark.parametrize(
+    ("step", "found", "expected"),
+    [
+        (Step("report", "run", (), {}), "a configuration of guda report", f"that of a stage: {STAGES}"),
+        (Step("../fit", "run", (), {}), "a configuration of guda ../fit", f"that of a stage: {STAGES}"),
+        (Step("fit", "run", (), {"trainer": 3}), "a configuration without trainer", "one with trainer"),
+        (
+            Step("fit", "run", (), {"trainer": {}}, {**HASHES, "groups": {}}),
+            "a configuration without data",
+            "one with trainer, data",
+        ),
+        (
+            Step("curate", "run", (), {"trainer": {}, "data": {}}, HASHES),
+            "data: the document has no groups",
+            "hashes of the data and of each of their groups",
+        ),
+        (
+            Step("fit", "run", (), {"trainer": {}, "data": {}}, {**HASHES, "groups": {"a": 3}}),
+            "data: groups.a is number instead of object",
+            "hashes of the data and of each of their groups",
+        ),
+    ],
+)
+def test_a_whole_file_that_no_command_has_noted_is_refused(
+    step: Step, found: str, expected: str, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    path = replace(step, stage="fit").save(run)
+    write_json(path, {**step.to_json(), "format": 1})
+    with pytest.raises(
+        StoreError,
+        match=message(
+            f"{path} does not say what was run",
+            found,
+            expected,
+            "restore the file, or use the version of guda-lightning that wrote it",
+        ),
+    ):
+        Plan.of(run, RunFolder(tmp_path / "into"), None, ())
 
 
 def test_what_cannot_be_replayed_is_refused(finished_run: Path, capsys: Out) -> None:
