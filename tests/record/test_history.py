@@ -72,6 +72,14 @@ def test_a_command_that_fails_notes_nothing_and_its_successor_does(tmp_path: Pat
     assert written_by(run) == [(), (), ("store/a",)]  # nothing is there that nobody has noted
 
 
+def test_a_command_within_another_is_heard_by_both(tmp_path: Path) -> None:
+    with listening() as outer:
+        with listening() as inner:
+            pass
+        write_atomic(tmp_path / "a", "1")
+    assert (files_below(tmp_path, outer), files_below(tmp_path, inner)) == (["a"], [])
+
+
 def test_a_yardstick_that_is_unpacked_is_a_folder_that_becomes_whole(tmp_path: Path) -> None:
     with (
         listening() as heard,

@@ -33,11 +33,11 @@ from guda_lightning.data import Digits, GroupDataModule
 from guda_lightning.errors import GudaError
 from guda_lightning.scores.record import ChunkRecord
 from guda_lightning.storage import manifest as module
-from guda_lightning.storage import walked
 from guda_lightning.storage.manifest import STATEMENT, changed_files
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.schema import schema_of, violations
 from guda_lightning.storage.signing import private_key, public_key, signed
+from guda_lightning.storage.walked import walked
 from toys import message
 
 Out = pytest.CaptureFixture[str]
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_read_is_refused_by_its_name(
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(walked.os, "scandir", listed)
+    monkeypatch.setattr(os, "scandir", listed)
     for command in (["manifest", str(finished_run)], ["verify", f"{finished_run}/manifest.json"]):
         capsys.readouterr()
         assert main(command) == 2
@@ -240,7 +240,7 @@ def test_what_is_gone_while_the_manifest_is_written_is_not_in_it(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = manifest(finished_run)
-    files = dict(walked.walked(RunFolder(finished_run)))
+    files = walked(RunFolder(finished_run))
     files["scores/a.parts/0"] = finished_run / "scores" / "a.parts" / "0"
     monkeypatch.setattr(module, "walked", lambda run: files)
     assert manifest(finished_run)["files"] == document["files"]

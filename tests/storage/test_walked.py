@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from guda_lightning.errors import StoreError
-from guda_lightning.storage import walked as module
 from guda_lightning.storage.files import atomic_file
 from guda_lightning.storage.locks import locked
 from guda_lightning.storage.runs import RunFolder
@@ -62,7 +61,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: OSError) -> None:
         found: Iterator[os.DirEntry[str]] = scandir(path)
         return found
 
-    monkeypatch.setattr(module.os, "scandir", listed)
+    monkeypatch.setattr(os, "scandir", listed)
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTDIR, errno.ESTALE])

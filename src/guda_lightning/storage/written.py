@@ -17,7 +17,7 @@ def wrote(*paths: Path) -> None:
     it for them.
     """
     for heard in _listening:
-        heard.update(dict.fromkeys(map(os.path.abspath, paths)))
+        heard.update({os.path.abspath(path): None for path in paths})
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def listening() -> Iterator[Iterable[str]]:
     try:
         yield heard
     finally:
-        _listening.remove(heard)
+        _listening[:] = [one for one in _listening if one is not heard]  # others may be equal to it
 
 
 def files_below(root: Path, paths: Iterable[str]) -> list[str]:
@@ -40,7 +40,10 @@ def files_below(root: Path, paths: Iterable[str]) -> list[str]:
     """
     top, found = os.path.abspath(root), set[str]()
     for path in paths:
-        if path == top or path.startswith(f"{top}/"):
-            folders = os.walk(path) if os.path.isdir(path) else [(os.path.dirname(path), [], [path])]
-            found |= {os.path.join(folder, name) for folder, _, names in folders for name in names}
+        if path != top and not path.startswith(f"{top}/"):
+            continue
+        if os.path.isdir(path):
+            found |= {os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names}
+        else:
+            found.add(path)
     return sorted(os.path.relpath(file, top) for file in found if os.path.isfile(file))
