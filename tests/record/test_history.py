@@ -72,6 +72,21 @@ def test_a_command_that_fails_notes_nothing_and_its_successor_does(tmp_path: Pat
     assert written_by(run) == [(), (), ("store/a",)]  # nothing is there that nobody has noted
 
 
+def test_the_folder_is_walked_where_nothing_else_tells_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold ten thousand models: a command on one of them is not to look at all."""
+    run = RunFolder(tmp_path)
+    monkeypatch.setattr(history, "names_in", lambda run: pytest.fail("walked"))
+    with command(run, "3"):
+        write_atomic(run.store / "a", "1")
+    with command(run, "3"):
+        pass
+    with noted(run, lambda: None):
+        pass
+    assert written_by(run) == [("store/a",)]
+
+
 def test_a_command_within_another_is_heard_by_both(tmp_path: Path) -> None:
     with listening() as outer:
         with listening() as inner:
