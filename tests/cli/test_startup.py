@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +19,10 @@ from guda_lightning.cli.main import main
 from guda_lightning.cli.refusals import refuse_early
 from guda_lightning.cli.skipping import complete, fingerprint, remember
 from guda_lightning.errors import QueryError
+from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.history import Step
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.seals import sealed_folder
 from toys import edit_json
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -139,6 +144,17 @@ def test_a_complete_fit_is_skipped_without_torch(
     assert f"{finished_run}/full was made with another configuration" in capsys.readouterr().err
 
 
+def fitted(root: Path) -> RunFolder:
+    """A run folder with a full model, so far as one looks without torch."""
+    run = RunFolder(root)
+    record = FullRecord("0" * 64, "1" * 64, {"trainer": {}}, steps=12, seconds=1.0, network_evaluations=1)
+    with sealed_folder(run.full) as folder:
+        (folder / "record.json").write_text(record.to_json())
+        (folder / "weights").write_text("weights")
+    Step("fit", str(root), ()).save(run)
+    return run
+
+
 Change = Callable[[Path, list[str], pytest.MonkeyPatch], object]
 
 
@@ -162,6 +178,10 @@ def _keep_size_and_time(path: Path) -> None:
         lambda folder, arguments, _: _keep_size_and_time(folder / "mine.yaml"),
         lambda folder, arguments, _: _edit(folder / "run" / "full" / "record.json"),
         lambda folder, arguments, _: (folder / "run" / "full" / "record.json").unlink(),
+        lambda folder, arguments, _: (folder / "run" / "full" / "weights").write_text("weighty"),
+        lambda folder, arguments, _: (folder / "run" / "full" / "weights").unlink(),
+        lambda folder, arguments, _: (folder / "run" / "full" / "seal.json").unlink(),
+        lambda folder, arguments, _: shutil.rmtree(folder / "run" / "history"),
         lambda folder, arguments, _: (folder / "run" / ".fit.json").write_text("{"),
         lambda folder, arguments, _: (folder / "cpu").write_text("a file that the parser would read"),
         lambda folder, arguments, patch: patch.chdir(CONF),
@@ -174,9 +194,7 @@ def test_any_change_goes_the_long_way(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text((CONF / "digits.yaml").read_text())
-    record = tmp_path / "run" / "full" / "record.json"
-    record.parent.mkdir(parents=True)
-    record.write_text("{}")
+    run = fitted(tmp_path / "run")
     arguments = ["-c", f"{tmp_path}/mine.yaml", "--run", f"{tmp_path}/run"]
 
     def known() -> str | None:
@@ -184,7 +202,7 @@ def test_any_change_goes_the_long_way(
         return complete(inputs, fingerprint(inputs))
 
     assert known() is None
-    remember(RunFolder(tmp_path / "run"), fingerprint(Inputs.of("fit", arguments)))
+    remember(run, fingerprint(Inputs.of("fit", arguments)))
     assert known() == f"{tmp_path}/run/full"
     change(tmp_path, arguments, monkeypatch)
     assert known() is None
@@ -216,10 +234,22 @@ def test_options_of_another_spelling_are_never_skipped(spelling: list[str]) -> N
 
 
 def test_a_run_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
-    record = tmp_path / "run" / "full" / "record.json"
-    record.parent.mkdir(parents=True)
-    record.write_text("{}")
-    (tmp_path / "run" / ".fit.json").mkdir()
+    run = fitted(tmp_path / "run")
+    run.fit_stamp.mkdir()
     inputs = Inputs.of("fit", ["-c", DIGITS, "--run", f"{tmp_path}/run"])
-    remember(RunFolder(tmp_path / "run"), fingerprint(inputs))
+    remember(run, fingerprint(inputs))
     assert complete(inputs, fingerprint(inputs)) is None
+
+
+def test_a_damaged_stamp_is_discarded_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fitted(tmp_path / "run")
+    inputs = Inputs.of("fit", ["-c", DIGITS, "--run", f"{tmp_path}/run"])
+    remember(run, fingerprint(inputs))
+    run.fit_stamp.write_text(run.fit_stamp.read_text().replace("full", "pull", 1))
+    assert complete(inputs, fingerprint(inputs)) is None
+    assert re.fullmatch(
+        rf"{run.fit_stamp} is damaged: contents with sha256 \w+ instead of contents with sha256 \w+, "
+        r"its seal; whether fit is complete is found out anew\n",
+        capsys.readouterr().out,
+    )
+    assert not run.fit_stamp.exists()

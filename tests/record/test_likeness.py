@@ -16,7 +16,8 @@ from guda_lightning.cli import evaluate
 from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.configs import located
 from guda_lightning.cli.main import main
-from guda_lightning.cli.repeating import Plan, parsed
+from guda_lightning.cli.plan import Plan
+from guda_lightning.cli.repeating import parsed
 from guda_lightning.cli.stage import parse
 from guda_lightning.errors import StoreError
 from guda_lightning.stages.likeness import of_records, of_tables, of_weights

@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
@@ -27,10 +31,13 @@ from guda_lightning import ScoreTable
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule
 from guda_lightning.errors import GudaError
+from guda_lightning.scores.record import ChunkRecord
+from guda_lightning.storage import manifest as module
 from guda_lightning.storage.manifest import STATEMENT, changed_files
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.schema import schema_of, violations
 from guda_lightning.storage.signing import private_key, public_key, signed
+from guda_lightning.storage.walked import walked
 from toys import message
 
 Out = pytest.CaptureFixture[str]
@@ -124,6 +131,24 @@ def test_scores_are_those_of_the_table_with_what_the_page_says_of_them(finished_
     assert [view["standing"] for view in page["views"]] == [view["standing"] for view in found["views"]]
 
 
+def test_a_table_that_was_scored_in_chunks_is_listed_with_all_of_its_queries(
+    finished_run: Path, capsys: Out
+) -> None:
+    (whole,) = manifest(finished_run)["scores"]
+    path = finished_run / whole["table"]
+    table, verdicts = ScoreTable.load(path), ScoreTable.load_verdicts(path)
+    parts = [
+        replace(table, table=table.table.filter(pc.is_in(table.table["query"], pa.array(queries))))
+        for queries in (table.queries[:2], table.queries[2:4], table.queries[4:])
+    ]
+    chunks = tuple(ChunkRecord(len(part.queries), str(number)) for number, part in enumerate(parts))
+    ScoreTable.save_parts(path, parts, replace(table.record, chunks=chunks), verdicts)
+    (found,) = manifest(finished_run)["scores"]
+    assert len(found["queries"]) == 5
+    assert {**found, "record": whole["record"]} == whole
+    assert verified(capsys, finished_run / "manifest.json") == (0, [])
+
+
 def test_an_unchanged_folder_has_the_same_manifest_wherever_it_lies(finished_run: Path, capsys: Out) -> None:
     before = manifest(finished_run)
     moved = finished_run.rename(finished_run.with_name("moved"))
@@ -185,6 +210,59 @@ def test_missing_and_added_files_are_named(finished_run: Path, capsys: Out) -> N
     (finished_run / "scores" / ".x.0123456789abcdef.tmp").write_text("temporary")
     code, problems = verified(capsys, finished_run / "manifest.json")
     assert (code, problems) == (1, ["missing: queries/sample-1.png", "added: scores/notes.txt"])
+
+
+def test_a_folder_that_cannot_be_read_is_refused_by_its_name(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    manifest(finished_run)
+    scandir: Callable[[str], Any] = os.scandir
+
+    def listed(path: str) -> Any:
+        if path == f"{finished_run}/full/unet/":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    for command in (["manifest", str(finished_run)], ["verify", f"{finished_run}/manifest.json"]):
+        capsys.readouterr()
+        assert main(command) == 2
+        assert capsys.readouterr() == (
+            "",
+            f"error: {finished_run}/full/unet cannot be read\n"
+            "  found:    Permission denied\n"
+            "  expected: a run folder of which every file can be listed\n"
+            "  fix:      give yourself the right to read it, or move it out of the run folder\n",
+        )
+
+
+def test_what_is_gone_while_the_manifest_is_written_is_not_in_it(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = manifest(finished_run)
+    files = walked(RunFolder(finished_run))
+    files["scores/a.parts/0"] = finished_run / "scores" / "a.parts" / "0"
+    monkeypatch.setattr(module, "walked", lambda run: files)
+    assert manifest(finished_run)["files"] == document["files"]
+    assert changed_files(document, RunFolder(finished_run)) == []
+    document["files"]["scores/a.parts/0"] = {"bytes": 1, "sha256": "0" * 64}
+    assert changed_files(document, RunFolder(finished_run)) == ["missing: scores/a.parts/0"]
+
+
+def test_folders_of_a_user_that_are_linked_into_the_run_are_named_and_not_listed(
+    finished_run: Path, capsys: Out
+) -> None:
+    images = finished_run.with_name("images")
+    images.mkdir()
+    (images / "1.png").write_text("1")
+    (finished_run / "data").symlink_to(images)
+    document = manifest(finished_run)
+    assert document["left_out"] == ["data"]
+    assert not any(name.startswith("data/") for name in document["files"])
+    (images / "1.png").write_text("another one")
+    assert verified(capsys, finished_run / "manifest.json") == (0, [])
+    (finished_run / "data").unlink()
+    assert verified(capsys, finished_run / "manifest.json") == (1, ["records: other left_out"])
 
 
 def edited(edit: Callable[[dict[str, Any]], object], finished_run: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,18 @@ from guda_lightning import ScoreTable
 from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.configs import located, shipped
 from guda_lightning.cli.main import main
-from guda_lightning.cli.repeating import Plan, parsed
+from guda_lightning.cli.plan import Plan
+from guda_lightning.cli.repeating import parsed
 from guda_lightning.cli.stage import parse
+from guda_lightning.errors import StoreError
 from guda_lightning.scores.kinds import Custom
 from guda_lightning.scores.record import ScoreRecord
 from guda_lightning.stages.likeness import of_pictures, of_records, of_tables, of_weights
+from guda_lightning.storage.files import sha256_file
 from guda_lightning.storage.history import Step, moved, steps_of
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import write_json
+from toys import message
 
 Out = pytest.CaptureFixture[str]
 CONF = Path(__file__).parents[1] / "conf"
@@ -77,6 +83,35 @@ def test_what_is_complete_is_not_noted_again_but_what_is_not_noted_is(finished_r
     assert main(sample) == 0
     noted = [step for name, step in steps_of(run).items() if name.startswith("0005-sample-")]
     assert [step.files for step in noted] == [()]
+
+
+def test_a_fit_that_is_repeated_after_the_history_was_lost_is_noted(finished_run: Path, capsys: Out) -> None:
+    run, fit = RunFolder(finished_run), ["fit", "-c", f"{CONF}/digits.yaml", "--run", str(finished_run)]
+    assert main(fit) == 0  # which leaves a stamp
+    shutil.rmtree(run.history)
+    assert main(fit) == 0
+    assert capsys.readouterr().out.count("complete, skipped") == 2
+    (step,) = steps_of(run).values()
+    assert (step.stage, step.files) == ("fit", ())
+    plan = Plan.of(run, RunFolder(finished_run.with_name("replay")), None, ())
+    assert plan.copied == {}  # the full model is made again, too
+
+
+def test_a_complete_fit_is_not_said_to_be_where_its_model_is_damaged(finished_run: Path, capsys: Out) -> None:
+    fit = ["fit", "-c", f"{CONF}/digits.yaml", "--run", str(finished_run)]
+    weights = finished_run / "full" / "unet" / "diffusion_pytorch_model.safetensors"
+    before, content = sha256_file(weights)[:16], bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    assert main(fit) == 2
+    out, err = capsys.readouterr()
+    assert "complete" not in out
+    assert err == (
+        f"error: {weights} is damaged\n"
+        f"  found:    contents with sha256 {sha256_file(weights)[:16]}\n"
+        f"  expected: contents with sha256 {before}, as {finished_run}/full/seal.json says\n"
+        f"  fix:      restore it, or remove {finished_run}/full and run guda fit again\n"
+    )
 
 
 def test_an_edited_record_is_refused(finished_run: Path, capsys: Out) -> None:
@@ -154,6 +189,54 @@ def test_other_data_are_refused_before_anything_is_made(finished_run: Path, caps
     assert "; groups that changed: 0, 1, 2" in said
     assert said.endswith("  fix:      restore them, or say with -c FILE where they lie now\n")
     assert not finished_run.with_name("tiny-replay").exists()
+
+
+STAGES = (
+    "fit, sample, guide, unlearn, retrain, ensemble, attribute, placebo, property, balance, groups, curate, "
+    "validate"
+)
+HASHES = {"data_hash": "0" * 64, "grouping_hash": "0" * 64, "input_shape": [1, 8, 8], "samples": 1}
+
+
+@pytest.mark.parametrize(
+    ("step", "found", "expected"),
+    [
+        (Step("report", "run", (), {}), "a configuration of guda report", f"that of a stage: {STAGES}"),
+        (Step("../fit", "run", (), {}), "a configuration of guda ../fit", f"that of a stage: {STAGES}"),
+        (Step("fit", "run", (), {"trainer": 3}), "a configuration without trainer", "one with trainer"),
+        (
+            Step("fit", "run", (), {"trainer": {}}, {**HASHES, "groups": {}}),
+            "a configuration without data",
+            "one with trainer, data",
+        ),
+        (
+            Step("curate", "run", (), {"trainer": {}, "data": {}}, HASHES),
+            "data: the document has no groups",
+            "hashes of the data and of each of their groups",
+        ),
+        (
+            Step("fit", "run", (), {"trainer": {}, "data": {}}, {**HASHES, "groups": {"a": 3}}),
+            "data: groups.a is number instead of object",
+            "hashes of the data and of each of their groups",
+        ),
+    ],
+)
+def test_a_whole_file_that_no_command_has_noted_is_refused(
+    step: Step, found: str, expected: str, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    path = replace(step, stage="fit").save(run)
+    write_json(path, {**step.to_json(), "format": 1})
+    with pytest.raises(
+        StoreError,
+        match=message(
+            f"{path} does not say what was run",
+            found,
+            expected,
+            "restore the file, or use the version of guda-lightning that wrote it",
+        ),
+    ):
+        Plan.of(run, RunFolder(tmp_path / "into"), None, ())
 
 
 def test_what_cannot_be_replayed_is_refused(finished_run: Path, capsys: Out) -> None:

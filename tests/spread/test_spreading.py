@@ -20,6 +20,7 @@ from guda_lightning.spread.progress import Progress, read_progress
 from guda_lightning.stages import spreading
 from guda_lightning.stages.spreading import Spreading
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.written import files_below, listening
 from toys import message, shades
 
 KEYS = [CounterfactualKey("retrack", (group,), 0, "0" * 64) for group in ("a/b", "3")]
@@ -103,6 +104,37 @@ def test_other_devices_than_the_trainers(tmp_path: Path) -> None:
 
 def test_no_spread(tmp_path: Path) -> None:
     assert Spreading.of(trainer(tmp_path), None, "") is None
+
+
+class Elsewhere(Executor):
+    """Tasks in other processes: what they make is suddenly there."""
+
+    devices = None
+
+    def __init__(self, made: Path, store: Path) -> None:
+        self.made, self.store = made, store
+
+    def room(self) -> int:
+        return 1
+
+    def run(self, tasks: Sequence[Task]) -> Generator[list[Ended], None, None]:
+        shutil.copytree(self.made, self.store, dirs_exist_ok=True)
+        yield [Ended(task, None) for task in tasks]
+
+
+def test_what_its_tasks_made_is_what_the_command_wrote(finished_run: Path) -> None:
+    run = RunFolder(finished_run)
+    keys = [record.key for record in CounterfactualStore(run.store).records()]
+    made = run.store.rename(run.root.with_name("made"))
+    of_another = made / "retrack-of-another"
+    of_another.mkdir()
+    (of_another / "record.json").write_text("of a command that works there, too")
+    with listening() as heard:
+        Spreading(Elsewhere(made, run.store), "", run).make("unlearn", keys[:2])
+    own = [file for file in files_below(run.root, heard) if not file.startswith("spread/")]
+    assert own == sorted(
+        f"store/{key.folder_name}/{name}" for key in keys[:2] for name in ("model.safetensors", "record.json")
+    )
 
 
 class Here(Executor):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
-from guda_lightning.cli.repeating import Plan, refuse_other_data, repeat
+from guda_lightning.cli.plan import Plan
+from guda_lightning.cli.repeating import refuse_other_data, repeat
 from guda_lightning.cli.text import shown
 from guda_lightning.errors import check_range
 from guda_lightning.storage.paths import refuse_no_run, user_path

@@ -2,7 +2,8 @@
 
 ``fit`` finds that with parsers, a trainer and a module, after seconds of imports. What decides it are the
 command line, the files, the machine, the code, and RUN/full/record.json: hashes of them are kept in the run
-folder. Anything that may read something else while it is built goes the long way each time.
+folder. Anything that may read something else while it is built goes the long way each time. So does a full
+model that is damaged, which is refused there, and one that RUN/history does not know, which is noted there.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from typing import Any
 from guda_lightning.cli.inputs import Inputs
 from guda_lightning.errors import StoreError
 from guda_lightning.storage.files import sha256_file, sha256_json
+from guda_lightning.storage.full_record import FullRecord
+from guda_lightning.storage.history import has_noted
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import read_sealed, write_json
+from guda_lightning.storage.seals import intact
 
 _PACKAGES = ("diffusers", "jsonargparse", "lightning", "numpy", "omegaconf", "torch", "wandb")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -60,11 +64,16 @@ def complete(inputs: Inputs, of_inputs: str | None) -> str | None:
         inputs: Those of ``fit``.
         of_inputs: Their fingerprint.
     """
+    if of_inputs is None:
+        return None
     for run in {value for value in inputs.values.get("run", ()) if isinstance(value, str)}:
         folder = RunFolder(Path(run))
         with suppress(StoreError, OSError, ValueError):
+            if not intact(folder.fit_stamp, "whether fit is complete is found out anew"):
+                continue
             stamp = read_sealed(folder.fit_stamp, "run guda fit again")
-            if of_inputs is not None and stamp == _stamp(folder, of_inputs, stamp.get("full")):
+            as_then = stamp == _stamp(folder, of_inputs, stamp.get("full"))
+            if as_then and has_noted(folder, "fit") and FullRecord.intact(folder.full) is not None:
                 return str(stamp["full"])
     return None
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from guda_lightning.report.page_data import view_of
-from guda_lightning.report.run_tables import shown_part
 from guda_lightning.report.standing import Findings
+from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.views import views
 from guda_lightning.storage.runs import RunFolder
 
@@ -16,7 +16,7 @@ _COMPARED = ("method", "weighting", "seeds", "scores", "stderr", "unattributable
 
 
 def scored(run: RunFolder) -> list[dict[str, Any]]:
-    """All score tables of RUN/scores; of one that was scored in chunks of queries the first chunk.
+    """All score tables of RUN/scores, with all of their queries; a page may show the first ones alone.
 
     Raises:
         StoreError: A table, or what was found about it, is damaged.
@@ -48,7 +48,7 @@ def other_scores(
 
 
 def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    names = [name for name in ("record", "queries", "groups", "out_of") if before[name] != after[name]]
+    names = [name for name in ("record", "queries", "groups") if before[name] != after[name]]
     grades = [{group: one["grade"] for group, one in table["verdicts"].items()} for table in (before, after)]
     names += ["verdicts"] if grades[0] != grades[1] else []
     if len(before["views"]) != len(after["views"]):
@@ -61,7 +61,7 @@ def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
 
 
 def _table(run: RunFolder, path: Path) -> dict[str, Any]:
-    table = shown_part(path)
+    table = ScoreTable.load(path)
     findings, of_view = Findings.of(run, table), []
     missed = {} if findings.placebo is None else findings.placebo.missed
     for one in views(table, findings.sizes(table)):
@@ -72,7 +72,6 @@ def _table(run: RunFolder, path: Path) -> dict[str, Any]:
         "record": table.record.to_json(),
         "queries": list(table.queries),
         "groups": list(table.groups),
-        "out_of": sum(chunk.queries for chunk in table.record.chunks) or len(table.queries),
         "views": of_view,
         "verdicts": {
             group: {"grade": verdict.grade, "reason": verdict.reason}

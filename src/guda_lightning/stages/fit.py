@@ -52,7 +52,7 @@ def fit_full(
     Raises:
         DataError: The network takes images of another size.
         GroupError: None of the groups can be removed from the training data.
-        StoreError: The run folder holds a full model of another configuration, or of other data.
+        StoreError: The run folder holds a full model of another configuration, of other data, or damaged.
     """
     folder, config = trainer.run_folder.full, dict(config or {})
     stored = partial(_is_complete, trainer, model, datamodule, config)
@@ -106,9 +106,9 @@ def _is_complete(
     """Whether RUN/full is there; refuses what ``fit_full`` refuses, and a folder that no fit has written."""
     folder = trainer.run_folder.full
     refuse_foreign(folder, "guda fit", "pass --full with it to the other stages, and another --run here")
-    if not (folder / RECORD).is_file():
+    made = FullRecord.intact(folder)
+    if made is None:
         return False
-    made = FullRecord.from_file(folder / RECORD)
     refuse_other(folder, made.config, config)
     made.refuse_unfinished(folder)
     if isinstance(datamodule, GroupDataModule):

@@ -19,6 +19,7 @@ from guda_lightning.spread import Executor, Task
 from guda_lightning.spread.screen import Screen
 from guda_lightning.storage.files import canonical_json, sha256_json, write_atomic
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.written import wrote
 
 _HIDDEN_SECONDS = 60.0  # a network disk may hide from one machine so long what another has written
 _TAIL = 5  # lines of a log in an error
@@ -103,6 +104,7 @@ class Spreading:
                 if problem is None and not _is_there(store, tasks[task]):
                     problem = f"nothing at {store.path(tasks[task])}"
                 if problem is None:
+                    wrote(store.path(tasks[task]))
                     done.append(task)
                     cost = f"{spent(vars(store.record(tasks[task])))}{left.after_one()}"
                     screen.end(task, f"{stage}: {task.name} done ({len(done)} of {len(tasks)}), {cost}")

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from guda_lightning.errors import StoreError
 from guda_lightning.storage.flocks import names, release, try_lock
 from guda_lightning.storage.replacing import fsync, remove, replace_folder
+from guda_lightning.storage.written import wrote
 
 _OF_PROCESS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
@@ -169,6 +170,7 @@ def atomic_file(path: str | Path, room: str = "room for the whole file") -> Iter
             finally:
                 temporary.unlink(missing_ok=True)
         fsync(path.parent)
+        wrote(path)
 
 
 @contextmanager
@@ -202,6 +204,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                         fsync(Path(folder, file))
                     fsync(Path(folder))
                 replace_folder(temporary, path, temporary_name(path))
+                wrote(path)
             finally:
                 remove(temporary)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -15,12 +15,14 @@ from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import read_sealed, write_json
 from guda_lightning.storage.typed import refuse_misfits
-from guda_lightning.storage.walked import states
+from guda_lightning.storage.walked import is_working, names_in
+from guda_lightning.storage.written import files_below, listening
 
 _FORMAT = 1
 _NO_RESULTS = (
     "checkpoints",
     "history",
+    "lightning_logs",
     "manifest.json",
     "replay",
     "replay.json",
@@ -102,6 +104,11 @@ def steps_of(run: RunFolder) -> dict[str, Step]:
     return {path.name: Step.load(path) for path in _paths(run)}
 
 
+def has_noted(run: RunFolder, stage: str, identity: str = "") -> bool:
+    """Whether a stage was run, of whatever identity where none is given; no file is read."""
+    return any(run.history.glob(f"[0-9]*-{stage}-{identity[:12]}*.json"))
+
+
 def moved(value: Any, old: str, new: str) -> Any:
     """A JSON value with the run folder, and the paths in it, at another place."""
     if isinstance(value, Mapping):
@@ -126,24 +133,30 @@ def noted(run: RunFolder, step: Callable[[], Step | None]) -> Iterator[None]:
         run: The run folder.
         step: Says what was run; ``files`` and ``ended`` are filled in here. None: not to be noted.
     """
-    before = states(run)
-    yield
-    after = states(run)
-    said, files = step(), tuple(name for name, state in after.items() if before.get(name) != state)
-    if said is None or not after:
+    with listening() as heard:
+        yield
+    said = step()
+    if said is None:
         return
-    files = tuple(name for name in files if name.partition("/")[0] not in _NO_RESULTS)
-    if files or _is_missing(run, said, after):
+    files = tuple(filter(_is_result, files_below(run.root, heard)))
+    if files or _is_missing(run, said):
         ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
         replace(said, files=files, ended=ended).save(run)
 
 
-def _is_missing(run: RunFolder, step: Step, files: Iterable[str]) -> bool:
+def _is_missing(run: RunFolder, step: Step) -> bool:
     """Whether a command that has written nothing may have made what nobody has noted."""
-    if any(run.history.glob(f"*-{step.stage}-{step.identity[:12]}.json")):
+    if has_noted(run, step.stage, step.identity):
         return False
     noted_files = {file for each in steps_of(run).values() for file in each.files}
-    return any(file not in noted_files and file.partition("/")[0] not in _NO_RESULTS for file in files)
+    try:
+        return any(_is_result(file) and file not in noted_files for file in names_in(run))
+    except StoreError:  # somebody may have made what cannot be read
+        return True
+
+
+def _is_result(file: str) -> bool:
+    return file.partition("/")[0] not in _NO_RESULTS and not any(map(is_working, file.split("/")))
 
 
 def _paths(run: RunFolder) -> list[Path]:

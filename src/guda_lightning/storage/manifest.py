@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.history import Step, steps_of
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.stored import RECORD
-from guda_lightning.storage.walked import walked
+from guda_lightning.storage.walked import left_out, walked
 
 FORMAT = "guda-manifest-1"
 STATEMENT = (
@@ -57,7 +58,7 @@ def manifest_of(run: RunFolder, scores: Sequence[Mapping[str, Any]], *manifests:
 
 
 def recorded(run: RunFolder, steps: Sequence[Step], files: Sequence[str]) -> dict[str, Any]:
-    """What the records of a run folder say: data, full model, stages, seeds and models.
+    """What the records of a run folder say: data, full model, stages, seeds and models; and what is left out.
 
     Args:
         run: The run folder.
@@ -72,21 +73,23 @@ def recorded(run: RunFolder, steps: Sequence[Step], files: Sequence[str]) -> dic
         "stages": [{**step.to_json(), "data": step.data and step.data.get("data_hash")} for step in steps],
         "seeds": [seed for step in steps for seed in _seeds(step.stage, step.config or {}, "")],
         "models": dict(_models(run, files)),
+        "left_out": left_out(run),
     }
 
 
 def listed_files(run: RunFolder, *manifests: Path) -> dict[str, dict[str, Any]]:
     """Size and hash of every file of a run folder, by its path in it."""
-    return {
-        name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for name, path in files_of(run, *manifests).items()
-    }
+    found = {}
+    for name, path in files_of(run, *manifests).items():
+        with suppress(FileNotFoundError):  # a command that works there has just removed it
+            found[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    return found
 
 
 def files_of(run: RunFolder, *manifests: Path) -> dict[str, Path]:
     """The files that a manifest lists, by their path in the run folder."""
-    left_out = {path.resolve() for path in (run.manifest, *manifests)}
-    return {name: path for name, path in walked(run).items() if path.resolve() not in left_out}
+    no_part = {path.resolve() for path in (run.manifest, *manifests)}
+    return {name: path for name, path in walked(run).items() if path.resolve() not in no_part}
 
 
 def save(document: Mapping[str, Any], path: Path) -> None:
@@ -127,17 +130,16 @@ def load(path: Path) -> dict[str, Any]:
 
 def changed_files(document: Mapping[str, Any], run: RunFolder, *manifests: Path) -> list[str]:
     """Which files are no longer as a manifest lists them, one line each."""
-    there, listed = files_of(run, *manifests), document["files"]
+    there, listed = listed_files(run, *manifests), document["files"]
     problems = [f"missing: {name}" for name in listed if name not in there]
-    for name, path in there.items():
+    for name, found in there.items():
         if name not in listed:
             problems.append(f"added: {name}")
-        elif path.stat().st_size != listed[name]["bytes"]:
-            problems.append(
-                f"changed: {name}, {path.stat().st_size} bytes instead of {listed[name]['bytes']}"
-            )
-        elif (found := sha256_file(path)) != listed[name]["sha256"]:
-            problems.append(f"changed: {name}, sha256 {found[:16]} instead of {listed[name]['sha256'][:16]}")
+        elif found["bytes"] != listed[name]["bytes"]:
+            problems.append(f"changed: {name}, {found['bytes']} bytes instead of {listed[name]['bytes']}")
+        elif found["sha256"] != listed[name]["sha256"]:
+            digests = (one["sha256"][:16] for one in (found, listed[name]))
+            problems.append(f"changed: {name}, sha256 {' instead of '.join(digests)}")
     return problems
 
 

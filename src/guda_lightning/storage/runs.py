@@ -19,8 +19,8 @@ _MARKS = (
     "ensembles/*.parquet",
     "checkpoints/*",
 )
-# Folders in a run folder; nothing else of it is one.
-_FOLDERS = (
+# Folders of a run folder in which commands write.
+FOLDERS = (
     "balanced",
     "checkpoints",
     "curation",
@@ -67,7 +67,7 @@ class RunFolder:
         Raises:
             StoreError: There is one.
         """
-        for name in _FOLDERS:
+        for name in FOLDERS:
             path = self.root / name
             if path.exists() and not path.is_dir():
                 raise StoreError(

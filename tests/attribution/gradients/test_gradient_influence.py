@@ -38,6 +38,7 @@ from guda_lightning.functional.outputs import OUTPUTS
 from guda_lightning.functional.timesteps import TimestepPlan
 from guda_lightning.latent.prompts import PromptTable
 from guda_lightning.scores import ScoreRecord
+from guda_lightning.storage.written import files_below, listening
 from guda_lightning.types import Queries
 from toys import message
 
@@ -332,14 +333,17 @@ def test_ranks_share_parts(tmp_path: Path) -> None:
         def all_gather(self, value: Any) -> list[Any]:
             return [value]
 
-    for rank in (0, 1):
+    for rank in (1, 0):
 
         def of(name: str, rank: int = rank) -> dict[str, Tensor]:
             made[rank].append(name)
             return {"x": torch.ones(1)}
 
-        Parts(tmp_path, {"k": 1}).make(["a", "b", "c"], of, Fake(rank, 2))
+        with listening() as heard:
+            Parts(tmp_path, {"k": 1}).make(["a", "b", "c"], of, Fake(rank, 2))
     assert made == {0: ["a", "c"], 1: ["b"]}
+    # The first rank, which alone notes what a command wrote, knows of all.
+    assert [Path(file).stem for file in files_below(tmp_path, heard)] == ["a", "b", "c"]
     assert Parts(tmp_path, {"k": 1}).missing(["a", "b", "c", "d"]) == ["d"]
     assert Parts(tmp_path, {"k": 2}).missing(["a"]) == ["a"]
 

@@ -11,6 +11,7 @@ from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.sealed import read_tensors, write_tensors
 from guda_lightning.storage.seals import intact
+from guda_lightning.storage.written import wrote
 
 
 class Parts:
@@ -47,6 +48,8 @@ class Parts:
         for name in missing if self.folder is None else missing[ranks.rank :: ranks.count]:
             self._save(name, of(name))
         ranks.barrier()
+        if self.folder is not None:  # whichever rank it was
+            wrote(*(self._path(self.folder, name) for name in missing))
 
     def load(self, name: str) -> Mapping[str, Tensor]:
         """Read a part, on the CPU.
