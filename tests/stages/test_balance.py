@@ -133,7 +133,10 @@ def test_the_set_holds_what_leads_and_the_page_and_wandb_show_it(guided_run: Pat
     assert columns[:5] == ["group", "drawn by", "training images", "drawn", "kept"]
     assert [row[0] for row in rows] == ["3", "7"]
 
+    unfinished = guided_run / "checkpoints" / "balance-guidance"
+    (unfinished / "scores").mkdir(parents=True)  # as a kill just before the end leaves it
     again = guda(*balance(guided_run, "--least", 0))
+    assert not unfinished.exists()
     assert again == f"balance: {folder} is complete, skipped\n"
     assert files(folder) == {
         name.removeprefix("balanced/guidance/"): content

@@ -121,7 +121,10 @@ def test_halves_are_scored_once_and_shown(
         rf"^groups: {pairs}, ± [0-9]+% over 20 contents, sits on the two; 20% by chance", out, re.M
     )
     assert re.search(r"^group +samples +share +overlap ", out, re.M)
+    parts = finished_run / "groups.parts"
+    parts.mkdir()  # as a kill just before the end leaves it
     audit(finished_run, *options)
+    assert not parts.exists()
     assert capsys.readouterr().out == f"groups: {finished_run / 'groups.parquet'} is complete, skipped\n"
 
     run = runs(tmp_path)["groups"]

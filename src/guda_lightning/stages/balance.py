@@ -130,6 +130,8 @@ def balance(
             refuse_other_config(folder, config)
             refuse_damaged_folder(folder, remake(folder))
             refuse_unlike(read_groups(folder_record(folder)), least, folder)
+            if ranks.rank == 0:  # of a command that was killed just before its end
+                discard(work)
             say(f"balance: {folder} is complete, skipped")
             return folder
         refuse_foreign(folder, "guda balance", "use another --run", RECORD)

@@ -81,12 +81,13 @@ def groups(
         "missing": list(missing.lines),
     }
     made_from = sha256_json(record)
+    parts = Parts(run.audit.with_suffix(".parts"), made_from)
     with locked(run.root, run.audit):
         if run.audit.is_file() and load_frame(run.audit, COMMAND)[1].get("made_from") == made_from:
+            parts.remove()  # of a command that was killed just before its end
             say(f"groups: {run.audit} is complete, skipped")
             return run.audit
         frame, found = static(datamodule)
-        parts = Parts(run.audit.with_suffix(".parts"), made_from)
         if source is not None and base is not None:
             found |= calibrated(frame, base, datamodule, seed, missing)
             if encoded is not None:

@@ -118,7 +118,10 @@ def set_property(
     complete = ScoreTable.is_complete(path, record)
     if not complete:
         sampler(source.model, source.scheduler, steps)  # refused before anything is written
+    unfinished = run.checkpoints(f"property-{path.stem}")
     if agreed(trainer, complete, work=not complete):
+        if trainer.is_global_zero:  # of a command that was killed just before its end
+            discard(unfinished)
         say(f"property: {path} is complete, skipped")
     else:
         models: list[Callable[[], DiffusionModel]] = [lambda: source.model]
@@ -126,7 +129,7 @@ def set_property(
         sets = _Sets(
             trainer, datamodule, source, property, models, drawn.labels, num, steps, batch_size, seed
         )
-        unfinished, ranks = run.checkpoints(f"property-{path.stem}"), connected(trainer)
+        ranks = connected(trainer)
         with locked_by(ranks, run, path):
             if not of_rank_zero(ranks, lambda: ScoreTable.is_complete(path, record)):
                 values = sets.values(unfinished)
