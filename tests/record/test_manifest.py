@@ -438,3 +438,21 @@ def test_a_signature_says_nothing_of_files_that_changed(finished_run: Path, key:
     assert code == 1
     assert problems[0].startswith("changed: full/record.json, 2 bytes instead of ")
     assert problems[1].startswith("unreadable: ")
+
+
+def test_a_manifest_that_lies_elsewhere_needs_its_run(
+    finished_run: Path, tmp_path: Path, capsys: Out
+) -> None:
+    elsewhere = tmp_path / "sent"
+    elsewhere.mkdir()
+    path = elsewhere / "a.json"
+    assert main(["manifest", str(finished_run), "--output", str(path)]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: nothing says which run folder {path} is of\n"
+        f"  found:    it lies in {elsewhere}, which is no run folder\n"
+        "  expected: the run folder, as the manifest was written elsewhere\n"
+        f"  fix:      guda verify {path} --run RUN\n"
+    )
+    assert verified(capsys, path, "--run", finished_run) == (0, [])

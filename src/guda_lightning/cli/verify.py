@@ -10,7 +10,7 @@ from typing import Any
 from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
 from guda_lightning.cli.text import shown
-from guda_lightning.errors import GudaError
+from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.storage.config import differences
 from guda_lightning.storage.history import steps_of
 from guda_lightning.storage.manifest import STATEMENT, changed_files, files_of, load, recorded
@@ -36,7 +36,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     document, key = load(path), None
     if chosen.key is not None:
         key = ssh_line(public_key(user_path(chosen.key)))
-    folder = RunFolder(refuse_no_run(path.parent if chosen.run is None else chosen.run))
+    folder = RunFolder(_beside(path) if chosen.run is None else refuse_no_run(chosen.run))
     problems = violations(document, schema_of())
     signature = "the manifest is not what its schema says"
     if not problems:
@@ -48,6 +48,22 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     else:
         _print(path, folder, document, signature, problems)
     return 1 if problems else 0
+
+
+def _beside(manifest: Path) -> Path:
+    """The run folder in which a manifest lies.
+
+    Raises:
+        ConfigError: It lies elsewhere.
+    """
+    if not RunFolder(manifest.parent).exists:
+        raise ConfigError(
+            f"nothing says which run folder {manifest} is of",
+            found=f"it lies in {manifest.parent}, which is no run folder",
+            expected="the run folder, as the manifest was written elsewhere",
+            fix=f"guda verify {manifest} --run RUN",
+        )
+    return refuse_no_run(manifest.parent)
 
 
 def _signature(document: Mapping[str, Any], key: str | None) -> tuple[list[str], str]:
