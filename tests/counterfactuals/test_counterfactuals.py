@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -336,6 +337,16 @@ def test_other_things_in_the_folder_do_not_count(store: CounterfactualStore) -> 
     (store.root / "notes").mkdir()
     (store.root / "README.md").touch()
     assert [record.key for record in store.records()] == [KEY]
+
+
+def test_the_search_for_cycles_goes_on_after_records_were_read(store: CounterfactualStore) -> None:
+    folder = store.save(weights(), RECORD)
+    store.records()
+    assert gc.isenabled()
+    (folder / "record.json").write_text("{}")
+    with pytest.raises(StoreError):
+        store.records()
+    assert gc.isenabled()
 
 
 # interruptions, races and full disks, with real processes

@@ -8,7 +8,7 @@ from typing import Any
 
 from guda_lightning.counterfactuals.record import RETRAIN, CounterfactualKey
 from guda_lightning.storage.files import canonical_json
-from guda_lightning.storage.stored import WeightsRecord
+from guda_lightning.storage.weights_record import WeightsRecord
 
 
 def described(key: CounterfactualKey) -> str:

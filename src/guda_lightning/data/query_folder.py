@@ -21,7 +21,7 @@ from guda_lightning.storage.files import read_json
 from guda_lightning.storage.paths import refuse_missing_queries, user_path
 from guda_lightning.storage.sealed import remake
 from guda_lightning.storage.seals import SEALS, refuse_damaged_folder
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 from guda_lightning.types import Queries
 
 _EXAMPLE = '{"file_name": "1.png", "label": 3}'

@@ -27,7 +27,7 @@ from guda_lightning.posteriors.windows import fit_windows, windows_for
 from guda_lightning.progress_bar import progress_bar
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.provenance import Provenance
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 
 if TYPE_CHECKING:
     from typing_extensions import Self
