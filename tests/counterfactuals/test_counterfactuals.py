@@ -491,6 +491,21 @@ def test_select_names_what_is_there(store: CounterfactualStore) -> None:
         store.select("retrian", 0, groups=["0"])
 
 
+@pytest.mark.parametrize("there", ["an empty store", "those of retrack"])
+def test_an_operator_that_is_a_preset_of_attribute_is_answered_with_its_file(
+    store: CounterfactualStore, there: str
+) -> None:
+    if there == "those of retrack":
+        fill(store, "0")
+    problem = f"no counterfactual in {store.root} " + ("fits" if "empty" in there else "was made by das")
+    wanted = "operator das" + (", seed 0" if "empty" in there else "")
+    fix = "pass -c attribute/das.yaml instead of --operator das"
+    with pytest.raises(StoreError, match=message(problem, there, wanted, fix)):
+        store.select("das", 0)
+    with pytest.raises(StoreError, match=r"run guda unlearn$"):  # elbo.yaml says how counterfactuals score
+        store.select("elbo", 0)
+
+
 def test_select_refuses_to_mix_hyper_parameters(store: CounterfactualStore) -> None:
     other = {"lr": 3e-4, "objective": {"class": "ReTrack", "weight": 0.03, "cap": 1}}
     fill(store, "01")

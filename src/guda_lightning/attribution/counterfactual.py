@@ -11,7 +11,6 @@ from guda_lightning.attribution.elbo import FittedELBOAttributor, likelihood, sc
 from guda_lightning.attribution.guidance import FittedGuidance
 from guda_lightning.attribution.networks import FittedNetworks
 from guda_lightning.counterfactuals import CounterfactualStore
-from guda_lightning.counterfactuals.messages import command
 from guda_lightning.counterfactuals.selection import several_operators, unknown_operator
 from guda_lightning.data.group_names import GroupNames
 from guda_lightning.posteriors import GUIDANCE, KINDS, PosteriorStore, open_posterior
@@ -139,7 +138,7 @@ def kind_of(store: CounterfactualStore, operator: str | None) -> str | None:
     kinds, networks = PosteriorStore(store.root).methods(), store.operators()
     if operator is not None:
         if kinds and operator not in networks:
-            raise unknown_operator(store.root, operator, [*kinds, *networks], command(operator, None, 0))
+            raise unknown_operator(store.root, operator, [*kinds, *networks])
         return None
     if len(kinds) + len(networks) > 1 and kinds:
         raise several_operators(store.root, [*kinds, *networks])
