@@ -122,6 +122,15 @@ def no_number(option: str, found: str, kind: str = "finite number") -> str:
             2**63,
             out_of_range("seed", 2**63, "-2**63 <= number < 2**63"),
         ),
+        *(
+            (name, option, 10**12, out_of_range(option, 10**12, f"{option.rpartition('.')[2]} <= {most}"))
+            for name, option, most in (
+                ("fit", "data.init_args.batch_size", "1e+07"),
+                ("fit", "data.init_args.image_size", "65536"),
+                ("attribute", "scoring.batch_size", "1e+07"),
+                ("sample", "batch_size", "1e+07"),
+            )
+        ),
         ("fit", LR, 0, out_of_range(LR, "0.0", "lr > 0")),
         ("fit", LR, -1, out_of_range(LR, "-1.0", "lr > 0")),
         ("fit", LR, ".nan", no_number(LR, "nan")),
