@@ -35,7 +35,7 @@ class Selection:
         Raises:
             StoreError: None fits, some are missing, or several operators or sets of hyper-parameters fit.
         """
-        operator = operator or self._only_operator()
+        operator = operator or self.only_operator()
         fitting = self._fitting(operator)
         if len({record.hparams_hash for record in fitting}) > 1:
             raise StoreError(
@@ -55,7 +55,12 @@ class Selection:
             )
         return {group: keys[group] for group in (self.groups or sorted(keys))}
 
-    def _only_operator(self) -> str:
+    def only_operator(self) -> str:
+        """The operator of all counterfactuals.
+
+        Raises:
+            StoreError: There are none, or several operators.
+        """
         operators = sorted({record.operator for record in self.records})
         if not operators:
             raise StoreError(
@@ -117,7 +122,7 @@ def unknown_operator(
     correction = f"use {meant[0]}" if meant else "correct the operator"
     return StoreError(
         f"no counterfactual in {root} was made by {operator}",
-        found=f"those of {', '.join(operators)}",
+        found=f"those of {', '.join(operators)}" if operators else "an empty store",
         expected=f"operator {operator}",
         fix=preset(operator) or f"{correction}, or {command(operator, groups, seed)}",
     )

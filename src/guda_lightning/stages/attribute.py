@@ -20,7 +20,7 @@ from guda_lightning.attribution import (
 from guda_lightning.attribution.chunks import ChunkedTable, StreamedQueries
 from guda_lightning.attribution.screening import Screen
 from guda_lightning.counterfactuals import SUBSETS, CounterfactualKey
-from guda_lightning.data import GroupDataModule, QueryFolder
+from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.distributed.ranks import Ranks
@@ -145,6 +145,7 @@ def attribute(
         The score tables, one a seed.
     """
     refuse_making(screen, objective, trainer.world_size)
+    listed = trainer.listed_queries(queries, resize, full)
     seeds, true = chosen_seeds(seed or 0, "--seed"), None
     attributors: list[Attributor] = []
     if attributor is not None:
@@ -163,6 +164,7 @@ def attribute(
 
         kinds = (operator, hparams) if objective is None else (None, None)
         true = TrueScores(trainer.run_folder.store, *kinds, seeds, scoring, make if objective else None)
+        true.refuse_unknown()
     else:
         chosen = chosen_coalitions(datamodule.grouping, groups, subsets, kept)
         name = name or (None if subsets is None else SUBSETS)
@@ -171,8 +173,7 @@ def attribute(
             for one in seeds
         ]
     run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
-    folder = QueryFolder(trainer.query_path(queries), datamodule.image_shape, resize=resize)
-    streamed = StreamedQueries(folder, datamodule, source.model.conditional)
+    streamed = StreamedQueries(listed.of_shape(datamodule.image_shape), datamodule, source.model.conditional)
     context = AttributionContext(source, datamodule, store=run.store, cache=run.errors, features=run.features)
     meter = Meter(trainer.strategy.root_device, trainer.world_size)
     request = _Request(streamed, queries, name, context, scoring.batch_size, weighting, meter)

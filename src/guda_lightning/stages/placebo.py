@@ -15,7 +15,7 @@ from guda_lightning.attribution import (
     CounterfactualAttributor,
     FittedAttributor,
 )
-from guda_lightning.data import GroupDataModule, load_queries, near_duplicates
+from guda_lightning.data import GroupDataModule, near_duplicates
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.errors import ConfigError, StoreError
@@ -115,8 +115,9 @@ def placebo(
         why="partitions are made, scored and thrown away one after the other",
         fix="pass --trainer.devices 1 --trainer.num_nodes 1",
     )
+    listed = trainer.listed_queries(queries, resize, full)
     run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
-    requested = load_queries(trainer.query_path(queries), datamodule.image_shape, resize=resize)
+    requested = listed.of_shape(datamodule.image_shape).load()
     encoded = datamodule.as_queries(requested, source.model.conditional)
     maker: Unlearner | PosteriorMaker | None = None
     if posterior is not None:
