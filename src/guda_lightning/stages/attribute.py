@@ -66,6 +66,7 @@ class _Request:
     queries: StreamedQueries
     path: Path | None
     name: str | None
+    hparams: str | None
     context: AttributionContext
     batch_size: int
     weighting: Weighting
@@ -125,7 +126,8 @@ def attribute(
         kept: Share of the groups that stay in subsets that are drawn.
         seed: Seeds that the counterfactuals were made with, such as ``0,1,2``: one table each;
             0 if left out.
-        hparams: Start of the hash of their hyper-parameters, where the store holds several kinds.
+        hparams: Start of the hash of their hyper-parameters, where the store holds several kinds. Where a
+            table of others is there already, the name of the table gets that hash.
         resize: Whether to resize queries of another size than the training images.
         full: The full model: a diffusers folder or a Lightning checkpoint; RUN/full if left out.
         attributor: Another attributor than the counterfactuals of RUN/store, such as PixelSimilarity.
@@ -176,7 +178,7 @@ def attribute(
     streamed = StreamedQueries(listed.of_shape(datamodule.image_shape), datamodule, source.model.conditional)
     context = AttributionContext(source, datamodule, store=run.store, cache=run.errors, features=run.features)
     meter = Meter(trainer.strategy.root_device, trainer.world_size)
-    request = _Request(streamed, queries, name, context, scoring.batch_size, weighting, meter)
+    request = _Request(streamed, queries, name, hparams, context, scoring.batch_size, weighting, meter)
     paths = _score_all(trainer, attributors, request)
     if true is None:
         return paths
@@ -231,7 +233,7 @@ def _score_alone(
     ranks, run = request.context.execution.ranks, trainer.run_folder
     parts = run.parts_of(path)
     table = ranks.broadcast(ChunkedTable.of(attributor, request.queries, parts))
-    path = ranks.broadcast(table_about(path, request.path, table.record))
+    path = ranks.broadcast(table_about(path, request.path, table.record, request.hparams))
     judging = Judging.of(attributor, request.queries.data)
     if ranks.broadcast(ScoreTable.is_complete(path, table.record)):
         if judging is not None and not ranks.broadcast(judging.done(path)):

@@ -120,6 +120,7 @@ def placebo(
     requested = listed.of_shape(datamodule.image_shape).load()
     encoded = datamodule.as_queries(requested, source.model.conditional)
     maker: Unlearner | PosteriorMaker | None = None
+    hparams: str | None = None
     if posterior is not None:
         maker = posterior_maker(posterior, trainer, source, datamodule, classifier or ClassifierPlan(), seed)
     elif attributor is None:
@@ -134,7 +135,7 @@ def placebo(
     real = attributor.fit(context)
     _refuse_missing_groups(real, datamodule)
     path = table_of(run, real.method, real.seed, queries, name)
-    path = table_about(path, queries, real.record(encoded))
+    path = table_about(path, queries, real.record(encoded), hparams)
     observed = _scored(path, real, encoded)
     repeated = Partitions(
         count=partitions,
