@@ -92,7 +92,7 @@ class CounterfactualAttributor(Attributor):
             expect=context.provenance,
             device=context.execution.device,
         )
-        known, identity = posterior.groups, record.weights_hash
+        known, identity, sized = posterior.groups, record.weights_hash, posterior.sized and record.is_settled
         groups = scored_groups(context, self.groups, sorted(known))
         hashes = {group: sha256_json([kind, context.full.hash, identity, group]) for group in groups}
         coalitions = list(map(GroupNames(known).coalition, groups))
@@ -102,7 +102,7 @@ class CounterfactualAttributor(Attributor):
             seed=self.seed,
             context=context,
             scoring=self.scoring,
-            details=likelihood(hashes, record.hparams_hash, identity, sized=posterior.sized),
+            details=likelihood(hashes, record.hparams_hash, identity, sized=sized),
             input_shape=record.input_shape,
             posterior=posterior,
             removed=posterior.removed(coalitions),

@@ -287,7 +287,13 @@ class MixtureMaker(PosteriorMaker):
 
     def make(self) -> PosteriorRecord:
         """Store the weights, and which posteriors they are of."""
-        return self._kept(clocks(), levels=self._levels(), members=self._members())
+        learnt = [one.last_quarter for one in self._records() if one.last_quarter is not None]
+        return self._kept(
+            clocks(),
+            levels=self._levels(),
+            members=self._members(),
+            last_quarter=max(learnt, default=None),
+        )
 
     def elsewhere(self, data: GroupDataModule, store: Path) -> Self:
         """See ``PosteriorMaker.elsewhere``: with all its members."""
