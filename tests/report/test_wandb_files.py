@@ -237,7 +237,8 @@ def test_a_validation_says_what_it_drew_and_from_which_store(
         "headline": written["attribute retrack-0"].config["attribution/standing"]["headline"],
         "size": "No size claimed, order only: share of the query's total, %. The size of retrack's scores "
         "is not known: it grows with the strength of unlearning, and guda evaluate --calibrate measures it "
-        "where some groups were retrained.",
+        "where some groups were retrained. The total is the sum over the groups of this table, without "
+        "signs.",
     }
     _, groups, _ = written["validate"].table("influence/groups")
     verdicts = ScoreTable.load_verdicts(folder / "toy" / "scores" / "retrack-0.parquet")
