@@ -15,7 +15,7 @@ from guda_lightning.data import Digits, GroupDataModule
 from guda_lightning.storage.files import canonical_json
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 from guda_lightning.storage.yardsticks import Yardstick, place, shipped
 
 IMAGES = {

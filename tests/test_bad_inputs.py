@@ -20,10 +20,11 @@ from torch import nn
 
 from guda_lightning.cli.main import main
 from guda_lightning.cli.reasons import explained
-from guda_lightning.data import Grouping
+from guda_lightning.data import GroupDataModule, Grouping
 from guda_lightning.diffusion import DiffusionModule, bounds
 from guda_lightning.diffusion.saved import open_full, open_schedule
 from guda_lightning.errors import ConfigError, GroupError, StoreError
+from guda_lightning.makers.layout import Layout
 from guda_lightning.stages.choices import at_least_one, chosen_groups
 from toys import tiny_unet
 
@@ -121,6 +122,15 @@ def no_number(option: str, found: str, kind: str = "finite number") -> str:
             "seed",
             2**63,
             out_of_range("seed", 2**63, "-2**63 <= number < 2**63"),
+        ),
+        *(
+            (name, option, 10**12, out_of_range(option, 10**12, f"{option.rpartition('.')[2]} <= {most}"))
+            for name, option, most in (
+                ("fit", "data.init_args.batch_size", "1e+07"),
+                ("fit", "data.init_args.image_size", "65536"),
+                ("attribute", "scoring.batch_size", "1e+07"),
+                ("sample", "batch_size", "1e+07"),
+            )
         ),
         ("fit", LR, 0, out_of_range(LR, "0.0", "lr > 0")),
         ("fit", LR, -1, out_of_range(LR, "-1.0", "lr > 0")),
@@ -665,6 +675,70 @@ def test_a_plan_that_no_schedule_has(
         found,
         "1 to 48 strata, at least 1 draw, and 2 evaluations for a standard error",
         "choose 2 to 48 strata, or a grid of that many timesteps",
+    )
+
+
+@pytest.mark.parametrize("screen", ["similarity:4", "retrack:4"])
+def test_a_screen_for_an_operator_that_has_made_nothing(
+    screen: str, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(finished_run / "scores")
+    words = ("--screen", screen, "--operator", "das", "--run", finished_run)
+    assert refused(capsys, *stage("attribute", *words)) == said(
+        f"no counterfactual in {finished_run / 'store'} was made by das",
+        "those of retrack",
+        "operator das",
+        "pass -c attribute/das.yaml instead of --operator das",
+    )
+    assert not (finished_run / "scores").exists()  # not those of the screen either
+
+
+def test_a_screen_for_an_empty_store(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(finished_run / "store")
+    shutil.rmtree(finished_run / "scores")
+    assert refused(capsys, *stage("attribute", "--screen", "similarity:4", "--run", finished_run)) == said(
+        f"there are no counterfactuals in {finished_run / 'store'}",
+        "no such folder",
+        "one counterfactual for each group",
+        "run guda unlearn",
+    )
+    assert not (finished_run / "scores").exists()
+
+
+def test_queries_that_are_none_before_anything_is_trained_for_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "given").mkdir()
+    words = ("-c", CONF / "digits.yaml", "--run", tmp_path / "run", "--queries", tmp_path / "given")
+    assert refused(capsys, "run", *words) == said(
+        f"the folder {tmp_path / 'given'} has no images",
+        "no file",
+        "at least one image",
+        "correct the path, or convert the images",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["attribute", "placebo", "groups"])
+def test_queries_that_do_not_exist(name: str, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = finished_run / "gone.png"
+    assert refused(capsys, *stage(name, "--queries", gone, "--run", finished_run)) == said(
+        "there are no queries",
+        f"nothing at {gone}",
+        "an image file or a folder of images",
+        "correct the path",
+    )
+
+
+@pytest.mark.parametrize("name", ["attribute", "placebo"])
+def test_queries_that_are_none_before_data_and_model_are_read(
+    name: str, finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(GroupDataModule, "inputs")
+    monkeypatch.delattr(Layout, "open")
+    (finished_run / "given").mkdir()
+    assert "has no images" in refused(
+        capsys, *stage(name, "--queries", finished_run / "given", "--run", finished_run)
     )
 
 

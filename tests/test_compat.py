@@ -6,6 +6,7 @@ import argparse
 import ast
 from pathlib import Path
 
+import pytest
 import pytorch_lightning.loggers
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -13,6 +14,7 @@ from diffusers.configuration_utils import register_to_config
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelSummary
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -40,6 +42,17 @@ def test_options_and_their_groups() -> None:
             "usage: tool [--run RUN] [--steps STEPS]\n\nmine:\n  --run RUN  where (default: null)\n"
         )
     assert parser.format_help() == before
+
+
+def test_deprecations_of_jsonargparse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "all")  # each, and not the first of a process
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_argument("--run")
+    parser.add_argument("--steps", type=int)
+    with pytest.raises(DeprecationWarning, match="Abbreviated options"):
+        parser.instantiate_classes(parser.parse_args(["--ru", "here"]))
+    with compat.no_deprecations():
+        assert parser.instantiate_classes(parser.parse_args(["--ru", "here"])).run == "here"
 
 
 def test_strategies(tmp_path: Path) -> None:

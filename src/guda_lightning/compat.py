@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,19 @@ def imports_class_path() -> bool:
             return False
         frame = frame.f_back
     return False
+
+
+@contextmanager
+def no_deprecations() -> Iterator[None]:
+    """No warnings of what jsonargparse 5 will change: Lightning 2.6 relies on it, which no user can mend.
+
+    They are hidden unless somebody asks for warnings, as ``PYTHONWARNINGS=error`` does.
+    """
+    from jsonargparse._deprecated import JsonargparseDeprecationWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", JsonargparseDeprecationWarning)
+        yield
 
 
 # torch 2.13.

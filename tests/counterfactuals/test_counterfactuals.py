@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -338,6 +339,16 @@ def test_other_things_in_the_folder_do_not_count(store: CounterfactualStore) -> 
     assert [record.key for record in store.records()] == [KEY]
 
 
+def test_the_search_for_cycles_goes_on_after_records_were_read(store: CounterfactualStore) -> None:
+    folder = store.save(weights(), RECORD)
+    store.records()
+    assert gc.isenabled()
+    (folder / "record.json").write_text("{}")
+    with pytest.raises(StoreError):
+        store.records()
+    assert gc.isenabled()
+
+
 # interruptions, races and full disks, with real processes
 
 
@@ -478,6 +489,21 @@ def test_select_names_what_is_there(store: CounterfactualStore) -> None:
     )
     with pytest.raises(StoreError, match=expected):
         store.select("retrian", 0, groups=["0"])
+
+
+@pytest.mark.parametrize("there", ["an empty store", "those of retrack"])
+def test_an_operator_that_is_a_preset_of_attribute_is_answered_with_its_file(
+    store: CounterfactualStore, there: str
+) -> None:
+    if there == "those of retrack":
+        fill(store, "0")
+    problem = f"no counterfactual in {store.root} " + ("fits" if "empty" in there else "was made by das")
+    wanted = "operator das" + (", seed 0" if "empty" in there else "")
+    fix = "pass -c attribute/das.yaml instead of --operator das"
+    with pytest.raises(StoreError, match=message(problem, there, wanted, fix)):
+        store.select("das", 0)
+    with pytest.raises(StoreError, match=r"run guda unlearn$"):  # elbo.yaml says how counterfactuals score
+        store.select("elbo", 0)
 
 
 def test_select_refuses_to_mix_hyper_parameters(store: CounterfactualStore) -> None:

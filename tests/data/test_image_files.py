@@ -18,6 +18,7 @@ from guda_lightning.data import (
     PromptedFolder,
     QueryFolder,
     Styled,
+    image_files,
     read_prompts,
 )
 from guda_lightning.errors import ConfigError, DataError, GudaError, QueryError
@@ -324,3 +325,15 @@ def test_a_command_tells_what_it_does_to_images_once(
     assert told.count(ignored) == told.count(blended) == 1
     both = f"{queries}: ignored 1 file that is no image: 1 caption or metadata file (notes.txt)"
     assert told.count(both) == 1
+
+
+def test_a_folder_that_is_full_of_other_things_is_not_walked_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/1.xyz", "a/2.xyz", "b/1.xyz", "b/2.xyz", "c/1.xyz", "c/2.xyz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no picture")
+    monkeypatch.setattr(image_files, "_ENOUGH", 3)
+    with pytest.raises(QueryError, match=r" has more than 3 files that cannot be used\n") as refused:
+        QueryFolder(tmp_path, SHAPE)
+    assert len({name.split("/")[0] for name in str(refused.value).split("'")[1::2]}) == 2

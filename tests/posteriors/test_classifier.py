@@ -32,7 +32,7 @@ from guda_lightning.posteriors.network import NoisyClassifier
 from guda_lightning.posteriors.tempering import temper
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.provenance import Provenance
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 from toys import GROUPS, message, quiet_trainer, shades
 
 SCHEDULE = noise_schedule(DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2"))

@@ -38,6 +38,27 @@ def test_training_ends_after_enough_tests_without_a_lower_loss() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("losses", "start", "share"),
+    [
+        ((3.0, 2.5, 2.0, 1.5), 4.0, 0.2),
+        ((3.0, 1.5, 2.0, 1.75), 4.0, 0.0),  # what was worse than the kept step is forgotten
+        ((3.0,), 4.0, 1.0),
+        ((5.0, 4.5), 4.0, 1.0),  # nothing was learnt
+        ((), 4.0, None),
+    ],
+)
+def test_how_much_of_it_was_learnt_in_the_last_quarter(
+    losses: tuple[float, ...], start: float, share: float | None
+) -> None:
+    stopping, trainer = HeldOutStopping(patience=9), SimpleNamespace(should_stop=False, current_epoch=0)
+    for trainer.global_step, loss in zip(range(10, 70, 10), losses, strict=False):
+        stopping.tested(cast(Any, trainer), loss)
+    again = HeldOutStopping(patience=9)
+    again.load_state_dict(stopping.state_dict())
+    assert again.last_quarter(start) == share
+
+
 def test_what_is_learnt_by_heart_is_not_kept(tmp_path: Path) -> None:
     data = shades(per_group=12)
     plan = ClassifierPlan(channels=(), width=32, steps=2000, patience=2, batch_size=24, held_out=0.3)

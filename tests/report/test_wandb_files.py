@@ -232,6 +232,19 @@ def test_a_validation_says_what_it_drew_and_from_which_store(
     told = ("method", "queries", "validation_samples", "query_seed", "store")
     assert [made[name] for name in told] == ["retrack", 4, 6, 0, str(folder / "toy" / "store")]
     assert made["store_hash"] == written["attribute retrack-0"].config["store_hash"]
+    assert made["standing"] == {
+        "level": "untested",
+        "headline": written["attribute retrack-0"].config["attribution/standing"]["headline"],
+        "size": "No size claimed, order only: share of the query's total, %. The size of retrack's scores "
+        "is not known: it grows with the strength of unlearning, and guda evaluate --calibrate measures it "
+        "where some groups were retrained. The total is the sum over the groups of this table, without "
+        "signs.",
+    }
+    _, groups, _ = written["validate"].table("influence/groups")
+    verdicts = ScoreTable.load_verdicts(folder / "toy" / "scores" / "retrack-0.parquet")
+    assert {row[0]: tuple(row[4:6]) for row in groups} == {
+        group: (verdict.grade, verdict.reason) for group, verdict in verdicts.items()
+    }
     columns, rows, _ = written["validate"].table("influence/scores")
     assert (set(columns), len(rows)) == (set(TITLES), 4)  # groups in the order of the store
     assert [row[2] for row in rows] == [str(int(row[0]) // 16) for row in rows]  # numbers of the labels

@@ -276,6 +276,8 @@ def test_the_text_says_what_the_bar_can_tell_and_how_many_stand_in(
     assert lines[0].endswith(f" Intervals are those of 95 % over draws. {bar}")
     left_out = 20 + 1 - sum(kept)
     assert lines[2] == f"{left_out} images that lead with another group are left out; {stand_in} for them."
+    short = "Fewer than 10 images are kept, as too few that were drawn lead with the group: a (9)."
+    assert lines[3:] == ([short] if sum(kept) < 20 else [])
 
 
 def test_too_few_that_lead_are_refused(tmp_path: Path) -> None:

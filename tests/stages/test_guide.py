@@ -80,6 +80,8 @@ def test_guidance_is_made_in_parts_and_scores_all_groups(
     ]
     for level in (kernel.levels[0], kernel.levels[-1]):  # those between are in the record
         assert f"t {level['first']:>4}-{level['last']:<4} window {level['window']}" in out
+    assert "still learning: 100% of what it learnt came in the last quarter of its steps" in out
+    assert not mixture.is_settled
     assert store.methods() == ["guidance"]  # its parts are no methods of their own
     assert not (finished_run / "checkpoints").exists() or not list((finished_run / "checkpoints").iterdir())
 
@@ -91,6 +93,7 @@ def test_guidance_is_made_in_parts_and_scores_all_groups(
     assert table.methods == ("guidance",)
     assert table.groups == tuple(map(str, range(10)))
     assert table.record.details.hparams_hash == mixture.hparams_hash
+    assert not table.record.details.sized  # by classifiers that were still learning
     assert table.select(weighting="elbo").matrix().abs().max() > 0
 
     shutil.rmtree(store.path(kernel.key))

@@ -91,6 +91,8 @@ def stated(file: str, program: str) -> list[str]:
     return [str(EXAMPLES / word) if word == file else word for word in line.removeprefix(program).split()]
 
 
+# Lightning 2.6 with jsonargparse 4.49 and later.
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
 def test_a_command_line_that_is_not_ours(example: Any, tmp_path: Path) -> None:
     """Its own ``fit``, our ``guide`` of what that saved, its own ``validate`` with the callback."""
     example("my_pictures").draw_pictures(Path("pictures"))

@@ -11,7 +11,6 @@ from guda_lightning.attribution.elbo import FittedELBOAttributor, likelihood, sc
 from guda_lightning.attribution.guidance import FittedGuidance
 from guda_lightning.attribution.networks import FittedNetworks
 from guda_lightning.counterfactuals import CounterfactualStore
-from guda_lightning.counterfactuals.messages import command
 from guda_lightning.counterfactuals.selection import several_operators, unknown_operator
 from guda_lightning.data.group_names import GroupNames
 from guda_lightning.posteriors import GUIDANCE, KINDS, PosteriorStore, open_posterior
@@ -93,7 +92,7 @@ class CounterfactualAttributor(Attributor):
             expect=context.provenance,
             device=context.execution.device,
         )
-        known, identity = posterior.groups, record.weights_hash
+        known, identity, sized = posterior.groups, record.weights_hash, posterior.sized and record.is_settled
         groups = scored_groups(context, self.groups, sorted(known))
         hashes = {group: sha256_json([kind, context.full.hash, identity, group]) for group in groups}
         coalitions = list(map(GroupNames(known).coalition, groups))
@@ -103,7 +102,7 @@ class CounterfactualAttributor(Attributor):
             seed=self.seed,
             context=context,
             scoring=self.scoring,
-            details=likelihood(hashes, record.hparams_hash, identity, sized=posterior.sized),
+            details=likelihood(hashes, record.hparams_hash, identity, sized=sized),
             input_shape=record.input_shape,
             posterior=posterior,
             removed=posterior.removed(coalitions),
@@ -139,7 +138,7 @@ def kind_of(store: CounterfactualStore, operator: str | None) -> str | None:
     kinds, networks = PosteriorStore(store.root).methods(), store.operators()
     if operator is not None:
         if kinds and operator not in networks:
-            raise unknown_operator(store.root, operator, [*kinds, *networks], command(operator, None, 0))
+            raise unknown_operator(store.root, operator, [*kinds, *networks])
         return None
     if len(kinds) + len(networks) > 1 and kinds:
         raise several_operators(store.root, [*kinds, *networks])

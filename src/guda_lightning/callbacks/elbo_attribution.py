@@ -293,7 +293,6 @@ class ELBOAttributionCallback(Callback):
             made: dict[str, Any] = {"query_seed": seed}
             if count is not None:
                 made["validation_samples"] = count
-            if not isinstance(pl_module, UnlearnModule):
-                made["store"] = str(self._store)
+            store = None if isinstance(pl_module, UnlearnModule) else self._store
             curves = self.history or curves_of(self._attributor)
-            log_influence(trainer, table, scored, curves, self._prefix, made)
+            log_influence(trainer, table, scored, curves, self._prefix, made, store)

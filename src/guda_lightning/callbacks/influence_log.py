@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from guda_lightning.attribution import FittedAttributor
 from guda_lightning.attribution.networks import FittedNetworks
+from guda_lightning.callbacks.known_worth import standing_in, with_verdicts
 from guda_lightning.callbacks.our_data import data_of, grouping_of
 from guda_lightning.callbacks.query_counts import drawn_text, most_text
 from guda_lightning.data.gathering import Collected
@@ -67,6 +69,7 @@ def log_influence(
     curves: Sequence[Mapping[str, Any]],
     prefix: str,
     made: Mapping[str, Any],
+    store: Path | None,
 ) -> None:
     """Log scores to the loggers of a trainer that show tables or pictures, and to W&B how they were made.
 
@@ -77,13 +80,14 @@ def log_influence(
         curves: Rows ``group, step, own, other``.
         prefix: Before every key, and of the run's configuration.
         made: What the configuration says besides what the table does.
+        store: Of the counterfactuals; None where the scores are those of a student.
     """
     if not sinks_of(trainer.loggers):
         return
     data = data_of(trainer)
     images = scored.images if data is None else data.pictures(scored.images)
     shown = Attribution(
-        table=table,
+        table=table if store is None else with_verdicts(table, store),
         queries=Queries(scored.ids, images),
         groups=scored.groups,
         titles=scored.titles,
@@ -91,5 +95,6 @@ def log_influence(
     )
     # Inside fit, Lightning files a validation's scalars under the batch that has just been stepped.
     log_attribution(trainer.loggers, shown, prefix, step=trainer.global_step - (trainer.state.fn == "fit"))
+    said = {**made, "standing": standing_in(table, store), **({} if store is None else {"store": str(store)})}
     for logger in wandb_loggers(trainer.loggers):  # others would take this for the module's
-        logger.log_hyperparams({prefix: {**shown.config(), **made}})
+        logger.log_hyperparams({prefix: {**shown.config(), **said}})

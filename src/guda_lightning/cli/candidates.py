@@ -17,7 +17,7 @@ from guda_lightning.cli.options import heads, options_of, trainer_options
 from guda_lightning.errors import GudaError
 from guda_lightning.storage.files import read_json
 from guda_lightning.storage.runs import RunFolder
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 from guda_lightning.storage.yardsticks import shipped as yardsticks
 
 _FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w.]*")

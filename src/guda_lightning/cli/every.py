@@ -37,6 +37,8 @@ def run(command: Command, arguments: Sequence[str]) -> int:
         del parsed["guide"]
     else:
         _refuse_unguidable(parsed["guide"])
+    if chosen.queries is not None:
+        _refuse_unreadable(chosen.queries)
     made: list[PosteriorKey | CounterfactualKey] = []
     tables: list[Path] = []
     for name in list(parsed):
@@ -72,6 +74,17 @@ def _refuse_unguidable(guide: StageCLI) -> None:
 
     data = guide.section("data")
     refuse_determined(torch.from_numpy(data.grouping.atoms()[1]), data.labels)
+
+
+def _refuse_unreadable(queries: str) -> None:
+    """Refuse a folder that holds no queries, or what is none, before a model is trained for them.
+
+    Raises:
+        QueryError: It does, or the first of them cannot be read.
+    """
+    from guda_lightning.data.query_folder import picture_shape  # with torch
+
+    picture_shape(queries)
 
 
 def _score(cli: StageCLI, made: Sequence[PosteriorKey | CounterfactualKey]) -> list[Path]:

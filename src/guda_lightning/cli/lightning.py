@@ -66,7 +66,7 @@ class StageCLI(LightningCLI):
         # Interpolation such as ${run} across several files and flags.
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
         set_dumper("omegaconf+", dumped)  # values take the way through YAML wherever there is a ${run}
-        with warnings.catch_warnings():
+        with compat.no_deprecations():
             # main(args) is meant for Python, too.
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             super().__init__(
@@ -160,7 +160,7 @@ class StageCLI(LightningCLI):
 
     def _build(self) -> None:
         try:
-            with bounded():
+            with bounded(), compat.no_deprecations():
                 super().instantiate_classes()
         except Exception as error:
             raise not_built(error, f"guda {self.stage.name}") from None
@@ -178,7 +178,7 @@ class StageCLI(LightningCLI):
 
     def section(self, name: str) -> Any:
         """What one section of the configuration names, built by itself and anew: ``model`` or ``data``."""
-        with bounded():
+        with bounded(), compat.no_deprecations():
             return self.parser.instantiate_classes(Namespace({name: self.config[name].clone()}))[name]
 
     def _noted(self) -> Step | None:

@@ -8,15 +8,17 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from guda_lightning.diffusion.bounds import refuse_counts
+from guda_lightning.diffusion.bounds import COUNTS, refuse_counts
 from guda_lightning.errors import ConfigError, check_range
 
 _OURS = __name__.partition(".")[0]
 _LARGEST = 2**63  # what a tensor, a table and a generator hold
+# Of arguments of classes of guda; the least is with each class.
+_MOST = {"batch_size": 10_000_000, "encode_batch_size": 10_000_000, "image_size": COUNTS["sample_size"][1]}
 
 
 def refuse_numbers(config: Namespace) -> None:
-    """Refuse what is no number, does not fit into 64 bits, or is no seed, rate or count of layers.
+    """Refuse what is no number, does not fit into 64 bits, or is no seed, rate, size or count of layers.
 
     What a number of another library means is not known beyond that.
 
@@ -37,6 +39,8 @@ def refuse_numbers(config: Namespace) -> None:
             check_range(path, value, ge=0, lt=_LARGEST, expected=f"0 <= {name} < 2**63", fix=fix)
         elif name == "lr" and ".optimizer." in f".{path}":
             check_range(path, value, gt=0, fix=fix)
+        elif ours and name in _MOST:
+            check_range(path, value, le=_MOST[name], fix=fix)
         elif owner == "diffusers":
             refuse_counts({name: value}, path.removesuffix(name))
 

@@ -158,7 +158,7 @@ def _refuse_paths(stage: Stage, inputs: Inputs, before: Collection[str]) -> None
         queries = None
     if run is not None and full is not None and "fit" in before and _is_inside(full, run):
         full = None
-    if stage.name in ("attribute", "placebo") and queries is not None:
+    if stage.name in ("attribute", "placebo", "groups") and queries is not None:
         refuse_missing_queries(queries)
     if stage.needs_data and full is not None:
         refuse_missing_full(full)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 from guda_lightning.counterfactuals.record import RETRAIN, CounterfactualKey
 from guda_lightning.storage.files import canonical_json
-from guda_lightning.storage.stored import WeightsRecord
+from guda_lightning.storage.weights_record import WeightsRecord
 
 
 def described(key: CounterfactualKey) -> str:
@@ -22,6 +23,15 @@ def command(operator: str, groups: Sequence[str] | None, seed: int) -> str:
     options = [f"--groups {shlex.quote(','.join(groups))}"] if groups else []
     options += [f"{option} {seed}"] if seed else []
     return f"run guda {stage}" + (f" with {' '.join(options)}" if options else "")
+
+
+def preset(operator: str) -> str | None:
+    """What to do where an operator is called as a configuration of an attributor; None: none is called so."""
+    folder = resources.files("guda_lightning.configs") / "attribute"
+    for file in folder.iterdir():
+        if file.name == f"{operator}.yaml" and "\nattributor:" in f"\n{file.read_text('utf-8')}":
+            return f"pass -c attribute/{file.name} instead of --operator {operator}"
+    return None
 
 
 def described_hparams(records: Sequence[WeightsRecord]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from guda_lightning.errors import ConfigError
 from guda_lightning.storage.files import sha256_json, slug
-from guda_lightning.storage.stored import WeightsRecord
+from guda_lightning.storage.weights_record import WeightsRecord
 from guda_lightning.types import JOINT
 
 RETRAIN = "retrain"  # the operator of the oracle: training from scratch without the groups

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guda_lightning.counterfactuals.messages import command, described_hparams
+from guda_lightning.counterfactuals.messages import command, described_hparams, preset
 from guda_lightning.counterfactuals.record import CounterfactualKey, CounterfactualRecord
 from guda_lightning.errors import StoreError, near
 
@@ -35,7 +35,7 @@ class Selection:
         Raises:
             StoreError: None fits, some are missing, or several operators or sets of hyper-parameters fit.
         """
-        operator = operator or self._only_operator()
+        operator = operator or self.only_operator()
         fitting = self._fitting(operator)
         if len({record.hparams_hash for record in fitting}) > 1:
             raise StoreError(
@@ -55,7 +55,12 @@ class Selection:
             )
         return {group: keys[group] for group in (self.groups or sorted(keys))}
 
-    def _only_operator(self) -> str:
+    def only_operator(self) -> str:
+        """The operator of all counterfactuals.
+
+        Raises:
+            StoreError: There are none, or several operators.
+        """
         operators = sorted({record.operator for record in self.records})
         if not operators:
             raise StoreError(
@@ -80,7 +85,7 @@ class Selection:
         ]
         operators = sorted({record.operator for record in candidates})
         if not fitting and operators and operator not in operators:
-            raise unknown_operator(self.root, operator, operators, command(operator, self.groups, self.seed))
+            raise unknown_operator(self.root, operator, operators, self.groups, self.seed)
         if not fitting:
             there = {
                 f"operator {r.operator}, seed {r.seed}, hyper-parameters {r.hparams_hash[:8]}"
@@ -90,7 +95,7 @@ class Selection:
                 f"no counterfactual in {self.root} fits",
                 found="; ".join(sorted(there)) or "an empty store",
                 expected=self._wanted(operator),
-                fix=command(operator, self.groups, self.seed),
+                fix=preset(operator) or command(operator, self.groups, self.seed),
             )
         return fitting
 
@@ -109,12 +114,15 @@ def several_operators(root: Path, operators: Sequence[str]) -> StoreError:
     )
 
 
-def unknown_operator(root: Path, operator: str, operators: Sequence[str], command: str) -> StoreError:
+def unknown_operator(
+    root: Path, operator: str, operators: Sequence[str], groups: Sequence[str] | None = None, seed: int = 0
+) -> StoreError:
     """What to say where an operator was named that made none of the counterfactuals of a store."""
     meant = near(operator, operators)
+    correction = f"use {meant[0]}" if meant else "correct the operator"
     return StoreError(
         f"no counterfactual in {root} was made by {operator}",
-        found=f"those of {', '.join(operators)}",
+        found=f"those of {', '.join(operators)}" if operators else "an empty store",
         expected=f"operator {operator}",
-        fix=f"{f'use {meant[0]}' if meant else 'correct the operator'}, or {command}",
+        fix=preset(operator) or f"{correction}, or {command(operator, groups, seed)}",
     )

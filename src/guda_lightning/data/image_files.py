@@ -46,6 +46,7 @@ _RAW_SUFFIXES = {
 }  # fmt: skip
 _PREFIX = 16  # bytes by which Pillow tells formats apart
 _SHOWN = 10  # files that an error names
+_ENOUGH = 1000  # files that cannot be used: one is refused, and some folders, such as /proc, never end
 _EXAMPLES = 3  # files of a kind that the line about ignored ones names
 
 
@@ -98,8 +99,10 @@ def list_image_files(folder: Path, error: type[GudaError], beside: Collection[Pa
     root = os.path.realpath(folder)
     walk = _Walk(folder, {os.path.relpath(os.path.realpath(path), root) for path in beside})
     if walk.unfit:
+        many = len(walk.unfit) > _ENOUGH
+        count = f"more than {_ENOUGH} files" if many else _counted(len(walk.unfit), "file")
         raise error(
-            f"{shown(folder)} has {_counted(len(walk.unfit), 'file')} that cannot be used",
+            f"{shown(folder)} has {count} that cannot be used",
             found=reasons(walk.unfit),
             expected="images that Pillow opens; captions, archives and files of the system are ignored",
             fix="convert, rename or remove what is named",
@@ -171,7 +174,7 @@ class _Walk:
         self.first_folders: list[str] = []
         self._root, self._own, self._suffixes = root, own, image_suffixes()
         left: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-        while left:
+        while left and len(self.unfit) <= _ENOUGH:
             left += self._folder(*left.pop())
 
     def _folder(

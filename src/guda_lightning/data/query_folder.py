@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ from guda_lightning.storage.files import read_json
 from guda_lightning.storage.paths import refuse_missing_queries, user_path
 from guda_lightning.storage.sealed import remake
 from guda_lightning.storage.seals import SEALS, refuse_damaged_folder
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 from guda_lightning.types import Queries
 
 _EXAMPLE = '{"file_name": "1.png", "label": 3}'
@@ -38,7 +39,8 @@ class QueryFolder:
 
     Args:
         path: The file or folder; ``~`` and environment variables are written out.
-        image_shape: Channels, height and width that the model takes.
+        image_shape: Channels, height and width that the model takes; None, where that is not known yet, lists
+            the queries, and ``of_shape`` says it before they are read.
         resize: Whether to make other images fit: cropped around the centre, resized (Lanczos), coloured ones
             turned to gray for a gray model. Gray images always fit a colour model.
 
@@ -52,17 +54,31 @@ class QueryFolder:
         StoreError: A stage wrote the folder, and something in it is damaged.
     """
 
-    def __init__(self, path: str | Path, image_shape: tuple[int, int, int], *, resize: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, image_shape: tuple[int, int, int] | None = None, *, resize: bool = False
+    ) -> None:
         path = user_path(path)
         _refuse_damaged(path)
         self._names, self.labels, self.prompts = _listing(path)
         self._folder = path if os.path.isdir(path) else path.parent
-        self.image_shape, self._resize = image_shape, resize
+        self._shape, self._resize = image_shape, resize
         self.ids = tuple(_ids(self._names))
         refuse_shadowed(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width that the model takes."""
+        assert self._shape is not None, "of_shape comes before any reading"
+        return self._shape
+
+    def of_shape(self, image_shape: tuple[int, int, int]) -> QueryFolder:
+        """The same queries for a model that takes images of a shape; they are not listed again."""
+        fitted = copy.copy(self)
+        fitted._shape = image_shape
+        return fitted
 
     def load(self, rows: Iterable[int] | None = None) -> Queries:
         """Read the images of some queries, or of all.
@@ -85,9 +101,16 @@ class QueryFolder:
         )
 
     def _pixels(self, row: int) -> NDArray[np.uint8]:
-        name, (channels, height, width) = self._names[row], self.image_shape
-        size, depth = ((width, height), _depth(channels)) if self._resize else (None, None)
+        name, (size, depth) = self._names[row], self._wanted
         return decoded(name, lambda: read_image(self._folder / name), size, depth)
+
+    @property
+    def _wanted(self) -> tuple[tuple[int, int] | None, Channels | None]:
+        """Width and height, and channels, that images are made to have; None: they stay as they are."""
+        if not self._resize:
+            return None, None
+        channels, height, width = self.image_shape
+        return (width, height), _depth(channels)
 
     def _fitting(self, row: int) -> Tensor:
         """``[channels, height, width]`` uint8."""
@@ -142,7 +165,7 @@ def picture_shape(path: str | Path) -> tuple[int, int, int]:
     Raises:
         QueryError: No images, files that are none, or images that are unreadable.
     """
-    folder = QueryFolder(path, (1, 1, 1))
+    folder = QueryFolder(path)
     try:
         channels, height, width = folder._pixels(0).shape
     except UnreadableImage as error:

@@ -21,7 +21,7 @@ from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.provenance import versions
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.seals import SEALS, folder_seal
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 from guda_lightning.storage.yardsticks import Yardstick, pack, place
 
 SHOWN = ("top1", "ndcg@3")

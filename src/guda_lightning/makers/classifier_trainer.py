@@ -60,6 +60,16 @@ class ClassifierTrainer(PosteriorMaker):
     def _at(self, level: Mapping[str, Any]) -> str:
         return described_level(level)
 
+    def lines(self, record: PosteriorRecord) -> list[str]:
+        """See ``PosteriorMaker.lines``; and whether it was still learning when its training ended."""
+        if record.is_settled:
+            return super().lines(record)
+        return [
+            *super().lines(record),
+            f"still learning: {record.last_quarter:.0%} of what it learnt came in the last quarter of its "
+            "steps, so no size is claimed for its scores; raise --classifier.steps",
+        ]
+
     def make(self) -> PosteriorRecord | None:
         """Train, calibrate and store the classifier; continues what was interrupted.
 
@@ -78,8 +88,12 @@ class ClassifierTrainer(PosteriorMaker):
             module.to(trainer.strategy.root_device).calibrate(data)
             module.take_moments(data)
             levels = [level.to_row() for level in module.levels]
+            found: dict[str, Any] = {
+                "levels": levels,
+                "last_quarter": module.stopping.last_quarter(module.chance),
+            }
             spent = {**spent_by(trainer, cost), "stopped": module.stopping.outcome}
-            record = PosteriorRecord.of(key, self.hparams, self.provenance, levels=levels, **spent)
+            record = PosteriorRecord.of(key, self.hparams, self.provenance, **found, **spent)
             Ranks.of(trainer).on_rank_zero(partial(self.store.save, weights_of(module), record))
             return record
 

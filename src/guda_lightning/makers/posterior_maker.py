@@ -27,7 +27,7 @@ from guda_lightning.posteriors.windows import fit_windows, windows_for
 from guda_lightning.progress_bar import progress_bar
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.provenance import Provenance
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -287,7 +287,13 @@ class MixtureMaker(PosteriorMaker):
 
     def make(self) -> PosteriorRecord:
         """Store the weights, and which posteriors they are of."""
-        return self._kept(clocks(), levels=self._levels(), members=self._members())
+        learnt = [one.last_quarter for one in self._records() if one.last_quarter is not None]
+        return self._kept(
+            clocks(),
+            levels=self._levels(),
+            members=self._members(),
+            last_quarter=max(learnt, default=None),
+        )
 
     def elsewhere(self, data: GroupDataModule, store: Path) -> Self:
         """See ``PosteriorMaker.elsewhere``: with all its members."""

@@ -66,6 +66,7 @@ class Recalibrator(PosteriorMaker):
             weights=stored_tensors(found.posterior, found.moments),
             levels=[level.to_row() for level in found.levels],
             tested_on_trained=found.tested_on_trained,
+            last_quarter=self.base.record.last_quarter,
             network_evaluations=found.evaluations,
         )
 

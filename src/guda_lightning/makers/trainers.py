@@ -27,7 +27,7 @@ from guda_lightning.storage.config import begin, read_back
 from guda_lightning.storage.files import read_json
 from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.runs import RunFolder
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 
 _Kept = TypeVar("_Kept")
 

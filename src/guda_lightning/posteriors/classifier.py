@@ -37,7 +37,7 @@ from guda_lightning.posteriors.held_out import HeldOut
 from guda_lightning.posteriors.network import NoisyClassifier, pooled
 from guda_lightning.posteriors.plan import ClassifierPlan
 from guda_lightning.posteriors.stopping import HELD_OUT_LOSS, HeldOutStopping
-from guda_lightning.posteriors.tempering import NoiseLevel, temper
+from guda_lightning.posteriors.tempering import NoiseLevel, entropy_of, temper
 
 _DRAWS = 8  # of timestep and noise, per held-out image and noise level
 TEST_EVERY = 50  # steps between two tests on held-out samples
@@ -212,6 +212,11 @@ class GroupClassifier(LightningModule):
         average: Any = self.average.module
         logits = samples.logits(average, rows, timesteps, self.seed)
         return float(nn.functional.cross_entropy(logits, samples.atom[rows]))
+
+    @property
+    def chance(self) -> float:
+        """The loss of what knows nothing but how many samples each set of groups has: their entropy."""
+        return entropy_of(torch.bincount(self.atom))
 
     def calibrate(self, data: HeldOutDataModule) -> None:
         """Fit a temperature for each noise level on the held-out samples, and report what it does."""

@@ -77,17 +77,8 @@ def open_posterior(
         ConfigError: It is computed from the training data, and there are none.
     """
     key = store.find(kind, seed=seed, hparams=hparams).key
-    weights, record = store.load(key, expect=expect)
-    opening = Opening(
-        store=store,
-        record=record,
-        weights=weights,
-        schedule=schedule,
-        data=data,
-        expect=expect,
-        device=device,
-    )
-    return StoredPosterior(KINDS[kind].open(opening), record)
+    opening = Opening.of(store, key, schedule, data, device, expect)
+    return StoredPosterior(KINDS[kind].open(opening), opening.record)
 
 
 def _image_kernel(opening: Opening) -> GroupPosterior:

@@ -12,7 +12,7 @@ from guda_lightning.data import GroupDataModule
 from guda_lightning.diffusion.model import Condition
 from guda_lightning.errors import ConfigError, StoreError
 from guda_lightning.functional.schedule import NoiseSchedule
-from guda_lightning.posteriors.record import PosteriorRecord
+from guda_lightning.posteriors.record import PosteriorKey, PosteriorRecord
 from guda_lightning.posteriors.store import PosteriorStore
 from guda_lightning.storage.provenance import Provenance
 
@@ -38,6 +38,32 @@ class Opening:
     data: GroupDataModule | None
     expect: Provenance | None
     device: torch.device | str
+
+    @classmethod
+    def of(
+        cls,
+        store: PosteriorStore,
+        key: PosteriorKey,
+        schedule: NoiseSchedule,
+        data: GroupDataModule | None,
+        device: torch.device | str,
+        expect: Provenance | None = None,
+    ) -> Opening:
+        """Read a posterior of a store, with what it may need besides.
+
+        Raises:
+            StoreError: It is missing, damaged, or made from something else.
+        """
+        weights, record = store.load(key, expect=expect)
+        return cls(
+            store=store,
+            record=record,
+            weights=weights,
+            schedule=schedule,
+            data=data,
+            expect=expect,
+            device=device,
+        )
 
     def prompts(self) -> Condition:
         """Embeddings of prompts by number, for a classifier that takes them.

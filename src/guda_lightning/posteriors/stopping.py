@@ -23,11 +23,13 @@ class HeldOutStopping(EarlyStopping):
 
     Attributes:
         step: Optimizer steps before the least loss; 0 before the first test.
+        tests: Optimizer steps and loss of each test.
     """
 
     def __init__(self, patience: int) -> None:
         super().__init__(HELD_OUT_LOSS, patience=patience)
         self.step = 0
+        self.tests: list[tuple[int, float]] = []
 
     def tested(self, trainer: Trainer, loss: float) -> bool:
         """Note the loss at the present step, and end the training after ``patience`` that were not the least.
@@ -39,6 +41,7 @@ class HeldOutStopping(EarlyStopping):
         Returns:
             Whether it is the least so far.
         """
+        self.tests.append((trainer.global_step, loss))
         if loss < float(self.best_score):
             self.best_score, self.step, self.wait_count = torch.tensor(loss), trainer.global_step, 0
             return True
@@ -47,6 +50,23 @@ class HeldOutStopping(EarlyStopping):
             self.stopped_epoch, trainer.should_stop = trainer.current_epoch, True
             self.stopping_reason_message = f"no lower held-out loss by step {trainer.global_step}"
         return False
+
+    def last_quarter(self, start: float) -> float | None:
+        """Which share of what was learnt, of the fall of the loss, came in the last quarter of the steps.
+
+        Near 0 where training ended because nothing was left to learn; 1 where nothing was learnt at all.
+
+        Args:
+            start: The loss of what has learnt nothing.
+
+        Returns:
+            The share; None where there was no test.
+        """
+        if not self.tests:
+            return None
+        before = [loss for step, loss in self.tests if step <= 0.75 * self.tests[-1][0]]
+        least, fallen = float(self.best_score), start - float(self.best_score)
+        return min(1.0, (min([start, *before]) - least) / fallen) if fallen > 0 else 1.0
 
     @property
     def outcome(self) -> str | None:
@@ -58,12 +78,13 @@ class HeldOutStopping(EarlyStopping):
 
     def state_dict(self) -> dict[str, Any]:
         """Of a checkpoint."""
-        return {**super().state_dict(), "step": self.step}
+        return {**super().state_dict(), "step": self.step, "tests": self.tests}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on as if there had been no interruption."""
         super().load_state_dict(state_dict)
         self.step = state_dict["step"]
+        self.tests = [(step, loss) for step, loss in state_dict.get("tests", ())]  # not of earlier versions
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: it is told."""

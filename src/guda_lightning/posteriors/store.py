@@ -9,7 +9,8 @@ from guda_lightning.counterfactuals.messages import differing_hparams
 from guda_lightning.errors import StoreError
 from guda_lightning.posteriors.record import PosteriorKey, PosteriorRecord
 from guda_lightning.storage.files import read_json
-from guda_lightning.storage.stored import RECORD, WeightStore
+from guda_lightning.storage.stored import WeightStore
+from guda_lightning.storage.weights_record import RECORD
 
 GUIDANCE: Final = "guidance"  # the mixture, which is what `guda guide` makes unless another kind is named
 _FOLDER = "posteriors"  # in the folder of a store

@@ -61,6 +61,16 @@ class NoiseLevel:
         return asdict(self)
 
 
+def entropy_of(sizes: Tensor) -> float:
+    """Entropy in nats of the frequencies of classes: the loss of what knows nothing else.
+
+    Args:
+        sizes: ``[classes]`` samples of each class.
+    """
+    share = sizes[sizes > 0].double() / sizes.sum()
+    return float(-(share * share.log()).sum())
+
+
 def temper(
     logits: Tensor,
     atom: Tensor,

@@ -20,7 +20,7 @@ from guda_lightning.posteriors.opening import Opening
 from guda_lightning.posteriors.record import PosteriorRecord
 from guda_lightning.posteriors.store import PosteriorStore
 from guda_lightning.posteriors.stored_classifier import open_classifier
-from guda_lightning.posteriors.tempering import NoiseLevel
+from guda_lightning.posteriors.tempering import NoiseLevel, entropy_of
 
 RECALIBRATED: Final = "recalibrated"
 CLASSIFIERS = ("classifier", RECALIBRATED)  # the kinds that are classifiers
@@ -104,20 +104,11 @@ class TrainedClassifier:
             records = [record for record in records if record.hparams.get("base") not in there]
         found: list[TrainedClassifier] = []
         for record in records:
-            weights, _ = store.load(record.key, expect=None)
-            moments = split_moments(weights)[1]
+            opening = Opening.of(store, record.key, schedule, data, device)
+            moments = split_moments(opening.weights)[1]
             if moments is None or not record.levels:
                 continue
             _refuse_others(store, record, schedule, data)
-            opening = Opening(
-                store=store,
-                record=record,
-                weights=weights,
-                schedule=schedule,
-                data=data,
-                expect=None,
-                device=device,
-            )
             found.append(cls(posterior=open_classifier(opening), record=record, moments=moments))
         if not found:
             raise _none(store, records)
@@ -135,8 +126,7 @@ def explained(levels: Sequence[NoiseLevel], sizes: Tensor) -> float:
         levels: How well it does at each.
         sizes: ``[classes]`` samples of each class.
     """
-    share = sizes[sizes > 0].double() / sizes.sum()
-    entropy = float(-(share * share.log()).sum())
+    entropy = entropy_of(sizes)
     if entropy == 0:
         return 1.0  # one class: there is nothing to say
     return 1 - sum(level.cross_entropy for level in levels) / len(levels) / entropy

@@ -17,7 +17,7 @@ from guda_lightning.scores import ScoreTable
 from guda_lightning.storage.files import unique_slug
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
-from guda_lightning.storage.stored import RECORD, WeightsRecord
+from guda_lightning.storage.weights_record import RECORD, WeightsRecord
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger

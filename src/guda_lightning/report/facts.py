@@ -16,7 +16,7 @@ from guda_lightning.scores.kinds import Ensemble, Likelihood, NonParametric, Scr
 from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
-from guda_lightning.storage.stored import WeightsRecord
+from guda_lightning.storage.weights_record import WeightsRecord
 
 _GROUPS = 60  # whose sizes are listed
 _SECRET = re.compile(r"(token|password|passwd|secret|credential|key)s?$", re.IGNORECASE)

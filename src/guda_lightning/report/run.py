@@ -30,7 +30,7 @@ from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.storage.foreign import refuse_foreign_file
 from guda_lightning.storage.runs import TAKEN, RunFolder
 from guda_lightning.storage.seals import fault
-from guda_lightning.storage.stored import WeightsRecord
+from guda_lightning.storage.weights_record import WeightsRecord
 from guda_lightning.types import Queries
 
 Format = Literal["html", "json", "csv"]

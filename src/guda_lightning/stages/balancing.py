@@ -21,7 +21,7 @@ from guda_lightning.stages.drawing import Drawing, ImageSampler
 from guda_lightning.stages.without import StoredModel
 from guda_lightning.storage.files import unique_slug
 from guda_lightning.storage.sealed import folder_record
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 from guda_lightning.types import Queries
 
 MOST = 2  # times as many images as requested are drawn for a group at most

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder
 
-from guda_lightning.data import GroupDataModule
+from guda_lightning.data import GroupDataModule, QueryFolder
 from guda_lightning.diffusion import FullModel, refuse_nonfinite
 from guda_lightning.diffusion.labels import refuse_labels
 from guda_lightning.distributed.strategies import refuse_strategy
@@ -18,7 +18,7 @@ from guda_lightning.errors import ConfigError, QueryError, check_range
 from guda_lightning.makers.layout import Layout
 from guda_lightning.makers.trainers import TrainerFactory, unused
 from guda_lightning.storage.full_record import FullRecord
-from guda_lightning.storage.paths import user_path
+from guda_lightning.storage.paths import refuse_missing_full, user_path
 from guda_lightning.storage.runs import RunFolder
 
 
@@ -88,12 +88,21 @@ class StageTrainer(Trainer):
         """The full model of this run, or one that the user brings; raises as ``opened_full``."""
         return opened_full(self.run_folder, self.layout, model, datamodule, path)
 
-    def query_path(self, queries: Path | None) -> Path:
-        """The queries of this run, or those that the user brings.
+    def listed_queries(
+        self, queries: Path | None, resize: bool = False, full: Path | None = None
+    ) -> QueryFolder:
+        """The queries of this run, or those that the user brings, listed before model and data are read.
+
+        Args:
+            queries: The user's own, an image or a folder of images.
+            resize: Whether to make pictures of another size fit.
+            full: The user's own full model; what has none says so first.
 
         Raises:
-            QueryError: There are none.
+            StoreError: There is no full model, or a stage wrote the queries, and they are damaged.
+            QueryError: There are no queries, or the folder holds what is none.
         """
+        refuse_missing_full(full or self.run_folder.full)
         path = self.run_folder.queries if queries is None else user_path(queries)
         if queries is None and not path.is_dir():
             raise QueryError(
@@ -102,7 +111,7 @@ class StageTrainer(Trainer):
                 expected="images to explain",
                 fix="run `guda sample` with the same configuration first, or pass --queries FILE|FOLDER",
             )
-        return path
+        return QueryFolder(path, resize=resize)
 
 
 def computing(trainer: Trainer) -> dict[str, Any]:

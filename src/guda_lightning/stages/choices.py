@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from guda_lightning.data.grouping import Grouping
 from guda_lightning.errors import ConfigError, GroupError, check_range
 from guda_lightning.functional.coalition_plans import subsets
 from guda_lightning.scores import ScoreRecord, ScoreTable
+from guda_lightning.scores.kinds import ModelDetails
 from guda_lightning.storage.files import read_regular, slug, unique_slug
 from guda_lightning.storage.paths import user_path
 from guda_lightning.storage.runs import RunFolder
@@ -181,26 +182,37 @@ def table_of(
     return run.table(method, seed, *of_queries, *([unique_slug(name)] if name else []))
 
 
-def table_about(path: Path, queries: Path | None, record: ScoreRecord) -> Path:
-    """A score table that is not about other queries: where ``path`` is, its name gets a hash of the queries.
+def table_about(path: Path, queries: Path | None, record: ScoreRecord, hparams: str | None = None) -> Path:
+    """A score table that is about nothing else: where ``path`` is, its name gets a hash.
 
-    ``a.png`` and ``a.jpg``, folders of one name, or names without a Latin letter would share a table.
+    ``a.png`` and ``a.jpg``, folders of one name, or names without a Latin letter would share a table, and so
+    would counterfactuals that were chosen by their hyper-parameters.
 
     Args:
         path: As ``table_of`` names it.
-        queries: As ``table_of`` got them.
-        record: What identifies the scores, and with them the queries.
+        queries: As ``table_of`` got them; None: the run's own, of which those of before are no longer there.
+        record: What identifies the scores, and with them the queries and the hyper-parameters.
+        hparams: Which of several hyper-parameters were chosen; None: the store holds one kind.
 
     Raises:
         StoreError: What is there is damaged or no score table.
     """
-    if queries is None:  # the run's own: those of before are no longer there
-        return path
-    hashed = path.with_name(f"{path.stem}-{str(record.query_hash)[:8]}{path.suffix}")
+    if queries is not None:
+        path = _apart(path, lambda one: one.query_hash, record)
+    return path if hparams is None else _apart(path, _hparams_of, record)
+
+
+def _apart(path: Path, told: Callable[[ScoreRecord], str | None], record: ScoreRecord) -> Path:
+    """The path, or the one with a hash of what tells scores apart where a table of others has it."""
+    hashed = path.with_name(f"{path.stem}-{str(told(record))[:8]}{path.suffix}")
     for there in (path, hashed):
-        if ScoreTable.exists(there) and ScoreTable.load_record(there).query_hash == record.query_hash:
+        if ScoreTable.exists(there) and told(ScoreTable.load_record(there)) == told(record):
             return there
     return hashed if ScoreTable.exists(path) else path
+
+
+def _hparams_of(record: ScoreRecord) -> str | None:
+    return record.details.hparams_hash if isinstance(record.details, ModelDetails) else None
 
 
 def refuse_choices(instead: str, expected: str, fix: str, **choices: object) -> None:

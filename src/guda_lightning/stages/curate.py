@@ -47,7 +47,7 @@ from guda_lightning.storage.frames import save_frame
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import folder_record
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 from guda_lightning.types import Queries, Weighting
 
 

@@ -22,7 +22,7 @@ from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import read_tensors, write_tensors
 from guda_lightning.storage.seals import intact
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 from guda_lightning.types import Queries
 
 

@@ -27,7 +27,7 @@ from guda_lightning.storage.config import refuse_other
 from guda_lightning.storage.foreign import refuse_foreign
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.seals import sealed_folder
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 
 
 def fit_full(

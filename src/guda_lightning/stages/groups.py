@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule
 
 from guda_lightning.attribution import AttributionContext
-from guda_lightning.data import GroupDataModule, load_queries
+from guda_lightning.data import GroupDataModule
 from guda_lightning.data.queries import query_hash
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import GudaError
@@ -156,7 +156,7 @@ def _queries(
             "run guda sample, or pass --queries FILE|FOLDER",
         )
         return None
-    queries = load_queries(trainer.query_path(path), data.image_shape, resize=resize)
+    queries = trainer.listed_queries(path, resize).of_shape(data.image_shape).load()
     if len(queries) < LEAST_QUERIES:
         missing.add(
             "hidden modes",

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
+from guda_lightning import compat
 from guda_lightning.attribution import AttributionContext, CounterfactualAttributor
 from guda_lightning.attribution.elbo import FittedELBOAttributor
 from guda_lightning.counterfactuals import RETRAIN, CounterfactualStore
@@ -291,4 +292,5 @@ class Run:
         with torch.random.fork_rng(devices=[]):  # modules are built on the CPU
             if seed is not None:
                 torch.default_generator.manual_seed(seed)
-            return parser.instantiate_classes(config)[section]
+            with compat.no_deprecations():
+                return parser.instantiate_classes(config)[section]

@@ -15,7 +15,7 @@ from guda_lightning.attribution import (
     CounterfactualAttributor,
     FittedAttributor,
 )
-from guda_lightning.data import GroupDataModule, load_queries, near_duplicates
+from guda_lightning.data import GroupDataModule, near_duplicates
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.distributed.execution import Execution
 from guda_lightning.errors import ConfigError, StoreError
@@ -115,10 +115,12 @@ def placebo(
         why="partitions are made, scored and thrown away one after the other",
         fix="pass --trainer.devices 1 --trainer.num_nodes 1",
     )
+    listed = trainer.listed_queries(queries, resize, full)
     run, source = trainer.run_folder, trainer.open_full(full, model, datamodule)
-    requested = load_queries(trainer.query_path(queries), datamodule.image_shape, resize=resize)
+    requested = listed.of_shape(datamodule.image_shape).load()
     encoded = datamodule.as_queries(requested, source.model.conditional)
     maker: Unlearner | PosteriorMaker | None = None
+    hparams: str | None = None
     if posterior is not None:
         maker = posterior_maker(posterior, trainer, source, datamodule, classifier or ClassifierPlan(), seed)
     elif attributor is None:
@@ -133,7 +135,7 @@ def placebo(
     real = attributor.fit(context)
     _refuse_missing_groups(real, datamodule)
     path = table_of(run, real.method, real.seed, queries, name)
-    path = table_about(path, queries, real.record(encoded))
+    path = table_about(path, queries, real.record(encoded), hparams)
     observed = _scored(path, real, encoded)
     repeated = Partitions(
         count=partitions,

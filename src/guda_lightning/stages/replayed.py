@@ -18,8 +18,8 @@ from guda_lightning.stages.opened import open_run
 from guda_lightning.storage.files import read_json, sha256_file
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.seals import SEALS
-from guda_lightning.storage.stored import RECORD
 from guda_lightning.storage.walked import walked
+from guda_lightning.storage.weights_record import RECORD
 
 Outcome = Literal["identical", "within tolerance", "differs", "not replayed"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)

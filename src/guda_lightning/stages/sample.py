@@ -35,7 +35,7 @@ from guda_lightning.stages.without import (
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.leftovers import discard
 from guda_lightning.storage.locks import locked
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 
 _MOST = 10_000_000  # images of a run folder: their ids are held in memory
 

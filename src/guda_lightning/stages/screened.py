@@ -15,9 +15,10 @@ from guda_lightning.attribution import (
 )
 from guda_lightning.attribution.screening import Screen, missed
 from guda_lightning.counterfactuals import CounterfactualKey, CounterfactualStore
+from guda_lightning.counterfactuals.selection import Selection, unknown_operator
 from guda_lightning.errors import ConfigError
 from guda_lightning.makers.costs import say
-from guda_lightning.posteriors import KINDS
+from guda_lightning.posteriors import KINDS, PosteriorStore
 from guda_lightning.report.screening_text import missed_note, screened_note
 from guda_lightning.scores import ScoreTable, Scoring
 from guda_lightning.scores.kinds import Screened
@@ -46,6 +47,21 @@ class TrueScores:
     seeds: Sequence[int]
     scoring: Scoring
     make: Make | None
+
+    def refuse_unknown(self) -> None:
+        """Refuse an operator that none of the store follows from, before a screen works for its groups.
+
+        Raises:
+            StoreError: It is none of the store, or none is named and there are no networks, or several kinds.
+        """
+        store = CounterfactualStore(self.store)
+        if self.make is not None:
+            return
+        known = [*PosteriorStore(self.store).methods(), *store.operators()]
+        if self.operator is None:
+            Selection(self.store, store.records(), self.seeds[0], self.hparams, None).only_operator()
+        elif self.operator not in known:
+            raise unknown_operator(self.store, self.operator, known)
 
     def attributors(self, screening: Screening) -> list[Attributor]:
         """What scores them, for each seed; what is missing is made first.

@@ -21,7 +21,7 @@ from guda_lightning.posteriors import PosteriorStore, StoredPosterior, guided, o
 from guda_lightning.stages.drawing import Drawing
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import folder_record
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from guda_lightning.errors import StoreError
 from guda_lightning.storage.files import canonical_json
 from guda_lightning.storage.sealed import folder_record, write_json
 from guda_lightning.storage.seals import fault, intact_work
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 
 
 def begin(folder: Path, config: Mapping[str, Any]) -> None:

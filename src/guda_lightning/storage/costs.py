@@ -10,7 +10,7 @@ from typing import Any
 from guda_lightning.errors import StoreError
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.sealed import read_sealed, write_json
-from guda_lightning.storage.stored import RECORD, read_record
+from guda_lightning.storage.weights_record import RECORD, read_record
 
 _FORMAT = 1
 _BLANK = "remove it: the costs are blank then"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from guda_lightning.errors import StoreError
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 
 
 def refuse_foreign(folder: Path, command: str, otherwise: str | None = None, mark: str = RECORD) -> None:

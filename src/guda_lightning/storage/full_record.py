@@ -20,8 +20,8 @@ from guda_lightning.storage.seals import (
     sealed_folder,
     sealed_json,
 )
-from guda_lightning.storage.stored import RECORD
 from guda_lightning.storage.typed import refuse_misfits
+from guda_lightning.storage.weights_record import RECORD
 
 _REQUIRED = ("full_hash", "schedule_hash", "config", "steps", "seconds", "network_evaluations")
 _FORMAT = 1  # also of records without a format, which version 0.1.0 wrote

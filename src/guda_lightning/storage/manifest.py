@@ -15,8 +15,8 @@ from guda_lightning.storage.files import canonical_json, read_json, sha256_file,
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.history import Step, steps_of
 from guda_lightning.storage.runs import RunFolder
-from guda_lightning.storage.stored import RECORD
 from guda_lightning.storage.walked import left_out, walked
+from guda_lightning.storage.weights_record import RECORD
 
 FORMAT = "guda-manifest-1"
 STATEMENT = (

@@ -16,8 +16,8 @@ from guda_lightning.storage.leftovers import left_by_kills
 from guda_lightning.storage.locks import Owner, at_work
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.score_state import Best, Record, Table, best_of, lacks_weights, tables_of
-from guda_lightning.storage.stored import RECORD, read_record
 from guda_lightning.storage.typed import refuse_misfits
+from guda_lightning.storage.weights_record import RECORD, read_record
 from guda_lightning.storage.yardsticks import CONFIG
 
 _NO_IMAGES = (".json", ".jsonl")

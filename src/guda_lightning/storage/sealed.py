@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from guda_lightning.storage.files import canonical_json, read_json, write_atomic
 from guda_lightning.storage.seals import SEAL, UNSEALED, refuse_damaged, sealed, sealed_file, sealed_json
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 
 if TYPE_CHECKING:
     import pyarrow as pa

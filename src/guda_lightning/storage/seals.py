@@ -143,9 +143,10 @@ def refuse_damaged_folder(folder: Path, fix: str, part: str = "") -> None:
 
 def refuse_damaged_contents(path: str | Path, content: bytes, fix: str) -> None:
     """``refuse_damaged`` for what has been read from the file already."""
-    tokens = [(one.start(1), one[1].decode()) for one in _TOKEN.finditer(content)]
-    digest = hashlib.sha256(_TOKEN.sub(EMPTY.encode(), content)).hexdigest()
-    if [written for _, written in tokens] != [digest]:
+    pieces = _TOKEN.split(content)  # what lies between the digits of the tokens, and these digits
+    tokens = [written.decode() for written in pieces[1::2]]
+    digest = hashlib.sha256(EMPTY.encode().join(pieces[::2])).hexdigest()
+    if tokens != [digest]:
         _refuse(_fault(Path(path), tokens, digest), fix)
 
 
@@ -157,14 +158,14 @@ def fault(path: Path) -> Fault | None:
         tokens, digest = _once(path, _sealing)
     except FileNotFoundError:
         return Fault(path, _MISSING, "a sealed file")
-    return _fault(path, tokens, digest)
+    return _fault(path, [written for _, written in tokens], digest)
 
 
-def _fault(path: Path, tokens: list[tuple[int, str]], digest: str) -> Fault | None:
+def _fault(path: Path, tokens: list[str], digest: str) -> Fault | None:
     if len(tokens) != 1:
         found = f"{len(tokens)} seals" if tokens else _NO_SEAL
         return Fault(path, found, "the seal of a file that this version wrote")
-    ((_, written),) = tokens
+    (written,) = tokens
     return None if written == digest else Fault(path, _contents(digest), f"{_contents(written)}, its seal")
 
 

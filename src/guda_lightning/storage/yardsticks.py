@@ -21,7 +21,7 @@ from guda_lightning.storage.files import atomic_folder, canonical_json, read_jso
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.locks import locked
 from guda_lightning.storage.seals import refuse_damaged_folder
-from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.weights_record import RECORD
 
 LIMIT = 8 * 2**20  # bytes of an archive, as all of them come with every installation
 CONFIG = "yardstick.yaml"  # in the run folder, for all stages

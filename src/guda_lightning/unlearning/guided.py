@@ -16,6 +16,7 @@ from guda_lightning.posteriors import (
     KINDS,
     GroupPosterior,
     PosteriorName,
+    PosteriorRecord,
     PosteriorStore,
     open_posterior,
 )
@@ -24,7 +25,7 @@ from guda_lightning.unlearning.objective import NOT_USED, Objective, Preserve, i
 
 
 def _identity(guided: Guided) -> str:
-    return guided.opened.find(guided.posterior, seed=guided.seed, hparams=guided.start).weights_hash
+    return guided.record.weights_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,14 @@ class Guided(Objective):
         return PosteriorStore(self.store)
 
     @property
+    def record(self) -> PosteriorRecord:
+        """How the posterior was made."""
+        return self.opened.find(self.posterior, seed=self.seed, hparams=self.start)
+
+    @property
     def sized(self) -> bool:
         """As the guidance of its posterior."""
-        return KINDS[self.posterior].posterior.sized
+        return KINDS[self.posterior].posterior.sized and self.record.is_settled
 
     @property
     def full_passes(self) -> int:
