@@ -80,10 +80,8 @@ def no_deprecations() -> Iterator[None]:
 
     They are hidden unless somebody asks for warnings, as ``PYTHONWARNINGS=error`` does.
     """
-    from jsonargparse._deprecated import JsonargparseDeprecationWarning
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", JsonargparseDeprecationWarning)
+        warnings.filterwarnings("ignore", r"(?s).*(v5\.0\.0|Jsonargparse)", DeprecationWarning)
         yield
 
 

@@ -217,7 +217,7 @@ def test_trainers_of_both_packages_give_the_same_scores(
 
 
 # Lightning 2.6 with jsonargparse 4.49 and later.
-@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+@pytest.mark.filterwarnings("ignore:(?s).*(v5.0.0|Jsonargparse):DeprecationWarning")
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_command_lines_of_both_packages_take_the_callback(
     package: ModuleType, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch

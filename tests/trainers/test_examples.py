@@ -92,7 +92,7 @@ def stated(file: str, program: str) -> list[str]:
 
 
 # Lightning 2.6 with jsonargparse 4.49 and later.
-@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+@pytest.mark.filterwarnings("ignore:(?s).*(v5.0.0|Jsonargparse):DeprecationWarning")
 def test_a_command_line_that_is_not_ours(example: Any, tmp_path: Path) -> None:
     """Its own ``fit``, our ``guide`` of what that saved, its own ``validate`` with the callback."""
     example("my_pictures").draw_pictures(Path("pictures"))
