@@ -57,7 +57,7 @@ def table(found: SubsetEvaluation) -> list[dict[str, object]]:
         for row in chosen.sort_values(["yardstick", "value"], ascending=[True, False]).itertuples()
     }
     return [
-        {"method": LABELS.get(name, name.removesuffix("-0"))}
+        {"method": LABELS.get(name, name.replace("-0", "", 1))}
         | {yardstick: rows.get((name, yardstick), "") for yardstick in (ALL_SEEDS, OTHER_SEEDS)}
         for name in dict.fromkeys(name for name, _ in rows)
     ]
