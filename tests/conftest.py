@@ -67,9 +67,14 @@ settings.load_profile("quick")
 WARM = pytest.StashKey[Server]()
 
 
+def _in_memory(descriptor: Any) -> None:
+    """In place of ``os.fsync``, which only a power cut tells from nothing."""
+
+
 def pytest_configure() -> None:
     torch.set_num_threads(1)  # the networks are tiny: a second thread would only wait for the first
     gc.disable()  # until everything is imported, of which nothing becomes garbage
+    os.fsync = _in_memory  # waits for the disk a hundred times a run; a killed process loses nothing without
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -91,7 +96,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     from guda_lightning.diffusion import cost
 
-    cost._MANY = cost._FEW  # every stage says what it will cost: how near that comes, benchmarks say
+    cost._FEW = cost._MANY = 1  # every stage says what it will cost: how near that comes, benchmarks say
     # Half a million objects of imported libraries stay: the collector need not look at them again and again.
     gc.collect()
     gc.freeze()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -30,9 +30,13 @@ from guda_lightning.stages import placebo as stage
 from guda_lightning.stages.partitions import Partitions
 from guda_lightning.storage.sealed import write_json
 
+if TYPE_CHECKING:
+    from conftest import Shared  # of several conftest.py, the one that was imported last
+
 CONF = Path(__file__).parents[1] / "conf"
 DIGITS = ["-c", str(CONF / "digits.yaml")]
 SIMILAR = [*DIGITS, "-c", "attribute/similarity.yaml"]
+NINE = [*SIMILAR, "--partitions", "9", "--level", "0.5"]  # with `nine`
 UNLEARN = [*DIGITS, "-c", str(CONF / "unlearn.yaml")]
 SCORING = ["-c", str(CONF / "attribute.yaml")]
 FEW = [*SCORING, "--scoring.strata", "2", "--scoring.draws", "1"]
@@ -68,10 +72,24 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 
 
 @pytest.fixture
-def scored(finished_run: Path, guda: Guda) -> Path:
-    """A finished run whose queries similarity has scored."""
-    guda("attribute", *SIMILAR, "--run", finished_run)
-    return finished_run
+def nine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions are alike: nine say what the fewest that users may have, 99, would say."""
+    monkeypatch.setattr(sys.modules[placebo_test.__module__], "_FEWEST", 9)
+
+
+@pytest.fixture(scope="session")
+def _scored(_finished_run: Path, shared: Shared) -> Path:
+    def make(folder: Path) -> None:
+        shutil.copytree(_finished_run, folder / "tiny")
+        assert main(["attribute", *SIMILAR, "--run", str(folder / "tiny")]) == 0
+
+    return shared("scored by similarity", make) / "tiny"
+
+
+@pytest.fixture
+def scored(_scored: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run whose queries similarity has scored."""
+    return Path(shutil.copytree(_scored, tmp_path / "tiny"))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -147,10 +165,11 @@ def test_the_p_values_are_those_of_random_groups_scored_one_by_one(scored: Path,
     assert table.groups[:2] == ("placebo 0/0", "placebo 0/1")
 
 
+@pytest.mark.usefixtures("nine")
 def test_what_is_complete_is_skipped_and_another_level_scores_nothing(
     scored: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guda("placebo", *SIMILAR, "--run", scored)
+    guda("placebo", *NINE, "--run", scored)
     before = files(scored)
     fits: list[AttributionContext] = []
     fit = PixelSimilarity.fit
@@ -160,9 +179,9 @@ def test_what_is_complete_is_skipped_and_another_level_scores_nothing(
         lambda self, context: fits.append(context) or fit(self, context),
     )
     skipped = f"placebo: {scored}/placebo/similarity-0.parquet is complete, skipped\n"
-    assert guda("placebo", *SIMILAR, "--run", scored).startswith(skipped)
+    assert guda("placebo", *NINE, "--run", scored).startswith(skipped)
     assert files(scored) == before
-    out = guda("placebo", *SIMILAR, "--run", scored, "--level", 0.99)
+    out = guda("placebo", *NINE, "--run", scored, "--level", 0.99)
     assert out.startswith(skipped)
     assert "5 of 5 queries are attributable" in out and "at a false discovery rate of 99%" in out
     frame = pd.read_parquet(scored / "placebo" / "queries" / "similarity-0.parquet")
@@ -170,56 +189,59 @@ def test_what_is_complete_is_skipped_and_another_level_scores_nothing(
     assert ScoreTable.load(scored / "placebo" / "similarity-0.parquet").record.details.level == 0.99
     assert len(fits) == 2  # the real groups alone, once each
 
-    guda("placebo", *SIMILAR, "--run", scored)
+    guda("placebo", *NINE, "--run", scored)
     assert files(scored) == before
-    more = guda("placebo", *SIMILAR, "--run", scored, "--partitions", 100)
-    assert "100 random partitions: no p-value below 0.0099" in more
-    assert len(fits) == 3 + 1 + 100
+    more = guda("placebo", *NINE, "--run", scored, "--partitions", 10)
+    assert "10 random partitions: no p-value below 0.091" in more
+    assert len(fits) == 3 + 1 + 10
 
 
+@pytest.mark.usefixtures("nine")
 def test_own_queries_have_a_test_of_their_own(scored: Path, guda: Guda) -> None:
     """Also those whose folder is called as a file of the first test is."""
-    guda("placebo", *SIMILAR, "--run", scored)
+    guda("placebo", *NINE, "--run", scored)
     before = files(scored / "placebo")
-    for stage_name in ("attribute", "placebo"):
-        guda(stage_name, *SIMILAR, "--run", scored, "--queries", scored / "queries")
+    for stage_name, options in (("attribute", SIMILAR), ("placebo", NINE)):
+        guda(stage_name, *options, "--run", scored, "--queries", scored / "queries")
     after = files(scored / "placebo")
     names = ("similarity-0.parquet", "similarity-0-queries.parquet")
     assert after.keys() == {*names, *(f"queries/{name}" for name in names)}
     assert {name: after[name] for name in before} == before
-    guda("placebo", *SIMILAR, "--run", scored)
+    guda("placebo", *NINE, "--run", scored)
     assert files(scored / "placebo") == after
 
 
+@pytest.mark.usefixtures("nine")
 def test_a_named_table_has_a_test_of_its_own(scored: Path, guda: Guda, refused: Refused) -> None:
-    named = [*SIMILAR, "--run", scored, "--name", "mine"]
-    assert refused("placebo", *named) == message(
+    named = ["--run", scored, "--name", "mine"]
+    assert refused("placebo", *NINE, *named) == message(
         "the real groups have not been scored by similarity with these options",
         f"no table {scored}/scores/similarity-0-mine.parquet",
         "the score table that random groups are compared with",
         "run guda attribute with the same queries, seed, name and scoring first",
     )
-    for stage_name in ("attribute", "placebo"):
-        guda(stage_name, *named)
+    guda("attribute", *SIMILAR, *named)
+    guda("placebo", *NINE, *named)
     made = {"similarity-0-mine.parquet", "queries/similarity-0-mine.parquet"}
     assert files(scored / "placebo").keys() == made
 
 
+@pytest.mark.usefixtures("nine")
 def test_it_goes_on_where_it_was_interrupted(
     scored: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     untouched = Path(shutil.copytree(scored, scored.with_name("untouched")))
-    guda("placebo", *SIMILAR, "--run", untouched)
+    guda("placebo", *NINE, "--run", untouched)
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "near_duplicates", interrupt)
-        assert main(["placebo", *SIMILAR, "--run", str(scored)]) == 130
+        assert main(["placebo", *NINE, "--run", str(scored)]) == 130
     parts = scored / "placebo" / "similarity-0"
-    assert {path.name for path in parts.iterdir()} == {"record.json", *(f"{m}.parquet" for m in range(99))}
-    for number in (7, 98):
+    assert {path.name for path in parts.iterdir()} == {"record.json", *(f"{m}.parquet" for m in range(9))}
+    for number in (2, 8):
         (parts / f"{number}.parquet").unlink()
     fits: list[str] = []
     fit = PixelSimilarity.fit
@@ -230,12 +252,13 @@ def test_it_goes_on_where_it_was_interrupted(
         return fit(self, context)
 
     monkeypatch.setattr(PixelSimilarity, "fit", noted)
-    guda("placebo", *SIMILAR, "--run", scored)
-    assert fits == ["0", "placebo 7/0", "placebo 98/0"]
+    guda("placebo", *NINE, "--run", scored)
+    assert fits == ["0", "placebo 2/0", "placebo 8/0"]
     assert files(scored / "placebo") == files(untouched / "placebo")
     assert folders(scored / "placebo") == {"queries"}
 
 
+@pytest.mark.usefixtures("nine")
 def test_an_unfinished_test_of_something_else_is_not_gone_on_with(
     scored: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
@@ -244,11 +267,11 @@ def test_an_unfinished_test_of_something_else_is_not_gone_on_with(
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "near_duplicates", interrupt)
-        assert main(["placebo", *SIMILAR, "--run", str(scored)]) == 130
+        assert main(["placebo", *NINE, "--run", str(scored)]) == 130
     parts = scored / "placebo" / "similarity-0"
     record = json.loads((parts / "record.json").read_text())
     write_json(parts / "record.json", {"config": {"of": "another table"}})
-    assert refused("placebo", *SIMILAR, "--run", scored) == message(
+    assert refused("placebo", *NINE, "--run", scored) == message(
         f"{parts} was made with another configuration",
         "of = another table",
         f"of = {record['config']['of']}",
@@ -353,6 +376,7 @@ def test_copies_of_a_tight_group_are_attributable_and_noise_is_not(tmp_path: Pat
     assert "Not attributable: noise-0, noise-1, noise-2, noise-3, noise-4.\n" in out
 
 
+@pytest.mark.usefixtures("nine")
 def test_copies_in_another_group_are_named(scored: Path, tmp_path: Path, guda: Guda) -> None:
     digits = GroupDataModule(Digits(), limit=40).images[:, 0].numpy()
     images = {f"{'ab'[i % 2]}/{i}.png": image for i, image in enumerate(digits)}
@@ -370,7 +394,7 @@ def test_copies_in_another_group_are_named(scored: Path, tmp_path: Path, guda: G
         scored / "full",
     ]
     guda("attribute", *SIMILAR, *asked)
-    assert guda("placebo", *SIMILAR, *asked).endswith(
+    assert guda("placebo", *NINE, *asked).endswith(
         "placebo similarity-0-queries, 2 pairs of training images in different groups are nearly the same: "
         "without one group, the other still explains their queries. a/0.png and b/copy of 0.png, "
         "a/2.png and b/copy of 2.png.\n"
@@ -432,11 +456,10 @@ def scored_by(method: Trained, tmp_path: Path, guda: Guda) -> list[object]:
 
 
 @pytest.mark.parametrize("method", [UNLEARNED, GUIDED], ids=["unlearning", "guidance"])
+@pytest.mark.usefixtures("nine")
 def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
     method: Trained, tmp_path: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Trainings are alike: nine partitions say of them what the fewest that users may have, 99, would say.
-    monkeypatch.setattr(sys.modules[placebo_test.__module__], "_FEWEST", 9)
     options, run, name = scored_by(method, tmp_path, guda), tmp_path / "run", f"{method.name}-0"
     before, folders_before = files(run), folders(run)
 

@@ -30,7 +30,6 @@ from guda_lightning.diffusion import weights_hash
 from toys import quiet_trainer, shades, tiny_unet
 
 CONF = Path(__file__).parents[1] / "conf"
-GROUPS = [str(digit) for digit in range(10)]
 # Weights stay as training found them: float32 makes nothing of so small a rate.
 LR_ZERO = ["--model.init_args.optimizer.init_args.lr", 1e-50]
 FULL = "full/unet/diffusion_pytorch_model.safetensors"
@@ -80,40 +79,41 @@ def weights(run: Path, record: CounterfactualRecord) -> dict[str, Tensor]:
 # --- what is made, and what is not made again
 
 
-def test_groups_and_seeds_are_chosen_and_what_is_complete_is_skipped(finished_run: Path, guda: Guda) -> None:
-    run = ["--run", finished_run]
-    before = times(finished_run / "store")
-    out = guda("retrain", *run, "--groups", "7,3", "--seeds", "0,2").splitlines()
+def test_groups_and_seeds_are_chosen_and_what_is_complete_is_skipped(tmp_path: Path, guda: Guda) -> None:
+    folder = tmp_path / "run"
+    data = ["--data.init_args.source", "toys.Shades", "--data.init_args.limit", "null"]  # of three groups
+    run = ["--run", folder, *data]
+    guda("fit", *run)
+    out = guda("retrain", *run, "--groups", "noisy,dark", "--seeds", "0,2").splitlines()
     assert out[0].startswith("retrain: 4 models x 12 steps of 16 images: about ")
     assert [line.split(",")[0] for line in out[1:]] == [
-        "retrain: 7 (seed 0) done (1 of 4)",
-        "retrain: 3 (seed 0) done (2 of 4)",
-        "retrain: 7 (seed 2) done (3 of 4)",
-        "retrain: 3 (seed 2) done (4 of 4)",
+        "retrain: noisy (seed 0) done (1 of 4)",
+        "retrain: dark (seed 0) done (2 of 4)",
+        "retrain: noisy (seed 2) done (3 of 4)",
+        "retrain: dark (seed 2) done (4 of 4)",
     ]
-    after = times(finished_run / "store")
-    assert {name: after[name] for name in before if name != "."} == before  # beside what was unlearned
-    assert oracles(finished_run).keys() == {("7", 0), ("3", 0), ("7", 2), ("3", 2)}
+    assert oracles(folder).keys() == {("noisy", 0), ("dark", 0), ("noisy", 2), ("dark", 2)}
 
-    before = times(finished_run)
-    skipped = "retrain: 4 complete, skipped: 7 (seed 0), 3 (seed 0), 7 (seed 2), 3 (seed 2)\n"
-    assert guda("retrain", *run, "--groups", '["7", "3"]', "--seeds", "[0, 2]") == skipped
-    assert times(finished_run) == before
+    before = times(folder)
+    skipped = "retrain: 4 complete, skipped: noisy (seed 0), dark (seed 0), noisy (seed 2), dark (seed 2)\n"
+    assert guda("retrain", *run, "--groups", '["noisy", "dark"]', "--seeds", "[0, 2]") == skipped
+    assert times(folder) == before
 
-    out = guda("retrain", *run, "--groups", "3,1", "--seeds", 2)  # one more
-    assert out.startswith("retrain: 1 complete, skipped: 3 (seed 2)\nretrain: 12 steps of 16 images: about ")
-    assert out.splitlines()[-1].startswith("retrain: 1 (seed 2) done (1 of 1), ")
-    assert guda("retrain", *run).startswith("retrain: 2 complete, skipped: 3 (seed 0), 7 (seed 0)\n")
-    assert oracles(finished_run).keys() == {(group, 0) for group in GROUPS} | {
-        ("7", 2),
-        ("3", 2),
-        ("1", 2),
-    }
-    assert list((finished_run / "checkpoints").iterdir()) == []
+    out = guda("retrain", *run, "--groups", "dark,bright", "--seeds", 2)  # one more
+    first = "retrain: 1 complete, skipped: dark (seed 2)\nretrain: 12 steps of 16 images: about "
+    assert out.startswith(first)
+    assert out.splitlines()[-1].startswith("retrain: bright (seed 2) done (1 of 1), ")
+    assert guda("retrain", *run).startswith("retrain: 2 complete, skipped: ")
+    every = ("dark", "bright", "noisy")
+    assert oracles(folder).keys() == {(group, seed) for group in every for seed in (0, 2)}
+    assert list((folder / "checkpoints").iterdir()) == []
 
 
 def test_its_record_tells_how_it_was_made(finished_run: Path, guda: Guda) -> None:
+    before = times(finished_run / "store")
     guda("retrain", "--run", finished_run, "--groups", "3", "--seeds", 1)
+    after = times(finished_run / "store")
+    assert {name: after[name] for name in before if name != "."} == before  # beside what was unlearned
     (record,) = oracles(finished_run).values()
     full = json.loads((finished_run / "full" / "record.json").read_text())
     data = GroupDataModule(Digits(), limit=64)

@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -202,9 +202,13 @@ class StageCLI(LightningCLI):
         Dumped by the parser, which writes paths and enumerations as text. Infinities, which JSON lacks, stay
         the text that they are there, such as "-Infinity".
         """
-        text = self.parser.dump(self.config, format="json", skip_none=False)
-        values: dict[str, Any] = json.loads(text, parse_constant=str)
+        values: dict[str, Any] = json.loads(self._dumped, parse_constant=str)
         return values
+
+    @cached_property
+    def _dumped(self) -> str:
+        text: str = self.parser.dump(self.config, format="json", skip_none=False)
+        return text
 
     def _resolved(self) -> str:
         """The configuration as YAML with all values, for processes that do the same elsewhere, if any do."""

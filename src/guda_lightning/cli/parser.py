@@ -42,6 +42,11 @@ def dumped(values: Any) -> str:
 class StageParser(LightningArgumentParser):
     """Lists options in the order that a reader wants them, and those of Lightning's Trainer by name alone."""
 
+    def dump(self, *args: Any, skip_validation: bool = True, **kwargs: Any) -> str:
+        """The values as text, unchecked: they were parsed, and a check takes most of the time."""
+        text: str = super().dump(*args, skip_validation=skip_validation, **kwargs)
+        return text
+
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """The help text."""
         groups = {name: compat.actions(group) for name, group in (self.groups or {}).items()}
