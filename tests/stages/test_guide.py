@@ -19,6 +19,7 @@ from guda_lightning.cli.main import main
 from guda_lightning.diffusion import open_schedule
 from guda_lightning.errors import StoreError
 from guda_lightning.posteriors import KINDS, PosteriorStore, open_posterior
+from guda_lightning.storage.history import steps_of
 from guda_lightning.storage.runs import RunFolder
 from toys import message
 
@@ -149,6 +150,12 @@ def test_run_guides_unlearns_by_it_and_shows_both(
     page = (guided_run / "report" / "index.html").read_text().replace(": ", ":")
     found = re.findall('"method":"(.*?)"', page)
     assert list(dict.fromkeys(found)) == ["guidance", "guided"]  # guidance first
+    steps = steps_of(RunFolder(guided_run)).values()
+    operators = [step.config["operator"] for step in steps if step.stage == "attribute" and step.config]
+    assert operators[-2:] == [
+        "guidance",
+        "guided",
+    ]  # a replay makes both
     before = {path: path.stat().st_mtime_ns for path in (guided_run / "store").rglob("*")}
     succeed(*run)  # skips all of it
     assert len(re.findall("skipped", capsys.readouterr().out)) == 9

@@ -147,6 +147,7 @@ class StageCLI(LightningCLI):
         Raises:
             GudaError: One of them refuses its arguments, or the stage what it finds.
         """
+        vars(self).pop("_dumped", None)  # guda run scores again, with other options
         if self.config.seed_everything is not False:
             seed_everything(self.config.seed_everything, workers=True)
         with warnings.catch_warnings():
