@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -70,7 +71,7 @@ def of_weights(before: Path, after: Path, start: Weights | None) -> Likeness:
 
 def of_pictures(before: Path, after: Path) -> Likeness:
     """The largest difference of two pixels, in units of their range."""
-    one, other = (np.asarray(Image.open(path), dtype=np.float64) for path in (before, after))
+    one, other = map(_pixels, (before, after))
     unit = "the range of a pixel"
     if one.shape != other.shape:
         return Likeness(math.inf, unit, "a picture of another size")
@@ -180,6 +181,11 @@ def _largest_numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             if isinstance(value, float) and math.isfinite(value):
                 found[name] = max(found.get(name, _ROUNDING), abs(value))
     return found
+
+
+def _pixels(path: Path) -> NDArray[np.float64]:
+    with Image.open(path) as picture:
+        return np.asarray(picture, dtype=np.float64)
 
 
 def _json(path: Path) -> Any:
