@@ -73,6 +73,11 @@ def test_paths_of_the_run_are_moved_however_they_are_written(tmp_path: Path) -> 
         assert moved(["runs/a/queries", "./runs/a/", "runs/ab", "", "x"], run, "/there") == [
             *("/there/queries", "/there", "runs/ab", "", "x")
         ]
+    config = {"run": "a", "operator": "a", "trainer": {"default_root_dir": "a"}, "start": "a/full"}
+    assert moved(config, "a", "/there") == {
+        **{"run": "/there", "operator": "a", "trainer": {"default_root_dir": "/there"}},
+        "start": "/there/full",
+    }
     root = tmp_path / "runs" / "a"
     plan, step = Plan(RunFolder(root), RunFolder(Path("/there")), {}, {}, ()), Step("evaluate", "runs/a", ())
     given = ("./runs/a", "--scores=runs/a/scores/x.parquet", f"{root}/scores/y.parquet", "--json")

@@ -16,6 +16,7 @@ from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.history import Step, steps_of
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.stored import RECORD
+from guda_lightning.storage.undamaged import refuse_damaged_files, weights_record
 from guda_lightning.storage.walked import left_out, walked
 
 FORMAT = "guda-manifest-1"
@@ -42,10 +43,11 @@ def manifest_of(run: RunFolder, scores: Sequence[Mapping[str, Any]], *manifests:
         *manifests: Files that are no part of the run, though they may lie in it.
 
     Raises:
-        StoreError: A record in the folder is damaged.
+        StoreError: Something in the folder is damaged, which the document would call what was made.
     """
     steps = list(steps_of(run).values())
     files = listed_files(run, *manifests)
+    refuse_damaged_files(run, {name: one["sha256"] for name, one in files.items()})
     return {
         "format": FORMAT,
         "statement": STATEMENT,
@@ -146,10 +148,9 @@ def changed_files(document: Mapping[str, Any], run: RunFolder, *manifests: Path)
 def _models(run: RunFolder, files: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Records of weights, wherever in the run folder they lie."""
     for name in files:
-        folder, _, file = name.rpartition("/")
-        record = read_json(run.root / name) if file == RECORD else {}
-        if {"hparams", "full_hash", "files"} <= record.keys():
-            yield folder, {key: record[key] for key in _OF_MODELS if key in record}
+        record = weights_record(run, name)
+        if record is not None:
+            yield name.rpartition("/")[0], {key: record[key] for key in _OF_MODELS if key in record}
 
 
 def _seeds(stage: str, value: Any, key: str) -> Iterator[dict[str, Any]]:
