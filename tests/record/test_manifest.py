@@ -353,6 +353,7 @@ def test_scores_that_are_not_those_of_the_table_are_named(finished_run: Path, ca
     ("edit", "problem"),
     [
         (lambda one: one["stages"][1]["config"].update(seed=7), "records: other stages"),
+        (lambda one: one["full"].update(approved=None), "records: other full"),
         (lambda one: one["data"][0]["groups"]["3"].update(samples=1), "records: other data"),
         (lambda one: one.update(statement="All deleted."), "statement: other words than guda manifest's"),
         (
@@ -485,6 +486,7 @@ def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path, key: Path, caps
     [
         ("[]", "a JSON list"),
         ('{"a": NaN}', "broken JSON: NaN is no JSON number"),
+        ('{"a": 1e999}', "broken JSON: 1e999 is no JSON number"),
         ('{"a":' * 900 + "1" + "}" * 900, "values that are nested 900 deep"),
         ('{"a":' * 90_000, "broken JSON: maximum recursion depth exceeded"),
         ('{"a": "\udcff"', "broken JSON: "),

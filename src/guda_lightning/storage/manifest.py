@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -114,11 +115,14 @@ def load(path: Path) -> dict[str, Any]:
     def no_number(name: str) -> NoReturn:
         raise ValueError(f"{name} is no JSON number")
 
+    def finite(text: str) -> float:
+        return number if math.isfinite(number := float(text)) else no_number(text)  # 1e999
+
     if not path.is_file():
         raise _unreadable(path, "a folder" if path.is_dir() else f"no file {path}")
     try:
         text = path.read_text("utf-8")
-        document = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
+        document = json.loads(text, object_pairs_hook=once, parse_constant=no_number, parse_float=finite)
     except OSError as error:
         raise _unreadable(path, error.strerror) from error
     except (ValueError, RecursionError) as error:
