@@ -499,6 +499,24 @@ def test_a_file_where_a_folder_belongs(
     assert (run / place).read_text() == "x"
 
 
+@pytest.mark.parametrize("name", ["unlearn", "manifest"])
+def test_a_link_to_nothing_where_a_folder_belongs(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that is not there: told once a model is trained, or never, with a manifest of no models."""
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    (run / "full").mkdir(parents=True)
+    (run / "full" / "record.json").write_text("{}")
+    (run / "store").symlink_to(disk)
+    assert refused(capsys, *([name, run] if name == "manifest" else stage(name, "--run", run))) == said(
+        f"{run}/store is a link to nothing",
+        f"nothing at {disk}",
+        "a folder, or nothing",
+        "bring back the disk, or make the folder, that it leads to; or remove the link",
+    )
+    assert not disk.exists() and not (run / "manifest.json").exists()
+
+
 def test_a_folder_where_a_file_belongs(tmp_path: Path) -> None:
     from guda_lightning.storage.files import write_atomic
 

@@ -15,7 +15,9 @@ from guda_lightning.storage import history
 from guda_lightning.storage.files import atomic_folder, write_atomic
 from guda_lightning.storage.history import Step, noted, steps_of
 from guda_lightning.storage.leftovers import discard
+from guda_lightning.storage.locks import at_work
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import write_json
 from guda_lightning.storage.written import files_below, listening
 
 
@@ -117,6 +119,21 @@ def test_what_cannot_be_listed_may_be_what_nobody_noted(
     with command(run, "3"):
         pass
     assert written_by(run) == [()]
+
+
+def test_the_same_command_twice_side_by_side_takes_two_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, seen = RunFolder(tmp_path), list[str]()
+
+    def written(path: Path, value: dict[str, object]) -> None:
+        seen.extend(owner.path for owner in at_work(run.root))
+        write_json(path, value)
+
+    monkeypatch.setattr(history, "write_json", written)
+    first, second = (Step("unlearn", str(tmp_path), ()).save(run) for _ in range(2))
+    assert seen == ["history", "history"]  # so that nobody else looks for a number meanwhile
+    assert [path.name[:13] for path in (first, second)] == ["0001-unlearn-", "0002-unlearn-"]
 
 
 def test_a_task_of_a_spread_notes_nothing(tmp_path: Path) -> None:

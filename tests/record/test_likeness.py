@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from guda_lightning.cli import evaluate
@@ -72,6 +73,11 @@ def test_paths_of_the_run_are_moved_however_they_are_written(tmp_path: Path) -> 
         assert moved(["runs/a/queries", "./runs/a/", "runs/ab", "", "x"], run, "/there") == [
             *("/there/queries", "/there", "runs/ab", "", "x")
         ]
+    config = {"run": "a", "operator": "a", "trainer": {"default_root_dir": "a"}, "start": "a/full"}
+    assert moved(config, "a", "/there") == {
+        **{"run": "/there", "operator": "a", "trainer": {"default_root_dir": "/there"}},
+        "start": "/there/full",
+    }
     root = tmp_path / "runs" / "a"
     plan, step = Plan(RunFolder(root), RunFolder(Path("/there")), {}, {}, ()), Step("evaluate", "runs/a", ())
     given = ("./runs/a", "--scores=runs/a/scores/x.parquet", f"{root}/scores/y.parquet", "--json")
@@ -99,6 +105,30 @@ def test_a_group_that_is_called_as_the_run_folder_stays_one(
     plan = Plan(RunFolder(Path("demo")), RunFolder(tmp_path / "into"), {}, {}, ())
     config = parsed(plan, "0001-x.json", step, tmp_path).config
     assert (config.groups, config.run) == ("demo", str(tmp_path / "into"))
+
+
+def test_a_damaged_file_of_the_run_differs(tmp_path: Path) -> None:
+    """What its reader raises may derive from nothing but ``Exception``, at the end of hours of replay."""
+    run, into = (RunFolder(tmp_path / name) for name in ("run", "into"))
+    for folder in (run, into):
+        folder.store.mkdir(parents=True)
+        save_file({"a": torch.ones(3)}, folder.store / "x.safetensors")
+        Image.new("RGB", (4, 4)).save(folder.store / "x.png")
+        pd.DataFrame({"value": [1.0]}).to_parquet(folder.store / "x.parquet")
+        (folder.store / "x.json").write_text("{}")
+    for path in run.store.iterdir():
+        content = path.read_bytes()
+        damaged = [content[: len(content) // 2]]
+        if path.suffix == ".safetensors":  # the length of its header
+            damaged.append(content[:3] + b"\1" + content[4:])
+        if path.suffix == ".png":  # a SyntaxError
+            damaged.append(content.replace(b"IHDR", b"IHDQ"))
+        for one in damaged:
+            path.write_bytes(one)
+            comparison = Comparison(run, into, 0.1, [], {})
+            found = {each.file: each for each in comparison.files()}[f"store/{path.name}"]
+            assert found.outcome == "differs" and found.reason.startswith("unreadable: "), found
+        path.write_bytes(content)
 
 
 def test_a_retrained_model_is_compared_by_what_its_own_training_moved(finished_run: Path) -> None:

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from guda_lightning import ScoreTable
+from guda_lightning.cli.commands import find
 from guda_lightning.cli.main import main
 from guda_lightning.data import Digits, GroupDataModule
 from guda_lightning.errors import GudaError
@@ -122,6 +123,7 @@ def test_scores_are_those_of_the_table_with_what_the_page_says_of_them(finished_
     shares = 100 * shares / shares.abs().sum(dim=1, keepdim=True)
     view = found["views"][list(table.weightings).index("uniform")]
     assert view["scores"] == [pytest.approx(row, rel=1e-6) for row in shares.tolist()]
+    assert all(lead == float(f"{lead:.8g}") for lead in view["margins"])
     assert view["standing"]["level"] == "untested" and not view["unit"]["sized"]
     assert {group: one["grade"] for group, one in found["verdicts"].items()} == {
         group: verdict.grade for group, verdict in table.verdicts.items()
@@ -208,8 +210,74 @@ def test_missing_and_added_files_are_named(finished_run: Path, capsys: Out) -> N
     (finished_run / "queries" / "sample-1.png").unlink()
     (finished_run / "scores" / "notes.txt").write_text("new")
     (finished_run / "scores" / ".x.0123456789abcdef.tmp").write_text("temporary")
+    (finished_run / "scores" / "cats.tmp").write_text("no temporary of guda, but a name of somebody's")
     code, problems = verified(capsys, finished_run / "manifest.json")
-    assert (code, problems) == (1, ["missing: queries/sample-1.png", "added: scores/notes.txt"])
+    added = ["added: scores/cats.tmp", "added: scores/notes.txt"]
+    assert (code, problems) == (1, ["missing: queries/sample-1.png", *added])
+
+
+def test_a_manifest_of_what_is_damaged_is_refused(finished_run: Path, capsys: Out) -> None:
+    """It would say of damage for ever that it is what was made, with a signature."""
+    (record, *_), (weights, *_) = (
+        sorted(finished_run.glob(f"store/retrack-*/{name}")) for name in ("record.json", "model.safetensors")
+    )
+    picture, table = finished_run / "queries" / "sample-1.png", finished_run / "scores" / "retrack-0.parquet"
+    nearest = finished_run / "scores" / "nearest" / "retrack-0.safetensors"
+    for path in (record, weights, picture, table, nearest, finished_run / "examples.safetensors"):
+        before = path.read_bytes()
+        if path == record:
+            path.write_bytes(before.replace(b'"steps": ', b'"steps": 9'))
+        else:
+            path.write_bytes(before[:-5] + bytes([before[-5] ^ 1]) + before[-4:])
+        capsys.readouterr()
+        assert main(["manifest", str(finished_run)]) == 2, path
+        assert capsys.readouterr().err.startswith(f"error: {path} "), path
+        path.write_bytes(before)
+    before = picture.read_bytes()
+    for content in (before + b"1", None):
+        picture.unlink() if content is None else picture.write_bytes(content)
+        with pytest.raises(
+            GudaError,
+            match=message(
+                f"{picture} is {'missing' if content is None else 'damaged'}",
+                "no such file"
+                if content is None
+                else f"contents with sha256 {hashlib.sha256(content).hexdigest()[:16]}",
+                f"contents with sha256 {hashlib.sha256(before).hexdigest()[:16]}, as was written",
+                "restore it, or remove it and run the command that makes it again",
+            ),
+        ):
+            module.manifest_of(RunFolder(finished_run), [])
+    picture.write_bytes(before)
+    other = finished_run / "report" / "manifest-of-last-year.json"  # holds the full model's seal
+    other.write_text(json.dumps(manifest(finished_run)), "utf-8")
+    other.with_name("mine.json").write_text("{}")
+    assert verified(capsys, edited(lambda one: None, finished_run)) == (0, [])
+
+
+def test_a_result_or_a_key_is_never_replaced(finished_run: Path, key: Path) -> None:
+    table = finished_run / "scores" / "retrack-0.parquet"
+    command = find("manifest")
+    for path, found in (
+        (table, "a file without guda-manifest-1"),
+        (key, "a file without guda-manifest-1"),
+        (finished_run.parent, "a folder"),
+    ):
+        before = path.read_bytes() if path.is_file() else b""
+        with pytest.raises(
+            GudaError,
+            match=message(
+                f"{path} was not written by guda manifest, which would replace it",
+                found,
+                "no such file, or what guda manifest wrote",
+                "move it away",
+            ),
+        ):
+            command.run([str(finished_run), "--key", str(key), "--output", str(path)])
+        assert path.is_dir() or path.read_bytes() == before
+    output = finished_run.parent / "mine.json"
+    for _ in range(2):
+        assert main(["manifest", str(finished_run), "--output", str(output)]) == 0
 
 
 def test_a_folder_that_cannot_be_read_is_refused_by_its_name(
@@ -285,6 +353,7 @@ def test_scores_that_are_not_those_of_the_table_are_named(finished_run: Path, ca
     ("edit", "problem"),
     [
         (lambda one: one["stages"][1]["config"].update(seed=7), "records: other stages"),
+        (lambda one: one["full"].update(approved=None), "records: other full"),
         (lambda one: one["data"][0]["groups"]["3"].update(samples=1), "records: other data"),
         (lambda one: one.update(statement="All deleted."), "statement: other words than guda manifest's"),
         (
@@ -417,6 +486,7 @@ def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path, key: Path, caps
     [
         ("[]", "a JSON list"),
         ('{"a": NaN}', "broken JSON: NaN is no JSON number"),
+        ('{"a": 1e999}', "broken JSON: 1e999 is no JSON number"),
         ('{"a":' * 900 + "1" + "}" * 900, "values that are nested 900 deep"),
         ('{"a":' * 90_000, "broken JSON: maximum recursion depth exceeded"),
         ('{"a": "\udcff"', "broken JSON: "),

@@ -336,6 +336,8 @@ def test_scores_are_apart_in_units_of_their_standard_errors(tmp_path: Path) -> N
     exact = [scores(tmp_path / str(n), each, 0 * stderr) for n, each in ((3, values), (4, moved_one))]
     assert of_tables(*exact).distance == 0.25 / 4  # of the largest score
     assert math.isinf(of_tables(one, scores(tmp_path / "5", values, stderr, ("a", "c"))).distance)
+    nothing = scores(tmp_path / "6", 0 * values, 0 * stderr)
+    assert math.isinf(of_tables(nothing, exact[0]).distance) and of_tables(nothing, nothing).distance == 0
 
 
 def test_records_are_compared_but_for_hashes_and_costs(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from guda_lightning.errors import StoreError
 from guda_lightning.storage import files
+from guda_lightning.storage.written import files_below, listening
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -124,6 +125,21 @@ def test_atomic_folder_appears_whole(tmp_path: Path) -> None:
         assert (path / "sub" / "file").read_text() == "1"
     assert [p.name for p in path.iterdir()] == ["file"]
     assert os.listdir(path.parent) == ["one"]
+
+
+def test_atomic_folder_stays_where_a_link_leads(tmp_path: Path) -> None:
+    """Else a full model whose folder is linked to another disk is refused by rename(), after its training."""
+    disk, run = tmp_path / "disk", tmp_path / "run"
+    for folder in (disk / "full", run):
+        folder.mkdir(parents=True)
+    for name in ("full", "not_there_yet"):
+        (run / name).symlink_to(disk / name)
+        for content in ("1", "2"):
+            with listening() as heard, files.atomic_folder(run / name) as folder:
+                (folder / "x").write_text(content)
+            assert (disk / name / "x").read_text() == content and (run / name).is_symlink()
+            assert files_below(run, heard) == [f"{name}/x"]
+    assert sorted(path.name for path in disk.iterdir()) == ["full", "not_there_yet"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -122,6 +123,23 @@ def test_where_nothing_can_be_locked_nothing_is_removed(run: Path, monkeypatch: 
     tidy(run)
     assert hidden(run) == before
     assert all("remove it if no command works there" in line for line in left_by_kills(run))
+
+
+def test_files_are_locked_as_nfs_locks_them(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses an exclusive lock on what is open for reading alone, as every folder is."""
+    flock = fcntl.flock
+
+    def on_nfs(descriptor: int, operation: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", on_nfs)
+    file, folder = sorted(hidden(run), key=Path.is_dir)
+    tidy(run)
+    assert hidden(run) == [folder] and not file.exists()
+    (said,) = left_by_kills(run)
+    assert said.endswith("or still written on another machine; remove it if no command works there")
 
 
 def test_links_and_the_users_own_hidden_files_stay(tmp_path: Path) -> None:

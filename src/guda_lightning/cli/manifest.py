@@ -8,7 +8,8 @@ from pathlib import Path
 from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
 from guda_lightning.storage.files import canonical_json
-from guda_lightning.storage.manifest import manifest_of, save
+from guda_lightning.storage.foreign import refuse_foreign_file
+from guda_lightning.storage.manifest import FORMAT, manifest_of, save
 from guda_lightning.storage.paths import refuse_no_run, user_path
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.signing import private_key, signed
@@ -29,6 +30,7 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     folder = RunFolder(refuse_no_run(chosen.run))
     key = None if chosen.key is None else private_key(user_path(chosen.key))  # refused before work
     output = folder.manifest if chosen.output is None else user_path(chosen.output)
+    refuse_foreign_file(output, "guda manifest", FORMAT)  # a slip of --output may name a result, or a key
     from guda_lightning.report.scored import scored
 
     document = manifest_of(folder, scored(folder), output)

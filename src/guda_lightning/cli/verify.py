@@ -12,6 +12,7 @@ from guda_lightning.cli.commands import Command
 from guda_lightning.cli.text import shown
 from guda_lightning.errors import ConfigError, GudaError
 from guda_lightning.storage.config import differences
+from guda_lightning.storage.files import canonical_json
 from guda_lightning.storage.history import steps_of
 from guda_lightning.storage.manifest import STATEMENT, changed_files, files_of, load, recorded
 from guda_lightning.storage.paths import refuse_no_run, user_path
@@ -91,8 +92,8 @@ def _against(document: Mapping[str, Any], run: RunFolder, manifest: Path) -> lis
     try:
         now = recorded(run, list(steps_of(run).values()), list(files_of(run, manifest)))
         now["run"] = document["run"]  # a folder may be renamed
-        said = {name: document[name] for name in now}
-        problems += [f"records: other {key}" for key, _, _ in differences(said, json.loads(json.dumps(now)))]
+        for name, value in now.items():
+            problems += [f"records: other {key}" for key in _other(document[name], value, name)]
         from guda_lightning.report.scored import other_scores, scored
 
         # Nothing but a signature protects words; where there is one, those of its version stay.
@@ -102,6 +103,14 @@ def _against(document: Mapping[str, Any], run: RunFolder, manifest: Path) -> lis
     except GudaError as error:
         problems.append(f"unreadable: {error.problem}: {error.found}")
     return problems
+
+
+def _other(said: Any, now: Any, name: str) -> list[str]:
+    """Where two values of JSON differ, by dotted keys; also where one has null, and the other nothing."""
+    text = canonical_json(now)
+    return [key for key, _, _ in differences(said, json.loads(text), name)] or (
+        [name] if canonical_json(said) != text else []
+    )
 
 
 def _print(

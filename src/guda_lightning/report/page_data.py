@@ -75,7 +75,7 @@ def view_of(
         },
         "scores": _rounded(scores, 8),
         "stderr": _rounded(stderr, 6),
-        "margins": [lead if math.isfinite(lead) else None for lead in margins(scores, stderr).tolist()],
+        "margins": _leads(margins(scores, stderr)),
         "unattributable": [query in unattributable for query in shown.queries]
         if unattributable is not None
         else [],
@@ -138,6 +138,11 @@ def curve_points(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def positions(names: Sequence[str]) -> dict[str, int]:
     """The position of each name."""
     return {name: position for position, name in enumerate(names)}
+
+
+def _leads(values: Tensor) -> list[float | None]:
+    """Rounded as scores are: other processors add in another order, and a manifest is checked anywhere."""
+    return [float(f"{one:.8g}") if math.isfinite(one) else None for one in values.tolist()]
 
 
 def _rounded(matrix: Tensor, digits: int) -> list[list[float]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,6 +26,7 @@ _HASH = re.compile(r"[0-9a-f]{12,64}")
 # What is different whenever something is made.
 _OF_THE_MAKING = ("seconds", "core_seconds", "memory", "gpu_memory", "versions")
 _SCORES = {"query", "group", "score", "stderr", "method", "weighting", "seed"}
+_KEY = ["method", "weighting", "seed", "query", "group"]  # of a row of scores
 _NAMES = ("query", "queries", "group", "groups", "without")  # they may look like hashes, as those of users do
 _ROUNDING = 1e-12  # of numbers in records
 
@@ -70,7 +72,7 @@ def of_weights(before: Path, after: Path, start: Weights | None) -> Likeness:
 
 def of_pictures(before: Path, after: Path) -> Likeness:
     """The largest difference of two pixels, in units of their range."""
-    one, other = (np.asarray(Image.open(path), dtype=np.float64) for path in (before, after))
+    one, other = map(_pixels, (before, after))
     unit = "the range of a pixel"
     if one.shape != other.shape:
         return Likeness(math.inf, unit, "a picture of another size")
@@ -106,11 +108,8 @@ def of_records(before: Path, after: Path, old: str, new: str) -> Likeness:
 
 def _of_scores(one: ScoreTable, other: ScoreTable) -> Likeness:
     unit = "a standard error"
-    rows = [
-        {tuple(row[name] for name in ("method", "weighting", "seed", "query", "group")): row for row in table}
-        for table in (one.table.to_pylist(), other.table.to_pylist())
-    ]
-    if rows[0].keys() != rows[1].keys():
+    before, after = (table.to_pandas().set_index(_KEY).sort_index() for table in (one, other))
+    if not before.index.equals(after.index):
         return Likeness(math.inf, unit, "scores of other queries, groups, methods or seeds")
     grades = [{group: one.grade for group, one in table.verdicts.items()} for table in (one, other)]
     if grades[0] != grades[1]:
@@ -119,16 +118,12 @@ def _of_scores(one: ScoreTable, other: ScoreTable) -> Likeness:
     record = _of_values(one.record.to_json(), other.record.to_json(), {})
     if math.isinf(record.distance):
         return Likeness(math.inf, unit, f"made otherwise: {record.why}")
-    largest: dict[tuple[Any, ...], float] = {}
-    for key, row in rows[0].items():
-        largest[key[:2]] = max(largest.get(key[:2], 0.0), abs(row["score"]))
-    distance = 0.0
-    for key, row in rows[0].items():
-        difference = max(abs(row[name] - rows[1][key][name]) for name in ("score", "stderr"))
-        if difference:
-            scale = row["stderr"] or largest[key[:2]]
-            distance = max(distance, difference / scale if scale else math.inf)
-    return Likeness(distance, unit)
+    apart = np.maximum(*((before[name] - after[name]).abs().to_numpy() for name in ("score", "stderr")))
+    largest = before["score"].abs().groupby(level=_KEY[:2]).transform("max")
+    scale = before["stderr"].where(before["stderr"] > 0, largest).to_numpy()
+    with np.errstate(divide="ignore"):  # scores of nothing but zero are apart without bound
+        shares = apart[apart > 0] / scale[apart > 0]
+    return Likeness(float(shares.max(initial=0.0)), unit)
 
 
 def _of_values(one: Any, other: Any, scales: Mapping[str, float], key: str = "") -> Likeness:
@@ -180,6 +175,11 @@ def _largest_numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             if isinstance(value, float) and math.isfinite(value):
                 found[name] = max(found.get(name, _ROUNDING), abs(value))
     return found
+
+
+def _pixels(path: Path) -> NDArray[np.float64]:
+    with Image.open(path) as picture:
+        return np.asarray(picture, dtype=np.float64)
 
 
 def _json(path: Path) -> Any:

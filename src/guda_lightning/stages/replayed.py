@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from guda_lightning.counterfactuals import RETRAIN
@@ -24,6 +25,8 @@ from guda_lightning.storage.weights_record import RECORD
 Outcome = Literal["identical", "within tolerance", "differs", "not replayed"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
+# What readers raise of a damaged file; SafetensorError derives from nothing of these.
+_UNREADABLE = (GudaError, OSError, ValueError, KeyError, TypeError, SyntaxError, SafetensorError)
 _MEASURED = (".json", ".jsonl", ".parquet", ".png", ".safetensors")
 # Folders of what is no result, and why it is not compared.
 _APART = {
@@ -111,7 +114,7 @@ class Comparison:
             return Replayed(name, "not replayed", reason="a log, or a file of a kind that nothing compares")
         try:
             found = self._measured(name, path, other)
-        except (GudaError, OSError, ValueError, KeyError) as error:
+        except _UNREADABLE as error:
             return Replayed(name, "differs", reason=f"unreadable: {' '.join(str(error).split())[:200]}")
         if not found.distance:  # but for what the making has cost, which is not compared
             return Replayed(name, "identical", 0.0)

@@ -25,6 +25,8 @@ from guda_lightning.storage.replacing import fsync, remove, replace_folder
 from guda_lightning.storage.written import wrote
 
 _UNSAFE = re.compile(r"[^a-z0-9._]+")  # in the name of a file
+# Of what is half-written: the machine that fills it, and a random number.
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{6})[0-9a-f]{10}\.tmp")
 _OF_PROCESS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 
@@ -188,7 +190,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
     Missing parent folders are made. An existing folder is replaced only once the new one is whole, and then
     in one step where the disk can, else by two between which ``leftovers.tidy`` finds it after a kill; of two
-    processes that write the same folder, the last one stays.
+    processes that write the same folder, the last one stays. A link, such as to another disk, stays one.
 
     Args:
         path: Name of the folder when the block has ended without an error.
@@ -202,9 +204,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_file():
         raise _taken(path, "a file of that name", "a folder, or nothing")
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path  # no folder takes a link's name
     with _full_disk_explained(path, "room for the whole folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(path, _new_folder) as temporary:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(place, _new_folder) as temporary:
             try:
                 yield temporary
                 for folder, _, files in os.walk(temporary):
@@ -212,7 +215,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                         _shared(Path(folder, file))
                         fsync(Path(folder, file))
                     fsync(Path(folder))
-                replace_folder(temporary, path, temporary_name(path))
+                replace_folder(temporary, place, temporary_name(place))
                 wrote(path)
             finally:
                 remove(temporary)

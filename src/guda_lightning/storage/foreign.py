@@ -41,12 +41,12 @@ def refuse_foreign_file(path: Path, command: str, mark: str) -> None:
         mark: What the command writes into it.
 
     Raises:
-        StoreError: It has something else in it.
+        StoreError: It has something else in it, or is a folder.
     """
-    if path.is_file() and mark.encode() not in path.read_bytes():
+    if path.is_dir() or (path.is_file() and mark.encode() not in path.read_bytes()):
         raise StoreError(
             f"{path} was not written by {command}, which would replace it",
-            found=f"a file without {mark}",
+            found="a folder" if path.is_dir() else f"a file without {mark}",
             expected=f"no such file, or what {command} wrote",
             fix="move it away",
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from guda_lightning.errors import StoreError
 from guda_lightning.storage.files import sha256_json
+from guda_lightning.storage.locks import locked
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import read_sealed, write_json
 from guda_lightning.storage.typed import refuse_misfits
@@ -19,6 +20,7 @@ from guda_lightning.storage.walked import is_working, names_in
 from guda_lightning.storage.written import files_below, listening
 
 _FORMAT = 1
+_PATHS = ("run", "default_root_dir")  # what else is called as a run folder beside it: a group, an operator
 _NO_RESULTS = (
     "checkpoints",
     "history",
@@ -72,9 +74,10 @@ class Step:
         Raises:
             StoreError: The disk is full.
         """
-        number = 1 + max((_number(path) for path in _paths(run)), default=0)
-        path = run.history / f"{number:04d}-{self.stage}-{self.identity[:12]}.json"
-        write_json(path, {**self.to_json(), "format": _FORMAT})
+        with locked(run.root, run.history):  # or the same command beside it may take the same name
+            number = 1 + max((_number(path) for path in _paths(run)), default=0)
+            path = run.history / f"{number:04d}-{self.stage}-{self.identity[:12]}.json"
+            write_json(path, {**self.to_json(), "format": _FORMAT})
         return path
 
     @classmethod
@@ -112,7 +115,9 @@ def has_noted(run: RunFolder, stage: str, identity: str = "") -> bool:
 def moved(value: Any, old: str, new: str) -> Any:
     """A JSON value with the run folder, and the paths in it, at another place."""
     if isinstance(value, Mapping):
-        return {name: moved(one, old, new) for name, one in value.items()}
+        root = os.path.normpath(old)
+        kept = {name for name, one in value.items() if one == root and "/" not in root and name not in _PATHS}
+        return {name: one if name in kept else moved(one, old, new) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [moved(one, old, new) for one in value]
     if not isinstance(value, str) or not value:
@@ -138,7 +143,7 @@ def noted(run: RunFolder, step: Callable[[], Step | None]) -> Iterator[None]:
     said = step()
     if said is None:
         return
-    files = tuple(filter(_is_result, files_below(run.root, heard)))
+    files = tuple(filter(is_result, files_below(run.root, heard)))
     if files or _is_missing(run, said):
         ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
         replace(said, files=files, ended=ended).save(run)
@@ -150,12 +155,13 @@ def _is_missing(run: RunFolder, step: Step) -> bool:
         return False
     noted_files = {file for each in steps_of(run).values() for file in each.files}
     try:
-        return any(_is_result(file) and file not in noted_files for file in names_in(run))
+        return any(is_result(file) and file not in noted_files for file in names_in(run))
     except StoreError:  # somebody may have made what cannot be read
         return True
 
 
-def _is_result(file: str) -> bool:
+def is_result(file: str) -> bool:
+    """Whether a file of a run folder, by its path in it, is what a command makes: no log and no temporary."""
     return file.partition("/")[0] not in _NO_RESULTS and not any(map(is_working, file.split("/")))
 
 

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from guda_lightning.storage.files import temporary_name, this_machine
+from guda_lightning.storage.files import TEMPORARY, temporary_name, this_machine
 from guda_lightning.storage.flocks import release, try_lock
 from guda_lightning.storage.locks import forget_killed
 from guda_lightning.storage.replacing import ASIDE, remove, settle
 
-_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{6})[0-9a-f]{10}\.tmp")
 _OLD_SECONDS = 86_400.0
 # Folders in which stages write, and levels of folders in them that are looked through, too. What is whole is
 # not: a store or a set of pictures may hold millions of files.
@@ -39,7 +38,7 @@ def tidy(root: Path) -> None:
     """
     for path in _hidden(root, ASIDE):
         settle(path, temporary_name(path))
-    for path in _hidden(root, _TEMPORARY):
+    for path in _hidden(root, TEMPORARY):
         with suppress(OSError), _held(path) as held:
             if held and _is_from_here_or_old(path):
                 if path.is_dir():
@@ -64,7 +63,7 @@ def left_by_kills(root: Path) -> list[str]:
     """What killed commands left in a run folder, and what the next one does with it; nothing is changed."""
     found = [f"{path}: moved aside by a write that was killed" for path in _hidden(root, ASIDE)]
     found = [f"{line}; the next command puts it back" for line in found]
-    for path in _hidden(root, _TEMPORARY):
+    for path in _hidden(root, TEMPORARY):
         with suppress(OSError), _held(path) as held:
             if held and _is_from_here_or_old(path):
                 found.append(f"{path}: left by a write that was killed; the next command removes it")
@@ -91,7 +90,9 @@ def _hidden(root: Path, pattern: re.Pattern[str]) -> list[Path]:
 @contextmanager
 def _held(path: Path) -> Iterator[bool | None]:
     """Whether nobody fills it, and nobody begins to before the block ends; None where nobody can know."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    # NFS locks what can be written alone, and so no folder.
+    writing = os.O_RDWR if path.is_file() and os.access(path, os.W_OK) else os.O_RDONLY
+    descriptor = os.open(path, writing | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         yield try_lock(descriptor)
     finally:
@@ -100,7 +101,7 @@ def _held(path: Path) -> Iterator[bool | None]:
 
 def _is_from_here_or_old(path: Path) -> bool:
     """Whether its lock says all: some disks hide from one machine for hours what is locked on another."""
-    matched = _TEMPORARY.fullmatch(path.name)
+    matched = TEMPORARY.fullmatch(path.name)
     if matched is not None and matched[1] == this_machine():
         return True
     inside: Iterable[Path] = path.iterdir() if path.is_dir() else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -15,6 +16,7 @@ from guda_lightning.storage.files import canonical_json, read_json, sha256_file,
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.history import Step, steps_of
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.undamaged import refuse_damaged_files, weights_record
 from guda_lightning.storage.walked import left_out, walked
 from guda_lightning.storage.weights_record import RECORD
 
@@ -42,10 +44,11 @@ def manifest_of(run: RunFolder, scores: Sequence[Mapping[str, Any]], *manifests:
         *manifests: Files that are no part of the run, though they may lie in it.
 
     Raises:
-        StoreError: A record in the folder is damaged.
+        StoreError: Something in the folder is damaged, which the document would call what was made.
     """
     steps = list(steps_of(run).values())
     files = listed_files(run, *manifests)
+    refuse_damaged_files(run, {name: one["sha256"] for name, one in files.items()})
     return {
         "format": FORMAT,
         "statement": STATEMENT,
@@ -112,11 +115,14 @@ def load(path: Path) -> dict[str, Any]:
     def no_number(name: str) -> NoReturn:
         raise ValueError(f"{name} is no JSON number")
 
+    def finite(text: str) -> float:
+        return number if math.isfinite(number := float(text)) else no_number(text)  # 1e999
+
     if not path.is_file():
         raise _unreadable(path, "a folder" if path.is_dir() else f"no file {path}")
     try:
         text = path.read_text("utf-8")
-        document = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
+        document = json.loads(text, object_pairs_hook=once, parse_constant=no_number, parse_float=finite)
     except OSError as error:
         raise _unreadable(path, error.strerror) from error
     except (ValueError, RecursionError) as error:
@@ -146,10 +152,9 @@ def changed_files(document: Mapping[str, Any], run: RunFolder, *manifests: Path)
 def _models(run: RunFolder, files: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Records of weights, wherever in the run folder they lie."""
     for name in files:
-        folder, _, file = name.rpartition("/")
-        record = read_json(run.root / name) if file == RECORD else {}
-        if {"hparams", "full_hash", "files"} <= record.keys():
-            yield folder, {key: record[key] for key in _OF_MODELS if key in record}
+        record = weights_record(run, name)
+        if record is not None:
+            yield name.rpartition("/")[0], {key: record[key] for key in _OF_MODELS if key in record}
 
 
 def _seeds(stage: str, value: Any, key: str) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +63,20 @@ class RunFolder:
         return any(next(self.root.glob(mark), None) for mark in _MARKS)
 
     def refuse_files(self) -> None:
-        """Refuse a file where a folder belongs, before anything is made that would lie in it.
+        """Refuse a file or a link to nothing where a folder belongs, before anything is made to lie in it.
 
         Raises:
             StoreError: There is one.
         """
         for name in FOLDERS:
             path = self.root / name
+            if path.is_symlink() and not path.exists():  # as to a disk that is not there
+                raise StoreError(
+                    f"{path} is a link to nothing",
+                    found=f"nothing at {os.readlink(path)}",
+                    expected="a folder, or nothing",
+                    fix="bring back the disk, or make the folder, that it leads to; or remove the link",
+                )
             if path.exists() and not path.is_dir():
                 raise StoreError(
                     f"{path} is a file", found="a file", expected="a folder, or nothing", fix="move it away"

@@ -161,6 +161,12 @@ def fault(path: Path) -> Fault | None:
     return _fault(path, [written for _, written in tokens], digest)
 
 
+def changed_since_sealed(path: Path) -> Fault | None:
+    """What is wrong with a file that may have a seal; None: nothing, or it has none."""
+    wrong = fault(path)
+    return None if wrong is None or wrong.found == _NO_SEAL else wrong
+
+
 def _fault(path: Path, tokens: list[str], digest: str) -> Fault | None:
     if len(tokens) != 1:
         found = f"{len(tokens)} seals" if tokens else _NO_SEAL

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from guda_lightning.errors import StoreError
+from guda_lightning.storage.files import TEMPORARY
 from guda_lightning.storage.runs import FOLDERS, RunFolder
 
 # What the system says of a name that another command has just removed or replaced, and of a link to nothing.
@@ -93,4 +94,4 @@ def _refuse_unreadable(path: str, error: OSError) -> None:
 
 def is_working(name: str) -> bool:
     """Whether a name is that of a temporary file or folder, or of that of the locks."""
-    return name == ".locks" or name.endswith(".tmp")
+    return name == ".locks" or TEMPORARY.fullmatch(name) is not None
