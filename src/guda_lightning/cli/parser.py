@@ -44,7 +44,8 @@ class StageParser(LightningArgumentParser):
 
     def dump(self, *args: Any, skip_validation: bool = True, **kwargs: Any) -> str:
         """The values as text, unchecked: they were parsed, and a check takes most of the time."""
-        text: str = super().dump(*args, skip_validation=skip_validation, **kwargs)
+        with compat.no_deprecations():
+            text: str = super().dump(*args, skip_validation=skip_validation, **kwargs)
         return text
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
