@@ -207,7 +207,7 @@ def test_a_large_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch:
         return real(path)
 
     monkeypatch.setattr(seals, "_sealing", counting)
-    monkeypatch.setattr(seals, "_SETTLED", -1e9)
+    monkeypatch.setattr(seals, "SETTLED", -1e9)
     path.write_bytes(sealed(EMPTY.encode() + bytes(seals._LARGE)))
     for _ in range(3):
         assert fault(path) is None
