@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,20 @@ from wandb.util import get_core_path
 from guda_lightning.storage.files import read_json
 
 
+_LOOKS = 30
+
+
 class WandbFiles:
     """One offline run, from the files of its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.records: dict[str, list[Any]] = {}
-        for line in _inspect(folder, "--json").splitlines():
-            record = json.loads(line)
-            self.records.setdefault(record["type"], []).append(record[record["type"]])
+        self.records = _records(folder)
+        for _ in range(_LOOKS):  # finish() returns a moment before the file is whole; that of a kill never is
+            if "exit" in self.records:
+                break
+            time.sleep(0.1)
+            self.records = _records(folder)
         self.whole = json.loads(_inspect(folder, "--summary", "--json"))
 
     @property
@@ -62,6 +68,14 @@ class WandbFiles:
         pictures = [column for column, title in enumerate(uploaded["columns"]) if title == "image"]
         images = [np.asarray(Image.open(files[row[c]["path"]])) for row in uploaded["data"] for c in pictures]
         return written["columns"], written["data"], images
+
+
+def _records(folder: Path) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for line in _inspect(folder, "--json").splitlines():
+        record = json.loads(line)
+        found.setdefault(record["type"], []).append(record[record["type"]])
+    return found
 
 
 def _inspect(folder: Path, *options: str) -> str:
