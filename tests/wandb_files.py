@@ -14,7 +14,6 @@ from wandb.util import get_core_path
 
 from guda_lightning.storage.files import read_json
 
-
 _LOOKS = 30
 
 
