@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,6 @@ class StageCLI(LightningCLI):
         Raises:
             GudaError: One of them refuses its arguments, or the stage what it finds.
         """
-        vars(self).pop("_dumped", None)  # guda run scores again, with other options
         if self.config.seed_everything is not False:
             seed_everything(self.config.seed_everything, workers=True)
         with warnings.catch_warnings():
@@ -203,13 +202,9 @@ class StageCLI(LightningCLI):
         Dumped by the parser, which writes paths and enumerations as text. Infinities, which JSON lacks, stay
         the text that they are there, such as "-Infinity".
         """
-        values: dict[str, Any] = json.loads(self._dumped, parse_constant=str)
+        text = self.parser.dump(self.config, format="json", skip_none=False)
+        values: dict[str, Any] = json.loads(text, parse_constant=str)
         return values
-
-    @cached_property
-    def _dumped(self) -> str:
-        text: str = self.parser.dump(self.config, format="json", skip_none=False)
-        return text
 
     def _resolved(self) -> str:
         """The configuration as YAML with all values, for processes that do the same elsewhere, if any do."""
