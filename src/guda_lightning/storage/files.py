@@ -15,7 +15,7 @@ import stat
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,6 +64,7 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+@lru_cache(maxsize=1024)
 def slug(text: str, max_length: int = 40) -> str:
     """Turn any text into a readable piece of a file name, made of ``[a-z0-9._-]``.
 

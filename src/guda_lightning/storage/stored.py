@@ -209,8 +209,15 @@ class WeightStore(ABC, Generic[_Key, _Record]):
         root = os.fspath(self.root)
         names = sorted(os.listdir(root)) if os.path.isdir(root) else []
         whole = (name for name in names if not name.startswith("."))
+        records = []
         with _uncollected():
-            return [self._read(root, name) for name in whole if os.path.isfile(f"{root}/{name}/{RECORD}")]
+            for name in whole:
+                try:
+                    records.append(self._read(root, name))
+                except StoreError:
+                    if os.path.isfile(f"{root}/{name}/{RECORD}"):  # asked only now: thousands are there
+                        raise
+        return records
 
     def _read(self, root: str, name: str) -> _Record:
         file = f"{root}/{name}/{RECORD}"  # texts: a store of ten thousand would make as many paths thrice

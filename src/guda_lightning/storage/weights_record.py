@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from guda_lightning.errors import StoreError
-from guda_lightning.storage.files import read_json_bytes, sha256_json
+from guda_lightning.storage.files import read_json, read_json_bytes, sha256_json
 from guda_lightning.storage.provenance import Provenance, versions
 from guda_lightning.storage.seals import SEAL, refuse_damaged_contents, sealed_json
 from guda_lightning.storage.typed import refuse_misfits
@@ -185,7 +185,7 @@ def _needed(kind: type[WeightsRecord]) -> frozenset[str]:
 def _record(path: str | Path) -> tuple[dict[str, Any], bool]:
     """The entries, and whether they are sealed."""
     fix = "restore the file, or remove its folder and make it again"
-    value, content = read_json_bytes(path)
+    value, content = read_json_bytes(path, infinities=True)  # a sealed one was written without
     if value.get("format") != _FORMAT:
         raise StoreError(
             f"{path} is of another format",
@@ -196,6 +196,7 @@ def _record(path: str | Path) -> tuple[dict[str, Any], bool]:
     if value.pop(SEAL, None) is not None:
         refuse_damaged_contents(path, content, fix)
         return value, True
+    value = read_json(path)
     written = value.pop("sha256", None)
     if sha256_json(value) != written:
         raise StoreError(
