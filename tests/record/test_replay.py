@@ -294,6 +294,47 @@ def test_an_evaluation_is_noted_and_repeated(finished_run: Path) -> None:
     assert elsewhere.identity == step.identity  # wherever the run folder lies
 
 
+def test_what_was_replaced_since_is_not_repeated(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+
+    def ran(stage: str, file: str, seed: int) -> None:
+        (run.root / file).parent.mkdir(parents=True, exist_ok=True)
+        (run.root / file).write_text(str(seed), "utf-8")
+        Step(stage, str(run.root), (), {"trainer": {}, "seed_everything": seed}, files=(file,)).save(run)
+
+    def repeated() -> list[str]:
+        plan = Plan.of(run, RunFolder(tmp_path / "again"), None, [])
+        assert "queries/0.png" not in plan.copied
+        return [name[:4] for name in plan.steps]
+
+    ran("fit", "full/model.safetensors", 0)
+    ran("sample", "queries/0.png", 0)
+    ran("unlearn", "store/a/model.safetensors", 0)
+    assert repeated() == ["0001", "0002", "0003"]
+    ran("sample", "queries/0.png", 1)
+    assert repeated() == ["0001", "0003", "0004"]
+    ran("fit", "full/model.safetensors", 0)  # after it was lost: the same one
+    assert repeated() == ["0001", "0003", "0004", "0005"]
+    ran("fit", "full/model.safetensors", 1)
+    ran("sample", "queries/0.png", 1)
+    assert repeated() == ["0006", "0007"]
+    plan = Plan.of(run, RunFolder(tmp_path / "again"), None, [])
+    assert plan.copied == {"store/a/model.safetensors": "copied: no stage that is repeated made it"}
+
+
+def test_a_run_of_which_only_a_comparison_is_noted_is_refused(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    name = Step("evaluate", str(tmp_path), (str(tmp_path), "--yardstick", "y.json")).save(run).name
+    refused = message(
+        f"{tmp_path} does not say how it was made",
+        found=f"{run.history} with {name} alone, which works on more than this run",
+        expected="what each command was run with, as guda keeps it there",
+        fix="repeat the commands that made it: what is complete is skipped, and noted",
+    )
+    with pytest.raises(StoreError, match=refused):
+        Plan.of(run, RunFolder(tmp_path / "again"), None, [])
+
+
 def test_weights_are_apart_in_units_of_what_training_moved(tmp_path: Path) -> None:
     start = {"a": torch.zeros(3), "b": torch.ones(2)}
     before = {"a": torch.tensor([0.0, 0.5, -2.0]), "b": torch.ones(2)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -64,11 +64,13 @@ class Plan:
             StoreError: Nothing says what was run so that it can be repeated, or the folder is not fresh.
         """
         steps = steps_of(run)
-        repeated = {name: step for name, step in steps.items() if _is_repeatable(step)}
+        standing = _standing(steps, walked(run))
+        repeated = {name: step for name, step in standing.items() if _is_repeatable(step)}
         if not repeated:
+            alone = f"{run.history} with {', '.join(steps)} alone, which works on more than this run"
             raise StoreError(
                 f"{run.root} does not say how it was made",
-                found=f"no file in {run.history}",
+                found=alone if steps else f"no file in {run.history}",
                 expected="what each command was run with, as guda keeps it there",
                 fix="repeat the commands that made it: what is complete is skipped, and noted",
             )
@@ -198,6 +200,35 @@ def _is_repeatable(step: Step) -> bool:
     if step.config is not None:
         return True
     return step.stage == "evaluate" and not any(one.startswith("--yardstick") for one in step.arguments)
+
+
+def _standing(steps: Mapping[str, Step], there: Container[str]) -> dict[str, Step]:
+    """The steps whose results still stand.
+
+    Without those whose files later commands have written again in another way: they would stand in the way
+    of these; and without all that was done with a full model that was fitted in another way since.
+
+    Args:
+        steps: All of them.
+        there: The files of the run folder.
+    """
+    standing: dict[str, Step] = {}
+    since = 0  # how many stand from the first fit of the present model on
+    for name, step in reversed(steps.items()):
+        others = [
+            one for one in standing.values() if one.stage == step.stage and one.identity != step.identity
+        ]
+        again = {file for one in others for file in one.files}.intersection(step.files)
+        left = {file for file in step.files if file in there}
+        replaced = left <= again and not again.isdisjoint(step.files)
+        if replaced and step.stage == "fit":
+            standing = dict(list(standing.items())[:since])
+            break
+        if not replaced:
+            standing[name] = step
+        if step.stage == "fit":
+            since = len(standing)
+    return dict(reversed(standing.items()))
 
 
 def _refuse_unrepeatable(path: Path, step: Step) -> None:
