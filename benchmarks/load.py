@@ -29,7 +29,8 @@ from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Likelihood
 from guda_lightning.scores.record import ScoringRecord
 from guda_lightning.storage.files import write_atomic
-from guda_lightning.storage.seals import SETTLED, refuse_damaged_folder, sealed_folder
+from guda_lightning.storage.hashed import SETTLED
+from guda_lightning.storage.seals import refuse_damaged_folder, sealed_folder
 from guda_lightning.types import Queries
 
 WARM_UP = 0.2  # share of the queries before which memory grows by what is imported and allocated once

@@ -46,7 +46,7 @@ class Size:
     steps: int | None = None
     classes: int = 10
     pairs: Sequence[str] = ("3+8", "4+9", "1+7")  # digits that look alike
-    subsets: int = 8
+    subsets: int = 16
     groups: Sequence[int] = (10, 20, 60, 200)
     hashed: int = 60
     members: int = 10

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from guda_lightning import notes
 from guda_lightning.errors import StoreError
-from guda_lightning.storage import seals
+from guda_lightning.storage import hashed, seals
 from guda_lightning.storage.files import sha256_file
 from guda_lightning.storage.frames import load_frame, save_frame
 from guda_lightning.storage.sealed import read_sealed, read_tensors, write_json, write_tensors
@@ -207,8 +207,8 @@ def test_a_large_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch:
         return real(path)
 
     monkeypatch.setattr(seals, "_sealing", counting)
-    monkeypatch.setattr(seals, "SETTLED", -1e9)
-    path.write_bytes(sealed(EMPTY.encode() + bytes(seals._LARGE)))
+    monkeypatch.setattr(hashed, "SETTLED", -1e9)
+    path.write_bytes(sealed(EMPTY.encode() + bytes(hashed._LARGE)))
     for _ in range(3):
         assert fault(path) is None
     assert len(read) == 1

@@ -21,6 +21,7 @@ from guda_lightning.storage.walked import left_out, walked
 from guda_lightning.storage.weights_record import RECORD
 
 FORMAT = "guda-manifest-1"
+# Part of the format, as `guda verify` asks for these words: others need another format.
 STATEMENT = (
     "The scores estimate how much each group of the training data made a generated picture more likely: they "
     "compare the full model with one that stands for a model trained without the group. Unlearning serves to "

@@ -10,12 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from guda_lightning.errors import StoreError
 from guda_lightning.notes import tell_once
@@ -24,9 +22,9 @@ from guda_lightning.storage.files import (
     atomic_folder,
     canonical_json,
     read_json,
-    sha256_file,
     temporary_name,
 )
+from guda_lightning.storage.hashed import MISSING, hashes, once
 from guda_lightning.storage.replacing import remove
 
 SEAL = "seal"  # the entry that holds the token
@@ -34,14 +32,9 @@ EMPTY = f"guda-seal-{'0' * 64}"
 UNSEALED = {SEAL: EMPTY}  # the entry of a file that is being written
 SEALS = "seal.json"  # of a sealed folder
 _TOKEN = re.compile(rb"guda-seal-([0-9a-f]{64})")
-_MISSING, _NO_FILE, _NO_SEAL = "no such file", "a folder, a pipe or a device", "no seal"
-_UNREAD = (_MISSING, _NO_FILE)
+_NO_FILE, _NO_SEAL = "a folder, a pipe or a device", "no seal"
+_UNREAD = (MISSING, _NO_FILE)
 _CHUNK = 1 << 20
-_LARGE = 1 << 20  # bytes: a smaller file is hashed again as fast as looked up
-SETTLED = 2.0  # seconds: what has changed since may change again within one tick of the disk's clock
-_THREADS = 8
-_Hash = TypeVar("_Hash")
-_known: dict[tuple[str, str], tuple[tuple[int, ...], object]] = {}  # what was found of large files
 
 
 class Fault(NamedTuple):
@@ -106,7 +99,7 @@ def sealed_folder(path: str | Path) -> Iterator[Path]:
         yield temporary
         names = (one.relative_to(temporary).as_posix() for one in temporary.rglob("*") if one.is_file())
         files = sorted(name for name in names if name != SEALS)
-        (temporary / SEALS).write_bytes(folder_seal(dict(zip(files, _hashes(temporary, files), strict=True))))
+        (temporary / SEALS).write_bytes(folder_seal(dict(zip(files, hashes(temporary, files), strict=True))))
 
 
 def folder_seal(files: Mapping[str, str]) -> bytes:
@@ -153,11 +146,11 @@ def refuse_damaged_contents(path: str | Path, content: bytes, fix: str) -> None:
 def fault(path: Path) -> Fault | None:
     """What is wrong with a sealed file; None: nothing."""
     if not path.is_file():  # a pipe may never end
-        return Fault(path, _NO_FILE if path.exists() else _MISSING, "a sealed file")
+        return Fault(path, _NO_FILE if path.exists() else MISSING, "a sealed file")
     try:
-        tokens, digest = _once(path, _sealing)
+        tokens, digest = once(path, _sealing)
     except FileNotFoundError:
-        return Fault(path, _MISSING, "a sealed file")
+        return Fault(path, MISSING, "a sealed file")
     return _fault(path, [written for _, written in tokens], digest)
 
 
@@ -188,7 +181,7 @@ def folder_fault(folder: Path, part: str = "") -> Fault | None:
     names = [name for name in files if part in ("", name) or name.startswith(f"{part}/")]
     if not names:
         return Fault(folder / part, _NO_SEAL, f"a hash in {path}")
-    for name, found in zip(names, _hashes(folder, names), strict=True):
+    for name, found in zip(names, hashes(folder, names), strict=True):
         if found != files[name]:
             return Fault(folder / name, _contents(found), f"{_contents(files[name])}, as {path} says")
     return None
@@ -274,39 +267,9 @@ def _sealing(path: Path) -> tuple[list[tuple[int, str]], str]:
     return tokens, digest.hexdigest()
 
 
-def _hashes(folder: Path, names: list[str]) -> list[str]:
-    """The hashes of files, several at a time; a word for one that is missing."""
-    with ThreadPoolExecutor(min(_THREADS, len(names) or 1)) as pool:
-        return list(pool.map(lambda name: hash_of(folder / name), names))
-
-
-def hash_of(path: Path) -> str:
-    """The hash of a file, a large one of which a process reads once; a word where it is missing."""
-    try:
-        return _once(path, sha256_file) if path.is_file() else _MISSING
-    except FileNotFoundError:
-        return _MISSING
-
-
-def _once(path: Path, hashed: Callable[[Path], _Hash]) -> _Hash:
-    """What a function finds of a file; of a large one that has not changed, what it found before."""
-    stat = path.stat()
-    if stat.st_size < _LARGE:
-        return hashed(path)
-    key = (str(path.resolve()), hashed.__name__)
-    state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    if key in _known and _known[key][0] == state:
-        known: _Hash = _known[key][1]  # type: ignore[assignment]  # of this function
-        return known
-    found = hashed(path)
-    if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED:
-        _known[key] = state, found
-    return found
-
-
 def _is_inside(name: str) -> bool:
     return not os.path.isabs(name) and ".." not in name.split("/")
 
 
 def _contents(digest: str) -> str:
-    return digest if digest == _MISSING else f"contents with sha256 {digest[:16]}"
+    return digest if digest == MISSING else f"contents with sha256 {digest[:16]}"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from guda_lightning.errors import NumericsError, StoreError
 from guda_lightning.storage.files import atomic_folder, sha256_file
+from guda_lightning.storage.hashed import hash_of
 from guda_lightning.storage.provenance import Provenance
-from guda_lightning.storage.seals import hash_of
 from guda_lightning.storage.weights_record import LATER, RECORD, Key, WeightsRecord
 
 if TYPE_CHECKING:
