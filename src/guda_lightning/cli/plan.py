@@ -202,7 +202,7 @@ def _is_repeatable(step: Step) -> bool:
     return step.stage == "evaluate" and not any(one.startswith("--yardstick") for one in step.arguments)
 
 
-def _standing(steps: Mapping[str, Step], there: Container[str]) -> dict[str, Step]:
+def _standing(steps: dict[str, Step], there: Container[str]) -> dict[str, Step]:
     """The steps whose results still stand.
 
     Without those whose files later commands have written again in another way: they would stand in the way
