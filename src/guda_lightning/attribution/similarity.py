@@ -71,8 +71,10 @@ class PixelSimilarity(Attributor):
 class FeatureSimilarity(Attributor):
     """Mean cosine between the features of a query and those of each group's training images.
 
-    With CLIP and all of a group's images it is the CLIPA that GUDA (arXiv 2601.22651) compares with: the
-    inner product with the mean of the group's unit vectors. It says what is alike, not what a model learnt.
+    With CLIP and all of a group's images it is the formula of the CLIPA that GUDA (arXiv 2601.22651) compares
+    with: the inner product with the mean of the group's unit vectors. GUDA's code for CIFAR-10 takes the
+    pooled states of ViT-B/32 before the projection, of the first 1000 images of a class. It says what is
+    alike, not what a model learnt.
 
     Features of the training images are computed once and kept in the context's ``features``, 1024 images a
     file; an image that training also mirrored has two, of which the more similar one counts, or both half
