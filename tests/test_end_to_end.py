@@ -349,6 +349,7 @@ def test_a_label_conditional_model(tmp_path: Path, guda: Guda) -> None:
     shared = ["--run", tmp_path / "run", "--model.init_args.conditional", "true"]
     shared += ["--model.init_args.denoiser.init_args.num_class_embeds", 10]
     guda("fit", *shared)
+    assert "labels_hash" in json.loads((tmp_path / "run" / "full" / "record.json").read_text())
     guda("unlearn", *shared, "--groups", "3,7")
     guda("sample", *shared)
     guda("attribute", *shared, "--groups", "3,7")

@@ -26,6 +26,7 @@ from guda_lightning.data.grouping import Grouping
 from guda_lightning.data.images import to_unit
 from guda_lightning.errors import ConfigError, MissingExtraError, NumericsError, StoreError
 from guda_lightning.latent.encoders import quiet
+from guda_lightning.progress_bar import Bar, progress_bar
 from guda_lightning.scores import ScoreTable
 from guda_lightning.scores.kinds import Similarity
 from guda_lightning.types import Queries
@@ -200,6 +201,34 @@ def test_features_are_computed_once_and_go_on_where_they_were_interrupted(
     other = FeatureSimilarity(Quarters(1.0)).fit(context)  # other vectors of the same name: other files
     other.prepare()
     assert [len(list(folder.iterdir())) for one in (fitted, other) for folder in one.kept()] == [5, 5]
+
+
+def test_progress_counts_every_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[Any] = []
+
+    def shown(title: str, unit: str, total: int, **how: Any) -> Bar:
+        bars.append(progress_bar(title, unit, total, **{**how, "lines": True, "delay": 0}))
+        updates = bars[-1].updates = []
+        update = bars[-1].update
+        bars[-1].update = lambda n: updates.append(n) or update(n)
+        return bars[-1]  # type: ignore[no-any-return]
+
+    for module in ("features", "similarity"):
+        monkeypatch.setattr(f"guda_lightning.attribution.{module}.progress_bar", shown)
+    monkeypatch.setattr("guda_lightning.attribution.similarity._CHUNK", 20)
+    monkeypatch.setattr("guda_lightning.attribution.features._BATCH", 16)
+    data = shades(horizontal_flip=True)  # 48 pictures and their copies
+    fitted = FeatureSimilarity(Quarters()).fit(AttributionContext(tiny_full(), data, features=tmp_path))
+    fitted.prepare()
+    fitted.prepare()
+    fitted.score(gray_queries(*map(str, range(20))))
+    assert [(bar.desc, bar.total, sum(bar.updates)) for bar in bars] == [
+        ("encode images", 96, 96),
+        ("encode images", 96, 96),
+        ("encode queries", 20, 20),
+        ("compare images", 48, 48),
+    ]
+    assert bars[0].updates == [16, 16, 8, 0, 16, 16, 8, 0, 16, 0] and bars[1].updates == [40, 40, 16]
 
 
 def test_the_record_names_the_encoder_and_those_of_pixels_do_not(clip_folder: Path) -> None:

@@ -31,7 +31,7 @@ def context(grouping: Grouping | None = None, **arguments: Any) -> AttributionCo
     return AttributionContext(tiny_full(), shades(), grouping, **arguments)
 
 
-def test_random_scores_are_standard_normal_and_depend_on_names_alone() -> None:
+def test_random_scores_are_standard_normal_and_depend_on_images_and_groups_alone() -> None:
     asked = gray_queries(*(f"q{i}" for i in range(600)))
     table = RandomScores().fit(context()).score(asked)
     assert (table.methods, table.weightings, table.groups) == (("random",), ("random",), GROUPS)

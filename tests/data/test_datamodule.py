@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -431,6 +432,17 @@ def test_metadata_assigns_groups_and_labels_stay(tmp_path: Path) -> None:
         [False, False],
     )
     assert data.num_classes == 3
+
+
+def test_labels_have_a_hash_of_their_own() -> None:
+    class Turned(Ramp):
+        def load(self) -> ImageTable:
+            table = super().load()
+            return replace(table, labels=("low",) * 4 + ("high",) * 6)
+
+    data, turned = GroupDataModule(Ramp()), GroupDataModule(Turned())
+    assert data.hash == turned.hash
+    assert data.labels_hash == GroupDataModule(Ramp()).labels_hash != turned.labels_hash
 
 
 def test_a_limit_keeps_groups_and_ids_together(tmp_path: Path) -> None:

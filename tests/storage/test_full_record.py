@@ -36,6 +36,25 @@ def test_a_training_that_did_what_its_configuration_says(
     record.refuse_unfinished(Path("run/full"))
 
 
+def test_other_class_labels_than_a_conditional_model_was_trained_with_are_refused(tmp_path: Path) -> None:
+    of_before = FullRecord("f", "s", {}, 1, 1.0, 1)
+    assert "labels_hash" not in of_before.to_json()
+    of_before.refuse_other_data(tmp_path, "d", "g", (1, 8, 8), "labels")
+    file = tmp_path / "record.json"
+    file.write_text(FullRecord("f", "s", {}, 1, 1.0, 1, labels_hash="a" * 64).to_json())
+    record = FullRecord.from_file(file)
+    record.refuse_other_data(tmp_path, "d", "g", (1, 8, 8), "a" * 64)
+    for labels, found in (("b" * 64, "b" * 16), (None, None)):
+        expected = message(
+            f"{tmp_path} was trained on other data",
+            f"labels_hash {found} of the configured data",
+            f"labels_hash {'a' * 16}",
+            "use the data section that the full model was trained with, or another --run",
+        )
+        with pytest.raises(StoreError, match=expected):
+            record.refuse_other_data(tmp_path, "d", "g", (1, 8, 8), labels)
+
+
 def test_the_record_of_a_dry_run_of_an_earlier_version_is_refused() -> None:
     record = FullRecord("full", "schedule", {"trainer": {"max_steps": 12, "max_epochs": None}}, 1, 1.0, 14)
     expected = message(

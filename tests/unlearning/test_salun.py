@@ -17,11 +17,14 @@ from guda_lightning.callbacks import ResumeCheckpoint
 from guda_lightning.diffusion import DiffusionModule, FullModel, weights_hash
 from guda_lightning.diffusion.adapters import Lora
 from guda_lightning.diffusion.module import noised
+from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
 from guda_lightning.functional.schedule import NoiseSchedule
 from guda_lightning.unlearning import EraseDiff, Finetune, ReTrack, SalUn, UnlearnModule, ZeroTarget
+from guda_lightning.unlearning.bound import ObjectiveContext
 from guda_lightning.unlearning.hparams import unlearning_hparams
 from guda_lightning.unlearning.module import default_optimizer
+from guda_lightning.unlearning.salun import BoundSalUn
 from toys import message, quiet_trainer, shades, tiny_unet
 
 pytestmark = [
@@ -105,6 +108,26 @@ def test_an_adapter_is_masked_within_itself(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     bits = changes(tmp_path, module(SalUn(objective=ZeroTarget(), share=0.25), lora=Lora(rank=2)))
     assert 0 < float(bits.changed[-1].float().mean()) <= 0.25
+
+
+def test_processes_without_a_sample_to_forget_share_the_saliency() -> None:
+    class Unsummed(Ranks):
+        def mean(self, tensor: Tensor) -> Tensor:
+            return tensor
+
+    student, data = module(SalUn(objective=Finetune())), shades(per_group=1).unlearning(["bright"])
+
+    def shares(count: int) -> list[Tensor]:
+        found = []
+        for rank in range(count):
+            made_from = data, student.full.schedule, student.provenance, torch.device("cpu"), False
+            bound = student.objective.bind(ObjectiveContext(*made_from, Unsummed(rank, count)))
+            assert isinstance(bound, BoundSalUn)
+            found.append(bound._saliency(student.student, 4))
+        return found
+
+    alone, (first, second) = shares(1)[0], shares(2)
+    assert torch.equal(first, alone) and float(alone.abs().sum()) > 0 and not bool(second.any())
 
 
 class Interrupt(Callback):

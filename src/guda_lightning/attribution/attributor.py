@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import GroupDataModule
@@ -142,6 +143,14 @@ class FittedAttributor(ABC):
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations that scoring these queries still needs, at most."""
         return 0
+
+    def keeping(self, folder: Path) -> Self:
+        """The same; where ``score`` takes long for each query, it goes on there if it was interrupted.
+
+        Args:
+            folder: Folder of one score table, for what is known of some queries; it goes with the last one.
+        """
+        return self
 
     def bytes_per_query(self) -> int:
         """About how much memory ``score`` needs for every query besides its picture."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from guda_lightning.attribution.encoders import Encoder
 from guda_lightning.data import GroupDataModule
 from guda_lightning.data.grouping import Indices
-from guda_lightning.distributed.execution import Execution
+from guda_lightning.distributed.execution import Execution, ignore
 from guda_lightning.errors import NumericsError
 from guda_lightning.latent.cache import TensorCache
 from guda_lightning.progress_bar import progress_bar
@@ -72,13 +73,20 @@ class TrainingFeatures:
         found = self._file(start, size)
         return found[:, indices - start].flatten(0, 1).double()
 
-    def encoded(self, images: Tensor) -> Tensor:
+    def encoded(self, images: Tensor, done: Callable[[int], object] = ignore) -> Tensor:
         """Features of pictures ``[pictures, channels, height, width]``, ``[pictures, dims]`` float64.
+
+        Args:
+            images: The pictures.
+            done: Called with the number of pictures of every batch, for a progress bar.
 
         Raises:
             NumericsError: A vector is zero or not finite, and so has no direction.
         """
-        parts = [self.encoder(part.to(self.execution.device)).cpu() for part in images.split(_BATCH)]
+        parts = []
+        for part in images.split(_BATCH):
+            parts.append(self.encoder(part.to(self.execution.device)).cpu())
+            done(len(part))
         features = torch.cat(parts).double()
         lengths = features.norm(dim=1)
         if not ((lengths > 0) & lengths.isfinite()).all():
@@ -91,19 +99,19 @@ class TrainingFeatures:
         return features
 
     def _fill(self, size: int) -> None:
-        count = len(self.data.ids)
-        with progress_bar("encode images", "images", count, lines=True, delay=2) as bar:
+        count, copies = len(self.data.ids), 1 + self.data.horizontal_flip
+        with progress_bar("encode images", "images", copies * count, lines=True, delay=2) as bar:
             for start in range(0, count, size):
-                self._file(start, size)
-                bar.update(min(size, count - start))
+                self._file(start, size, bar.update)
+                bar.update(copies * min(start + size, count) - bar.n)  # of a file that is there already
 
-    def _file(self, start: int, size: int) -> Tensor:
+    def _file(self, start: int, size: int, done: Callable[[int], object] = ignore) -> Tensor:
         """``[copies, images, dims]`` float32, read or computed."""
         rows = np.arange(start, min(start + size, len(self.data.ids)))
         key = [*self._identity, start, len(rows)]
 
         def compute() -> dict[str, Tensor]:
-            features = self.encoded(self.data.seen_images(rows)).float()
+            features = self.encoded(self.data.seen_images(rows), done).float()
             return {"features": features.unflatten(0, (-1, len(rows)))}
 
         return self._cache.get(key, compute)["features"]

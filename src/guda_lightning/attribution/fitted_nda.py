@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from guda_lightning.attribution.attributor import FittedAttributor, refuse_no_queries, refuse_unlike, sizes_of
-from guda_lightning.attribution.scoring import shared_errors
+from guda_lightning.attribution.attributor import refuse_no_queries, refuse_unlike, sizes_of
+from guda_lightning.attribution.pieces import FittedByPieces
 from guda_lightning.data import GroupDataModule, query_hash
 from guda_lightning.data.grouping import Grouping, Indices
 from guda_lightning.distributed.execution import Execution
@@ -29,7 +30,7 @@ _ROWS = 2**10  # of these, patches of queries
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FittedNDA(FittedAttributor):
+class FittedNDA(FittedByPieces):
     """Shares of training patches.
 
     Attributes:
@@ -72,7 +73,7 @@ class FittedNDA(FittedAttributor):
         """
         refuse_no_queries(queries)
         refuse_unlike(queries, self.data)
-        values, maps = shared_errors(self._measure, queries, self.execution.ranks)
+        values, maps = self._all_measured(queries)
         record, draws = self.record(queries), self.draws
         tables = [
             ScoreTable.from_matrix(
@@ -107,35 +108,38 @@ class FittedNDA(FittedAttributor):
         numbers = 2 * len(self.timesteps) * self.draws * len(self.groups)
         return super().bytes_per_query() + 4 * len(self.groups) * self._positions + 8 * numbers
 
-    def _measure(self, queries: Queries) -> tuple[Tensor, Tensor]:
+    def _all_measured(self, queries: Queries) -> tuple[Tensor, Tensor]:
+        ranks = self.execution.ranks
+        images = len(self.data.ids) * (1 + self.data.horizontal_flip) * len(self.windows)
+        noised = -(-self.left(queries, ranks) // ranks.count) * len(self.timesteps) * self.draws
+        total, shown = images * noised, ranks.rank == 0
+        with progress_bar("compare patches", "pairs", total, shown=shown, lines=True, delay=2) as bar:
+            return self.measured(partial(self._measure, bar.update), queries, ranks)
+
+    def _measure(self, done: Callable[[int], object], queries: Queries) -> tuple[Tensor, Tensor]:
         """Both scores ``[2, groups, Q, timesteps, draws]`` and maps ``[groups, Q, height, width]``."""
         height, width = self.data.input_shape[1:]
         steps, draws = len(self.timesteps), self.draws
         rows = torch.cartesian_prod(*map(torch.arange, (len(queries), steps, draws)))
         values = torch.zeros(2, len(self.groups), len(rows), dtype=torch.float64)
         maps = torch.zeros(len(self.groups), len(queries), height * width)
-        blocks = list(self._blocks(rows))
-        images = len(self.data.ids) * (1 + self.data.horizontal_flip)
-        total = images * len(self.windows) * len(blocks)
-        shown = self.execution.ranks.rank == 0
-        with progress_bar("compare patches", "images", total, shown=shown, lines=True, delay=2) as bar:
-            for block in blocks:
-                x_t, t = self._noised(queries, rows[block])
-                for share, window in self.windows:
-                    masses = log_patch_masses(
-                        x_t,
-                        float(self.schedule.gamma[t]),
-                        float(self.schedule.sigma[t]),
-                        self._images(len(block), window, bar.update),
-                        len(self.members),
-                        window,
-                        self.top,
-                    )
-                    found = patch_shares(*masses, self.removed.to(x_t.device))
-                    for kind, one in enumerate(found):
-                        values[kind][:, block] += share * one.mean(dim=1).T.cpu()
-                    part = (share / (steps * draws) * found[0]).permute(2, 0, 1).float().cpu()
-                    maps.index_add_(1, rows[block, 0], part)
+        for block in self._blocks(rows):
+            x_t, t = self._noised(queries, rows[block])
+            for share, window in self.windows:
+                masses = log_patch_masses(
+                    x_t,
+                    float(self.schedule.gamma[t]),
+                    float(self.schedule.sigma[t]),
+                    self._images(len(block), window, done),
+                    len(self.members),
+                    window,
+                    self.top,
+                )
+                found = patch_shares(*masses, self.removed.to(x_t.device))
+                for kind, one in enumerate(found):
+                    values[kind][:, block] += share * one.mean(dim=1).T.cpu()
+                part = (share / (steps * draws) * found[0]).permute(2, 0, 1).float().cpu()
+                maps.index_add_(1, rows[block, 0], part)
         return values.unflatten(2, (len(queries), steps, draws)), maps.unflatten(2, (height, width))
 
     def _blocks(self, rows: Tensor) -> Iterator[Tensor]:
@@ -161,7 +165,7 @@ class FittedNDA(FittedAttributor):
             for start in range(0, len(members), size):
                 images = self.data.seen_inputs(members[start : start + size]).to(self.execution.device)
                 yield atom, images
-                done(len(images))
+                done(pictures * len(images))
 
     @property
     def _positions(self) -> int:

@@ -14,13 +14,13 @@ from torch import Tensor
 from guda_lightning.attribution.ascents import Ascent, Preparation, Site
 from guda_lightning.attribution.attributor import (
     AttributionContext,
-    FittedAttributor,
     refuse_no_queries,
     refuse_unlike,
 )
 from guda_lightning.attribution.gradients.parts import Parts
+from guda_lightning.attribution.pieces import FittedByPieces
 from guda_lightning.attribution.samples import seen_count, seen_samples
-from guda_lightning.attribution.scoring import NoisedQueries, shared_errors
+from guda_lightning.attribution.scoring import NoisedQueries
 from guda_lightning.data import query_hash
 from guda_lightning.data.grouping import Indices
 from guda_lightning.functional.elbo import squared_error
@@ -40,7 +40,7 @@ _NUMBERS = 2**26
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FittedQueryUnlearning(FittedAttributor):
+class FittedQueryUnlearning(FittedByPieces):
     """Rises of losses of members of each group.
 
     Attributes:
@@ -108,7 +108,7 @@ class FittedQueryUnlearning(FittedAttributor):
         refuse_no_queries(queries)
         refuse_unlike(queries, self.site.data)
         self.prepare()
-        values, complete = shared_errors(self._measure, queries, self.context.execution.ranks)
+        values, complete = self.measured(self._measure, queries, self.context.execution.ranks)
         scores, errors = values[..., 0]
         table = ScoreTable.from_matrix(
             scores,
@@ -140,7 +140,8 @@ class FittedQueryUnlearning(FittedAttributor):
 
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations that scoring costs; fewer where an ascent ends before its last step."""
-        return len(queries) * (self.ascent.evaluations() + self._losses)
+        left = self.left(queries, self.context.execution.ranks)
+        return left * (self.ascent.evaluations() + self._losses)
 
     @property
     def _losses(self) -> int:

@@ -173,10 +173,15 @@ def shared_errors(
     """
     if ranks.count == 1:
         return measure(queries)
-    share = -(-len(queries) // ranks.count)
-    mine = [(ranks.rank + turn * ranks.count) % len(queries) for turn in range(share)]
-    errors, timesteps = zip(*ranks.all_gather(measure(queries.take(mine))), strict=True)
+    mine = queries.take(share_of(len(queries), ranks))
+    errors, timesteps = zip(*ranks.all_gather(measure(mine)), strict=True)
     return _dealt(errors, len(queries)), _dealt(timesteps, len(queries))
+
+
+def share_of(count: int, ranks: Ranks) -> list[int]:
+    """The numbers of the queries that this process measures, of so many."""
+    turns = range(-(-count // ranks.count))
+    return [(ranks.rank + turn * ranks.count) % count for turn in turns]
 
 
 def _dealt(parts: Sequence[Tensor], count: int) -> Tensor:

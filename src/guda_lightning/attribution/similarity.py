@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from guda_lightning.attribution.features import TrainingFeatures
 from guda_lightning.data import GroupDataModule, query_hash
 from guda_lightning.data.grouping import Grouping, Indices
 from guda_lightning.errors import check_range
+from guda_lightning.progress_bar import Bar, progress_bar
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.kinds import Similarity
 from guda_lightning.types import Queries
@@ -71,8 +72,10 @@ class PixelSimilarity(Attributor):
 class FeatureSimilarity(Attributor):
     """Mean cosine between the features of a query and those of each group's training images.
 
-    With CLIP and all of a group's images it is the CLIPA that GUDA (arXiv 2601.22651) compares with: the
-    inner product with the mean of the group's unit vectors. It says what is alike, not what a model learnt.
+    With CLIP and all of a group's images it is the formula of the CLIPA that GUDA (arXiv 2601.22651) compares
+    with: the inner product with the mean of the group's unit vectors. GUDA's code for CIFAR-10 takes the
+    pooled states of ViT-B/32 before the projection, of the first 1000 images of a class. It says what is
+    alike, not what a model learnt.
 
     Features of the training images are computed once and kept in the context's ``features``, 1024 images a
     file; an image that training also mirrored has two, of which the more similar one counts, or both half
@@ -145,7 +148,9 @@ class FittedSimilarity(FittedAttributor):
         """
         refuse_no_queries(queries)
         refuse_unlike(queries, self.data)
-        scores = self._similarities(self.features.encoded(queries.images))
+        with self._bar("encode queries", "queries", len(queries)) as bar:
+            features = self.features.encoded(queries.images, bar.update)
+        scores = self._similarities(features)
         return ScoreTable.from_matrix(
             scores,
             torch.zeros_like(scores),
@@ -176,25 +181,33 @@ class FittedSimilarity(FittedAttributor):
         top, lengths = self.details.top, queries.norm(dim=1, keepdim=True)
         members = {name: self.grouping.forget([name]) for name in self.groups}
         found = {name: queries.new_zeros(len(queries), 0 if top else 1) for name in self.groups}
-        for part in self._parts(members.values()):
-            images = self.features.of(part, _CHUNK)  # mirrored copies follow the images
-            of_copies = (queries @ images.T / (lengths * images.norm(dim=1))).unflatten(1, (-1, len(part)))
-            cosines = of_copies.amax(dim=1) if top else of_copies.mean(dim=1)
-            for name, rows in members.items():
-                of_group = cosines[:, np.isin(part, rows, assume_unique=True)]
-                if top is None:
-                    found[name] += of_group.sum(dim=1, keepdim=True)
-                elif of_group.shape[1]:
-                    best = torch.cat([found[name], of_group], dim=1)
-                    found[name] = best.topk(min(top, best.shape[1])).values
+        needed = np.unique(np.concatenate(list(members.values())))
+        with self._bar("compare images", "images", len(needed)) as bar:
+            for part in self._parts(needed):
+                images = self.features.of(part, _CHUNK)  # mirrored copies follow the images
+                products = queries @ images.T / (lengths * images.norm(dim=1))
+                of_copies = products.unflatten(1, (-1, len(part)))
+                cosines = of_copies.amax(dim=1) if top else of_copies.mean(dim=1)
+                for name, rows in members.items():
+                    of_group = cosines[:, np.isin(part, rows, assume_unique=True)]
+                    if top is None:
+                        found[name] += of_group.sum(dim=1, keepdim=True)
+                    elif of_group.shape[1]:
+                        best = torch.cat([found[name], of_group], dim=1)
+                        found[name] = best.topk(min(top, best.shape[1])).values
+                bar.update(len(part))
         # One by one: a sum over a dimension may add in another order for another number of queries.
         sums = [sum(found[name].unbind(1), start=queries.new_zeros(len(queries))) for name in self.groups]
         counts = [found[name].shape[1] if top else len(members[name]) for name in self.groups]
         return torch.stack([one / count for one, count in zip(sums, counts, strict=True)], dim=1)
 
-    def _parts(self, members: Iterable[Indices]) -> Iterator[Indices]:
+    def _bar(self, title: str, unit: str, total: int) -> Bar:
+        """All processes do the same; the first one shows it."""
+        shown = self.features.execution.ranks.rank == 0
+        return progress_bar(title, unit, total, shown=shown, lines=True, delay=2)
+
+    def _parts(self, needed: Indices) -> Iterator[Indices]:
         """The images that are in some group, those of one file of features at a time."""
-        needed = np.unique(np.concatenate(list(members)))
         for start in range(0, len(self.data.ids), _CHUNK):
             first, last = np.searchsorted(needed, [start, start + _CHUNK])
             if first < last:

@@ -33,7 +33,7 @@ class RandomScores(Attributor):
     """Standard normal numbers, one for each query and group: what agrees with anything by chance.
 
     Args:
-        seed: Seed of the numbers, which depend on it, the query's name and the group's alone.
+        seed: Seed of the numbers, which depend on it, the query's image and the group's name alone.
         groups: Groups to score, such as ``3`` or, as one, ``3+7``; None takes all that have samples.
     """
 

@@ -214,10 +214,17 @@ class GroupDataModule(LightningDataModule):
 
     @property
     def hash(self) -> str:
-        """Identity of the training data: ids and what the model sees (sha256)."""
+        """Identity of the training data: ids and what any model sees (sha256), so without class labels."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
         digest.update(self.inputs.numpy().tobytes())
         return digest.hexdigest()
+
+    @property
+    def labels_hash(self) -> str | None:
+        """Identity of the class labels, which a conditional model alone sees (sha256); None: no labels."""
+        if self.prompts is not None or self.labels is None:
+            return None
+        return hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()
 
     @property
     def sample_hashes(self) -> list[str]:

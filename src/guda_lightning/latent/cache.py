@@ -34,8 +34,16 @@ class TensorCache:
         """
         if self.folder is None:
             return dict(compute())
-        path = self.folder / f"{sha256_json(key)[:32]}.safetensors"
+        path = self._path(self.folder, key)
         if not intact(path, "what it held is computed again"):
             write_tensors(path, compute())
         # Of two processes that compute it at once, both take what the later one wrote.
         return read_tensors(path, "run the command again")
+
+    def has(self, key: object) -> bool:
+        """Whether there is a file of a key, damaged or not."""
+        return self.folder is not None and self._path(self.folder, key).is_file()
+
+    @staticmethod
+    def _path(folder: Path, key: object) -> Path:
+        return folder / f"{sha256_json(key)[:32]}.safetensors"

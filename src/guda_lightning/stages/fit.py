@@ -115,7 +115,8 @@ def _is_complete(
         if made.input_shape is None:
             datamodule.keep_size()
         datamodule.take_size(trainer.layout.full(model).model.sample_size)
-        made.refuse_other_data(folder, datamodule.hash, datamodule.grouping.hash, datamodule.input_shape)
+        seen = datamodule.hash, datamodule.grouping.hash, datamodule.input_shape, datamodule.labels_hash
+        made.refuse_other_data(folder, *seen)
     return True
 
 
@@ -151,6 +152,7 @@ def _record(
         grouping_hash=None if grouped is None else grouped.grouping.hash,
         data_hash=None if grouped is None else grouped.hash,
         input_shape=None if grouped is None else grouped.input_shape,
+        labels_hash=grouped.labels_hash if grouped is not None and full.model.conditional else None,
         config=config,
         layout=layout.places,
         **spent,

@@ -95,6 +95,7 @@ def _score_alone(
 ) -> Path:
     ranks, run = request.context.execution.ranks, trainer.run_folder
     parts = run.parts_of(path)
+    attributor = attributor.keeping(parts)
     table = ranks.broadcast(ChunkedTable.of(attributor, request.queries, parts))
     path = ranks.broadcast(table_about(path, request.path, table.record, request.hparams))
     judging = Judging.of(attributor, request.queries.data)

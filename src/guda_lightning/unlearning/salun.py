@@ -149,7 +149,9 @@ class BoundSalUn(BoundObjective):
         total = torch.zeros(sum(weight.numel() for weight in trainable(student)), device=device)
         training = student.denoiser.training
         student.denoiser.eval()  # without dropout, but with gradients
-        for rows in torch.arange(len(images))[ranks.rank :: ranks.count].split(batch_size):
+        mine = torch.arange(len(images))[ranks.rank :: ranks.count]  # of few images, perhaps none
+        for start in range(0, len(mine), batch_size):
+            rows = mine[start : start + batch_size]
             batch = samples.take(rows)
             output = student.output(batch.x_t, batch.timesteps, batch.labels)
             error = (output - batch.target(student.prediction)).square().mean()

@@ -444,13 +444,33 @@ def test_what_makes_no_sense_is_refused(make: Any, expected: tuple[Any, ...]) ->
     ],
 )
 def test_a_run_is_scored(
-    name: str, weighting: str, options: list[str], finished_run: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    weighting: str,
+    options: list[str],
+    finished_run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arguments = ["attribute", "-c", f"{CONF}/digits.yaml", "-c", f"attribute/{name}.yaml"]
     arguments += ["--run", str(finished_run), "--attributor.init_args.members=2"]
     arguments += [f"--attributor.init_args.ascent.init_args.{one}" for one in ["noises=4", *options]]
-    assert main(arguments) == 0
     path = finished_run / "scores" / f"{name}-0.parquet"
+    if name == "abu":
+        forget, forgotten = PreconditionedAscent.forget, []
+
+        def interrupted(*where: Any) -> Any:
+            if len(forgotten) == 3:
+                raise KeyboardInterrupt
+            forgotten.append(where)
+            return forget(*where)
+
+        monkeypatch.setattr(FittedQueryUnlearning, "at_once", 2)
+        with monkeypatch.context() as pressed:
+            pressed.setattr(PreconditionedAscent, "forget", interrupted)
+            assert main(arguments) == 130
+        assert len(list(path.with_suffix(".parts").iterdir())) == 1  # of two queries of five
+    assert main(arguments) == 0
+    assert not path.with_suffix(".parts").exists()
     table = ScoreTable.load(path)
     assert (table.methods, table.weightings) == ((name,), (weighting,))
     assert bool(table.matrix().isfinite().all()) and bool((table.stderr_matrix() > 0).all())

@@ -18,6 +18,7 @@ from guda_lightning.errors import ConfigError, NumericsError
 from guda_lightning.functional import kfac
 from guda_lightning.functional.kfac import KroneckerBasis
 from guda_lightning.functional.noise import gaussian_noise
+from guda_lightning.progress_bar import progress_bar
 
 _LARGEST = 2**13  # dimensions of a factor: 256 MiB, and minutes on one core for its eigenvectors
 _SIDES = ("outputs", "inputs")  # of a basis, as its fields are named
@@ -208,7 +209,11 @@ def fit_ekfac(
             total += float(flat.summed(_pseudo_output, batch).abs().sum())
             count += len(batch.timesteps)
     _refuse_no_curvature(total, count)
-    bases = {layer.name: kfac.kronecker_basis(*sums) for layer, sums in zip(layers, covariances, strict=True)}
+    bases = {}
+    with progress_bar("find eigenvectors", "layers", len(layers), lines=True, delay=2) as bar:
+        for layer, sums in zip(layers, covariances, strict=True):
+            bases[layer.name] = kfac.kronecker_basis(*sums)
+            bar.update()
     eigenvalues = torch.zeros_like(like)
     for batch in _with_pseudo_noise(batches(), draw=1):
         gradients = flat.gradients(_pseudo_output, batch)

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from guda_lightning.attribution.attributor import (
     AttributionContext,
-    FittedAttributor,
     refuse_no_queries,
     refuse_unlike,
     sizes_of,
@@ -23,8 +22,8 @@ from guda_lightning.attribution.attributor import (
 from guda_lightning.attribution.gradients.flat import FlatModel
 from guda_lightning.attribution.gradients.parts import Parts
 from guda_lightning.attribution.gradients.samples import GRADIENT, SampleGradients
+from guda_lightning.attribution.pieces import FittedByPieces
 from guda_lightning.attribution.samples import training_samples
-from guda_lightning.attribution.scoring import shared_errors
 from guda_lightning.data import GroupDataModule, query_hash
 from guda_lightning.data.grouping import Grouping, Indices
 from guda_lightning.diffusion import DiffusionModel
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FittedGradients(FittedAttributor):
+class FittedGradients(FittedByPieces):
     """Influences by gradients of the full model.
 
     Attributes:
@@ -52,6 +51,7 @@ class FittedGradients(FittedAttributor):
         details: What identifies the scores beside queries and noise.
     """
 
+    at_once: ClassVar[int] = 64  # squared scores pass over all features for every piece
     options: GradientInfluence
     context: AttributionContext
     data: GroupDataModule
@@ -82,7 +82,7 @@ class FittedGradients(FittedAttributor):
         refuse_no_queries(queries)
         refuse_unlike(queries, self.data)
         self.prepare()
-        scores, terms = shared_errors(self._measure, queries, self.context.execution.ranks)
+        scores, terms = self.measured(self._measure, queries, self.context.execution.ranks)
         errors = standard_error(terms.flatten(0, 1)).view(len(self.groups), len(queries))
         return ScoreTable.from_matrix(
             scores[..., 0, 0].T,
@@ -115,7 +115,7 @@ class FittedGradients(FittedAttributor):
 
     def evaluations(self, queries: Queries) -> int:
         """Network evaluations that scoring these queries needs."""
-        return GRADIENT * len(queries) * self.query_plan.evaluations
+        return GRADIENT * self.left(queries, self.context.execution.ranks) * self.query_plan.evaluations
 
     def bytes_per_query(self) -> int:
         """About how much memory ``score`` needs for every query: what each draw contributes to each score."""

@@ -54,7 +54,8 @@ class GradientInfluence(Attributor):
     `ekfac` with a λ of .001 had fifty times that size. Nothing else has a unit, and no size is claimed unless
     it is measured. Mirrored training data count as they are stored, which halves the cost.
 
-    Published figures chose λ on the queries that they report; ours is chosen by LDS on other queries.
+    Published figures chose λ on the queries that they report; ours is chosen by LDS on other queries, but
+    for that of `ekfac`, which is not held out.
 
     On the digits `dtrak` named retraining's top group in .93 of the queries, `das` in .91, `relatif` in .79,
     `trak` in .77, `ekfac` in .83 and `tracin` in .28, where chance is .10 and pixel similarity .86

@@ -13,6 +13,7 @@ from torch import Tensor
 from guda_lightning.attribution.gradients.fitted import FittedGradients
 from guda_lightning.attribution.gradients.projected import ProjectedInfluence, Shard
 from guda_lightning.attribution.gradients.samples import GRADIENT
+from guda_lightning.progress_bar import progress_bar
 from guda_lightning.types import Queries
 
 SHARD = 512  # samples: some ten seconds of a small network on a CPU, and 8 MiB at 4096 dimensions
@@ -78,8 +79,11 @@ class FittedStored(FittedGradients):
         return {"features": gradients.means(samples), **errors}
 
     def _stream(self) -> Iterator[Shard]:
-        device = self.context.execution.device
-        for name in self._shards:
-            part = self.parts.load(name)
-            features = part["features"].to(device)
-            yield features, part.get("errors", features.new_ones(len(features))).to(device)
+        device, shown = self.context.execution.device, self.context.execution.ranks.rank == 0
+        count = len(self.data.ids)
+        with progress_bar("compare gradients", "samples", count, shown=shown, lines=True, delay=2) as bar:
+            for name in self._shards:
+                part = self.parts.load(name)
+                features = part["features"].to(device)
+                yield features, part.get("errors", features.new_ones(len(features))).to(device)
+                bar.update(len(features))
