@@ -35,6 +35,14 @@ def killed(warm: Server, run: Path, stage: str, number: int, path: str) -> None:
         assert process.wait() == -9
 
 
+@pytest.fixture(scope="module")
+def unfinished(warm: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder whose training was killed in its second epoch."""
+    run = tmp_path_factory.mktemp("unfinished") / "run"
+    killed(warm, run, "fit", 2, "checkpoints/fit/resume")
+    return run
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -59,13 +67,12 @@ def noted(path: Path, then: str, out: str) -> None:
 def test_a_training_begins_again(
     name: str,
     then: str,
-    warm: Server,
+    unfinished: Path,
     finished_run: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = tmp_path / "run"
-    killed(warm, run, "fit", 2, "checkpoints/fit/resume")
+    run = Path(shutil.copytree(unfinished, tmp_path / "run"))
     flip(run / "checkpoints" / "fit" / name)
     assert main(command("fit", run)) == 0
     out = capsys.readouterr().out
@@ -75,10 +82,9 @@ def test_a_training_begins_again(
 
 
 def test_a_checkpoint_of_an_earlier_version_is_kept_and_refused(
-    warm: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    unfinished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    killed(warm, run, "fit", 2, "checkpoints/fit/resume")
+    run = Path(shutil.copytree(unfinished, tmp_path / "run"))
     folder = run / "checkpoints" / "fit" / "resume"
     (folder / "seal.json").unlink()
     assert main(command("fit", run)) == 2

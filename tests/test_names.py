@@ -43,9 +43,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = {"init_args": {"groups": str(folder / "groups.csv")}}
     (folder / "groups.yaml").write_text(json.dumps({"data": data}))
     run = folder / "run"
-    guda(run, "fit")
+    unwatched = ("--trainer.limit_val_batches", 0)
+    guda(run, "fit", *unwatched)
     guda(run, "sample", "--num", 2)
-    guda(run, "unlearn", "--trainer.callbacks", "null", "--steps", 1)
+    guda(run, "unlearn", "--trainer.callbacks", "null", "--steps", 1, *unwatched)
     wandb = {"project": "p", "offline": True, "save_dir": str(folder)}
     guda(run, "attribute", "--trainer.logger", json.dumps({"class_path": "WandbLogger", "init_args": wandb}))
     assert main(["report", str(run)]) == 0
@@ -72,22 +73,21 @@ def test_every_group_is_scored_and_shown_under_its_name(run: Path) -> None:
     assert all(shown["examples"])
 
 
-@pytest.mark.parametrize("names", [["null"], ["-x"], NAMES])
-def test_groups_are_chosen_by_their_names(run: Path, names: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [["-x"], NAMES])
+def test_groups_are_chosen_by_their_names(run: Path, names: list[str]) -> None:
     one = run / "scores/retrack-0-one.parquet"
     spelt = [unicodedata.normalize("NFC", name) for name in names]
     guda(run, "attribute", "--name", "one", "--groups", ",".join(spelt))
     assert ScoreTable.load(one).groups == tuple(names)
-    one.unlink()
-    (tmp_path / "g.yaml").write_text("groups:\n" + "".join(f"- {json.dumps(name)}\n" for name in spelt))
-    guda(run, "attribute", "--name", "one", "-c", tmp_path / "g.yaml")
-    assert ScoreTable.load(one).groups == tuple(names)
 
 
-def test_yaml_names_groups_without_quotes(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "g.yaml").write_text("groups: [null, 1e5, own]\n")
-    guda(run, "attribute", "--name", "bare", "-c", tmp_path / "g.yaml")
-    assert ScoreTable.load(run / "scores/retrack-0-bare.parquet").groups == ("null", "1e5", "own")
+def test_yaml_names_groups_with_and_without_quotes(run: Path, tmp_path: Path) -> None:
+    plain = ["null", "1e5", "own"]
+    quoted = [json.dumps(unicodedata.normalize("NFC", name)) for name in NAMES if name not in plain]
+    (tmp_path / "g.yaml").write_text(f"groups: [{', '.join([*plain, *quoted])}]\n")
+    guda(run, "attribute", "--name", "listed", "-c", tmp_path / "g.yaml")
+    listed = ScoreTable.load(run / "scores/retrack-0-listed.parquet").groups
+    assert listed == tuple(plain + [name for name in NAMES if name not in plain])
 
 
 def test_a_metric_of_a_group_is_no_other_metric(run: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_queries_that_differ_have_tables_that_differ(run: Path, tmp_path: Path) 
         Image.fromarray(np.full((8, 8), 30 * value, np.uint8)).save(path)
         given.append(path.parent if path.stem == "1" else path)
     before, hashes = set(tables.glob("*.parquet")), []
-    for queries in (given, given[1:3]):  # again: what is complete is found
+    for queries in (given, given[1:2]):  # again: what is complete is found
         for query in queries:
             guda(run, "attribute", "--attributor", PixelSimilarity.__name__, "--queries", query)
         made = sorted(set(tables.glob("*.parquet")) - before)

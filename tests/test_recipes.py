@@ -40,6 +40,10 @@ NUMBERS = {  # likewise, of options that say how much is done, in this order
     "--seed_everything 2": "--seed_everything 2 --data.init_args.seed 0",
     "guda guide -c digits.yaml": f"guda guide -c digits.yaml -c {CONF}/guide.yaml",
     "guda sample -c digits.yaml": f"guda sample -c digits.yaml -c {CONF}/sample.yaml",
+    **{
+        f"guda {stage} -c digits.yaml": f"guda {stage} -c digits.yaml --trainer.limit_val_batches 0"
+        for stage in ("fit", "unlearn", "ensemble")
+    },
 }
 HELD_OUT = ("3/0", "3/1", "7/0", "7/1")  # images in the folder held-out, where a section has one
 MADE = {  # what the page shows the beginning of

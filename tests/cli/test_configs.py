@@ -16,12 +16,15 @@ from guda_lightning.cli.every import _is_guided
 from guda_lightning.cli.inputs import Inputs
 from guda_lightning.cli.main import main
 from guda_lightning.cli.stage import parse
+from guda_lightning.errors import GudaError
 
 ROOT = Path(__file__).parents[2]
 CONF = Path(__file__).parents[1] / "conf"
 EVERY = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
 LATENT = ["styles.yaml", "unlearncanvas.yaml"]  # need a pipeline: tests/test_text_to_image.py runs them
 COMPLETE = [name for name in EVERY if name not in LATENT]
+LATER = ["validate", "sample"]  # stages after fit
+ON_A_CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 UNLEARN = sorted(f"unlearn/{path.name}" for path in (ROOT / "configs/unlearn").glob("*.yaml"))
 ATTRIBUTE = sorted(f"attribute/{path.name}" for path in (ROOT / "configs/attribute").glob("*.yaml"))
 SPREAD = sorted(f"spread/{path.name}" for path in (ROOT / "configs/spread").glob("*.yaml"))
@@ -64,8 +67,10 @@ def test_no_folder_was_forgotten() -> None:
     assert [*complete, *LATENT] == EVERY
 
 
-@pytest.mark.parametrize("name", COMPLETE)
-@pytest.mark.parametrize("stage", ["fit", "validate", "sample"])
+# Their sections are those of every stage, and each is built below: one file goes through all stages.
+@pytest.mark.parametrize(
+    ("stage", "name"), [*(("fit", name) for name in COMPLETE), *((stage, COMPLETE[-1]) for stage in LATER)]
+)
 def test_complete_runs(name: str, stage: str, parsed: Any) -> None:
     config = parsed(stage, *options(name), "--run", "runs/mine", "--seed_everything", 3)
     assert config["trainer"]["logger"]["init_args"]["save_dir"] == "runs/mine"  # ${run}
@@ -73,8 +78,9 @@ def test_complete_runs(name: str, stage: str, parsed: Any) -> None:
     assert config["model"]["init_args"]["denoiser"]["class_path"] == "diffusers.UNet2DModel"
 
 
-@pytest.mark.parametrize("name", LATENT)
-@pytest.mark.parametrize("stage", ["fit", "validate", "sample"])
+@pytest.mark.parametrize(
+    ("stage", "name"), [*(("fit", name) for name in LATENT), *((stage, LATENT[-1]) for stage in LATER)]
+)
 def test_complete_runs_of_pipelines(name: str, stage: str, parsed: Any) -> None:
     config = parsed(stage, "-c", name, "--run", "runs/mine", "--pretrained", "mine", "--seed_everything", 3)
     assert config["trainer"]["logger"]["init_args"]["save_dir"] == "runs/mine"
@@ -88,8 +94,7 @@ def test_a_pipeline_that_is_not_there_is_refused(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    on_a_cpu = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
-    assert main(["fit", "-c", name, "--run", "runs/mine", "--pretrained", "empty", *on_a_cpu]) == 2
+    assert main(["fit", "-c", name, "--run", "runs/mine", "--pretrained", "empty", *ON_A_CPU]) == 2
     assert capsys.readouterr().err == (
         "error: the pipeline empty cannot be read\n"
         "  found:    a folder with []\n"
@@ -103,8 +108,7 @@ def test_complete_runs_build_everything_they_name(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     # Model, data, trainer and loggers are made; only then does sampling find that there is no full model.
-    on_a_cpu = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
-    assert main(["sample", *options(name), "--run", "runs/mine", *on_a_cpu]) == 2
+    assert main(["sample", *options(name), "--run", "runs/mine", *ON_A_CPU]) == 2
     assert capsys.readouterr().err == (
         "error: the full model does not exist\n"
         "  found:    nothing at runs/mine/full\n"
@@ -115,8 +119,13 @@ def test_complete_runs_build_everything_they_name(
 
 
 @pytest.mark.parametrize("name", UNLEARN)
-def test_unlearning(name: str, parsed: Any) -> None:
-    config = parsed("unlearn", *base_of(name), "-c", name, "--steps", 7)
+def test_unlearning(name: str) -> None:
+    stage = find("unlearn")
+    assert isinstance(stage, Stage)
+    # On the digits, which need no files.
+    flags = ["-c", name, "--steps", "7", "--run", "mine", "--groups", "3"]
+    cli = parse(stage, located(["-c", "digits.yaml", *flags]))
+    config = cli.values()
     assert config["steps"] == 7
     objective = config["objective"]["class_path"].rpartition(".")[2]
     expected = "retrack" if name.endswith("cifar10.yaml") else Path(name).stem
@@ -126,13 +135,14 @@ def test_unlearning(name: str, parsed: Any) -> None:
     assert objective.lower().replace("_", "") == expected.replace("_", "")
     total = (config["lr_scheduler"] or {}).get("init_args", {}).get("total_steps", 7)
     assert total == 7  # ${steps}
+    with pytest.raises(GudaError, match=r"^the full model does not exist\n"):
+        cli.run()  # everything that it names is built by then
 
 
-@pytest.mark.parametrize("name", UNLEARN)
-def test_unlearning_builds_everything_it_names(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    # On the digits, which need no files.
-    assert main(["unlearn", "-c", "digits.yaml", "-c", name, "--run", "mine", "--groups", "3"]) == 2
-    assert capsys.readouterr().err.startswith("error: the full model does not exist\n")
+def test_unlearning_of_cifar10(parsed: Any) -> None:
+    config = parsed("unlearn", *options("cifar10.yaml"), "-c", "unlearn/cifar10.yaml")
+    assert config["lr_scheduler"]["init_args"]["total_steps"] == config["steps"] == 975
+    assert config["data"]["init_args"]["batch_size"] == 128
 
 
 @pytest.mark.parametrize("name", ATTRIBUTE)
@@ -215,23 +225,26 @@ def test_a_printed_configuration_is_a_configuration(parsed: Any, tmp_path: Path)
     assert parsed("unlearn", "-c", "all.yaml") == config
 
 
-@pytest.mark.parametrize(
-    "asked",
-    ["3,7", '["3","7"]', "3", "null", "~", "1e5", "true", "-x", "#a", "&a", "a: b", "\u00e9", "a\nb", ""],
-)
-def test_names_of_groups_are_taken_as_they_are_written(asked: str, parsed: Any, tmp_path: Path) -> None:
-    assert parsed("unlearn", "--groups", asked)["groups"] == asked
-    assert parsed("unlearn", f"--groups={asked}")["groups"] == asked
-    assert parsed("attribute", "--name", asked)["name"] == asked
-    (tmp_path / "named.yaml").write_text(json.dumps({"groups": [asked, "b"]}))
-    assert parsed("unlearn", "-c", "named.yaml")["groups"] == [asked, "b"]
+ASKED = ["3,7", '["3","7"]', "3", "null", "~", "1e5", "true", "-x", "#a", "&a", "a: b", "\u00e9", "a\nb", ""]
 
 
-@pytest.mark.parametrize("option", ["hparams", "operator", "name", "groups"])
-def test_a_text_that_other_readers_of_yaml_take_for_a_number_stays_a_text(option: str, parsed: Any) -> None:
+@pytest.mark.parametrize("asked", ASKED)
+def test_names_of_groups_are_taken_as_they_are_written(asked: str, parsed: Any) -> None:
+    config = parsed("attribute", "--groups", asked, f"--name={asked}")
+    assert config["groups"] == config["name"] == asked
+
+
+def test_names_of_groups_in_a_file_are_taken_as_they_are_written(parsed: Any, tmp_path: Path) -> None:
+    (tmp_path / "named.yaml").write_text(json.dumps({"groups": ASKED}))
+    assert parsed("unlearn", "-c", "named.yaml")["groups"] == ASKED
+
+
+def test_a_text_that_other_readers_of_yaml_take_for_a_number_stays_a_text(parsed: Any) -> None:
     # One in a hundred hashes is such a text; digits.yaml has references, for which values go through YAML.
-    given = ["-c", "digits.yaml", f"--{option}", "12e45678"]
-    assert parsed("attribute", *given)[option] == "12e45678"
+    options = ("hparams", "operator", "name", "groups")
+    given = [word for option in options for word in (f"--{option}", "12e45678")]
+    config = parsed("attribute", "-c", "digits.yaml", *given)
+    assert {config[option] for option in options} == {"12e45678"}
 
 
 def test_a_name_on_the_command_line_is_no_reference(parsed: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def config(folder: Path, **model: Any) -> str:
 def every_stage(folder: Path, path: str) -> None:
     assert main(["fit", "-c", path]) == 0
     assert main(["unlearn", "-c", path, "--steps", "1", "--groups", "dark"]) == 0
-    assert main(["sample", "-c", path, "--num", "2", "--steps", "2"]) == 0
+    assert main(["sample", "-c", path, "--num", "4", "--steps", "2"]) == 0
     assert main(["attribute", "-c", path, "--groups", "dark", *SCORING]) == 0
     table = ScoreTable.load(folder / "run" / "scores" / "retrack-0.parquet")
     assert table.select(weighting="elbo").matrix().isfinite().all()
@@ -68,7 +69,8 @@ def test_a_configuration_may_hold_infinities(tmp_path: Path, capsys: pytest.Capt
     kind = "diffusers.DPMSolverMultistepScheduler"
     scheduler = {"class_path": kind, "init_args": {"num_train_timesteps": 20}}
     path = config(tmp_path, scheduler=scheduler)
-    every_stage(tmp_path, path)
+    assert main(["fit", "-c", path]) == 0
+    assert main(["sample", "-c", path, "--num", "2", "--steps", "2"]) == 0
     full = tmp_path / "run" / "full"
     recorded = read_json(full / "record.json")["config"]["model"]["init_args"]["scheduler"]["init_args"]
     assert recorded["lambda_min_clipped"] == "-Infinity"
@@ -141,3 +143,6 @@ def test_class_embeddings_must_fit_the_data(
 def test_more_class_embeddings_than_classes_are_fine(tmp_path: Path) -> None:
     denoiser = {**DENOISER, "init_args": {**UNET, "num_class_embeds": 5}}
     every_stage(tmp_path, config(tmp_path, denoiser=denoiser, conditional=True))
+    assert "labels_hash" in json.loads((tmp_path / "run" / "full" / "record.json").read_text())
+    lines = (tmp_path / "run" / "queries" / "metadata.jsonl").read_text().splitlines()
+    assert [json.loads(line)["label"] for line in lines] == [0, 1, 2, 0]

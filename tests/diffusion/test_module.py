@@ -57,22 +57,18 @@ def test_training_lowers_the_loss(scheduler: Any, conditional: bool, tmp_path: P
     trainer.fit(model, data)
     assert trainer.callback_metrics["val/loss"] < 0.6 * before["val/loss"]
     assert {"train/loss", "val/loss"} <= trainer.callback_metrics.keys()
+    if conditional:  # it has learnt what the labels say
+        right, wrong = (_loss_of_labels(model, next(iter(data.val_dataloader())), shift) for shift in (0, 1))
+        assert right < wrong
 
 
-def test_a_conditional_model_learns_what_its_labels_say(tmp_path: Path) -> None:
-    network = tiny_unet(num_class_embeds=3)
-    model = DiffusionModule(network, DDPMScheduler(), optimizer, conditional=True)
-    data = shades(probe_per_group=16)
-    quiet_trainer(tmp_path, max_epochs=12).fit(model, data)
-    batch = next(iter(data.val_dataloader()))
+def _loss_of_labels(model: DiffusionModule, batch: Any, shift: int) -> float:
+    """The loss on a batch whose labels are shifted."""
+    labelled = {**batch, "label": (batch["label"] + shift) % 3}
     model.setup("fit")
     with torch.no_grad():
-        losses = []
-        for shift in (0, 1):
-            labelled = {**batch, "label": (batch["label"] + shift) % 3}
-            noised = model.noised(labelled, torch.Generator().manual_seed(0))
-            losses.append(float(model.denoising_loss(model.student, noised)))
-    assert losses[0] < losses[1]
+        noised = model.noised(labelled, torch.Generator().manual_seed(0))
+        return float(model.denoising_loss(model.student, noised))
 
 
 def test_a_conditional_model_needs_labels() -> None:
@@ -149,16 +145,15 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(accumulate: int, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     def fit(*callbacks: Callback, ckpt_path: Path | None = None) -> dict[str, Tensor]:
         torch.manual_seed(len(callbacks))  # nothing may depend on the state of the global generator
         model = module(dropout=0.3, ema_decay=0.7, lr_scheduler=lr_scheduler)
         trainer = quiet_trainer(
             tmp_path,
-            max_epochs=4,
+            max_epochs=3,
             enable_checkpointing=True,
-            accumulate_grad_batches=accumulate,
+            accumulate_grad_batches=2,
             callbacks=[*callbacks],
         )
         trainer.fit(model, shades(horizontal_flip=True), ckpt_path=ckpt_path, weights_only=True)
@@ -167,8 +162,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(accumulate: int, tmp_pa
     whole = fit(ResumeCheckpoint(tmp_path / "whole"))
     checkpoint = ResumeCheckpoint(tmp_path / "parts")
     with pytest.raises(SystemExit):
-        fit(Interrupt(epoch=2), checkpoint)
-    assert torch.load(checkpoint.path, weights_only=True)["epoch"] == 1
+        fit(Interrupt(epoch=1), checkpoint)
+    assert torch.load(checkpoint.path, weights_only=True)["epoch"] == 0
     resumed = fit(ResumeCheckpoint(tmp_path / "parts"), ckpt_path=checkpoint.path)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())

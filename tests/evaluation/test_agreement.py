@@ -200,8 +200,10 @@ def test_a_method_with_less_noise_beats_one_oracle_seed() -> None:
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The one metric that it is about.
-    monkeypatch.setattr(sys.modules[agreement.__module__], "METRICS", {"top1": METRICS["top1"]})
+    # The one metric that it is about, and no sizes.
+    module = sys.modules[agreement.__module__]
+    monkeypatch.setattr(module, "METRICS", {"top1": METRICS["top1"]})
+    monkeypatch.setattr(module, "magnitudes", lambda *_, **options: pd.DataFrame())
     hits: dict[str, list[bool]] = {"method": [], "oracle": [], "difference": []}
     truth = {"method": same_sign(0.25, 1 / 5), "oracle": same_sign(1, 1 / 4)}
     truth["difference"] = same_sign(0.25, 1 / 5) - same_sign(1, 1 / 5)

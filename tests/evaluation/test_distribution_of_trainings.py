@@ -183,9 +183,7 @@ def test_intervals_of_a_ratio_cover_and_have_the_power_that_is_told(trainings: i
         common, own = noise(seed, trainings, repetitions, 1), noise(seed + 1, trainings, repetitions, queries)
         return (common + own) / 2**0.5
 
-    def statistic(full: Tensor, without: Tensor) -> Tensor:
-        pairs = zip(full.unbind(1), without.unbind(1), strict=True)
-        return torch.stack([log_variance_ratio(x, y)[0] for x, y in pairs])
+    statistic = torch.func.vmap(lambda x, y: log_variance_ratio(x, y)[0], in_dims=1)
 
     full, other = drawn(10 * trainings), drawn(10 * trainings + 2)
     without = 0.7**0.5 * full + 0.3**0.5 * other if paired else other

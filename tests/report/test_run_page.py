@@ -194,6 +194,25 @@ def draw(run: Path, *options: str) -> None:
     assert main(["sample", *shared, *options]) == 0
 
 
+@pytest.fixture
+def drawn_run(shared: Callable[..., Path], _finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run with the pictures without each of its groups."""
+
+    def make(folder: Path) -> None:
+        draw(Path(shutil.copytree(_finished_run, folder / "tiny")), "--without", "all")
+
+    return Path(shutil.copytree(shared("drawn", make) / "tiny", tmp_path / "drawn"))
+
+
+def keep_alone(run: Path, *groups: str) -> None:
+    """Leave the pictures without these groups, as if no others had been drawn and compared."""
+    drawn = run / "without" / "retrack"
+    (drawn / "distances.parquet").unlink()
+    for folder in drawn.iterdir():
+        if folder.name not in groups:
+            shutil.rmtree(folder)
+
+
 class Section(HTMLParser):
     """The section of pictures: titles of columns, and the attributes of every picture and its cell by row."""
 
@@ -222,11 +241,9 @@ class Section(HTMLParser):
         return [Image.open(io.BytesIO(base64.b64decode(one))).tobytes() for one in data]
 
 
-def test_pictures_stand_beside_those_of_the_full_model(finished_run: Path) -> None:
-    assert 'id="without"' not in report_run(finished_run).read_text()
-    draw(finished_run, "--without", "all")
-    section = Section(report_run(finished_run))
-    table = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
+def test_pictures_stand_beside_those_of_the_full_model(drawn_run: Path) -> None:
+    section = Section(report_run(drawn_run))
+    table = ScoreTable.load(drawn_run / "scores" / "retrack-0.parquet")
     part = views(table)[0]
     scores = part.scores
     groups = [table.groups[g] for g in scores.mean(dim=0).argsort(descending=True)]
@@ -239,7 +256,7 @@ def test_pictures_stand_beside_those_of_the_full_model(finished_run: Path) -> No
     )
     for query, cells in section.rows.items():
         folders = ["queries", *(f"without/retrack/{group}" for group in groups)]
-        files = [finished_run / folder / f"{query}.png" for folder in folders]
+        files = [drawn_run / folder / f"{query}.png" for folder in folders]
         assert section.pixels(query) == [Image.open(file).tobytes() for file in files]
         assert [cell for cell, _ in cells][1:] == [
             {"data-query": str(part.queries.index(query)), "data-group": str(part.groups.index(group))}
@@ -252,13 +269,12 @@ def test_pictures_stand_beside_those_of_the_full_model(finished_run: Path) -> No
 
 
 def test_the_most_influential_groups_and_queries_are_kept(
-    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+    drawn_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw(finished_run, "--without", "all")
-    whole = Section(report_run(finished_run))
+    whole = Section(report_run(drawn_run))
     monkeypatch.setattr(without_section, "MAX_PICTURE_GROUPS", 2)
     monkeypatch.setattr(without_section, "MAX_PICTURE_QUERIES", 3)
-    section = Section(report_run(finished_run))
+    section = Section(report_run(drawn_run))
     assert section.titles == whole.titles[:4]
     assert section.rows == {query: cells[:3] for query, cells in list(whole.rows.items())[:3]}
 
@@ -277,38 +293,42 @@ def test_own_images_are_not_mistaken_for_the_queries(finished_run: Path) -> None
     assert table.record.query_hash == record["query_hash"]
 
 
-def test_pictures_stand_beside_their_own_method_alone(finished_run: Path) -> None:
-    draw(finished_run, "--without", "3")
-    own = finished_run / "without" / "retrack" / "3"
-    other = Path(shutil.copytree(own, finished_run / "without" / "another" / "7"))
+def test_pictures_stand_beside_their_own_method_alone(drawn_run: Path) -> None:
+    keep_alone(drawn_run, "3")
+    own = drawn_run / "without" / "retrack" / "3"
+    other = Path(shutil.copytree(own, drawn_run / "without" / "another" / "7"))
     change = {"operator": "another", "without": "7"}
     edit_json(other / "record.json", lambda record: {**record, "config": record["config"] | change})
-    assert Section(report_run(finished_run)).titles == ["full", "full", "3"]
+    assert Section(report_run(drawn_run)).titles == ["full", "full", "3"]
     (own / "record.json").unlink()  # not complete
-    page = report_run(finished_run)
+    page = report_run(drawn_run)
     assert 'id="without"' not in page.read_text()
     assert "With and without drawn, but not by this method" in text_of(page)
 
 
 @pytest.mark.parametrize("changed", ["full_hash", "seed", "steps"])
-def test_pictures_of_other_noise_or_another_model_are_not_shown(finished_run: Path, changed: str) -> None:
-    draw(finished_run, "--without", "3")
-    path = finished_run / "without" / "retrack" / "3" / "record.json"
+def test_pictures_of_other_noise_or_another_model_are_not_shown(drawn_run: Path, changed: str) -> None:
+    keep_alone(drawn_run, "3")
+    path = drawn_run / "without" / "retrack" / "3" / "record.json"
     edit_json(path, lambda record: {**record, "config": record["config"] | {changed: "another"}})
-    page = report_run(finished_run)
+    page = report_run(drawn_run)
     assert 'id="without"' not in page.read_text()
     said = "With and without drawn, but not by this method from the noise of the queries"
     assert said in text_of(page)
-    shutil.rmtree(finished_run / "without")
-    assert "With and without" not in text_of(report_run(finished_run))
 
 
-def test_pictures_are_shown_beside_queries_only(finished_run: Path) -> None:
-    draw(finished_run, "--without", "3")
-    shutil.rmtree(finished_run / "queries")
-    assert 'id="without"' not in report_run(finished_run).read_text()
-    draw(finished_run, "--num", "3")  # now fewer than there are pictures
-    assert list(Section(report_run(finished_run)).rows) == ["sample-0", "sample-1", "sample-2"]
+def test_without_pictures_there_is_no_section_of_them(finished_run: Path) -> None:
+    page = report_run(finished_run)
+    assert 'id="without"' not in page.read_text()
+    assert "With and without" not in text_of(page)
+
+
+def test_pictures_are_shown_beside_queries_only(drawn_run: Path) -> None:
+    keep_alone(drawn_run, "3")
+    shutil.rmtree(drawn_run / "queries")
+    assert 'id="without"' not in report_run(drawn_run).read_text()
+    draw(drawn_run, "--num", "3")  # now fewer than there are pictures
+    assert list(Section(report_run(drawn_run)).rows) == ["sample-0", "sample-1", "sample-2"]
 
 
 def test_the_page_says_what_its_numbers_claim(

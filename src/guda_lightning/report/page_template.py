@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -30,9 +31,17 @@ def render(data: Mapping[str, Any], **values: Any) -> str:
 
 def _template() -> Any:
     try:
-        import jinja2
+        import jinja2  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("jinja2", "report") from error
+    return _compiled()
+
+
+@cache
+def _compiled() -> Any:
+    """Compiling takes most of the time of a page, and a process may write many."""
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_file),  # of the parts that the page includes
         autoescape=True,
