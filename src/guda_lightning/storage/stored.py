@@ -25,6 +25,7 @@ _ORIGINS = {
     "schedule_hash": "noise schedule",
     "grouping_hash": "grouping",
     "input_shape": "image shape",
+    "data_hash": "set of training data",
 }
 
 
@@ -84,7 +85,7 @@ class WeightStore(ABC, Generic[_Key, _Record]):
         """Whether complete weights are stored; those that were made from something else are refused.
 
         Raises:
-            StoreError: They were made from another full model, schedule or grouping.
+            StoreError: They were made from another full model, schedule, grouping, or other data.
         """
         if not self.exists(key):
             return False
