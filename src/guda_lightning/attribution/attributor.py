@@ -60,8 +60,9 @@ class AttributionContext:
     def provenance(self) -> Provenance:
         """What counterfactuals must have been made from."""
         grouping_hash = None if self.grouping is None else self.grouping.hash
-        of_data = () if self.data is None else (self.data.input_shape, self.data.hash)
-        return self.full.provenance(grouping_hash, *of_data)
+        if self.data is None:
+            return self.full.provenance(grouping_hash)
+        return self.full.provenance(grouping_hash, self.data.input_shape, self.data.hash)
 
     def open_store(self, folder: str | Path | None) -> CounterfactualStore:
         """The store at a folder; None takes the context's own.
