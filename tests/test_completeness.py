@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from PIL import Image
 import struck
 from guda_lightning import UnlearnModule
 from guda_lightning.cli.main import main
+from guda_lightning.data import GroupDataModule, ImageFolder
 from guda_lightning.diffusion.training import early_stop, rare_hparams, stopped_by
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.errors import ConfigError
 from guda_lightning.makers.trainers import TrainerFactory
 from guda_lightning.storage.runs import RunFolder
+from guda_lightning.storage.sealed import write_json
 from guda_lightning.unlearning import Finetune
 from toys import message, quiet_trainer, shades, tiny_full
 from warm import Server
@@ -95,6 +98,21 @@ def test_data_that_changed_since_are_not_what_the_model_was_trained_on(
     (tmp_path / "images" / "a" / "9.png").unlink()
     assert main(fit) == 0
     assert capsys.readouterr().out.endswith(skipped)
+
+    unfinished = tmp_path / "run" / "checkpoints" / "fit"
+    kept = record(tmp_path / "run")
+    write_json(unfinished / "record.json", {"config": {**kept["config"], "data_hash": kept["data_hash"]}})
+    (unfinished / "resume").mkdir()
+    shutil.rmtree(tmp_path / "run" / "full")
+    picture("a/0.png", 9)
+    assert main(fit) == 2
+    today = GroupDataModule(ImageFolder(tmp_path / "images")).hash
+    assert capsys.readouterr().err == (
+        f"error: {unfinished} was made with another configuration\n"
+        f"  found:    data_hash = {kept['data_hash']}\n"
+        f"  expected: data_hash = {today}\n"
+        f"  fix:      use another --run, restore the configuration, or remove {unfinished}\n"
+    )
 
 
 def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,6 +218,7 @@ def test_any_change_goes_the_long_way(
         "run: runs/${oc.env:USER}\n",
         "data: $IMAGES/cats\n",
         "data: ~/images\n",
+        *(f"data:\n  path: images/{name}.parquet\n" for name in ("a*", "a?", "[ab]")),
         "seed_everything: true\n",
         "model: parts/model.yaml\n",  # with what the parts above may hold
     ],

@@ -23,7 +23,7 @@ from guda_lightning.storage.written import files_below, listening
 
 @contextmanager
 def command(run: RunFolder, *arguments: str) -> Iterator[None]:
-    with noted(run, lambda: Step("unlearn", str(run.root), arguments)):
+    with noted(run, Step("unlearn", str(run.root), arguments)):
         yield
 
 
@@ -57,12 +57,51 @@ def test_what_is_gone_or_no_result_or_elsewhere_is_not_noted(
     assert written_by(run) == [("b", "scores/a")]
 
 
-def test_a_command_that_fails_notes_nothing_and_its_successor_does(tmp_path: Path) -> None:
+def test_what_an_interrupted_command_wrote_is_that_of_its_successor_alone(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+
+    def begun() -> int:
+        return len(list(run.history.glob("*.begun")))
+
+    for name in ("a", "b"):
+        with pytest.raises(KeyboardInterrupt), command(run, "3"):
+            write_atomic(run.store / name, "1")
+            raise KeyboardInterrupt
+    assert written_by(run) == [] and begun() == 2
+    with command(run, "4"):
+        write_atomic(run.store / "c", "1")
+    with command(run, "3"):
+        write_atomic(run.store / "d", "1")
+        with command(run, "3"):  # as side by side: what the other one has written is not its own
+            write_atomic(run.store / "e", "1")
+    assert written_by(run)[:2] == [("store/c",), ("store/a", "store/b", "store/e")]
+    assert begun() == 0
+    with command(run, "3"):
+        pass
+    assert len(written_by(run)) == 3
+
+
+def test_a_command_that_was_killed_as_it_kept_what_it_wrote(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with pytest.raises(KeyboardInterrupt), command(run, "3"):
         write_atomic(run.store / "a", "1")
         raise KeyboardInterrupt
-    assert written_by(run) == []
+    (file,) = run.history.glob("*.begun")
+    file.write_bytes(file.read_bytes() + b'"../b"\n"store/\xff"\n"store/')
+    write_atomic(run.store / "b", "1")
+    write_atomic(tmp_path.with_name("b"), "1")
+    with command(run, "3"):
+        pass
+    assert written_by(run) == [("store/a",)]
+    (run.history / file.name).write_text('"store/a"\n')  # killed once it was noted
+    with command(run, "3"):
+        pass
+    assert written_by(run) == [("store/a",)] and not (run.history / file.name).exists()
+
+
+def test_what_an_earlier_version_wrote_is_noted_by_whoever_may_have_made_it(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write_atomic(run.store / "a", "1")
     for arguments in ("3", "3", "4"):  # 4 finds all of it complete, too, and may have made it
         with command(run, arguments):
             pass
@@ -84,7 +123,7 @@ def test_the_folder_is_walked_where_nothing_else_tells_alone(
         write_atomic(run.store / "a", "1")
     with command(run, "3"):
         pass
-    with noted(run, lambda: None):
+    with noted(run, None):
         pass
     assert written_by(run) == [("store/a",)]
 
@@ -138,6 +177,6 @@ def test_the_same_command_twice_side_by_side_takes_two_names(
 
 def test_a_task_of_a_spread_notes_nothing(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    with noted(run, lambda: None):
+    with noted(run, None):
         write_atomic(run.store / "a", "1")
     assert written_by(run) == []

@@ -44,8 +44,11 @@ def test_what_is_no_number_is_no_likeness(tmp_path: Path) -> None:
     start = {name: torch.zeros(3) for name in one}
     for name in one:  # in the first tensor, and in a later one
         files = pair(tmp_path, one, {**one, name: torch.tensor([1.0, math.nan, 1.0])})
-        assert math.isinf(of_weights(*files, start).distance)
-        assert math.isinf(of_weights(*files, None).distance)
+        for before, after in (files, files[::-1]):
+            assert math.isinf(of_weights(before, after, start).distance)
+            assert math.isinf(of_weights(before, after, None).distance)
+    files = pair(tmp_path, one, {**one, "b": torch.zeros(3)})
+    assert of_weights(*files, {**start, "a": torch.tensor([math.nan, 0.0, 0.0])}).distance == 1
 
 
 def test_where_the_start_is_unknown_every_tensor_has_its_own_scale(tmp_path: Path) -> None:

@@ -317,6 +317,25 @@ def test_what_is_gone_while_the_manifest_is_written_is_not_in_it(
     assert changed_files(document, RunFolder(finished_run)) == ["missing: scores/a.parts/0"]
 
 
+def test_a_manifest_of_two_states_of_a_run_is_refused(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    def writing(run: RunFolder) -> list[dict[str, Any]]:
+        (run.scores / "later.parquet").write_text("a table of a command that works beside it")
+        return []
+
+    monkeypatch.setattr("guda_lightning.report.scored.scored", writing)
+    assert main(["manifest", str(finished_run)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {finished_run} changed while its manifest was written\n"
+        "  found:    scores/later.parquet, written meanwhile\n"
+        "  expected: a run folder in which no command works\n"
+        "  fix:      run guda manifest again once it has ended; "
+        f"guda doctor {finished_run} says who works there\n"
+    )
+    assert not (finished_run / "manifest.json").exists()
+
+
 def test_folders_of_a_user_that_are_linked_into_the_run_are_named_and_not_listed(
     finished_run: Path, capsys: Out
 ) -> None:

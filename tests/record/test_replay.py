@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from guda_lightning import ScoreTable
+from guda_lightning.cli import plan as planning
 from guda_lightning.cli.commands import Stage, find
 from guda_lightning.cli.configs import located, shipped
 from guda_lightning.cli.main import main
@@ -307,6 +308,7 @@ def test_what_was_replaced_since_is_not_repeated(tmp_path: Path) -> None:
         assert "queries/0.png" not in plan.copied
         return [name[:4] for name in plan.steps]
 
+    write_json(run.checkpoints("fit") / "record.json", {})  # which no stage is to go on from
     ran("fit", "full/model.safetensors", 0)
     ran("sample", "queries/0.png", 0)
     ran("unlearn", "store/a/model.safetensors", 0)
@@ -320,6 +322,24 @@ def test_what_was_replaced_since_is_not_repeated(tmp_path: Path) -> None:
     assert repeated() == ["0006", "0007"]
     plan = Plan.of(run, RunFolder(tmp_path / "again"), None, [])
     assert plan.copied == {"store/a/model.safetensors": "copied: no stage that is repeated made it"}
+
+
+def test_what_other_code_has_made_again_is_not_taken_for_todays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, into = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "again")
+    Step("fit", str(run.root), (), {"trainer": {}}, files=("full/x.json",)).save(run)
+    Plan.of(run, into, None, []).done(Plan.of(run, into, None, []).begin())
+    Plan.of(run, into, None, [])  # the same replay
+    monkeypatch.setattr(planning, "code", lambda: {"sha256": "0" * 64})
+    refused = message(
+        f"{into.root} is no folder for this replay",
+        found="a replay of something else, or by other code",
+        expected="a folder that is not there yet, or that of the same replay, which then goes on",
+        fix="pass another --into, or remove it",
+    )
+    with pytest.raises(StoreError, match=refused):
+        Plan.of(run, into, None, [])
 
 
 def test_a_run_of_which_only_a_comparison_is_noted_is_refused(tmp_path: Path) -> None:

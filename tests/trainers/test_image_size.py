@@ -191,6 +191,30 @@ def test_queries_and_stores_of_another_shape_are_refused(folder: Path, tmp_path:
         CounterfactualAttributor(store, groups=["a"]).fit(AttributionContext(full, larger))
 
 
+def test_other_pictures_under_the_same_names_are_refused(folder: Path, tmp_path: Path) -> None:
+    """A full model that a user brings does not say what it was trained on; what was made of it does."""
+    full, store = full_of(), tmp_path / "store"
+    data = GroupDataModule(ImageFolder(str(folder)), batch_size=2)
+    unlearned(data, tmp_path, full).save(store)
+    before = data.hash
+    CounterfactualAttributor(store, groups=["a"]).fit(AttributionContext(full, data))
+    Image.new("L", (12, 10)).save(folder / "a" / "0.png")
+    today = GroupDataModule(ImageFolder(str(folder)), batch_size=2)
+    assert today.grouping.hash == data.grouping.hash
+    context = AttributionContext(full, today)
+    (made,) = store.iterdir()
+    expected = message(
+        f"{made}/record.json: the counterfactual 'finetune' without a (seed 0) was made from another "
+        "set of training data",
+        f"data_hash {before}",
+        f"data_hash {today.hash}",
+        f"use the set of training data it was made from, or remove {made} and run guda unlearn with "
+        "--groups a",
+    )
+    with pytest.raises(StoreError, match=expected):
+        CounterfactualAttributor(store, groups=["a"]).fit(context)
+
+
 def test_a_full_model_of_another_shape_is_refused_and_one_of_before_is_not(tmp_path: Path) -> None:
     of_before = FullRecord("f", "s", {}, 1, 1.0, 1, data_hash="d", grouping_hash="g")
     assert "input_shape" not in of_before.to_json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -56,11 +57,13 @@ class AttributionContext:
         if self.grouping is None:
             object.__setattr__(self, "grouping", self.data.grouping)
 
-    @property
+    @cached_property
     def provenance(self) -> Provenance:
         """What counterfactuals must have been made from."""
         grouping_hash = None if self.grouping is None else self.grouping.hash
-        return self.full.provenance(grouping_hash, None if self.data is None else self.data.input_shape)
+        if self.data is None:
+            return self.full.provenance(grouping_hash)
+        return self.full.provenance(grouping_hash, self.data.input_shape, self.data.hash)
 
     def open_store(self, folder: str | Path | None) -> CounterfactualStore:
         """The store at a folder; None takes the context's own.

@@ -56,7 +56,7 @@ def _evaluate(chosen: argparse.Namespace, arguments: Sequence[str]) -> list[Path
 
         written = RunFolder(chosen.run).distribution
         tidy(chosen.run)
-        with locked(chosen.run, written), noted(RunFolder(chosen.run), lambda: _step(chosen.run, arguments)):
+        with locked(chosen.run, written), noted(RunFolder(chosen.run), _step(chosen.run, arguments)):
             evaluate_distribution(
                 chosen.run, chosen.distribution, resamples=chosen.resamples, wandb_project=chosen.wandb
             )
@@ -69,7 +69,7 @@ def _evaluate(chosen: argparse.Namespace, arguments: Sequence[str]) -> list[Path
     folder = RunFolder(root).evaluation
     tidy(root)
     refuse_foreign(folder, "guda evaluate", mark="*.parquet")
-    with locked(root, folder), noted(RunFolder(root), lambda: _step(root, arguments)):
+    with locked(root, folder), noted(RunFolder(root), _step(root, arguments)):
         evaluate_run(
             root,
             chosen.scores,

@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ class StageCLI(LightningCLI):
             tidy(Path(self.trainer.default_root_dir))
             options = {name: self.config_init[name] for name in self._options}
             trainer: Any = self.trainer
-            with noted(trainer.run_folder, self._noted):
+            with noted(trainer.run_folder, self._begun(), self._told):
                 return self._function(trainer, **options, **self._filled())
 
     def _build(self) -> None:
@@ -181,20 +182,20 @@ class StageCLI(LightningCLI):
         with bounded(), compat.no_deprecations():
             return self.parser.instantiate_classes(Namespace({name: self.config[name].clone()}))[name]
 
-    def _noted(self) -> Step | None:
+    def _begun(self) -> Step | None:
         """What RUN/history keeps; None of what keeps nothing, and of a task that another command started."""
         alone = self.trainer.is_global_zero and PROGRESS not in os.environ
         if not (alone and self.stage.noted) or self.config.trainer.fast_dev_run:
             return None
+        return Step(self.stage.name, self.config.run, self._arguments, self.values())
+
+    def _told(self, step: Step) -> Step | None:
+        """What it keeps besides, which is known in the end; of several processes, the first one."""
+        if not self.trainer.is_global_zero:
+            return None
         data = self.datamodule if isinstance(self.datamodule, GroupDataModule) else None
-        return Step(
-            stage=self.stage.name,
-            run=self.config.run,
-            arguments=self._arguments,
-            config=self.values(),
-            data=None if data is None else data_record(data),
-            environment=environment(**computing(self.trainer)),
-        )
+        known = None if data is None else data_record(data)
+        return replace(step, data=known, environment=environment(**computing(self.trainer)))
 
     def values(self) -> dict[str, Any]:
         """The whole configuration as JSON values.

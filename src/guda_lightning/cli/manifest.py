@@ -9,7 +9,7 @@ from guda_lightning.cli.arguments import Arguments
 from guda_lightning.cli.commands import Command
 from guda_lightning.storage.files import canonical_json
 from guda_lightning.storage.foreign import refuse_foreign_file
-from guda_lightning.storage.manifest import FORMAT, manifest_of, save
+from guda_lightning.storage.manifest import FORMAT, manifest_of, refuse_changed, save, states_of
 from guda_lightning.storage.paths import refuse_no_run, user_path
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.signing import private_key, signed
@@ -33,7 +33,9 @@ def run(command: Command, arguments: Sequence[str]) -> int:
     refuse_foreign_file(output, "guda manifest", FORMAT)  # a slip of --output may name a result, or a key
     from guda_lightning.report.scored import scored
 
+    before = states_of(folder, output)
     document = manifest_of(folder, scored(folder), output)
+    refuse_changed(folder, before, output)
     if key is not None:
         document = signed(document, key)
     if chosen.output is not None or not chosen.json:

@@ -14,6 +14,7 @@ from guda_lightning.cli.commands import COMMANDS, Stage
 from guda_lightning.cli.configs import located
 from guda_lightning.errors import ConfigError, StoreError, did_you_mean
 from guda_lightning.storage.config import differences
+from guda_lightning.storage.environment import code
 from guda_lightning.storage.files import (
     atomic_file,
     canonical_json,
@@ -22,12 +23,12 @@ from guda_lightning.storage.files import (
     sha256_json,
     write_atomic,
 )
-from guda_lightning.storage.history import Step, moved, steps_of
+from guda_lightning.storage.history import Step, is_result, moved, steps_of
+from guda_lightning.storage.provenance import versions
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.schema import schema_of, violations
 from guda_lightning.storage.walked import walked
 
-_NOT_COPIED = ("history", "manifest.json", "replay", "replay.json", "report")
 _FORMAT = 1
 
 
@@ -102,7 +103,7 @@ class Plan:
         fits = any(step.stage == "fit" for step in self.steps.values())
         for name in walked(self.run):
             top = name.partition("/")[0]
-            if name in self.made or top in _NOT_COPIED or (fits and top == "full"):
+            if name in self.made or not is_result(name) or (fits and top == "full"):
                 continue
             if name in by_others:
                 found[name] = "copied: no stage that is repeated made it"
@@ -154,9 +155,10 @@ class Plan:
 
     @cached_property
     def _identity(self) -> str:
-        """Hash of what is repeated."""
+        """Hash of what is repeated, and of the code that does so: what it shows, it shows of today's."""
         files = list(map(sha256_file, self.configs))
-        return sha256_json([files, [[name, step.identity] for name, step in self.steps.items()]])
+        by = [code()["sha256"], versions()]
+        return sha256_json([files, [[name, step.identity] for name, step in self.steps.items()], by])
 
     def _refuse_unlike(self) -> None:
         """Refuse a folder in which something else lies.
@@ -177,9 +179,10 @@ class Plan:
         begun = read_json(self.result) if self.result.is_file() else {}
         if begun.get("of") == str(self.run.root.resolve()) and begun.get("steps") == self._identity:
             return
+        others = "a file" if root.is_file() else "other files"
         raise StoreError(
             f"{root} is no folder for this replay",
-            found="a replay of something else" if begun else "a file" if root.is_file() else "other files",
+            found="a replay of something else, or by other code" if begun else others,
             expected="a folder that is not there yet, or that of the same replay, which then goes on",
             fix="pass another --into, or remove it",
         )

@@ -30,6 +30,7 @@ from guda_lightning.storage.seals import intact
 _PACKAGES = ("diffusers", "jsonargparse", "lightning", "numpy", "omegaconf", "torch", "wandb")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _EXPANDED = re.compile(r"~|.*\$[A-Za-z_]", re.DOTALL)
+_PATTERN = re.compile(r"[*?[]")  # of files
 _DECIDING = ("config", "pretrained", "seed_everything")  # options that are looked at by name
 _LAUNCHED = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 _VARIABLES = re.compile(
@@ -139,7 +140,7 @@ def _listings(inputs: Inputs) -> dict[str, str] | None:
         for text in texts if key.startswith("data.") and not key.endswith(".cache") else ():
             walked = [part for place in _places(inputs, text) for part in os.walk(place)]
             links = any(Path(base, name).is_symlink() for base, names, _ in walked for name in names)
-            if links or "*" in text:
+            if links or _PATTERN.search(text):
                 return None
             files = sorted(Path(base, name) for base, _, names in walked for name in names)
             found[text] = sha256_json([[str(file), _state_of(file)] for file in files])
@@ -161,7 +162,7 @@ def _state_of(path: Path) -> Any:
         stat = path.stat()
     except (OSError, ValueError):
         return None
-    return "folder" if path.is_dir() else [stat.st_mtime_ns, stat.st_size]
+    return "folder" if path.is_dir() else [stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size]
 
 
 def _version(package: str) -> str | None:

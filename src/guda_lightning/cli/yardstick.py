@@ -43,7 +43,7 @@ def scored(name: str, root: Path | None, configs: Sequence[str], images: Path | 
     run = RunFolder(root or Path("runs") / f"yardstick-{yardstick.name}")
     options = [located(given) for given in [("-c", config) for config in configs] or CHEAP.values()]
     step = Step("yardstick", str(run.root), (yardstick.name,), environment=environment())
-    with noted(run, lambda: step):
+    with noted(run, step):
         unpacked = yardstick.unpack(run.root, images)
     if unpacked:
         print(f"evaluate: {run.root} unpacked: {yardstick.card['title']}")

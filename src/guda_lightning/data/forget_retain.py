@@ -72,6 +72,11 @@ class UnlearnDataModule(LightningDataModule):
         """Channels, height, width, as in the parent."""
         return self.parent.input_shape
 
+    @property
+    def hash(self) -> str:
+        """Identity of the training data, as in the parent."""
+        return self.parent.hash
+
     def train_dataloader(self) -> CombinedLoader:
         """Pairs of forget and retain batches."""
         sides = {"forget": self.forget, "retain": self.retain}

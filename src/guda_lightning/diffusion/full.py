@@ -109,10 +109,13 @@ class FullModel:
         return open_full(Path(path), module, denoiser, scheduler, conditional)
 
     def provenance(
-        self, grouping_hash: str | None = None, input_shape: tuple[int, int, int] | None = None
+        self,
+        grouping_hash: str | None = None,
+        input_shape: tuple[int, int, int] | None = None,
+        data_hash: str | None = None,
     ) -> Provenance:
         """What anything made from this model and its data carries, and must carry to fit them."""
-        return Provenance(self.hash, self.model.schedule.hash, grouping_hash, input_shape)
+        return Provenance(self.hash, self.model.schedule.hash, grouping_hash, input_shape, data_hash)
 
     def prompted(self, prompts: Condition | None) -> FullModel:
         """The same model with the embeddings of prompts, if there are any: then it is conditional."""

@@ -101,7 +101,7 @@ class ClassifierTrainer(PosteriorMaker):
             "guide",
             self.name,
             key.folder_name,
-            made_from=self.provenance.to_json(),
+            made_from=self.provenance.of_training(),
             hparams={"groups": list(key.groups), "hparams": self.hparams, **self.provenance.to_json()},
             settings={
                 "max_steps": self.plan.steps,

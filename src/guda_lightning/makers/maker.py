@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +79,10 @@ class Maker(ABC):
         """What the counterfactual without some groups is stored under."""
         return CounterfactualKey(self.operator, tuple(groups), self.seed, sha256_json(dict(self.hparams)))
 
-    @property
+    @cached_property
     def provenance(self) -> Provenance:
         """What counterfactuals are made from."""
-        return self.full.provenance(self.data.grouping.hash, self.data.input_shape)
+        return self.full.provenance(self.data.grouping.hash, self.data.input_shape, self.data.hash)
 
     def has(self, groups: Sequence[str]) -> bool:
         """Whether the counterfactual without some groups is stored.

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -102,10 +103,10 @@ class PosteriorMaker(ABC):
         names = self.data.grouping.names
         return PosteriorKey(self.operator, names, self.seed, sha256_json(dict(self.hparams)))
 
-    @property
+    @cached_property
     def provenance(self) -> Provenance:
         """What the posterior is made from."""
-        return self.full.provenance(self.data.grouping.hash, self.data.input_shape)
+        return self.full.provenance(self.data.grouping.hash, self.data.input_shape, self.data.hash)
 
     def has(self) -> bool:
         """Whether the posterior is stored.

@@ -73,7 +73,7 @@ class Retrainer(Maker):
             "retrain",
             f"{named} seed {key.seed}",
             key.folder_name,
-            made_from=self.provenance.to_json(),
+            made_from=self.provenance.of_training(),
             hparams=self._hparams_for_loggers(key.groups),
             callbacks=[cost],
         )

@@ -120,7 +120,7 @@ class Unlearner(Maker):
             "unlearn",
             name_of(groups),
             self.key(groups).folder_name,
-            made_from=self.provenance.to_json(),
+            made_from=self.provenance.of_training(),
             hparams=self._hparams_for_loggers(groups),
             settings={
                 "max_steps": self.steps,

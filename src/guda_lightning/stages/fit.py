@@ -52,7 +52,8 @@ def fit_full(
     Raises:
         DataError: The network takes images of another size.
         GroupError: None of the groups can be removed from the training data.
-        StoreError: The run folder holds a full model of another configuration, of other data, or damaged.
+        StoreError: The run folder holds a full model, or an unfinished one, of another configuration, of
+            other data, or damaged.
     """
     folder, config = trainer.run_folder.full, dict(config or {})
     stored = partial(_is_complete, trainer, model, datamodule, config)
@@ -60,11 +61,12 @@ def fit_full(
     complete = not dry and stored()
     cost = None if complete else _prepared(trainer, model, datamodule)
     if not dry and agreed(trainer, complete, work=not complete):
-        trainer.trainers.discard_unfinished("fit", config)
+        trainer.trainers.discard_unfinished("fit", _made_from(config, datamodule))
         say(f"fit: {folder} is complete, skipped")
         return folder
     cost = cost or _prepared(trainer, model, datamodule)
-    training = Training("fit", "full", "fit", made_from=config, hparams={"config": config}, callbacks=[cost])
+    made_from = _made_from(config, datamodule)
+    training = Training("fit", "full", "fit", made_from, hparams={"config": config}, callbacks=[cost])
 
     def keep(used: Trainer) -> FullRecord:
         full = trainer.layout.full(model)
@@ -118,6 +120,11 @@ def _is_complete(
         seen = datamodule.hash, datamodule.grouping.hash, datamodule.input_shape, datamodule.labels_hash
         made.refuse_other_data(folder, *seen)
     return True
+
+
+def _made_from(config: Mapping[str, Any], data: LightningDataModule | None) -> dict[str, Any]:
+    """What an unfinished training is told by: half of it on other data is no training on either."""
+    return {**config, **({"data_hash": data.hash} if isinstance(data, GroupDataModule) else {})}
 
 
 def _refuse_irremovable(grouping: Grouping) -> None:

@@ -88,7 +88,7 @@ def guide(
     complete = [not dry and part.has() for part in maker.parts]
     for part, there in zip(maker.parts, agreed(trainer, complete, work=not all(complete)), strict=True):
         if there:
-            trainer.trainers.discard_unfinished(part.key().folder_name, part.provenance.to_json())
+            trainer.trainers.discard_unfinished(part.key().folder_name, part.provenance.of_training())
             say(f"guide: {part.name} is complete, skipped")
             continue
         if dry and not part.trains:

@@ -64,7 +64,7 @@ def of_weights(before: Path, after: Path, start: Weights | None) -> Likeness:
         name: part.shape for name, part in one.items()
     }:
         moved_by = _largest(one, start)
-    if moved_by:
+    if 0 < moved_by < math.inf:
         return Likeness(_largest(one, other) / moved_by, "the largest change of a weight by training")
     shares = [_share(part, other[name]) for name, part in one.items() if part.numel()]
     return Likeness(max(shares, default=0.0), "the largest weight of its tensor")
@@ -160,7 +160,9 @@ def _largest(one: Weights, other: Weights) -> float:
 def _share(one: Tensor, other: Tensor) -> float:
     """The largest difference of two tensors, of their largest number."""
     apart, scale = _apart(one, other), float(one.double().abs().max())
-    return apart / scale if scale else math.inf if apart else 0.0
+    if not apart:
+        return 0.0
+    return apart / scale if 0 < scale < math.inf else math.inf  # nor is it one where it is no number
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

@@ -138,7 +138,7 @@ def train_missing(
     dry = compat.is_dry_run(trainer)
     todo = {key: maker for key, maker in every.items() if dry or not maker.has(key.groups)}
     for key in every.keys() - todo.keys():
-        trainer.trainers.discard_unfinished(key.folder_name, every[key].provenance.to_json())
+        trainer.trainers.discard_unfinished(key.folder_name, every[key].provenance.of_training())
     say_skipped(stage, [named(key) for key in every if key not in todo])
     if todo:
         view = datamodule.without(next(iter(todo)).groups)

@@ -101,7 +101,7 @@ def set_property(
     conditional = source.model.conditional
     drawn = datamodule.conditioned(datamodule.drawn(num, conditional), conditional)
     _refuse_lost_classes(datamodule, drawn, game.coalitions)
-    provenance = source.provenance(grouping.hash)
+    provenance = source.provenance(grouping.hash, data_hash=datamodule.hash)
     guide, made = open_posterior(
         PosteriorStore(run.store),
         posterior,

@@ -82,7 +82,7 @@ def unlearn(
     for name in todo:
         maker.check(coalitions[name])
     for key in (maker.key(removed) for name, removed in coalitions.items() if name not in todo):
-        trainer.trainers.discard_unfinished(key.folder_name, maker.provenance.to_json())
+        trainer.trainers.discard_unfinished(key.folder_name, maker.provenance.of_training())
     say_skipped("unlearn", [name for name in coalitions if name not in todo])
     if todo and not dry:
         each = maker.seconds() if is_timed(trainer, spreading is not None) else None

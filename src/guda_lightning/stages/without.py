@@ -114,7 +114,7 @@ def stored_posterior(
         seed=chosen.seed,
         hparams=chosen.hparams,
         data=data,
-        expect=full.provenance(data.grouping.hash),
+        expect=full.provenance(data.grouping.hash, data_hash=data.hash),
         device=device,
     )
 
@@ -127,7 +127,10 @@ def stored_networks(
     Raises:
         StoreError: One is missing, or made from another full model, grouping or schedule; or several fit.
     """
-    store, expect = CounterfactualStore(chosen.store), full.provenance(data.grouping.hash)
+    store, expect = (
+        CounterfactualStore(chosen.store),
+        full.provenance(data.grouping.hash, data_hash=data.hash),
+    )
     network = copy.deepcopy(full.model.denoiser)  # one for all of them: they are read one after the other
     model = replace(full.model, denoiser=network)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from guda_lightning.errors import StoreError
+from guda_lightning.storage.begun import Begun
 from guda_lightning.storage.files import sha256_json
 from guda_lightning.storage.locks import locked
 from guda_lightning.storage.runs import RunFolder
@@ -128,36 +129,59 @@ def moved(value: Any, old: str, new: str) -> Any:
 
 
 @contextmanager
-def noted(run: RunFolder, step: Callable[[], Step | None]) -> Iterator[None]:
+def noted(
+    run: RunFolder, step: Step | None, told: Callable[[Step], Step | None] = lambda step: step
+) -> Iterator[None]:
     """Note what is run in the block, where it ends well and has written something.
 
-    What has written nothing is noted where files lie there that nobody has noted, as after a kill between the
-    two, or from an earlier version, and where it is not noted itself.
+    What earlier attempts at the same wrote, which were killed or failed, is part of it. What has written
+    nothing is noted where files lie there that nobody has noted, as from an earlier version, and where it is
+    not noted itself.
 
     Args:
         run: The run folder.
-        step: Says what was run; ``files`` and ``ended`` are filled in here. None: not to be noted.
+        step: What is run; None: not to be noted.
+        told: Fills in what is known of it at its end alone; ``files`` and ``ended`` are filled in here. None:
+            not to be noted.
     """
-    with listening() as heard:
+    if step is None:
         yield
-    said = step()
-    if said is None:
         return
-    files = tuple(filter(is_result, files_below(run.root, heard)))
-    if files or _is_missing(run, said):
-        ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        replace(said, files=files, ended=ended).save(run)
+    begun, root = Begun(run, f"{step.stage}-{step.identity[:12]}"), os.path.abspath(run.root)
+
+    def keep(paths: Sequence[str]) -> None:
+        names = (path.removeprefix(f"{root}/") for path in paths if path.startswith(f"{root}/"))
+        begun.wrote(list(filter(is_result, names)))
+
+    try:
+        with listening(keep) as heard:
+            yield
+        said = told(step)
+        if said is not None:
+            files = set(filter(is_result, files_below(run.root, heard)))
+            if killed := [os.path.normpath(f"{root}/{name}") for name in begun.of_killed()]:
+                files |= set(filter(is_result, files_below(run.root, killed))) - _noted_files(run)
+            if files or _is_missing(run, said):
+                ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
+                replace(said, files=tuple(sorted(files)), ended=ended).save(run)
+        begun.ended()
+    finally:
+        begun.close()
 
 
 def _is_missing(run: RunFolder, step: Step) -> bool:
     """Whether a command that has written nothing may have made what nobody has noted."""
     if has_noted(run, step.stage, step.identity):
         return False
-    noted_files = {file for each in steps_of(run).values() for file in each.files}
+    noted_files = _noted_files(run)
     try:
         return any(is_result(file) and file not in noted_files for file in names_in(run))
     except StoreError:  # somebody may have made what cannot be read
         return True
+
+
+def _noted_files(run: RunFolder) -> set[str]:
+    return {file for step in steps_of(run).values() for file in step.files}
 
 
 def is_result(file: str) -> bool:

@@ -96,6 +96,39 @@ def files_of(run: RunFolder, *manifests: Path) -> dict[str, Path]:
     return {name: path for name, path in walked(run).items() if path.resolve() not in no_part}
 
 
+def states_of(run: RunFolder, *manifests: Path) -> dict[str, tuple[int, int] | None]:
+    """Size and time of every file that a manifest lists; None of one that is gone."""
+    found: dict[str, tuple[int, int] | None] = {}
+    for name, path in files_of(run, *manifests).items():
+        found[name] = None
+        with suppress(FileNotFoundError):
+            stat = path.stat()
+            found[name] = (stat.st_size, stat.st_mtime_ns)
+    return found
+
+
+def refuse_changed(run: RunFolder, before: Mapping[str, tuple[int, int] | None], *manifests: Path) -> None:
+    """Refuse a document whose scores and hashes may be of two states of a run folder.
+
+    Args:
+        run: The run folder.
+        before: What ``states_of`` it said before anything was read.
+        *manifests: Files that are no part of the run.
+
+    Raises:
+        StoreError: Something was written there meanwhile.
+    """
+    after = states_of(run, *manifests)
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    if changed:
+        raise StoreError(
+            f"{run.root} changed while its manifest was written",
+            found=f"{', '.join(changed[:3])}{', …' * (len(changed) > 3)}, written meanwhile",
+            expected="a run folder in which no command works",
+            fix=f"run guda manifest again once it has ended; guda doctor {run.root} says who works there",
+        )
+
+
 def save(document: Mapping[str, Any], path: Path) -> None:
     """Write a manifest; raises as ``write_atomic``."""
     write_atomic(path, canonical_json(document, indent=1) + "\n")

@@ -31,15 +31,23 @@ class Provenance:
         grouping_hash: Hash of the grouping; None where nothing says which groups there are.
         input_shape: Channels, height and width of what the model takes; None where nothing says. Weights must
             fit it; scores, which tell their queries' images, do not name it.
+        data_hash: Hash of the training data; None where nothing says. The grouping tells numbers of samples
+            alone, and a full model that users bring does not tell its data: pictures may be others under the
+            same names. Scores tell it by the weights that they come from.
     """
 
     full_hash: str
     schedule_hash: str
     grouping_hash: str | None = None
     input_shape: tuple[int, int, int] | None = None
+    data_hash: str | None = None
 
     def to_json(self) -> dict[str, str]:
-        """The hashes that are known, by name."""
+        """The hashes that scores name, by name, where they are known."""
         hashes = (self.full_hash, self.schedule_hash, self.grouping_hash)
         named = zip(("full_hash", "schedule_hash", "grouping_hash"), hashes, strict=True)
         return {name: value for name, value in named if value is not None}
+
+    def of_training(self) -> dict[str, str]:
+        """The hashes that tell an unfinished training from one of something else."""
+        return {**self.to_json(), **({} if self.data_hash is None else {"data_hash": self.data_hash})}

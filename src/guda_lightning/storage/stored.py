@@ -25,6 +25,7 @@ _ORIGINS = {
     "schedule_hash": "noise schedule",
     "grouping_hash": "grouping",
     "input_shape": "image shape",
+    "data_hash": "set of training data",
 }
 
 
@@ -76,17 +77,18 @@ class WeightStore(ABC, Generic[_Key, _Record]):
         """Whether complete weights are stored; ``check`` says whether they are the right ones."""
         try:
             self.record(key)
-        except StoreError:  # missing or damaged: either way they have to be made
+        except StoreError:  # missing or damaged
             return False
         return True
 
     def holds(self, key: _Key, expect: Provenance) -> bool:
-        """Whether complete weights are stored; those that were made from something else are refused.
+        """Whether weights are stored, for whoever makes them otherwise; what lies in their place is refused.
 
         Raises:
-            StoreError: They were made from another full model, schedule or grouping.
+            StoreError: Their record cannot be read, as it is damaged or of a later version; or they were made
+                from another full model, schedule, grouping, or other data.
         """
-        if not self.exists(key):
+        if not (self.path(key) / RECORD).is_file():
             return False
         self.check(key, expect=expect)
         return True

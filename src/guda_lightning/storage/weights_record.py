@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 RECORD = "record.json"
 _FORMAT = 1
-LATER = ("stopped", "core_seconds", "input_shape")  # entries that earlier versions did not write
+LATER = ("stopped", "core_seconds", "input_shape", "data_hash")  # entries that earlier versions did not write
 
 
 class Key(Protocol):
@@ -52,6 +52,7 @@ class WeightsRecord(ABC):
         core_seconds: Seconds of the cores of the first process; None where an earlier version wrote it.
         input_shape: Channels, height and width of what the full model takes; None where an earlier version
             wrote it, or nothing said.
+        data_hash: Hash of the training data; None where an earlier version wrote it, or nothing said.
         files: File name to sha256; filled in by the store.
         complete: Whether the store holds all of it; filled in by the store.
     """
@@ -69,6 +70,7 @@ class WeightsRecord(ABC):
     stopped: str | None = None
     core_seconds: float | None = None
     input_shape: tuple[int, int, int] | None = None
+    data_hash: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     complete: bool = False
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-_listening: list[dict[str, None]] = []
+_listening: list[Callable[[Sequence[str]], None]] = []
 
 
 def wrote(*paths: Path) -> None:
@@ -16,19 +16,29 @@ def wrote(*paths: Path) -> None:
     ``atomic_file`` and ``atomic_folder`` say it in their own process; whoever has other processes write says
     it for them.
     """
-    for heard in _listening:
-        heard.update({os.path.abspath(path): None for path in paths})
+    whole = [os.path.abspath(path) for path in paths]
+    for hear in _listening:
+        hear(whole)
 
 
 @contextmanager
-def listening() -> Iterator[Iterable[str]]:
-    """What becomes whole in the block: absolute paths, in order; some may be gone again."""
+def listening(tell: Callable[[Sequence[str]], None] = lambda paths: None) -> Iterator[Iterable[str]]:
+    """What becomes whole in the block: absolute paths, in order; some may be gone again.
+
+    Args:
+        tell: Is told at once.
+    """
     heard: dict[str, None] = {}
-    _listening.append(heard)
+
+    def hear(paths: Sequence[str]) -> None:
+        heard.update(dict.fromkeys(paths))
+        tell(paths)
+
+    _listening.append(hear)
     try:
         yield heard
     finally:
-        _listening[:] = [one for one in _listening if one is not heard]  # others may be equal to it
+        _listening.remove(hear)
 
 
 def files_below(root: Path, paths: Iterable[str]) -> list[str]:

@@ -194,6 +194,7 @@ class UnlearnModule(DiffusionModule):
                 self.provenance,
                 grouping_hash=data.grouping.hash,
                 input_shape=getattr(data, "input_shape", None),
+                data_hash=getattr(data, "hash", None),
             ),
             members_hash=data.grouping.members_hash(self.groups),
             seconds=self.cost.seconds,
