@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    from lightning.fabric.utilities import registry
+
     from guda_lightning.diffusion import cost
 
+    registry.entry_points = cache(registry.entry_points)  # every trainer looks through all installed packages
     cost._FEW = cost._MANY = 1  # every stage says what it will cost: how near that comes, benchmarks say
     # Half a million objects of imported libraries stay: the collector need not look at them again and again.
     gc.collect()

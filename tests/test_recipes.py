@@ -36,8 +36,8 @@ NUMBERS = {  # likewise, of options that say how much is done, in this order
     "--operator finetune --groups 3,8 --num 100": f"{FEW} --operator finetune --groups 3,8",
     "--steps 400": "--steps 3",
     "--num 100": "--num 4 --steps 4",
-    "--seed_everything 1": "--seed_everything 1 --data.init_args.seed 0",  # draws the samples of `limit`
-    "--seed_everything 2": "--seed_everything 2 --data.init_args.seed 0",
+    "--seed_everything 1": "--seed_everything 1 --model.init_args.seed 1",  # of the same samples
+    "--seed_everything 2": "--seed_everything 2 --model.init_args.seed 2",
     "guda guide -c digits.yaml": f"guda guide -c digits.yaml -c {CONF}/guide.yaml",
     "guda sample -c digits.yaml": f"guda sample -c digits.yaml -c {CONF}/sample.yaml",
     **{

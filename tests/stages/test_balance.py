@@ -38,6 +38,8 @@ FEW = [
     "3",
     "--groups",
     "3,7",
+    "--seed",
+    "3",
 ]
 WORK = "checkpoints/balance-guidance"  # until a set is complete
 JOINT = ("0+1+2+4+5+6+7+8+9", "0+1+2+3+4+5+6+8+9")  # all but 3, and all but 7
@@ -48,17 +50,6 @@ Guda = Callable[..., str]
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def guided_run(shared: Callable[..., Path], _finished_run: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run that has guidance, too."""
-
-    def make(folder: Path) -> None:
-        run = shutil.copytree(_finished_run, folder / "tiny")
-        assert main(["guide", *DIGITS, "-c", str(CONF / "guide.yaml"), "--run", str(run)]) == 0
-
-    return Path(shutil.copytree(shared("guided", make) / "tiny", tmp_path / "tiny"))
 
 
 @pytest.fixture
@@ -75,6 +66,20 @@ def guda(capsys: pytest.CaptureFixture[str]) -> Guda:
     return run
 
 
+@pytest.fixture(scope="session")
+def _balanced_run(_guided_run: Path, grown: Callable[..., Path]) -> Path:
+    logger = ["--trainer.logger.class_path", "lightning.pytorch.loggers.WandbLogger"]
+    logger += ["--trainer.logger.init_args.offline", "true", "--trainer.logger.init_args.project", "guda"]
+    logger += ["--trainer.logger.init_args.save_dir", "{run}"]
+    return grown("balanced", _guided_run, ["balance", *DIGITS, *FEW, "--least", "0", *logger])
+
+
+@pytest.fixture
+def balanced_run(_balanced_run: Path, tmp_path: Path) -> Path:
+    """A copy of a guided run with a set by guidance, whatever leads its images."""
+    return Path(shutil.copytree(_balanced_run, tmp_path / "tiny"))
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
@@ -85,21 +90,19 @@ def balance(run: Path, *options: object) -> list[object]:
     return ["balance", *DIGITS, *FEW, "--run", run, *options]
 
 
-def test_the_set_holds_what_leads_and_the_page_and_wandb_show_it(guided_run: Path, guda: Guda) -> None:
-    before = files(guided_run)
-    logger = ["--trainer.logger.class_path", "lightning.pytorch.loggers.WandbLogger"]
-    logger += ["--trainer.logger.init_args.offline", "true", "--trainer.logger.init_args.project", "guda"]
-    logger += ["--trainer.logger.init_args.save_dir", str(guided_run)]
-    out = guda(*balance(guided_run, "--least", 0, *logger))
+def test_the_set_holds_what_leads_and_the_page_and_wandb_show_it(
+    balanced_run: Path, _guided_run: Path, _balanced_run: Path, guda: Guda
+) -> None:
+    before, out = files(_guided_run), _balanced_run.with_name("told.txt").read_text()
     # Of 3 and 7, four images in five steps; 64 training images, at most 16 a digit; 10 evaluations an image.
     assert out.startswith(
         "balance: 8 images of 2 groups x 5 steps, and 720 network evaluations to attribute "
     )
-    assert not (guided_run / WORK).exists()
-    after = files(guided_run)
+    assert not (balanced_run / WORK).exists()
+    after = files(balanced_run)
     assert {name: after[name] for name in before} == before
 
-    folder = guided_run / "balanced" / "guidance"
+    folder = balanced_run / "balanced" / "guidance"
     manifest, record = (
         pd.read_csv(folder / "manifest.csv"),
         json.loads((folder / "record.json").read_text()),
@@ -119,23 +122,23 @@ def test_the_set_holds_what_leads_and_the_page_and_wandb_show_it(guided_run: Pat
         )
     assert record["config"]["operator"] == record["judge"]["method"] == GUIDANCE
 
-    assert guda("report", guided_run) != ""
-    page = (guided_run / "report" / "index.html").read_text("utf-8")
+    assert guda("report", balanced_run) != ""
+    page = (balanced_run / "report" / "index.html").read_text("utf-8")
     section = page[page.index('<section id="balance"') :]
     section = section[: section.index("</section>")]
     assert "Drawn by guidance, 2 groups x 4 images: of the first 8 that were drawn, " in section
     assert section.count("data:image/png") == int(manifest["kept"].sum())
 
-    logged = runs(guided_run)[f"balance {GUIDANCE}"]
-    assert logged.about == (guided_run.name, "balance", f"balance {GUIDANCE}")
+    logged = runs(balanced_run)[f"balance {GUIDANCE}"]
+    assert logged.about == (balanced_run.name, "balance", f"balance {GUIDANCE}")
     assert logged.config["num"] == 4 and logged.config["full_hash"] == record["config"]["full_hash"]
     columns, rows, _ = logged.table("balance/table")
     assert columns[:5] == ["group", "drawn by", "training images", "drawn", "kept"]
     assert [row[0] for row in rows] == ["3", "7"]
 
-    unfinished = guided_run / "checkpoints" / "balance-guidance"
+    unfinished = balanced_run / "checkpoints" / "balance-guidance"
     (unfinished / "scores").mkdir(parents=True)  # as a kill just before the end leaves it
-    again = guda(*balance(guided_run, "--least", 0))
+    again = guda(*balance(balanced_run, "--least", 0))
     assert not unfinished.exists()
     assert again == f"balance: {folder} is complete, skipped\n"
     assert files(folder) == {
@@ -145,28 +148,25 @@ def test_the_set_holds_what_leads_and_the_page_and_wandb_show_it(guided_run: Pat
     }
 
 
-def test_an_image_is_what_the_steered_model_draws_from_its_noise(guided_run: Path, guda: Guda) -> None:
-    guda(*balance(guided_run, "--least", 0, "--seed", 3))
-    full = open_full(guided_run / "full", DiffusionModule(tiny_unet(), DDPMScheduler()))
+def test_an_image_is_what_the_steered_model_draws_from_its_noise(balanced_run: Path) -> None:
+    full = open_full(balanced_run / "full", DiffusionModule(tiny_unet(), DDPMScheduler()))
     data = GroupDataModule(Digits(), limit=64, seed=0)
     posterior, _ = open_posterior(
-        PosteriorStore(guided_run / "store"), GUIDANCE, full.model.schedule, seed=0, data=data
+        PosteriorStore(balanced_run / "store"), GUIDANCE, full.model.schedule, seed=0, data=data
     )
     model = steered(full.model, posterior, "7")
     indices = [first_noise("7") + index for index in (0, 3)]
     drawn = sample(model, full.scheduler, (1, 8, 8), indices, seed=3, steps=5)
     for number, image in zip((0, 3), drawn, strict=True):
-        (file,) = (guided_run / "balanced").glob(f"guidance/*/7/{number:08d}.png")
+        (file,) = (balanced_run / "balanced").glob(f"guidance/*/7/{number:08d}.png")
         expected = (image[0].clamp(-1, 1) + 1) * 127.5
         # Sums of other batches: now and then another of 256 levels.
         assert np.abs(np.asarray(Image.open(file)).astype(float) - expected.numpy()).max() < 1
 
 
 def test_an_interrupted_set_goes_on_and_ends_alike(
-    guided_run: Path, tmp_path: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch
+    guided_run: Path, _balanced_run: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Path(shutil.copytree(guided_run, tmp_path / "whole"))
-    guda(*balance(whole, "--least", 0))
     draw, calls = drawing.sample, 0
 
     def interrupted(*arguments: Any, **options: Any) -> torch.Tensor:
@@ -185,7 +185,7 @@ def test_an_interrupted_set_goes_on_and_ends_alike(
     assert out.startswith(
         "balance: the first images of 1 of 2 groups are drawn already\nbalance: 4 images of 1 groups x "
     )
-    found, expected = (files(run / "balanced") for run in (guided_run, whole))
+    found, expected = (files(run / "balanced") for run in (guided_run, _balanced_run))
     assert found == expected
 
 

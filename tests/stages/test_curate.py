@@ -171,13 +171,12 @@ def test_nothing_is_retrained_where_nothing_harms(finished_run: Path, guda: Guda
     assert len((finished_run / "curation" / GROUPS).read_text().splitlines()) == 64
 
 
-def test_what_cannot_be_curated_is_refused(finished_run: Path, guda: Guda, tmp_path: Path) -> None:
+def test_what_cannot_be_curated_is_refused(scored: Path, guda: Guda, tmp_path: Path) -> None:
     def refused(*arguments: object) -> str:
         return guda("curate", *arguments, code=2).removeprefix("error: ").rstrip("\n")
 
-    guda("attribute", "-c", f"{CONF}/digits.yaml", "-c", "attribute/similarity.yaml", "--run", finished_run)
-    similarity = finished_run / "scores" / "similarity-0.parquet"
-    for told in (refused(finished_run), refused(finished_run, "--scores", similarity)):
+    similarity = scored / "scores" / "similarity-0.parquet"
+    for told in (refused(scored), refused(scored, "--scores", similarity)):
         assert_message(
             told,
             f"{similarity} does not say how well the full model serves its queries",
@@ -193,14 +192,14 @@ def test_what_cannot_be_curated_is_refused(finished_run: Path, guda: Guda, tmp_p
         "a folder that the stages wrote, with full, store or scores in it",
         "`guda runs` lists those below this folder",
     )
-    path = finished_run / "scores" / "retrack-0.parquet"
+    path = scored / "scores" / "retrack-0.parquet"
     table = ScoreTable.load(path)
     full = table.record.full_hash
     assert table.record.provenance is not None
     other = replace(table.record, provenance=replace(table.record.provenance, full_hash="0" * 64))
     replace(table, record=other).save(path)
     assert_message(
-        refused(finished_run, "--scores", path),
+        refused(scored, "--scores", path),
         f"{path} was made from something else: its full_hash differs",
         "0" * 16,
         f"{str(full)[:16]}, that of the run folder",
@@ -210,28 +209,28 @@ def test_what_cannot_be_curated_is_refused(finished_run: Path, guda: Guda, tmp_p
     rows = table.table.set_column(table.table.schema.get_field_index("score"), "score", harmful)
     replace(table, table=rows).save(path)
     assert_message(
-        refused(finished_run, "--scores", path),
+        refused(scored, "--scores", path),
         "the groups that are predicted to harm the target hold all training samples",
         "10 harmful groups of 10",
         "samples that stay",
         "train the full model until it serves the target, or score by another method",
     )
     assert_message(
-        refused(finished_run, "--seeds", "0,1"),
+        refused(scored, "--seeds", "0,1"),
         "seeds are those of trainings, and nothing is to be trained",
         "--seeds 0,1",
         "--verify, which trains",
         "pass --verify, too, or leave out --seeds",
     )
     table.save(path)
-    shutil.rmtree(finished_run / "queries")  # those of the table are kept beside it
-    guda("curate", finished_run, "--scores", path)
-    record = finished_run / "full" / "record.json"
+    shutil.rmtree(scored / "queries")  # those of the table are kept beside it
+    guda("curate", scored, "--scores", path)
+    record = scored / "full" / "record.json"
     record.unlink()
     record.with_name("seal.json").unlink()
     assert_message(
-        refused(finished_run, "--scores", path),
-        f"{finished_run} does not say what its full model was trained on",
+        refused(scored, "--scores", path),
+        f"{scored} does not say what its full model was trained on",
         f"no configuration in {record}",
         "a full model that guda fit trained",
         "run guda fit first, or pass -c with the configuration of this run",

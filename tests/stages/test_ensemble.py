@@ -152,7 +152,7 @@ def test_a_member_never_saw_its_groups(tmp_path: Path, capsys: pytest.CaptureFix
             "guda_lightning.data.ImageFolder",
             "--data.init_args.source.path",
         ]
-        options = [*source, str(images), "--data.init_args.limit", "null", "--trainer.max_steps", "3"]
+        options = [*source, str(images), "--data.init_args.limit", "null", "--trainer.max_steps", "1"]
         assert main(command("fit", run, *options)) == 0
         assert main(command("ensemble", run, *options)) == 0
         store = CounterfactualStore(run / "store")

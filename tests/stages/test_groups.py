@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,13 +41,16 @@ def audit(run: Path, *options: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     return load_frame(run / "groups.parquet", "guda groups")
 
 
-def guide(run: Path) -> None:
+@pytest.fixture
+def judged_run(_finished_run: Path, grown: Callable[..., Path], tmp_path: Path) -> Path:
+    """A copy of a finished run with a classifier that is tested on more than half of the samples."""
     options = ["-c", f"{CONF}/guide.yaml", "--posterior", "classifier", "--classifier.held_out", "0.6"]
-    assert main(["guide", *SHARED, *options, "--run", str(run)]) == 0
+    made = grown("judged", _finished_run, ["guide", *SHARED, *options])
+    return Path(shutil.copytree(made, tmp_path / "judged"))
 
 
 def test_groups_are_audited_by_what_is_there(
-    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, judged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frame, record = audit(tmp_path / "bare")
     assert list(frame.group) == [str(digit) for digit in range(10)]
@@ -67,27 +71,25 @@ def test_groups_are_audited_by_what_is_there(
         f"Not known: calibration and hidden modes, as {store} holds no classifier (no posterior). "
         "To mend: run guda guide on that run first."
     ]
-    guide(finished_run)
-    _, record = audit(finished_run)
+    _, record = audit(judged_run)
     assert record["missing"] == [
         "Not known: hidden modes, as there are too few queries to compare halves on (5 of 40). "
         "To mend: pass --queries FOLDER with more of them."
     ]
-    shutil.move(finished_run / "queries", finished_run / "moved")
-    frame, record = audit(finished_run)
+    shutil.move(judged_run / "queries", judged_run / "moved")
+    frame, record = audit(judged_run)
     assert frame.calibration.notna().any() and frame.agree.isna().all()
     judged = int(frame.calibration.notna().sum())
     assert f"were it calibrated, {judged / 20:.1f} of {judged} would be by chance." in capsys.readouterr().out
     assert record["missing"] == [
-        f"Not known: hidden modes, as there are no queries (nothing at {finished_run / 'queries'}). "
+        f"Not known: hidden modes, as there are no queries (nothing at {judged_run / 'queries'}). "
         "To mend: run guda sample, or pass --queries FILE|FOLDER."
     ]
 
 
 def test_halves_are_scored_once_and_shown(
-    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    judged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guide(finished_run)
     monkeypatch.setattr("guda_lightning.stages.halving.LEAST", 1)
     pictures = queries(tmp_path / "pictures")
     logger: dict[str, Any] = {"class_path": "lightning.pytorch.loggers.WandbLogger"}
@@ -96,8 +98,8 @@ def test_halves_are_scored_once_and_shown(
     capsys.readouterr()
     with monkeypatch.context() as patch:  # interrupted when the first half of the work is done
         patch.setattr("guda_lightning.stages.halving.random_halves", _interrupt)
-        assert main(["groups", *SHARED, "--run", str(finished_run), *options]) == 130
-    assert [path.name for path in (finished_run / "groups.parts").iterdir()] == ["halves-clusters.parquet"]
+        assert main(["groups", *SHARED, "--run", str(judged_run), *options]) == 130
+    assert [path.name for path in (judged_run / "groups.parts").iterdir()] == ["halves-clusters.parquet"]
     assert "groups: 10 groups in halves, twice, 1200 network evaluations: about" in capsys.readouterr().out
     splits: list[Split] = []
 
@@ -106,8 +108,8 @@ def test_halves_are_scored_once_and_shown(
         return scores_of(base, context, split, *rest)
 
     monkeypatch.setattr("guda_lightning.stages.audited.scores_of", counted)
-    frame, record = audit(finished_run, *options)
-    assert len(splits) == 1 and not (finished_run / "groups.parts").exists()
+    frame, record = audit(judged_run, *options)
+    assert len(splits) == 1 and not (judged_run / "groups.parts").exists()
     (split,) = splits
     assert split.two == tuple(frame["samples"] >= 2)
     assert [sum(sizes) for sizes in split.sizes] == frame["samples"].tolist()
@@ -121,22 +123,22 @@ def test_halves_are_scored_once_and_shown(
         rf"^groups: {pairs}, ± [0-9]+% over 20 contents, sits on the two; 20% by chance", out, re.M
     )
     assert re.search(r"^group +samples +share +overlap ", out, re.M)
-    parts = finished_run / "groups.parts"
+    parts = judged_run / "groups.parts"
     parts.mkdir()  # as a kill just before the end leaves it
-    audit(finished_run, *options)
+    audit(judged_run, *options)
     assert not parts.exists()
-    assert capsys.readouterr().out == f"groups: {finished_run / 'groups.parquet'} is complete, skipped\n"
+    assert capsys.readouterr().out == f"groups: {judged_run / 'groups.parquet'} is complete, skipped\n"
 
     run = runs(tmp_path)["groups"]
-    assert run.about == ("tiny", "groups", "groups")
+    assert run.about == (judged_run.name, "groups", "groups")
     columns, rows, _ = run.table("audit/table")
     assert columns[0] == "group" and len(rows) == 10
-    assert main(["report", str(finished_run)]) == 0
-    page = (finished_run / "report" / "index.html").read_text()
+    assert main(["report", str(judged_run)]) == 0
+    page = (judged_run / "report" / "index.html").read_text()
     assert '<section id="audit"' in page and "20 pairs of queries" in page
-    save_frame(finished_run / "groups.parquet", frame, {**record, "full_hash": "0" * 64})
-    assert main(["report", str(finished_run)]) == 0
-    assert '<section id="audit"' not in (finished_run / "report" / "index.html").read_text()
+    save_frame(judged_run / "groups.parquet", frame, {**record, "full_hash": "0" * 64})
+    assert main(["report", str(judged_run)]) == 0
+    assert '<section id="audit"' not in (judged_run / "report" / "index.html").read_text()
 
 
 def test_overlaps_copies_and_samples_in_no_group(tmp_path: Path) -> None:
@@ -163,15 +165,14 @@ def test_overlaps_copies_and_samples_in_no_group(tmp_path: Path) -> None:
 
 
 def test_a_classifier_of_other_groups_splits_halves_and_judges_nothing_else(
-    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    judged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    guide(finished_run)
     names = ["3" if digit < 5 else "7" if digit < 8 else "other" for digit in load_digits().target]
     path = tmp_path / "groups.csv"
     path.write_text("id,group\n" + "".join(f"{row},{name}\n" for row, name in enumerate(names)))
-    options = ["--data.init_args.groups", str(path), "--full", str(finished_run / "full"), *SCORED]
+    options = ["--data.init_args.groups", str(path), "--full", str(judged_run / "full"), *SCORED]
     options += ["--queries", str(queries(tmp_path / "pictures"))]
-    frame, record = audit(finished_run, *options)
+    frame, record = audit(judged_run, *options)
     missing = (
         "Not known: calibration and pairs of the same content, as the classifier tells other groups apart "
         "(10 groups). To mend: run guda guide with today's groups."
@@ -179,15 +180,15 @@ def test_a_classifier_of_other_groups_splits_halves_and_judges_nothing_else(
     assert record["missing"] == [missing] and record["pairs"] == 0 and record["pair_share"] is None
     assert frame.calibration.isna().all() and frame.agree.notna().any()
     # One of today's groups comes first, whatever the others explain.
-    recalibrate = ["guide", *SHARED, *options[:4], "--run", str(finished_run), "--posterior", "recalibrated"]
-    assert main([*recalibrate, "--base", str(finished_run)]) == 0
-    frame, record = audit(finished_run, *options)
-    (made,) = [one for one in PosteriorStore(finished_run / "store").records() if one.kind == "recalibrated"]
+    recalibrate = ["guide", *SHARED, *options[:4], "--run", str(judged_run), "--posterior", "recalibrated"]
+    assert main([*recalibrate, "--base", str(judged_run)]) == 0
+    frame, record = audit(judged_run, *options)
+    (made,) = [one for one in PosteriorStore(judged_run / "store").records() if one.kind == "recalibrated"]
     assert record["posterior"] == made.weights_hash
     assert record["missing"] == [] and record["pairs"] == 20 and frame.calibration.notna().any()
     # It is no base of another one.
     capsys.readouterr()
-    assert main([*recalibrate, "--base", str(finished_run)]) == 0
+    assert main([*recalibrate, "--base", str(judged_run)]) == 0
     assert capsys.readouterr().out == "guide: recalibrated is complete, skipped\n"
 
 

@@ -8,7 +8,6 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -22,9 +21,6 @@ from guda_lightning.posteriors import KINDS, PosteriorStore, open_posterior
 from guda_lightning.storage.history import steps_of
 from guda_lightning.storage.runs import RunFolder
 from toys import message
-
-if TYPE_CHECKING:
-    from conftest import Shared  # of several conftest.py, the one that was imported last
 
 CONF = Path(__file__).parents[1] / "conf"
 SHARED = ["-c", f"{CONF}/digits.yaml"]
@@ -41,33 +37,17 @@ def succeed(*arguments: object) -> None:
     assert main([str(argument) for argument in arguments]) == 0
 
 
-@pytest.fixture(scope="session")
-def _guided_run(_finished_run: Path, shared: Shared) -> Path:
-    def make(folder: Path) -> None:
-        shutil.copytree(_finished_run, folder / "tiny")
-        succeed(*GUIDE, "--run", folder / "tiny")
-
-    return shared("guided", make) / "tiny"
-
-
-@pytest.fixture
-def guided_run(_guided_run: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run with guidance in its store."""
-    return Path(shutil.copytree(_guided_run, tmp_path / "guided"))
-
-
 def test_guidance_is_made_in_parts_and_scores_all_groups(
-    finished_run: Path, capsys: pytest.CaptureFixture[str]
+    guided_run: Path, _guided_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    succeed(*GUIDE, "--run", finished_run)
-    out = capsys.readouterr().out
+    out = _guided_run.with_name("told.txt").read_text()
     parts = ["dense classifier", "convolutional classifier (8)", "patch kernel", "guidance"]
     assert re.search(
         r"^guide: up to 12 steps of 16 images through a classifier of \d+ parameters$", out, re.M
     )
     done = r"^guide: (.*) of 10 groups done, [\d.]+ m?s, \d+ network evaluations"
     assert re.findall(done, out, re.M) == parts
-    store = PosteriorStore(finished_run / "store")
+    store = PosteriorStore(guided_run / "store")
     records = {kind: [r for r in store.records() if r.kind == kind] for kind in KINDS}
     assert [len(found) for found in records.values()] == [1, 2, 0, 1, 0]  # of KINDS, in order
     assert all(record.groups == tuple(map(str, range(10))) for record in store.records())
@@ -84,13 +64,13 @@ def test_guidance_is_made_in_parts_and_scores_all_groups(
     assert "still learning: 100% of what it learnt came in the last quarter of its steps" in out
     assert not mixture.is_settled
     assert store.methods() == ["guidance"]  # its parts are no methods of their own
-    assert not (finished_run / "checkpoints").exists() or not list((finished_run / "checkpoints").iterdir())
+    assert not (guided_run / "checkpoints").exists() or not list((guided_run / "checkpoints").iterdir())
 
-    succeed(*ATTRIBUTE, "--run", finished_run)
+    succeed(*ATTRIBUTE, "--run", guided_run)
     out = capsys.readouterr().out
     # The full model's errors were kept by the scoring of retrack; one more pass serves all groups.
     assert "attribute: 5 queries, 10 groups, 50 network evaluations" in out
-    table = ScoreTable.load(finished_run / "scores" / "guidance-0.parquet")
+    table = ScoreTable.load(guided_run / "scores" / "guidance-0.parquet")
     assert table.methods == ("guidance",)
     assert table.groups == tuple(map(str, range(10)))
     assert table.record.details.hparams_hash == mixture.hparams_hash
@@ -105,25 +85,25 @@ def test_guidance_is_made_in_parts_and_scores_all_groups(
         "run guda guide, which makes what is missing",
     )
     with pytest.raises(StoreError, match=missing):
-        open_posterior(store, "guidance", open_schedule(finished_run / "full"), seed=0)
+        open_posterior(store, "guidance", open_schedule(guided_run / "full"), seed=0)
     # Only what is missing is made.
-    succeed(*GUIDE, "--run", finished_run)
+    succeed(*GUIDE, "--run", guided_run)
     out = capsys.readouterr().out
     assert "guide: dense classifier is complete, skipped\n" in out
     assert re.findall(done, out, re.M)[0] == "patch kernel"
     assert store.find("guidance", seed=0).weights_hash == mixture.weights_hash  # of the same windows
     # A mixture by another rule for the weights of the same members is no longer the one that is meant.
     store.save({}, replace(mixture, levels=mixture.levels[:1]))
-    succeed(*GUIDE, "--run", finished_run)
+    succeed(*GUIDE, "--run", guided_run)
     assert "guide: patch kernel is complete, skipped\nguide: the mixture of" in capsys.readouterr().out
     assert store.find("guidance", seed=0).weights_hash == mixture.weights_hash
-    succeed(*GUIDE, "--run", finished_run)
+    succeed(*GUIDE, "--run", guided_run)
     assert capsys.readouterr().out == "".join(f"guide: {name} is complete, skipped\n" for name in parts)
-    succeed(*ATTRIBUTE, "--run", finished_run)
+    succeed(*ATTRIBUTE, "--run", guided_run)
     assert "guidance-0.parquet is complete, skipped" in capsys.readouterr().out
-    tables = [finished_run / "scores" / f"{name}-0.parquet" for name in ("guidance", "retrack")]
-    succeed("report", finished_run, "--scores", *tables)
-    page = (finished_run / "report" / "index.html").read_text()
+    tables = [guided_run / "scores" / f"{name}-0.parquet" for name in ("guidance", "retrack")]
+    succeed("report", guided_run, "--scores", *tables)
+    page = (guided_run / "report" / "index.html").read_text()
     assert all(f'"method":"{name}"' in page.replace(": ", ":") for name in ("guidance", "retrack"))
 
 
@@ -182,7 +162,6 @@ def test_every_kind_scores_draws_and_unlearns(guided_run: Path, capsys: pytest.C
     assert main([*ATTRIBUTE[:-1], "classifier", "--run", str(guided_run)]) == 2
     err = capsys.readouterr().err
     assert "holds several posteriors of kind classifier" in err and "classifier.channels=[8]" in err
-    assert main([*map(str, [*GUIDE, "--run", guided_run, "--posterior", "kernel"])]) == 2
 
 
 def test_where_a_kernel_would_take_too_long_guidance_is_by_classifiers_and_says_so(
@@ -206,8 +185,8 @@ def test_where_a_kernel_would_take_too_long_guidance_is_by_classifiers_and_says_
 
 def test_scores_of_the_full_model_are_shared_with_other_methods(guided_run: Path) -> None:
     before = set((guided_run / "scores" / "errors").iterdir())
-    succeed(*ATTRIBUTE, "--run", guided_run)
-    assert len(set((guided_run / "scores" / "errors").iterdir()) - before) == 10  # groups, not the full model
+    succeed(*ATTRIBUTE, "--run", guided_run, "--groups", "3,7")
+    assert len(set((guided_run / "scores" / "errors").iterdir()) - before) == 2  # groups, not the full model
 
 
 def test_scoring_without_a_posterior_names_the_command(
@@ -242,7 +221,7 @@ def test_the_store_alone_says_that_guidance_is_meant(
     for path in (guided_run / "store").glob("retrack-*"):
         shutil.rmtree(path)
     arguments = ["attribute", *SHARED, "-c", f"{CONF}/attribute.yaml", "--run", str(guided_run)]
-    succeed(*arguments)
+    succeed(*arguments, "--groups", "3")
     assert ScoreTable.exists(guided_run / "scores" / "guidance-0.parquet")
 
 
@@ -297,17 +276,16 @@ def test_an_interrupted_classifier_goes_on_and_ends_alike(
 
 
 def test_the_guided_objective_makes_models_of_its_own(
-    finished_run: Path, capsys: pytest.CaptureFixture[str]
+    classified_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unlearn = ["unlearn", *SHARED, "-c", "unlearn/guided.yaml", "--run", str(finished_run)]
+    unlearn = ["unlearn", *SHARED, "-c", "unlearn/guided.yaml", "--run", str(classified_run)]
     unlearn += ["--steps", "2", "--groups", "3"]
     assert main(unlearn) == 2
-    problem = f"there is no posterior of kind guidance in {finished_run / 'store' / 'posteriors'}"
+    problem = f"there is no posterior of kind guidance in {classified_run / 'store' / 'posteriors'}"
     assert problem in capsys.readouterr().err
-    succeed(*GUIDE, "--posterior", "classifier", "--run", finished_run)
     succeed(*unlearn, "--objective.init_args.posterior", "classifier")
-    (record,) = PosteriorStore(finished_run / "store").records()
-    store = CounterfactualStore(finished_run / "store")
+    (record,) = PosteriorStore(classified_run / "store").records()
+    store = CounterfactualStore(classified_run / "store")
     made = store.select("guided_classifier", 0)
     assert list(made) == ["3"]
     of = store.record(made["3"]).hparams["objective"]
@@ -367,24 +345,23 @@ def test_a_race_says_how_it_ended(guided_run: Path, capsys: pytest.CaptureFixtur
 
 
 def test_the_same_noise_is_sampled_without_a_group(
-    finished_run: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, guided_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sample = ["sample", *SHARED, "-c", f"{CONF}/sample.yaml", "--run", str(finished_run)]
-    sample += ["--operator", "guidance"]
-    assert main([*sample, "--without", "3"]) == 2
+    sample = ["sample", *SHARED, "-c", f"{CONF}/sample.yaml", "--operator", "guidance", "--run"]
+    assert main([*sample, str(finished_run), "--without", "3"]) == 2
     assert capsys.readouterr().err == (
         f"error: there is no posterior of kind guidance in {finished_run / 'store' / 'posteriors'}\n"
         "  found:    none of any kind\n"
         "  expected: one with seed 0\n"
         "  fix:      run guda guide\n"
     )
-    succeed(*GUIDE, "--run", finished_run)
+    sample += [str(guided_run)]
     succeed(*sample, "--without", "7+3,1")
-    folder = RunFolder(finished_run)
+    folder = RunFolder(guided_run)
     for groups in ("3+7", "1"):
         found = folder.without_groups("guidance", groups)
         names = {path.name for path in found.glob("*.png")}
-        assert names == {path.name for path in (finished_run / "queries").glob("*.png")}
+        assert names == {path.name for path in (guided_run / "queries").glob("*.png")}
         config = json.loads((found / "record.json").read_text())["config"]
         assert (config["operator"], config["without"]) == ("guidance", groups)
     capsys.readouterr()

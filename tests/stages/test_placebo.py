@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -30,13 +30,10 @@ from guda_lightning.stages import placebo as stage
 from guda_lightning.stages.partitions import Partitions
 from guda_lightning.storage.sealed import write_json
 
-if TYPE_CHECKING:
-    from conftest import Shared  # of several conftest.py, the one that was imported last
-
 CONF = Path(__file__).parents[1] / "conf"
 DIGITS = ["-c", str(CONF / "digits.yaml")]
 SIMILAR = [*DIGITS, "-c", "attribute/similarity.yaml"]
-NINE = [*SIMILAR, "--partitions", "9", "--level", "0.5"]  # with `nine`
+FOUR = [*SIMILAR, "--partitions", "4", "--level", "0.5"]  # with `four`
 UNLEARN = [*DIGITS, "-c", str(CONF / "unlearn.yaml")]
 SCORING = ["-c", str(CONF / "attribute.yaml")]
 FEW = [*SCORING, "--scoring.strata", "2", "--scoring.draws", "1"]
@@ -72,24 +69,9 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 
 
 @pytest.fixture
-def nine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Partitions are alike: nine say what the fewest that users may have, 99, would say."""
-    monkeypatch.setattr(sys.modules[placebo_test.__module__], "_FEWEST", 9)
-
-
-@pytest.fixture(scope="session")
-def _scored(_finished_run: Path, shared: Shared) -> Path:
-    def make(folder: Path) -> None:
-        shutil.copytree(_finished_run, folder / "tiny")
-        assert main(["attribute", *SIMILAR, "--run", str(folder / "tiny")]) == 0
-
-    return shared("scored by similarity", make) / "tiny"
-
-
-@pytest.fixture
-def scored(_scored: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run whose queries similarity has scored."""
-    return Path(shutil.copytree(_scored, tmp_path / "tiny"))
+def four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions are alike: four say what the fewest that users may have, 99, would say."""
+    monkeypatch.setattr(sys.modules[placebo_test.__module__], "_FEWEST", 4)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -165,11 +147,11 @@ def test_the_p_values_are_those_of_random_groups_scored_one_by_one(scored: Path,
     assert table.groups[:2] == ("placebo 0/0", "placebo 0/1")
 
 
-@pytest.mark.usefixtures("nine")
+@pytest.mark.usefixtures("four")
 def test_what_is_complete_is_skipped_and_another_level_scores_nothing(
     scored: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guda("placebo", *NINE, "--run", scored)
+    guda("placebo", *FOUR, "--run", scored)
     before = files(scored)
     fits: list[AttributionContext] = []
     fit = PixelSimilarity.fit
@@ -179,9 +161,9 @@ def test_what_is_complete_is_skipped_and_another_level_scores_nothing(
         lambda self, context: fits.append(context) or fit(self, context),
     )
     skipped = f"placebo: {scored}/placebo/similarity-0.parquet is complete, skipped\n"
-    assert guda("placebo", *NINE, "--run", scored).startswith(skipped)
+    assert guda("placebo", *FOUR, "--run", scored).startswith(skipped)
     assert files(scored) == before
-    out = guda("placebo", *NINE, "--run", scored, "--level", 0.99)
+    out = guda("placebo", *FOUR, "--run", scored, "--level", 0.99)
     assert out.startswith(skipped)
     assert "5 of 5 queries are attributable" in out and "at a false discovery rate of 99%" in out
     frame = pd.read_parquet(scored / "placebo" / "queries" / "similarity-0.parquet")
@@ -189,59 +171,59 @@ def test_what_is_complete_is_skipped_and_another_level_scores_nothing(
     assert ScoreTable.load(scored / "placebo" / "similarity-0.parquet").record.details.level == 0.99
     assert len(fits) == 2  # the real groups alone, once each
 
-    guda("placebo", *NINE, "--run", scored)
+    guda("placebo", *FOUR, "--run", scored)
     assert files(scored) == before
-    more = guda("placebo", *NINE, "--run", scored, "--partitions", 10)
-    assert "10 random partitions: no p-value below 0.091" in more
-    assert len(fits) == 3 + 1 + 10
+    more = guda("placebo", *FOUR, "--run", scored, "--partitions", 5)
+    assert "5 random partitions: no p-value below 0.17" in more
+    assert len(fits) == 3 + 1 + 5
 
 
-@pytest.mark.usefixtures("nine")
+@pytest.mark.usefixtures("four")
 def test_own_queries_have_a_test_of_their_own(scored: Path, guda: Guda) -> None:
     """Also those whose folder is called as a file of the first test is."""
-    guda("placebo", *NINE, "--run", scored)
+    guda("placebo", *FOUR, "--run", scored)
     before = files(scored / "placebo")
-    for stage_name, options in (("attribute", SIMILAR), ("placebo", NINE)):
+    for stage_name, options in (("attribute", SIMILAR), ("placebo", FOUR)):
         guda(stage_name, *options, "--run", scored, "--queries", scored / "queries")
     after = files(scored / "placebo")
     names = ("similarity-0.parquet", "similarity-0-queries.parquet")
     assert after.keys() == {*names, *(f"queries/{name}" for name in names)}
     assert {name: after[name] for name in before} == before
-    guda("placebo", *NINE, "--run", scored)
+    guda("placebo", *FOUR, "--run", scored)
     assert files(scored / "placebo") == after
 
 
-@pytest.mark.usefixtures("nine")
+@pytest.mark.usefixtures("four")
 def test_a_named_table_has_a_test_of_its_own(scored: Path, guda: Guda, refused: Refused) -> None:
     named = ["--run", scored, "--name", "mine"]
-    assert refused("placebo", *NINE, *named) == message(
+    assert refused("placebo", *FOUR, *named) == message(
         "the real groups have not been scored by similarity with these options",
         f"no table {scored}/scores/similarity-0-mine.parquet",
         "the score table that random groups are compared with",
         "run guda attribute with the same queries, seed, name and scoring first",
     )
     guda("attribute", *SIMILAR, *named)
-    guda("placebo", *NINE, *named)
+    guda("placebo", *FOUR, *named)
     made = {"similarity-0-mine.parquet", "queries/similarity-0-mine.parquet"}
     assert files(scored / "placebo").keys() == made
 
 
-@pytest.mark.usefixtures("nine")
+@pytest.mark.usefixtures("four")
 def test_it_goes_on_where_it_was_interrupted(
     scored: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     untouched = Path(shutil.copytree(scored, scored.with_name("untouched")))
-    guda("placebo", *NINE, "--run", untouched)
+    guda("placebo", *FOUR, "--run", untouched)
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "near_duplicates", interrupt)
-        assert main(["placebo", *NINE, "--run", str(scored)]) == 130
+        assert main(["placebo", *FOUR, "--run", str(scored)]) == 130
     parts = scored / "placebo" / "similarity-0"
-    assert {path.name for path in parts.iterdir()} == {"record.json", *(f"{m}.parquet" for m in range(9))}
-    for number in (2, 8):
+    assert {path.name for path in parts.iterdir()} == {"record.json", *(f"{m}.parquet" for m in range(4))}
+    for number in (1, 3):
         (parts / f"{number}.parquet").unlink()
     fits: list[str] = []
     fit = PixelSimilarity.fit
@@ -252,13 +234,13 @@ def test_it_goes_on_where_it_was_interrupted(
         return fit(self, context)
 
     monkeypatch.setattr(PixelSimilarity, "fit", noted)
-    guda("placebo", *NINE, "--run", scored)
-    assert fits == ["0", "placebo 2/0", "placebo 8/0"]
+    guda("placebo", *FOUR, "--run", scored)
+    assert fits == ["0", "placebo 1/0", "placebo 3/0"]
     assert files(scored / "placebo") == files(untouched / "placebo")
     assert folders(scored / "placebo") == {"queries"}
 
 
-@pytest.mark.usefixtures("nine")
+@pytest.mark.usefixtures("four")
 def test_an_unfinished_test_of_something_else_is_not_gone_on_with(
     scored: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
@@ -267,11 +249,11 @@ def test_an_unfinished_test_of_something_else_is_not_gone_on_with(
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "near_duplicates", interrupt)
-        assert main(["placebo", *NINE, "--run", str(scored)]) == 130
+        assert main(["placebo", *FOUR, "--run", str(scored)]) == 130
     parts = scored / "placebo" / "similarity-0"
     record = json.loads((parts / "record.json").read_text())
     write_json(parts / "record.json", {"config": {"of": "another table"}})
-    assert refused("placebo", *NINE, "--run", scored) == message(
+    assert refused("placebo", *FOUR, "--run", scored) == message(
         f"{parts} was made with another configuration",
         "of = another table",
         f"of = {record['config']['of']}",
@@ -294,20 +276,18 @@ def test_what_cannot_be_tested_is_refused_before_any_work(scored: Path, refused:
     assert not (scored / "placebo").exists()
 
 
-def test_groups_that_were_not_scored_are_refused(finished_run: Path, guda: Guda, refused: Refused) -> None:
+def test_groups_that_were_not_scored_are_refused(finished_run: Path, scored: Path, refused: Refused) -> None:
     fix = "run guda attribute with the same queries, seed, name and scoring first"
     expected = "the score table that random groups are compared with"
-    table = finished_run / "scores" / "similarity-0.parquet"
     problem = "the real groups have not been scored by similarity with these options"
     before = files(finished_run)
     assert refused("placebo", *SIMILAR, "--run", finished_run) == message(
-        problem, f"no table {table}", expected, fix
+        problem, f"no table {finished_run / 'scores' / 'similarity-0.parquet'}", expected, fix
     )
     assert files(finished_run) == before
-    guda("attribute", *SIMILAR, "--run", finished_run)
     other = ["--attributor.init_args.top", 3]
-    assert refused("placebo", *SIMILAR, "--run", finished_run, *other) == message(
-        problem, f"another table at {table}", expected, fix
+    assert refused("placebo", *SIMILAR, "--run", scored, *other) == message(
+        problem, f"another table at {scored / 'scores' / 'similarity-0.parquet'}", expected, fix
     )
     problem = "the real groups have not been scored by retrack with these options"
     unlearned = finished_run / "scores" / "retrack-0.parquet"
@@ -315,7 +295,7 @@ def test_groups_that_were_not_scored_are_refused(finished_run: Path, guda: Guda,
     assert refused("placebo", *UNLEARN, *other, "--run", finished_run) == message(
         problem, f"another table at {unlearned}", expected, fix
     )
-    assert not (finished_run / "placebo").exists()
+    assert not (finished_run / "placebo").exists() and not (scored / "placebo").exists()
 
 
 def test_a_test_that_could_find_nothing_is_refused_at_once(scored: Path, refused: Refused) -> None:
@@ -376,7 +356,7 @@ def test_copies_of_a_tight_group_are_attributable_and_noise_is_not(tmp_path: Pat
     assert "Not attributable: noise-0, noise-1, noise-2, noise-3, noise-4.\n" in out
 
 
-@pytest.mark.usefixtures("nine")
+@pytest.mark.usefixtures("four")
 def test_copies_in_another_group_are_named(scored: Path, tmp_path: Path, guda: Guda) -> None:
     digits = GroupDataModule(Digits(), limit=40).images[:, 0].numpy()
     images = {f"{'ab'[i % 2]}/{i}.png": image for i, image in enumerate(digits)}
@@ -394,7 +374,7 @@ def test_copies_in_another_group_are_named(scored: Path, tmp_path: Path, guda: G
         scored / "full",
     ]
     guda("attribute", *SIMILAR, *asked)
-    assert guda("placebo", *NINE, *asked).endswith(
+    assert guda("placebo", *FOUR, *asked).endswith(
         "placebo similarity-0-queries, 2 pairs of training images in different groups are nearly the same: "
         "without one group, the other still explains their queries. a/0.png and b/copy of 0.png, "
         "a/2.png and b/copy of 2.png.\n"
@@ -410,7 +390,7 @@ class Trained:
     score: list[object]  # more options of guda attribute
     test: list[object]  # more options of guda placebo
     groups: dict[str, slice]  # of the 24 samples
-    cost: str  # that is said for 8 partitions
+    cost: str  # that is said for 3 partitions
 
 
 CLASSIFIER = ["--classifier.channels", "[]", "--classifier.steps", 2, "--classifier.width", 8]
@@ -421,7 +401,7 @@ UNLEARNED = Trained(
     [],
     [*UNLEARN, "--steps", 1],
     {"a": slice(0, 10)},
-    "placebo: 8 partitions x 1 groups (retrack): about ",
+    "placebo: 3 partitions x 1 groups (retrack): about ",
 )
 GUIDED = Trained(
     "guidance",
@@ -429,7 +409,7 @@ GUIDED = Trained(
     ["--operator", "guidance"],
     [*DIGITS, *CLASSIFIER],
     {"a": slice(0, 10), "b": slice(6, 20)},  # overlapping, and some in no group
-    "placebo: 8 partitions x 1 posterior (guidance): about ",
+    "placebo: 3 partitions x 1 posterior (guidance): about ",
 )
 
 
@@ -456,10 +436,11 @@ def scored_by(method: Trained, tmp_path: Path, guda: Guda) -> list[object]:
 
 
 @pytest.mark.parametrize("method", [UNLEARNED, GUIDED], ids=["unlearning", "guidance"])
-@pytest.mark.usefixtures("nine")
+@pytest.mark.usefixtures("four")
 def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
     method: Trained, tmp_path: Path, guda: Guda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("guda_lightning.posteriors.windows.NOISE_LEVELS", 2)  # of the patch kernel
     options, run, name = scored_by(method, tmp_path, guda), tmp_path / "run", f"{method.name}-0"
     before, folders_before = files(run), folders(run)
 
@@ -470,7 +451,7 @@ def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
             raise KeyboardInterrupt
         return score(self, number)
 
-    placebo = ["placebo", *method.test, *FEW, *options, "--partitions", 9, "--level", 0.5]
+    placebo = ["placebo", *method.test, *FEW, *options, "--partitions", 4, "--level", 0.5]
     with monkeypatch.context() as patch:  # after the first partition
         patch.setattr(Partitions, "_score", first_only)
         assert main(list(map(str, placebo))) == 130
@@ -488,7 +469,7 @@ def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
     # The random groups' scores are those that their own grouping gives by the stages that anyone would run.
     data = GroupDataModule(Digits(), limit=24, seed=0)
     real = GroupDataModule(Digits(), limit=24, seed=0, groups=str(tmp_path / "groups.csv")).grouping
-    dealt = real.permuted(5, "placebo 5")
+    dealt = real.permuted(2, "placebo 2")
     members = {name: dealt.forget([name]) for name in dealt.names}
     groups = write_groups(tmp_path / "dealt.csv", data.ids, members)
     other = ["--run", tmp_path / "other", "--full", shutil.copytree(run / "full" / "unet", tmp_path / "unet")]
@@ -503,7 +484,7 @@ def test_training_is_repeated_on_random_groups_and_leaves_only_scores(
     for weighting in ("elbo", "uniform"):
         part, wanted = random.select(weighting=weighting), expected.select(weighting=weighting)
         columns = [part.groups.index(name) for name in wanted.groups]
-        assert columns == [*range(5 * count, 6 * count)]
+        assert columns == [*range(2 * count, 3 * count)]
         torch.testing.assert_close(part.matrix()[:, columns], wanted.matrix(), rtol=1e-9, atol=1e-9)
         partitions = torch.stack(part.matrix().split(count, dim=1))
         test = placebo_test(observed.select(weighting=weighting).matrix(), partitions, level=0.5)

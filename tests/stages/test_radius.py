@@ -129,8 +129,7 @@ def test_groups_together_other_groups_and_other_seeds_are_in_no_radius(
     run = RunFolder(finished_run)
     sample(finished_run, "--without", "3+7")
     assert not run.distances("retrack").exists()
-    sample(finished_run, "--without", "3")
-    sample(finished_run, "--without", "7")
+    sample(finished_run, "--without", "3,7")
     drawn = {
         group: rms(images(run.queries), images(path.parent))
         for path in run.without.glob("retrack/*/record.json")
@@ -170,17 +169,16 @@ def test_groups_together_other_groups_and_other_seeds_are_in_no_radius(
     assert radius_section(run, table) is None
 
 
-def test_distances_of_other_pictures_are_not_shown(finished_run: Path) -> None:
-    sample(finished_run, "--without", "3,7")
-    run = RunFolder(finished_run)
-    table = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
+def test_distances_of_other_pictures_are_not_shown(drawn_run: Path) -> None:
+    run = RunFolder(drawn_run)
+    table = ScoreTable.load(drawn_run / "scores" / "retrack-0.parquet")
     assert radius_section(run, table) is not None
     path = run.without / "retrack" / "3" / "record.json"
     other = {"counterfactual": "of another training"}
     edit_json(path, lambda record: {**record, "config": record["config"] | other})
     assert radius_section(run, table) is None
-    assert main(["report", str(finished_run)]) == 0
-    page = (finished_run / "report" / "index.html").read_text("utf-8")
+    assert main(["report", str(drawn_run)]) == 0
+    page = (drawn_run / "report" / "index.html").read_text("utf-8")
     assert '<section id="without"' in page and '<section id="radius"' not in page
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import CounterfactualRecord
 from guda_lightning.data import Digits
 from guda_lightning.diffusion import weights_hash
-from toys import quiet_trainer, shades, tiny_unet
+from guda_lightning.errors import ConfigError
+from guda_lightning.stages.choices import chosen_seeds
+from toys import message, quiet_trainer, shades, tiny_unet
 
 CONF = Path(__file__).parents[1] / "conf"
 # Weights stay as training found them: float32 makes nothing of so small a rate.
-LR_ZERO = ["--model.init_args.optimizer.init_args.lr", 1e-50]
+LR_ZERO = ["--model.init_args.optimizer.init_args.lr", 1e-50, "--trainer.max_steps", 1]
 FULL = "full/unet/diffusion_pytorch_model.safetensors"
 Guda = Callable[..., str]
 Records = dict[tuple[str, int], CounterfactualRecord]
@@ -62,6 +65,17 @@ def guda(capsys: pytest.CaptureFixture[str]) -> Guda:
     return run
 
 
+@pytest.fixture(scope="session")
+def _retrained_run(_finished_run: Path, grown: Callable[..., Path]) -> Path:
+    return grown("retrained", _finished_run, command("retrain", "--groups", "3,7", "--seeds", "0,1"))
+
+
+@pytest.fixture
+def retrained_run(_retrained_run: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run with oracles of two groups and two seeds."""
+    return Path(shutil.copytree(_retrained_run, tmp_path / "retrained"))
+
+
 def times(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
@@ -82,10 +96,10 @@ def weights(run: Path, record: CounterfactualRecord) -> dict[str, Tensor]:
 def test_groups_and_seeds_are_chosen_and_what_is_complete_is_skipped(tmp_path: Path, guda: Guda) -> None:
     folder = tmp_path / "run"
     data = ["--data.init_args.source", "toys.Shades", "--data.init_args.limit", "null"]  # of three groups
-    run = ["--run", folder, *data]
+    run = ["--run", folder, *data, "--trainer.max_steps", 3]
     guda("fit", *run)
     out = guda("retrain", *run, "--groups", "noisy,dark", "--seeds", "0,2").splitlines()
-    assert out[0].startswith("retrain: 4 models x 12 steps of 16 images: about ")
+    assert out[0].startswith("retrain: 4 models x 3 steps of 16 images: about ")
     assert [line.split(",")[0] for line in out[1:]] == [
         "retrain: noisy (seed 0) done (1 of 4)",
         "retrain: dark (seed 0) done (2 of 4)",
@@ -100,7 +114,7 @@ def test_groups_and_seeds_are_chosen_and_what_is_complete_is_skipped(tmp_path: P
     assert times(folder) == before
 
     out = guda("retrain", *run, "--groups", "dark,bright", "--seeds", 2)  # one more
-    first = "retrain: 1 complete, skipped: dark (seed 2)\nretrain: 12 steps of 16 images: about "
+    first = "retrain: 1 complete, skipped: dark (seed 2)\nretrain: 3 steps of 16 images: about "
     assert out.startswith(first)
     assert out.splitlines()[-1].startswith("retrain: bright (seed 2) done (1 of 1), ")
     assert guda("retrain", *run).startswith("retrain: 2 complete, skipped: ")
@@ -109,13 +123,11 @@ def test_groups_and_seeds_are_chosen_and_what_is_complete_is_skipped(tmp_path: P
     assert list((folder / "checkpoints").iterdir()) == []
 
 
-def test_its_record_tells_how_it_was_made(finished_run: Path, guda: Guda) -> None:
-    before = times(finished_run / "store")
-    guda("retrain", "--run", finished_run, "--groups", "3", "--seeds", 1)
-    after = times(finished_run / "store")
+def test_its_record_tells_how_it_was_made(_finished_run: Path, _retrained_run: Path) -> None:
+    before, after = times(_finished_run / "store"), times(_retrained_run / "store")
     assert {name: after[name] for name in before if name != "."} == before  # beside what was unlearned
-    (record,) = oracles(finished_run).values()
-    full = json.loads((finished_run / "full" / "record.json").read_text())
+    record = oracles(_retrained_run)["3", 1]
+    full = json.loads((_retrained_run / "full" / "record.json").read_text())
     data = GroupDataModule(Digits(), limit=64)
     assert record.full_hash == full["full_hash"]
     assert record.schedule_hash == full["schedule_hash"]
@@ -204,14 +216,13 @@ def test_the_models_of_a_seed_begin_with_the_weights_of_a_fit_with_it(tmp_path: 
         assert guda("retrain", "--run", run, *LR_ZERO, *arguments) == skipped
 
 
-def test_a_model_does_not_depend_on_those_before_it(finished_run: Path, tmp_path: Path, guda: Guda) -> None:
-    guda("retrain", "--run", finished_run, "--groups", "3,7", "--seeds", "0,1")
-    full = ["--full", finished_run / "full"]
+def test_a_model_does_not_depend_on_those_before_it(_retrained_run: Path, tmp_path: Path, guda: Guda) -> None:
+    full = ["--full", _retrained_run / "full"]
     guda("retrain", "--run", tmp_path / "alone", *full, "--groups", "7", "--seeds", 1)
-    among, alone = (oracles(run)["7", 1] for run in (finished_run, tmp_path / "alone"))
+    among, alone = (oracles(run)["7", 1] for run in (_retrained_run, tmp_path / "alone"))
     assert among.files == alone.files  # the same weights, bit for bit
     assert among.key == alone.key
-    assert len({record.files["model.safetensors"] for record in oracles(finished_run).values()}) == 4
+    assert len({record.files["model.safetensors"] for record in oracles(_retrained_run).values()}) == 4
 
 
 # --- fine-tuning: training starts from weights that are there
@@ -336,21 +347,28 @@ def test_a_group_that_does_not_exist(finished_run: Path, refused: Callable[..., 
     )
 
 
-@pytest.mark.parametrize(
-    ("seeds", "found"),
-    [("0,x", "0,x"), ("-1", "-1"), ("0.5", "0.5"), ("", ""), ("[]", "[]"), ("[0, -2]", "[0, -2]")],
-)
-def test_seeds_that_are_none(
-    seeds: str, found: str, finished_run: Path, refused: Callable[..., None]
-) -> None:
+@pytest.mark.parametrize("seeds", ["0,x", "[0, -2]"])
+def test_seeds_that_are_none(seeds: str, finished_run: Path, refused: Callable[..., None]) -> None:
     refused(
         finished_run,
         ["retrain", f"--seeds={seeds}"],
         problem="the seeds are not usable",
-        found=found,
+        found=seeds,
         expected="whole numbers of at least 0, of at most 18 digits",
         fix="pass them as --seeds 0,1,2",
     )
+
+
+@pytest.mark.parametrize("seeds", [-1, "0.5", "", []])
+def test_what_the_parser_makes_of_others_is_refused_too(seeds: int | str | list[int]) -> None:
+    told = message(
+        "the seeds are not usable",
+        seeds,
+        "whole numbers of at least 0, of at most 18 digits",
+        "pass them as --seeds 0,1,2",
+    )
+    with pytest.raises(ConfigError, match=told):
+        chosen_seeds(seeds)
 
 
 @pytest.mark.parametrize("stage", ["fit", "retrain"])
@@ -398,48 +416,49 @@ def test_weights_of_another_architecture(
 # --- scores and the page
 
 
-def test_the_oracle_is_scored_as_any_other_counterfactual(finished_run: Path, guda: Guda) -> None:
-    guda("retrain", "--run", finished_run, "--seeds", "0,1", "--groups", "3,7")
-    scored = ["--run", finished_run, "--operator", "retrain", "--groups", "3,7"]
+def test_the_oracle_is_scored_as_any_other_counterfactual(retrained_run: Path, guda: Guda) -> None:
+    scored = ["--run", retrained_run, "--operator", "retrain", "--groups", "3,7"]
     out = guda("attribute", *scored, "--seed", 1)
     assert out.startswith("attribute: 5 queries, 2 groups, ")
-    assert out.endswith(f"attribute: {finished_run}/scores/retrain-1.parquet written\n")
+    assert out.endswith(f"attribute: {retrained_run}/scores/retrain-1.parquet written\n")
     guda("attribute", *scored)
-    tables = [ScoreTable.load(finished_run / "scores" / f"retrain-{seed}.parquet") for seed in (0, 1)]
+    tables = [ScoreTable.load(retrained_run / "scores" / f"retrain-{seed}.parquet") for seed in (0, 1)]
     for seed, table in enumerate(tables):
         assert table.methods == ("retrain",)
         assert set(table.to_pandas()["seed"]) == {seed}
         assert table.groups == ("3", "7")
         assert table.record.details.counterfactuals == {
-            group: oracles(finished_run)[group, seed].files["model.safetensors"] for group in ("3", "7")
+            group: oracles(retrained_run)[group, seed].files["model.safetensors"] for group in ("3", "7")
         }
     elbo = [table.select(weighting="elbo").matrix() for table in tables]
     assert not torch.equal(*elbo)
 
-    made = [record for (_, seed), record in oracles(finished_run).items() if seed == 1]
+    made = [record for (_, seed), record in oracles(retrained_run).items() if seed == 1]
     evaluations = sum(record.network_evaluations for record in made)
-    guda("report", finished_run, "--scores", finished_run / "scores" / "retrain-1.parquet")
-    page = (finished_run / "report" / "index.html").read_text()
+    guda("report", retrained_run, "--scores", retrained_run / "scores" / "retrain-1.parquet")
+    page = (retrained_run / "report" / "index.html").read_text()
     assert "retrain, 12 steps a group" in page
     assert "Retraining" in page and "Unlearning" not in page
     assert f"{evaluations:,} network evaluations" in page
-    guda("report", finished_run, "--scores", finished_run / "scores" / "retrack-0.parquet")
-    page = (finished_run / "report" / "index.html").read_text()
+    guda("report", retrained_run, "--scores", retrained_run / "scores" / "retrack-0.parquet")
+    page = (retrained_run / "report" / "index.html").read_text()
     assert "Unlearning" in page and "Retraining" not in page
 
 
 def test_a_page_says_which_stage_makes_what_was_lost_of_the_oracle(
-    finished_run: Path, guda: Guda, capsys: pytest.CaptureFixture[str]
+    retrained_run: Path, guda: Guda, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    guda("retrain", "--run", finished_run, "--groups", "3")
-    guda("attribute", "--run", finished_run, "--operator", "retrain", "--groups", "3")
-    table, store = finished_run / "scores" / "retrain-0.parquet", CounterfactualStore(finished_run / "store")
-    for path in store.path(oracles(finished_run)["3", 0].key).iterdir():
+    guda("attribute", "--run", retrained_run, "--operator", "retrain", "--groups", "3")
+    table, store = (
+        retrained_run / "scores" / "retrain-0.parquet",
+        CounterfactualStore(retrained_run / "store"),
+    )
+    for path in store.path(oracles(retrained_run)["3", 0].key).iterdir():
         path.unlink()
-    assert main(["report", str(finished_run), "--scores", str(table)]) == 2
+    assert main(["report", str(retrained_run), "--scores", str(table)]) == 2
     assert capsys.readouterr().err == (
-        f"error: {finished_run} no longer holds what {table} was made from\n"
-        f"  found:    0 of its 1 counterfactuals or posteriors in {finished_run}/store\n"
+        f"error: {retrained_run} no longer holds what {table} was made from\n"
+        f"  found:    0 of its 1 counterfactuals or posteriors in {retrained_run}/store\n"
         "  expected: all of them\n"
         f"  fix:      restore it, or remove {table} and run `guda retrain` and `guda attribute` again\n"
     )

@@ -29,15 +29,14 @@ def forget(run: Path, group: str) -> None:
 
 
 def test_kept_groups_have_their_true_scores_and_the_others_none(
-    finished_run: Path, capsys: pytest.CaptureFixture[str]
+    guided_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    succeed("guide", *SHARED, "-c", f"{CONF}/guide.yaml", "--run", finished_run)
-    arguments = [*SCREEN[:-1], "guidance:4", "--operator", "retrack", "--run", finished_run]
+    arguments = [*SCREEN[:-1], "guidance:4", "--operator", "retrack", "--run", guided_run]
     succeed(*arguments)
     out = capsys.readouterr().out
-    table = ScoreTable.load(finished_run / "scores" / TABLE)
-    cheap = ScoreTable.load(finished_run / "scores" / "guidance-0.parquet")
-    whole = ScoreTable.load(finished_run / "scores" / "retrack-0.parquet")
+    table = ScoreTable.load(guided_run / "scores" / TABLE)
+    cheap = ScoreTable.load(guided_run / "scores" / "guidance-0.parquet")
+    whole = ScoreTable.load(guided_run / "scores" / "retrack-0.parquet")
     details = table.record.details
     assert isinstance(details, Screened)
     assert (details.screened_by, details.screen_weighting) == ("guidance", "elbo")
@@ -61,18 +60,18 @@ def test_kept_groups_have_their_true_scores_and_the_others_none(
 
     succeed(*arguments)
     assert f"{TABLE} is complete, skipped" in capsys.readouterr().out
-    succeed("report", finished_run, "--scores", finished_run / "scores" / TABLE)
-    page = (finished_run / "report" / "index.html").read_text()
+    succeed("report", guided_run, "--scores", guided_run / "scores" / TABLE)
+    page = (guided_run / "report" / "index.html").read_text()
     assert f"<dd>{', '.join(details.out)}</dd>" in page
     assert "leads a query (uniform): at most " in page
-    (finished_run / "scores" / "guidance-0.parquet").unlink()
-    succeed("report", finished_run, "--scores", finished_run / "scores" / TABLE)
+    (guided_run / "scores" / "guidance-0.parquet").unlink()
+    succeed("report", guided_run, "--scores", guided_run / "scores" / TABLE)
     gone = "unknown: the scores by guidance were replaced since"
-    assert gone in (finished_run / "report" / "index.html").read_text()
+    assert gone in (guided_run / "report" / "index.html").read_text()
 
     # True scores may be those of a posterior too, which holds every group.
-    succeed(*SCREEN, "--operator", "guidance", "--run", finished_run)
-    by_posterior = ScoreTable.load(finished_run / "scores" / "guidance_screened-0.parquet")
+    succeed(*SCREEN, "--operator", "guidance", "--run", guided_run)
+    by_posterior = ScoreTable.load(guided_run / "scores" / "guidance_screened-0.parquet")
     columns = [cheap.groups.index(name) for name in by_posterior.groups]
     assert len(columns) == 4
     found, expected = (one.select(weighting="uniform").matrix() for one in (by_posterior, cheap))

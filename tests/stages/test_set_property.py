@@ -32,13 +32,10 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _kernel_run(_finished_run: Path, shared: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    def make(folder: Path) -> None:
-        shutil.copytree(_finished_run, folder / "tiny")
-        guide = ["guide", "-c", f"{CONF}/digits.yaml", "--run", str(folder / "tiny")]
-        assert main([*guide, "--posterior", "image_kernel"]) == 0
-
-    return shared("image kernel", make) / "tiny"
+def _kernel_run(_finished_run: Path, grown: Callable[..., Path]) -> Path:
+    return grown(
+        "image kernel", _finished_run, ["guide", "-c", f"{CONF}/digits.yaml", "--posterior", "image_kernel"]
+    )
 
 
 @pytest.fixture
@@ -170,7 +167,7 @@ def test_classes_that_are_the_groups_are_refused(tmp_path: Path, capsys: pytest.
     """Before anything is drawn: the model without a class has no image of it."""
     network = "--model.init_args.denoiser.init_args"
     conditional = [*("--run", str(tmp_path)), "--model.init_args.conditional", "true"]
-    conditional += [f"{network}.num_class_embeds", "10"]
+    conditional += [f"{network}.num_class_embeds", "10", "--trainer.max_steps", "1"]
     for stage, *options in (["fit"], ["guide", "--posterior", "image_kernel"]):
         assert main([stage, "-c", f"{CONF}/digits.yaml", *conditional, *options]) == 0
     capsys.readouterr()

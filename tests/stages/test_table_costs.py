@@ -29,6 +29,7 @@ from toys import message
 CONF = Path(__file__).parents[1] / "conf"
 PER_QUERY = 10 * 11  # 5 strata x 2 draws, ten groups and the full model
 QUERIES, INTERRUPTED = 5, 130
+FEW, OF_FEW = ("--groups", "3,7"), 10 * 3  # two groups and the full model
 Attribute = Callable[..., RunFolder]
 
 
@@ -90,10 +91,10 @@ def test_an_interrupted_scoring_that_goes_on_adds_up(
 
     with monkeypatch.context() as patched:
         patched.setattr(chunks.Chunk, "score", interrupted)
-        first = cost(attribute(code=INTERRUPTED))
-    assert first.scoring.evaluations == 2 * PER_QUERY
-    whole = cost(attribute())
-    assert whole.scoring.evaluations == QUERIES * PER_QUERY
+        first = cost(attribute(*FEW, code=INTERRUPTED))
+    assert first.scoring.evaluations == 2 * OF_FEW
+    whole = cost(attribute(*FEW))
+    assert whole.scoring.evaluations == QUERIES * OF_FEW
     assert whole.scoring.seconds > first.scoring.seconds
     assert whole.preparation == first.preparation
 
@@ -103,10 +104,10 @@ def test_costs_of_other_scores_are_replaced_and_complete_ones_stay(
 ) -> None:
     run = RunFolder(finished_run)
     forget_scores(run)
-    first = cost(attribute())
-    assert cost(attribute()) == first  # complete: nothing was spent
-    other = cost(attribute("--scoring.draws", "3"))
-    assert other.scoring.evaluations == QUERIES * PER_QUERY * 3 // 2
+    first = cost(attribute(*FEW))
+    assert cost(attribute(*FEW)) == first  # complete: nothing was spent
+    other = cost(attribute(*FEW, "--scoring.draws", "3"))
+    assert other.scoring.evaluations == QUERIES * OF_FEW * 3 // 2
     assert other.scores != first.scores
 
 

@@ -53,36 +53,35 @@ def put_full_model(run: Path, operator: str, *groups: str) -> None:
 
 
 def test_each_group_has_a_folder_and_one_cost_comes_first(
-    finished_run: Path, capsys: pytest.CaptureFixture[str]
+    drawn_run: Path, _drawn_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sample(finished_run, "--without", "3, 7") == 0
-    first, *rest, radius = capsys.readouterr().out.splitlines()
+    first, *rest, radius = _drawn_run.with_name("told.txt").read_text().splitlines()
     assert first.startswith("sample: 2 groups x 5 images x 10 steps: about ")
     assert radius.startswith("sample: The radius of the median query is ")
-    assert rest == [f"sample: 5 images in {finished_run}/without/retrack/{group}" for group in "37"]
-    drawn = [pictures(finished_run / "without" / "retrack" / group) for group in "37"]
-    queries = pictures(finished_run / "queries")
+    assert rest == [f"sample: 5 images in {_drawn_run}/without/retrack/{group}" for group in "37"]
+    drawn = [pictures(drawn_run / "without" / "retrack" / group) for group in "37"]
+    queries = pictures(drawn_run / "queries")
     assert drawn[0].keys() == drawn[1].keys() == queries.keys()
     assert drawn[0] != drawn[1] and queries not in drawn
-    (key,) = CounterfactualStore(finished_run / "store").select("retrack", 0, groups=["3"]).values()
-    record = CounterfactualStore(finished_run / "store").record(key)
-    assert config(finished_run / "without" / "retrack" / "3") == {
-        **config(finished_run / "queries"),
+    (key,) = CounterfactualStore(drawn_run / "store").select("retrack", 0, groups=["3"]).values()
+    record = CounterfactualStore(drawn_run / "store").record(key)
+    assert config(drawn_run / "without" / "retrack" / "3") == {
+        **config(drawn_run / "queries"),
         "operator": "retrack",
         "counterfactual_seed": 0,
         "without": "3",
         "counterfactual": record.files["model.safetensors"],
         "grouping_hash": record.grouping_hash,
     }
-    assert not list((finished_run / "checkpoints").glob("sample*"))
+    assert not list((drawn_run / "checkpoints").glob("sample*"))
 
-    assert sample(finished_run, "--without", "all") == 0
+    assert sample(drawn_run, "--without", "all") == 0
     skipped, cost, *rest = capsys.readouterr().out.splitlines()
     assert skipped == "sample: 2 complete, skipped: 3, 7"
     assert cost.startswith("sample: 8 groups x 5 images x 10 steps: about ")
-    written = {path.name for path in (finished_run / "without" / "retrack").iterdir()}
+    written = {path.name for path in (drawn_run / "without" / "retrack").iterdir()}
     assert written == {*GROUPS, "distances.parquet"}
-    assert sample(finished_run, "--without", '["3", "7"]') == 0
+    assert sample(drawn_run, "--without", '["3", "7"]') == 0
     assert capsys.readouterr().out == "sample: 2 complete, skipped: 3, 7\n"
 
 
@@ -93,15 +92,13 @@ def test_a_counterfactual_that_forgot_nothing_draws_the_queries(finished_run: Pa
         assert pictures(finished_run / "without" / "none" / group) == pictures(finished_run / "queries")
 
 
-def test_fewer_pictures_are_the_first_of_the_queries(finished_run: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(finished_run, tmp_path / "more"))
-    shutil.rmtree(run / "queries")
-    assert sample(run, "--num", 12) == 0
-    for folder, num in ((run, 5), (finished_run, 5)):
-        assert sample(folder, "--num", num, "--without", "3") == 0
-    found = pictures(run / "without" / "retrack" / "3")
+def test_fewer_pictures_are_the_first_of_the_queries(finished_run: Path, _drawn_run: Path) -> None:
+    shutil.rmtree(finished_run / "queries")
+    assert sample(finished_run, "--num", 12) == 0
+    assert sample(finished_run, "--num", 5, "--without", "3") == 0
+    found = pictures(finished_run / "without" / "retrack" / "3")
     assert list(found) == [f"sample-{index:02d}.png" for index in range(5)]  # named as those of the queries
-    other = pictures(finished_run / "without" / "retrack" / "3")
+    other = pictures(_drawn_run / "without" / "retrack" / "3")
     assert list(found.values()) == list(other.values())
 
 
@@ -112,10 +109,8 @@ def test_pictures_do_not_need_queries(finished_run: Path) -> None:
 
 
 def test_an_interrupted_drawing_goes_on_and_ends_alike(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_run: Path, _drawn_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Path(shutil.copytree(finished_run, tmp_path / "whole"))
-    assert sample(whole, "--without", "3,7") == 0
     drawn: list[list[int]] = []
     draw = drawing.sample
 
@@ -135,7 +130,7 @@ def test_an_interrupted_drawing_goes_on_and_ends_alike(
     assert sample(finished_run, "--without", "3,7") == 0
     for group in "37":
         found = finished_run / "without" / "retrack" / group
-        assert pictures(found) == pictures(whole / "without" / "retrack" / group)
+        assert pictures(found) == pictures(_drawn_run / "without" / "retrack" / group)
     assert not kept.exists()
 
 

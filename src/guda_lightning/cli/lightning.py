@@ -160,6 +160,8 @@ class StageCLI(LightningCLI):
                 return self._function(trainer, **options, **self._filled())
 
     def _build(self) -> None:
+        # What Lightning tells modules as their hyper-parameters: it would write YAML and read it, slowly.
+        self.config_dump = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
         try:
             with bounded(), compat.no_deprecations():
                 super().instantiate_classes()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import MissingExtraError
@@ -22,12 +26,17 @@ class Digits(Source):
             raise MissingExtraError("scikit-learn", "digits") from error
         from PIL import Image
 
-        digits = load_digits()
-        pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-        labels = tuple(str(label) for label in digits.target)
+        pixels, labels = _read(load_digits)
         return ImageTable(
             ids=tuple(map(str, range(len(pixels)))),
             read=lambda index: Image.fromarray(pixels[index]),
             labels=labels,
             label_names=tuple(map(str, range(10))),
         )
+
+
+@cache  # it parses text, and every stage of a run asks for the digits again
+def _read(load_digits: Callable[[], Any]) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Pixels and labels."""
+    digits = load_digits()
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), tuple(map(str, digits.target))
