@@ -13,13 +13,10 @@ import os
 import random
 import re
 import shutil
-import signal
-import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -551,13 +548,16 @@ def fit_with_options(folder: Path) -> None:
     command("fit", "-c", str(CONF / "digits.yaml"), *options, *run)
 
 
-@cache
-def finished() -> Path:
-    """A run folder of all stages, made once."""
-    folder = Path(tempfile.mkdtemp()) / "run"
-    for stage in ("fit", "sample", "unlearn", "attribute"):
-        command(stage, *_files(stage, CONF), "--run", str(folder))
-    return folder
+def finished(folder: Path) -> Path:
+    """A run folder of all stages, made once beside the folders of the inputs."""
+    run = folder / "finished"
+    if not run.exists():
+        making = folder / "unfinished"
+        shutil.rmtree(making, ignore_errors=True)  # of a process that was ended
+        for stage in ("fit", "sample", "unlearn", "attribute"):
+            command(stage, *_files(stage, CONF), "--run", str(making))
+        making.rename(run)
+    return run
 
 
 def _files(stage: str, last: Path) -> list[str]:
@@ -567,7 +567,7 @@ def _files(stage: str, last: Path) -> list[str]:
 
 def make_stage(stage: str) -> Callable[[Path, Rng], Path]:
     def make(folder: Path, rng: Rng) -> Path:
-        shutil.copytree(finished(), folder / "run")
+        shutil.copytree(finished(folder.parent), folder / "run")
         for made in {"sample": ["queries"], "unlearn": ["store"], "attribute": ["scores"]}[stage]:
             shutil.rmtree(folder / "run" / made)
         shutil.copy(CONF / f"{stage}.yaml", folder)
@@ -618,14 +618,11 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def attempt(kind: Kind, seed: int, folder: Path, limit: int) -> str:
+def attempt(kind: Kind, seed: int, folder: Path) -> str:
     """``accepted``, ``refused``, or the traceback of one input, which is left in the folder."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     kind.mutate(kind.make(folder, rng), rng)
-    if limit:
-        signal.signal(signal.SIGALRM, _hang)
-        signal.alarm(limit)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow about what it reads all the same
@@ -634,11 +631,4 @@ def attempt(kind: Kind, seed: int, folder: Path, limit: int) -> str:
         return "refused"
     except BaseException:
         return traceback.format_exc()
-    finally:
-        if limit:
-            signal.alarm(0)
     return "accepted"
-
-
-def _hang(number: int, frame: object) -> None:
-    raise TimeoutError("it hangs")
