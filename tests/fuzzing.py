@@ -343,7 +343,8 @@ def use_folder(folder: Path) -> None:
     if any(link.is_symlink() and link.resolve() in link.parents for link in root.rglob("*")):
         return  # a folder inside itself
     files = [Path(base) / file for base, _, files in os.walk(root, followlinks=True) for file in files]
-    names = [file.relative_to(root).as_posix() for file in files if file.read_bytes()[:4] == b"\x89PNG"]
+    whole = [file for file in files if file.exists()]  # rather than a link to nothing
+    names = [file.relative_to(root).as_posix() for file in whole if file.read_bytes()[:4] == b"\x89PNG"]
     pictures = {name for name in names if not _IGNORED.search(f"/{name}")}
     assert set(data.ids) == pictures
     if any("/" in name for name in pictures):

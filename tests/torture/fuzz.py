@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextvars import copy_context
 from pathlib import Path
 
 from fuzzing import KINDS, attempt
@@ -15,7 +17,7 @@ from guda_lightning.progress_bar import progress_bar
 from torture.tally import Tally
 from torture.workshop import Workshop
 
-BATCH = 200  # inputs of one process: of each command, libraries keep about 1 MB until their process ends
+BATCH = 200  # inputs of one process: libraries keep a little of each until their process ends
 HANG = 300.0  # seconds of one input, which takes one or two, and some more where others use the machine
 
 
@@ -53,12 +55,15 @@ def fuzz(shop: Workshop, given: Sequence[tuple[str, int]], limit: float = HANG) 
 def attempts(given: Sequence[tuple[str, int]], results: Path, limit: float) -> None:
     """Try inputs in turn; a line of results for each."""
     os.fsync = lambda file: None  # no power cut is tried here
+    gc.freeze()  # what is imported, so that collecting the rest takes milliseconds
     with results.open("w", encoding="utf-8") as file:
         for kind, seed in given:
             with tempfile.TemporaryDirectory(dir=results.parent) as folder:
                 # A thread in C, which also ends what never returns to Python.
                 faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__)
-                result = attempt(KINDS[kind], seed, Path(folder))
+                # jsonargparse keeps its last parser in the context, and that its model, of gigabytes perhaps.
+                result = copy_context().run(attempt, KINDS[kind], seed, Path(folder))
                 faulthandler.cancel_dump_traceback_later()
+            gc.collect()
             file.write(json.dumps(result) + "\n")
             file.flush()
