@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,13 @@ def stage_of(name: str) -> Stage:
             "digits.yaml",
             "guda fit -c FILE [--OPTION VALUE ...]",
             "did you forget -c? guda fit -c digits.yaml",
+        ),
+        (
+            "fit -c {digits} '' ' '",  # as of shell variables that are not set
+            "guda fit takes options alone",
+            "'' ' '",
+            "guda fit -c FILE [--OPTION VALUE ...]",
+            "`guda fit --help` explains them",
         ),
         (
             "fit --run x",
@@ -138,7 +146,7 @@ def test_what_no_stage_has_is_refused_with_what_is_near(
 ) -> None:
     (tmp_path / "wrong.yaml").write_text("scorin:\n  strata: 3\n")
     (tmp_path / "trainer.yaml").write_text("trainer:\n  max_stepz: 3\n")
-    stage, *arguments = line.format(conf=CONF, digits=DIGITS, folder=tmp_path).split()
+    stage, *arguments = shlex.split(line.format(conf=CONF, digits=DIGITS, folder=tmp_path))
     with pytest.raises(Exception, match=message(problem, found, expected, fix)):
         refuse_early(stage_of(stage), Inputs.of(stage, arguments))
 

@@ -83,7 +83,9 @@ def _run(part: str, shop: Workshop, count: int, seed: int, at: list[str] | None)
         "unfinished": lambda: unfinished(
             shop, [Kill.parse(one) for one in at] if at else moments(shop, count, seed)
         ),
-        "fuzz": lambda: fuzzed.fuzz([fuzzed.parse(one) for one in at] if at else fuzzed.chosen(count, seed)),
+        "fuzz": lambda: fuzzed.fuzz(
+            shop, [fuzzed.parse(one) for one in at] if at else fuzzed.chosen(count, seed)
+        ),
         "surroundings": lambda: around.surroundings(
             shop, [around.parse(one) for one in at] if at else around.chosen(shop, count, seed)
         ),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import GroupDataModule
@@ -18,6 +18,9 @@ from guda_lightning.errors import ConfigError, GroupError, QueryError
 from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.storage.provenance import Provenance
 from guda_lightning.types import Queries
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _ROW_BYTES = 512  # of a score under three weightings, while its table is built
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from guda_lightning.data import query_hash
 from guda_lightning.distributed.ranks import Ranks
 from guda_lightning.latent.cache import TensorCache
 from guda_lightning.types import Queries
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _NAMES = "first", "second"  # what is measured
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def refuse_bare(command: str, inputs: Inputs) -> None:
         ConfigError: There are some.
     """
     if inputs.bare:
-        raise bare(command, " ".join(inputs.bare))
+        raise bare(command, shlex.join(inputs.bare))  # which shows empty ones
 
 
 def refuse_no_configuration(command: str, inputs: Inputs) -> None:
