@@ -210,7 +210,12 @@ def test_progress_counts_every_picture(tmp_path: Path, monkeypatch: pytest.Monke
         bars.append(progress_bar(title, unit, total, **{**how, "lines": True, "delay": 0}))
         updates = bars[-1].updates = []
         update = bars[-1].update
-        bars[-1].update = lambda n: updates.append(n) or update(n)
+
+        def counted(number: int) -> None:
+            updates.append(number)
+            update(number)
+
+        bars[-1].update = counted
         return bars[-1]  # type: ignore[no-any-return]
 
     for module in ("features", "similarity"):

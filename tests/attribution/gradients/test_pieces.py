@@ -47,22 +47,24 @@ def test_an_interrupted_scoring_goes_on(
     measure: Any = kind._measure  # type: ignore[attr-defined]
     seen: list[str] = []
 
-    def stopping(self: Any, *arguments: Any) -> Any:
-        if len(seen) == 1:
-            seen.clear()
-            raise Stop
+    def going_on(self: Any, *arguments: Any) -> Any:
         seen.append("".join(arguments[-1].ids))
         return measure(self, *arguments)
+
+    def stopping(self: Any, *arguments: Any) -> Any:
+        if seen:
+            raise Stop
+        return going_on(self, *arguments)
 
     monkeypatch.setattr(kind, "at_once", 2)
     monkeypatch.setattr(kind, "_measure", stopping)
     with pytest.raises(Stop):
         attributor.fit(CONTEXT).keeping(tmp_path).score(ASKED)
-    monkeypatch.setattr(kind, "_measure", lambda *all_: seen.append("".join(all_[-1].ids)) or measure(*all_))
+    monkeypatch.setattr(kind, "_measure", going_on)
     again = attributor.fit(CONTEXT).keeping(tmp_path)
     assert 5 * again.evaluations(ASKED) == 3 * whole.evaluations(ASKED)
     found = again.score(ASKED)
-    assert seen == ["cd", "e"] and again.evaluations(ASKED) == 0
+    assert seen == ["ab", "cd", "e"] and again.evaluations(ASKED) == 0
     assert found.record == expected.record
     for weighting in expected.weightings:
         mine, theirs = (table.select(weighting=weighting) for table in (found, expected))
