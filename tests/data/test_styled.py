@@ -13,6 +13,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import NearestCentroid
 from threadpoolctl import threadpool_limits
 
+from guda_lightning import compat
 from guda_lightning.data import Digits, ImageFolder, ImageTable, PromptTemplate, Source, Styled
 from guda_lightning.data.sources.styles import STYLES
 from guda_lightning.errors import ConfigError, DataError
@@ -175,7 +176,8 @@ def test_it_is_written_in_yaml() -> None:
       init_args: {base: {class_path: guda_lightning.data.Digits}, styles: [ember, neon], limit: 5}
     """
     for styles in ([], ["--source.init_args.styles", "3"]):
-        source = parser.instantiate_classes(parser.parse_args(["--source", text, *styles])).source
+        with compat.no_deprecations():
+            source = parser.instantiate_classes(parser.parse_args(["--source", text, *styles])).source
         assert source == Styled(Digits(), styles=3 if styles else ["ember", "neon"], limit=5)
 
 
