@@ -150,7 +150,7 @@ def test_every_kind_scores_draws_and_unlearns(guided_run: Path, capsys: pytest.C
         table = ScoreTable.load(guided_run / "scores" / f"{kind}-0.parquet")
         assert (table.methods, table.groups) == ((kind,), ("3", "3+7"))
     sample = ["sample", *SHARED, "-c", f"{CONF}/sample.yaml", "--run", guided_run]
-    succeed(*sample, "--operator", "patch_kernel", "--without", "3")
+    succeed(*sample, "--operator", "patch_kernel", "--without", "3", "--num", 2)
     assert list(RunFolder(guided_run).without_groups("patch_kernel", "3").glob("*.png"))
     unlearn = ["unlearn", *SHARED, "-c", "unlearn/guided.yaml", "--run", guided_run, "--steps", 2]
     succeed(*unlearn, "--groups", "3", "--objective.init_args.posterior", "patch_kernel")
