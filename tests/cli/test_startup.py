@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -233,6 +233,20 @@ def test_what_may_depend_on_more_is_never_skipped(more: str, tmp_path: Path) -> 
 def test_options_of_another_spelling_are_never_skipped(spelling: list[str]) -> None:
     assert fingerprint(Inputs.of("fit", ["-c", DIGITS, "--trainer.max_epochs", "-1"])) is not None
     assert fingerprint(Inputs.of("fit", ["-c", DIGITS, *spelling])) is None
+
+
+def test_a_folder_with_linked_folders_is_not_walked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``/``, whose walk takes minutes."""
+    (tmp_path / "linked").symlink_to(tmp_path)
+
+    def walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        yield str(tmp_path), ["linked"], []
+        pytest.fail("walked on")
+
+    monkeypatch.setattr("os.walk", walk)
+    assert fingerprint(Inputs.of("fit", ["-c", DIGITS, "--data.init_args.source.init_args.path=/"])) is None
 
 
 def test_a_run_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

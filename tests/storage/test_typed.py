@@ -109,6 +109,7 @@ def test_a_record_whose_trainer_says_nothing_is_read(trainer: object, tmp_path: 
         ("full_hash", ..., "no full_hash", "full_hash: str"),
         ("history", {}, "history = {}", "history: list[dict[str, Any]]"),
         ("files", {"a": 5}, "files = {'a': 5}", "files: dict[str, str]"),
+        ("files", None, "files = None", "files: dict[str, str]"),
     ],
 )
 def test_a_record_of_a_counterfactual_with_an_odd_entry(

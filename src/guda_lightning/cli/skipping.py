@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +139,14 @@ def _listings(inputs: Inputs) -> dict[str, str] | None:
     for key, values in inputs.values.items():
         texts = [value for value in values if isinstance(value, str) and value and "\0" not in value]
         for text in texts if key.startswith("data.") and not key.endswith(".cache") else ():
-            walked = [part for place in _places(inputs, text) for part in os.walk(place)]
-            links = any(Path(base, name).is_symlink() for base, names, _ in walked for name in names)
-            if links or _PATTERN.search(text):
+            if _PATTERN.search(text):
                 return None
-            files = sorted(Path(base, name) for base, _, names in walked for name in names)
-            found[text] = sha256_json([[str(file), _state_of(file)] for file in files])
+            files = list[Path]()
+            for base, folders, names in chain.from_iterable(map(os.walk, _places(inputs, text))):
+                if any(Path(base, name).is_symlink() for name in folders):
+                    return None  # here, as the walk of / or /proc takes minutes
+                files += (Path(base, name) for name in names)
+            found[text] = sha256_json([[str(file), _state_of(file)] for file in sorted(files)])
     return found
 
 
