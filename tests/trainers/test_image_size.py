@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -229,6 +230,23 @@ def test_a_full_model_of_another_shape_is_refused_and_one_of_before_is_not(tmp_p
     )
     with pytest.raises(StoreError, match=expected):
         FullRecord.from_file(file).refuse_other_data(tmp_path, "d", "g", (1, 16, 16))
+
+
+def test_other_class_labels_of_the_same_pictures_are_refused(folder: Path, tmp_path: Path) -> None:
+    data = GroupDataModule(ImageFolder(str(folder)), batch_size=2)
+    digest = hashlib.sha256(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]).numpy().tobytes()).hexdigest()
+    assert data.labels_hash == digest
+    trained = FullRecord("f", "s", {}, 1, 1.0, 1, labels_hash=digest)
+    trained.refuse_other_data(tmp_path, "d", "g", (1, 8, 8), digest)
+    FullRecord("f", "s", {}, 1, 1.0, 1).refuse_other_data(tmp_path, "d", "g", (1, 8, 8), digest)
+    expected = message(
+        f"{tmp_path} was trained on other data",
+        "labels_hash 0000000000000000 of the configured data",
+        f"labels_hash {digest[:16]}",
+        "use the data section that the full model was trained with, or another --run",
+    )
+    with pytest.raises(StoreError, match=expected):
+        trained.refuse_other_data(tmp_path, "d", "g", (1, 8, 8), "0" * 64)
 
 
 def test_a_run_of_before_keeps_the_size_of_its_images(finished_run: Path, tmp_path: Path) -> None:

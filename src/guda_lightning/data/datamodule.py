@@ -220,6 +220,13 @@ class GroupDataModule(LightningDataModule):
         return digest.hexdigest()
 
     @property
+    def labels_hash(self) -> str | None:
+        """Identity of the class labels (sha256); None without any, and where they are prompts."""
+        if self.labels is None or self.prompts is not None:
+            return None
+        return hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()
+
+    @property
     def sample_hashes(self) -> list[str]:
         """Identity of each training sample: its id and what the model sees of it (sha256)."""
         return [

@@ -149,7 +149,8 @@ def opened_full(
     datamodule.take_size(full.model.sample_size)
     refuse_nonfinite(full, str(path or run.root))
     if record is not None:
-        record.refuse_other_data(run.full, datamodule.hash, datamodule.grouping.hash, datamodule.input_shape)
+        data = datamodule
+        record.refuse_other_data(run.full, data.hash, data.grouping.hash, data.input_shape, data.labels_hash)
     prompted = full.prompted(datamodule.prompts)
     refuse_labels(prompted.model, datamodule.num_classes)
     return prompted

@@ -117,7 +117,8 @@ def _is_complete(
         if made.input_shape is None:
             datamodule.keep_size()
         datamodule.take_size(trainer.layout.full(model).model.sample_size)
-        made.refuse_other_data(folder, datamodule.hash, datamodule.grouping.hash, datamodule.input_shape)
+        data = datamodule
+        made.refuse_other_data(folder, data.hash, data.grouping.hash, data.input_shape, data.labels_hash)
     return True
 
 
@@ -158,6 +159,7 @@ def _record(
         grouping_hash=None if grouped is None else grouped.grouping.hash,
         data_hash=None if grouped is None else grouped.hash,
         input_shape=None if grouped is None else grouped.input_shape,
+        labels_hash=grouped.labels_hash if grouped is not None and full.model.conditional else None,
         config=config,
         layout=layout.places,
         **spent,

@@ -124,7 +124,9 @@ class Run:
             data.keep_size()
         else:
             data.take_size(self.record.input_shape[-2:])
-        self.record.refuse_other_data(self.folder.full, data.hash, data.grouping.hash, data.input_shape)
+        self.record.refuse_other_data(
+            self.folder.full, data.hash, data.grouping.hash, data.input_shape, data.labels_hash
+        )
         return data
 
     @cached_property

@@ -41,6 +41,8 @@ class FullRecord:
         stopped: What has ended its training where that was no count of steps or epochs; else None.
         grouping_hash: Hash of the grouping of its training data; None where the data have no groups.
         data_hash: Hash of its training data; None where it is not known.
+        labels_hash: Hash of the class labels that its network was trained with; None where it takes none, or
+            an earlier version wrote it.
         layout: Where a module that is no ``DiffusionModule`` has its network and scheduler, as the trainer
             was told; None where it was not.
         input_shape: Channels, height and width of what it takes; None where it is not known.
@@ -58,6 +60,7 @@ class FullRecord:
     stopped: str | None = None
     grouping_hash: str | None = None
     data_hash: str | None = None
+    labels_hash: str | None = None
     layout: Mapping[str, Any] | None = None
     input_shape: tuple[int, int, int] | None = None
     core_seconds: float | None = None
@@ -202,15 +205,21 @@ class FullRecord:
             )
 
     def refuse_other_data(
-        self, folder: Path, data_hash: str, grouping_hash: str, input_shape: tuple[int, int, int]
+        self,
+        folder: Path,
+        data_hash: str,
+        grouping_hash: str,
+        input_shape: tuple[int, int, int],
+        labels_hash: str | None = None,
     ) -> None:
-        """Refuse data with other images or other groups than the full model was trained on.
+        """Refuse data with other images, groups or class labels than the full model was trained on.
 
         Args:
             folder: RUN/full.
             data_hash: Hash of the configured data.
             grouping_hash: Hash of their grouping.
             input_shape: Channels, height and width of what the model takes of them.
+            labels_hash: Hash of their class labels; None where they have none.
 
         Raises:
             StoreError: It was trained on others.
@@ -219,6 +228,7 @@ class FullRecord:
             "input_shape": (self.input_shape, input_shape),
             "data_hash": (self.data_hash and self.data_hash[:16], data_hash[:16]),
             "grouping_hash": (self.grouping_hash and self.grouping_hash[:16], grouping_hash[:16]),
+            "labels_hash": (self.labels_hash and self.labels_hash[:16], labels_hash and labels_hash[:16]),
         }
         for name, (trained, configured) in told.items():
             if trained not in (None, configured):
