@@ -231,10 +231,11 @@ def test_unfinished_work_of_what_is_complete_goes_with_the_next_command(
 ) -> None:
     store = finished_run / "store"
     (key,) = (path.name for path in store.glob("retrack-3-*"))
-    provenance = ("full_hash", "schedule_hash", "grouping_hash")
+    provenance = ("full_hash", "schedule_hash", "grouping_hash", "data_hash")
     record = json.loads((store / key / "record.json").read_text())
-    config = json.loads((finished_run / "full/record.json").read_text())["config"]
-    for name, made_from in (("fit", config), (key, {one: record[one] for one in provenance})):
+    full = json.loads((finished_run / "full/record.json").read_text())
+    fitted = {**full["config"], "data_hash": full["data_hash"]}
+    for name, made_from in (("fit", fitted), (key, {one: record[one] for one in provenance})):
         folder = finished_run / "checkpoints" / name
         (folder / "resume").mkdir(parents=True)
         (folder / "resume" / "trainer.ckpt").write_bytes(b"half")

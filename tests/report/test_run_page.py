@@ -201,7 +201,7 @@ def drawn_run(shared: Callable[..., Path], _finished_run: Path, tmp_path: Path) 
     def make(folder: Path) -> None:
         draw(Path(shutil.copytree(_finished_run, folder / "tiny")), "--without", "all")
 
-    return Path(shutil.copytree(shared("drawn", make) / "tiny", tmp_path / "drawn"))
+    return Path(shutil.copytree(shared("drawn_page", make) / "tiny", tmp_path / "drawn"))
 
 
 def keep_alone(run: Path, *groups: str) -> None:
