@@ -22,12 +22,7 @@ class WandbFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.records = _records(folder)
-        for _ in range(_LOOKS):  # finish() returns a moment before the file is whole; that of a kill never is
-            if "exit" in self.records:
-                break
-            time.sleep(0.1)
-            self.records = _records(folder)
+        self.records = whole_records(folder)
         self.whole = json.loads(_inspect(folder, "--summary", "--json"))
 
     @property
@@ -67,6 +62,16 @@ class WandbFiles:
         pictures = [column for column, title in enumerate(uploaded["columns"]) if title == "image"]
         images = [np.asarray(Image.open(files[row[c]["path"]])) for row in uploaded["data"] for c in pictures]
         return written["columns"], written["data"], images
+
+
+def whole_records(folder: Path) -> dict[str, list[Any]]:
+    """Records by kind: finish() returns a moment before the file is whole; that of a kill never is."""
+    for _ in range(_LOOKS):
+        records = _records(folder)
+        if "exit" in records:
+            break
+        time.sleep(0.1)
+    return records
 
 
 def _records(folder: Path) -> dict[str, list[Any]]:

@@ -19,6 +19,7 @@ from guda_lightning.report.log_keys import LOGGED
 from guda_lightning.report.wandb import run_in
 from guda_lightning.storage.files import read_json
 from toys import message
+from wandb_files import whole_records
 from warm import Server
 
 
@@ -63,6 +64,7 @@ def server() -> Iterator[Wandb]:
 
 @pytest.fixture(autouse=True)
 def _no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wandb.setup()  # reads the environment once a process: other tests' WANDB_MODE, too
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -74,6 +76,8 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "digits"
     folder.mkdir()
     wandb.init(project="mine", group="first name", dir=folder, mode="offline").finish()
+    (logged,) = folder.glob("wandb/offline-run-*")
+    whole_records(logged)
     return folder
 
 
