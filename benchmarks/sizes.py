@@ -120,6 +120,7 @@ GPU = Size(
 TOY_GPU = replace(  # of images that a CPU has the time for
     TOY,
     queries=3,
+    network=(*TOY.network, "--model.init_args.denoiser.init_args.sample_size", "8"),
     everywhere=(
         *TOY.everywhere,
         *("--trainer.precision", "32-true"),

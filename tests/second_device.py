@@ -120,6 +120,7 @@ def second_device() -> Iterator[torch.device]:
     with pytest.MonkeyPatch.context() as patch, _Functions(), _Dispatch():
         patch.setattr(torch, "Generator", _Generator)
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        patch.setattr(torch.cuda, "get_device_name", lambda device: "the second device")
         patch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
         torch._C._set_only_lift_cpu_tensors(
             True

@@ -123,7 +123,7 @@ def _by_groups(posterior: GroupPosterior) -> dict[frozenset[str], int]:
     """The number of each atom, by the names of its groups."""
     members = (
         [name for name, inside in zip(posterior.groups, row, strict=True) if inside]
-        for row in posterior.atoms
+        for row in posterior.atoms.tolist()  # one transfer from a GPU
     )
     return {frozenset(groups): number for number, groups in enumerate(members)}
 
