@@ -51,14 +51,13 @@ class GradientInfluence(Attributor):
 
     The score of `loss` estimates the rise of the mean over timesteps of ``‖ε − ε̂‖²``, the unit of retraining
     under ``uniform``; with the exact curvature and at an optimum it has retraining's size. On the digits
-    `ekfac` with a λ of .001 had fifty times that size. Nothing else has a unit, and no size is claimed unless
+    `ekfac` had some forty times that size. Nothing else has a unit, and no size is claimed unless
     it is measured. Mirrored training data count as they are stored, which halves the cost.
 
-    Published figures chose λ on the queries that they report; ours is chosen by LDS on other queries, but
-    for that of `ekfac`, which is not held out.
+    Published figures chose λ on the queries that they report; ours is chosen by LDS on other queries.
 
     On the digits `dtrak` named retraining's top group in .93 of the queries, `das` in .91, `relatif` in .79,
-    `trak` in .77, `ekfac` in .83 and `tracin` in .28, where chance is .10 and pixel similarity .86
+    `trak` in .77, `ekfac` in .81 and `tracin` in .28, where chance is .10 and pixel similarity .86
     (docs/benchmarks.md): gradients of the loss lose to pixels, and are there to be compared with.
 
     Costs a gradient, three network evaluations, for every training sample, timestep and draw, as much again
