@@ -44,7 +44,7 @@ def fuzz(shop: Workshop, given: Sequence[tuple[str, int]], limit: float = HANG) 
             code, out = shop.start(attempts, batch, results, limit)
             found = [json.loads(line) for line in results.read_text("utf-8").splitlines()]
             if code:  # of the input that ended the process, or hung
-                found.append(f"exit status {code}\n{out[-4000:]}")
+                found.append(f"exit status {code}\n{out}")
             for (kind, seed), result in zip(batch, found, strict=False):
                 outcome = result if result in tally.outcomes else "failed"
                 tally.add(kind, outcome, f"{kind}:{seed}", [result])
