@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 DEVICE = torch.device("cuda:0")
+_SUBSCRIPTS = (Tensor.__getitem__, Tensor.__setitem__)
 _COPY = torch.ops.aten.copy_.default
 _INDEXING = (  # whose indices may be on the CPU
     torch.ops.aten.index.Tensor,
@@ -96,7 +97,11 @@ class _Generator(torch.Generator):
 
 
 class _Functions(TorchFunctionMode):
-    """Refuses generators of the other device, which an operation itself no longer tells apart."""
+    """Does what C++ would do wrong: it takes the second device for one without numbers.
+
+    Generators of the other device are refused, which an operation itself no longer tells apart. Lists in an
+    index become tensors here.
+    """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -105,7 +110,16 @@ class _Functions(TorchFunctionMode):
             device = torch.device(kwargs.get("device") or "cpu")
             if generator.device.type != device.type:
                 raise RuntimeError(f"expects a generator of {device.type}, but found {generator.device.type}")
+        if function in _SUBSCRIPTS and isinstance(args[0], There):
+            args = (args[0], _index(args[1]), *args[2:])
         return function(*args, **kwargs)
+
+
+def _index(key: Any) -> Any:
+    """What stands between brackets, with tensors for lists."""
+    if isinstance(key, tuple):
+        return tuple(map(_index, key))
+    return torch.tensor(key) if isinstance(key, list) else key
 
 
 class _Dispatch(TorchDispatchMode):
