@@ -32,6 +32,7 @@ from guda_lightning.counterfactuals import CounterfactualRecord
 from guda_lightning.data import GroupDataModule, ImageFolder, Parquet, PromptedFolder, load_queries
 from guda_lightning.diffusion import DiffusionModule, open_full
 from guda_lightning.errors import GudaError
+from guda_lightning.storage.data_identity import DataIdentity
 from guda_lightning.storage.files import read_json, sha256_json
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.run_state import run_state
@@ -481,7 +482,7 @@ def use_full_record(folder: Path) -> None:
     json.dumps(run_state(run).to_json())
     record = FullRecord.of_fit(run)
     record.refuse_unfinished(run.full)
-    record.refuse_other_data(run.full, "a" * 64, "b" * 64, (1, 8, 8))
+    record.refuse_other_data(run.full, DataIdentity((1, 8, 8), "a" * 64, "b" * 64))
     json.loads(record.to_json())
 
 

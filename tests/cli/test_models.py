@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from guda_lightning import ScoreTable
 from guda_lightning.cli.main import main
 from guda_lightning.diffusion import open_schedule
 from guda_lightning.storage.files import read_json
+from guda_lightning.storage.sealed import write_json
 
 UNET = {
     "sample_size": 8,
@@ -140,9 +142,28 @@ def test_class_embeddings_must_fit_the_data(
     assert not (tmp_path / "run").exists()
 
 
-def test_more_class_embeddings_than_classes_are_fine(tmp_path: Path) -> None:
+def test_more_class_embeddings_than_classes_are_fine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     denoiser = {**DENOISER, "init_args": {**UNET, "num_class_embeds": 5}}
-    every_stage(tmp_path, config(tmp_path, denoiser=denoiser, conditional=True))
-    assert "labels_hash" in json.loads((tmp_path / "run" / "full" / "record.json").read_text())
-    lines = (tmp_path / "run" / "queries" / "metadata.jsonl").read_text().splitlines()
+    made = config(tmp_path, denoiser=denoiser, conditional=True)
+    every_stage(tmp_path, made)
+    run = tmp_path / "run"
+    kept = json.loads((run / "full" / "record.json").read_text())
+    lines = (run / "queries" / "metadata.jsonl").read_text().splitlines()
     assert [json.loads(line)["label"] for line in lines] == [0, 1, 2, 0]
+
+    # An interrupted training goes on with the labels that it began with alone.
+    unfinished = run / "checkpoints" / "fit"
+    began = {**kept["config"], "data_hash": kept["data_hash"], "labels_hash": "other"}
+    write_json(unfinished / "record.json", {"config": began})
+    (unfinished / "resume").mkdir()
+    shutil.rmtree(run / "full")
+    capsys.readouterr()
+    assert main(["fit", "-c", made]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {unfinished} was made with another configuration\n"
+        "  found:    labels_hash = other\n"
+        f"  expected: labels_hash = {kept['labels_hash']}\n"
+        f"  fix:      use another --run, restore the configuration, or remove {unfinished}\n"
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from guda_lightning.errors import StoreError
+from guda_lightning.storage.data_identity import DataIdentity
 from guda_lightning.storage.full_record import FullRecord
 from toys import message
 
@@ -39,11 +40,11 @@ def test_a_training_that_did_what_its_configuration_says(
 def test_other_class_labels_than_a_conditional_model_was_trained_with_are_refused(tmp_path: Path) -> None:
     of_before = FullRecord("f", "s", {}, 1, 1.0, 1)
     assert "labels_hash" not in of_before.to_json()
-    of_before.refuse_other_data(tmp_path, "d", "g", (1, 8, 8), "labels")
+    of_before.refuse_other_data(tmp_path, DataIdentity((1, 8, 8), "d", "g", "labels"))
     file = tmp_path / "record.json"
     file.write_text(FullRecord("f", "s", {}, 1, 1.0, 1, labels_hash="a" * 64).to_json())
     record = FullRecord.from_file(file)
-    record.refuse_other_data(tmp_path, "d", "g", (1, 8, 8), "a" * 64)
+    record.refuse_other_data(tmp_path, DataIdentity((1, 8, 8), "d", "g", "a" * 64))
     for labels, found in (("b" * 64, "b" * 16), (None, None)):
         expected = message(
             f"{tmp_path} was trained on other data",
@@ -52,7 +53,7 @@ def test_other_class_labels_than_a_conditional_model_was_trained_with_are_refuse
             "use the data section that the full model was trained with, or another --run",
         )
         with pytest.raises(StoreError, match=expected):
-            record.refuse_other_data(tmp_path, "d", "g", (1, 8, 8), labels)
+            record.refuse_other_data(tmp_path, DataIdentity((1, 8, 8), "d", "g", labels))
 
 
 def test_the_record_of_a_dry_run_of_an_earlier_version_is_refused() -> None:

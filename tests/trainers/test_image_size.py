@@ -27,6 +27,7 @@ from guda_lightning.cli.main import main
 from guda_lightning.data import ImageFolder
 from guda_lightning.diffusion import CallAs
 from guda_lightning.errors import ConfigError, DataError, GudaError, QueryError, StoreError
+from guda_lightning.storage.data_identity import DataIdentity
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.types import Queries
 from guda_lightning.unlearning import Finetune
@@ -218,7 +219,7 @@ def test_other_pictures_under_the_same_names_are_refused(folder: Path, tmp_path:
 def test_a_full_model_of_another_shape_is_refused_and_one_of_before_is_not(tmp_path: Path) -> None:
     of_before = FullRecord("f", "s", {}, 1, 1.0, 1, data_hash="d", grouping_hash="g")
     assert "input_shape" not in of_before.to_json()
-    of_before.refuse_other_data(tmp_path, "d", "g", (1, 16, 16))
+    of_before.refuse_other_data(tmp_path, DataIdentity((1, 16, 16), "d", "g"))
     file = tmp_path / "record.json"
     file.write_text(FullRecord("f", "s", {}, 1, 1.0, 1, input_shape=(1, 8, 8)).to_json())
     expected = message(
@@ -228,7 +229,7 @@ def test_a_full_model_of_another_shape_is_refused_and_one_of_before_is_not(tmp_p
         "use the data section that the full model was trained with, or another --run",
     )
     with pytest.raises(StoreError, match=expected):
-        FullRecord.from_file(file).refuse_other_data(tmp_path, "d", "g", (1, 16, 16))
+        FullRecord.from_file(file).refuse_other_data(tmp_path, DataIdentity((1, 16, 16), "d", "g"))
 
 
 def test_a_run_of_before_keeps_the_size_of_its_images(finished_run: Path, tmp_path: Path) -> None:

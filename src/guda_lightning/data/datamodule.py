@@ -24,6 +24,7 @@ from guda_lightning.data.loaded import Listed, grouping_of, limited, other_size
 from guda_lightning.data.queries import with_labels
 from guda_lightning.data.sources.source import ImageTable, Source
 from guda_lightning.errors import GroupError, QueryError, check_range
+from guda_lightning.storage.data_identity import DataIdentity
 from guda_lightning.types import Queries
 
 
@@ -225,6 +226,11 @@ class GroupDataModule(LightningDataModule):
         if self.prompts is not None or self.labels is None:
             return None
         return hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()
+
+    @property
+    def identity(self) -> DataIdentity:
+        """What records keep of all this."""
+        return DataIdentity(self.input_shape, self.hash, self.grouping.hash, self.labels_hash)
 
     @property
     def sample_hashes(self) -> list[str]:

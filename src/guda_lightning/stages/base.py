@@ -149,8 +149,7 @@ def opened_full(
     datamodule.take_size(full.model.sample_size)
     refuse_nonfinite(full, str(path or run.root))
     if record is not None:
-        seen = datamodule.hash, datamodule.grouping.hash, datamodule.input_shape, datamodule.labels_hash
-        record.refuse_other_data(run.full, *seen)
+        record.refuse_other_data(run.full, datamodule.identity)
     prompted = full.prompted(datamodule.prompts)
     refuse_labels(prompted.model, datamodule.num_classes)
     return prompted

@@ -24,6 +24,7 @@ from guda_lightning.makers.trainers import Training, log_hparams, spent_by
 from guda_lightning.report.wandb import closing_runs
 from guda_lightning.stages.base import StageTrainer
 from guda_lightning.storage.config import refuse_other
+from guda_lightning.storage.data_identity import DataIdentity
 from guda_lightning.storage.foreign import refuse_foreign
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.seals import sealed_folder
@@ -61,11 +62,11 @@ def fit_full(
     complete = not dry and stored()
     cost = None if complete else _prepared(trainer, model, datamodule)
     if not dry and agreed(trainer, complete, work=not complete):
-        trainer.trainers.discard_unfinished("fit", _made_from(config, datamodule))
+        trainer.trainers.discard_unfinished("fit", _made_from(config, trainer.layout.full(model), datamodule))
         say(f"fit: {folder} is complete, skipped")
         return folder
     cost = cost or _prepared(trainer, model, datamodule)
-    made_from = _made_from(config, datamodule)
+    made_from = _made_from(config, trainer.layout.full(model), datamodule)
     training = Training("fit", "full", "fit", made_from, hparams={"config": config}, callbacks=[cost])
 
     def keep(used: Trainer) -> FullRecord:
@@ -117,14 +118,24 @@ def _is_complete(
         if made.input_shape is None:
             datamodule.keep_size()
         datamodule.take_size(trainer.layout.full(model).model.sample_size)
-        seen = datamodule.hash, datamodule.grouping.hash, datamodule.input_shape, datamodule.labels_hash
-        made.refuse_other_data(folder, *seen)
+        made.refuse_other_data(folder, datamodule.identity)
     return True
 
 
-def _made_from(config: Mapping[str, Any], data: LightningDataModule | None) -> dict[str, Any]:
+def _made_from(
+    config: Mapping[str, Any], full: FullModel, data: LightningDataModule | None
+) -> dict[str, Any]:
     """What an unfinished training is told by: half of it on other data is no training on either."""
-    return {**config, **({"data_hash": data.hash} if isinstance(data, GroupDataModule) else {})}
+    seen = _seen(full, data)
+    told = {} if seen is None else {"data_hash": seen.data_hash, "labels_hash": seen.labels_hash}
+    return {**config, **{name: value for name, value in told.items() if value is not None}}
+
+
+def _seen(full: FullModel, data: LightningDataModule | None) -> DataIdentity | None:
+    """What identifies the data for this model; None where they have no groups."""
+    if not isinstance(data, GroupDataModule):
+        return None
+    return data.identity if full.model.conditional else data.identity._replace(labels_hash=None)
 
 
 def _refuse_irremovable(grouping: Grouping) -> None:
@@ -152,14 +163,11 @@ def _record(
     config: Mapping[str, Any],
     spent: Mapping[str, Any],
 ) -> FullRecord:
-    grouped = data if isinstance(data, GroupDataModule) else None
+    seen = _seen(full, data)
     return FullRecord(
         full_hash=full.hash,
         schedule_hash=full.model.schedule.hash,
-        grouping_hash=None if grouped is None else grouped.grouping.hash,
-        data_hash=None if grouped is None else grouped.hash,
-        input_shape=None if grouped is None else grouped.input_shape,
-        labels_hash=grouped.labels_hash if grouped is not None and full.model.conditional else None,
+        **({} if seen is None else seen._asdict()),
         config=config,
         layout=layout.places,
         **spent,

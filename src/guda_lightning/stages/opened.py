@@ -124,8 +124,7 @@ class Run:
             data.keep_size()
         else:
             data.take_size(self.record.input_shape[-2:])
-        seen = data.hash, data.grouping.hash, data.input_shape, data.labels_hash
-        self.record.refuse_other_data(self.folder.full, *seen)
+        self.record.refuse_other_data(self.folder.full, data.identity)
         return data
 
     @cached_property

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from guda_lightning.errors import StoreError
+from guda_lightning.storage.data_identity import DataIdentity
 from guda_lightning.storage.files import read_json
 from guda_lightning.storage.provenance import versions
 from guda_lightning.storage.runs import RunFolder
@@ -204,40 +205,30 @@ class FullRecord:
                 fix=f"remove {folder} and run guda fit again",
             )
 
-    def refuse_other_data(
-        self,
-        folder: Path,
-        data_hash: str,
-        grouping_hash: str,
-        input_shape: tuple[int, int, int],
-        labels_hash: str | None = None,
-    ) -> None:
+    def refuse_other_data(self, folder: Path, configured: DataIdentity) -> None:
         """Refuse data with other images, groups or class labels than the full model was trained on.
 
         Args:
             folder: RUN/full.
-            data_hash: Hash of the configured data.
-            grouping_hash: Hash of their grouping.
-            input_shape: Channels, height and width of what the model takes of them.
-            labels_hash: Hash of their class labels; None where they have none.
+            configured: The data that the configuration names.
 
         Raises:
             StoreError: It was trained on others.
         """
-        told = {
-            "input_shape": (self.input_shape, input_shape),
-            "data_hash": (self.data_hash and self.data_hash[:16], data_hash[:16]),
-            "grouping_hash": (self.grouping_hash and self.grouping_hash[:16], grouping_hash[:16]),
-            "labels_hash": (self.labels_hash and self.labels_hash[:16], labels_hash and labels_hash[:16]),
-        }
-        for name, (trained, configured) in told.items():
-            if trained not in (None, configured):
+        for name, found in configured._asdict().items():
+            trained = getattr(self, name)
+            if trained not in (None, found):
                 raise StoreError(
                     f"{folder} was trained on other data",
-                    found=f"{name} {configured} of the configured data",
-                    expected=f"{name} {trained}",
+                    found=f"{name} {_short(found)} of the configured data",
+                    expected=f"{name} {_short(trained)}",
                     fix="use the data section that the full model was trained with, or another --run",
                 )
+
+
+def _short(value: object) -> object:
+    """The beginning of a hash tells it from another one."""
+    return value[:16] if isinstance(value, str) else value
 
 
 def _fix(folder: Path) -> str:
