@@ -18,12 +18,14 @@ class Mine(Digits):
 
 
 def test_a_module_of_the_working_folder_is_run_where_a_class_path_names_it(tmp_path: Path) -> None:
-    """So is what it imports; what libraries try to import is not."""
+    """So is what it imports, wherever the configuration lies; what libraries try to import is not."""
     (tmp_path / "mine.py").write_text(OWN.format(helper="helper"))
     (tmp_path / "helper.py").write_text("")
     (tmp_path / "ruamel.py").write_text("raise SystemExit('the working folder was searched')")
     (tmp_path / "_jsonnet.py").write_text("raise SystemExit('the working folder was searched')")
-    options = ("-c", "digits.yaml", "--data.source", "mine.Mine", "--print_config")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "own.yaml").write_text("data: {init_args: {source: mine.Mine}}")
+    options = ("-c", "digits.yaml", "-c", "configs/own.yaml", "--print_config")
     guda = [sys.executable, str(Path(sys.executable).with_name("guda"))]
     shown = subprocess.run([*guda, "fit", *options], cwd=tmp_path, capture_output=True, text=True)
     assert (shown.returncode, shown.stderr) == (0, "")

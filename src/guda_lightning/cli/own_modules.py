@@ -17,20 +17,23 @@ class _OwnModules(MetaPathFinder):
 
     With the folder on ``sys.path`` from the start, any file there that is called like a package which guda
     or one of its libraries tries to import would be run.
+
+    Args:
+        folder: The folder that the command was started in: while a configuration is read, the working folder
+            is that of its file.
     """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if path is not None or not compat.imports_class_path():
             return None
-        try:
-            folder = os.getcwd()
-        except FileNotFoundError:  # it is gone
-            return None
-        spec = PathFinder.find_spec(fullname, [folder])
+        spec = PathFinder.find_spec(fullname, [self._folder])
         if spec is not None:
-            sys.path.append(folder)  # what it imports in turn, also in worker processes
+            sys.path.append(self._folder)  # what it imports in turn, also in worker processes
         return spec
 
 
@@ -39,15 +42,10 @@ def find_own_modules() -> None:
 
     ``python -m`` puts it there, first; processes that this one starts do not.
     """
-    if not getattr(sys.flags, "safe_path", False) and sys.path[:1] == [_working_folder()]:
+    folder = os.getcwd()
+    if not getattr(sys.flags, "safe_path", False) and sys.path[:1] == [folder]:
         del sys.path[0]
     os.environ["PYTHONSAFEPATH"] = "1"
-    if not any(isinstance(finder, _OwnModules) for finder in sys.meta_path):
-        sys.meta_path.append(_OwnModules())
-
-
-def _working_folder() -> str | None:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return None
+    # A worker runs one command after the other, each in a folder of its own.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _OwnModules)]
+    sys.meta_path.append(_OwnModules(folder))
