@@ -16,6 +16,7 @@ import torch
 from guda_lightning.cli.main import main
 from guda_lightning.counterfactuals import CounterfactualStore
 from guda_lightning.data import load_queries
+from guda_lightning.data.rows import read_rows
 from guda_lightning.diffusion import FullModel
 from guda_lightning.errors import GudaError
 from guda_lightning.posteriors import PosteriorStore
@@ -83,6 +84,11 @@ def squared_errors(run: Path, path: Path) -> object:
     return SquaredErrors.load(path, SquaredErrors.load(original, {}).record)
 
 
+def staying(run: Path, path: Path) -> object:
+    """The samples that stay after curation, as a configuration names them as data."""
+    return list(read_rows(run / "curation" / "groups.jsonl", "list of samples", "", ("id", "group")))
+
+
 def history(run: Path, path: Path) -> object:
     """What was run, as ``guda replay`` and ``guda manifest`` take it."""
     from guda_lightning.storage.history import steps_of
@@ -128,6 +134,7 @@ READERS: Mapping[str, tuple[Read, ...]] = {
     r"properties/.*": (shown,),
     r"balanced/.*": (shown,),
     r"without/.*": (shown,),
+    r"curation/(groups\.jsonl|seal\.json)": (staying,),
     r"curation/.*": (shown,),
     r"examples\.safetensors": (shown,),
     r"\.fit\.json": (again("fit"),),

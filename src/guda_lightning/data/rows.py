@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from guda_lightning.data.unchanged import refuse_changed
 from guda_lightning.errors import DataError
 from guda_lightning.storage.files import read_regular
 
@@ -73,6 +74,7 @@ def read_text(path: Path, kind: str) -> str:
 
     Raises:
         DataError: The file is missing, no text, or in another encoding.
+        StoreError: A stage wrote it, and it has changed since.
     """
 
     def refuse(found: object, fix: str) -> DataError:
@@ -85,6 +87,7 @@ def read_text(path: Path, kind: str) -> str:
         content = read_regular(path)
     except OSError as error:
         raise refuse(error.strerror, "check the path") from error
+    refuse_changed(path)  # a table that lost its end looks like a shorter one
     for start, other in _OTHERS.items():
         if content.startswith(start):
             raise refuse(other, save)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from guda_lightning.storage.frames import save_frame
 from guda_lightning.storage.full_record import FullRecord
 from guda_lightning.storage.runs import RunFolder
 from guda_lightning.storage.sealed import folder_record
+from guda_lightning.storage.seals import SEALS, folder_seal
 from guda_lightning.storage.weights_record import RECORD
 from guda_lightning.types import Queries, Weighting
 
@@ -236,12 +238,14 @@ def _refuse_all(found: Curation, about: Mapping[str, Any], grouping: Grouping) -
 
 
 def _write_groups(path: Path, data: GroupDataModule, harmful: Sequence[str]) -> None:
-    """Write the samples that stay, each with the list of its groups, whatever these are called."""
+    """Write and seal the samples that stay, each with the list of its groups, whatever these are called."""
     grouping = data.grouping
     kept = grouping.retain(harmful) if harmful else np.arange(grouping.num_samples)
     names = np.array(grouping.names, dtype=object)
     groups = [names[inside].tolist() for inside in grouping.membership()[kept]]
-    write_atomic(path, group_lines([data.ids[row] for row in kept], groups))
+    text = group_lines([data.ids[row] for row in kept], groups)
+    write_atomic(path, text)
+    write_atomic(path.parent / SEALS, folder_seal({path.name: hashlib.sha256(text.encode()).hexdigest()}))
 
 
 def _maker(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from guda_lightning.data.image_files import list_image_files
 from guda_lightning.data.images import read_image
 from guda_lightning.data.sources.source import ImageTable, Source
+from guda_lightning.data.unchanged import refuse_changed
 from guda_lightning.errors import DataError
 from guda_lightning.storage.paths import user_path
 
@@ -67,6 +68,7 @@ def list_images(
 
     Raises:
         DataError: There is no such folder, it has no images, or one of its groups' folders is empty.
+        StoreError: A stage wrote it, and it has changed since.
     """
     root = user_path(path)
     if not os.path.isdir(root):  # False also for a name that is too long
@@ -76,6 +78,7 @@ def list_images(
             expected=f"a folder with {layout}",
             fix="correct the path",
         )
+    refuse_changed(root)
     files = list_image_files(root, DataError, beside)
     if not files.names:
         raise DataError(
