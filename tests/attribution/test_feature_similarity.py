@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -299,6 +301,62 @@ def test_a_name_that_cannot_be_fetched_is_refused() -> None:
         "  fix:      set attributor.init_args.encoder.init_args.path, e.g. to openai/clip-vit-large-patch14; "
         "a hub name needs a connection the first time",
     ]
+
+
+def _unreadable(folder: object, found: str) -> str:
+    return message(
+        f"the CLIP {folder} cannot be read",
+        found,
+        "a folder with preprocessor and weights of a CLIP, or a name on the hub",
+        "set attributor.init_args.encoder.init_args.path, e.g. to openai/clip-vit-large-patch14; a hub name "
+        "needs a connection the first time",
+    )
+
+
+@pytest.mark.parametrize("path", ["./no", "no/such/folder", "/no", "~/clip", "https://no.invalid/x", ""])
+def test_a_folder_that_is_not_there_is_refused_as_one(path: str) -> None:
+    with pytest.raises(StoreError, match=_unreadable(path, "a path that is no folder here")):
+        CLIPImages(path).hash  # noqa: B018
+
+
+def _copied(folder: Path, to: Path) -> Path:
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def test_a_processor_of_another_size_is_refused_with_its_folder(clip_folder: Path, tmp_path: Path) -> None:
+    file = _copied(clip_folder, tmp_path) / "preprocessor_config.json"
+    settings = {**json.loads(file.read_text()), "size": {"shortest_edge": 32}}
+    file.write_text(json.dumps({**settings, "crop_size": {"height": 32, "width": 32}}))
+    found = f"Input image size (32*32) doesn't match model ({SIDE}*{SIDE})."  # transformers' words
+    with pytest.raises(StoreError, match=_unreadable(tmp_path, found)):
+        CLIPImages(str(tmp_path))(torch.zeros(1, 1, 8, 8))
+
+
+class _Runs:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("ran",)
+
+
+def test_weights_that_run_code_are_refused_without_advice_to_run_it(
+    clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (_copied(clip_folder, tmp_path) / "model.safetensors").unlink()
+    torch.save({"a": _Runs()}, tmp_path / "pytorch_model.bin")
+    found = "weights that are not read without running code of their file"
+    with pytest.raises(StoreError, match=_unreadable(tmp_path, found)):
+        CLIPImages(str(tmp_path)).hash  # noqa: B018
+    assert not Path("ran").exists()
+
+
+def test_weights_that_are_cut_off_are_refused_with_their_folder(clip_folder: Path, tmp_path: Path) -> None:
+    file = _copied(clip_folder, tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:99])
+    found = "Error while deserializing header: invalid header length"  # safetensors' words
+    with pytest.raises(StoreError, match=_unreadable(tmp_path, found)):
+        CLIPImages(str(tmp_path)).hash  # noqa: B018
 
 
 def test_weights_that_are_missing_are_refused(dinov2_folder: Path, tmp_path: Path) -> None:

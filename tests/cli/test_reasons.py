@@ -509,6 +509,20 @@ def test_a_number_that_fits_nowhere() -> None:
     )
 
 
+def test_a_learning_rate_that_weights_do_not_hold() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.ones(1)
+    with pytest.raises(RuntimeError) as caught:
+        torch.optim.Adam([weight], lr=1e300).step()
+    pattern = message(
+        "a number is too large",
+        "value cannot be converted to type float without overflow",
+        "numbers that fit into 32 bits",
+        "correct the largest number of the configuration",
+    )
+    assert re.match(pattern, str(explained(caught.value)))
+
+
 def test_no_colours_in_messages() -> None:
     error = GudaError("a", found="\x1b[1mbold\x1b[0m", expected="\x1b[2Kb", fix="c")
     assert str(error) == "a\n  found:    bold\n  expected: b\n  fix:      c"

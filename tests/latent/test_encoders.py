@@ -108,6 +108,17 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_that_is_not_there_is_no_name_on_the_hub() -> None:
+    with pytest.raises(StoreError) as caught:
+        Encoders("./no/pipeline").pipeline  # noqa: B018
+    assert str(caught.value) == (
+        "the pipeline ./no/pipeline cannot be read\n"
+        "  found:    a path that is no folder here\n"
+        "  expected: a folder that DiffusionPipeline.save_pretrained wrote, or a name on the hub\n"
+        "  fix:      correct the path; a hub name needs a connection the first time"
+    )
+
+
 def test_another_scale_of_the_same_vae_has_another_hash(pretrained: str, tmp_path: Path) -> None:
     shutil.copytree(pretrained, tmp_path / "other")
     path = tmp_path / "other" / "vae" / "config.json"

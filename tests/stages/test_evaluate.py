@@ -848,10 +848,26 @@ def test_a_member_of_the_oracle_is_no_method(run: Path, plant: Plant, guda: Guda
 def test_one_oracle_seed_twice(run: Path, plant: Plant, refused: Callable[..., None]) -> None:
     first, second = plant("retrain-0", TRUTH), plant("retrain-1", noise(1), seed=0)
     refused(
+        "--oracle",
+        first,
+        second,
         problem="two oracle tables are of seed 0",
         found=f"{first} and {second}",
         expected="one table a seed: the same seed twice would agree with itself",
         fix="name each seed once with --oracle",
+    )
+
+
+def test_a_table_of_another_method_under_the_name_of_the_oracle(
+    run: Path, plant: Plant, refused: Callable[..., None]
+) -> None:
+    plant("retrain-0", TRUTH)
+    path = plant("retrack-0", noise(1)).rename(run / "scores" / "retrain-1.parquet")
+    refused(
+        problem=f"{path} is another table than its name says",
+        found="scores by retrack, seed 0",
+        expected="scores by retrain, seed 1",
+        fix="call it retrack-0.parquet, or name the oracle's tables with --oracle",
     )
 
 

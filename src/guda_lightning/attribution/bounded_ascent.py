@@ -49,7 +49,7 @@ class BoundedAscent(Ascent):
     retain: int = 100
 
     def __post_init__(self) -> None:
-        check_range("rate", self.rate, gt=0, fix="take a tenth of the learning rate of training")
+        check_range("rate", self.rate, gt=0, le=1, fix="take a tenth of the learning rate of training")
         check_range("forget_weight", self.forget_weight, gt=0, fix="take 0.2, as published")
         check_range("share", self.share, gt=0, le=1, fix="take 0.95, as published")
         check_range("steps", self.steps, ge=1, fix="take 200")

@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from guda_lightning.data.images import from_unit
 from guda_lightning.diffusion import weights_hash
 from guda_lightning.errors import MissingExtraError, StoreError
-from guda_lightning.latent.encoders import quiet
+from guda_lightning.latent.encoders import quiet, refuse_no_folder
 from guda_lightning.storage.files import sha256_json
 
 _FILTERS = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as processors store them
@@ -85,8 +87,12 @@ class Pretrained(Encoder):
         """Features of ``[batch, 1 or 3, height, width]``: ``[batch, dims]`` float32."""
         network, prepare = self._parts
         network.to(images.device)
+        pictures = prepared(images.float(), prepare)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            return self.features(network, prepared(images.float(), prepare))
+            try:
+                return self.features(network, pictures)
+            except ValueError as error:  # of a size that its positions do not have
+                raise self._refused(error) from error
 
     @abstractmethod
     def load(self, config: Any) -> tuple[nn.Module, Mapping[str, Any]]:
@@ -103,6 +109,7 @@ class Pretrained(Encoder):
         except ModuleNotFoundError as error:
             raise MissingExtraError("transformers", "text") from error
         try:
+            refuse_no_folder(self.path)
             with quiet():
                 config: Any = AutoConfig.from_pretrained(self.path)
                 if config.model_type not in self.model_types:
@@ -113,16 +120,21 @@ class Pretrained(Encoder):
             missing = sorted(about["missing_keys"])
             if missing:
                 raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
-        except (OSError, RuntimeError, ValueError) as error:
-            raise StoreError(
-                f"the {self.kind} {self.path} cannot be read",
-                found=" ".join(str(error).split())[:200],
-                expected=f"a folder with preprocessor and weights of a {self.kind}, or a name on the hub",
-                fix=f"set attributor.init_args.encoder.init_args.path, e.g. to {self.example}; a hub name "
-                "needs a connection the first time",
-            ) from error
+        except UnpicklingError as error:  # whose words advise to run the code
+            raise self._refused("weights that are not read without running code of their file") from error
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise self._refused(error) from error
         chosen = {name: prepare[name] for name in _PREPARATION if name in prepare}
         return network.eval().requires_grad_(False), chosen
+
+    def _refused(self, reason: object) -> StoreError:
+        return StoreError(
+            f"the {self.kind} {self.path} cannot be read",
+            found=" ".join(str(reason).split())[:200],
+            expected=f"a folder with preprocessor and weights of a {self.kind}, or a name on the hub",
+            fix=f"set attributor.init_args.encoder.init_args.path, e.g. to {self.example}; a hub name "
+            "needs a connection the first time",
+        )
 
 
 class CLIPImages(Pretrained):

@@ -214,12 +214,13 @@ def _memory(error: BaseException) -> GudaError | None:
 
 def _number(error: BaseException) -> GudaError | None:
     digits = isinstance(error, ValueError) and "integer string conversion" in str(error)  # thousands of them
-    if not digits and not isinstance(error, OverflowError):
+    single = isinstance(error, RuntimeError) and "without overflow" in str(error)  # such as a rate of 1e300
+    if not digits and not single and not isinstance(error, OverflowError):
         return None
     return ConfigError(
         "a number is too large",
         found=f"{said_by(error)}{led_by(error)}",
-        expected="numbers that fit into 64 bits",
+        expected="numbers that fit into 32 bits" if single else "numbers that fit into 64 bits",
         fix="correct the largest number of the configuration",
     )
 

@@ -29,9 +29,11 @@ def oracle_tables(run: RunFolder, paths: Sequence[Path] | None = None) -> list[F
             RUN/scores/ensemble-SEED.parquet.
 
     Raises:
-        StoreError: There are none, or they do not fit each other.
+        StoreError: There are none, they do not fit each other, or one is another table than its name says.
     """
     tables = [(path, load_table(path)) for path in paths or _own_oracles(run)]
+    if not paths:
+        _refuse_renamed(tables)
     (first_path, first), *_ = tables
     seeds: dict[int, Path] = {}
     for path, table in tables:
@@ -97,6 +99,23 @@ def _own_oracles(run: RunFolder) -> list[Path]:
             "measures the method on an oracle that comes along",
         )
     return found
+
+
+def _refuse_renamed(tables: Sequence[File]) -> None:
+    """What is taken for the oracle by its name alone has to be it.
+
+    Raises:
+        StoreError: A table has the name of another method or seed.
+    """
+    for path, table in tables:
+        (method,), (seed,) = table.methods, table.seeds
+        if path.stem != f"{method}-{seed}":
+            raise StoreError(
+                f"{path} is another table than its name says",
+                found=f"scores by {method}, seed {seed}",
+                expected=f"scores by {path.stem.rpartition('-')[0]}, seed {path.stem.rpartition('-')[2]}",
+                fix=f"call it {method}-{seed}.parquet, or name the oracle's tables with --oracle",
+            )
 
 
 def _refuse_other_recipe(path: Path, table: ScoreTable, first_path: Path, first: ScoreTable) -> None:

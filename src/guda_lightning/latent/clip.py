@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from guda_lightning.diffusion import weights_hash
 from guda_lightning.errors import MissingExtraError, StoreError
-from guda_lightning.latent.encoders import quiet
+from guda_lightning.latent.encoders import quiet, refuse_no_folder
 
 _BATCH = 256  # texts at a time
 
@@ -52,6 +52,7 @@ class ClipText:
         except ModuleNotFoundError as error:
             raise MissingExtraError("transformers", "text") from error
         try:
+            refuse_no_folder(self.path)
             with quiet():  # of a whole CLIP, the pictures' tower is left out
                 tokenizer = AutoTokenizer.from_pretrained(self.path)
                 model = CLIPTextModelWithProjection.from_pretrained(self.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ _EMBEDDINGS: Mapping[str, tuple[str | None, ...]] = {
     "PixArtSigmaPipeline": ("encoder_hidden_states", "encoder_attention_mask", None, None),
     "StableDiffusion3Pipeline": ("encoder_hidden_states", None, "pooled_projections", None),
 }
+_HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")  # to encode images and prompts
 
 
@@ -222,10 +224,21 @@ def pipeline_index(pretrained: str) -> dict[str, Any]:
             pretrained, f"a folder with {sorted(p.name for p in Path(pretrained).iterdir())[:6]}"
         )
     try:
+        refuse_no_folder(pretrained)
         index: dict[str, Any] = DiffusionPipeline.load_config(pretrained)
     except (OSError, ValueError) as error:
         raise unreadable(pretrained, error) from error
     return index
+
+
+def refuse_no_folder(path: str) -> None:
+    """Say that a folder is missing, where libraries would explain how names on the hub are written.
+
+    Raises:
+        OSError: The path is no name of a hub, and there is no such folder.
+    """
+    if not _HUB_NAME.fullmatch(path) and not (path and Path(path).is_dir()):
+        raise NotADirectoryError("a path that is no folder here")
 
 
 def unreadable(pretrained: str, reason: object) -> StoreError:

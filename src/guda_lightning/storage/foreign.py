@@ -41,8 +41,15 @@ def refuse_foreign_file(path: Path, command: str, mark: str) -> None:
         mark: What the command writes into it.
 
     Raises:
-        StoreError: It has something else in it, or is a folder.
+        StoreError: It has something else in it, or is a folder or a device.
     """
+    if path.exists() and not (path.is_dir() or path.is_file()):  # /dev/null would be a file from then on
+        raise StoreError(
+            f"{path} was not written by {command}, which would replace it",
+            found="a pipe, a socket or a device",
+            expected=f"no such file, or what {command} wrote",
+            fix="name a file",
+        )
     if path.is_dir() or (path.is_file() and mark.encode() not in path.read_bytes()):
         raise StoreError(
             f"{path} was not written by {command}, which would replace it",

@@ -382,6 +382,15 @@ def test_the_record_differs_with_all_that_scores_depend_on() -> None:
             ("damping is out of range", math.nan, "damping > 0", "take 0.1, of the mean of F"),
         ),
         (
+            lambda: BoundedAscent(rate=1e300),
+            (
+                "rate is out of range",
+                "1e+300",
+                "0 < rate <= 1",
+                "take a tenth of the learning rate of training",
+            ),
+        ),
+        (
             lambda: BoundedAscent(share=1.5),
             ("share is out of range", 1.5, "0 < share <= 1", "take 0.95, as published"),
         ),
