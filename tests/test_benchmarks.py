@@ -204,6 +204,7 @@ def test_benchmarks_run_as_toys_and_go_on_where_they_were_stopped(toy: Toy, tmp_
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(7200)  # a quarter of an hour on a machine that does nothing else
 def test_every_benchmark_runs_as_a_toy(toy: Toy, tmp_path: Path) -> None:
     names = [name for name in BENCHMARKS if not name.startswith("cifar10")]
     toy(*names)
