@@ -20,7 +20,6 @@ from safetensors.torch import save
 
 from guda_lightning.cli.main import main
 from guda_lightning.report import charts
-from guda_lightning.storage.sealed import read_tensors, write_tensors
 from toys import reseal
 
 CONF = Path(__file__).parent / "conf"
@@ -680,20 +679,6 @@ def test_a_report_on_damaged_examples(
     assert report(finished_run) == 2
     err = capsys.readouterr().err
     assert f"{finished_run}/examples.safetensors" in err and "a few training images of every group" in err
-
-
-def test_a_report_on_the_examples_of_other_groups(
-    finished_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, table = finished_run / "examples.safetensors", f"{finished_run}/scores/retrack-0.parquet"
-    write_tensors(path, read_tensors(path, ""), {"grouping_hash": "that of another run"})
-    assert report(finished_run) == 2
-    assert capsys.readouterr().err == (
-        f"error: {finished_run} no longer holds what {table} was made from\n"
-        f"  found:    examples of other groups in {path}\n"
-        "  expected: those of the table's groups\n"
-        f"  fix:      restore it, or remove {table} and run `guda unlearn` and `guda attribute` again\n"
-    )
 
 
 @pytest.mark.parametrize(

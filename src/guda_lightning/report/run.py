@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from safetensors.torch import load_file
 from torch import Tensor
 
 from guda_lightning.counterfactuals import ENSEMBLE, RETRAIN, CounterfactualRecord, CounterfactualStore
@@ -28,7 +29,6 @@ from guda_lightning.scores import ScoreRecord, ScoreTable
 from guda_lightning.scores.maps import GroupMaps
 from guda_lightning.storage.foreign import refuse_foreign_file
 from guda_lightning.storage.runs import TAKEN, RunFolder
-from guda_lightning.storage.sealed import open_tensors
 from guda_lightning.storage.seals import fault
 from guda_lightning.storage.weights_record import WeightsRecord
 from guda_lightning.types import Queries
@@ -71,7 +71,7 @@ def report_run(root: Path, scores: Path | None = None, *beside: Path, format: Fo
     refuse_foreign_file(run.report / name, "guda report", mark)
     found, others = families(run, scores or newest_table(run), beside, alone=scores is not None)
     first = found[0]
-    examples = _examples(run, first.path, first.first.record)
+    examples = _examples(run, first.path)
     channels, height, width = next(iter(examples.values())).shape[1:]
     shape = (channels, height, width)
     named = 1 + len(beside)
@@ -152,17 +152,14 @@ def _nearest(run: RunFolder, path: Path, record: ScoreRecord) -> NearestImages |
     return nearest if nearest.of == record.hash else None
 
 
-def _examples(run: RunFolder, path: Path, record: ScoreRecord) -> dict[str, Tensor]:
+def _examples(run: RunFolder, path: Path) -> dict[str, Tensor]:
     """A few training images of every group, ``[images, channels, height, width]`` each."""
     if not run.examples.is_file():
         raise _lost(run, path, f"no file {run.examples}", "a few training images of every group")
     wrong = fault(run.examples)
     if wrong is not None:
         raise _lost(run, path, f"{run.examples}: {wrong.found}", "a few training images of every group")
-    examples, about = open_tensors(run.examples, "")
-    known = {about.get("grouping_hash"), record.grouping_hash} - {None}  # earlier versions did not say it
-    if len(known) > 1:
-        raise _lost(run, path, f"examples of other groups in {run.examples}", "those of the table's groups")
+    examples = load_file(run.examples)
     if not examples:
         raise _lost(run, path, f"no image in {run.examples}", "a few training images of every group")
     return {name_beside(key, TAKEN): images for key, images in examples.items()}

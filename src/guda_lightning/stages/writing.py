@@ -67,7 +67,7 @@ def write_table(
         save_queries(run.queries_of(path), queries, {"of": path.name})
         examples = requested.data.examples()
         named = {beside(name, TAKEN): examples[name] for name in examples}
-        write_tensors(run.examples, named, {"grouping_hash": table.record.grouping_hash})
+        write_tensors(run.examples, named)
         whole = ScoreTable.load(first.part)
         save_nearest(trainer, run.nearest_of(path), whole, table.record.hash, queries, requested.data)
         # Last, as a table that is there counts as complete; its parts are kept until then.
