@@ -105,7 +105,8 @@ def pack(asked: Asked, name: str, made: Made, seeds: Sequence[int]) -> None:
         beside["pipeline"] = made.pipeline(asked)
         places |= dict.fromkeys(("model.init_args.pretrained", "data.init_args.pretrained"), "pipeline")
     records = [record for record in _retrained(bench) if record.seed in seeds]
-    labels = ["fit", "sample", *(f"{what} {s}" for s in seeds for what in ("retrain", "attribute retrain"))]
+    labels = {"fit": "fit", "sample": f"sample --num {asked.size.queries}"}
+    labels |= {name: name for s in seeds for name in (f"retrain {s}", f"attribute retrain {s}")}
     packed = pack_run(
         bench.run,
         asked.docs.parent / "yardsticks" / f"{name}.json",
@@ -116,7 +117,7 @@ def pack(asked: Asked, name: str, made: Made, seeds: Sequence[int]) -> None:
         made={
             "commands": _commands(asked, name, made, seeds),
             "machine": machine(),
-            "core_seconds": {label: round(bench.seconds(label), 1) for label in labels},
+            "core_seconds": {name: round(bench.seconds(label), 1) for name, label in labels.items()},
             "models": {
                 "count": len(records),
                 "network_evaluations": sum(record.network_evaluations for record in records),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def _seen(full: FullModel, data: LightningDataModule | None) -> DataIdentity | N
     """What identifies the data for this model; None where they have no groups."""
     if not isinstance(data, GroupDataModule):
         return None
-    return data.identity if full.model.conditional else data.identity._replace(labels_hash=None)
+    return data.identity if full.model.conditional else replace(data.identity, labels_hash=None)
 
 
 def _refuse_irremovable(grouping: Grouping) -> None:
@@ -167,7 +168,7 @@ def _record(
     return FullRecord(
         full_hash=full.hash,
         schedule_hash=full.model.schedule.hash,
-        **({} if seen is None else seen._asdict()),
+        **({} if seen is None else asdict(seen)),
         config=config,
         layout=layout.places,
         **spent,

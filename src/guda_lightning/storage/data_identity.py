@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class DataIdentity(NamedTuple):
+@dataclass(frozen=True)
+class DataIdentity:
     """What a full model remembers of its training data, and refuses to find otherwise.
 
     Attributes:

@@ -215,7 +215,7 @@ class FullRecord:
         Raises:
             StoreError: It was trained on others.
         """
-        for name, found in configured._asdict().items():
+        for name, found in asdict(configured).items():
             trained = getattr(self, name)
             if trained not in (None, found):
                 raise StoreError(
